@@ -1,0 +1,236 @@
+//! The record of a run as the kernel keeps it, in plain types.
+//!
+//! The loader turns map rows into these; the report is assembled from them. Times are nanoseconds of
+//! CLOCK_BOOTTIME; [`Snapshot::boot_offset_ns`] turns them into wall-clock time.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::tables::RuleId;
+
+/// A process image in this run: one number for each exec (a process that execs twice is two subjects).
+pub type SubjectId = u64;
+/// Keyed hash of a name in lower-case wire format.
+pub type NameId = u64;
+
+/// What became of an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// Let through.
+    Allow,
+    /// Refused.
+    Deny,
+    /// Let through in observe mode; enforce would have refused it.
+    WouldDeny,
+    /// Let through by a waiver.
+    Waived,
+    /// Let through because the run was started with break-glass.
+    BreakGlass,
+}
+
+/// How sure the name and the process of a flow are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Attribution {
+    /// One name, asked for in this run, and the process that reached out.
+    Exact,
+    /// The process comes from the socket's owner, not from the act itself.
+    Inherited,
+    /// The address was leased under several names; the name shown is the likeliest.
+    Ambiguous,
+    /// No lookup in this run gave this address.
+    Unnamed,
+    /// The process is not known.
+    Unknown,
+}
+
+/// A process image. Text is as the process gave it: not redacted yet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SubjectRow {
+    /// This image.
+    pub id: SubjectId,
+    /// The image that forked or exec'ed into it; 0 for none.
+    pub parent: SubjectId,
+    /// Thread group id in the initial pid namespace.
+    pub tgid: u32,
+    /// Path given to exec, possibly truncated.
+    pub exe: String,
+    /// Arguments at exec time.
+    pub argv: Vec<String>,
+    /// `argv` was longer than what is kept.
+    pub argv_truncated: bool,
+    /// No exec was seen for this image: `exe` and `argv` are its parent's, or were read from /proc.
+    pub forked: bool,
+    /// The process was first seen when it acted, not when it started.
+    pub late: bool,
+    /// Start of the image.
+    pub started_ns: u64,
+    /// End; 0 while it lives.
+    pub ended_ns: u64,
+    /// wait(2) status; valid once ended.
+    pub wait_status: u32,
+    /// It replaced itself by another exec (the next image has this one as parent, and the same tgid).
+    pub replaced: bool,
+}
+
+/// A name seen in a query or an answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NameRow {
+    /// Its hash.
+    pub id: NameId,
+    /// Presentation form without the trailing dot, lower case; bytes that are not printable as `\DDD`.
+    pub name: String,
+}
+
+/// Lookups of one (name, type) by one subject with one verdict.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueryRow {
+    /// The name asked for.
+    pub name: NameId,
+    /// The subject that asked; 0 unknown.
+    pub subject: SubjectId,
+    /// DNS type number.
+    pub qtype: u16,
+    /// Verdict.
+    pub verdict: Verdict,
+    /// The rule behind it.
+    pub rule: RuleId,
+    /// How often.
+    pub queries: u64,
+    /// First time.
+    pub first_ns: u64,
+    /// Last time.
+    pub last_ns: u64,
+}
+
+/// An address that an answer gave for a name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AnswerRow {
+    /// The name asked for.
+    pub name: NameId,
+    /// The address.
+    pub address: IpAddr,
+    /// CNAME targets between the two, in order.
+    pub chain: Vec<NameId>,
+    /// From the run's /etc/hosts, not from an answer.
+    pub fixed: bool,
+    /// Last time an answer gave it.
+    pub last_ns: u64,
+}
+
+/// Attempts of one subject at one destination with one verdict.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowRow {
+    /// Who; 0 unknown.
+    pub subject: SubjectId,
+    /// The name under which the address was leased; 0 none.
+    pub name: NameId,
+    /// Where.
+    pub address: IpAddr,
+    /// Port; 0 where the protocol has none.
+    pub port: u16,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Verdict.
+    pub verdict: Verdict,
+    /// The rule behind it.
+    pub rule: RuleId,
+    /// How sure.
+    pub attribution: Attribution,
+    /// connect(), unconnected send, or first packet of an unjudged socket.
+    pub attempts: u64,
+    /// Of these, TCP handshakes completed.
+    pub connected: u64,
+    /// Of these, answered with a reset or an ICMP error.
+    pub refused: u64,
+    /// Of these, given up by the kernel after its retries.
+    pub timed_out: u64,
+    /// Bytes handed to the network, IP header included.
+    pub bytes_sent: u64,
+    /// First attempt.
+    pub first_ns: u64,
+    /// Last attempt.
+    pub last_ns: u64,
+}
+
+/// Contact with a unix socket whose listener is outside the run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DelegateRow {
+    /// Who; 0 unknown.
+    pub subject: SubjectId,
+    /// Path; abstract names begin with `@`.
+    pub path: String,
+    /// Verdict.
+    pub verdict: Verdict,
+    /// The rule behind it.
+    pub rule: RuleId,
+    /// How often.
+    pub attempts: u64,
+}
+
+/// A process that left the run's cgroup.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaverRow {
+    /// The subject that left; 0 unknown.
+    pub subject: SubjectId,
+    /// Its thread group id.
+    pub tgid: u32,
+    /// Id of the cgroup it went to.
+    pub cgroup: u64,
+}
+
+/// Exact sums. At all times `attempts == recorded + lost` over rows and overflow.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counters {
+    /// Every attempt that a hook judged.
+    pub attempts: u64,
+    /// Attempts added to overflow rows: the flow table was full. Exact sums, no destination.
+    pub overflow: u64,
+    /// Attempts of which nothing but their number is known.
+    pub lost: u64,
+    /// Processes that could not be given a subject row.
+    pub subjects_lost: u64,
+    /// Lookups that could not be given a row.
+    pub queries_lost: u64,
+    /// Names, answers or leases that could not be stored.
+    pub leases_lost: u64,
+    /// DNS queries that could not be parsed.
+    pub queries_malformed: u64,
+    /// DNS answers that could not be parsed, in whole or in part.
+    pub answers_malformed: u64,
+    /// Answers that no outstanding query asked for.
+    pub answers_unasked: u64,
+    /// Real answers to denied lookups, dropped.
+    pub answers_dropped: u64,
+    /// TCP connections to port 53: lookups in them were not seen.
+    pub dns_over_tcp: u64,
+    /// Records that the live view lost; the tables are whole.
+    pub events_lost: u64,
+    /// Attempts judged in the packet path because no socket hook had judged them.
+    pub backstop: u64,
+}
+
+/// Everything that the kernel recorded of a run, read at one time.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// Wall-clock nanoseconds since the epoch at CLOCK_BOOTTIME 0.
+    pub boot_offset_ns: i64,
+    /// Process images.
+    pub subjects: Vec<SubjectRow>,
+    /// Names.
+    pub names: Vec<NameRow>,
+    /// Lookups.
+    pub queries: Vec<QueryRow>,
+    /// Addresses that answers gave.
+    pub answers: Vec<AnswerRow>,
+    /// Attempts.
+    pub flows: Vec<FlowRow>,
+    /// Unix sockets.
+    pub delegates: Vec<DelegateRow>,
+    /// Processes that left.
+    pub leavers: Vec<LeaverRow>,
+    /// Sums.
+    pub counters: Counters,
+}

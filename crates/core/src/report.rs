@@ -1,0 +1,296 @@
+//! The report: one document per run, and the pure function that makes it from the record.
+//!
+//! Field order is the document's order. Times are RFC 3339 UTC with microseconds. Lists are sorted, so
+//! that the same record gives the same document.
+
+use std::net::IpAddr;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+pub use crate::record::{Attribution, Verdict};
+
+/// Version of this document's shape; a reader refuses a higher one.
+pub const SCHEMA_VERSION: u32 = 1;
+
+/// The whole document.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Report {
+    /// [`SCHEMA_VERSION`].
+    pub schema_version: u32,
+    /// The run.
+    pub run: Run,
+    /// Its processes.
+    pub subjects: Vec<Subject>,
+    /// The names that were looked up.
+    pub names: Vec<Name>,
+    /// The destinations that were reached for.
+    pub flows: Vec<Flow>,
+    /// Daemons outside the run that were contacted.
+    pub delegates: Vec<Delegate>,
+    /// Problems.
+    pub findings: Vec<Finding>,
+    /// What was seen and what was not.
+    pub coverage: Coverage,
+}
+
+/// A time: RFC 3339, UTC, microseconds.
+pub type Time = String;
+
+/// Observe or enforce.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// Everything passes; what would be refused is recorded.
+    Observe,
+    /// Denied attempts are refused.
+    Enforce,
+}
+
+/// Was the run guarded?
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Guarded {
+    /// All programs were attached from the first instruction to the end.
+    Yes,
+    /// Some part was missing; see the gaps.
+    Partly,
+    /// Nothing was seen.
+    No,
+}
+
+/// The run itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Run {
+    /// UUIDv7.
+    pub id: String,
+    /// What the run deploys, if anyone said.
+    pub service: Option<String>,
+    /// Who owns it.
+    pub owner: Option<String>,
+    /// The command line, redacted.
+    pub command: Vec<String>,
+    /// Host name.
+    pub host: String,
+    /// Mode.
+    pub mode: Mode,
+    /// The policy, if there was one.
+    pub policy: Option<PolicySource>,
+    /// When the child started.
+    pub started: Time,
+    /// When the run ended.
+    pub ended: Option<Time>,
+    /// Exit code of `blackstart run`; none if the run's end was not seen.
+    pub exit_code: Option<i32>,
+    /// Use of resources.
+    pub usage: Usage,
+    /// The kernel.
+    pub kernel: Kernel,
+    /// Was it guarded?
+    pub guarded: Guarded,
+}
+
+/// Where the policy came from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PolicySource {
+    /// SHA-256 of the files' bytes in order, in hex.
+    pub digest: String,
+    /// The files.
+    pub files: Vec<String>,
+}
+
+/// What the run used.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Usage {
+    /// User and system time of all its processes, if the kernel told.
+    pub cpu_seconds: Option<f64>,
+    /// Peak memory of the cgroup in bytes, if the kernel told.
+    pub peak_memory: Option<u64>,
+}
+
+/// The kernel below.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Kernel {
+    /// `uname -r`.
+    pub release: String,
+    /// Names of the features that were in use, sorted.
+    pub features: Vec<String>,
+}
+
+/// A process image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Subject {
+    /// Number within the report, from 1.
+    pub id: u64,
+    /// Process id (initial pid namespace).
+    pub pid: u32,
+    /// The image it came from; none for the first.
+    pub parent: Option<u64>,
+    /// What was exec'ed.
+    pub exe: String,
+    /// Arguments, redacted; cut after 1 KiB.
+    pub argv: Vec<String>,
+    /// True if the arguments were cut.
+    pub argv_truncated: bool,
+    /// Start.
+    pub started: Time,
+    /// End.
+    pub ended: Option<Time>,
+    /// Exit code, or 128+n for signal n.
+    pub exit: Option<i32>,
+}
+
+/// A name looked up by a subject.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Name {
+    /// The name.
+    pub name: String,
+    /// DNS type (`A`, `AAAA`, or `TYPE123`).
+    #[serde(rename = "type")]
+    pub qtype: String,
+    /// Who asked.
+    pub subject: Option<u64>,
+    /// Verdict.
+    pub verdict: Verdict,
+    /// The rule as text: the policy's own line, `default`, or a built-in rule's name.
+    pub rule: String,
+    /// How often.
+    pub queries: u64,
+    /// First time.
+    pub first_seen: Time,
+    /// Last time.
+    pub last_seen: Time,
+    /// Addresses that it was answered with.
+    pub addresses: Vec<IpAddr>,
+    /// CNAME targets on the way.
+    pub chain: Vec<String>,
+}
+
+/// What the network said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// A handshake was completed at least once.
+    Connected,
+    /// Refused, by us or by the other side.
+    Refused,
+    /// No answer.
+    TimedOut,
+    /// Not known (datagrams).
+    Unknown,
+}
+
+/// A destination reached for by a subject.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Flow {
+    /// Who.
+    pub subject: Option<u64>,
+    /// Under which name.
+    pub name: Option<String>,
+    /// Address.
+    pub address: IpAddr,
+    /// Port; 0 where the protocol has none.
+    pub port: u16,
+    /// `tcp`, `udp`, or the protocol number.
+    pub protocol: String,
+    /// Verdict.
+    pub verdict: Verdict,
+    /// The rule as text.
+    pub rule: String,
+    /// How often.
+    pub attempts: u64,
+    /// What became of it.
+    pub outcome: Outcome,
+    /// Bytes sent, IP headers included.
+    pub bytes_sent: u64,
+    /// First time.
+    pub first_seen: Time,
+    /// Last time.
+    pub last_seen: Time,
+    /// How sure.
+    pub attribution: Attribution,
+}
+
+/// A daemon outside the run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Delegate {
+    /// Who.
+    pub subject: Option<u64>,
+    /// Socket path (abstract names begin with `@`), or address.
+    pub path: String,
+    /// Process id of the listener, when known.
+    pub listener_pid: Option<u32>,
+    /// Executable of the listener, when known.
+    pub listener_exe: Option<String>,
+    /// Verdict.
+    pub verdict: Verdict,
+    /// The rule as text.
+    pub rule: String,
+    /// How often.
+    pub attempts: u64,
+}
+
+/// How bad.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Severity {
+    /// Worth knowing.
+    Info,
+    /// Worth mending.
+    Warning,
+    /// Broke something, or will.
+    Error,
+}
+
+/// A deduplicated problem.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Finding {
+    /// Stable over runs and hosts: from kind, rule and destination.
+    pub id: String,
+    /// `denied_dependency`, `would_deny`, `left_cgroup`, `leftover`, ….
+    pub kind: String,
+    /// How bad.
+    pub severity: Severity,
+    /// One line.
+    pub title: String,
+    /// Whom to ask, when the catalog names them.
+    pub owner: Option<String>,
+    /// Command line of the process behind it, redacted.
+    pub command: Option<Vec<String>>,
+    /// Subjects concerned, the process first, then its ancestors.
+    pub subjects: Vec<u64>,
+    /// The rule as text.
+    pub rule: Option<String>,
+    /// Why the rule stands, as its author wrote.
+    pub reason: Option<String>,
+    /// What to do.
+    pub fix: Option<String>,
+}
+
+/// What was seen and what was not.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Coverage {
+    /// Every attempt that a hook judged.
+    pub attempts: u64,
+    /// Attempts with a row of their own or in an overflow row.
+    pub recorded: u64,
+    /// The rest: `attempts - recorded`.
+    pub lost: u64,
+    /// Attempts with a known subject and, where not by literal address, a name.
+    pub attributed: u64,
+    /// Seconds without a supervisor.
+    pub unsupervised_seconds: f64,
+    /// What could not be seen.
+    pub gaps: Vec<Gap>,
+}
+
+/// Something that could not be seen or done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Gap {
+    /// Kind, as `--accept-gap` takes it.
+    pub kind: String,
+    /// In words: what, why.
+    pub detail: String,
+    /// How often; 0 where it is not countable.
+    pub count: u64,
+}

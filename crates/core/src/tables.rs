@@ -1,0 +1,122 @@
+//! A policy compiled into the tables that a verdict is looked up in.
+//!
+//! The kernel holds exactly these tables (hashed where they hold text), and [`crate::decide`] reads
+//! the same ones, so a verdict cannot mean two things.
+//!
+//! Names are matched by an automaton over labels from the right: the cost of a lookup is one probe for
+//! each label that some rule still mentions, whatever the number of rules. Where the automaton ends, it
+//! names a *class*: the set of rules which match that name. What a class rules for a protocol and a
+//! port was worked out at compile time.
+
+use std::collections::BTreeMap;
+
+use ipnet::IpNet;
+
+/// Index into [`Tables::states`]. State 0 is the root of the name space.
+pub type StateId = u32;
+/// Index into [`Tables::classes`]. Class 0 is "no rule mentions this".
+pub type ClassId = u32;
+/// A rule's number: 0 is the policy's `default`, 1.. are the rules in [`Tables::rules`] order
+/// (`rules[id - 1]`), and ids from [`BUILTIN`] up are Blackstart's own.
+pub type RuleId = u32;
+
+/// The rule id of the policy's `default:` line.
+pub const RULE_DEFAULT: RuleId = 0;
+/// Ids at or above this one are built in.
+pub const BUILTIN: RuleId = 0xffff_ff00;
+/// Loopback and the host's own addresses, allowed under `default: deny` unless a rule denies them.
+pub const RULE_LOCAL: RuleId = 0xffff_ff01;
+/// The run's own resolvers on port 53, allowed under `default: deny` unless a rule denies them.
+pub const RULE_RESOLVER: RuleId = 0xffff_ff02;
+/// A DNS message that cannot be judged.
+pub const RULE_MALFORMED: RuleId = 0xffff_ff03;
+/// A name below the host's search list, let through under `default: deny` without a lease.
+pub const RULE_SEARCH: RuleId = 0xffff_ff04;
+/// The daemons that would resolve names where Blackstart cannot see it (nscd, systemd-resolved).
+pub const RULE_RESOLVER_SOCKET: RuleId = 0xffff_ff05;
+
+/// What a class rules for one (protocol, port).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Effect {
+    /// No rule applies; the policy's default decides.
+    None,
+    /// A rule allows.
+    Allow,
+    /// A rule denies.
+    Deny,
+    /// Only for lookups: passes, but its answer gives no lease that permits (search list).
+    Search,
+}
+
+/// An effect and the rule that has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Ruling {
+    /// The effect.
+    pub effect: Effect,
+    /// The rule; [`RULE_DEFAULT`] where the effect is [`Effect::None`].
+    pub rule: RuleId,
+}
+
+/// The transport protocols that a rule can tell apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Protocol {
+    /// IPPROTO_TCP (and MPTCP).
+    Tcp,
+    /// IPPROTO_UDP (and UDP-Lite).
+    Udp,
+    /// Everything else; it has no port and matches only rules without one.
+    Other,
+}
+
+/// A stretch of ports with one ruling.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct PortRuling {
+    /// The protocol; `None` never occurs, ranges are spelled out for each protocol.
+    pub protocol: Protocol,
+    /// First port, inclusive.
+    pub first: u16,
+    /// Last port, inclusive.
+    pub last: u16,
+    /// What holds there.
+    pub ruling: Ruling,
+}
+
+/// The set of rules that match one name (or one prefix), reduced to its rulings.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Class {
+    /// What a DNS lookup of such a name meets. Default already applied: never [`Effect::None`].
+    /// A name that is allowed on any port may be looked up.
+    pub lookup: Ruling,
+    /// The ruling where `by_port` is empty.
+    pub ruling: Ruling,
+    /// If not empty: a partition of the port space of each protocol; covers everything.
+    pub by_port: Vec<PortRuling>,
+    /// Some (protocol, port) of this class is denied by a rule.
+    pub may_deny: bool,
+}
+
+/// One state of the name automaton.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NameState {
+    /// The class of the name that ends here.
+    pub end: ClassId,
+    /// The class of names that go on below with a label which has no edge (and no `star`).
+    pub below: ClassId,
+    /// Where any label without an edge of its own leads; 0 for nowhere.
+    pub star: StateId,
+    /// Label (lower case bytes) → next state.
+    pub edges: BTreeMap<Box<[u8]>, StateId>,
+}
+
+/// A policy, compiled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tables {
+    /// `default: deny`?
+    pub default_deny: bool,
+    /// The name automaton; `states[0]` is the root.
+    pub states: Vec<NameState>,
+    /// The classes; `classes[0]` is that of no rule.
+    pub classes: Vec<Class>,
+    /// Longest prefix wins; a longer prefix's class already contains what it inherits from shorter ones.
+    pub prefixes: Vec<(IpNet, ClassId)>,
+}

@@ -1,0 +1,15 @@
+//! The kernel side of a run: the BPF programs, their loader, and the few system calls that have no safe
+//! wrapper elsewhere.
+//!
+//! The only crate with `unsafe`, the only one that needs clang to build, and the only one that knows a
+//! BPF map by name. What it hands out are the plain types of `blackstart-core`.
+
+mod error;
+mod event;
+pub mod session;
+pub mod spawn;
+pub mod support;
+
+pub use error::{Error, ErrorKind};
+pub use event::{AnswerWanted, Event};
+pub use session::{Feature, Orphan, Session, Settings};
