@@ -1,0 +1,225 @@
+//! Facts about this host: what it has, never what follows from it.
+//!
+//! Every fact that can fail to be told is an `Option`: `None` means "could not be told", which is not
+//! `Some(false)`. What a run makes of the facts is a plan elsewhere; `doctor` prints the same struct.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::session::Feature;
+
+mod cgroup;
+mod host;
+mod programs;
+
+/// How long systemd's socket may take to answer before it counts as silent.
+const BUS_PATIENCE: Duration = Duration::from_millis(500);
+
+/// What this host has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Support {
+    /// Effective user id.
+    pub euid: u32,
+    /// Effective capabilities of this process, as far as they matter here.
+    pub capabilities: Option<Capabilities>,
+    /// `uname -r`.
+    pub release: String,
+    /// `uname -m`.
+    pub arch: String,
+    /// The kernel describes its own types (`/sys/kernel/btf/vmlinux`).
+    pub btf: Option<bool>,
+    /// The cgroup2 hierarchy.
+    pub cgroup2: Cgroup2,
+    /// Where a bpffs is mounted. `Some(None)`: nowhere.
+    pub bpffs: Option<Option<PathBuf>>,
+    /// Kernel lockdown.
+    pub lockdown: Option<Lockdown>,
+    /// `kernel.unprivileged_bpf_disabled`: 0 allowed, 1 and 2 disabled.
+    pub unprivileged_bpf_disabled: Option<u8>,
+    /// Active security modules, in order.
+    pub lsm: Option<Vec<String>>,
+    /// What the kernel's `bpf()` takes.
+    pub bpf: Bpf,
+    /// `clone3(CLONE_INTO_CGROUP)` works: a child can be born inside a cgroup.
+    pub clone_into_cgroup: Option<bool>,
+    /// systemd is PID 1.
+    pub systemd: Option<bool>,
+    /// PID 1's own socket answered within half a second. `None` also where it was not asked.
+    pub systemd_answers: Option<bool>,
+    /// nscd listens: lookups through it would not be seen.
+    pub nscd: bool,
+    /// systemd-resolved listens: lookups through it would not be seen.
+    pub resolved: bool,
+    /// Name servers in `/etc/resolv.conf`, in order.
+    pub resolvers: Option<Vec<IpAddr>>,
+    /// Soft limit of locked memory in bytes; `u64::MAX` for none. Kernels before 5.11 charge BPF to it.
+    pub locked_memory: u64,
+}
+
+/// Effective capabilities.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Capabilities {
+    /// CAP_BPF.
+    pub bpf: bool,
+    /// CAP_SYS_ADMIN.
+    pub sys_admin: bool,
+    /// CAP_NET_ADMIN.
+    pub net_admin: bool,
+    /// CAP_PERFMON.
+    pub perfmon: bool,
+    /// CAP_NET_RAW.
+    pub net_raw: bool,
+    /// CAP_SYS_RESOURCE.
+    pub sys_resource: bool,
+}
+
+/// The cgroup2 hierarchy of this host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Cgroup2 {
+    /// The mount table could not be read.
+    Unknown,
+    /// Not mounted.
+    Absent,
+    /// Mounted, possibly more than once; the one that shows the most of the tree is named.
+    Mounted(Cgroup2Mount),
+}
+
+/// Where cgroup2 is, and what it can do there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cgroup2Mount {
+    /// The mount point.
+    pub path: PathBuf,
+    /// Version 1 hierarchies are mounted beside it.
+    pub hybrid: bool,
+    /// Mounted read-only, as in an unprivileged container.
+    pub read_only: bool,
+    /// Controllers available at the mount point.
+    pub controllers: Option<BTreeSet<String>>,
+    /// `cgroup.kill` exists. `None` where there is no cgroup but the root to look at.
+    pub kill: Option<bool>,
+}
+
+/// Kernel lockdown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lockdown {
+    /// Off.
+    Off,
+    /// The kernel may not be changed. No matter to us.
+    Integrity,
+    /// The kernel may not be read either: programs that read kernel memory are refused.
+    Confidentiality,
+}
+
+/// What the kernel's `bpf()` takes, found by offering it a program of two instructions. `None`: it
+/// refused for another reason, most often a missing capability.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Bpf {
+    /// `cgroup_skb`: packets of a cgroup.
+    pub cgroup_skb: Option<bool>,
+    /// `cgroup/connect4`: a verdict at connect().
+    pub connect: Option<bool>,
+    /// `cgroup/sendmsg4`: a verdict at an unconnected send.
+    pub sendmsg: Option<bool>,
+    /// `cgroup/sock_create`.
+    pub sock_create: Option<bool>,
+    /// `sockops`: what became of a connection.
+    pub sockops: Option<bool>,
+    /// `tp_btf`: typed tracepoints.
+    pub tracing: Option<bool>,
+    /// `cgroup/connect_unix` (6.7).
+    pub connect_unix: Option<bool>,
+    /// `bpf_set_retval` in connect4: the errno of a refusal can be chosen.
+    pub set_retval: Option<bool>,
+    /// `bpf_loop`.
+    pub bounded_loop: Option<bool>,
+    /// `bpf_get_current_task_btf` in connect4.
+    pub current_task: Option<bool>,
+    /// Ring buffers.
+    pub ring_buffer: Option<bool>,
+    /// Per-socket storage.
+    pub socket_storage: Option<bool>,
+}
+
+impl Support {
+    /// Every fact, for `doctor`.
+    pub fn probe() -> Self {
+        let mut facts = Self::for_run();
+        facts.bpf = programs::all(&facts);
+        facts.systemd_answers = match facts.systemd {
+            Some(true) => host::systemd_answers(BUS_PATIENCE),
+            _ => None,
+        };
+        facts
+    }
+
+    /// The facts that a run's plan needs, without those that cost: systemd is not asked whether it
+    /// answers (the run asks it anyway), and helpers that every kernel with `bpf_set_retval` has are
+    /// not offered one by one.
+    pub fn for_run() -> Self {
+        let mounts = cgroup::mounts();
+        let mut facts = Self {
+            euid: rustix::process::geteuid().as_raw(),
+            capabilities: host::capabilities(),
+            release: host::release(),
+            arch: host::arch(),
+            btf: host::exists(Path::new("/sys/kernel/btf/vmlinux")),
+            cgroup2: cgroup::cgroup2(mounts.as_deref()),
+            bpffs: mounts.as_deref().map(cgroup::bpffs),
+            lockdown: host::lockdown(),
+            unprivileged_bpf_disabled: host::unprivileged_bpf_disabled(),
+            lsm: host::lsm(),
+            bpf: Bpf::default(),
+            clone_into_cgroup: programs::clone_into_cgroup(),
+            systemd: host::systemd(),
+            systemd_answers: None,
+            nscd: Path::new("/run/nscd/socket").exists() || Path::new("/var/run/nscd/socket").exists(),
+            resolved: Path::new("/run/systemd/resolve/io.systemd.Resolve").exists(),
+            resolvers: host::resolvers(),
+            locked_memory: host::locked_memory(),
+        };
+        facts.bpf = programs::for_run(&facts);
+        facts
+    }
+
+    /// Can this kernel, as this user, load `feature`? `None`: could not be told; try it.
+    pub fn feature(&self, feature: Feature) -> Option<bool> {
+        let needs: &[Option<bool>] = match feature {
+            Feature::Names => &[self.bpf.cgroup_skb, self.bpf.socket_storage],
+            Feature::Addresses => &[self.bpf.connect, self.bpf.sendmsg, self.bpf.socket_storage],
+            Feature::Outcomes => &[self.bpf.sockops, self.bpf.socket_storage],
+            Feature::Processes | Feature::Leavers => &[self.bpf.tracing],
+            Feature::UnixSockets => &[self.bpf.connect_unix],
+        };
+        // Programs that read kernel memory through BTF are what confidentiality forbids.
+        let unlocked = self.lockdown.map(|lockdown| lockdown != Lockdown::Confidentiality);
+        let always = [self.btf, self.may_load(), self.bpf.ring_buffer, unlocked.or(Some(true))];
+        let all = || needs.iter().chain(&always);
+        if all().any(|need| *need == Some(false)) {
+            Some(false)
+        } else if all().all(|need| *need == Some(true)) {
+            Some(true)
+        } else {
+            None
+        }
+    }
+
+    /// May this process load programs and attach them to a cgroup?
+    pub fn may_load(&self) -> Option<bool> {
+        self.capabilities.map(|has| has.sys_admin || (has.bpf && has.net_admin && has.perfmon))
+    }
+
+    /// The cgroup2 mount point, if there is one that can be written to.
+    pub fn cgroup2_mount(&self) -> Option<&Path> {
+        match &self.cgroup2 {
+            Cgroup2::Mounted(mount) if !mount.read_only => Some(&mount.path),
+            _ => None,
+        }
+    }
+
+    /// The first name server is a stub on loopback, which asks the network on others' behalf.
+    pub fn stub_resolver(&self) -> Option<bool> {
+        self.resolvers.as_ref().map(|list| list.iter().any(IpAddr::is_loopback))
+    }
+}
