@@ -174,7 +174,8 @@ impl Support {
             clone_into_cgroup: programs::clone_into_cgroup(),
             systemd: host::systemd(),
             systemd_answers: None,
-            nscd: Path::new("/run/nscd/socket").exists() || Path::new("/var/run/nscd/socket").exists(),
+            nscd: Path::new("/run/nscd/socket").exists()
+                || Path::new("/var/run/nscd/socket").exists(),
             resolved: Path::new("/run/systemd/resolve/io.systemd.Resolve").exists(),
             resolvers: host::resolvers(),
             locked_memory: host::locked_memory(),
@@ -193,8 +194,15 @@ impl Support {
             Feature::UnixSockets => &[self.bpf.connect_unix],
         };
         // Programs that read kernel memory through BTF are what confidentiality forbids.
-        let unlocked = self.lockdown.map(|lockdown| lockdown != Lockdown::Confidentiality);
-        let always = [self.btf, self.may_load(), self.bpf.ring_buffer, unlocked.or(Some(true))];
+        let unlocked = self
+            .lockdown
+            .map(|lockdown| lockdown != Lockdown::Confidentiality);
+        let always = [
+            self.btf,
+            self.may_load(),
+            self.bpf.ring_buffer,
+            unlocked.or(Some(true)),
+        ];
         let all = || needs.iter().chain(&always);
         if all().any(|need| *need == Some(false)) {
             Some(false)
@@ -207,7 +215,8 @@ impl Support {
 
     /// May this process load programs and attach them to a cgroup?
     pub fn may_load(&self) -> Option<bool> {
-        self.capabilities.map(|has| has.sys_admin || (has.bpf && has.net_admin && has.perfmon))
+        self.capabilities
+            .map(|has| has.sys_admin || (has.bpf && has.net_admin && has.perfmon))
     }
 
     /// The cgroup2 mount point, if there is one that can be written to.
@@ -220,6 +229,100 @@ impl Support {
 
     /// The first name server is a stub on loopback, which asks the network on others' behalf.
     pub fn stub_resolver(&self) -> Option<bool> {
-        self.resolvers.as_ref().map(|list| list.iter().any(IpAddr::is_loopback))
+        self.resolvers
+            .as_ref()
+            .map(|list| list.iter().any(IpAddr::is_loopback))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A host with everything, as far as `feature` looks.
+    fn able() -> Support {
+        let yes = Some(true);
+        Support {
+            capabilities: Some(Capabilities {
+                sys_admin: true,
+                ..Capabilities::default()
+            }),
+            btf: yes,
+            lockdown: None,
+            bpf: Bpf {
+                cgroup_skb: yes,
+                connect: yes,
+                sendmsg: yes,
+                sock_create: yes,
+                sockops: yes,
+                tracing: yes,
+                connect_unix: yes,
+                set_retval: yes,
+                bounded_loop: yes,
+                current_task: yes,
+                ring_buffer: yes,
+                socket_storage: yes,
+            },
+            ..Support::for_run()
+        }
+    }
+
+    #[test]
+    fn unknown_is_neither_yes_nor_no() {
+        let mut host = able();
+        assert_eq!(host.feature(Feature::Names), Some(true));
+        host.bpf.cgroup_skb = None;
+        assert_eq!(host.feature(Feature::Names), None);
+        host.btf = Some(false);
+        assert_eq!(host.feature(Feature::Names), Some(false));
+    }
+
+    #[test]
+    fn confidentiality_and_a_missing_capability_stop_everything() {
+        let mut host = able();
+        host.lockdown = Some(Lockdown::Confidentiality);
+        assert_eq!(host.feature(Feature::Processes), Some(false));
+        host = able();
+        host.capabilities = Some(Capabilities {
+            bpf: true,
+            ..Capabilities::default()
+        });
+        assert_eq!(host.feature(Feature::Addresses), Some(false));
+        host.capabilities = Some(Capabilities {
+            bpf: true,
+            net_admin: true,
+            perfmon: true,
+            ..Capabilities::default()
+        });
+        assert_eq!(host.feature(Feature::Addresses), Some(true));
+    }
+
+    #[test]
+    fn only_unix_sockets_need_the_unix_hooks() {
+        let mut host = able();
+        host.bpf.connect_unix = Some(false);
+        assert_eq!(host.feature(Feature::UnixSockets), Some(false));
+        assert_eq!(host.feature(Feature::Addresses), Some(true));
+    }
+
+    /// Looking takes little time: `run` does it each time.
+    #[test]
+    fn probing_this_host_tells_its_kernel() {
+        let began = std::time::Instant::now();
+        let host = Support::for_run();
+        let quick = began.elapsed();
+        let full = Support::probe();
+        println!("for_run {quick:?}, both {:?}\n{full:#?}", began.elapsed());
+        assert!(!host.release.is_empty());
+        assert_eq!(host.arch, std::env::consts::ARCH);
+        assert_eq!(
+            Bpf {
+                sock_create: None,
+                bounded_loop: None,
+                current_task: None,
+                ..full.bpf
+            },
+            host.bpf
+        );
     }
 }
