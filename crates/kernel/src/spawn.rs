@@ -1,0 +1,533 @@
+//! Starting the child: inside its cgroup before its first instruction, and otherwise just as a shell
+//! would have started it.
+//!
+//! `std::process` cannot place a child into a cgroup at birth, and a process that joins later has an
+//! unguarded moment. Hence clone3 by hand. Everything that the child touches between clone and exec is
+//! prepared before: the supervisor may have threads, so that the child may neither allocate nor lock.
+
+use std::cell::Cell;
+use std::ffi::{CString, OsStr, OsString, c_char};
+use std::io;
+use std::mem::size_of;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::ptr;
+
+mod signals;
+
+pub use signals::{Received, SignalState, Signals, stop_self};
+
+/// `CLONE_INTO_CGROUP`; libc's own constant is cut to 32 bits, and so zero.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// What to start, and where.
+#[derive(Debug)]
+pub struct Command<'a> {
+    /// The arguments; the first one is the program, looked up in `PATH` of `env` unless it has a slash.
+    pub argv: &'a [OsString],
+    /// The whole environment of the child.
+    pub env: &'a [(OsString, OsString)],
+    /// The cgroup2 directory that the child is born into; without one it stays in the caller's.
+    pub cgroup: Option<BorrowedFd<'a>>,
+    /// Signal mask and dispositions as the caller found them, for the child.
+    pub signals: SignalState,
+}
+
+/// A child, held by a descriptor that cannot come to mean another process.
+#[derive(Debug)]
+pub struct Child {
+    /// Its process id.
+    pub pid: i32,
+    /// Readable once it has ended.
+    pub pidfd: OwnedFd,
+}
+
+/// Why nothing was started.
+#[derive(Debug, thiserror::Error)]
+pub enum SpawnError {
+    /// No such program.
+    #[error("{}: command not found", .program.display())]
+    NotFound {
+        /// As typed.
+        program: OsString,
+    },
+    /// The program is there and cannot be executed.
+    #[error("{}: cannot be executed", .program.display())]
+    NotExecutable {
+        /// As typed.
+        program: OsString,
+        /// What exec said.
+        source: io::Error,
+    },
+    /// The kernel refused to make the process, or to place it in its cgroup.
+    #[error("start a process in the run's cgroup")]
+    Process(#[source] io::Error),
+}
+
+impl SpawnError {
+    /// The exit code that env(1) and the shells have for this; none where the fault is not the command's.
+    pub fn exit_code(&self) -> Option<u8> {
+        match self {
+            Self::NotFound { .. } => Some(127),
+            Self::NotExecutable { .. } => Some(126),
+            Self::Process(_) => None,
+        }
+    }
+}
+
+/// What the child tells over the pipe when it could not become the program: where it failed, and errno.
+#[derive(Clone, Copy)]
+#[repr(u32)]
+enum Stage {
+    Cgroup = 1,
+    Exec = 2,
+}
+
+/// Start `command`. Returns once it runs the program, or could not.
+///
+/// The child keeps the caller's process group, session, descriptors 0 to 2 and working directory.
+/// SIGPIPE is set back to its default, since Rust's start-up code ignores it.
+pub fn spawn(command: &Command<'_>) -> Result<Child, SpawnError> {
+    let program = command
+        .argv
+        .first()
+        .map_or(OsStr::new(""), OsString::as_os_str);
+    let image = Image::prepare(command).map_err(|source| SpawnError::NotExecutable {
+        program: program.to_owned(),
+        source,
+    })?;
+    let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+        .map_err(|e| SpawnError::Process(e.into()))?;
+    let child = clone_child(command.cgroup, |joined| {
+        image.become_program(joined, command, write.as_raw_fd())
+    })
+    .map_err(SpawnError::Process)?;
+    drop(write);
+
+    let mut told = [0u8; 8];
+    let mut have = 0;
+    while have < told.len() {
+        match rustix::io::read(&read, &mut told[have..]) {
+            Ok(0) => break,
+            Ok(n) => have += n,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(SpawnError::Process(e.into())),
+        }
+    }
+    if have < told.len() {
+        // The pipe closed on exec, or the child was killed before it; its wait status will tell which.
+        return Ok(child);
+    }
+    reap(&child);
+    let [stage, errno] =
+        [&told[..4], &told[4..]].map(|b| i32::from_ne_bytes([b[0], b[1], b[2], b[3]]));
+    let source = io::Error::from_raw_os_error(errno);
+    Err(if stage == Stage::Cgroup as i32 {
+        SpawnError::Process(source)
+    } else if errno == libc::ENOENT {
+        SpawnError::NotFound {
+            program: program.to_owned(),
+        }
+    } else {
+        SpawnError::NotExecutable {
+            program: program.to_owned(),
+            source,
+        }
+    })
+}
+
+/// A process that does nothing, for a cgroup that must not be empty while it is being made. It ends with
+/// the thread that made it; end it earlier by SIGKILL, and reap it.
+pub fn placeholder() -> io::Result<Child> {
+    let parent = std::process::id();
+    clone_child(None, |_| {
+        // SAFETY: close_range takes plain numbers; this process never uses a descriptor again.
+        unsafe { libc::syscall(libc::SYS_close_range, 0u32, u32::MAX, 0u32) };
+        // SAFETY: prctl(PR_SET_PDEATHSIG) takes a signal number only.
+        unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+        // SAFETY: getppid has no arguments and cannot fail.
+        let orphaned = unsafe { libc::getppid() } as u32 != parent;
+        while !orphaned {
+            // SAFETY: pause has no arguments; the mask inherited from the supervisor lets only
+            // signals through that end this process, which is what they are for.
+            unsafe { libc::pause() };
+        }
+    })
+}
+
+/// Collect a child that is known to be ending.
+fn reap(child: &Child) {
+    use rustix::process::{WaitId, WaitIdOptions, waitid};
+    use std::os::fd::AsFd;
+    while let Err(rustix::io::Errno::INTR) =
+        waitid(WaitId::PidFd(child.pidfd.as_fd()), WaitIdOptions::EXITED)
+    {}
+}
+
+/// Fork, into `cgroup` if there is one, and run `in_child` in the child, told whether it is in there already.
+///
+/// When `in_child` returns, the child ends. It must restrict itself to what is async-signal-safe: other threads of this process are gone
+/// in the child, and may have held any lock.
+fn clone_child(cgroup: Option<BorrowedFd<'_>>, in_child: impl Fn(bool)) -> io::Result<Child> {
+    let mut pidfd: RawFd = -1;
+    // SAFETY: all-zero is a valid clone_args: every field is a plain integer for which zero means "none".
+    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+    args.flags = libc::CLONE_PIDFD as u64;
+    args.pidfd = ptr::from_mut(&mut pidfd) as u64;
+    args.exit_signal = libc::SIGCHLD as u64;
+    if let Some(cgroup) = cgroup {
+        args.flags |= CLONE_INTO_CGROUP;
+        args.cgroup = cgroup.as_raw_fd() as u64;
+    }
+    // SAFETY: `args` is initialised and of the size told; without CLONE_VM the child has its own copy of
+    // this stack, so that returning from the call twice is sound.
+    let mut pid = unsafe {
+        libc::syscall(
+            libc::SYS_clone3,
+            ptr::from_ref(&args),
+            size_of::<libc::clone_args>(),
+        )
+    };
+    let mut joined = cgroup.is_some();
+    if pid < 0
+        && matches!(
+            io::Error::last_os_error().raw_os_error(),
+            Some(libc::ENOSYS | libc::EPERM)
+        )
+    {
+        // Seccomp filters of older container engines answer so to clone3, whose arguments they cannot
+        // see. The child then joins by itself, before it becomes the program.
+        joined = false;
+        let flags = libc::c_long::from(libc::CLONE_PIDFD | libc::SIGCHLD);
+        let no: *mut libc::c_void = ptr::null_mut();
+        // SAFETY: as above; the third argument, on every architecture, is where the pidfd goes.
+        pid = unsafe {
+            libc::syscall(
+                libc::SYS_clone,
+                flags,
+                no,
+                ptr::from_mut(&mut pidfd),
+                no,
+                no,
+            )
+        };
+    }
+    match pid {
+        0 => {
+            in_child(joined);
+            // SAFETY: _exit does not return and runs nothing of this address space.
+            unsafe { libc::_exit(0) }
+        }
+        pid if pid < 0 => Err(io::Error::last_os_error()),
+        pid => {
+            // SAFETY: the call succeeded, so `pidfd` is a fresh descriptor that nobody else owns.
+            let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+            Ok(Child {
+                pid: i32::try_from(pid).expect("process ids fit into 32 bits"),
+                pidfd,
+            })
+        }
+    }
+}
+
+/// The program's arguments in the form that exec takes, made before the fork.
+struct Image {
+    /// Paths to try, in order.
+    candidates: Vec<CString>,
+    /// Owns what `argv` and `envp` point to.
+    _strings: Vec<CString>,
+    /// `[/bin/sh, (candidate), arguments…, null]`: the program's own argv starts at 1.
+    argv: Vec<Cell<*const c_char>>,
+    envp: Vec<*const c_char>,
+}
+
+impl Image {
+    fn prepare(command: &Command<'_>) -> io::Result<Self> {
+        let program = command
+            .argv
+            .first()
+            .map_or(OsStr::new(""), OsString::as_os_str);
+        let search = command
+            .env
+            .iter()
+            .find(|(key, _)| key == "PATH")
+            .map(|(_, value)| value.as_os_str());
+        let candidates = candidates(program, search);
+        let candidates: Vec<CString> = candidates
+            .into_iter()
+            .map(CString::new)
+            .collect::<Result<_, _>>()?;
+
+        let mut strings = Vec::with_capacity(command.argv.len() + command.env.len() + 1);
+        strings.push(c"/bin/sh".to_owned());
+        for argument in command.argv {
+            strings.push(CString::new(argument.as_bytes())?);
+        }
+        let arguments = strings.len();
+        for (key, value) in command.env {
+            strings.push(CString::new(
+                [key.as_bytes(), b"=", value.as_bytes()].concat(),
+            )?);
+        }
+        let pointers = |range: &[CString]| -> Vec<*const c_char> {
+            range
+                .iter()
+                .map(|s| s.as_ptr())
+                .chain([ptr::null()])
+                .collect()
+        };
+        let argv: Vec<_> = pointers(&strings[..arguments])
+            .into_iter()
+            .map(Cell::new)
+            .collect();
+        let envp = pointers(&strings[arguments..]);
+        Ok(Self {
+            candidates,
+            argv,
+            envp,
+            _strings: strings,
+        })
+    }
+
+    /// In the child: never returns, never allocates.
+    fn become_program(&self, joined: bool, command: &Command<'_>, tell: RawFd) -> ! {
+        if let (false, Some(cgroup)) = (joined, command.cgroup) {
+            // SAFETY: a valid descriptor and a C string; openat is async-signal-safe.
+            let procs = unsafe {
+                libc::openat(
+                    cgroup.as_raw_fd(),
+                    c"cgroup.procs".as_ptr(),
+                    libc::O_WRONLY | libc::O_CLOEXEC,
+                )
+            };
+            // SAFETY: writes one byte from a constant; "0" means the writer.
+            if procs < 0 || unsafe { libc::write(procs, c"0".as_ptr().cast(), 1) } != 1 {
+                give_up(tell, Stage::Cgroup, errno());
+            }
+        }
+        command.signals.restore_in_child();
+
+        let mut denied = false;
+        let mut last = libc::ENOENT;
+        for candidate in &self.candidates {
+            let path = candidate.as_ptr();
+            // SAFETY: argv (from 1) and envp are null-terminated arrays of C strings that `self` owns.
+            unsafe { libc::execve(path, self.argv[1..].as_ptr().cast(), self.envp.as_ptr()) };
+            last = errno();
+            if last == libc::ENOEXEC {
+                self.run_by_shell(path);
+                last = errno();
+            }
+            match last {
+                libc::EACCES => denied = true,
+                // As execvp does: such a directory of PATH is as good as absent.
+                libc::ENOENT | libc::ENOTDIR | libc::ESTALE | libc::ENODEV | libc::ETIMEDOUT => {}
+                _ => give_up(tell, Stage::Exec, last),
+            }
+        }
+        if last == libc::ENOTDIR && self.candidates.len() > 1 {
+            last = libc::ENOENT;
+        }
+        give_up(tell, Stage::Exec, if denied { libc::EACCES } else { last })
+    }
+
+    /// A script without `#!`: what execvp and the shells do with it.
+    fn run_by_shell(&self, script: *const c_char) {
+        // In place, since nothing may be allocated here: this copy of the array is the child's own.
+        // The slot exists, since an argv without a program has no candidate to come here with.
+        let own_name = self.argv[1].replace(script);
+        // SAFETY: slot 0 is "/bin/sh"; both arrays are null-terminated arrays of C strings, and a `Cell`
+        // has the layout of what it holds.
+        unsafe {
+            libc::execve(
+                self.argv[0].get(),
+                self.argv.as_ptr().cast(),
+                self.envp.as_ptr(),
+            )
+        };
+        self.argv[1].set(own_name);
+    }
+}
+
+/// The paths that execvp would try for `program`.
+fn candidates(program: &OsStr, search: Option<&OsStr>) -> Vec<Vec<u8>> {
+    let program = program.as_bytes();
+    if program.is_empty() {
+        return Vec::new();
+    }
+    if program.contains(&b'/') {
+        return vec![program.to_vec()];
+    }
+    let search = search.unwrap_or(OsStr::new("/bin:/usr/bin")).as_bytes();
+    search
+        .split(|b| *b == b':')
+        .map(|dir| {
+            let dir = if dir.is_empty() { b"." } else { dir };
+            [dir, b"/", program].concat()
+        })
+        .collect()
+}
+
+/// In the child: tell the parent why, and end.
+fn give_up(tell: RawFd, stage: Stage, errno: i32) -> ! {
+    let message = [stage as i32, errno];
+    // SAFETY: writes 8 bytes of a local array; a pipe takes them whole or not at all.
+    unsafe { libc::write(tell, message.as_ptr().cast(), size_of_val(&message)) };
+    // SAFETY: _exit does not return and runs nothing of this address space.
+    unsafe { libc::_exit(127) }
+}
+
+/// errno of the last call, without allocating.
+fn errno() -> i32 {
+    // SAFETY: the location is this thread's own and always readable.
+    unsafe { *libc::__errno_location() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::process::{WaitId, WaitIdOptions, waitid};
+    use std::os::fd::AsFd;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn start(
+        argv: &[&str],
+        env: &[(&str, &str)],
+        cgroup: Option<BorrowedFd<'_>>,
+    ) -> Result<Child, SpawnError> {
+        let argv: Vec<OsString> = argv.iter().map(OsString::from).collect();
+        let env: Vec<_> = env
+            .iter()
+            .map(|(k, v)| (OsString::from(k), OsString::from(v)))
+            .collect();
+        spawn(&Command {
+            argv: &argv,
+            env: &env,
+            cgroup,
+            signals: SignalState::current().unwrap(),
+        })
+    }
+
+    fn exit(child: &Child) -> i32 {
+        let status = waitid(WaitId::PidFd(child.pidfd.as_fd()), WaitIdOptions::EXITED)
+            .unwrap()
+            .unwrap();
+        status
+            .exit_status()
+            .or(status.terminating_signal().map(|s| s + 128))
+            .unwrap()
+    }
+
+    fn cgroup2() -> Option<std::path::PathBuf> {
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let line = mounts.lines().find(|l| l.contains(" - cgroup2 "))?;
+        line.split(' ').nth(4).map(Into::into)
+    }
+
+    #[test]
+    fn the_child_is_born_inside_its_cgroup() {
+        let Some(mount) = cgroup2().filter(|_| rustix::process::geteuid().is_root()) else {
+            eprintln!("skipped: needs root and a cgroup2 mount");
+            return;
+        };
+        let name = format!("blackstart-spawn-test-{}", std::process::id());
+        let dir = mount.join(&name);
+        std::fs::create_dir(&dir).unwrap();
+        let fd = std::fs::File::open(&dir).unwrap();
+        let out = std::env::temp_dir().join(&name);
+        let script = format!("cat /proc/self/cgroup >{}", out.display());
+        let child = start(
+            &["sh", "-c", &script],
+            &[("PATH", "/usr/bin:/bin")],
+            Some(fd.as_fd()),
+        );
+        let code = child.map(|c| exit(&c));
+        let seen = std::fs::read_to_string(&out).unwrap_or_default();
+        std::fs::remove_dir(&dir).unwrap();
+        let _ = std::fs::remove_file(&out);
+        assert_eq!(code.unwrap(), 0);
+        assert!(
+            seen.lines()
+                .any(|l| l.starts_with("0::") && l.ends_with(&name)),
+            "{seen}"
+        );
+    }
+
+    #[test]
+    fn a_missing_command_is_127_and_a_directory_126() {
+        let missing = start(
+            &["no-such-command-here"],
+            &[("PATH", "/bin:/nonexistent:/etc/hostname")],
+            None,
+        )
+        .unwrap_err();
+        assert_eq!(missing.exit_code(), Some(127), "{missing:?}");
+        let directory = start(&["/tmp"], &[], None).unwrap_err();
+        assert_eq!(directory.exit_code(), Some(126), "{directory:?}");
+        assert_eq!(start(&[""], &[], None).unwrap_err().exit_code(), Some(127));
+        assert_eq!(start(&[], &[], None).unwrap_err().exit_code(), Some(127));
+    }
+
+    #[test]
+    fn a_file_without_permission_does_not_hide_a_later_one() {
+        let dir = std::env::temp_dir().join(format!("blackstart-path-{}", std::process::id()));
+        for (sub, mode) in [("a", 0o644), ("b", 0o755)] {
+            std::fs::create_dir_all(dir.join(sub)).unwrap();
+            std::fs::write(dir.join(sub).join("tool"), "exit 7").unwrap();
+            std::fs::set_permissions(
+                dir.join(sub).join("tool"),
+                std::fs::Permissions::from_mode(mode),
+            )
+            .unwrap();
+        }
+        let both = format!("{0}/a:{0}/b", dir.display());
+        let only_a = format!("{}/a", dir.display());
+        // Without `#!`, so this also shows the hand-over to /bin/sh.
+        let code = start(&["tool"], &[("PATH", &both)], None).map(|c| exit(&c));
+        let denied = start(&["tool"], &[("PATH", &only_a)], None).unwrap_err();
+        std::fs::remove_dir_all(&dir).unwrap();
+        assert_eq!(code.unwrap(), 7);
+        assert_eq!(denied.exit_code(), Some(126));
+    }
+
+    #[test]
+    fn path_is_searched_as_execvp_does() {
+        let texts = |program: &str, path: Option<&str>| -> Vec<String> {
+            let found = candidates(OsStr::new(program), path.map(OsStr::new));
+            found
+                .into_iter()
+                .map(|c| String::from_utf8(c).unwrap())
+                .collect()
+        };
+        assert_eq!(texts("a/b", Some("/x")), ["a/b"]);
+        assert_eq!(texts("b", Some("/x::/y")), ["/x/b", "./b", "/y/b"]);
+        assert_eq!(texts("b", None), ["/bin/b", "/usr/bin/b"]);
+    }
+
+    #[test]
+    fn the_child_has_default_sigpipe_and_the_given_mask() {
+        let child = start(
+            &[
+                "sh",
+                "-c",
+                "grep -q '^SigBlk:[[:space:]]*0*$' /proc/self/status || exit 3; kill -PIPE $$",
+            ],
+            &[("PATH", "/bin:/usr/bin")],
+            None,
+        );
+        assert_eq!(exit(&child.unwrap()), 128 + libc::SIGPIPE);
+    }
+
+    #[test]
+    fn a_placeholder_lives_until_killed() {
+        let child = placeholder().unwrap();
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+        assert!(
+            waitid(WaitId::PidFd(child.pidfd.as_fd()), options)
+                .unwrap()
+                .is_none()
+        );
+        rustix::process::pidfd_send_signal(&child.pidfd, rustix::process::Signal::KILL).unwrap();
+        assert_eq!(exit(&child), 128 + libc::SIGKILL);
+    }
+}
