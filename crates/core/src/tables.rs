@@ -8,16 +8,25 @@
 //! names a *class*: the set of rules which match that name. What a class rules for a protocol and a
 //! port was worked out at compile time.
 
+mod automaton;
+mod compile;
+mod rulings;
+
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use ipnet::IpNet;
+
+use crate::name::Name;
+
+pub use compile::{CompileError, Facts, MAX_PORT_RULINGS, MAX_STATES, compile};
 
 /// Index into [`Tables::states`]. State 0 is the root of the name space.
 pub type StateId = u32;
 /// Index into [`Tables::classes`]. Class 0 is "no rule mentions this".
 pub type ClassId = u32;
-/// A rule's number: 0 is the policy's `default`, 1.. are the rules in [`Tables::rules`] order
-/// (`rules[id - 1]`), and ids from [`BUILTIN`] up are Blackstart's own.
+/// A rule's number: 0 is the policy's `default`, 1.. are the rules in the order of
+/// [`Policy::rules`](crate::policy::Policy::rules) (`rules[id - 1]`), and ids from [`BUILTIN`] up are Blackstart's own.
 pub type RuleId = u32;
 
 /// The rule id of the policy's `default:` line.
@@ -118,5 +127,82 @@ pub struct Tables {
     /// The classes; `classes[0]` is that of no rule.
     pub classes: Vec<Class>,
     /// Longest prefix wins; a longer prefix's class already contains what it inherits from shorter ones.
+    /// Sorted, each prefix once and without bits beyond its length; IPv4-mapped ones stand as IPv4.
     pub prefixes: Vec<(IpNet, ClassId)>,
+}
+
+impl Ruling {
+    /// No rule applies.
+    pub const NONE: Self = Self {
+        effect: Effect::None,
+        rule: RULE_DEFAULT,
+    };
+}
+
+impl Protocol {
+    /// All of them, in order.
+    pub const ALL: [Self; 3] = [Self::Tcp, Self::Udp, Self::Other];
+
+    /// From an IP protocol number. MPTCP has none of its own on the wire; its socket protocol is 262.
+    pub fn from_number(number: u16) -> Self {
+        match number {
+            6 | 262 => Self::Tcp,
+            17 | 136 => Self::Udp,
+            _ => Self::Other,
+        }
+    }
+}
+
+impl Class {
+    /// What the class rules for a protocol and a port.
+    pub fn ruling(&self, protocol: Protocol, port: u16) -> Ruling {
+        if self.by_port.is_empty() {
+            return self.ruling;
+        }
+        let at = self
+            .by_port
+            .partition_point(|p| (p.protocol, p.last) < (protocol, port));
+        self.by_port.get(at).map_or(Ruling::NONE, |p| p.ruling)
+    }
+}
+
+impl Tables {
+    /// The class of a name.
+    pub fn class_of_name(&self, name: &Name) -> ClassId {
+        let mut state = &self.states[0];
+        for label in name.labels_from_root() {
+            let next = match state.edges.get(label) {
+                Some(&next) => next,
+                None if state.star != 0 => state.star,
+                None => return state.below,
+            };
+            state = &self.states[next as usize];
+        }
+        state.end
+    }
+
+    /// The class of an address: that of the longest prefix it lies in.
+    pub fn class_of_address(&self, address: IpAddr) -> ClassId {
+        let address = address.to_canonical();
+        let most = if address.is_ipv4() { 32 } else { 128 };
+        for length in (0..=most).rev() {
+            let Ok(net) = IpNet::new(address, length) else {
+                continue;
+            };
+            if let Ok(at) = self
+                .prefixes
+                .binary_search_by(|(prefix, _)| prefix.cmp(&net.trunc()))
+            {
+                return self.prefixes[at].1;
+            }
+        }
+        0
+    }
+
+    /// What a class rules for a protocol and a port.
+    pub fn ruling(&self, class: ClassId, protocol: Protocol, port: u16) -> Ruling {
+        self.classes
+            .get(class as usize)
+            .map_or(Ruling::NONE, |class| class.ruling(protocol, port))
+    }
 }

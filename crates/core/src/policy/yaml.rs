@@ -1,0 +1,180 @@
+//! YAML as a tree in which every node knows its bytes.
+//!
+//! Built from the parser's events and not by its own loader, because a policy's diagnostics need what a
+//! loader throws away: the place of each key, and keys that stand twice.
+
+use std::ops::Range;
+
+use saphyr_parser::{Event, Parser, ScalarStyle, Span};
+
+use super::diagnostic::Places;
+
+/// Deeper nesting than any policy needs.
+const MAX_DEPTH: usize = 16;
+
+/// A node and the bytes that it takes up.
+#[derive(Debug)]
+pub(super) struct Node {
+    pub(super) value: Value,
+    pub(super) span: Range<usize>,
+}
+
+#[derive(Debug)]
+pub(super) enum Value {
+    /// Nothing, `~` or `null`.
+    Null,
+    /// `true` or `false`, unquoted.
+    Bool,
+    /// Any other scalar, numbers included: what they mean is for the reader to say.
+    Text(String),
+    Sequence(Vec<Node>),
+    /// In the order of the text, with whatever stands twice.
+    Mapping(Vec<(Node, Node)>),
+}
+
+impl Value {
+    /// What it is, for "expected …, found …".
+    pub(super) fn kind(&self) -> &'static str {
+        match self {
+            Self::Null => "nothing",
+            Self::Bool => "a boolean",
+            Self::Text(_) => "text",
+            Self::Sequence(_) => "a list",
+            Self::Mapping(_) => "a mapping",
+        }
+    }
+}
+
+/// What stops the reading of a text as YAML.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    pub(super) message: String,
+    pub(super) help: Option<&'static str>,
+    pub(super) span: Range<usize>,
+}
+
+/// A collection whose end has not been met.
+struct Open {
+    start: usize,
+    items: Vec<Node>,
+    mapping: bool,
+}
+
+/// Read one document; `None` if there is none.
+pub(super) fn read(text: &str, places: &Places<'_>) -> Result<Option<Node>, Refusal> {
+    let bytes = |span: Span| places.byte_of(span.start.index())..places.byte_of(span.end.index());
+    let mut parser = Parser::new_from_str(text);
+    let mut open: Vec<Open> = Vec::new();
+    let mut root = None;
+    let mut documents = 0;
+    while let Some(next) = parser.next_event() {
+        let (event, span) = next.map_err(|error| {
+            let at = places.byte_of(error.marker().index());
+            Refusal {
+                message: format!("not valid YAML: {}", error.info()),
+                help: None,
+                span: at..at,
+            }
+        })?;
+        let span = bytes(span);
+        let refuse = |message: &str, help| Refusal {
+            message: message.to_owned(),
+            help,
+            span: span.clone(),
+        };
+        let done = match event {
+            Event::StreamStart | Event::Nothing | Event::DocumentEnd => continue,
+            Event::StreamEnd => break,
+            Event::DocumentStart(_) => {
+                documents += 1;
+                if documents > 1 {
+                    return Err(refuse(
+                        "a second document begins here, a policy is one document",
+                        Some("put it in a file of its own, or join its rules to the first"),
+                    ));
+                }
+                continue;
+            }
+            Event::Alias(_) => {
+                return Err(refuse(
+                    "aliases (`*name`) are not supported in a policy",
+                    Some(
+                        "write the value out; quote it if it is a pattern, as in \"*.example.com\"",
+                    ),
+                ));
+            }
+            Event::Scalar(_, _, _, Some(_))
+            | Event::SequenceStart(_, Some(_))
+            | Event::MappingStart(_, Some(_)) => {
+                return Err(refuse(
+                    "tags (`!name`) are not supported in a policy",
+                    Some("write the plain value"),
+                ));
+            }
+            Event::Scalar(value, style, _, None) => Node {
+                value: scalar(value.into_owned(), style),
+                span,
+            },
+            Event::SequenceStart(_, None) | Event::MappingStart(_, None) => {
+                if open.len() >= MAX_DEPTH {
+                    return Err(refuse("nested more deeply than any policy is", None));
+                }
+                let mapping = matches!(event, Event::MappingStart(..));
+                open.push(Open {
+                    start: span.start,
+                    items: Vec::new(),
+                    mapping,
+                });
+                continue;
+            }
+            Event::SequenceEnd | Event::MappingEnd => {
+                let Some(Open {
+                    start,
+                    items,
+                    mapping,
+                }) = open.pop()
+                else {
+                    continue;
+                };
+                // A block collection's end event lies after the blank lines that follow it.
+                let end = items
+                    .last()
+                    .map_or(span.end, |last| last.span.end)
+                    .max(start);
+                Node {
+                    value: if mapping {
+                        pairs(items)
+                    } else {
+                        Value::Sequence(items)
+                    },
+                    span: start..end,
+                }
+            }
+        };
+        match open.last_mut() {
+            Some(parent) => parent.items.push(done),
+            None => root = Some(done),
+        }
+    }
+    Ok(root)
+}
+
+fn scalar(text: String, style: ScalarStyle) -> Value {
+    if style != ScalarStyle::Plain {
+        return Value::Text(text);
+    }
+    match text.as_str() {
+        "" | "~" | "null" | "Null" | "NULL" => Value::Null,
+        "true" | "True" | "TRUE" | "false" | "False" | "FALSE" => Value::Bool,
+        _ => Value::Text(text),
+    }
+}
+
+fn pairs(items: Vec<Node>) -> Value {
+    let mut items = items.into_iter();
+    let mut pairs = Vec::with_capacity(items.len() / 2);
+    while let (Some(key), Some(value)) = (items.next(), items.next()) {
+        pairs.push((key, value));
+    }
+    Value::Mapping(pairs)
+}
