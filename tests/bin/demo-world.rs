@@ -1,1 +1,4 @@
+//! The world of the demo (examples/demo).
+#![forbid(unsafe_code)]
+
 fn main() {}

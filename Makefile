@@ -1,0 +1,73 @@
+# Blackstart: what can be done here. `make` alone lists it.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+# The product is one static file. Procedural macros cannot be linked statically, so the target is
+# named although it is the host's: then the flag holds for the product only.
+TRIPLE = $(shell rustc -vV | sed -n 's/^host: //p')
+TARGET = $(or $(CARGO_TARGET_DIR),target)
+BINARY = $(TARGET)/release/blackstart
+
+# BPF and network namespaces need root; cargo itself does not.
+SUDO = $(if $(filter 0,$(shell id -u)),,sudo -E)
+AS_ROOT = $(if $(SUDO),CARGO_TARGET_$(shell tr a-z- A-Z_ <<<'$(TRIPLE)')_RUNNER='$(SUDO)')
+
+# Worlds are cheap, but each has servers, and the tests measure time: no more at once than this.
+TEST_THREADS ?= 2
+
+.PHONY: help
+help: ## List the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
+
+.PHONY: demo
+demo: ## Install what is needed, build, and play the example (examples/demo)
+	scripts/install-deps demo
+	$(MAKE) --no-print-directory build
+	cargo build --release -p blackstart-lab --bin blackstart-demo-world
+	$(SUDO) $(TARGET)/release/blackstart-demo-world $(BINARY)
+
+.PHONY: build
+build: ## Build the released binary: target/release/blackstart, one static file
+	RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked --target $(TRIPLE) -p blackstart
+	mkdir -p $(TARGET)/release
+	ln -f $(TARGET)/$(TRIPLE)/release/blackstart $(BINARY)
+
+.PHONY: test
+test: ## Install what is needed and run every check and test
+	scripts/install-deps test
+	$(MAKE) --no-print-directory lint
+	$(MAKE) --no-print-directory build
+	$(MAKE) --no-print-directory unit lab
+	$(MAKE) --no-print-directory docs licences
+
+.PHONY: unit
+unit: ## Run the tests of the product's crates
+	$(AS_ROOT) cargo test --locked --workspace --exclude blackstart-lab
+
+.PHONY: lab
+lab: ## Run the tests that drive the released binary, and those that hold the workspace to its rules
+	$(AS_ROOT) BLACKSTART_BIN=$(abspath $(BINARY)) cargo test --locked -p blackstart-lab -- --test-threads=$(TEST_THREADS)
+
+.PHONY: direction
+direction: ## Check which crate may use which, and where unsafe may be
+	cargo test --locked -p blackstart-lab --test workspace
+
+.PHONY: fmt
+fmt: ## Format the code
+	cargo fmt --all
+
+.PHONY: lint
+lint: ## Check format and lints
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+
+.PHONY: docs
+docs: ## Build the API documentation; a warning is an error
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
+
+.PHONY: licences
+licences: ## Check licences, sources and who may depend on what (no advisories: they need the network)
+	cargo fetch --locked
+	cargo deny --offline --locked check licenses bans sources

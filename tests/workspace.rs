@@ -1,0 +1,272 @@
+//! The workspace keeps its own rules: these tests need no root and no built binary.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use blackstart_lab::workspace::{metadata, root};
+
+/// Which crate of the workspace may use which others, directly.
+const DIRECTION: &[(&str, &[&str])] = &[
+    ("blackstart-core", &[]),
+    ("blackstart-kernel", &["blackstart-core"]),
+    (
+        "blackstart-guard",
+        &["blackstart-core", "blackstart-kernel"],
+    ),
+    ("blackstart", &["blackstart-core", "blackstart-guard"]),
+    // The lab drives the binary, and reads its reports with core's types.
+    ("blackstart-lab", &["blackstart-core"]),
+];
+
+#[test]
+fn crates_depend_in_one_direction_only() {
+    let allowed: BTreeMap<&str, BTreeSet<&str>> = DIRECTION
+        .iter()
+        .map(|(name, uses)| (*name, uses.iter().copied().collect()))
+        .collect();
+    let metadata = metadata();
+    let ours: BTreeSet<&str> = metadata
+        .packages
+        .iter()
+        .map(|package| package.name.as_str())
+        .collect();
+    assert_eq!(
+        ours,
+        allowed.keys().copied().collect(),
+        "crates in the workspace, and in DIRECTION"
+    );
+    for package in &metadata.packages {
+        for used in package
+            .dependencies
+            .iter()
+            .map(|dependency| dependency.name.as_str())
+        {
+            assert!(
+                !ours.contains(used) || allowed[package.name.as_str()].contains(used),
+                "{} must not use {used}",
+                package.name
+            );
+        }
+    }
+}
+
+#[test]
+fn only_the_kernel_crate_uses_bpf_or_unsafe() {
+    for package in &metadata().packages {
+        if package.name.as_str() == "blackstart-kernel" {
+            continue;
+        }
+        for used in &package.dependencies {
+            assert!(
+                !used.name.starts_with("libbpf"),
+                "{} must not use {}",
+                package.name,
+                used.name
+            );
+        }
+        // The compiler does the rest.
+        for target in package
+            .targets
+            .iter()
+            .filter(|target| target.is_lib() || target.is_bin())
+        {
+            let text = fs::read_to_string(&target.src_path).expect("read a crate's root");
+            assert!(
+                text.contains("#![forbid(unsafe_code)]"),
+                "{} lacks #![forbid(unsafe_code)]: unsafe belongs in the kernel crate",
+                target.src_path
+            );
+        }
+    }
+}
+
+#[test]
+fn every_dependency_has_its_reason_and_its_user() {
+    let listed: BTreeSet<String> = fs::read_to_string(root().join("docs/dependencies.md"))
+        .expect("read docs/dependencies.md")
+        .lines()
+        .filter_map(|line| Some(line.strip_prefix("| `")?.split_once('`')?.0.to_owned()))
+        .collect();
+    let ours: BTreeSet<String> = DIRECTION
+        .iter()
+        .map(|(name, _)| (*name).to_owned())
+        .collect();
+    let used: BTreeSet<String> = metadata()
+        .packages
+        .iter()
+        .flat_map(|package| {
+            package
+                .dependencies
+                .iter()
+                .map(|dependency| dependency.name.clone())
+        })
+        .filter(|name| !ours.contains(name))
+        .collect();
+    assert_eq!(
+        listed, used,
+        "left: listed in docs/dependencies.md, right: used by a crate"
+    );
+    let declared: BTreeSet<String> = declared_dependencies()
+        .into_iter()
+        .filter(|name| !ours.contains(name))
+        .collect();
+    assert_eq!(
+        declared, used,
+        "left: declared in Cargo.toml, right: used by a crate"
+    );
+}
+
+#[test]
+fn what_the_documents_name_exists() {
+    let words = source_words();
+    for document in ["ARCHITECTURE.md", "CONTRIBUTING.md", "README.md"] {
+        let text = fs::read_to_string(root().join(document))
+            .unwrap_or_else(|e| panic!("read {document}: {e}"));
+        for (line, quoted) in quoted(&text) {
+            let known = if quoted.contains('/') && !quoted.contains(' ') && !quoted.starts_with('/')
+            {
+                root().join(quoted.trim_end_matches('/')).exists() || is_made_by_build(&quoted)
+            } else {
+                quoted
+                    .split(|c: char| !(c.is_alphanumeric() || c == '_'))
+                    .filter(|word| !word.is_empty())
+                    .all(|word| words.contains(word))
+            };
+            assert!(
+                known,
+                "{document}:{line}: `{quoted}` names nothing that is there"
+            );
+        }
+        for (line, target) in links(&text) {
+            assert!(
+                root().join(&target).exists(),
+                "{document}:{line}: the link to {target} leads nowhere"
+            );
+        }
+    }
+}
+
+#[test]
+fn nothing_is_committed_that_is_made_by_the_build() {
+    let found = files(&root(), &|path| {
+        path.extension().is_some_and(|extension| extension == "o")
+    });
+    assert!(
+        found.is_empty(),
+        "object files beside the sources: {found:?}"
+    );
+}
+
+/// The keys of `[workspace.dependencies]`.
+fn declared_dependencies() -> Vec<String> {
+    let manifest = fs::read_to_string(root().join("Cargo.toml")).expect("read Cargo.toml");
+    manifest
+        .lines()
+        .skip_while(|line| *line != "[workspace.dependencies]")
+        .skip(1)
+        .take_while(|line| !line.starts_with('['))
+        .filter_map(|line| line.split_once(" = ").map(|(name, _)| name.to_owned()))
+        .collect()
+}
+
+/// What stands in backticks outside of code blocks, with its line.
+fn quoted(text: &str) -> Vec<(usize, String)> {
+    prose(text)
+        .flat_map(|(number, line)| {
+            line.split('`')
+                .skip(1)
+                .step_by(2)
+                .map(move |quoted| (number, quoted.to_owned()))
+        })
+        .filter(|(_, quoted)| !quoted.is_empty())
+        .collect()
+}
+
+/// Targets of links into this repository, with their line.
+fn links(text: &str) -> Vec<(usize, String)> {
+    prose(text)
+        .flat_map(|(number, line)| {
+            line.split("](").skip(1).map(move |rest| {
+                (
+                    number,
+                    rest.split(')').next().unwrap_or_default().to_owned(),
+                )
+            })
+        })
+        .filter(|(_, target)| !target.contains("://") && !target.starts_with('#'))
+        .map(|(number, target)| {
+            (
+                number,
+                target.split('#').next().unwrap_or_default().to_owned(),
+            )
+        })
+        .collect()
+}
+
+fn prose(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let mut in_block = false;
+    text.lines()
+        .enumerate()
+        .map(|(number, line)| (number + 1, line))
+        .filter(move |(_, line)| {
+            if line.starts_with("```") {
+                in_block = !in_block;
+                return false;
+            }
+            !in_block
+        })
+}
+
+fn is_made_by_build(path: &str) -> bool {
+    path.starts_with("target/")
+}
+
+/// Every word of the sources, the manifests and the build files: what a document names must be one.
+fn source_words() -> BTreeSet<String> {
+    let is_source = |path: &Path| {
+        path.extension().is_some_and(|extension| {
+            ["rs", "c", "h", "toml", "yaml", "sh"]
+                .iter()
+                .any(|known| extension == *known)
+        }) || path
+            .file_name()
+            .is_some_and(|name| name == "Makefile" || name == "install-deps")
+    };
+    let mut words: BTreeSet<String> = BTreeSet::new();
+    for file in files(&root(), &is_source) {
+        let text = fs::read_to_string(&file).expect("read a source file");
+        words.extend(
+            text.split(|c: char| !(c.is_alphanumeric() || c == '_'))
+                .map(str::to_owned),
+        );
+        words.extend(file.file_name().into_iter().flat_map(|name| {
+            name.to_string_lossy()
+                .split('.')
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
+        }));
+    }
+    words
+}
+
+/// The files below `dir` that are ours: no build results, nothing hidden.
+fn files(dir: &Path, wanted: &dyn Fn(&Path) -> bool) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir)
+        .expect("read a directory of the workspace")
+        .flatten()
+    {
+        let (path, name) = (entry.path(), entry.file_name());
+        if name.to_string_lossy().starts_with('.') || name == "target" {
+            continue;
+        }
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            found.extend(files(&path, wanted));
+        } else if wanted(&path) {
+            found.push(path);
+        }
+    }
+    found.sort();
+    found
+}
