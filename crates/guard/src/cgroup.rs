@@ -1,0 +1,330 @@
+//! The run's cgroup: where it goes, what is in it, and its end.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+mod hierarchy;
+mod scope;
+
+pub(crate) use hierarchy::Hierarchy;
+
+/// Name of the directory that holds runs, and mark of what is ours.
+const OURS: &str = "blackstart";
+
+/// How long an emptied cgroup may take until the kernel lets it be removed: exiting processes leave it
+/// a moment after they are gone.
+const REMOVAL_PATIENCE: Duration = Duration::from_millis(500);
+
+/// A process that outlived the main child.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Survivor {
+    /// Its process id.
+    pub pid: i32,
+    /// Its executable, when it could be told.
+    pub exe: Option<String>,
+}
+
+/// Where a run's cgroup goes.
+#[derive(Debug, PartialEq, Eq)]
+enum Place {
+    /// Below the caller's own, which lies in a guarded run: the outer guard must still hold.
+    Nested(PathBuf),
+    /// Below a transient scope that systemd is asked for.
+    Scope,
+    /// At the top of the hierarchy.
+    Top,
+}
+
+/// Decide by the caller's cgroup (below the mount) and whether systemd is PID 1.
+fn place(own: &Path, systemd: bool) -> Place {
+    if in_run(own) {
+        Place::Nested(own.join(OURS))
+    } else if systemd {
+        Place::Scope
+    } else {
+        Place::Top
+    }
+}
+
+/// Does a path lie in the cgroup of a run? Runs are directories named by a UUID, in one named by us.
+fn in_run(path: &Path) -> bool {
+    let parts: Vec<_> = path.iter().map(|part| part.to_string_lossy()).collect();
+    parts.windows(2).any(|pair| {
+        let ours = pair[0] == OURS || (pair[0].starts_with("blackstart-") && pair[0].ends_with(".scope"));
+        ours && uuid::Uuid::parse_str(&pair[1]).is_ok()
+    })
+}
+
+/// A cgroup made for one run.
+#[derive(Debug)]
+pub(crate) struct RunCgroup {
+    hierarchy: Hierarchy,
+    /// Below the hierarchy's mount.
+    relative: PathBuf,
+    dir: File,
+    id: u64,
+    /// Where the caller was, and survivors are released to.
+    home: PathBuf,
+    /// Keeps systemd's scope from being empty until the child is in.
+    keeper: Option<scope::Keeper>,
+}
+
+impl RunCgroup {
+    /// Make one for run `id`.
+    pub(crate) fn create(id: &str, systemd: bool) -> io::Result<Self> {
+        let hierarchy = Hierarchy::find()?;
+        let home = hierarchy.own()?;
+        let (parent, keeper) = match place(&home, systemd) {
+            Place::Nested(parent) => (parent, None),
+            Place::Top => (PathBuf::from(OURS), None),
+            Place::Scope => match scope::request(id, &hierarchy) {
+                Ok((parent, keeper)) => (parent, Some(keeper)),
+                Err(error) => {
+                    tracing::info!(%error, "no scope from systemd; using a top-level cgroup");
+                    (PathBuf::from(OURS), None)
+                }
+            },
+        };
+        let relative = parent.join(id);
+        let path = hierarchy.at(&relative);
+        // Another run's end may remove the shared parent in between.
+        let mut tries = 0;
+        while let Err(error) = fs::create_dir_all(hierarchy.at(&parent)).and_then(|()| fs::create_dir(&path)) {
+            tries += 1;
+            if error.kind() != io::ErrorKind::NotFound || tries > 20 {
+                return Err(error);
+            }
+        }
+        let dir = File::open(&path)?;
+        let id = dir.metadata()?.ino();
+        Ok(Self { hierarchy, relative, dir, id, home, keeper })
+    }
+
+    /// Find the cgroup of an orphan: same path and same id, or it is not the one.
+    pub(crate) fn existing(relative: &Path, id: u64, home: &Path) -> io::Result<Option<Self>> {
+        let hierarchy = Hierarchy::find()?;
+        let dir = match File::open(hierarchy.at(relative)) {
+            Ok(dir) => dir,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        if dir.metadata()?.ino() != id {
+            return Ok(None);
+        }
+        Ok(Some(Self { hierarchy, relative: relative.to_owned(), dir, id, home: home.to_owned(), keeper: None }))
+    }
+
+    /// For clone3 and for attaching programs.
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.dir.as_fd()
+    }
+
+    /// The kernel's id of it: the directory's inode.
+    pub(crate) fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Path below the cgroup2 mount.
+    pub(crate) fn relative(&self) -> &Path {
+        &self.relative
+    }
+
+    /// The caller's own cgroup, below the cgroup2 mount.
+    pub(crate) fn home(&self) -> &Path {
+        &self.home
+    }
+
+    fn path(&self) -> PathBuf {
+        self.hierarchy.at(&self.relative)
+    }
+
+    /// The child is in: nothing else need keep the cgroup alive.
+    pub(crate) fn inhabited(&mut self) {
+        self.keeper = None;
+    }
+
+    /// Is any process in it, or below?
+    pub(crate) fn populated(&self) -> io::Result<bool> {
+        let events = match fs::read_to_string(self.path().join("cgroup.events")) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            other => other?,
+        };
+        Ok(events.lines().any(|line| line == "populated 1"))
+    }
+
+    /// Processes in it and below, as numbered in our pid namespace.
+    pub(crate) fn pids(&self) -> io::Result<Vec<i32>> {
+        let mut pids = Vec::new();
+        for dir in tree(&self.path()) {
+            match fs::read_to_string(dir.join("cgroup.procs")) {
+                // Zero: a process that our pid namespace does not know.
+                Ok(text) => pids.extend(text.lines().filter_map(|l| l.parse::<i32>().ok()).filter(|pid| *pid > 0)),
+                // Gone meanwhile, or threaded: its processes are listed at the domain's root.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) if error.raw_os_error() == Some(rustix::io::Errno::OPNOTSUPP.raw_os_error()) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        pids.sort_unstable();
+        pids.dedup();
+        Ok(pids)
+    }
+
+    /// Who is still in it.
+    pub(crate) fn survivors(&self) -> io::Result<Vec<Survivor>> {
+        let exe = |pid| fs::read_link(format!("/proc/{pid}/exe")).ok().map(|path| path.to_string_lossy().into_owned());
+        Ok(self.pids()?.into_iter().map(|pid| Survivor { pid, exe: exe(pid) }).collect())
+    }
+
+    /// End every process in it and wait until they are gone, up to `patience`.
+    pub(crate) fn kill(&self, patience: Duration) -> io::Result<()> {
+        let deadline = Instant::now() + patience;
+        let at_once = fs::write(self.path().join("cgroup.kill"), "1").is_ok();
+        while self.populated()? {
+            if !at_once {
+                // Before 5.14. Forks may outrun one sweep, hence once more each time round.
+                for pid in self.pids()? {
+                    if let Some(pid) = rustix::process::Pid::from_raw(pid) {
+                        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+                    }
+                }
+            }
+            if Instant::now() > deadline {
+                return Err(io::Error::new(io::ErrorKind::TimedOut, "processes of the run do not end"));
+            }
+            sleep(Duration::from_millis(2));
+        }
+        Ok(())
+    }
+
+    /// Move every process to the cgroup that the caller came from.
+    pub(crate) fn release(&self) -> io::Result<()> {
+        let home = self.hierarchy.at(&self.home).join("cgroup.procs");
+        // Forks may outrun one sweep; 100 sweeps outlast any honest program.
+        for _ in 0..100 {
+            let pids = self.pids()?;
+            if pids.is_empty() {
+                return Ok(());
+            }
+            for pid in pids {
+                match fs::write(&home, pid.to_string()) {
+                    Err(error) if error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) => {}
+                    other => other?,
+                }
+            }
+        }
+        Err(io::Error::other("processes of the run fork faster than they can be moved"))
+    }
+
+    /// CPU time of all processes that ever were in it, in seconds.
+    pub(crate) fn cpu_seconds(&self) -> Option<f64> {
+        let stat = fs::read_to_string(self.path().join("cpu.stat")).ok()?;
+        cpu_seconds(&stat)
+    }
+
+    /// Peak memory in bytes, where the kernel tells.
+    pub(crate) fn peak_memory(&self) -> Option<u64> {
+        fs::read_to_string(self.path().join("memory.peak")).ok()?.trim().parse().ok()
+    }
+
+    /// Remove it with all cgroups below, and the directory that holds runs if it was the last. Fails
+    /// while a process is in it; may be called again.
+    pub(crate) fn remove(&self) -> io::Result<()> {
+        let deadline = Instant::now() + REMOVAL_PATIENCE;
+        loop {
+            // Children come after their parents in `tree`.
+            let failed = tree(&self.path()).into_iter().rev().find_map(|dir| match fs::remove_dir(dir) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Some(error),
+                _ => None,
+            });
+            match failed {
+                None => break,
+                Some(error) if Instant::now() > deadline => return Err(error),
+                Some(_) => sleep(Duration::from_millis(2)),
+            }
+        }
+        if let Some(parent) = self.relative.parent().filter(|parent| parent.file_name() == Some(OURS.as_ref())) {
+            // Fails while another run is in it, which is as it should be.
+            let _ = fs::remove_dir(self.hierarchy.at(parent));
+        }
+        Ok(())
+    }
+}
+
+fn cpu_seconds(stat: &str) -> Option<f64> {
+    let micros: u64 = stat.lines().find_map(|line| line.strip_prefix("usage_usec "))?.parse().ok()?;
+    Some(Duration::from_micros(micros).as_secs_f64())
+}
+
+/// A cgroup directory and all below, parents first.
+fn tree(top: &Path) -> Vec<PathBuf> {
+    let mut dirs = vec![top.to_owned()];
+    let mut next = 0;
+    while next < dirs.len() {
+        if let Ok(entries) = fs::read_dir(&dirs[next]) {
+            let below = entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+            dirs.extend(below.map(|entry| entry.path()));
+        }
+        next += 1;
+    }
+    dirs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RUN: &str = "01980000-0000-7000-8000-000000000001";
+
+    #[test]
+    fn a_run_inside_a_run_nests() {
+        let outer = PathBuf::from(format!("blackstart/{RUN}/job"));
+        assert_eq!(place(&outer, true), Place::Nested(outer.join("blackstart")));
+        let scoped = PathBuf::from(format!("system.slice/blackstart-{RUN}.scope/{RUN}"));
+        assert!(matches!(place(&scoped, true), Place::Nested(_)));
+        assert_eq!(place(Path::new("system.slice/ssh.service"), true), Place::Scope);
+        assert_eq!(place(Path::new("blackstart"), false), Place::Top);
+        // A service of that name, with a cgroup of its own below, is not a run.
+        assert_eq!(place(Path::new("blackstart/agent"), false), Place::Top);
+    }
+
+    #[test]
+    fn cpu_time_is_read_from_cpu_stat() {
+        assert_eq!(cpu_seconds("usage_usec 1500000\nuser_usec 1\n"), Some(1.5));
+        assert_eq!(cpu_seconds("nr_periods 0\n"), None);
+    }
+
+    #[test]
+    fn a_cgroup_is_made_inhabited_emptied_and_removed() {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skipped: needs root");
+            return;
+        }
+        let id = uuid::Uuid::now_v7().to_string();
+        let mut cgroup = RunCgroup::create(&id, false).unwrap();
+        assert!(!cgroup.populated().unwrap());
+        let mut sleeper = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let pid = i32::try_from(sleeper.id()).unwrap();
+        fs::create_dir(cgroup.path().join("below")).unwrap();
+        fs::write(cgroup.path().join("below/cgroup.procs"), pid.to_string()).unwrap();
+        cgroup.inhabited();
+        assert!(cgroup.populated().unwrap());
+        assert_eq!(cgroup.survivors().unwrap().iter().map(|s| s.pid).collect::<Vec<_>>(), [pid]);
+        assert!(cgroup.remove().is_err());
+
+        let found = RunCgroup::existing(cgroup.relative(), cgroup.id(), cgroup.home()).unwrap().unwrap();
+        found.release().unwrap();
+        assert!(!cgroup.populated().unwrap());
+        fs::write(cgroup.path().join("below/cgroup.procs"), pid.to_string()).unwrap();
+        cgroup.kill(Duration::from_secs(5)).unwrap();
+        sleeper.wait().unwrap();
+        cgroup.remove().unwrap();
+        cgroup.remove().unwrap();
+        assert!(RunCgroup::existing(cgroup.relative(), cgroup.id(), cgroup.home()).unwrap().is_none());
+    }
+}

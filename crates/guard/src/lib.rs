@@ -1,0 +1,4 @@
+//! One guarded run.
+mod answer;
+mod cgroup;
+mod resolv;
