@@ -25,8 +25,8 @@ help: ## List the targets
 demo: ## Install what is needed, build, and play the example (examples/demo)
 	scripts/install-deps demo
 	$(MAKE) --no-print-directory build
-	cargo build --release -p blackstart-lab --bin blackstart-demo-world
-	$(SUDO) $(TARGET)/release/blackstart-demo-world $(BINARY)
+	cargo build --locked -p blackstart-lab --bin blackstart-demo-world
+	$(SUDO) $(TARGET)/debug/blackstart-demo-world $(BINARY) $(TARGET)/demo
 
 .PHONY: build
 build: ## Build the released binary: target/release/blackstart, one static file

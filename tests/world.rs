@@ -127,7 +127,7 @@ fn servers_answer_on_both_families() {
 fn git_repositories_can_be_cloned() {
     let world = World::new("git_repositories");
     let forge = world.node("forge");
-    let repositories = blackstart_lab::node::git_repository(&world, "tool");
+    let repositories = blackstart_lab::node::git_repository(&world, "tool", "README", "a tool\n");
     forge.git_daemon(&repositories);
     forge.files(80, &repositories);
     world.dns(Zone::new().host("git.example", &forge));

@@ -352,12 +352,12 @@ impl Node {
     }
 }
 
-/// A directory that holds the bare repository `NAME.git` with one commit, ready for any transport.
-pub fn git_repository(world: &crate::World, name: &str) -> PathBuf {
+/// A directory that holds the bare repository `NAME.git` with one file in one commit, ready for any transport.
+pub fn git_repository(world: &crate::World, name: &str, file: &str, text: &str) -> PathBuf {
+    world.file(&format!("work-{name}/{file}"), text);
     let script = format!(
-        "set -e; mkdir -p forge; git init -q -b main work-{name}; cd work-{name}; echo 'this is {name}' > README; \
-         printf '#!/bin/sh\\necho {name} 1.0\\n' > {name}; chmod +x {name}; git add .; \
-         git -c user.name=lab -c user.email=lab@example.org commit -q -m 'first'; \
+        "set -e; mkdir -p forge; cd work-{name}; git init -q -b main; git add .; \
+         git -c user.name=lab -c user.email=lab@example.org commit -q -m first; \
          git clone -q --bare . ../forge/{name}.git; git -C ../forge/{name}.git update-server-info"
     );
     world.run(&["sh", "-c", &script]).succeeds();

@@ -1,0 +1,2 @@
+ALTER TABLE accounts ADD COLUMN region CHAR(2);
+UPDATE accounts SET region = "eu";
