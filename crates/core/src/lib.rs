@@ -9,5 +9,6 @@ pub mod decide;
 pub mod name;
 pub mod policy;
 pub mod record;
+pub mod redact;
 pub mod report;
 pub mod tables;

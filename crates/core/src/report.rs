@@ -3,12 +3,17 @@
 //! Field order is the document's order. Times are RFC 3339 UTC with microseconds. Lists are sorted, so
 //! that the same record gives the same document.
 
+mod assemble;
+mod coverage;
+mod findings;
+
 use std::net::IpAddr;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use crate::record::{Attribution, Verdict};
+pub use assemble::{Leftover, RunFacts, assemble, rule_text};
 
 /// Version of this document's shape; a reader refuses a higher one.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -295,4 +300,9 @@ pub struct Gap {
     pub detail: String,
     /// How often; 0 where it is not countable.
     pub count: u64,
+}
+
+/// The document's JSON Schema, made from the types.
+pub fn schema() -> serde_json::Value {
+    schemars::schema_for!(Report).to_value()
 }

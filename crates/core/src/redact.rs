@@ -1,0 +1,541 @@
+//! Secrets in command lines.
+//!
+//! A command line goes into reports that are kept and shown around, so what looks like a secret is
+//! replaced by `***`. This is a net with holes, not a promise: it knows shapes, not meanings.
+//!
+//! It finds: values of flags and variables whose name says secret (`--token X`, `--password=X`,
+//! `DB_PASSWORD=X`); headers that carry credentials; user information and secret query parameters of URLs;
+//! the password flags of well-known tools (curl `-u`, mysql `-p`, redis-cli `-a`, …); and tokens whose form
+//! is public (AWS key ids, GitHub, GitLab, Slack, JWT, …). A script given as one argument (`sh -c '…'`) is
+//! searched word by word.
+//!
+//! It does not find: a secret given without any of these (`login hunter2`), one that begins with `-` after
+//! a flag, one that is spread over words inside a script's quotes, one that is encoded, or one in a path.
+
+/// What stands in a secret's place.
+pub const MASK: &str = "***";
+
+/// Redact a command line. Doing it twice changes nothing more.
+pub fn redact<S: AsRef<str>>(argv: &[S]) -> Vec<String> {
+    let mut words = Words::default();
+    argv.iter()
+        .map(|argument| words.argument(argument.as_ref()))
+        .collect()
+}
+
+/// What the words so far mean for the next one.
+#[derive(Default)]
+struct Words {
+    program: Program,
+    next: Next,
+}
+
+#[derive(Default, Clone, Copy, PartialEq, Eq)]
+enum Next {
+    #[default]
+    Anything,
+    /// A secret as a whole.
+    Secret,
+    /// `user:password`.
+    Login,
+}
+
+/// Tools whose short flags carry passwords. The last one seen counts: it may stand behind `sudo` or `env`.
+#[derive(Default, Clone, Copy, PartialEq, Eq)]
+enum Program {
+    #[default]
+    Other,
+    Curl,
+    /// `-pPASSWORD` in one word; `-p` alone asks.
+    Mysql,
+    /// `-p PASSWORD`.
+    Login,
+    /// `-a PASSWORD`.
+    Redis,
+    /// `-w PASSWORD`.
+    Ldap,
+}
+
+impl Program {
+    fn of(word: &str) -> Option<Self> {
+        match word.rsplit('/').next()? {
+            "curl" | "wget" | "http" | "https" => Some(Self::Curl),
+            name if name.starts_with("mysql") || name.starts_with("mariadb") => Some(Self::Mysql),
+            "docker" | "podman" | "nerdctl" | "sshpass" | "az" | "helm" => Some(Self::Login),
+            "redis-cli" => Some(Self::Redis),
+            name if name.starts_with("ldap") => Some(Self::Ldap),
+            _ => None,
+        }
+    }
+}
+
+impl Words {
+    /// One argument, which may be a whole script.
+    fn argument(&mut self, text: &str) -> String {
+        if self.next == Next::Secret && !is_flag(text) {
+            self.next = Next::Anything;
+            return MASK.to_owned();
+        }
+        if let Some(masked) = mask_header(text) {
+            self.next = Next::Anything;
+            return masked;
+        }
+        if !text.contains(char::is_whitespace) {
+            return self.word(text);
+        }
+        // A flag before a script or a sentence says nothing about its first word only.
+        let mut out = String::with_capacity(text.len());
+        let mut rest = text;
+        while !rest.is_empty() {
+            if let Some(masked) = mask_header(rest) {
+                out.push_str(&masked);
+                return out;
+            }
+            let space = rest
+                .find(|c: char| !c.is_whitespace())
+                .unwrap_or(rest.len());
+            out.push_str(&rest[..space]);
+            rest = &rest[space..];
+            let end = rest.find(char::is_whitespace).unwrap_or(rest.len());
+            if end > 0 {
+                if let Some(masked) = mask_header(rest) {
+                    out.push_str(&masked);
+                    return out;
+                }
+                out.push_str(&self.word(&rest[..end]));
+            }
+            rest = &rest[end..];
+        }
+        self.next = Next::Anything;
+        out
+    }
+
+    /// One word.
+    fn word(&mut self, word: &str) -> String {
+        let (open, inner, close) = unquote(word);
+        let next = std::mem::take(&mut self.next);
+        if !is_flag(inner) {
+            match next {
+                Next::Secret if !inner.is_empty() => return format!("{open}{MASK}{close}"),
+                Next::Login => {
+                    if let Some(masked) = mask_login(inner) {
+                        return format!("{open}{masked}{close}");
+                    }
+                }
+                _ => {}
+            }
+        }
+        if let Some(program) = Program::of(inner) {
+            self.program = program;
+            return word.to_owned();
+        }
+        if let Some(masked) = self.flag(inner) {
+            return format!("{open}{masked}{close}");
+        }
+        format!("{open}{}{close}", mask_value(inner))
+    }
+
+    /// What a flag itself carries, and what it says about the next word.
+    fn flag(&mut self, word: &str) -> Option<String> {
+        if !is_flag(word) {
+            // `TOKEN: x` and `Bearer x` inside sentences.
+            if ["bearer", "basic"]
+                .iter()
+                .any(|scheme| word.eq_ignore_ascii_case(scheme))
+            {
+                self.next = Next::Secret;
+            }
+            return None;
+        }
+        let name = word.trim_start_matches('-');
+        if !name.contains('=') && says_secret(name) {
+            self.next = Next::Secret;
+            return None;
+        }
+        match (word, self.program) {
+            ("-u" | "-U" | "--user" | "--proxy-user", _) => self.next = Next::Login,
+            ("-p", Program::Login) | ("-a", Program::Redis) | ("-w", Program::Ldap) => {
+                self.next = Next::Secret
+            }
+            _ => {}
+        }
+        // One-letter flags that carry their value in the same word.
+        let glued = |letter: &str| {
+            word.strip_prefix(letter)
+                .filter(|value| !value.is_empty() && !word.starts_with("--"))
+        };
+        match self.program {
+            Program::Mysql => glued("-p").map(|_| format!("-p{MASK}")),
+            Program::Curl => glued("-u")
+                .and_then(mask_login)
+                .map(|login| format!("-u{login}")),
+            Program::Redis => glued("-a").map(|_| format!("-a{MASK}")),
+            Program::Ldap => glued("-w").map(|_| format!("-w{MASK}")),
+            Program::Login | Program::Other => None,
+        }
+    }
+}
+
+fn is_flag(word: &str) -> bool {
+    word.len() > 1 && word.starts_with('-') && !word.starts_with("-----")
+}
+
+/// Quotes and shell punctuation around a word of a script.
+fn unquote(word: &str) -> (&str, &str, &str) {
+    let start = word.len()
+        - word
+            .trim_start_matches(['"', '\'', '(', '`', '{', '$'])
+            .len();
+    let (open, rest) = word.split_at(start);
+    let inner = rest.trim_end_matches(['"', '\'', ')', '`', '}', ';', ',', '&', '|']);
+    (open, inner, &rest[inner.len()..])
+}
+
+/// `user:password` → `user:***`.
+fn mask_login(text: &str) -> Option<String> {
+    let (user, password) = text.split_once(':')?;
+    (!password.is_empty()).then(|| format!("{user}:{MASK}"))
+}
+
+/// Mask what a single word carries: `KEY=VALUE`, a URL, a token.
+fn mask_value(word: &str) -> String {
+    if let Some((key, value)) = word.split_once('=')
+        && !value.is_empty()
+        && !key.contains(['/', '?', ':'])
+    {
+        if says_secret(key.trim_start_matches('-')) {
+            let (open, _, close) = unquote(value);
+            return format!("{key}={open}{MASK}{close}");
+        }
+        return format!("{key}={}", mask_value(value));
+    }
+    if word.contains("://") {
+        return mask_url(word);
+    }
+    // openssl's way of passing a password.
+    if word
+        .strip_prefix("pass:")
+        .is_some_and(|password| !password.is_empty())
+    {
+        return format!("pass:{MASK}");
+    }
+    mask_tokens(word)
+}
+
+/// `scheme://user:password@host/?token=x` → `scheme://***@host/?token=***`.
+fn mask_url(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return url.to_owned();
+    };
+    let authority = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let (authority, tail) = rest.split_at(authority);
+    let authority = match authority.rsplit_once('@') {
+        // `git@host` names an account; a token may stand there as well, and cannot be told from one.
+        Some((user, host)) if user != "git" => format!("{MASK}@{host}"),
+        _ => authority.to_owned(),
+    };
+    let (path, query) = match tail.find(['?', '#']) {
+        Some(at) => tail.split_at(at),
+        None => (tail, ""),
+    };
+    let mut out = format!("{scheme}://{authority}{}", mask_tokens(path));
+    for part in query.split_inclusive(['?', '&', '#', ';']) {
+        let (pair, end) = match part.strip_suffix(['?', '&', '#', ';']) {
+            Some(pair) => (pair, &part[pair.len()..]),
+            None => (part, ""),
+        };
+        match pair.split_once('=') {
+            Some((key, value))
+                if !value.is_empty() && (says_secret(key) || key.eq_ignore_ascii_case("sig")) =>
+            {
+                out.push_str(&format!("{key}={MASK}{end}"));
+            }
+            _ => out.push_str(&format!("{}{end}", mask_tokens(pair))),
+        }
+    }
+    out
+}
+
+/// A header that carries credentials, at the start of `text`: masked to its closing quote or the end.
+fn mask_header(text: &str) -> Option<String> {
+    let start = text.len() - text.trim_start_matches(['"', '\'']).len();
+    let quote = text[..start].chars().next_back();
+    let header = &text[start..];
+    let flag = if header.starts_with("-H") {
+        2
+    } else {
+        header.strip_prefix("--header=").map_or(0, |_| 9)
+    };
+    let (name, _) = header[flag..].split_once(':')?;
+    let name_quote = name.len() - name.trim_start_matches(['"', '\'']).len();
+    let quote = name[..name_quote].chars().next_back().or(quote);
+    let bare = &name[name_quote..];
+    let plain = !bare.is_empty()
+        && bare
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
+    let carries = [
+        "authorization",
+        "proxy-authorization",
+        "cookie",
+        "set-cookie",
+    ]
+    .iter()
+    .any(|known| bare.eq_ignore_ascii_case(known))
+        || (bare.contains(['-', '_']) && says_secret(bare));
+    if !plain || !carries {
+        return None;
+    }
+    let value_at = start + flag + name.len() + 1;
+    let value = &text[value_at..];
+    if value.trim().is_empty() || value.starts_with("//") {
+        return None;
+    }
+    let space = value.len() - value.trim_start().len();
+    let end = quote.and_then(|q| value.find(q)).unwrap_or(value.len());
+    if end <= space {
+        return None;
+    }
+    // What follows the closing quote is more script.
+    let after = &value[end..];
+    let after = if after.is_empty() {
+        String::new()
+    } else {
+        redact(&[after]).concat()
+    };
+    Some(format!(
+        "{}{}{MASK}{after}",
+        &text[..value_at],
+        &value[..space]
+    ))
+}
+
+/// Does a flag's, variable's or header's name say that its value is secret?
+fn says_secret(name: &str) -> bool {
+    const SECRET: &[&str] = &[
+        "password",
+        "passwd",
+        "passphrase",
+        "passcode",
+        "pass",
+        "pwd",
+        "secret",
+        "secrets",
+        "token",
+        "tokens",
+        "apikey",
+        "credential",
+        "credentials",
+        "bearer",
+        "auth",
+        "authorization",
+        "signature",
+        "cookie",
+        "accesskey",
+        "privatekey",
+        "secretkey",
+        "dsn",
+    ];
+    const PAIRS: &[(&str, &str)] = &[
+        ("api", "key"),
+        ("access", "key"),
+        ("private", "key"),
+        ("secret", "key"),
+        ("signing", "key"),
+        ("account", "key"),
+        ("shared", "key"),
+        ("encryption", "key"),
+        ("master", "key"),
+        ("license", "key"),
+    ];
+    // A name that goes on with one of these speaks about the secret and does not hold it.
+    const ABOUT: &[&str] = &[
+        "file", "path", "dir", "name", "url", "uri", "store", "type", "ttl", "stdin", "fd",
+        "policy", "length", "method", "mode", "prompt", "command", "sock", "expiry", "endpoint",
+        "host", "port", "env",
+    ];
+    // The working directory, in every environment.
+    if matches!(name, "PWD" | "OLDPWD") || name.len() > 128 {
+        return false;
+    }
+    let words = words_of(name);
+    if words.first().is_some_and(|w| w == "no")
+        || words.last().is_some_and(|w| ABOUT.contains(&w.as_str()))
+    {
+        return false;
+    }
+    words.iter().any(|word| {
+        SECRET.contains(&word.as_str()) || word.ends_with("password") || word.ends_with("token")
+    }) || words
+        .windows(2)
+        .any(|pair| PAIRS.iter().any(|(a, b)| pair[0] == *a && pair[1] == *b))
+}
+
+/// `--dbPassword`, `DB_PASSWORD`, `db-password` → `db`, `password`.
+fn words_of(name: &str) -> Vec<String> {
+    let mut words = vec![String::new()];
+    let mut lower_before = false;
+    for c in name.chars() {
+        if !c.is_alphanumeric() {
+            words.push(String::new());
+            lower_before = false;
+            continue;
+        }
+        if c.is_uppercase() && lower_before {
+            words.push(String::new());
+        }
+        lower_before = c.is_lowercase() || c.is_numeric();
+        if let Some(word) = words.last_mut() {
+            word.extend(c.to_lowercase());
+        }
+    }
+    words.retain(|word| !word.is_empty());
+    words
+}
+
+/// Tokens whose form is public, wherever they stand in a word.
+fn mask_tokens(word: &str) -> String {
+    const FORMS: &[(&str, usize)] = &[
+        ("AKIA", 16),
+        ("ASIA", 16),
+        ("ghp_", 20),
+        ("gho_", 20),
+        ("ghu_", 20),
+        ("ghs_", 20),
+        ("ghr_", 20),
+        ("github_pat_", 20),
+        ("glpat-", 16),
+        ("xoxb-", 10),
+        ("xoxp-", 10),
+        ("xoxa-", 10),
+        ("xoxr-", 10),
+        ("xoxs-", 10),
+        ("npm_", 20),
+        ("pypi-", 20),
+        ("hvs.", 16),
+        ("sk-", 20),
+        ("sk_live_", 10),
+        ("dop_v1_", 20),
+        ("AIza", 30),
+        ("eyJ", 30),
+    ];
+    let is_token = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+    let mut out = String::with_capacity(word.len());
+    let mut rest = word;
+    while !rest.is_empty() {
+        let end = rest.find(|c| !is_token(c)).unwrap_or(rest.len());
+        let (run, tail) = rest.split_at(end);
+        let secret = FORMS.iter().any(|(prefix, least)| {
+            run.strip_prefix(prefix)
+                .is_some_and(|body| body.len() >= *least)
+        });
+        out.push_str(if secret { MASK } else { run });
+        let next = tail.chars().next().map_or(0, char::len_utf8);
+        out.push_str(&tail[..next]);
+        rest = &tail[next..];
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn line(text: &str) -> String {
+        redact(&text.split('|').collect::<Vec<_>>()).join("|")
+    }
+
+    #[test]
+    fn secrets_go() {
+        for (before, after) in [
+            ("deploy|--password|hunter2|x", "deploy|--password|***|x"),
+            ("deploy|--password=hunter2", "deploy|--password=***"),
+            ("deploy|--api-key=k", "deploy|--api-key=***"),
+            ("deploy|--dbPassword|k", "deploy|--dbPassword|***"),
+            (
+                "env|DB_PASSWORD=x|AWS_SECRET_ACCESS_KEY=y|A=b",
+                "env|DB_PASSWORD=***|AWS_SECRET_ACCESS_KEY=***|A=b",
+            ),
+            (
+                "curl|-H|Authorization: Bearer abc|u",
+                "curl|-H|Authorization: ***|u",
+            ),
+            ("curl|-HX-Api-Key: abc", "curl|-HX-Api-Key: ***"),
+            ("curl|-u|me:pw|http://h", "curl|-u|me:***|http://h"),
+            ("curl|-ume:pw", "curl|-ume:***"),
+            (
+                "curl|https://me:pw@h.example:8/p",
+                "curl|https://***@h.example:8/p",
+            ),
+            (
+                "curl|https://h/p?token=abc&x=1",
+                "curl|https://h/p?token=***&x=1",
+            ),
+            (
+                "sudo|mysql|-uroot|-psecret|db",
+                "sudo|mysql|-uroot|-p***|db",
+            ),
+            ("redis-cli|-a|pw", "redis-cli|-a|***"),
+            ("sshpass|-p|pw|ssh|h", "sshpass|-p|***|ssh|h"),
+            (
+                "sh|-c|export TOKEN=abc; run --secret 'x' y",
+                "sh|-c|export TOKEN=***; run --secret '***' y",
+            ),
+            (
+                "sh|-c|curl -H 'Authorization: Bearer abc' http://h",
+                "sh|-c|curl -H 'Authorization: ***' http://h",
+            ),
+            (
+                "sh|-c|echo a | curl -u me:pw http://h"
+                    .replace(" | ", " ; ")
+                    .as_str(),
+                "sh|-c|echo a ; curl -u me:*** http://h",
+            ),
+            ("x|AKIAIOSFODNN7EXAMPLE", "x|***"),
+            (
+                "git|clone|https://ghp_0123456789abcdefghij0123456789abcdef@github.com/a",
+                "git|clone|https://***@github.com/a",
+            ),
+            ("x|a=ghp_0123456789abcdefghij0123456789abcdef", "x|a=***"),
+            ("openssl|-passin|pass:abc", "openssl|-passin|pass:***"),
+        ] {
+            assert_eq!(line(before), after, "{before}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_secret_stays() {
+        for text in [
+            "git|clone|git@github.com:a/b",
+            "git|clone|ssh://git@github.com/a/b",
+            "docker|run|-p|80:80|x"
+                .replace("docker", "kubectl")
+                .as_str(),
+            "mysql|-p|db",
+            "x|--token-file=/run/t|--password-stdin|y",
+            "env|PWD=/root|PATH=/bin",
+            "git|checkout|0123456789abcdef0123456789abcdef01234567",
+            "curl|-H|Accept: text/html|https://h/p?q=1",
+            "echo|time: 10:20",
+            "x|--no-auth|y",
+        ] {
+            assert_eq!(line(text), text);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn twice_is_once(argv in prop::collection::vec(
+            prop_oneof![
+                ".*",
+                "(-H|-p|-u|--token|--token=|PASSWORD=|curl|mysql|Bearer|Authorization:|https?://)?[ '\"a-z:@=/?&;*-]{0,12}",
+                "[-]{0,2}[a-zA-Z_-]{0,8}(token|password|secret)?[=: '\"]{0,2}[a-z'\" ]{0,6}",
+            ], 0..6))
+        {
+            let once = redact(&argv);
+            prop_assert_eq!(redact(&once), once.clone());
+            prop_assert_eq!(once.len(), argv.len());
+        }
+    }
+}

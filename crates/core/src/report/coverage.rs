@@ -1,0 +1,141 @@
+//! What was seen of a run, and what was not.
+
+use std::net::IpAddr;
+
+use super::assemble::Lens;
+use super::{Attribution, Coverage, Gap};
+use crate::record::FlowRow;
+use crate::tables::RULE_DEFAULT;
+
+/// Add up. `attempts == recorded + lost` by construction; where the kernel's own count of losses says
+/// otherwise, that is a gap of its own.
+pub(super) fn coverage(lens: &Lens<'_>) -> Coverage {
+    let counters = &lens.record.counters;
+    let sum = |f: &dyn Fn(&FlowRow) -> bool| -> u64 {
+        lens.record
+            .flows
+            .iter()
+            .filter(|row| f(row))
+            .fold(0, |sum, row| sum.saturating_add(row.attempts))
+    };
+    let rows = sum(&|_| true);
+    let recorded = rows.saturating_add(counters.overflow);
+    // A row that is read a moment after the counters may be ahead of them.
+    let attempts = counters.attempts.max(recorded);
+    let lost = attempts - recorded;
+    Coverage {
+        attempts,
+        recorded,
+        lost,
+        attributed: sum(&|row| is_attributed(lens, row)),
+        unsupervised_seconds: lens.facts.unsupervised_seconds,
+        gaps: gaps(
+            lens,
+            lost,
+            sum(&|row| row.attribution == Attribution::Unnamed && !needs_no_name(lens, row)),
+        ),
+    }
+}
+
+fn is_attributed(lens: &Lens<'_>, row: &FlowRow) -> bool {
+    lens.subject(row.subject).is_some()
+        && match row.attribution {
+            Attribution::Exact | Attribution::Inherited | Attribution::Ambiguous => true,
+            Attribution::Unnamed => needs_no_name(lens, row),
+            Attribution::Unknown => false,
+        }
+}
+
+/// A rule is about the address itself, or everyone knows what it is.
+fn needs_no_name(lens: &Lens<'_>, row: &FlowRow) -> bool {
+    let loopback = match row.address.to_canonical() {
+        IpAddr::V4(v4) => v4.is_loopback() || v4.is_unspecified(),
+        IpAddr::V6(v6) => v6.is_loopback() || v6.is_unspecified(),
+    };
+    row.rule != RULE_DEFAULT || loopback || lens.facts.known_addresses.contains(&row.address)
+}
+
+fn gaps(lens: &Lens<'_>, lost: u64, unnamed: u64) -> Vec<Gap> {
+    let counters = &lens.record.counters;
+    let count = |n: usize| n as u64;
+    let counted = [
+        (
+            "attempts_lost",
+            lost,
+            "attempts were judged, but nothing is known of them but their number",
+        ),
+        (
+            "flow_table_full",
+            counters.overflow,
+            "attempts were judged and counted for their process, but the flow table was full, so their destinations are not listed",
+        ),
+        (
+            "subjects_lost",
+            counters.subjects_lost,
+            "processes could not be recorded: the process table was full; what they did has no process",
+        ),
+        (
+            "queries_lost",
+            counters.queries_lost,
+            "lookups were judged, but could not be listed: the lookup table was full",
+        ),
+        (
+            "leases_lost",
+            counters.leases_lost,
+            "names or addresses in DNS answers could not be stored: the tables were full; attempts at these addresses may have no name and were judged without it",
+        ),
+        (
+            "queries_malformed",
+            counters.queries_malformed,
+            "DNS queries could not be read, so the names in them are not listed",
+        ),
+        (
+            "answers_malformed",
+            counters.answers_malformed,
+            "DNS answers could not be read in whole, so addresses in them may have no name",
+        ),
+        (
+            "dns_over_tcp",
+            counters.dns_over_tcp,
+            "TCP connections went to port 53; the lookups in them were not seen, and addresses learnt there have no name",
+        ),
+        (
+            "unnamed_addresses",
+            unnamed,
+            "attempts at addresses that no lookup in this run gave and no rule is about: a literal address, a cache, or a connection pool older than the run",
+        ),
+        (
+            "late_subjects",
+            count(lens.record.subjects.iter().filter(|row| row.late).count()),
+            "processes were first seen when they acted, not when they started: their arguments were read later, and what started them may be missing",
+        ),
+        (
+            "left_cgroup",
+            count(lens.record.leavers.len()),
+            "processes left the run's cgroup; what they did from then on was neither seen nor judged (see the findings)",
+        ),
+    ];
+    let mut gaps = lens.facts.gaps.clone();
+    for (kind, count, detail) in counted {
+        if count > 0 {
+            gaps.push(Gap {
+                kind: kind.to_owned(),
+                detail: detail.to_owned(),
+                count,
+            });
+        }
+    }
+    let seconds = lens.facts.unsupervised_seconds;
+    if seconds > 0.0 {
+        gaps.push(Gap {
+            kind: "unsupervised".to_owned(),
+            detail: format!(
+                "for {seconds:.1} seconds no supervisor ran: the kernel went on judging and recording, but denied lookups got no final answer and nothing was shown live"
+            ),
+            count: 0,
+        });
+    }
+    gaps.sort_by(|a, b| (&a.kind, &a.detail, a.count).cmp(&(&b.kind, &b.detail, b.count)));
+    gaps.dedup();
+    gaps
+}

@@ -1,0 +1,302 @@
+//! From rows to deduplicated problems.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::assemble::Lens;
+use super::{Finding, Severity, Subject, Verdict};
+use crate::record::SubjectId;
+use crate::redact::redact;
+use crate::tables::{RULE_DEFAULT, RULE_RESOLVER_SOCKET, RuleId};
+
+/// What tells one finding from another.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Key {
+    would: bool,
+    destination: String,
+    exe: String,
+    rule: RuleId,
+}
+
+/// What is gathered under a key.
+#[derive(Debug, Default)]
+struct Group {
+    /// The first subject that met it; none where no row knew its subject.
+    subject: Option<u64>,
+    /// Nothing but lookups.
+    only_lookup: bool,
+}
+
+impl Group {
+    fn meet(&mut self, subject: Option<u64>) {
+        self.subject = match (self.subject, subject) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+    }
+}
+
+pub(super) fn findings(lens: &Lens<'_>, subjects: &[Subject]) -> Vec<Finding> {
+    let mut found = refusals(lens, subjects);
+    found.extend(leavers(lens, subjects));
+    found.extend(leftovers(lens, subjects));
+    // The worst first; the id settles what is otherwise the same.
+    found.sort_by(|a, b| {
+        b.severity
+            .cmp(&a.severity)
+            .then_with(|| (&a.kind, &a.title, &a.id).cmp(&(&b.kind, &b.title, &b.id)))
+    });
+    found
+}
+
+fn refusals(lens: &Lens<'_>, subjects: &[Subject]) -> Vec<Finding> {
+    let exe = |id: SubjectId| match lens.subject(id) {
+        Some(number) => base_name(&subjects[number as usize - 1].exe),
+        None => "unknown process".to_owned(),
+    };
+    let mut groups: BTreeMap<Key, Group> = BTreeMap::new();
+    // (would, exe, name) → the first group of connects there, which a lookup of the name joins.
+    let mut of_name: HashMap<(bool, String, String), Key> = HashMap::new();
+
+    for row in &lens.record.flows {
+        let Some(would) = refused(row.verdict) else {
+            continue;
+        };
+        let name = (row.name != 0).then(|| lens.name(row.name));
+        let host = match (&name, row.address) {
+            (Some(name), _) => name.clone(),
+            (None, std::net::IpAddr::V6(v6)) if row.port != 0 => format!("[{v6}]"),
+            (None, address) => address.to_string(),
+        };
+        let destination = if row.port == 0 {
+            host
+        } else {
+            format!("{host}:{}", row.port)
+        };
+        let key = Key {
+            would,
+            destination,
+            exe: exe(row.subject),
+            rule: row.rule,
+        };
+        if let Some(name) = name {
+            let first = of_name
+                .entry((would, key.exe.clone(), name))
+                .or_insert_with(|| key.clone());
+            if key < *first {
+                *first = key.clone();
+            }
+        }
+        groups
+            .entry(key)
+            .or_default()
+            .meet(lens.subject(row.subject));
+    }
+    for row in &lens.record.queries {
+        let Some(would) = refused(row.verdict) else {
+            continue;
+        };
+        let name = lens.name(row.name);
+        let exe = exe(row.subject);
+        let joined = of_name.get(&(would, exe.clone(), name.clone())).cloned();
+        let key = joined.unwrap_or(Key {
+            would,
+            destination: name,
+            exe,
+            rule: row.rule,
+        });
+        let group = groups.entry(key).or_insert_with(|| Group {
+            subject: None,
+            only_lookup: true,
+        });
+        group.meet(lens.subject(row.subject));
+    }
+    for row in &lens.record.delegates {
+        let Some(would) = refused(row.verdict) else {
+            continue;
+        };
+        // Refused always and on purpose, so that lookups take the way that is seen: not a problem.
+        if row.rule == RULE_RESOLVER_SOCKET {
+            continue;
+        }
+        let key = Key {
+            would,
+            destination: format!("unix:{}", row.path),
+            exe: exe(row.subject),
+            rule: row.rule,
+        };
+        groups
+            .entry(key)
+            .or_default()
+            .meet(lens.subject(row.subject));
+    }
+    groups
+        .into_iter()
+        .map(|(key, group)| refusal(lens, subjects, &key, &group))
+        .collect()
+}
+
+/// `Some(would)` if the verdict is a refusal, in deed or in observe mode.
+fn refused(verdict: Verdict) -> Option<bool> {
+    match verdict {
+        Verdict::Deny => Some(false),
+        Verdict::WouldDeny => Some(true),
+        Verdict::Allow | Verdict::Waived | Verdict::BreakGlass => None,
+    }
+}
+
+fn refusal(lens: &Lens<'_>, subjects: &[Subject], key: &Key, group: &Group) -> Finding {
+    let (kind, severity, verb) = if key.would {
+        ("would_deny", Severity::Warning, "would be refused")
+    } else {
+        ("denied_dependency", Severity::Error, "was refused")
+    };
+    let what = if group.only_lookup {
+        "the lookup of "
+    } else {
+        ""
+    };
+    let text = lens.rule(key.rule);
+    let rule = lens.facts.policy.and_then(|p| p.rule(key.rule));
+    let fix = rule.and_then(|r| r.fix.clone()).or_else(|| {
+        (key.rule == RULE_DEFAULT).then(|| {
+            format!(
+                "if the deployment may need it, add `- allow: {}`",
+                key.destination
+            )
+        })
+    });
+    Finding {
+        id: stable_id(&[kind, &text, &key.destination, &key.exe]),
+        kind: kind.to_owned(),
+        severity,
+        title: printable(&format!("{} {verb} {what}{}", key.exe, key.destination)),
+        owner: None,
+        command: group
+            .subject
+            .map(|number| subjects[number as usize - 1].argv.clone()),
+        subjects: group
+            .subject
+            .map(|number| chain(subjects, number))
+            .unwrap_or_default(),
+        rule: Some(text),
+        reason: rule.and_then(|r| r.reason.clone()),
+        fix,
+    }
+}
+
+fn leavers(lens: &Lens<'_>, subjects: &[Subject]) -> Vec<Finding> {
+    let mut groups: BTreeMap<String, Option<u64>> = BTreeMap::new();
+    for row in &lens.record.leavers {
+        let number = lens.subject(row.subject);
+        let exe = match number {
+            Some(number) => base_name(&subjects[number as usize - 1].exe),
+            None => format!("process {}", row.tgid),
+        };
+        let first = groups.entry(exe).or_insert(number);
+        *first = match (*first, number) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+    }
+    let finding = |(exe, number): (String, Option<u64>)| Finding {
+        id: stable_id(&["left_cgroup", "", "", &exe]),
+        kind: "left_cgroup".to_owned(),
+        severity: Severity::Warning,
+        title: printable(&format!(
+            "{exe} left the run's cgroup and was not seen from then on"
+        )),
+        owner: None,
+        command: number.map(|number| subjects[number as usize - 1].argv.clone()),
+        subjects: number
+            .map(|number| chain(subjects, number))
+            .unwrap_or_default(),
+        rule: None,
+        reason: None,
+        fix: None,
+    };
+    groups.into_iter().map(finding).collect()
+}
+
+fn leftovers(lens: &Lens<'_>, subjects: &[Subject]) -> Vec<Finding> {
+    // Workers of one daemon look all the same: one finding, with every process id.
+    let mut groups: BTreeMap<(String, Vec<String>), Vec<(u32, Option<u64>)>> = BTreeMap::new();
+    for leftover in &lens.facts.leftovers {
+        // The last image of that process id.
+        let subject = subjects.iter().rev().find(|s| s.pid == leftover.tgid);
+        let argv = redact(&leftover.argv);
+        let exe = match (subject, argv.first()) {
+            (Some(subject), _) => base_name(&subject.exe),
+            (None, Some(first)) => base_name(first),
+            (None, None) => "a process".to_owned(),
+        };
+        groups
+            .entry((exe, argv))
+            .or_default()
+            .push((leftover.tgid, subject.map(|s| s.id)));
+    }
+    let finding =
+        |((exe, argv), mut processes): ((String, Vec<String>), Vec<(u32, Option<u64>)>)| {
+            processes.sort_unstable();
+            processes.dedup();
+            let word = if processes.len() == 1 {
+                "process"
+            } else {
+                "processes"
+            };
+            let ids: Vec<_> = processes.iter().map(|(tgid, _)| tgid.to_string()).collect();
+            let subject = processes.iter().filter_map(|&(_, subject)| subject).min();
+            Finding {
+                id: stable_id(&["leftover", "", &argv.join(" "), &exe]),
+                kind: "leftover".to_owned(),
+                severity: Severity::Info,
+                title: printable(&format!(
+                    "{exe} ({word} {}) outlived the command",
+                    ids.join(", ")
+                )),
+                owner: None,
+                command: Some(argv),
+                subjects: subject
+                    .map(|number| chain(subjects, number))
+                    .unwrap_or_default(),
+                rule: None,
+                reason: None,
+                fix: None,
+            }
+        };
+    groups.into_iter().map(finding).collect()
+}
+
+/// A subject and its ancestors. Ends, because a parent's number is always the smaller.
+fn chain(subjects: &[Subject], number: u64) -> Vec<u64> {
+    std::iter::successors(Some(number), |&n| subjects[n as usize - 1].parent).collect()
+}
+
+fn base_name(exe: &str) -> String {
+    exe.rsplit('/')
+        .find(|part| !part.is_empty())
+        .unwrap_or(exe)
+        .to_owned()
+}
+
+/// Control characters escaped: a title is one line, and a process chose some of its text.
+fn printable(text: &str) -> String {
+    text.chars()
+        .map(|c| {
+            if c.is_control() {
+                c.escape_default().to_string()
+            } else {
+                c.to_string()
+            }
+        })
+        .collect()
+}
+
+/// FNV-1a, 64 bit, over the parts, each ended by a byte that no text holds. The algorithm is part of the
+/// format: ids are compared across versions.
+fn stable_id(parts: &[&str]) -> String {
+    let bytes = parts.iter().flat_map(|part| part.bytes().chain([0xff]));
+    let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    format!("{hash:016x}")
+}
