@@ -1,0 +1,336 @@
+//! What was typed. Nothing here looks at the system; [`crate::resolve`] finds out what it means.
+//!
+//! The doc comments are the reference: `--help` and `docs/reference/cli.md` are made from them.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// See, and stop, what a deployment depends on.
+///
+/// Blackstart runs a command and records every outside dependency that it and its children reach for:
+/// each name, address and unix socket, with the process that caused it. With a policy in enforce
+/// mode, what the policy denies is refused in the kernel, for this run only; other processes on the
+/// host are untouched.
+#[derive(Debug, Parser)]
+#[command(
+    name = "blackstart",
+    version,
+    disable_help_subcommand = true,
+    max_term_width = 100
+)]
+#[command(after_long_help = AFTER)]
+pub(crate) struct Typed {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const AFTER: &str = "\
+Examples:
+  What can this host do?
+    blackstart doctor
+
+  Who reaches for what?
+    blackstart run -- ./deploy.sh
+
+Exit codes:
+  `run` exits as the command does; see `blackstart run --help`.
+  125  typed wrongly, or Blackstart failed and nothing ran
+
+Environment:
+  BLACKSTART_STATE     where runs keep their state, an absolute path
+                       [default: /var/lib/blackstart]
+  BLACKSTART_LOG       what to log, such as `debug` or `blackstart_guard=trace`
+                       [default: nothing]
+  BLACKSTART_LOG_FILE  where to log to [default: standard error]
+  NO_COLOR             if set and not empty, no colour";
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Run(Run),
+    Doctor(Doctor),
+    #[command(subcommand)]
+    Policy(Policy),
+    #[command(subcommand)]
+    Report(Report),
+}
+
+/// Run a command and record what it reaches for; refuse what the policy denies.
+///
+/// Without a policy everything passes and is recorded. The command keeps its terminal, its standard
+/// streams, its signals and its exit code.
+///
+/// While it runs, standard error gets one line for each new kind of refusal, and at the end a summary.
+#[derive(Debug, Args)]
+#[command(after_long_help = AFTER_RUN)]
+pub(crate) struct Run {
+    /// Judge by this policy
+    ///
+    /// Without one, the run is observed and nothing is refused.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) policy: Option<PathBuf>,
+
+    /// Name what this run deploys
+    ///
+    /// Goes before the policy's own `service:`. A second run of the same service is refused while an
+    /// earlier one still lives without its supervisor, unless `--concurrent` is given.
+    #[arg(long, value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub(crate) service: Option<String>,
+
+    /// Observe or enforce, whatever the policy says
+    ///
+    /// Goes before the policy's own `mode:`, in either direction: `observe` lets everything pass and
+    /// records what would have been refused; `enforce` refuses it, or exits with 125 before anything
+    /// ran if this host cannot. Whoever may start a run may lower it, for they could as well run the
+    /// command without Blackstart.
+    #[arg(long, value_name = "MODE")]
+    pub(crate) mode: Option<Mode>,
+
+    /// Write the report here when the run has ended; may be given more than once
+    ///
+    /// The name's ending says how: `.json`. The file is replaced as a whole or not at all. If it
+    /// cannot be written after the run, the report goes to standard error instead, and the exit code
+    /// stays the command's.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) report: Vec<PathBuf>,
+
+    /// How to show the result
+    ///
+    /// `human` prints the summary on standard error. `json` prints the report, the same document as
+    /// `--report`, on standard output once the command has ended, after whatever the command itself
+    /// wrote there; use `--report` to keep the two apart.
+    #[arg(long, value_name = "FORMAT", default_value = "human")]
+    pub(crate) format: Format,
+
+    /// What becomes of processes that outlive the command
+    ///
+    /// If not given: `release`, or `kill` where the policy says `default: deny`.
+    #[arg(long, value_name = "WHAT")]
+    pub(crate) leftover: Option<Leftover>,
+
+    /// Enforce although this gap is open; may be given more than once
+    ///
+    /// In enforce mode a host that lacks something exits with 125 and names the gap. With this flag
+    /// the run goes on without it, and the report lists it.
+    #[arg(long, value_name = "KIND", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub(crate) accept_gap: Vec<String>,
+
+    /// Run although an earlier run of the same service still lives without its supervisor
+    #[arg(long)]
+    pub(crate) concurrent: bool,
+
+    /// No lines while the command runs, and no summary
+    ///
+    /// Reports are written all the same, and errors are shown.
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+
+    /// The command and its arguments
+    ///
+    /// Put `--` before it. Everything after the command's name belongs to the command.
+    #[arg(value_name = "COMMAND", required = true, trailing_var_arg = true)]
+    pub(crate) command: Vec<OsString>,
+}
+
+const AFTER_RUN: &str = "\
+Examples:
+  Who reaches for what?
+    blackstart run -- ./deploy.sh
+
+  Refuse what the policy denies, and keep the report:
+    blackstart run --policy deploy.yaml --report out.json -- ./deploy.sh
+
+  Try an enforcing policy without refusing anything:
+    blackstart run --policy deploy.yaml --mode observe -- ./deploy.sh
+
+  Only the report, on standard output:
+    blackstart run -q --format json -- ./quiet-deploy.sh | jq .flows
+
+Exit codes:
+  the command's own
+  125    Blackstart failed, and nothing ran
+  126    the command was found but could not be executed
+  127    the command was not found
+  128+n  the command was ended by signal n";
+
+/// Say what this host can do for a run, and what to mend.
+///
+/// One line for each fact: what it is, what it means for observe and for enforce, and what to do
+/// where something is missing. Nothing is changed.
+#[derive(Debug, Args)]
+#[command(after_long_help = AFTER_DOCTOR)]
+pub(crate) struct Doctor {
+    /// How to show the result (on standard output)
+    #[arg(long, value_name = "FORMAT", default_value = "human")]
+    pub(crate) format: Format,
+}
+
+const AFTER_DOCTOR: &str = "\
+Exit codes:
+  0    enforce is possible
+  1    only observe is possible, perhaps with gaps
+  2    nothing can be seen: a run would be unguarded";
+
+/// Work with policies.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Policy {
+    Check(Check),
+}
+
+/// Check policies, and show everything that is wrong with them.
+///
+/// Nothing is run, and no privilege is needed.
+#[derive(Debug, Args)]
+#[command(after_long_help = AFTER_CHECK)]
+pub(crate) struct Check {
+    /// How to show the result (on standard output)
+    #[arg(long, value_name = "FORMAT", default_value = "human")]
+    pub(crate) format: Format,
+
+    /// The policies
+    #[arg(value_name = "FILE", required = true)]
+    pub(crate) files: Vec<PathBuf>,
+}
+
+const AFTER_CHECK: &str = "\
+Examples:
+    blackstart policy check deploy.yaml
+    blackstart policy check --format json policies/*.yaml
+
+Exit codes:
+  0    all are valid, perhaps with warnings
+  1    at least one is not";
+
+/// Work with reports.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Report {
+    /// Print the JSON Schema of the report.
+    Schema,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Mode {
+    /// Everything passes; what would be refused is recorded
+    Observe,
+    /// What the policy denies is refused
+    Enforce,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people; may change at any time
+    Human,
+    /// For programs; versioned
+    Json,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Leftover {
+    /// Let them go on, no longer guarded; each is listed
+    Release,
+    /// End them
+    Kill,
+    /// Let them go on, still guarded
+    Keep,
+    /// Wait until they have ended
+    Wait,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    fn run(words: &[&str]) -> Result<Run, clap::Error> {
+        let words = ["blackstart", "run"].iter().chain(words);
+        match Typed::try_parse_from(words)?.command {
+            Command::Run(run) => Ok(run),
+            other => panic!("parsed as {other:?}"),
+        }
+    }
+
+    #[test]
+    fn definitions_hold_together() {
+        Typed::command().debug_assert();
+    }
+
+    #[test]
+    fn what_follows_the_command_is_the_commands() {
+        let typed = run(&["-q", "--", "curl", "--report", "x.json", "-q", "--", "y"]).unwrap();
+        assert!(typed.quiet);
+        assert_eq!(
+            typed.command,
+            ["curl", "--report", "x.json", "-q", "--", "y"]
+        );
+        assert!(typed.report.is_empty());
+
+        let typed = run(&["curl", "--report", "x.json"]).unwrap();
+        assert_eq!(typed.command, ["curl", "--report", "x.json"]);
+        assert!(typed.report.is_empty());
+    }
+
+    #[test]
+    fn a_command_may_look_like_a_flag_after_the_dashes() {
+        assert_eq!(run(&["--", "--mode"]).unwrap().command, ["--mode"]);
+    }
+
+    #[test]
+    fn reports_and_gaps_add_up() {
+        let typed = run(&[
+            "--report",
+            "a.json",
+            "--report=b.json",
+            "--accept-gap",
+            "unix",
+            "--",
+            "true",
+        ])
+        .unwrap();
+        assert_eq!(
+            typed.report,
+            [PathBuf::from("a.json"), PathBuf::from("b.json")]
+        );
+        assert_eq!(typed.accept_gap, ["unix"]);
+    }
+
+    #[test]
+    fn what_is_not_said_is_not_decided() {
+        let typed = run(&["true"]).unwrap();
+        assert_eq!(
+            (typed.mode, typed.leftover, typed.format),
+            (None, None, Format::Human)
+        );
+        assert_eq!((typed.policy, typed.service), (None, None));
+    }
+
+    #[test]
+    fn wrong_words_are_errors() {
+        for wrong in [
+            &[][..],
+            &["--"],
+            &["--mode", "enforced", "--", "true"],
+            &["--leftover", "burn", "--", "true"],
+            &["--polcy", "p.yaml", "--", "true"],
+            &["--service", "", "--", "true"],
+            &["--policy", "a", "--policy", "b", "--", "true"],
+        ] {
+            assert!(run(wrong).unwrap_err().use_stderr(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn arguments_need_not_be_text() {
+        use std::os::unix::ffi::OsStringExt as _;
+        let odd = OsString::from_vec(vec![b'a', 0xff]);
+        let words = ["blackstart", "run", "--"]
+            .map(OsString::from)
+            .into_iter()
+            .chain([odd.clone()]);
+        let Command::Run(typed) = Typed::try_parse_from(words).unwrap().command else {
+            panic!()
+        };
+        assert_eq!(typed.command, [odd]);
+    }
+}

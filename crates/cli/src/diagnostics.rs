@@ -1,0 +1,114 @@
+//! What is wrong with a policy, shown at the place in its text.
+
+use annotate_snippets::renderer::DecorStyle;
+use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
+use blackstart_core::policy::{Diagnostic, Severity};
+use serde_json::{Value, json};
+
+use crate::plain::{Paint, plain};
+
+/// All of them, each with its line of `text`, one after the other.
+pub(crate) fn human(diagnostics: &[Diagnostic], text: &str, paint: Paint) -> String {
+    let renderer = match paint {
+        Paint::Ansi => Renderer::styled(),
+        Paint::None => Renderer::plain(),
+    }
+    .decor_style(DecorStyle::Ascii);
+    let mut out = String::new();
+    for diagnostic in diagnostics {
+        let level = match diagnostic.severity {
+            Severity::Error => Level::ERROR,
+            Severity::Warning => Level::WARNING,
+        };
+        let file = plain(&diagnostic.file);
+        let (start, end) = within(text, diagnostic.span.start, diagnostic.span.end);
+        let snippet = Snippet::source(text)
+            .path(&file)
+            .annotation(AnnotationKind::Primary.span(start..end));
+        let mut group = level
+            .primary_title(plain(&diagnostic.message))
+            .element(snippet);
+        if let Some(help) = &diagnostic.help {
+            group = group.element(Level::HELP.message(plain(help)));
+        }
+        out.push_str(&renderer.render(&[group]));
+        out.push_str("\n\n");
+    }
+    out
+}
+
+/// The span, moved to where `text` can be cut.
+fn within(text: &str, start: usize, end: usize) -> (usize, usize) {
+    let start = text.floor_char_boundary(start.min(text.len()));
+    let end = text.ceil_char_boundary(end.clamp(start, text.len()));
+    (start, end)
+}
+
+/// For programs.
+pub(crate) fn document(diagnostics: &[Diagnostic]) -> Vec<Value> {
+    diagnostics
+        .iter()
+        .map(|diagnostic| {
+            json!({
+                "severity": match diagnostic.severity {
+                    Severity::Error => "error",
+                    Severity::Warning => "warning",
+                },
+                "message": diagnostic.message,
+                "file": diagnostic.file,
+                "line": diagnostic.line,
+                "column": diagnostic.column,
+                "start": diagnostic.span.start,
+                "end": diagnostic.span.end,
+                "help": diagnostic.help,
+            })
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use blackstart_core::policy;
+
+    use super::*;
+
+    const WRONG: &str = "\
+apiVersion: blackstart.dev/v1
+kind: Policy
+mode: enforced
+defalt: allow
+rules:
+  - deny: .github.com
+    raeson: served by this database
+  - allow: 10.20.0.0/99
+";
+
+    #[test]
+    fn everything_wrong_is_shown_at_once_and_in_place() {
+        let diagnostics = policy::parse(WRONG, "deploy.yaml").unwrap_err();
+        insta::assert_snapshot!(human(&diagnostics, WRONG, Paint::None));
+    }
+
+    #[test]
+    fn a_program_gets_the_same() {
+        let diagnostics = policy::parse(WRONG, "deploy.yaml").unwrap_err();
+        insta::assert_json_snapshot!(document(&diagnostics));
+    }
+
+    #[test]
+    fn a_span_outside_the_text_is_moved_inside() {
+        assert_eq!(within("aü", 2, 2), (1, 3));
+        assert_eq!(within("aü", 9, 12), (3, 3));
+        let odd = Diagnostic {
+            severity: Severity::Error,
+            message: "odd\x1b[31m".to_owned(),
+            file: "p.yaml".to_owned(),
+            span: 9..12,
+            line: 1,
+            column: 1,
+            help: None,
+        };
+        let shown = human(&[odd], "aü", Paint::None);
+        assert!(shown.contains("odd\\x1b[31m"), "{shown}");
+    }
+}

@@ -1,0 +1,640 @@
+//! What the facts about a host mean: a pure function from [`Support`] to lines, and lines to text.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use blackstart_guard::support::{Capabilities, Cgroup2, Lockdown, Support};
+use serde_json::{Value, json};
+
+use crate::plain::{Paint, plain};
+
+/// Version of the JSON document's shape.
+const SCHEMA_VERSION: u32 = 1;
+
+/// How a fact bears on observe, or on enforce.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Bearing {
+    /// All is well.
+    Whole,
+    /// Something goes unseen or works less well.
+    Gap,
+    /// Not possible at all.
+    Impossible,
+}
+
+/// One fact, and what it means.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Line {
+    /// Short name of the fact.
+    pub(crate) fact: &'static str,
+    /// What it is here.
+    pub(crate) is: String,
+    /// The kernel did not tell.
+    pub(crate) unknown: bool,
+    /// For observe.
+    pub(crate) observe: (Bearing, &'static str),
+    /// For enforce.
+    pub(crate) enforce: (Bearing, &'static str),
+    /// What to do, if something is wrong.
+    pub(crate) remedy: Option<String>,
+}
+
+/// What the host is good for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fitness {
+    /// Enforce, and observe.
+    Enforce,
+    /// Only observe.
+    Observe,
+    /// A run would be unguarded.
+    Unguarded,
+}
+
+impl Fitness {
+    /// The best that no line forbids.
+    pub(crate) fn of(lines: &[Line]) -> Self {
+        if lines
+            .iter()
+            .any(|line| line.observe.0 == Bearing::Impossible)
+        {
+            Self::Unguarded
+        } else if lines
+            .iter()
+            .any(|line| line.enforce.0 == Bearing::Impossible)
+        {
+            Self::Observe
+        } else {
+            Self::Enforce
+        }
+    }
+
+    /// Exit code of `doctor`.
+    pub(crate) fn exit_code(self) -> u8 {
+        match self {
+            Self::Enforce => 0,
+            Self::Observe => 1,
+            Self::Unguarded => 2,
+        }
+    }
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Enforce => "enforce",
+            Self::Observe => "observe",
+            Self::Unguarded => "unguarded",
+        }
+    }
+
+    fn sentence(self) -> &'static str {
+        match self {
+            Self::Enforce => "this host can enforce",
+            Self::Observe => "this host can observe, and cannot enforce",
+            Self::Unguarded => {
+                "a run on this host would be unguarded: nothing could be seen or refused"
+            }
+        }
+    }
+}
+
+impl Line {
+    fn good(fact: &'static str, is: impl Into<String>, means: &'static str) -> Self {
+        let whole = (Bearing::Whole, means);
+        Self {
+            fact,
+            is: is.into(),
+            unknown: false,
+            observe: whole,
+            enforce: whole,
+            remedy: None,
+        }
+    }
+
+    /// Nothing is known to be wrong; a run will find out.
+    fn untold(fact: &'static str, why: impl Into<String>, means: &'static str) -> Self {
+        Self {
+            unknown: true,
+            ..Self::good(fact, why, means)
+        }
+    }
+
+    fn bad(
+        fact: &'static str,
+        is: impl Into<String>,
+        observe: (Bearing, &'static str),
+        enforce: (Bearing, &'static str),
+        remedy: impl Into<String>,
+    ) -> Self {
+        Self {
+            fact,
+            is: is.into(),
+            unknown: false,
+            observe,
+            enforce,
+            remedy: Some(remedy.into()),
+        }
+    }
+
+    /// Without this nothing can be loaded or attached at all.
+    fn fatal(fact: &'static str, is: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self::bad(
+            fact,
+            is,
+            (
+                Bearing::Impossible,
+                "the command runs unguarded, and the report says so",
+            ),
+            (Bearing::Impossible, "exit 125, nothing runs"),
+            remedy,
+        )
+    }
+
+    fn worst(&self) -> Bearing {
+        self.observe.0.max(self.enforce.0)
+    }
+}
+
+const NEWER_KERNEL: &str =
+    "use a newer kernel; 6.1 has everything but the unix socket hooks, 6.7 has those";
+
+/// Every fact, in the order in which they are worth mending.
+pub(crate) fn lines(host: &Support) -> Vec<Line> {
+    let mut lines = vec![
+        privilege(host),
+        Line::good(
+            "kernel",
+            format!("{} on {}", plain(&host.release), plain(&host.arch)),
+            "each feature is tried, not guessed from this",
+        ),
+        types(host),
+        lockdown(host),
+        cgroup2(host),
+    ];
+    lines.extend(programs(host));
+    lines.push(birth(host));
+    lines.push(kill(host));
+    lines.push(bpffs(host));
+    lines.push(systemd(host));
+    lines.extend(resolving(host));
+    lines.push(match &host.lsm {
+        Some(list) => Line::good("security modules", plain(&list.join(",")), "none is needed"),
+        None => Line::untold(
+            "security modules",
+            "not told; securityfs is not mounted",
+            "none is needed",
+        ),
+    });
+    lines
+}
+
+fn privilege(host: &Support) -> Line {
+    let Some(has) = host.capabilities else {
+        return Line::untold(
+            "privilege",
+            "/proc/self/status cannot be read",
+            "a run tries, and says what was refused",
+        );
+    };
+    let who = if host.euid == 0 {
+        "root".to_owned()
+    } else {
+        format!("user id {}", host.euid)
+    };
+    match host.may_load() {
+        Some(false) => Line::fatal(
+            "privilege",
+            format!("{who} without {}", missing(has)),
+            if host.euid == 0 {
+                "give the container or unit CAP_SYS_ADMIN, or CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON"
+            } else {
+                "run it with sudo"
+            },
+        ),
+        _ if !has.net_raw => Line::bad(
+            "privilege",
+            format!("{who} without CAP_NET_RAW"),
+            (Bearing::Whole, "programs can be loaded and attached"),
+            (
+                Bearing::Gap,
+                "a refused lookup ends by the resolver's own patience, not at once",
+            ),
+            "add CAP_NET_RAW",
+        ),
+        _ => Line::good(
+            "privilege",
+            format!("{who} with the capabilities"),
+            "programs can be loaded and attached",
+        ),
+    }
+}
+
+fn missing(has: Capabilities) -> String {
+    [
+        (has.bpf, "CAP_BPF"),
+        (has.net_admin, "CAP_NET_ADMIN"),
+        (has.perfmon, "CAP_PERFMON"),
+    ]
+    .into_iter()
+    .filter_map(|(there, name)| (!there).then_some(name))
+    .collect::<Vec<_>>()
+    .join(", ")
+}
+
+fn types(host: &Support) -> Line {
+    match host.btf {
+        Some(true) => Line::good(
+            "kernel types",
+            "/sys/kernel/btf/vmlinux is there",
+            "one binary fits this kernel",
+        ),
+        Some(false) => Line::fatal(
+            "kernel types",
+            "no /sys/kernel/btf/vmlinux",
+            "mount sysfs on /sys, or use a kernel built with CONFIG_DEBUG_INFO_BTF",
+        ),
+        None => Line::untold(
+            "kernel types",
+            "/sys/kernel/btf cannot be looked into",
+            "a run tries",
+        ),
+    }
+}
+
+fn lockdown(host: &Support) -> Line {
+    match host.lockdown {
+        Some(Lockdown::Confidentiality) => Line::fatal(
+            "lockdown",
+            "confidentiality: programs may not read kernel memory",
+            "boot with lockdown=integrity, or none",
+        ),
+        Some(Lockdown::Integrity) => {
+            Line::good("lockdown", "integrity", "does not touch what is needed")
+        }
+        Some(Lockdown::Off) => Line::good("lockdown", "off", "nothing is withheld"),
+        None => Line::untold(
+            "lockdown",
+            "not told; the kernel lacks it or securityfs is not mounted",
+            "a run tries",
+        ),
+    }
+}
+
+fn cgroup2(host: &Support) -> Line {
+    match &host.cgroup2 {
+        Cgroup2::Unknown => {
+            Line::untold("cgroup2", "the mount table cannot be read", "a run tries")
+        }
+        Cgroup2::Absent => Line::fatal(
+            "cgroup2",
+            "not mounted",
+            "mkdir -p /sys/fs/cgroup/unified && mount -t cgroup2 none /sys/fs/cgroup/unified",
+        ),
+        Cgroup2::Mounted(mount) if mount.read_only => Line::fatal(
+            "cgroup2",
+            format!("{} is read-only", shown(&mount.path)),
+            "in a container: share the host's cgroup tree writable, or run Blackstart outside and the container inside",
+        ),
+        Cgroup2::Mounted(mount) => {
+            let kind = if mount.hybrid { "hybrid" } else { "unified" };
+            let controllers = match &mount.controllers {
+                Some(list) if list.is_empty() => "no controllers".to_owned(),
+                Some(list) => plain(
+                    &list
+                        .iter()
+                        .map(String::as_str)
+                        .collect::<Vec<_>>()
+                        .join(" "),
+                ),
+                None => "controllers not told".to_owned(),
+            };
+            Line::good(
+                "cgroup2",
+                format!("{}, {kind}, {controllers}", shown(&mount.path)),
+                "a run gets a cgroup of its own",
+            )
+        }
+    }
+}
+
+fn shown(path: &Path) -> String {
+    plain(&path.to_string_lossy())
+}
+
+/// One line for each thing that the kernel's `bpf()` was asked for.
+fn programs(host: &Support) -> Vec<Line> {
+    use Bearing::{Gap, Impossible, Whole};
+    let bpf = &host.bpf;
+    let both = |a: Option<bool>, b: Option<bool>| match (a, b) {
+        (Some(false), _) | (_, Some(false)) => Some(false),
+        (Some(true), Some(true)) => Some(true),
+        _ => None,
+    };
+    let stop = (Impossible, "exit 125, nothing runs");
+    let asked = [
+        (
+            "maps",
+            both(bpf.ring_buffer, bpf.socket_storage),
+            "ring buffers and socket storage",
+            "the record is kept in the kernel",
+            (Impossible, "the command runs unguarded"),
+            stop,
+        ),
+        (
+            "names",
+            bpf.cgroup_skb,
+            "packets of a cgroup (cgroup_skb)",
+            "lookups and answers are seen",
+            (Gap, "names are not seen, only addresses"),
+            stop,
+        ),
+        (
+            "addresses",
+            both(bpf.connect, bpf.sendmsg),
+            "connect and sendmsg of a cgroup",
+            "attempts are judged before they leave",
+            (Gap, "attempts are not seen, only lookups"),
+            stop,
+        ),
+        (
+            "processes",
+            bpf.tracing,
+            "typed tracepoints (tp_btf)",
+            "every process is known by its arguments and ancestry",
+            (Gap, "processes are not known"),
+            stop,
+        ),
+        (
+            "errno of a refusal",
+            bpf.set_retval,
+            "bpf_set_retval",
+            "a refusal looks like connection refused",
+            (Whole, "nothing is refused"),
+            (Gap, "a refusal looks like EPERM"),
+        ),
+        (
+            "outcomes",
+            bpf.sockops,
+            "connection events (sockops)",
+            "connected, refused and timed out are told apart",
+            (Gap, "outcomes are unknown"),
+            (Gap, "outcomes are unknown"),
+        ),
+        (
+            "unix sockets",
+            bpf.connect_unix,
+            "connect_unix (6.7)",
+            "daemons that act for the run are seen",
+            (Gap, "contact with daemons is not seen"),
+            (Gap, "contact with daemons is not seen"),
+        ),
+        (
+            "helpers",
+            both(bpf.bounded_loop, bpf.current_task),
+            "bpf_loop and bpf_get_current_task_btf",
+            "long messages are read to their end",
+            (Gap, "programs that use them are left out"),
+            stop,
+        ),
+    ];
+    asked
+        .into_iter()
+        .map(|(fact, told, what, means, observe, enforce)| match told {
+            Some(true) => Line::good(fact, format!("{what}: there"), means),
+            Some(false) => Line::bad(
+                fact,
+                format!("{what}: not in this kernel"),
+                observe,
+                enforce,
+                NEWER_KERNEL,
+            ),
+            None if host.may_load() == Some(false) => Line::untold(
+                fact,
+                format!("{what}: cannot be asked without the privilege"),
+                means,
+            ),
+            None => Line::untold(
+                fact,
+                format!("{what}: the kernel gave no clear answer"),
+                "a run tries",
+            ),
+        })
+        .collect()
+}
+
+fn birth(host: &Support) -> Line {
+    let fact = "birth in a cgroup";
+    match host.clone_into_cgroup {
+        Some(true) => Line::good(
+            fact,
+            "clone3 takes CLONE_INTO_CGROUP",
+            "the command is guarded from its first instruction",
+        ),
+        Some(false) => Line::fatal(
+            fact,
+            "clone3 does not take CLONE_INTO_CGROUP",
+            "use a kernel from 5.7 on; in a container, a seccomp profile that lets clone3 pass",
+        ),
+        None => Line::untold(fact, "clone3 gave no clear answer", "a run tries"),
+    }
+}
+
+fn kill(host: &Support) -> Line {
+    let fact = "cgroup.kill";
+    let told = match &host.cgroup2 {
+        Cgroup2::Mounted(mount) => mount.kill,
+        Cgroup2::Unknown | Cgroup2::Absent => None,
+    };
+    match told {
+        Some(true) => Line::good(fact, "there", "--leftover kill ends all at once"),
+        Some(false) => {
+            let slower = (
+                Bearing::Gap,
+                "--leftover kill signals one process after the other",
+            );
+            Line::bad(
+                fact,
+                "not in this kernel",
+                slower,
+                slower,
+                "use a kernel from 5.14 on",
+            )
+        }
+        None => Line::untold(fact, "no cgroup but the root to look at", "a run tries"),
+    }
+}
+
+fn bpffs(host: &Support) -> Line {
+    match &host.bpffs {
+        Some(Some(path)) => Line::good(
+            "bpffs",
+            shown(path),
+            "a run stays guarded if its supervisor is killed",
+        ),
+        Some(None) => {
+            let short = (
+                Bearing::Gap,
+                "a run is no longer guarded if its supervisor is killed, unless one can be mounted",
+            );
+            Line::bad(
+                "bpffs",
+                "not mounted",
+                short,
+                short,
+                "mount -t bpf bpf /sys/fs/bpf",
+            )
+        }
+        None => Line::untold("bpffs", "the mount table cannot be read", "a run tries"),
+    }
+}
+
+fn systemd(host: &Support) -> Line {
+    match (host.systemd, host.systemd_answers) {
+        (Some(true), Some(true)) => Line::good(
+            "systemd",
+            "PID 1, and answers",
+            "a run is a scope of its own",
+        ),
+        (Some(true), Some(false)) => {
+            let own = (
+                Bearing::Whole,
+                "a run makes its cgroup without systemd, after waiting half a second",
+            );
+            Line::bad(
+                "systemd",
+                "PID 1, and its bus does not answer",
+                own,
+                own,
+                "look at systemctl status",
+            )
+        }
+        (Some(true), None) => Line::untold(
+            "systemd",
+            "PID 1; its bus could not be asked",
+            "a run tries",
+        ),
+        (Some(false), _) => Line::good("systemd", "not PID 1", "a run makes its cgroup itself"),
+        (None, _) => Line::untold(
+            "systemd",
+            "/run/systemd cannot be looked into",
+            "a run tries",
+        ),
+    }
+}
+
+fn resolving(host: &Support) -> Vec<Line> {
+    let list = |servers: &[std::net::IpAddr]| {
+        servers
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
+    let servers = match &host.resolvers {
+        None => Line::untold(
+            "name servers",
+            "/etc/resolv.conf cannot be read",
+            "lookups are seen all the same",
+        ),
+        Some(servers) if servers.is_empty() => Line::good(
+            "name servers",
+            "none in /etc/resolv.conf",
+            "the resolver then asks loopback",
+        ),
+        Some(servers) if host.stub_resolver() == Some(true) => Line::good(
+            "name servers",
+            format!("{}, a stub on this host", list(servers)),
+            "lookups to the stub are seen; what it asks in turn is not the run's",
+        ),
+        Some(servers) => Line::good("name servers", list(servers), "lookups to them are seen"),
+    };
+    let daemons = match (host.nscd, host.resolved) {
+        (false, false) => Line::good(
+            "name daemons",
+            "neither nscd nor systemd-resolved",
+            "every lookup is a packet of the run",
+        ),
+        (nscd, resolved) => {
+            let who = [(nscd, "nscd"), (resolved, "systemd-resolved")];
+            let who = who
+                .into_iter()
+                .filter_map(|(there, name)| there.then_some(name))
+                .collect::<Vec<_>>()
+                .join(" and ");
+            if host.bpf.connect_unix == Some(false) {
+                let unseen = (Bearing::Gap, "lookups through its socket are not seen");
+                Line::bad(
+                    "name daemons",
+                    format!("{who} listens"),
+                    unseen,
+                    unseen,
+                    "use a kernel from 6.7 on, or stop the daemon for the run",
+                )
+            } else {
+                Line::good(
+                    "name daemons",
+                    format!("{who} listens"),
+                    "its socket is refused inside a run, so that lookups fall back to DNS, which is seen",
+                )
+            }
+        }
+    };
+    vec![servers, daemons]
+}
+
+/// For people.
+pub(crate) fn human(lines: &[Line], paint: Paint) -> String {
+    let mut out = format!(
+        "blackstart: {}\n\n",
+        paint.bold(Fitness::of(lines).sentence())
+    );
+    let width = lines.iter().map(|line| line.fact.len()).max().unwrap_or(0);
+    for line in lines {
+        let mark = match (line.unknown, line.worst()) {
+            (true, _) => "?   ".to_owned(),
+            (false, Bearing::Whole) if line.remedy.is_none() => paint.good("ok  "),
+            (false, Bearing::Whole | Bearing::Gap) => paint.doubtful("gap "),
+            (false, Bearing::Impossible) => paint.bad("bad "),
+        };
+        let _ = write!(out, "{mark} {:width$}  {}", line.fact, line.is);
+        if line.remedy.is_none() {
+            let _ = writeln!(out, " ({})", line.observe.1);
+            continue;
+        }
+        out.push('\n');
+        for (word, text) in [("observe", line.observe.1), ("enforce", line.enforce.1)] {
+            let _ = writeln!(out, "     {:width$}    {word}: {text}", "");
+        }
+        if let Some(remedy) = &line.remedy {
+            let _ = writeln!(out, "     {:width$}    to do:   {remedy}", "");
+        }
+    }
+    out
+}
+
+/// For programs.
+pub(crate) fn document(lines: &[Line]) -> Value {
+    let bearing = |(bearing, means): (Bearing, &str)| {
+        let word = match bearing {
+            Bearing::Whole => "whole",
+            Bearing::Gap => "gap",
+            Bearing::Impossible => "impossible",
+        };
+        json!({ "effect": word, "means": means })
+    };
+    let facts: Vec<_> = lines
+        .iter()
+        .map(|line| {
+            json!({
+                "fact": line.fact,
+                "is": line.is,
+                "known": !line.unknown,
+                "observe": bearing(line.observe),
+                "enforce": bearing(line.enforce),
+                "remedy": line.remedy,
+            })
+        })
+        .collect();
+    json!({ "schema_version": SCHEMA_VERSION, "fitness": Fitness::of(lines).word(), "facts": facts })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,176 @@
+use std::path::PathBuf;
+
+use blackstart_guard::support::{Bpf, Cgroup2Mount};
+
+use super::*;
+
+/// A current server: unified cgroups, systemd, a stub resolver.
+fn good() -> Support {
+    let yes = Some(true);
+    Support {
+        euid: 0,
+        capabilities: Some(Capabilities {
+            bpf: true,
+            sys_admin: true,
+            net_admin: true,
+            perfmon: true,
+            net_raw: true,
+            sys_resource: true,
+        }),
+        release: "6.12.0-generic".to_owned(),
+        arch: "x86_64".to_owned(),
+        btf: yes,
+        cgroup2: Cgroup2::Mounted(Cgroup2Mount {
+            path: PathBuf::from("/sys/fs/cgroup"),
+            hybrid: false,
+            read_only: false,
+            controllers: Some(["cpu", "memory", "pids"].map(str::to_owned).into()),
+            kill: yes,
+        }),
+        bpffs: Some(Some(PathBuf::from("/sys/fs/bpf"))),
+        lockdown: Some(Lockdown::Integrity),
+        unprivileged_bpf_disabled: Some(2),
+        lsm: Some(vec!["lockdown".to_owned(), "bpf".to_owned()]),
+        bpf: Bpf {
+            cgroup_skb: yes,
+            connect: yes,
+            sendmsg: yes,
+            sock_create: yes,
+            sockops: yes,
+            tracing: yes,
+            connect_unix: yes,
+            set_retval: yes,
+            bounded_loop: yes,
+            current_task: yes,
+            ring_buffer: yes,
+            socket_storage: yes,
+        },
+        clone_into_cgroup: yes,
+        systemd: yes,
+        systemd_answers: yes,
+        nscd: false,
+        resolved: true,
+        resolvers: Some(vec!["127.0.0.53".parse().unwrap()]),
+        locked_memory: 8 << 20,
+    }
+}
+
+fn told(host: &Support) -> (Fitness, String) {
+    let lines = lines(host);
+    (Fitness::of(&lines), human(&lines, Paint::None))
+}
+
+#[test]
+fn all_good() {
+    let (fitness, text) = told(&good());
+    assert_eq!(fitness, Fitness::Enforce);
+    insta::assert_snapshot!(text);
+}
+
+#[test]
+fn no_root() {
+    let host = Support {
+        euid: 1000,
+        capabilities: Some(Capabilities::default()),
+        bpf: Bpf::default(),
+        systemd_answers: None,
+        ..good()
+    };
+    let (fitness, text) = told(&host);
+    assert_eq!(fitness, Fitness::Unguarded);
+    insta::assert_snapshot!(text);
+}
+
+#[test]
+fn no_cgroup2() {
+    let (fitness, text) = told(&Support {
+        cgroup2: Cgroup2::Absent,
+        ..good()
+    });
+    assert_eq!(fitness, Fitness::Unguarded);
+    insta::assert_snapshot!(text);
+}
+
+#[test]
+fn no_kernel_types() {
+    let (fitness, text) = told(&Support {
+        btf: Some(false),
+        ..good()
+    });
+    assert_eq!(fitness, Fitness::Unguarded);
+    insta::assert_snapshot!(text);
+}
+
+#[test]
+fn old_kernel() {
+    let no = Some(false);
+    let mut host = Support {
+        release: "5.10.0-30-amd64".to_owned(),
+        bpf: Bpf {
+            connect_unix: no,
+            set_retval: no,
+            bounded_loop: no,
+            current_task: no,
+            ..good().bpf
+        },
+        ..good()
+    };
+    if let Cgroup2::Mounted(mount) = &mut host.cgroup2 {
+        mount.kill = no;
+        mount.hybrid = true;
+        mount.controllers = Some([].into());
+    }
+    let (fitness, text) = told(&host);
+    assert_eq!(fitness, Fitness::Observe);
+    insta::assert_snapshot!(text);
+}
+
+#[test]
+fn confidentiality() {
+    let (fitness, text) = told(&Support {
+        lockdown: Some(Lockdown::Confidentiality),
+        ..good()
+    });
+    assert_eq!(fitness, Fitness::Unguarded);
+    insta::assert_snapshot!(text);
+}
+
+/// A rescue shell: little is mounted, so little is told. That is not a no.
+#[test]
+fn little_is_told() {
+    let host = Support {
+        lockdown: None,
+        lsm: None,
+        bpffs: Some(None),
+        systemd: Some(false),
+        systemd_answers: None,
+        resolved: false,
+        resolvers: Some(vec!["10.0.0.2".parse().unwrap()]),
+        bpf: Bpf {
+            tracing: None,
+            ..good().bpf
+        },
+        ..good()
+    };
+    let (fitness, text) = told(&host);
+    assert_eq!(fitness, Fitness::Enforce);
+    insta::assert_snapshot!(text);
+}
+
+#[test]
+fn the_document_says_the_same() {
+    let lines = lines(&Support {
+        btf: Some(false),
+        ..good()
+    });
+    let document = document(&lines);
+    assert_eq!(document["fitness"], "unguarded");
+    assert_eq!(document["facts"].as_array().unwrap().len(), lines.len());
+    insta::assert_json_snapshot!(document["facts"][2]);
+}
+
+#[test]
+fn exit_codes_are_public() {
+    let codes = [Fitness::Enforce, Fitness::Observe, Fitness::Unguarded].map(Fitness::exit_code);
+    assert_eq!(codes, [0, 1, 2]);
+}

@@ -1,0 +1,127 @@
+//! `blackstart`: what was typed, what is shown, and how it exits. Everything else is in the crates below.
+#![forbid(unsafe_code)]
+
+mod args;
+mod diagnostics;
+mod doctor;
+mod log;
+mod output;
+mod plain;
+mod reference;
+mod report_file;
+mod resolve;
+mod run;
+mod summary;
+
+use std::process::ExitCode;
+
+use blackstart_core::policy::Severity;
+use blackstart_guard::support::Support;
+use clap::Parser as _;
+use serde_json::json;
+
+use crate::args::{Check, Command, Doctor, Format, Policy, Report, Typed};
+use crate::output::Output;
+use crate::resolve::Problem;
+
+/// Blackstart failed, or was typed wrongly, and nothing ran.
+const FAILED: u8 = 125;
+
+fn main() -> ExitCode {
+    let output = Output::of_process();
+    let typed = match Typed::try_parse() {
+        Ok(typed) => typed,
+        Err(error) => {
+            // Help and version come as an error too, one that goes to standard output.
+            let wrong = error.use_stderr();
+            return match error.print() {
+                Ok(()) if !wrong => ExitCode::SUCCESS,
+                _ => ExitCode::from(FAILED),
+            };
+        }
+    };
+    if let Err(message) = log::start() {
+        output.error(&message);
+        return ExitCode::from(FAILED);
+    }
+    let code = match typed.command {
+        Command::Run(typed) => run::run(typed, output),
+        Command::Doctor(typed) => doctor(&typed, output),
+        Command::Policy(Policy::Check(typed)) => check(&typed, output),
+        Command::Report(Report::Schema) => finish(output, &reference::report_schema(), 0),
+    };
+    ExitCode::from(code)
+}
+
+fn doctor(typed: &Doctor, output: Output) -> u8 {
+    let lines = doctor::lines(&Support::probe());
+    let text = match typed.format {
+        Format::Human => doctor::human(&lines, output.out),
+        Format::Json => format!("{:#}\n", doctor::document(&lines)),
+    };
+    finish(output, &text, doctor::Fitness::of(&lines).exit_code())
+}
+
+fn check(typed: &Check, output: Output) -> u8 {
+    let mut human = String::new();
+    let mut files = Vec::new();
+    let mut valid = true;
+    for path in &typed.files {
+        let shown = path.display().to_string();
+        let (sound, error, text, found) = match resolve::policy_file(path) {
+            Ok(file) => (true, None, file.text, file.warnings),
+            Err(Problem::Policy { text, diagnostics }) => (false, None, text, diagnostics),
+            Err(Problem::Message(message)) => (false, Some(message), String::new(), Vec::new()),
+        };
+        valid &= sound;
+        human.push_str(&diagnostics::human(&found, &text, output.out));
+        if let Some(message) = &error {
+            human.push_str(&format!(
+                "{} {}\n",
+                output.out.bad("error:"),
+                plain::Plain(message)
+            ));
+        }
+        if sound {
+            let warnings = found
+                .iter()
+                .filter(|each| each.severity == Severity::Warning)
+                .count();
+            let with = if warnings == 0 {
+                String::new()
+            } else {
+                format!(", {warnings} to look at")
+            };
+            human.push_str(&format!(
+                "{}: {}{with}\n",
+                plain::Plain(&shown),
+                output.out.good("valid")
+            ));
+        }
+        files.push(json!({
+            "file": shown,
+            "valid": sound,
+            "error": error,
+            "diagnostics": diagnostics::document(&found),
+        }));
+    }
+    let text = match typed.format {
+        Format::Human => human,
+        Format::Json => format!(
+            "{:#}\n",
+            json!({ "schema_version": 1, "valid": valid, "files": files })
+        ),
+    };
+    finish(output, &text, u8::from(!valid))
+}
+
+/// Shows a result; a result that could not be shown is a failure.
+fn finish(output: Output, text: &str, code: u8) -> u8 {
+    match output.result(text) {
+        Ok(()) => code,
+        Err(error) => {
+            output.error(&format!("cannot write to standard output: {error}"));
+            FAILED
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! The references, made from what they describe: the command line from its definitions, the report's
+//! schema from its types.
+
+use blackstart_core::report::Report;
+
+/// The report's JSON Schema.
+pub(crate) fn report_schema() -> String {
+    let schema = schemars::schema_for!(Report);
+    // A schema is a JSON value already; there is nothing in it that could fail to be written.
+    let mut text = serde_json::to_string_pretty(&schema).unwrap_or_default();
+    text.push('\n');
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write as _;
+    use std::fs;
+    use std::path::PathBuf;
+
+    use clap::{Command, CommandFactory as _};
+
+    use super::*;
+    use crate::args::Typed;
+
+    /// Every command's long help, in the order of definition.
+    fn command_line() -> String {
+        let mut out = String::from(
+            "# The command line\n\nMade from the program's own `--help`; do not edit. \
+             `UPDATE_REFERENCES=1 cargo test -p blackstart` makes it anew.\n",
+        );
+        let mut root = Typed::command()
+            .term_width(96)
+            .disable_help_subcommand(true);
+        root.build();
+        describe(&root, "blackstart", &mut out);
+        out
+    }
+
+    fn describe(command: &Command, path: &str, out: &mut String) {
+        let help = command
+            .clone()
+            .term_width(96)
+            .render_long_help()
+            .to_string();
+        let trimmed = help
+            .lines()
+            .map(str::trim_end)
+            .collect::<Vec<_>>()
+            .join("\n");
+        let _ = write!(
+            out,
+            "\n## `{path}`\n\n```text\n{}\n```\n",
+            trimmed.trim_end()
+        );
+        for below in command
+            .get_subcommands()
+            .filter(|below| below.get_name() != "help")
+        {
+            describe(below, &format!("{path} {}", below.get_name()), out);
+        }
+    }
+
+    fn holds(name: &str, expected: &str) {
+        let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+            .join("../../docs/reference")
+            .join(name);
+        if std::env::var_os("UPDATE_REFERENCES").is_some() {
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(&path, expected).unwrap();
+        }
+        let found = fs::read_to_string(&path).unwrap_or_default();
+        assert!(
+            found == expected,
+            "docs/reference/{name} is stale; UPDATE_REFERENCES=1 cargo test -p blackstart makes it anew"
+        );
+    }
+
+    #[test]
+    fn the_command_line_is_described() {
+        holds("cli.md", &command_line());
+    }
+
+    #[test]
+    fn the_report_is_described() {
+        holds("report.schema.json", &report_schema());
+    }
+}

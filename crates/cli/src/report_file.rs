@@ -1,0 +1,160 @@
+//! A report on disk: there as a whole or not at all.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+/// Where a report goes, known before the run to be a place that can be written to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ReportFile {
+    path: PathBuf,
+}
+
+impl ReportFile {
+    /// Checks the ending and that a file can be made there, by making one and taking it away again.
+    /// The error says what is wrong and what to do.
+    pub(crate) fn prepare(typed: &Path) -> Result<Self, String> {
+        let shown = typed.display();
+        if typed.extension().and_then(|ending| ending.to_str()) != Some("json") {
+            return Err(format!(
+                "cannot write a report to {shown}: the ending says in which form, and only .json is known for now"
+            ));
+        }
+        let path = real_path(typed)
+            .map_err(|error| format!("cannot write a report to {shown}: {error}"))?;
+        if path.is_dir() {
+            return Err(format!(
+                "cannot write a report to {shown}: it is a directory"
+            ));
+        }
+        let file = Self { path };
+        let beside = file.beside();
+        let probe = create(&beside).and_then(|_| fs::remove_file(&beside));
+        match probe {
+            Ok(()) => Ok(file),
+            Err(error) => Err(format!(
+                "cannot write a report to {shown}: no file can be made in {}: {error}",
+                file.directory().display()
+            )),
+        }
+    }
+
+    /// Replaces what is there.
+    pub(crate) fn write(&self, document: &str) -> io::Result<()> {
+        let beside = self.beside();
+        let written = create(&beside).and_then(|mut file| {
+            file.write_all(document.as_bytes())?;
+            file.sync_all()?;
+            fs::rename(&beside, &self.path)
+        });
+        if written.is_err() {
+            // Nothing may be there to remove; the first error is the one to tell.
+            let _absent = fs::remove_file(&beside);
+        }
+        written
+    }
+
+    /// Where it goes.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn directory(&self) -> &Path {
+        self.path.parent().unwrap_or(Path::new("/"))
+    }
+
+    /// In the same directory, since a rename does not cross file systems.
+    fn beside(&self) -> PathBuf {
+        let mut name = std::ffi::OsString::from(".");
+        name.push(self.path.file_name().unwrap_or_default());
+        name.push(format!(".{}.part", std::process::id()));
+        self.directory().join(name)
+    }
+}
+
+/// Absolute, and through symbolic links, so that a link stays one.
+fn real_path(typed: &Path) -> io::Result<PathBuf> {
+    match fs::canonicalize(typed) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let name = typed.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+            let parent = match typed.parent() {
+                Some(parent) if !parent.as_os_str().is_empty() => parent,
+                _ => Path::new("."),
+            };
+            Ok(fs::canonicalize(parent)?.join(name))
+        }
+        other => other,
+    }
+}
+
+/// A new file for its owner alone: arguments of processes may be in it. Never follows what somebody
+/// else put there.
+fn create(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_json_for_now() {
+        for name in ["out.html", "out", ".json", "out.JSON"] {
+            let error = ReportFile::prepare(Path::new(name)).unwrap_err();
+            assert!(error.contains("only .json is known for now"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_place_that_cannot_be_is_found_out_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = ReportFile::prepare(&dir.path().join("no/where.json")).unwrap_err();
+        assert!(error.contains("No such file or directory"), "{error}");
+        fs::create_dir(dir.path().join("dir.json")).unwrap();
+        let error = ReportFile::prepare(&dir.path().join("dir.json")).unwrap_err();
+        assert!(error.contains("is a directory"), "{error}");
+    }
+
+    #[test]
+    fn replaces_as_a_whole_and_leaves_nothing_beside() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("out.json");
+        fs::write(&path, "old").unwrap();
+        let file = ReportFile::prepare(&path).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "old");
+        file.write("new").unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "new");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_link_stays_a_link() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("real.json"), "old").unwrap();
+        std::os::unix::fs::symlink("real.json", dir.path().join("link.json")).unwrap();
+        ReportFile::prepare(&dir.path().join("link.json"))
+            .unwrap()
+            .write("new")
+            .unwrap();
+        assert_eq!(
+            fs::read_to_string(dir.path().join("real.json")).unwrap(),
+            "new"
+        );
+        assert!(dir.path().join("link.json").is_symlink());
+    }
+
+    #[test]
+    fn a_failure_leaves_nothing_beside() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("out.json");
+        let file = ReportFile::prepare(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        file.write("new").unwrap_err();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+}

@@ -1,0 +1,605 @@
+//! The end of a run in words: a pure function from the report to text.
+//!
+//! The first line is the verdict. What was refused comes before what passed, and what could not be
+//! seen is never left out. Large runs are cut to what a person reads; the report has the rest.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::net::IpAddr;
+
+use blackstart_core::policy::Rule;
+use blackstart_core::report::{Guarded, Outcome, Report, Severity, Subject, Verdict};
+
+use crate::plain::{Paint, cut, plain};
+
+/// How many entries of each kind are shown.
+const REFUSED_SHOWN: usize = 10;
+const DEPENDENCIES_SHOWN: usize = 25;
+const DELEGATES_SHOWN: usize = 10;
+const FINDINGS_SHOWN: usize = 10;
+const GAPS_SHOWN: usize = 40;
+const CHAINS_SHOWN: usize = 3;
+/// Longest text of one cell, chain or sentence.
+const NAME_WIDTH: usize = 48;
+const CHAIN_LINKS: usize = 6;
+const LABEL_WIDTH: usize = 24;
+const SENTENCE_WIDTH: usize = 300;
+
+/// Findings of these kinds are told as refusals already.
+const TOLD_AS_REFUSAL: [&str; 2] = ["denied_dependency", "would_deny"];
+
+/// What to tell, and how.
+pub(crate) struct Telling<'a> {
+    /// The report.
+    pub(crate) report: &'a Report,
+    /// The policy's rules, to say in which file and line each stands.
+    pub(crate) rules: &'a [Rule],
+    /// The files that it was written to.
+    pub(crate) written: &'a [String],
+    /// Colours.
+    pub(crate) paint: Paint,
+}
+
+impl Telling<'_> {
+    /// The summary, ending in a line feed.
+    pub(crate) fn text(&self) -> String {
+        let lines = Lineage::of(&self.report.subjects);
+        let refused = refusals(self.report, Verdict::Deny, &lines);
+        let would = refusals(self.report, Verdict::WouldDeny, &lines);
+        let dependencies = dependencies(self.report, &lines);
+
+        let mut out = String::new();
+        self.headline(&mut out, &refused, &would, &dependencies);
+        self.refusals(&mut out, "refused", &refused);
+        self.refusals(&mut out, "would be refused in enforce mode", &would);
+        self.dependencies(&mut out, &dependencies);
+        self.delegates(&mut out, &lines);
+        self.findings(&mut out);
+        self.coverage(&mut out);
+        for path in self.written {
+            let _ = writeln!(out, "report    {}", plain(path));
+        }
+        out
+    }
+
+    fn headline(
+        &self,
+        out: &mut String,
+        refused: &[Refusal],
+        would: &[Refusal],
+        reached: &[Dependency],
+    ) {
+        let command = command_label(&self.report.run.command);
+        let command = self.paint.bold(&command);
+        if self.report.run.guarded == Guarded::No {
+            let _ = writeln!(
+                out,
+                "blackstart: {} {command} ran, and nothing of what it reached for was seen",
+                self.paint.bad("unguarded:")
+            );
+            return;
+        }
+        let what: BTreeSet<&str> = refused
+            .iter()
+            .chain(would)
+            .map(|refusal| refusal.what.as_str())
+            .chain(reached.iter().map(|dependency| dependency.what.as_str()))
+            .collect();
+        let distinct = |list: &[Refusal]| {
+            list.iter()
+                .map(|r| r.what.clone())
+                .collect::<BTreeSet<_>>()
+                .len()
+        };
+        let (stopped, spared) = (distinct(refused), distinct(would));
+        let mut line = match what.len() {
+            0 => format!("blackstart: {command} reached for nothing outside this host"),
+            count => format!(
+                "blackstart: {command} reached for {}",
+                counted(count as u64, "outside destination")
+            ),
+        };
+        if stopped > 0 {
+            let words = format!("{stopped} {} refused", were(stopped));
+            let _ = write!(line, "; {}", self.paint.bad(&words));
+        }
+        if spared > 0 {
+            let words = format!("{spared} would be refused in enforce mode");
+            let _ = write!(line, "; {}", self.paint.doubtful(&words));
+        }
+        if self.report.run.guarded == Guarded::Partly {
+            line.push_str("; not everything could be seen, see the gaps");
+        }
+        out.push_str(&line);
+        out.push('\n');
+    }
+
+    fn refusals(&self, out: &mut String, title: &str, list: &[Refusal]) {
+        if list.is_empty() {
+            return;
+        }
+        let _ = writeln!(out, "\n{}", self.paint.bold(title));
+        for refusal in list.iter().take(REFUSED_SHOWN) {
+            let ways = refusal.ways.iter().cloned().collect::<Vec<_>>().join(", ");
+            let _ = writeln!(
+                out,
+                "  {}  {}  {}",
+                self.paint.bad(&refusal.what),
+                cut(&ways, NAME_WIDTH),
+                counted(refusal.attempts, "attempt")
+            );
+            for chain in refusal.chains.iter().take(CHAINS_SHOWN) {
+                let _ = writeln!(out, "    by    {chain}");
+            }
+            if let Some(more) = refusal.chains.len().checked_sub(CHAINS_SHOWN + 1) {
+                let _ = writeln!(out, "    by    … and {} more", more + 1);
+            }
+            let _ = writeln!(
+                out,
+                "    rule  {}{}",
+                refusal.rule,
+                self.place(&refusal.rule)
+            );
+            for (word, text) in [("why", &refusal.reason), ("fix", &refusal.fix)] {
+                if let Some(text) = text {
+                    let _ = writeln!(out, "    {word}   {}", cut(&plain(text), SENTENCE_WIDTH));
+                }
+            }
+        }
+        self.more(out, list.len(), REFUSED_SHOWN);
+    }
+
+    fn dependencies(&self, out: &mut String, list: &[Dependency]) {
+        let looked_up = names_only(self.report);
+        if list.is_empty() && looked_up == 0 {
+            return;
+        }
+        let _ = writeln!(out, "\n{}", self.paint.bold("outside dependencies"));
+        let head = [
+            "NAME", "ADDRESS", "PROTOCOL", "ATTEMPTS", "OUTCOME", "PROCESS",
+        ]
+        .map(str::to_owned);
+        let rows = list.iter().take(DEPENDENCIES_SHOWN).map(|dependency| {
+            [
+                cut(dependency.name.as_deref().unwrap_or("-"), NAME_WIDTH),
+                dependency.place(),
+                dependency.protocol.clone(),
+                dependency.attempts.to_string(),
+                dependency.outcome.clone(),
+                dependency.by(),
+            ]
+        });
+        if !list.is_empty() {
+            table(out, std::iter::once(head).chain(rows).collect());
+        }
+        self.more(out, list.len(), DEPENDENCIES_SHOWN);
+        if looked_up > 0 {
+            let _ = writeln!(
+                out,
+                "  {} looked up and not contacted",
+                counted(looked_up as u64, "name") + " " + were(looked_up)
+            );
+        }
+    }
+
+    fn delegates(&self, out: &mut String, lines: &Lineage<'_>) {
+        let list = &self.report.delegates;
+        if list.is_empty() {
+            return;
+        }
+        let _ = writeln!(
+            out,
+            "\n{}",
+            self.paint
+                .bold("daemons outside the run that were contacted")
+        );
+        let mut rows: Vec<_> = list.iter().collect();
+        rows.sort_by(|a, b| {
+            b.attempts
+                .cmp(&a.attempts)
+                .then_with(|| a.path.cmp(&b.path))
+        });
+        let head = ["SOCKET", "DAEMON", "ATTEMPTS", "VERDICT", "PROCESS"].map(str::to_owned);
+        let rows = rows.into_iter().take(DELEGATES_SHOWN).map(|delegate| {
+            [
+                cut(&plain(&delegate.path), NAME_WIDTH),
+                delegate
+                    .listener_exe
+                    .as_deref()
+                    .map_or_else(|| "-".to_owned(), |exe| cut(&plain(exe), NAME_WIDTH)),
+                delegate.attempts.to_string(),
+                verdict_word(delegate.verdict).to_owned(),
+                lines.chain(delegate.subject),
+            ]
+        });
+        table(out, std::iter::once(head).chain(rows).collect());
+        self.more(out, list.len(), DELEGATES_SHOWN);
+    }
+
+    fn findings(&self, out: &mut String) {
+        let list: Vec<_> = self
+            .report
+            .findings
+            .iter()
+            .filter(|finding| !TOLD_AS_REFUSAL.contains(&finding.kind.as_str()))
+            .collect();
+        if list.is_empty() {
+            return;
+        }
+        let _ = writeln!(out, "\n{}", self.paint.bold("also"));
+        for finding in list.iter().take(FINDINGS_SHOWN) {
+            let severity = match finding.severity {
+                Severity::Error => self.paint.bad("error"),
+                Severity::Warning => self.paint.doubtful("warning"),
+                Severity::Info => "note".to_owned(),
+            };
+            let _ = writeln!(
+                out,
+                "  {severity}: {}",
+                cut(&plain(&finding.title), SENTENCE_WIDTH)
+            );
+            if let Some(fix) = &finding.fix {
+                let _ = writeln!(out, "    fix   {}", cut(&plain(fix), SENTENCE_WIDTH));
+            }
+        }
+        self.more(out, list.len(), FINDINGS_SHOWN);
+    }
+
+    fn coverage(&self, out: &mut String) {
+        let coverage = &self.report.coverage;
+        out.push('\n');
+        if self.report.run.guarded != Guarded::No {
+            let _ = write!(
+                out,
+                "coverage  {} of {} recorded, {} with process and name",
+                coverage.recorded,
+                counted(coverage.attempts, "attempt"),
+                coverage.attributed
+            );
+            if coverage.lost > 0 {
+                let _ = write!(
+                    out,
+                    ", {}",
+                    self.paint.bad(&format!("{} lost", coverage.lost))
+                );
+            }
+            if coverage.unsupervised_seconds > 0.0 {
+                let _ = write!(
+                    out,
+                    ", {:.1} s without a supervisor",
+                    coverage.unsupervised_seconds
+                );
+            }
+            out.push('\n');
+        }
+        for gap in coverage.gaps.iter().take(GAPS_SHOWN) {
+            let times = if gap.count > 0 {
+                format!(" ×{}", gap.count)
+            } else {
+                String::new()
+            };
+            let _ = writeln!(
+                out,
+                "{}       {}{times}: {}",
+                self.paint.doubtful("gap"),
+                plain(&gap.kind),
+                cut(&plain(&gap.detail), SENTENCE_WIDTH)
+            );
+        }
+        self.more(out, coverage.gaps.len(), GAPS_SHOWN);
+    }
+
+    /// ` (deploy.yaml:7)`, for a rule that stands in a policy.
+    fn place(&self, rule: &str) -> String {
+        self.rules
+            .iter()
+            .find(|candidate| plain(&candidate.text) == rule)
+            .map(|found| format!(" ({}:{})", plain(&found.file), found.line))
+            .unwrap_or_default()
+    }
+
+    fn more(&self, out: &mut String, all: usize, shown: usize) {
+        if all > shown {
+            let where_else = if self.written.is_empty() {
+                "--report FILE keeps them"
+            } else {
+                "see the report"
+            };
+            let _ = writeln!(out, "  … and {} more; {where_else}", all - shown);
+        }
+    }
+}
+
+/// The command's own name, as in the first line.
+pub(crate) fn command_label(argv: &[String]) -> String {
+    image_label(argv.first().map_or("", String::as_str), argv)
+}
+
+/// What a process image is called: the script for an interpreter that runs one, else the file's name.
+fn image_label(exe: &str, argv: &[String]) -> String {
+    let name = base(exe);
+    let bare = name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.');
+    let script = match bare {
+        "sh" | "bash" | "dash" | "zsh" | "ksh" | "python" | "perl" | "ruby" | "node" | "nodejs" => {
+            argv.get(1)
+                .filter(|argument| !argument.starts_with('-') && !argument.is_empty())
+        }
+        _ => None,
+    };
+    let label = script.map_or(name, |script| base(script));
+    cut(
+        &plain(if label.is_empty() { "?" } else { label }),
+        LABEL_WIDTH,
+    )
+}
+
+fn base(path: &str) -> &str {
+    path.trim_end_matches('/')
+        .rsplit('/')
+        .next()
+        .unwrap_or(path)
+}
+
+/// Who came from whom.
+struct Lineage<'a> {
+    by_id: BTreeMap<u64, &'a Subject>,
+}
+
+impl<'a> Lineage<'a> {
+    fn of(subjects: &'a [Subject]) -> Self {
+        Self {
+            by_id: subjects
+                .iter()
+                .map(|subject| (subject.id, subject))
+                .collect(),
+        }
+    }
+
+    /// `deploy.sh → terraform → provider`: the first process first. Images that only forked, and a
+    /// process that exec'ed itself anew, are one link.
+    fn chain(&self, subject: Option<u64>) -> String {
+        let mut links: Vec<String> = Vec::new();
+        let mut seen = BTreeSet::new();
+        let mut next = subject;
+        while let Some(subject) = next.and_then(|id| self.by_id.get(&id)) {
+            if !seen.insert(subject.id) {
+                break;
+            }
+            let label = image_label(&subject.exe, &subject.argv);
+            if links.last() != Some(&label) {
+                links.push(label);
+            }
+            next = subject.parent;
+        }
+        links.reverse();
+        match links.as_slice() {
+            [] => "unknown process".to_owned(),
+            [first, .., last_but_one, last] if links.len() > CHAIN_LINKS => {
+                format!("{first} → … → {last_but_one} → {last}")
+            }
+            links => links.join(" → "),
+        }
+    }
+}
+
+/// Everything that one rule refused at one destination.
+struct Refusal {
+    what: String,
+    /// `tcp/443`, `lookup`.
+    ways: BTreeSet<String>,
+    attempts: u64,
+    chains: BTreeSet<String>,
+    rule: String,
+    reason: Option<String>,
+    fix: Option<String>,
+}
+
+/// Lookups and attempts with this verdict, by destination and rule, the busiest first.
+fn refusals(report: &Report, verdict: Verdict, lines: &Lineage<'_>) -> Vec<Refusal> {
+    let mut groups: BTreeMap<(String, &str), Refusal> = BTreeMap::new();
+    let mut add = |what: String, rule, way: String, attempts, subject| {
+        let group = groups.entry((what.clone(), rule)).or_insert_with(|| {
+            let finding = report
+                .findings
+                .iter()
+                .filter(|finding| finding.rule.as_deref() == Some(rule))
+                .max_by_key(|finding| (finding.reason.is_some(), finding.fix.is_some()));
+            Refusal {
+                what,
+                ways: BTreeSet::new(),
+                attempts: 0,
+                chains: BTreeSet::new(),
+                rule: plain(rule),
+                reason: finding.and_then(|finding| finding.reason.clone()),
+                fix: finding.and_then(|finding| finding.fix.clone()),
+            }
+        });
+        group.ways.insert(way);
+        group.attempts += attempts;
+        group.chains.insert(lines.chain(subject));
+    };
+    for name in report.names.iter().filter(|name| name.verdict == verdict) {
+        add(
+            plain(&name.name),
+            &name.rule,
+            "lookup".to_owned(),
+            name.queries,
+            name.subject,
+        );
+    }
+    for flow in report.flows.iter().filter(|flow| flow.verdict == verdict) {
+        let what = flow
+            .name
+            .as_deref()
+            .map_or_else(|| flow.address.to_canonical().to_string(), plain);
+        let way = way(&flow.protocol, flow.port);
+        add(what, &flow.rule, way, flow.attempts, flow.subject);
+    }
+    let mut list: Vec<_> = groups.into_values().collect();
+    list.sort_by(|a, b| {
+        b.attempts
+            .cmp(&a.attempts)
+            .then_with(|| a.what.cmp(&b.what))
+    });
+    list
+}
+
+fn way(protocol: &str, port: u16) -> String {
+    if port == 0 {
+        plain(protocol)
+    } else {
+        format!("{}/{port}", plain(protocol))
+    }
+}
+
+/// One outside destination that was reached for, on one port.
+struct Dependency {
+    /// The name, or the address.
+    what: String,
+    name: Option<String>,
+    addresses: BTreeSet<IpAddr>,
+    port: u16,
+    protocol: String,
+    attempts: u64,
+    outcome: String,
+    chains: BTreeSet<String>,
+}
+
+impl Dependency {
+    fn place(&self) -> String {
+        let first = match self.addresses.first() {
+            Some(address @ IpAddr::V6(_)) if self.port != 0 => format!("[{address}]:{}", self.port),
+            Some(address) if self.port != 0 => format!("{address}:{}", self.port),
+            Some(address) => address.to_string(),
+            None => "-".to_owned(),
+        };
+        match self.addresses.len() {
+            0 | 1 => first,
+            several => format!("{first} (+{})", several - 1),
+        }
+    }
+
+    fn by(&self) -> String {
+        let first = self.chains.first().map_or("-", String::as_str);
+        match self.chains.len() {
+            0 | 1 => first.to_owned(),
+            several => format!("{first} (+{})", several - 1),
+        }
+    }
+}
+
+/// Attempts at addresses outside this host, by destination, the busiest first.
+fn dependencies(report: &Report, lines: &Lineage<'_>) -> Vec<Dependency> {
+    let mut groups: BTreeMap<_, Dependency> = BTreeMap::new();
+    for flow in &report.flows {
+        let address = flow.address.to_canonical();
+        if address.is_loopback() || address.is_unspecified() {
+            continue;
+        }
+        let name = flow.name.as_deref().map(plain);
+        let what = name.clone().unwrap_or_else(|| address.to_string());
+        let outcome = outcome_words(flow.verdict, flow.outcome);
+        let key = (
+            what.clone(),
+            flow.port,
+            flow.protocol.as_str(),
+            outcome.clone(),
+        );
+        let group = groups.entry(key).or_insert_with(|| Dependency {
+            what,
+            name,
+            addresses: BTreeSet::new(),
+            port: flow.port,
+            protocol: plain(&flow.protocol),
+            attempts: 0,
+            outcome,
+            chains: BTreeSet::new(),
+        });
+        group.addresses.insert(address);
+        group.attempts += flow.attempts;
+        group.chains.insert(lines.chain(flow.subject));
+    }
+    let mut list: Vec<_> = groups.into_values().collect();
+    list.sort_by(|a, b| {
+        b.attempts
+            .cmp(&a.attempts)
+            .then_with(|| a.what.cmp(&b.what))
+    });
+    list
+}
+
+/// How many names were looked up with leave, and never contacted under that name.
+fn names_only(report: &Report) -> usize {
+    let contacted: BTreeSet<_> = report
+        .flows
+        .iter()
+        .filter_map(|flow| flow.name.as_deref())
+        .collect();
+    report
+        .names
+        .iter()
+        .filter(|name| !matches!(name.verdict, Verdict::Deny | Verdict::WouldDeny))
+        .map(|name| name.name.as_str())
+        .filter(|name| !contacted.contains(name))
+        .collect::<BTreeSet<_>>()
+        .len()
+}
+
+fn outcome_words(verdict: Verdict, outcome: Outcome) -> String {
+    let seen = match outcome {
+        Outcome::Connected => "connected",
+        Outcome::Refused => "refused by peer",
+        Outcome::TimedOut => "timed out",
+        Outcome::Unknown => "sent",
+    };
+    match verdict {
+        Verdict::Deny => "denied".to_owned(),
+        Verdict::Allow | Verdict::WouldDeny => seen.to_owned(),
+        Verdict::Waived => format!("{seen} (waived)"),
+        Verdict::BreakGlass => format!("{seen} (break glass)"),
+    }
+}
+
+fn verdict_word(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Allow => "allowed",
+        Verdict::Deny => "refused",
+        Verdict::WouldDeny => "would be refused",
+        Verdict::Waived => "waived",
+        Verdict::BreakGlass => "break glass",
+    }
+}
+
+/// Columns as wide as their widest cell; the last one is not padded.
+fn table<const N: usize>(out: &mut String, rows: Vec<[String; N]>) {
+    let mut widths = [0; N];
+    for row in &rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    for row in rows {
+        let mut line = String::from(" ");
+        for (cell, width) in row.iter().zip(widths) {
+            let _ = write!(line, " {cell:width$} ");
+        }
+        out.push_str(line.trim_end());
+        out.push('\n');
+    }
+}
+
+/// `1 attempt`, `3 attempts`.
+fn counted(count: u64, what: &str) -> String {
+    if count == 1 {
+        format!("1 {what}")
+    } else {
+        format!("{count} {what}s")
+    }
+}
+
+fn were(count: usize) -> &'static str {
+    if count == 1 { "was" } else { "were" }
+}
+
+#[cfg(test)]
+mod tests;

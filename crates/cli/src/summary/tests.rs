@@ -1,0 +1,373 @@
+use blackstart_core::policy;
+use blackstart_core::report::{
+    Attribution, Coverage, Delegate, Finding, Flow, Gap, Kernel, Mode, Name, PolicySource, Run,
+    SCHEMA_VERSION, Usage,
+};
+
+use super::*;
+
+const POLICY: &str = "\
+apiVersion: blackstart.dev/v1
+kind: Policy
+mode: enforce
+rules:
+  - deny: .github.com
+    reason: github.com is served by this database
+    fix: fetch from the internal mirror
+  - deny: 10.20.0.0/16
+";
+
+const NOON: &str = "2026-05-04T12:00:00.000000Z";
+
+fn report(guarded: Guarded) -> Report {
+    Report {
+        schema_version: SCHEMA_VERSION,
+        run: Run {
+            id: "0196a0c5-0000-7000-8000-000000000000".to_owned(),
+            service: Some("mysql".to_owned()),
+            owner: None,
+            command: vec![
+                "./deploy.sh".to_owned(),
+                "--host".to_owned(),
+                "db1".to_owned(),
+            ],
+            host: "db1".to_owned(),
+            mode: Mode::Enforce,
+            policy: Some(PolicySource {
+                digest: "00".repeat(32),
+                files: vec!["deploy.yaml".to_owned()],
+            }),
+            started: NOON.to_owned(),
+            ended: Some(NOON.to_owned()),
+            exit_code: Some(1),
+            usage: Usage::default(),
+            kernel: Kernel {
+                release: "6.12".to_owned(),
+                features: vec![],
+            },
+            guarded,
+        },
+        subjects: vec![],
+        names: vec![],
+        flows: vec![],
+        delegates: vec![],
+        findings: vec![],
+        coverage: Coverage::default(),
+    }
+}
+
+fn subject(id: u64, parent: Option<u64>, argv: &[&str]) -> Subject {
+    Subject {
+        id,
+        pid: 1000 + u32::try_from(id).unwrap(),
+        parent,
+        exe: argv[0].to_owned(),
+        argv: argv.iter().map(|&word| word.to_owned()).collect(),
+        argv_truncated: false,
+        started: NOON.to_owned(),
+        ended: None,
+        exit: None,
+    }
+}
+
+fn flow(
+    subject: Option<u64>,
+    name: Option<&str>,
+    address: &str,
+    port: u16,
+    verdict: Verdict,
+) -> Flow {
+    Flow {
+        subject,
+        name: name.map(str::to_owned),
+        address: address.parse().unwrap(),
+        port,
+        protocol: "tcp".to_owned(),
+        verdict,
+        rule: if verdict == Verdict::Allow {
+            "default"
+        } else {
+            "deny 10.20.0.0/16"
+        }
+        .to_owned(),
+        attempts: 1,
+        outcome: if verdict == Verdict::Deny {
+            Outcome::Refused
+        } else {
+            Outcome::Connected
+        },
+        bytes_sent: 60,
+        first_seen: NOON.to_owned(),
+        last_seen: NOON.to_owned(),
+        attribution: Attribution::Exact,
+    }
+}
+
+fn lookup(subject: Option<u64>, name: &str, verdict: Verdict) -> Name {
+    Name {
+        name: name.to_owned(),
+        qtype: "A".to_owned(),
+        subject,
+        verdict,
+        rule: if verdict == Verdict::Allow {
+            "default"
+        } else {
+            "deny .github.com"
+        }
+        .to_owned(),
+        queries: 2,
+        first_seen: NOON.to_owned(),
+        last_seen: NOON.to_owned(),
+        addresses: vec![],
+        chain: vec![],
+    }
+}
+
+/// A deploy in GitHub's shape: a direct, a hidden and a transient dependency.
+fn deploy(verdict: Verdict) -> Report {
+    let mut report = report(Guarded::Yes);
+    report.subjects = vec![
+        subject(1, None, &["./deploy.sh", "--host", "db1"]),
+        subject(2, Some(1), &["./deploy.sh", "--host", "db1"]),
+        subject(
+            3,
+            Some(2),
+            &["/usr/bin/curl", "-fsSL", "https://api.github.com/x"],
+        ),
+        subject(4, Some(1), &["/usr/bin/terraform", "apply"]),
+        subject(5, Some(4), &["/opt/providers/provider_v1"]),
+        subject(6, Some(1), &["/usr/bin/python3.11", "/opt/migrate.py"]),
+    ];
+    report.names = vec![
+        lookup(Some(3), "api.github.com", verdict),
+        lookup(Some(5), "api.github.com", verdict),
+        lookup(Some(6), "migrations.internal", Verdict::Allow),
+        lookup(Some(6), "unused.internal", Verdict::Allow),
+    ];
+    let mut resolver = flow(Some(6), None, "10.0.0.2", 53, Verdict::Allow);
+    resolver.protocol = "udp".to_owned();
+    resolver.outcome = Outcome::Unknown;
+    resolver.attempts = 6;
+    report.flows = vec![
+        flow(
+            Some(6),
+            Some("migrations.internal"),
+            "10.0.7.1",
+            8080,
+            Verdict::Allow,
+        ),
+        flow(
+            Some(6),
+            Some("migrations.internal"),
+            "fd00::7",
+            8080,
+            Verdict::Allow,
+        ),
+        flow(Some(5), None, "10.20.3.4", 5432, verdict),
+        flow(Some(1), None, "127.0.0.1", 3306, Verdict::Allow),
+        resolver,
+    ];
+    report.findings = vec![Finding {
+        id: "f1".to_owned(),
+        kind: "denied_dependency".to_owned(),
+        severity: Severity::Error,
+        title: "api.github.com was refused".to_owned(),
+        owner: None,
+        command: None,
+        subjects: vec![3],
+        rule: Some("deny .github.com".to_owned()),
+        reason: Some("github.com is served by this database".to_owned()),
+        fix: Some("fetch from the internal mirror".to_owned()),
+    }];
+    report.coverage = Coverage {
+        attempts: 14,
+        recorded: 14,
+        attributed: 13,
+        ..Coverage::default()
+    };
+    report
+}
+
+fn told(report: &Report, written: &[&str]) -> String {
+    let rules = policy::parse(POLICY, "deploy.yaml").unwrap().policy.rules;
+    let written: Vec<String> = written.iter().map(|&path| path.to_owned()).collect();
+    Telling {
+        report,
+        rules: &rules,
+        written: &written,
+        paint: Paint::None,
+    }
+    .text()
+}
+
+#[test]
+fn an_enforced_deploy() {
+    insta::assert_snapshot!(told(&deploy(Verdict::Deny), &["/tmp/out.json"]));
+}
+
+#[test]
+fn an_observed_deploy() {
+    let mut report = deploy(Verdict::WouldDeny);
+    report.delegates = vec![Delegate {
+        subject: Some(4),
+        path: "/run/docker.sock".to_owned(),
+        listener_pid: Some(700),
+        listener_exe: Some("/usr/bin/dockerd".to_owned()),
+        verdict: Verdict::Allow,
+        rule: "default".to_owned(),
+        attempts: 2,
+    }];
+    insta::assert_snapshot!(told(&report, &[]));
+}
+
+#[test]
+fn nothing_outside() {
+    let mut report = report(Guarded::Yes);
+    report.flows = vec![flow(None, None, "::1", 80, Verdict::Allow)];
+    insta::assert_snapshot!(told(&report, &[]));
+}
+
+#[test]
+fn unguarded_says_so_first() {
+    let mut report = report(Guarded::No);
+    report.coverage.gaps = vec![Gap {
+        kind: "privilege".to_owned(),
+        detail: "programs cannot be loaded without CAP_BPF; run it with sudo".to_owned(),
+        count: 0,
+    }];
+    insta::assert_snapshot!(told(&report, &[]));
+}
+
+#[test]
+fn losses_gaps_and_other_findings_are_told() {
+    let mut report = report(Guarded::Partly);
+    report.findings = vec![Finding {
+        id: "f2".to_owned(),
+        kind: "left_cgroup".to_owned(),
+        severity: Severity::Warning,
+        title: "sudo (pid 12) left the run".to_owned(),
+        owner: None,
+        command: None,
+        subjects: vec![],
+        rule: None,
+        reason: None,
+        fix: Some("start it without a login session".to_owned()),
+    }];
+    report.coverage = Coverage {
+        attempts: 10,
+        recorded: 8,
+        lost: 2,
+        attributed: 8,
+        unsupervised_seconds: 3.25,
+        gaps: vec![Gap {
+            kind: "dns_over_tcp".to_owned(),
+            detail: "lookups over TCP were not seen".to_owned(),
+            count: 4,
+        }],
+    };
+    insta::assert_snapshot!(told(&report, &[]));
+}
+
+#[test]
+fn a_large_run_is_cut_and_says_so() {
+    let mut report = report(Guarded::Yes);
+    report.flows = (0..500u32)
+        .map(|n| {
+            let name = format!("host{n:03}.example.com");
+            let address = format!("10.{}.{}.1", n / 256, n % 256);
+            let verdict = if n % 2 == 0 {
+                Verdict::Deny
+            } else {
+                Verdict::Allow
+            };
+            flow(None, Some(&name), &address, 443, verdict)
+        })
+        .collect();
+    let text = told(&report, &["out.json"]);
+    assert!(text.lines().count() < 100, "{text}");
+    assert!(text.contains("… and 240 more; see the report"), "{text}");
+    assert!(text.contains("… and 475 more; see the report"), "{text}");
+    assert!(
+        text.contains("reached for 500 outside destinations; 250 were refused"),
+        "{text}"
+    );
+    assert!(told(&report, &[]).contains("--report FILE keeps them"));
+}
+
+#[test]
+fn what_processes_choose_cannot_act_on_the_terminal() {
+    let nasty = "\x1b]0;owned\x07\u{202e}\r\n";
+    let mut report = deploy(Verdict::Deny);
+    report.run.command = vec![nasty.to_owned()];
+    for subject in &mut report.subjects {
+        subject.exe = format!("/bin/{nasty}");
+    }
+    for name in &mut report.names {
+        name.name = nasty.to_owned();
+        name.rule = nasty.to_owned();
+    }
+    for flow in &mut report.flows {
+        flow.name = Some(nasty.to_owned());
+        flow.rule = nasty.to_owned();
+        flow.protocol = nasty.to_owned();
+    }
+    for finding in &mut report.findings {
+        finding.title = nasty.to_owned();
+        finding.rule = Some(nasty.to_owned());
+        finding.reason = Some(nasty.to_owned());
+        finding.fix = Some(nasty.to_owned());
+        finding.kind = "other".to_owned();
+    }
+    report.delegates = vec![Delegate {
+        subject: Some(1),
+        path: nasty.to_owned(),
+        listener_pid: None,
+        listener_exe: Some(nasty.to_owned()),
+        verdict: Verdict::Allow,
+        rule: nasty.to_owned(),
+        attempts: 1,
+    }];
+    report.coverage.gaps = vec![Gap {
+        kind: nasty.to_owned(),
+        detail: nasty.to_owned(),
+        count: 1,
+    }];
+    let text = told(&report, &[nasty]);
+    assert!(
+        !text
+            .chars()
+            .any(|letter| letter.is_control() && letter != '\n'),
+        "{text:?}"
+    );
+    assert!(!text.contains('\u{202e}'));
+}
+
+#[test]
+fn a_script_is_called_by_its_own_name() {
+    let label = |argv: &[&str]| {
+        let argv: Vec<String> = argv.iter().map(|&word| word.to_owned()).collect();
+        command_label(&argv)
+    };
+    assert_eq!(label(&["/bin/sh", "/srv/deploy.sh", "-x"]), "deploy.sh");
+    assert_eq!(label(&["python3.11", "migrate.py"]), "migrate.py");
+    assert_eq!(label(&["sh", "-c", "curl x"]), "sh");
+    assert_eq!(label(&["apt-get", "update"]), "apt-get");
+    assert_eq!(label(&[]), "?");
+}
+
+#[test]
+fn lineage_ends_though_the_record_goes_in_circles() {
+    let subjects = [subject(1, Some(2), &["a"]), subject(2, Some(1), &["b"])];
+    assert_eq!(Lineage::of(&subjects).chain(Some(1)), "b → a");
+    assert_eq!(Lineage::of(&subjects).chain(Some(9)), "unknown process");
+    let deep: Vec<_> = (1..=9)
+        .map(|id| {
+            subject(
+                id,
+                (id > 1).then(|| id - 1),
+                &[["p", "q"][(id % 2) as usize]],
+            )
+        })
+        .collect();
+    assert_eq!(Lineage::of(&deep).chain(Some(9)), "q → … → p → q");
+}
