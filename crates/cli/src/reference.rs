@@ -1,15 +1,11 @@
 //! The references, made from what they describe: the command line from its definitions, the report's
 //! schema from its types.
 
-use blackstart_core::report::Report;
+use blackstart_core::report;
 
 /// The report's JSON Schema.
 pub(crate) fn report_schema() -> String {
-    let schema = schemars::schema_for!(Report);
-    // A schema is a JSON value already; there is nothing in it that could fail to be written.
-    let mut text = serde_json::to_string_pretty(&schema).unwrap_or_default();
-    text.push('\n');
-    text
+    format!("{:#}\n", report::schema())
 }
 
 #[cfg(test)]

@@ -44,8 +44,8 @@ impl Telling<'_> {
     /// The summary, ending in a line feed.
     pub(crate) fn text(&self) -> String {
         let lines = Lineage::of(&self.report.subjects);
-        let refused = refusals(self.report, Verdict::Deny, &lines);
-        let would = refusals(self.report, Verdict::WouldDeny, &lines);
+        let refused = refusals(self.report, self.rules, Verdict::Deny, &lines);
+        let would = refusals(self.report, self.rules, Verdict::WouldDeny, &lines);
         let dependencies = dependencies(self.report, &lines);
 
         let mut out = String::new();
@@ -208,7 +208,7 @@ impl Telling<'_> {
                     .as_deref()
                     .map_or_else(|| "-".to_owned(), |exe| cut(&plain(exe), NAME_WIDTH)),
                 delegate.attempts.to_string(),
-                verdict_word(delegate.verdict).to_owned(),
+                delegate_verdict(delegate.verdict, &delegate.rule),
                 lines.chain(delegate.subject),
             ]
         });
@@ -395,23 +395,24 @@ struct Refusal {
 }
 
 /// Lookups and attempts with this verdict, by destination and rule, the busiest first.
-fn refusals(report: &Report, verdict: Verdict, lines: &Lineage<'_>) -> Vec<Refusal> {
+fn refusals(
+    report: &Report,
+    rules: &[Rule],
+    verdict: Verdict,
+    lines: &Lineage<'_>,
+) -> Vec<Refusal> {
     let mut groups: BTreeMap<(String, &str), Refusal> = BTreeMap::new();
     let mut add = |what: String, rule, way: String, attempts, subject| {
         let group = groups.entry((what.clone(), rule)).or_insert_with(|| {
-            let finding = report
-                .findings
-                .iter()
-                .filter(|finding| finding.rule.as_deref() == Some(rule))
-                .max_by_key(|finding| (finding.reason.is_some(), finding.fix.is_some()));
+            let (reason, fix) = advice(report, rules, rule, &what);
             Refusal {
                 what,
                 ways: BTreeSet::new(),
                 attempts: 0,
                 chains: BTreeSet::new(),
                 rule: plain(rule),
-                reason: finding.and_then(|finding| finding.reason.clone()),
-                fix: finding.and_then(|finding| finding.fix.clone()),
+                reason,
+                fix,
             }
         });
         group.ways.insert(way);
@@ -442,6 +443,35 @@ fn refusals(report: &Report, verdict: Verdict, lines: &Lineage<'_>) -> Vec<Refus
             .then_with(|| a.what.cmp(&b.what))
     });
     list
+}
+
+/// Why a rule stands and what to do about this destination: from the finding about the two, since it
+/// knows more (what to allow, say), else from the rule itself.
+fn advice(
+    report: &Report,
+    rules: &[Rule],
+    rule: &str,
+    what: &str,
+) -> (Option<String>, Option<String>) {
+    let names_it = |title: &str| {
+        title.split_whitespace().any(|word| {
+            let rest = word.trim_start_matches('[').strip_prefix(what);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with([':', ']']))
+        })
+    };
+    let finding = report
+        .findings
+        .iter()
+        .find(|finding| finding.rule.as_deref() == Some(rule) && names_it(&finding.title));
+    let written = rules.iter().find(|written| written.text == rule);
+    (
+        finding
+            .and_then(|finding| finding.reason.clone())
+            .or_else(|| written?.reason.clone()),
+        finding
+            .and_then(|finding| finding.fix.clone())
+            .or_else(|| written?.fix.clone()),
+    )
 }
 
 fn way(protocol: &str, port: u16) -> String {
@@ -560,13 +590,14 @@ fn outcome_words(verdict: Verdict, outcome: Outcome) -> String {
     }
 }
 
-fn verdict_word(verdict: Verdict) -> &'static str {
+/// A refusal that no policy asked for names the rule that did, or it would alarm.
+fn delegate_verdict(verdict: Verdict, rule: &str) -> String {
     match verdict {
-        Verdict::Allow => "allowed",
-        Verdict::Deny => "refused",
-        Verdict::WouldDeny => "would be refused",
-        Verdict::Waived => "waived",
-        Verdict::BreakGlass => "break glass",
+        Verdict::Allow => "allowed".to_owned(),
+        Verdict::Deny => format!("refused ({})", cut(&plain(rule), NAME_WIDTH)),
+        Verdict::WouldDeny => format!("would be refused ({})", cut(&plain(rule), NAME_WIDTH)),
+        Verdict::Waived => "waived".to_owned(),
+        Verdict::BreakGlass => "break glass".to_owned(),
     }
 }
 

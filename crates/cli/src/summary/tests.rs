@@ -171,7 +171,7 @@ fn deploy(verdict: Verdict) -> Report {
         id: "f1".to_owned(),
         kind: "denied_dependency".to_owned(),
         severity: Severity::Error,
-        title: "api.github.com was refused".to_owned(),
+        title: "curl was refused the lookup of api.github.com".to_owned(),
         owner: None,
         command: None,
         subjects: vec![3],
@@ -370,4 +370,41 @@ fn lineage_ends_though_the_record_goes_in_circles() {
         })
         .collect();
     assert_eq!(Lineage::of(&deep).chain(Some(9)), "q → … → p → q");
+}
+
+#[test]
+fn advice_is_about_this_destination() {
+    let mut report = report(Guarded::Yes);
+    report.flows = ["a.example", "b.a.example"]
+        .map(|name| Flow {
+            rule: "default".to_owned(),
+            ..flow(None, Some(name), "10.1.1.1", 443, Verdict::Deny)
+        })
+        .into();
+    report.findings = ["b.a.example", "a.example"]
+        .map(|name| Finding {
+            id: name.to_owned(),
+            kind: "denied_dependency".to_owned(),
+            severity: Severity::Error,
+            title: format!("curl was refused {name}:443"),
+            owner: None,
+            command: None,
+            subjects: vec![],
+            rule: Some("default".to_owned()),
+            reason: None,
+            fix: Some(format!("allow {name}")),
+        })
+        .into();
+    let found = refusals(&report, &[], Verdict::Deny, &Lineage::of(&[]));
+    let told: Vec<_> = found
+        .iter()
+        .map(|refusal| (refusal.what.as_str(), refusal.fix.as_deref()))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            ("a.example", Some("allow a.example")),
+            ("b.a.example", Some("allow b.a.example"))
+        ]
+    );
 }
