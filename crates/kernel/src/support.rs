@@ -155,8 +155,7 @@ impl Support {
     }
 
     /// The facts that a run's plan needs, without those that cost: systemd is not asked whether it
-    /// answers (the run asks it anyway), and helpers that every kernel with `bpf_set_retval` has are
-    /// not offered one by one.
+    /// answers (the run asks it anyway), and hooks that no feature uses are not tried.
     pub fn for_run() -> Self {
         let mounts = cgroup::mounts();
         let mut facts = Self {
@@ -187,8 +186,17 @@ impl Support {
     /// Can this kernel, as this user, load `feature`? `None`: could not be told; try it.
     pub fn feature(&self, feature: Feature) -> Option<bool> {
         let needs: &[Option<bool>] = match feature {
-            Feature::Names => &[self.bpf.cgroup_skb, self.bpf.socket_storage],
-            Feature::Addresses => &[self.bpf.connect, self.bpf.sendmsg, self.bpf.socket_storage],
+            Feature::Names => &[
+                self.bpf.cgroup_skb,
+                self.bpf.bounded_loop,
+                self.bpf.socket_storage,
+            ],
+            Feature::Addresses => &[
+                self.bpf.connect,
+                self.bpf.sendmsg,
+                self.bpf.set_retval,
+                self.bpf.socket_storage,
+            ],
             Feature::Outcomes => &[self.bpf.sockops, self.bpf.socket_storage],
             Feature::Processes | Feature::Leavers => &[self.bpf.tracing],
             Feature::UnixSockets => &[self.bpf.connect_unix],
@@ -318,7 +326,6 @@ mod tests {
         assert_eq!(
             Bpf {
                 sock_create: None,
-                bounded_loop: None,
                 current_task: None,
                 ..full.bpf
             },

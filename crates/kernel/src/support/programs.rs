@@ -50,6 +50,9 @@ pub(super) fn for_run(facts: &Support) -> Bpf {
             CONNECT4,
             &[set_register(1, -1), call(sys::BPF_FUNC_set_retval)],
         ),
+        bounded_loop: ProgramType::CgroupSkb
+            .is_helper_supported(sys::BPF_FUNC_loop)
+            .ok(),
         ring_buffer: MapType::RingBuf.is_supported().ok(),
         socket_storage: MapType::SkStorage.is_supported().ok(),
         ..Bpf::default()
@@ -63,9 +66,6 @@ pub(super) fn all(facts: &Support) -> Bpf {
     }
     Bpf {
         sock_create: takes(SOCK_CREATE, &[]),
-        bounded_loop: ProgramType::CgroupSkb
-            .is_helper_supported(sys::BPF_FUNC_loop)
-            .ok(),
         current_task: takes(CONNECT4, &[call(sys::BPF_FUNC_get_current_task_btf)]),
         ..facts.bpf
     }
