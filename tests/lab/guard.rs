@@ -1,10 +1,12 @@
 //! The `blackstart` binary as a test uses it.
 
+use std::collections::BTreeSet;
 use std::fs;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use blackstart_core::report::Report;
+use blackstart_core::report::{Finding, Flow, Name, Report, Subject, Verdict};
 use serde_json::Value;
 
 use crate::child::{Ended, Running};
@@ -150,8 +152,10 @@ impl Guarding {
                     String::from_utf8_lossy(&bytes)
                 )
             });
-            serde_json::from_value(value)
-                .unwrap_or_else(|e| panic!("the report has not the report's shape: {e}"))
+            let report = serde_json::from_value(value)
+                .unwrap_or_else(|e| panic!("the report has not the report's shape: {e}"));
+            books_balance(&report);
+            report
         });
         Guarded { ended, report }
     }
@@ -165,12 +169,177 @@ impl Guarded {
         self
     }
 
+    /// Its stdout must contain this.
+    #[track_caller]
+    pub fn says(self, text: &str) -> Self {
+        assert!(
+            self.ended.stdout.contains(text),
+            "stdout should contain {text:?}: {:?}",
+            self.ended
+        );
+        self
+    }
+
+    /// Its stderr must contain this.
+    #[track_caller]
+    pub fn warns(self, text: &str) -> Self {
+        assert!(
+            self.ended.stderr.contains(text),
+            "stderr should contain {text:?}: {:?}",
+            self.ended
+        );
+        self
+    }
+
+    /// It must have ended within this time.
+    #[track_caller]
+    pub fn within(self, time: std::time::Duration) -> Self {
+        assert!(
+            self.ended.took <= time,
+            "took more than {time:?}: {:?}",
+            self.ended
+        );
+        self
+    }
+
+    /// The lookups of this name.
+    #[track_caller]
+    pub fn lookups(&self, name: &str) -> Vec<&Name> {
+        self.report()
+            .names
+            .iter()
+            .filter(|found| found.name == name)
+            .collect()
+    }
+
+    /// The flows to this address.
+    #[track_caller]
+    pub fn flows(&self, address: impl Into<IpAddr>) -> Vec<&Flow> {
+        let address = address.into();
+        self.report()
+            .flows
+            .iter()
+            .filter(|flow| flow.address == address)
+            .collect()
+    }
+
+    /// The one flow to this address and port.
+    #[track_caller]
+    pub fn flow(&self, address: impl Into<IpAddr>, port: u16) -> &Flow {
+        let found: Vec<_> = self
+            .flows(address)
+            .into_iter()
+            .filter(|flow| flow.port == port)
+            .collect();
+        match found[..] {
+            [flow] => flow,
+            _ => panic!(
+                "one flow to port {port} expected, found {found:#?}; the report: {:#?}",
+                self.report()
+            ),
+        }
+    }
+
+    /// The verdicts on all lookups of this name, each once. There must have been at least one lookup.
+    #[track_caller]
+    pub fn verdict_on(&self, name: &str) -> Verdict {
+        let found: Vec<_> = self.lookups(name).iter().map(|name| name.verdict).collect();
+        assert!(
+            !found.is_empty(),
+            "no lookup of {name} in {:#?}",
+            self.report().names
+        );
+        assert!(
+            found.windows(2).all(|pair| pair[0] == pair[1]),
+            "verdicts on {name} differ: {:#?}",
+            self.lookups(name)
+        );
+        found[0]
+    }
+
+    /// A subject by its number.
+    #[track_caller]
+    pub fn subject(&self, id: Option<u64>) -> &Subject {
+        let id = id.expect("the subject should be known");
+        let found = self
+            .report()
+            .subjects
+            .iter()
+            .find(|subject| subject.id == id);
+        found.unwrap_or_else(|| panic!("subject {id} is not in the report"))
+    }
+
+    /// The argv of a subject and its ancestors, the subject's own first, without its directories.
+    #[track_caller]
+    pub fn chain(&self, id: Option<u64>) -> Vec<String> {
+        let mut chain = Vec::new();
+        let mut next = id;
+        while next.is_some() {
+            let subject = self.subject(next);
+            chain.push(subject.argv.join(" "));
+            next = subject.parent;
+        }
+        chain
+    }
+
+    /// The findings of this kind.
+    #[track_caller]
+    pub fn findings(&self, kind: &str) -> Vec<&Finding> {
+        self.report()
+            .findings
+            .iter()
+            .filter(|finding| finding.kind == kind)
+            .collect()
+    }
+
+    /// The kinds of what could not be seen.
+    #[track_caller]
+    pub fn gaps(&self) -> BTreeSet<&str> {
+        self.report()
+            .coverage
+            .gaps
+            .iter()
+            .map(|gap| gap.kind.as_str())
+            .collect()
+    }
+
     /// The report, which must be there.
     #[track_caller]
     pub fn report(&self) -> &Report {
         self.report
             .as_ref()
             .unwrap_or_else(|| panic!("there should be a report: {:?}", self.ended))
+    }
+}
+
+/// What holds of every report, whatever the test is about.
+#[track_caller]
+fn books_balance(report: &Report) {
+    let coverage = &report.coverage;
+    assert_eq!(
+        coverage.attempts,
+        coverage.recorded + coverage.lost,
+        "attempts = recorded + lost: {coverage:?}"
+    );
+    let rows: u64 = report.flows.iter().map(|flow| flow.attempts).sum();
+    assert!(
+        rows <= coverage.recorded,
+        "the flows' {rows} attempts are more than were recorded: {coverage:?}"
+    );
+    let known: BTreeSet<u64> = report.subjects.iter().map(|subject| subject.id).collect();
+    assert_eq!(
+        known.len(),
+        report.subjects.len(),
+        "a subject's number stands for one subject"
+    );
+    let mentioned = report.flows.iter().filter_map(|flow| flow.subject);
+    let mentioned = mentioned.chain(report.names.iter().filter_map(|name| name.subject));
+    let mentioned = mentioned.chain(report.subjects.iter().filter_map(|subject| subject.parent));
+    for subject in mentioned {
+        assert!(
+            known.contains(&subject),
+            "subject {subject} is mentioned but not there"
+        );
     }
 }
 

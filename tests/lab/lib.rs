@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 pub mod child;
+pub mod client;
 pub mod dns;
 pub mod guard;
 pub mod node;
@@ -19,7 +20,7 @@ pub mod world;
 
 pub use child::{Ended, Running};
 pub use dns::{Dns, Zone};
-pub use guard::Guard;
+pub use guard::{Guard, Guarded, Guarding};
 pub use node::Node;
 pub use terminal::Terminal;
 pub use web::Web;

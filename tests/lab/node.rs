@@ -208,6 +208,20 @@ impl Node {
         })
     }
 
+    /// What is pinned in this machine's bpffs.
+    pub(crate) fn pins(&self) -> Vec<PathBuf> {
+        let holder = self.0.holder.lock().expect("no panic while held");
+        let holder = holder
+            .as_ref()
+            .expect("only furnished machines have a bpffs")
+            .id();
+        std::fs::read_dir(format!("/proc/{holder}/root/sys/fs/bpf"))
+            .expect("read the machine's bpffs")
+            .flatten()
+            .map(|entry| entry.path())
+            .collect()
+    }
+
     /// Another address of this machine.
     pub fn add_address(&self, address: IpAddr) {
         let (with_length, extra) = match address {

@@ -12,7 +12,7 @@ use tokio::runtime::Runtime;
 
 use crate::child::{Ended, Running};
 use crate::dns::{Dns, Zone};
-use crate::guard::Guard;
+use crate::guard::{self, Guard};
 use crate::node::Node;
 use crate::web::Authority;
 
@@ -189,6 +189,17 @@ impl World {
         Guard::new(self)
     }
 
+    /// What is left of runs in this world: pins, cgroups, unfinished state. Empty if all is clean.
+    pub fn left_behind(&self) -> Vec<PathBuf> {
+        let mut left = self.host().pins();
+        let runs = guard::state(self).join("runs");
+        for run in fs::read_dir(runs).into_iter().flatten().flatten() {
+            left.extend(Some(run.path().join("lock")).filter(|lock| lock.exists()));
+            left.extend(cgroups_named(&run.file_name().to_string_lossy()));
+        }
+        left
+    }
+
     /// Leave the namespaces where they are when this world is dropped (the next world sweeps them).
     pub fn keep(&mut self) {
         self.keep = true;
@@ -278,6 +289,7 @@ impl Drop for World {
             runtime.shutdown_timeout(Duration::from_secs(2));
         }
         remove_namespaces(&self.id);
+        remove_cgroups(self.dir());
         let _ = fs::remove_file(&self.marker.path);
     }
 }
@@ -322,6 +334,7 @@ fn sweep() {
                 .to_string_lossy()
                 .starts_with(&format!("{id}-"))
             {
+                remove_cgroups(&dir.path());
                 let _ = fs::remove_dir_all(dir.path());
             }
         }
@@ -355,6 +368,55 @@ fn remove_namespaces(id: &str) {
         }
         let _ = Command::new("ip").args(["netns", "del", &name]).output();
     }
+}
+
+/// Remove the cgroups of the runs that have their state below `dir`. A sound run leaves none.
+fn remove_cgroups(dir: &Path) {
+    for run in fs::read_dir(dir.join("state/runs"))
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
+        for cgroup in cgroups_named(&run.file_name().to_string_lossy()) {
+            let _ = fs::write(cgroup.join("cgroup.kill"), "1");
+            // Deepest first, and more than once: the killed need a moment to go.
+            for _ in 0..50 {
+                for below in directories(&cgroup).into_iter().rev() {
+                    let _ = fs::remove_dir(below);
+                }
+                if fs::remove_dir(&cgroup).is_ok() {
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        }
+    }
+}
+
+/// The cgroups of this name, wherever they are.
+fn cgroups_named(name: &str) -> Vec<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mounts").expect("read the list of mounts");
+    let root = mounts.lines().find_map(|line| {
+        let mut words = line.split(' ').skip(1);
+        words.next().filter(|_| words.next() == Some("cgroup2"))
+    });
+    let Some(root) = root else { return Vec::new() };
+    directories(Path::new(root))
+        .into_iter()
+        .filter(|dir| dir.file_name().is_some_and(|file| file == name))
+        .collect()
+}
+
+/// Every directory below `dir`, a directory before those below it.
+fn directories(dir: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            found.push(entry.path());
+            found.extend(directories(&entry.path()));
+        }
+    }
+    found
 }
 
 fn ip(arguments: &[&str]) {

@@ -1,0 +1,167 @@
+//! The command line: exit codes, what is wrong with what was typed, formats.
+
+use blackstart_lab::guard::binary;
+use blackstart_lab::{World, Zone};
+
+#[test]
+fn the_exit_code_is_the_commands_own() {
+    let world = World::new("exit_codes");
+    world.dns(Zone::new());
+    let file = world.file("not-executable", "text");
+    for policy in [None, Some("mode: enforce\nrules:\n  - deny: github.com\n")] {
+        let guard = || {
+            policy
+                .iter()
+                .fold(world.guard(), |guard, policy| guard.policy(policy))
+        };
+        guard().run(&["true"]).exits(0);
+        guard().run(&["false"]).exits(1);
+        guard().run(&["sh", "-c", "exit 42"]).exits(42);
+        guard().run(&["sh", "-c", "exit 255"]).exits(255);
+        guard().run(&["sh", "-c", "kill -TERM $$"]).exits(128 + 15);
+        guard().run(&["sh", "-c", "kill -KILL $$"]).exits(128 + 9);
+        guard()
+            .run(&["no-such-command-anywhere"])
+            .exits(127)
+            .warns("no-such-command-anywhere");
+        guard()
+            .run(&[file.to_str().unwrap()])
+            .exits(126)
+            .warns("not-executable");
+        guard().run(&["/"]).exits(126);
+    }
+    assert_eq!(world.left_behind(), Vec::<std::path::PathBuf>::new());
+}
+
+#[test]
+fn standard_streams_are_the_commands_own() {
+    let world = World::new("streams");
+    world.dns(Zone::new());
+    let run = world
+        .guard()
+        .run(&["sh", "-c", "cat; echo out; echo err >&2"])
+        .exits(0);
+    assert_eq!(run.ended.stdout, "out\n", "nothing of ours on stdout");
+    assert!(run.ended.stderr.contains("err\n"));
+    let quiet = world
+        .guard()
+        .arg("-q")
+        .run(&["sh", "-c", "echo err >&2"])
+        .exits(0);
+    assert_eq!(quiet.ended.stderr, "err\n", "silent with -q");
+}
+
+#[test]
+fn a_wrong_policy_stops_everything_with_all_diagnostics_at_once() {
+    let world = World::new("wrong_policy");
+    world.dns(Zone::new());
+    let policy = "apiVersion: blackstart.dev/v1\nkind: Policy\nmode: enforcing\nrulez: []\nrules:\n  - deny: git hub.com\n  - alow: a.example\n";
+    let run = world
+        .guard()
+        .policy_file(policy)
+        .run(&["sh", "-c", "touch ran"])
+        .exits(125);
+    for (place, word) in [
+        (":3:7", "enforce"),
+        (":4:1", "rules"),
+        (":6:", "git hub.com"),
+        (":7:", "allow"),
+    ] {
+        assert!(
+            run.ended.stderr.contains(place) && run.ended.stderr.contains(word),
+            "{place} {word}: {:?}",
+            run.ended
+        );
+    }
+    assert!(run.report.is_none());
+    assert!(!world.dir().join("ran").exists(), "nothing may have run");
+    for (policy, word) in [
+        ("", "empty"),
+        ("a: [", ""),
+        ("apiVersion: blackstart.dev/v9\nkind: Policy\n", "v9"),
+        (
+            "apiVersion: blackstart.dev/v1\nkind: Policy\nmode: observe\nmode: enforce\n",
+            "mode",
+        ),
+    ] {
+        world
+            .guard()
+            .policy_file(policy)
+            .run(&["touch", "ran"])
+            .exits(125)
+            .warns(word);
+    }
+    world
+        .guard()
+        .arg("--policy")
+        .arg("absent.yaml")
+        .run(&["touch", "ran"])
+        .exits(125)
+        .warns("absent.yaml");
+    assert!(!world.dir().join("ran").exists(), "nothing may have run");
+}
+
+#[test]
+fn enforce_without_what_it_needs_runs_nothing_and_observe_runs() {
+    let world = World::new("no_privilege");
+    world.dns(Zone::new());
+    world.run(&["chmod", "777", "."]).succeeds();
+    let policy = world.file("p.yaml", "apiVersion: blackstart.dev/v1\nkind: Policy\nmode: enforce\nrules:\n  - deny: github.com\n");
+    let binary_copy = world.dir().join("blackstart");
+    std::fs::copy(binary(), &binary_copy).unwrap();
+    let (binary, policy) = (binary_copy.to_str().unwrap(), policy.to_str().unwrap());
+    let state = format!(
+        "BLACKSTART_STATE={}",
+        world.dir().join("nobodys-state").display()
+    );
+    let unprivileged = [
+        "setpriv",
+        "--reuid=65534",
+        "--regid=65534",
+        "--clear-groups",
+        "--inh-caps=-all",
+        "--bounding-set=-all",
+        "env",
+        &state,
+        binary,
+        "run",
+    ];
+    let enforce = [
+        &unprivileged[..],
+        &["--policy", policy, "--", "touch", "ran"],
+    ]
+    .concat();
+    let ended = world.run(&enforce).exits(125);
+    assert!(!world.dir().join("ran").exists(), "nothing may have run");
+    assert!(
+        ended.stderr.lines().count() <= 3 && ended.stderr.contains("root"),
+        "{ended:?}"
+    );
+    let observe = [&unprivileged[..], &["--", "touch", "ran"]].concat();
+    let ended = world.run(&observe).exits(0);
+    assert!(world.dir().join("ran").exists(), "observe always runs");
+    assert!(ended.stderr.contains("unguarded"), "{ended:?}");
+}
+
+#[test]
+fn doctor_and_formats() {
+    let world = World::new("doctor");
+    world.dns(Zone::new());
+    world.guard().blackstart(&["doctor"]).succeeds();
+    let json = world
+        .guard()
+        .blackstart(&["doctor", "--format", "json"])
+        .succeeds();
+    serde_json::from_str::<serde_json::Value>(&json.stdout)
+        .unwrap_or_else(|e| panic!("{e}: {json:?}"));
+    let run = world
+        .guard()
+        .arg("--format")
+        .arg("json")
+        .run(&["true"])
+        .exits(0);
+    let shown: serde_json::Value =
+        serde_json::from_str(&run.ended.stdout).unwrap_or_else(|e| panic!("{e}: {:?}", run.ended));
+    assert_eq!(shown["schema_version"], 1);
+    assert_eq!(shown["run"]["id"], run.report().run.id.as_str());
+}

@@ -1,0 +1,31 @@
+//! Clients that no distribution ships: small programs below `tests/clients`.
+
+use std::path::Path;
+use std::process::Command;
+
+use crate::world::World;
+
+/// The command that reaches for an address in a way that no ordinary tool does (see `clients/reach.py`).
+pub fn reach(way: &str, address: impl ToString, port: u16) -> Vec<String> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/reach.py");
+    vec![
+        "/usr/bin/python3".to_owned(),
+        script.display().to_string(),
+        way.to_owned(),
+        address.to_string(),
+        port.to_string(),
+    ]
+}
+
+/// Build the client that looks names up with musl's resolver.
+pub fn musl_lookup(world: &World) -> String {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/lookup.c");
+    let program = world.dir().join("musl-lookup");
+    let status = Command::new("musl-gcc")
+        .args(["-static", "-O1", "-o"])
+        .args([&program, &source])
+        .status()
+        .expect("run musl-gcc (package musl-tools)");
+    assert!(status.success(), "the musl client does not build");
+    program.display().to_string()
+}

@@ -1,0 +1,272 @@
+//! Runs beside runs, within runs, and after the death of their supervisor.
+
+use std::time::{Duration, Instant};
+
+use blackstart_core::report::Verdict;
+use blackstart_lab::{World, Zone};
+use rustix::process::Signal;
+
+const DENY_GITHUB: &str = "mode: enforce\nrules:\n  - deny: github.com\n";
+
+/// Goes on looking both names up until it is told to stop, and counts what came of it.
+const LOOKER: &str = "echo ready; good=0; bad=0; leaks=0\n\
+    until [ -e stop ]; do\n\
+      getent hosts mirror.internal >/dev/null && good=$((good+1)) || bad=$((bad+1))\n\
+      timeout 2 getent hosts github.com >/dev/null && leaks=$((leaks+1))\n\
+      echo \"good=$good bad=$bad leaks=$leaks\" >counts.new; mv counts.new counts\n\
+    done; echo done";
+
+fn world_with_names(name: &str) -> World {
+    let world = World::new(name);
+    let (github, mirror) = (world.node("github"), world.node("mirror"));
+    github.http();
+    mirror.http();
+    world.dns(
+        Zone::new()
+            .host("github.com", &github)
+            .host("mirror.internal", &mirror),
+    );
+    world
+}
+
+/// Wait until the looker has made `more` further rounds, and give its last counts.
+fn counts_after(world: &World, more: u32) -> String {
+    let read = || std::fs::read_to_string(world.dir().join("counts")).unwrap_or_default();
+    let (begin, mut last, mut seen) = (Instant::now(), read(), 0);
+    while seen < more {
+        assert!(
+            begin.elapsed() < Duration::from_secs(60),
+            "the looker does not go on: {last}"
+        );
+        std::thread::sleep(Duration::from_millis(10));
+        let now = read();
+        if now != last {
+            (last, seen) = (now, seen + 1);
+        }
+    }
+    last
+}
+
+#[test]
+fn two_runs_at_once_each_have_their_own_policy() {
+    let world = world_with_names("two_runs");
+    let command = [
+        "sh",
+        "-c",
+        "echo ready; sleep 0.5; curl -sS http://github.com/; a=$?; curl -sS http://mirror.internal/; echo $a $?",
+    ];
+    let mut one = world.guard().policy(DENY_GITHUB).start(&command);
+    let mut two = world
+        .guard()
+        .policy("mode: enforce\nrules:\n  - deny: mirror.internal\n")
+        .start(&command);
+    one.running().wait_for("ready");
+    two.running().wait_for("ready");
+    one.wait().exits(0).says("6 0\n");
+    two.wait().exits(0).says("0 6\n");
+    assert_eq!(world.left_behind(), Vec::<std::path::PathBuf>::new());
+}
+
+#[test]
+fn a_run_within_a_run_obeys_both() {
+    let world = world_with_names("nested");
+    let mut inner = world
+        .guard()
+        .policy("mode: enforce\nrules:\n  - deny: mirror.internal\n")
+        .line();
+    inner.extend(
+        [
+            "sh",
+            "-c",
+            "curl -sS http://github.com/; a=$?; curl -sS http://mirror.internal/; echo $a $?",
+        ]
+        .map(str::to_owned),
+    );
+    let run = world
+        .guard()
+        .policy(DENY_GITHUB)
+        .run(&inner)
+        .exits(0)
+        .says("6 6\n");
+    assert_eq!(run.verdict_on("github.com"), Verdict::Deny);
+    assert_eq!(world.left_behind(), Vec::<std::path::PathBuf>::new());
+}
+
+#[test]
+fn a_killed_supervisor_leaves_its_run_guarded_and_the_next_command_sweeps() {
+    let world = world_with_names("killed");
+    let mut run = world
+        .guard()
+        .policy(DENY_GITHUB)
+        .start(&["sh", "-c", LOOKER]);
+    run.running().wait_for("ready");
+    counts_after(&world, 3);
+    run.running().signal(Signal::KILL);
+    let killed = run.wait();
+    assert_eq!(killed.ended.code, 128 + 9);
+    let counts = counts_after(&world, 5);
+    assert!(
+        counts.contains(" bad=0 leaks=0"),
+        "lookups go on, denials hold: {counts}"
+    );
+    // It lives, so another run of anything leaves it alone.
+    world.guard().run(&["true"]).exits(0);
+    let counts = counts_after(&world, 3);
+    assert!(
+        counts.contains(" bad=0 leaks=0"),
+        "still guarded after another command: {counts}"
+    );
+    assert!(
+        !world.left_behind().is_empty(),
+        "an orphan that lives keeps its pins"
+    );
+    // Once it has ended, the next command sweeps it.
+    std::fs::write(world.dir().join("stop"), "").unwrap();
+    let begin = Instant::now();
+    while !world.left_behind().is_empty() {
+        assert!(
+            begin.elapsed() < Duration::from_secs(20),
+            "left behind: {:?}",
+            world.left_behind()
+        );
+        world.guard().run(&["true"]).exits(0);
+    }
+    let reports: Vec<_> = std::fs::read_dir(world.guard().state().join("runs"))
+        .unwrap()
+        .flatten()
+        .map(|run| run.path().join("report.json"))
+        .collect();
+    let adopted = reports
+        .iter()
+        .filter_map(|path| std::fs::read_to_string(path).ok())
+        .find(|text| text.contains("unsupervised") && text.contains("github.com"));
+    let adopted: serde_json::Value =
+        serde_json::from_str(&adopted.expect("the orphan's record is kept")).unwrap();
+    assert!(
+        adopted["coverage"]["unsupervised_seconds"]
+            .as_f64()
+            .unwrap()
+            > 0.0,
+        "{}",
+        adopted["coverage"]
+    );
+}
+
+#[test]
+fn a_stopped_supervisor_changes_nothing_for_the_run() {
+    let world = world_with_names("stopped");
+    let mut run = world
+        .guard()
+        .policy(DENY_GITHUB)
+        .start(&["sh", "-c", LOOKER]);
+    run.running().wait_for("ready");
+    counts_after(&world, 3);
+    run.running().signal(Signal::STOP);
+    let counts = counts_after(&world, 5);
+    assert!(counts.contains(" bad=0 leaks=0"), "{counts}");
+    run.running().signal(Signal::CONT);
+    std::fs::write(world.dir().join("stop"), "").unwrap();
+    let run = run.wait().exits(0);
+    assert_eq!(run.verdict_on("github.com"), Verdict::Deny);
+    assert_eq!(world.left_behind(), Vec::<std::path::PathBuf>::new());
+}
+
+#[test]
+fn leftovers_are_released_or_killed() {
+    let world = world_with_names("leftovers");
+    let daemon = "setsid sh -c 'echo $$ >pid; exec sleep 300' >/dev/null 2>&1 & while ! [ -s pid ]; do sleep 0.01; done";
+    let alive = || {
+        let pid = std::fs::read_to_string(world.dir().join("pid")).unwrap();
+        let status = std::fs::read_to_string(format!("/proc/{}/status", pid.trim()));
+        status.is_ok_and(|status| !status.contains("State:\tZ"))
+    };
+    let cgroup = || {
+        let pid = std::fs::read_to_string(world.dir().join("pid")).unwrap();
+        std::fs::read_to_string(format!("/proc/{}/cgroup", pid.trim())).unwrap()
+    };
+    // The default of a deny-list: a daemon that the deployment started goes on, unfiltered.
+    let run = world
+        .guard()
+        .policy(DENY_GITHUB)
+        .run(&["sh", "-c", daemon])
+        .exits(0);
+    assert!(alive(), "a released daemon lives");
+    assert!(
+        !cgroup().contains(&run.report().run.id),
+        "a released daemon is out of the run's cgroup: {}",
+        cgroup()
+    );
+    assert!(
+        !run.findings("leftover").is_empty(),
+        "{:#?}",
+        run.report().findings
+    );
+    assert_eq!(world.left_behind(), Vec::<std::path::PathBuf>::new());
+    std::fs::remove_file(world.dir().join("pid")).unwrap();
+    // The default of an allow-list.
+    world
+        .guard()
+        .policy("mode: enforce\ndefault: deny\nrules: []\n")
+        .run(&["sh", "-c", daemon])
+        .exits(0);
+    assert!(!alive(), "a daemon of a rehearsal is killed");
+    assert_eq!(world.left_behind(), Vec::<std::path::PathBuf>::new());
+    std::fs::remove_file(world.dir().join("pid")).unwrap();
+    world
+        .guard()
+        .arg("--leftover")
+        .arg("kill")
+        .run(&["sh", "-c", daemon])
+        .exits(0);
+    assert!(!alive());
+}
+
+#[test]
+fn a_run_in_another_network_namespace_is_guarded_and_answered() {
+    let world = world_with_names("other_netns");
+    let elsewhere = world.node("elsewhere");
+    let enter = format!("--net={}", elsewhere.namespace().display());
+    let run = world
+        .guard()
+        .policy(DENY_GITHUB)
+        .run(&[
+            "nsenter",
+            &enter,
+            "sh",
+            "-c",
+            "curl -sS http://mirror.internal/ && curl -sS http://github.com/",
+        ])
+        .exits(6)
+        .says("hello from mirror")
+        .within(Duration::from_secs(2));
+    assert_eq!(run.verdict_on("github.com"), Verdict::Deny);
+    world
+        .guard()
+        .policy(DENY_GITHUB)
+        .run(&["nsenter", &enter, "dig", "A", "github.com"])
+        .exits(0)
+        .says("status: NXDOMAIN")
+        .within(Duration::from_secs(2));
+}
+
+#[test]
+fn signals_to_the_supervisor_reach_the_command() {
+    let world = world_with_names("signals");
+    for (signal, code) in [(Signal::TERM, 15), (Signal::HUP, 1)] {
+        let mut run = world.guard().start(&[
+            "sh",
+            "-c",
+            "trap 'echo got it; exit 3' TERM HUP; echo ready; while :; do sleep 0.05; done",
+        ]);
+        run.running().wait_for("ready");
+        run.running().signal(signal);
+        run.wait().exits(3).says("got it");
+        let mut run = world
+            .guard()
+            .start(&["sh", "-c", "echo ready; exec sleep 100"]);
+        run.running().wait_for("ready");
+        run.running().signal(signal);
+        run.wait().exits(128 + code);
+    }
+    assert_eq!(world.left_behind(), Vec::<std::path::PathBuf>::new());
+}

@@ -1,0 +1,210 @@
+//! Observe: everything passes, and all of it is in the report.
+
+use std::time::Duration;
+
+use blackstart_core::report::{Attribution, Guarded, Mode, Outcome, Verdict};
+use blackstart_lab::client::reach;
+use blackstart_lab::{World, Zone};
+
+#[test]
+fn names_addresses_and_processes_are_recorded() {
+    let world = World::new("observe_records");
+    let web = world.node("web");
+    web.http();
+    world.dns(
+        Zone::new()
+            .host("www.example", &web)
+            .cname("cdn.example", "www.example"),
+    );
+    let script = world.file(
+        "deploy.sh",
+        "#!/bin/sh\ncurl -sS4 http://www.example/one\ncurl -sS6 http://cdn.example/two\nexit 7\n",
+    );
+
+    let run = world
+        .guard()
+        .run(&[script.to_str().unwrap()])
+        .exits(7)
+        .says("hello from web");
+
+    let report = run.report();
+    assert_eq!(
+        (report.run.mode, report.run.guarded, report.run.exit_code),
+        (Mode::Observe, Guarded::Yes, Some(7))
+    );
+    assert!(report.coverage.gaps.is_empty(), "{:?}", report.coverage);
+    assert_eq!(report.coverage.lost, 0);
+
+    for (name, address, port) in [
+        ("www.example", web.v4().into(), 80),
+        ("cdn.example", web.v6().into(), 80),
+    ] {
+        assert_eq!(run.verdict_on(name), Verdict::Allow);
+        assert!(
+            run.lookups(name)
+                .iter()
+                .any(|lookup| lookup.addresses.contains(&address)),
+            "{:#?}",
+            run.lookups(name)
+        );
+        let flow = run.flow(address, port);
+        assert_eq!(flow.name.as_deref(), Some(name));
+        assert_eq!(
+            (flow.verdict, flow.outcome, flow.attribution),
+            (Verdict::Allow, Outcome::Connected, Attribution::Exact)
+        );
+        assert_eq!((flow.protocol.as_str(), flow.attempts), ("tcp", 1));
+        assert!(flow.bytes_sent > 100, "{flow:?}");
+        let chain = run.chain(flow.subject);
+        assert!(
+            chain[0].starts_with("curl -sS") && chain[0].contains(name),
+            "{chain:?}"
+        );
+        assert!(chain[1].contains("deploy.sh"), "{chain:?}");
+    }
+    assert!(
+        run.lookups("cdn.example")
+            .iter()
+            .any(|lookup| lookup.chain == ["www.example"])
+    );
+    let curl = run.subject(run.flow(web.v4(), 80).subject);
+    assert_eq!((curl.exe.as_str(), curl.exit), ("/usr/bin/curl", Some(0)));
+    assert_eq!(world.left_behind(), Vec::<std::path::PathBuf>::new());
+}
+
+#[test]
+fn what_a_policy_denies_passes_and_is_marked() {
+    let world = World::new("observe_marks");
+    let (github, mirror) = (world.node("github"), world.node("mirror"));
+    github.http();
+    mirror.http();
+    world.dns(
+        Zone::new()
+            .host("github.com", &github)
+            .host("mirror.internal", &mirror),
+    );
+    let run = world
+        .guard()
+        .policy("mode: observe\nrules:\n  - deny: .github.com\n    reason: it is what we repair\n    fix: use the mirror\n")
+        .run(&["sh", "-c", "curl -sS http://github.com/ && curl -sS http://mirror.internal/"])
+        .exits(0)
+        .says("hello from github")
+        .says("hello from mirror");
+    assert_eq!(run.verdict_on("github.com"), Verdict::WouldDeny);
+    assert_eq!(run.verdict_on("mirror.internal"), Verdict::Allow);
+    let flow = run.flow(github.v4(), 80);
+    assert_eq!(
+        (flow.verdict, flow.rule.as_str()),
+        (Verdict::WouldDeny, "deny .github.com")
+    );
+    assert_eq!(run.flow(mirror.v4(), 80).rule, "default");
+    let findings = run.findings("would_deny");
+    assert!(
+        findings.iter().any(
+            |finding| finding.reason.as_deref() == Some("it is what we repair")
+                && finding.fix.as_deref() == Some("use the mirror")
+        ),
+        "{findings:#?}"
+    );
+}
+
+#[test]
+fn every_way_to_reach_out_is_recorded() {
+    let world = World::new("observe_ways");
+    let echo = world.node("echo");
+    echo.tcp_echo(7);
+    echo.udp_echo(7);
+    world.dns(Zone::new());
+    for way in ["tcp", "mapped", "udp", "sendto", "sendto-mapped"] {
+        let run = world.guard().run(&reach(way, echo.v4(), 7)).exits(0);
+        let flow = run.flow(echo.v4(), 7);
+        assert_eq!(
+            flow.protocol,
+            if way == "tcp" || way == "mapped" {
+                "tcp"
+            } else {
+                "udp"
+            }
+        );
+        assert_eq!(
+            (flow.verdict, flow.attribution, flow.attempts),
+            (Verdict::Allow, Attribution::Unnamed, 1),
+            "{way}"
+        );
+        assert!(run.chain(flow.subject)[0].contains(&format!("reach.py {way}")));
+    }
+    for way in ["tcp", "udp", "sendto"] {
+        let run = world.guard().run(&reach(way, echo.v6(), 7)).exits(0);
+        assert_eq!(run.flow(echo.v6(), 7).verdict, Verdict::Allow, "{way}");
+    }
+    // Nobody listens there: the other side's refusal is not ours.
+    let run = world
+        .guard()
+        .run(&reach("tcp", echo.v4(), 9))
+        .exits(1)
+        .says("ECONNREFUSED");
+    assert_eq!(
+        (
+            run.flow(echo.v4(), 9).verdict,
+            run.flow(echo.v4(), 9).outcome
+        ),
+        (Verdict::Allow, Outcome::Refused)
+    );
+}
+
+#[test]
+fn failing_lookups_end_as_they_do_without_the_guard() {
+    let world = World::new("observe_failing");
+    let web = world.node("web");
+    world.dns(
+        Zone::new()
+            .servfail("broken.example")
+            .slow("slow.example", Duration::from_millis(400))
+            .host("slow.example", &web)
+            .host("short.example", &web)
+            .ttl("short.example", 0),
+    );
+    for name in [
+        "broken.example",
+        "slow.example",
+        "short.example",
+        "nowhere.example",
+    ] {
+        let bare = world.run(&["getent", "ahosts", name]);
+        let run = world
+            .guard()
+            .run(&["getent", "ahosts", name])
+            .exits(bare.code);
+        assert_eq!(run.ended.stdout, bare.stdout, "{name}");
+        assert_eq!(run.verdict_on(name), Verdict::Allow);
+        assert!(
+            run.ended.took < bare.took + Duration::from_secs(2),
+            "{name}: {:?} against {:?}",
+            run.ended.took,
+            bare.took
+        );
+    }
+}
+
+#[test]
+fn many_short_processes_are_all_named() {
+    let world = World::new("observe_many");
+    let web = world.node("web");
+    web.tcp_echo(7);
+    world.dns(Zone::new());
+    let script = format!(
+        "for i in $(seq 300); do bash -c \"exec 3<>/dev/tcp/{}/7; : $i\"; done",
+        web.v4()
+    );
+    let run = world.guard().run(&["bash", "-c", &script]).exits(0);
+    let flows = run.flows(web.v4());
+    assert_eq!(flows.iter().map(|flow| flow.attempts).sum::<u64>(), 300);
+    let mut commands: Vec<_> = flows
+        .iter()
+        .map(|flow| run.subject(flow.subject).argv.join(" "))
+        .collect();
+    commands.sort();
+    commands.dedup();
+    assert_eq!(commands.len(), 300, "each process has its own argv");
+    assert_eq!(run.report().coverage.lost, 0);
+}
