@@ -43,30 +43,46 @@ impl Answerer {
         let (queue, wanted) = sync_channel(WAITING);
         let failed = Arc::new(AtomicU64::new(0));
         let count = Arc::clone(&failed);
-        let thread = thread::Builder::new().name("answers".to_owned()).spawn(move || answer_all(&wanted, &count))?;
-        Ok(Self { queue: Some(queue), failed, thread: Some(thread) })
+        let thread = thread::Builder::new()
+            .name("answers".to_owned())
+            .spawn(move || answer_all(&wanted, &count))?;
+        Ok(Self {
+            queue: Some(queue),
+            failed,
+            thread: Some(thread),
+        })
     }
 
     /// Answer a lookup that `rule` (its text) denied. Never waits.
     pub(crate) fn answer(&self, wanted: AnswerWanted, rule: String) {
-        let taken = self.queue.as_ref().is_some_and(|queue| queue.try_send((wanted, rule)).is_ok());
+        let taken = self
+            .queue
+            .as_ref()
+            .is_some_and(|queue| queue.try_send((wanted, rule)).is_ok());
         if !taken {
             self.failed.fetch_add(1, Ordering::Relaxed);
         }
     }
+}
 
-    /// Answers that could not be given, so far.
-    pub(crate) fn failed(&self) -> u64 {
+impl Answerer {
+    /// Give the answers that still wait; how many, of all, could not be given.
+    pub(crate) fn finish(mut self) -> u64 {
+        self.join();
         self.failed.load(Ordering::Relaxed)
+    }
+
+    fn join(&mut self) {
+        drop(self.queue.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
     }
 }
 
 impl Drop for Answerer {
     fn drop(&mut self) {
-        drop(self.queue.take());
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
+        self.join();
     }
 }
 
@@ -83,7 +99,8 @@ fn answer_all(wanted: &Receiver<(AnswerWanted, String)>, failed: &AtomicU64) {
 fn give(namespaces: &mut Namespaces, wanted: &AnswerWanted, rule: &str) -> io::Result<()> {
     let text = format!("blocked by blackstart: {rule}");
     let message = message::refusal(wanted, &text).ok_or(io::ErrorKind::InvalidData)?;
-    let packet = packet::datagram(wanted.server, wanted.client, &message).ok_or(io::ErrorKind::InvalidInput)?;
+    let packet = packet::datagram(wanted.server, wanted.client, &message)
+        .ok_or(io::ErrorKind::InvalidInput)?;
     let sockets = namespaces.of(wanted.tgid)?;
     sockets.send(&packet, wanted.client)
 }
@@ -112,13 +129,20 @@ impl Namespaces {
             Some(at) => self.open.remove(at),
             None => None,
         };
-        let sockets = sockets.unwrap_or(Sockets { inode, namespace, v4: None, v6: None });
+        let sockets = sockets.unwrap_or(Sockets {
+            inode,
+            namespace,
+            v4: None,
+            v6: None,
+        });
         move_into_link_name_space(sockets.namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
         if self.open.len() >= NAMESPACES {
             self.open.pop_front();
         }
         self.open.push_back(sockets);
-        self.open.back_mut().ok_or_else(|| io::ErrorKind::NotFound.into())
+        self.open
+            .back_mut()
+            .ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 }
 
@@ -128,7 +152,11 @@ impl Sockets {
         // A packet with a forged source must not leave the host: its target has to be an address of
         // this namespace, and only such a one can be bound to.
         let flags = SocketFlags::CLOEXEC;
-        let family = if client.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+        let family = if client.is_ipv4() {
+            AddressFamily::INET
+        } else {
+            AddressFamily::INET6
+        };
         let probe = socket_with(family, SocketType::DGRAM, flags, None)?;
         let mut here = client;
         here.set_port(0);
@@ -136,9 +164,18 @@ impl Sockets {
 
         // Sockets of this protocol take the IP header from the sender, in both families.
         let raw = || -> io::Result<OwnedFd> {
-            Ok(socket_with(family, SocketType::RAW, flags | SocketFlags::NONBLOCK, Some(protocol()))?)
+            Ok(socket_with(
+                family,
+                SocketType::RAW,
+                flags | SocketFlags::NONBLOCK,
+                Some(protocol()),
+            )?)
         };
-        let slot = if client.is_ipv4() { &mut self.v4 } else { &mut self.v6 };
+        let slot = if client.is_ipv4() {
+            &mut self.v4
+        } else {
+            &mut self.v6
+        };
         let socket = match slot {
             Some(socket) => socket,
             None => slot.insert(raw()?),
@@ -162,7 +199,11 @@ fn plain(address: SocketAddr) -> SocketAddr {
 /// Both ends in the same family, as the wire has them.
 fn on_the_wire(from: SocketAddr, to: SocketAddr) -> Option<(SocketAddr, SocketAddr)> {
     let (from, to) = (plain(from), plain(to));
-    matches!((from.ip(), to.ip()), (IpAddr::V4(_), IpAddr::V4(_)) | (IpAddr::V6(_), IpAddr::V6(_))).then_some((from, to))
+    matches!(
+        (from.ip(), to.ip()),
+        (IpAddr::V4(_), IpAddr::V4(_)) | (IpAddr::V6(_), IpAddr::V6(_))
+    )
+    .then_some((from, to))
 }
 
 #[cfg(test)]
@@ -193,12 +234,17 @@ mod tests {
         }
         let socket = UdpSocket::bind((client, 0)).unwrap();
         socket.connect(server).unwrap();
-        socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        socket
+            .set_read_timeout(Some(Duration::from_secs(5)))
+            .unwrap();
         let answerer = Answerer::start().unwrap();
-        answerer.answer(wanted(socket.local_addr().unwrap(), server.parse().unwrap()), "deny .github.com".to_owned());
+        answerer.answer(
+            wanted(socket.local_addr().unwrap(), server.parse().unwrap()),
+            "deny .github.com".to_owned(),
+        );
         let mut got = [0; 512];
         let length = socket.recv(&mut got).unwrap();
-        assert_eq!(answerer.failed(), 0);
+        assert_eq!(answerer.finish(), 0);
         assert_eq!(got[..2], [0x12, 0x34]);
         assert!(length > 12 && got[..length].windows(16).any(|w| w == b"deny .github.com"));
     }
@@ -217,9 +263,13 @@ mod tests {
     fn nothing_is_sent_to_another_host() {
         let answerer = Answerer::start().unwrap();
         // TEST-NET-1: never an address of this host.
-        answerer.answer(wanted("192.0.2.1:4000".parse().unwrap(), "192.0.2.2:53".parse().unwrap()), String::new());
-        let failed = Arc::clone(&answerer.failed);
-        drop(answerer);
-        assert_eq!(failed.load(Ordering::Relaxed), 1);
+        answerer.answer(
+            wanted(
+                "192.0.2.1:4000".parse().unwrap(),
+                "192.0.2.2:53".parse().unwrap(),
+            ),
+            String::new(),
+        );
+        assert_eq!(answerer.finish(), 1);
     }
 }

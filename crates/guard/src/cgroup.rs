@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use blackstart_core::report::Leftover;
+
 mod hierarchy;
 mod scope;
 
@@ -19,15 +21,6 @@ const OURS: &str = "blackstart";
 /// How long an emptied cgroup may take until the kernel lets it be removed: exiting processes leave it
 /// a moment after they are gone.
 const REMOVAL_PATIENCE: Duration = Duration::from_millis(500);
-
-/// A process that outlived the main child.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Survivor {
-    /// Its process id.
-    pub pid: i32,
-    /// Its executable, when it could be told.
-    pub exe: Option<String>,
-}
 
 /// Where a run's cgroup goes.
 #[derive(Debug, PartialEq, Eq)]
@@ -55,7 +48,8 @@ fn place(own: &Path, systemd: bool) -> Place {
 fn in_run(path: &Path) -> bool {
     let parts: Vec<_> = path.iter().map(|part| part.to_string_lossy()).collect();
     parts.windows(2).any(|pair| {
-        let ours = pair[0] == OURS || (pair[0].starts_with("blackstart-") && pair[0].ends_with(".scope"));
+        let ours =
+            pair[0] == OURS || (pair[0].starts_with("blackstart-") && pair[0].ends_with(".scope"));
         ours && uuid::Uuid::parse_str(&pair[1]).is_ok()
     })
 }
@@ -75,8 +69,13 @@ pub(crate) struct RunCgroup {
 }
 
 impl RunCgroup {
-    /// Make one for run `id`.
-    pub(crate) fn create(id: &str, systemd: bool) -> io::Result<Self> {
+    /// Make one for run `id`. `announce` hears before it is made where it will be (its path and the
+    /// caller's, below the mount), so that it can be found after a death in between.
+    pub(crate) fn create(
+        id: &str,
+        systemd: bool,
+        announce: &mut dyn FnMut(&Path, &Path),
+    ) -> io::Result<Self> {
         let hierarchy = Hierarchy::find()?;
         let home = hierarchy.own()?;
         let (parent, keeper) = match place(&home, systemd) {
@@ -92,9 +91,12 @@ impl RunCgroup {
         };
         let relative = parent.join(id);
         let path = hierarchy.at(&relative);
+        announce(&relative, &home);
         // Another run's end may remove the shared parent in between.
         let mut tries = 0;
-        while let Err(error) = fs::create_dir_all(hierarchy.at(&parent)).and_then(|()| fs::create_dir(&path)) {
+        while let Err(error) =
+            fs::create_dir_all(hierarchy.at(&parent)).and_then(|()| fs::create_dir(&path))
+        {
             tries += 1;
             if error.kind() != io::ErrorKind::NotFound || tries > 20 {
                 return Err(error);
@@ -102,21 +104,40 @@ impl RunCgroup {
         }
         let dir = File::open(&path)?;
         let id = dir.metadata()?.ino();
-        Ok(Self { hierarchy, relative, dir, id, home, keeper })
+        Ok(Self {
+            hierarchy,
+            relative,
+            dir,
+            id,
+            home,
+            keeper,
+        })
     }
 
-    /// Find the cgroup of an orphan: same path and same id, or it is not the one.
-    pub(crate) fn existing(relative: &Path, id: u64, home: &Path) -> io::Result<Option<Self>> {
+    /// Find the cgroup of an orphan: same path and, where it is known, same id, or it is not the one.
+    pub(crate) fn existing(
+        relative: &Path,
+        id: Option<u64>,
+        home: &Path,
+    ) -> io::Result<Option<Self>> {
         let hierarchy = Hierarchy::find()?;
         let dir = match File::open(hierarchy.at(relative)) {
             Ok(dir) => dir,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
         };
-        if dir.metadata()?.ino() != id {
+        let inode = dir.metadata()?.ino();
+        if id.is_some_and(|id| id != inode) {
             return Ok(None);
         }
-        Ok(Some(Self { hierarchy, relative: relative.to_owned(), dir, id, home: home.to_owned(), keeper: None }))
+        Ok(Some(Self {
+            hierarchy,
+            relative: relative.to_owned(),
+            dir,
+            id: inode,
+            home: home.to_owned(),
+            keeper: None,
+        }))
     }
 
     /// For clone3 and for attaching programs.
@@ -137,6 +158,13 @@ impl RunCgroup {
     /// The caller's own cgroup, below the cgroup2 mount.
     pub(crate) fn home(&self) -> &Path {
         &self.home
+    }
+
+    /// Is this process in it, or below?
+    pub(crate) fn contains(&self, pid: u32) -> bool {
+        self.hierarchy
+            .of(&pid.to_string())
+            .is_ok_and(|path| path.starts_with(&self.relative))
     }
 
     fn path(&self) -> PathBuf {
@@ -163,10 +191,16 @@ impl RunCgroup {
         for dir in tree(&self.path()) {
             match fs::read_to_string(dir.join("cgroup.procs")) {
                 // Zero: a process that our pid namespace does not know.
-                Ok(text) => pids.extend(text.lines().filter_map(|l| l.parse::<i32>().ok()).filter(|pid| *pid > 0)),
+                Ok(text) => pids.extend(
+                    text.lines()
+                        .filter_map(|l| l.parse::<i32>().ok())
+                        .filter(|pid| *pid > 0),
+                ),
                 // Gone meanwhile, or threaded: its processes are listed at the domain's root.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) if error.raw_os_error() == Some(rustix::io::Errno::OPNOTSUPP.raw_os_error()) => {}
+                Err(error)
+                    if error.raw_os_error()
+                        == Some(rustix::io::Errno::OPNOTSUPP.raw_os_error()) => {}
                 Err(error) => return Err(error),
             }
         }
@@ -176,9 +210,12 @@ impl RunCgroup {
     }
 
     /// Who is still in it.
-    pub(crate) fn survivors(&self) -> io::Result<Vec<Survivor>> {
-        let exe = |pid| fs::read_link(format!("/proc/{pid}/exe")).ok().map(|path| path.to_string_lossy().into_owned());
-        Ok(self.pids()?.into_iter().map(|pid| Survivor { pid, exe: exe(pid) }).collect())
+    pub(crate) fn survivors(&self) -> io::Result<Vec<Leftover>> {
+        let leftover = |pid: i32| Leftover {
+            tgid: pid.cast_unsigned(),
+            argv: crate::process::argv(pid.cast_unsigned()),
+        };
+        Ok(self.pids()?.into_iter().map(leftover).collect())
     }
 
     /// End every process in it and wait until they are gone, up to `patience`.
@@ -195,7 +232,10 @@ impl RunCgroup {
                 }
             }
             if Instant::now() > deadline {
-                return Err(io::Error::new(io::ErrorKind::TimedOut, "processes of the run do not end"));
+                return Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    "processes of the run do not end",
+                ));
             }
             sleep(Duration::from_millis(2));
         }
@@ -213,12 +253,16 @@ impl RunCgroup {
             }
             for pid in pids {
                 match fs::write(&home, pid.to_string()) {
-                    Err(error) if error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) => {}
+                    Err(error)
+                        if error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) => {
+                    }
                     other => other?,
                 }
             }
         }
-        Err(io::Error::other("processes of the run fork faster than they can be moved"))
+        Err(io::Error::other(
+            "processes of the run fork faster than they can be moved",
+        ))
     }
 
     /// CPU time of all processes that ever were in it, in seconds.
@@ -229,7 +273,11 @@ impl RunCgroup {
 
     /// Peak memory in bytes, where the kernel tells.
     pub(crate) fn peak_memory(&self) -> Option<u64> {
-        fs::read_to_string(self.path().join("memory.peak")).ok()?.trim().parse().ok()
+        fs::read_to_string(self.path().join("memory.peak"))
+            .ok()?
+            .trim()
+            .parse()
+            .ok()
     }
 
     /// Remove it with all cgroups below, and the directory that holds runs if it was the last. Fails
@@ -238,17 +286,24 @@ impl RunCgroup {
         let deadline = Instant::now() + REMOVAL_PATIENCE;
         loop {
             // Children come after their parents in `tree`.
-            let failed = tree(&self.path()).into_iter().rev().find_map(|dir| match fs::remove_dir(dir) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => Some(error),
-                _ => None,
-            });
+            let failed = tree(&self.path())
+                .into_iter()
+                .rev()
+                .find_map(|dir| match fs::remove_dir(dir) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => Some(error),
+                    _ => None,
+                });
             match failed {
                 None => break,
                 Some(error) if Instant::now() > deadline => return Err(error),
                 Some(_) => sleep(Duration::from_millis(2)),
             }
         }
-        if let Some(parent) = self.relative.parent().filter(|parent| parent.file_name() == Some(OURS.as_ref())) {
+        if let Some(parent) = self
+            .relative
+            .parent()
+            .filter(|parent| parent.file_name() == Some(OURS.as_ref()))
+        {
             // Fails while another run is in it, which is as it should be.
             let _ = fs::remove_dir(self.hierarchy.at(parent));
         }
@@ -257,7 +312,11 @@ impl RunCgroup {
 }
 
 fn cpu_seconds(stat: &str) -> Option<f64> {
-    let micros: u64 = stat.lines().find_map(|line| line.strip_prefix("usage_usec "))?.parse().ok()?;
+    let micros: u64 = stat
+        .lines()
+        .find_map(|line| line.strip_prefix("usage_usec "))?
+        .parse()
+        .ok()?;
     Some(Duration::from_micros(micros).as_secs_f64())
 }
 
@@ -267,7 +326,9 @@ fn tree(top: &Path) -> Vec<PathBuf> {
     let mut next = 0;
     while next < dirs.len() {
         if let Ok(entries) = fs::read_dir(&dirs[next]) {
-            let below = entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+            let below = entries
+                .flatten()
+                .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
             dirs.extend(below.map(|entry| entry.path()));
         }
         next += 1;
@@ -287,7 +348,10 @@ mod tests {
         assert_eq!(place(&outer, true), Place::Nested(outer.join("blackstart")));
         let scoped = PathBuf::from(format!("system.slice/blackstart-{RUN}.scope/{RUN}"));
         assert!(matches!(place(&scoped, true), Place::Nested(_)));
-        assert_eq!(place(Path::new("system.slice/ssh.service"), true), Place::Scope);
+        assert_eq!(
+            place(Path::new("system.slice/ssh.service"), true),
+            Place::Scope
+        );
         assert_eq!(place(Path::new("blackstart"), false), Place::Top);
         // A service of that name, with a cgroup of its own below, is not a run.
         assert_eq!(place(Path::new("blackstart/agent"), false), Place::Top);
@@ -306,18 +370,29 @@ mod tests {
             return;
         }
         let id = uuid::Uuid::now_v7().to_string();
-        let mut cgroup = RunCgroup::create(&id, false).unwrap();
+        let mut cgroup = RunCgroup::create(&id, false, &mut |_, _| {}).unwrap();
         assert!(!cgroup.populated().unwrap());
-        let mut sleeper = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let mut sleeper = std::process::Command::new("sleep")
+            .arg("60")
+            .spawn()
+            .unwrap();
         let pid = i32::try_from(sleeper.id()).unwrap();
         fs::create_dir(cgroup.path().join("below")).unwrap();
         fs::write(cgroup.path().join("below/cgroup.procs"), pid.to_string()).unwrap();
         cgroup.inhabited();
         assert!(cgroup.populated().unwrap());
-        assert_eq!(cgroup.survivors().unwrap().iter().map(|s| s.pid).collect::<Vec<_>>(), [pid]);
+        assert_eq!(
+            cgroup.survivors().unwrap(),
+            [Leftover {
+                tgid: sleeper.id(),
+                argv: vec!["sleep".into(), "60".into()]
+            }]
+        );
         assert!(cgroup.remove().is_err());
 
-        let found = RunCgroup::existing(cgroup.relative(), cgroup.id(), cgroup.home()).unwrap().unwrap();
+        let found = RunCgroup::existing(cgroup.relative(), Some(cgroup.id()), cgroup.home())
+            .unwrap()
+            .unwrap();
         found.release().unwrap();
         assert!(!cgroup.populated().unwrap());
         fs::write(cgroup.path().join("below/cgroup.procs"), pid.to_string()).unwrap();
@@ -325,6 +400,10 @@ mod tests {
         sleeper.wait().unwrap();
         cgroup.remove().unwrap();
         cgroup.remove().unwrap();
-        assert!(RunCgroup::existing(cgroup.relative(), cgroup.id(), cgroup.home()).unwrap().is_none());
+        assert!(
+            RunCgroup::existing(cgroup.relative(), Some(cgroup.id()), cgroup.home())
+                .unwrap()
+                .is_none()
+        );
     }
 }

@@ -1,7 +1,121 @@
-//! One guarded run.
+//! One run: prepare the host, start the command, watch, clean up, report.
+//!
+//! This crate acts, and leaves deciding to `blackstart-core` and its own pure parts ([`plan`]), and
+//! printing to its caller: it never prints, never exits the process and parses no flags.
+#![forbid(unsafe_code)]
+
 mod answer;
 mod cgroup;
+mod late;
+mod orphan;
+mod pins;
+mod plan;
+mod process;
+mod refusal;
 mod resolv;
+mod run;
+mod state;
+mod story;
+mod supervise;
+mod terminal;
 
-/// Facts about this host, for `doctor`.
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use blackstart_core::policy::Policy;
+use blackstart_core::record::Verdict;
+use blackstart_core::report::{Gap, Mode, PolicySource, Report};
+
 pub use blackstart_kernel::support;
+pub use orphan::{Living, Swept, sweep};
+pub use plan::Need;
+pub use refusal::{Cause, Refusal};
+pub use run::run;
+
+/// What is to be run, and how.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// The command and its arguments.
+    pub command: Vec<OsString>,
+    /// Its whole environment.
+    pub env: Vec<(OsString, OsString)>,
+    /// The policy; without one everything passes and is recorded.
+    pub policy: Option<GivenPolicy>,
+    /// What the run deploys; where none, the policy's `service`.
+    pub service: Option<String>,
+    /// Goes before the policy's own mode.
+    pub mode: Option<Mode>,
+    /// What becomes of processes that outlive the command; where none, the policy's default decides.
+    pub leftover: Option<AtEnd>,
+    /// Kinds of gaps that do not stop an enforcing run; see [`Need::kind`].
+    pub accept_gaps: Vec<String>,
+    /// Run beside an orphan of the same service.
+    pub concurrent: bool,
+    /// Where state is kept.
+    pub state_dir: PathBuf,
+}
+
+/// A policy, where it came from, and its text.
+#[derive(Debug, Clone)]
+pub struct GivenPolicy {
+    /// The policy.
+    pub policy: Policy,
+    /// Where it came from.
+    pub source: PolicySource,
+    /// Its text: whoever adopts this run will need it, and the file may have changed by then.
+    pub text: String,
+}
+
+/// What becomes of processes that outlive the command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AtEnd {
+    /// They go on, no longer guarded, where the caller is.
+    Release,
+    /// They are ended.
+    Kill,
+    /// They go on, still guarded: an orphan that later commands sweep once it is empty.
+    Keep,
+    /// The run lasts until they have ended.
+    Wait,
+}
+
+/// Something to tell while the run is on.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Notice {
+    /// A new kind of refusal.
+    Refused(Refused),
+    /// Something that this run has to go without.
+    Gap(Gap),
+    /// Something of ours failed; the run goes on.
+    Warning(String),
+}
+
+/// A refusal; told once for each executable, destination and rule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// The process.
+    pub pid: u32,
+    /// Its executable, if it still was there to be asked.
+    pub exe: Option<String>,
+    /// A name (a lookup), or a name or address with a port.
+    pub destination: String,
+    /// [`Verdict::Deny`] or [`Verdict::WouldDeny`].
+    pub verdict: Verdict,
+    /// The rule as text.
+    pub rule: String,
+    /// Why it stands, as its author wrote.
+    pub reason: Option<String>,
+    /// What to do instead, as its author wrote.
+    pub fix: Option<String>,
+}
+
+/// A run that has taken place.
+#[derive(Debug, Clone)]
+pub struct Ended {
+    /// What happened.
+    pub report: Report,
+    /// The child's own exit code, or 128+n.
+    pub exit_code: i32,
+    /// Where the report is kept; none if it could not be.
+    pub record: Option<PathBuf>,
+}

@@ -21,7 +21,8 @@ impl Resolving {
     /// Read them. A file that is not there or not readable says nothing, as it does to a resolver.
     pub(crate) fn read() -> Self {
         // Such files may hold bytes of any encoding in their comments.
-        let text = |path: &str| fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        let text =
+            |path: &str| fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
         let (servers, search) = resolv_conf(&text("/etc/resolv.conf").unwrap_or_default());
         let hosts = hosts(&text("/etc/hosts").unwrap_or_default());
         let mut own = fib_trie(&text("/proc/net/fib_trie").unwrap_or_default());
@@ -29,7 +30,12 @@ impl Resolving {
         own.retain(|address| !address.is_loopback());
         own.sort_unstable();
         own.dedup();
-        Self { servers, search, hosts, own }
+        Self {
+            servers,
+            search,
+            hosts,
+            own,
+        }
     }
 }
 
@@ -42,7 +48,9 @@ fn resolv_conf(text: &str) -> (Vec<IpAddr>, Vec<String>) {
         match words.next() {
             // A zone (`fe80::1%eth0`) says through which link, and is no part of the address.
             Some("nameserver") => {
-                let address: Option<IpAddr> = words.next().and_then(|word| word.split('%').next()?.parse().ok());
+                let address: Option<IpAddr> = words
+                    .next()
+                    .and_then(|word| word.split('%').next()?.parse().ok());
                 servers.extend(address);
             }
             // The last one counts, whichever of the two it is.
@@ -68,7 +76,10 @@ fn hosts(text: &str) -> Vec<(String, IpAddr)> {
     for line in text.lines() {
         let line = line.split('#').next().unwrap_or_default();
         let mut words = line.split_ascii_whitespace();
-        let Some(address) = words.next().and_then(|word| word.split('%').next()?.parse::<IpAddr>().ok()) else {
+        let Some(address) = words
+            .next()
+            .and_then(|word| word.split('%').next()?.parse::<IpAddr>().ok())
+        else {
             continue;
         };
         found.extend(words.map(|name| (domain(name), address)));
@@ -94,8 +105,13 @@ fn fib_trie(text: &str) -> Vec<IpAddr> {
 /// Own IPv6 addresses.
 fn if_inet6(text: &str) -> Vec<IpAddr> {
     let address = |line: &str| {
-        let digits = line.split_ascii_whitespace().next().filter(|digits| digits.len() == 32)?;
-        Some(IpAddr::from(Ipv6Addr::from(u128::from_str_radix(digits, 16).ok()?)))
+        let digits = line
+            .split_ascii_whitespace()
+            .next()
+            .filter(|digits| digits.len() == 32)?;
+        Some(IpAddr::from(Ipv6Addr::from(
+            u128::from_str_radix(digits, 16).ok()?,
+        )))
     };
     text.lines().filter_map(address).collect()
 }
@@ -115,7 +131,10 @@ mod tests {
         let (servers, search) = resolv_conf(text);
         assert_eq!(servers, [ip("10.0.0.53"), ip("fe80::1")]);
         assert_eq!(search, ["corp.example", "a.example"]);
-        assert_eq!(resolv_conf("search a.example\ndomain b.example c.example\n").1, ["b.example"]);
+        assert_eq!(
+            resolv_conf("search a.example\ndomain b.example c.example\n").1,
+            ["b.example"]
+        );
         assert_eq!(resolv_conf("").0, [ip("127.0.0.1"), ip("::1")]);
         assert!(resolv_conf("search .\n").1.is_empty());
     }
@@ -129,7 +148,10 @@ mod tests {
             ("db", ip("10.1.1.1")),
             ("localhost", ip("::1")),
         ];
-        assert_eq!(hosts(text), expected.map(|(name, address)| (name.to_owned(), address)));
+        assert_eq!(
+            hosts(text),
+            expected.map(|(name, address)| (name.to_owned(), address))
+        );
     }
 
     #[test]

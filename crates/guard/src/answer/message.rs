@@ -35,7 +35,8 @@ pub(super) fn refusal(wanted: &AnswerWanted, text: &str) -> Option<Vec<u8>> {
         let mut edns = Edns::new();
         edns.set_max_payload(PAYLOAD);
         let value = [&BLOCKED.to_be_bytes(), cut(text).as_bytes()].concat();
-        edns.options_mut().insert(EdnsOption::Unknown(EXTENDED_ERROR, value));
+        edns.options_mut()
+            .insert(EdnsOption::Unknown(EXTENDED_ERROR, value));
         message.set_edns(edns);
     }
     message.to_vec().ok()
@@ -74,14 +75,27 @@ mod tests {
         let bytes = refusal(&wanted(true), "deny .github.com").unwrap();
         let message = Message::from_vec(&bytes).unwrap();
         let meta = &message.metadata;
-        assert_eq!((meta.id, meta.message_type, meta.response_code), (0xbeef, MessageType::Response, ResponseCode::NXDomain));
-        assert!(meta.recursion_desired && meta.checking_disabled && meta.recursion_available && !meta.truncation);
+        assert_eq!(
+            (meta.id, meta.message_type, meta.response_code),
+            (0xbeef, MessageType::Response, ResponseCode::NXDomain)
+        );
+        assert!(
+            meta.recursion_desired
+                && meta.checking_disabled
+                && meta.recursion_available
+                && !meta.truncation
+        );
         assert_eq!(message.queries.len(), 1);
         assert_eq!(message.queries[0].query_type(), RecordType::AAAA);
         // Byte for byte, since clients with 0x20 compare case.
         assert!(bytes[12..].starts_with(b"\x03wWw\x06GitHub\x03com\x00"));
         assert!(message.answers.is_empty() && message.authorities.is_empty());
-        let option = message.edns.as_ref().unwrap().option(EdnsCode::Unknown(15)).unwrap();
+        let option = message
+            .edns
+            .as_ref()
+            .unwrap()
+            .option(EdnsCode::Unknown(15))
+            .unwrap();
         let value = [&[0, 15], b"deny .github.com".as_slice()].concat();
         assert_eq!(option, &EdnsOption::Unknown(15, value));
     }
@@ -96,7 +110,9 @@ mod tests {
     fn it_stays_small_and_never_panics() {
         let mut long = wanted(true);
         long.question = [b"\x3f".as_slice(), &[b'a'; 63]].concat().repeat(3);
-        long.question.extend_from_slice(b"\x3daaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\x00");
+        long.question.extend_from_slice(
+            b"\x3daaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\x00",
+        );
         assert!(refusal(&long, &"ü".repeat(500)).unwrap().len() <= 512);
         for junk in [&b""[..], b"\x05ab", b"\xc0\x00", b"\x40aaaa"] {
             long.question = junk.to_vec();

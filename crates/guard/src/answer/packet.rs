@@ -55,7 +55,9 @@ pub(super) fn datagram(from: SocketAddr, to: SocketAddr, payload: &[u8]) -> Opti
 /// The Internet checksum of parts, each of which but the last has an even length.
 fn checksum(parts: &[&[u8]]) -> u16 {
     let words = parts.iter().flat_map(|part| part.chunks(2));
-    let mut sum: u32 = words.map(|word| u32::from(word[0]) << 8 | u32::from(*word.get(1).unwrap_or(&0))).sum();
+    let mut sum: u32 = words
+        .map(|word| u32::from(word[0]) << 8 | u32::from(*word.get(1).unwrap_or(&0)))
+        .sum();
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
     }
@@ -79,7 +81,12 @@ mod tests {
 
     #[test]
     fn a_known_ipv4_header_comes_out() {
-        let packet = datagram("192.0.2.53:53".parse().unwrap(), "192.0.2.1:40000".parse().unwrap(), b"abc").unwrap();
+        let packet = datagram(
+            "192.0.2.53:53".parse().unwrap(),
+            "192.0.2.1:40000".parse().unwrap(),
+            b"abc",
+        )
+        .unwrap();
         assert_eq!(packet.len(), 31);
         assert_eq!(packet[..10], [0x45, 0, 0, 31, 0, 0, 0x40, 0, 64, 17]);
         // Worked out by hand: 4500+001f+4000+4011+c000+0235+c000+0201 = 2_4966 → 4968 → b697.
@@ -90,24 +97,42 @@ mod tests {
 
     #[test]
     fn both_families_and_odd_lengths_hold() {
-        for (from, to) in [("10.0.0.53:53", "10.0.0.1:1"), ("[fd00::53]:53", "[fd00::1]:65535"), ("[::ffff:10.0.0.53]:53", "10.0.0.1:7")] {
+        for (from, to) in [
+            ("10.0.0.53:53", "10.0.0.1:1"),
+            ("[fd00::53]:53", "[fd00::1]:65535"),
+            ("[::ffff:10.0.0.53]:53", "10.0.0.1:7"),
+        ] {
             for length in [0, 1, 12, 311, 512] {
                 let payload: Vec<u8> = (0..length).map(|n| (n % 251) as u8).collect();
-                let packet = datagram(from.parse().unwrap(), to.parse().unwrap(), &payload).unwrap();
+                let packet =
+                    datagram(from.parse().unwrap(), to.parse().unwrap(), &payload).unwrap();
                 assert!(holds(&packet), "{from} {length}");
                 assert!(packet.ends_with(&payload));
                 let mut broken = packet.clone();
                 broken[27] ^= 1;
-                assert!(!holds(&broken) || packet[0] >> 4 == 6 && length == 0, "{from} {length}");
+                assert!(
+                    !holds(&broken) || packet[0] >> 4 == 6 && length == 0,
+                    "{from} {length}"
+                );
             }
         }
-        assert_eq!(datagram("10.0.0.53:53".parse().unwrap(), "[::1]:7".parse().unwrap(), b""), None);
+        assert_eq!(
+            datagram(
+                "10.0.0.53:53".parse().unwrap(),
+                "[::1]:7".parse().unwrap(),
+                b""
+            ),
+            None
+        );
     }
 
     #[test]
     fn a_sum_of_zero_is_sent_as_ones() {
         // A payload that makes the sum come out as zero: the complement of the sum without it.
-        let (from, to) = ("10.0.0.53:53".parse().unwrap(), "10.0.0.1:7".parse().unwrap());
+        let (from, to) = (
+            "10.0.0.53:53".parse().unwrap(),
+            "10.0.0.1:7".parse().unwrap(),
+        );
         let packet = datagram(from, to, &[0, 0]).unwrap();
         let packet = datagram(from, to, &packet[26..28]).unwrap();
         assert_eq!(packet[26..28], [0xff, 0xff]);

@@ -30,16 +30,26 @@ impl Hierarchy {
     /// shows it read-only), a mount of our own that is attached nowhere.
     pub(crate) fn find() -> io::Result<Self> {
         let table = fs::read_to_string("/proc/self/mountinfo")?;
-        let seen = mounts(&table).into_iter().filter(|mount| mount.writable && mount.at.is_dir());
+        let seen = mounts(&table)
+            .into_iter()
+            .filter(|mount| mount.writable && mount.at.is_dir());
         // The one that shows most of the tree.
         if let Some(mount) = seen.min_by_key(|mount| mount.root.iter().count()) {
-            return Ok(Self { top: mount.at, root: mount.root, _detached: None });
+            return Ok(Self {
+                top: mount.at,
+                root: mount.root,
+                _detached: None,
+            });
         }
         let fs = fsopen("cgroup2", FsOpenFlags::FSOPEN_CLOEXEC)?;
         fsconfig_create(&fs)?;
         let mount = fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
         let top = PathBuf::from(format!("/proc/self/fd/{}", mount.as_raw_fd()));
-        Ok(Self { top, root: PathBuf::from("/"), _detached: Some(mount) })
+        Ok(Self {
+            top,
+            root: PathBuf::from("/"),
+            _detached: Some(mount),
+        })
     }
 
     /// A path in this process for a path below the mount.
@@ -65,7 +75,9 @@ impl Hierarchy {
 fn of_lines(text: &str) -> Option<PathBuf> {
     let path = text.lines().find_map(|line| line.strip_prefix("0::"))?;
     // A process may outlive its cgroup.
-    Some(PathBuf::from(path.strip_suffix(" (deleted)").unwrap_or(path)))
+    Some(PathBuf::from(
+        path.strip_suffix(" (deleted)").unwrap_or(path),
+    ))
 }
 
 /// `path` as seen below a mount that shows `root`. What lies outside of the mount cannot be named there:
@@ -88,8 +100,14 @@ fn mounts(table: &str) -> Vec<Mount> {
         let superblock = right.nth(1)?;
         let mut left = left.split(' ').skip(3);
         let (root, at, options) = (left.next()?, left.next()?, left.next()?);
-        let writable = [options, superblock].iter().all(|list| list.split(',').any(|option| option == "rw"));
-        Some(Mount { root: unescape(root).into(), at: unescape(at).into(), writable })
+        let writable = [options, superblock]
+            .iter()
+            .all(|list| list.split(',').any(|option| option == "rw"));
+        Some(Mount {
+            root: unescape(root).into(),
+            at: unescape(at).into(),
+            writable,
+        })
     };
     table.lines().filter_map(mount).collect()
 }
@@ -129,20 +147,37 @@ short line
         assert_eq!(
             mounts(table),
             [
-                Mount { root: "/".into(), at: "/sys/fs/cgroup/unified".into(), writable: true },
-                Mount { root: "/docker/a b".into(), at: "/mnt/my\tcg".into(), writable: false },
+                Mount {
+                    root: "/".into(),
+                    at: "/sys/fs/cgroup/unified".into(),
+                    writable: true
+                },
+                Mount {
+                    root: "/docker/a b".into(),
+                    at: "/mnt/my\tcg".into(),
+                    writable: false
+                },
             ]
         );
     }
 
     #[test]
     fn own_path_is_told_below_the_mount() {
-        assert_eq!(of_lines("4:memory:/x\n0::/a/b\n").unwrap(), Path::new("/a/b"));
+        assert_eq!(
+            of_lines("4:memory:/x\n0::/a/b\n").unwrap(),
+            Path::new("/a/b")
+        );
         assert_eq!(of_lines("0::/a (deleted)\n").unwrap(), Path::new("/a"));
         assert_eq!(of_lines("4:memory:/x\n"), None);
         assert_eq!(below(Path::new("/a/b"), Path::new("/")), Path::new("a/b"));
-        assert_eq!(below(Path::new("/docker/1/x"), Path::new("/docker/1")), Path::new("x"));
-        assert_eq!(below(Path::new("/other"), Path::new("/docker/1")), Path::new(""));
+        assert_eq!(
+            below(Path::new("/docker/1/x"), Path::new("/docker/1")),
+            Path::new("x")
+        );
+        assert_eq!(
+            below(Path::new("/other"), Path::new("/docker/1")),
+            Path::new("")
+        );
         // Seen from inside a cgroup namespace that the process is not in.
         assert_eq!(below(Path::new("/../x"), Path::new("/")), Path::new(""));
     }

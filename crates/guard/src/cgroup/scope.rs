@@ -33,8 +33,18 @@ pub(super) fn request(id: &str, hierarchy: &Hierarchy) -> io::Result<(PathBuf, K
     let pid = keeper.0.pid.to_string();
     let scope = format!("blackstart-{id}.scope");
     let mut busctl = Command::new("busctl")
-        .args(["--quiet", "--timeout=0.5", "call", "org.freedesktop.systemd1", "/org/freedesktop/systemd1"])
-        .args(["org.freedesktop.systemd1.Manager", "StartTransientUnit", "ssa(sv)a(sa(sv))"])
+        .args([
+            "--quiet",
+            "--timeout=0.5",
+            "call",
+            "org.freedesktop.systemd1",
+            "/org/freedesktop/systemd1",
+        ])
+        .args([
+            "org.freedesktop.systemd1.Manager",
+            "StartTransientUnit",
+            "ssa(sv)a(sa(sv))",
+        ])
         .args([scope.as_str(), "fail", "4"])
         .args(["Description", "s", "a run guarded by blackstart"])
         .args(["Delegate", "b", "true"])
@@ -57,7 +67,9 @@ pub(super) fn request(id: &str, hierarchy: &Hierarchy) -> io::Result<(PathBuf, K
         sleep(Duration::from_millis(2));
     };
     if !answered {
-        return Err(io::Error::other("systemd refused the scope, or did not answer in 500 ms"));
+        return Err(io::Error::other(
+            "systemd refused the scope, or did not answer in 500 ms",
+        ));
     }
     // The answer is a job; the scope is there once the keeper is in it.
     loop {
@@ -66,7 +78,10 @@ pub(super) fn request(id: &str, hierarchy: &Hierarchy) -> io::Result<(PathBuf, K
             return Ok((path, keeper));
         }
         if Instant::now() > deadline {
-            return Err(io::Error::new(io::ErrorKind::TimedOut, "systemd did not start the scope in 500 ms"));
+            return Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                "systemd did not start the scope in 500 ms",
+            ));
         }
         sleep(Duration::from_millis(2));
     }

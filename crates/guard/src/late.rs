@@ -1,0 +1,92 @@
+//! Arguments of processes that the kernel met too late to see their exec.
+
+use std::collections::BTreeMap;
+
+use blackstart_core::record::{Snapshot, SubjectId};
+
+use crate::process;
+
+/// Subjects looked at. A run in which more are late has other gaps than this.
+const MOST: usize = 4096;
+
+/// What /proc said of such subjects while they lived.
+#[derive(Debug, Default)]
+pub(crate) struct LateSubjects {
+    seen: BTreeMap<SubjectId, Seen>,
+}
+
+#[derive(Debug)]
+struct Seen {
+    exe: Option<String>,
+    argv: Vec<String>,
+}
+
+impl LateSubjects {
+    fn look_at(&mut self, subject: SubjectId, tgid: u32) {
+        if subject != 0 && tgid != 0 && self.seen.len() < MOST {
+            self.seen.entry(subject).or_insert_with(|| look(tgid));
+        }
+    }
+
+    /// Fill what the kernel left open, as far as it can be read now or could be before. To be called now
+    /// and then while the run is on.
+    pub(crate) fn complete(&mut self, record: &mut Snapshot) {
+        for row in record
+            .subjects
+            .iter_mut()
+            .filter(|row| row.late && row.argv.is_empty())
+        {
+            if row.ended_ns == 0 {
+                self.look_at(row.id, row.tgid);
+            }
+            if let Some(seen) = self.seen.get(&row.id) {
+                row.argv.clone_from(&seen.argv);
+                if let Some(exe) = seen.exe.as_ref().filter(|_| row.exe.is_empty()) {
+                    row.exe.clone_from(exe);
+                }
+            }
+        }
+    }
+}
+
+fn look(tgid: u32) -> Seen {
+    Seen {
+        exe: process::exe(tgid),
+        argv: process::argv(tgid),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use blackstart_core::record::SubjectRow;
+
+    fn row(id: SubjectId, late: bool) -> SubjectRow {
+        SubjectRow {
+            id,
+            parent: 0,
+            tgid: std::process::id(),
+            exe: String::new(),
+            argv: Vec::new(),
+            argv_truncated: false,
+            forked: false,
+            late,
+            started_ns: 0,
+            ended_ns: 0,
+            wait_status: 0,
+            replaced: false,
+        }
+    }
+
+    #[test]
+    fn only_late_subjects_are_completed() {
+        let mut record = Snapshot {
+            subjects: vec![row(1, true), row(2, false)],
+            ..Snapshot::default()
+        };
+        LateSubjects::default().complete(&mut record);
+        let own: Vec<_> = std::env::args().collect();
+        assert_eq!(record.subjects[0].argv[0], own[0]);
+        assert!(record.subjects[1].argv.is_empty());
+    }
+}

@@ -1,0 +1,246 @@
+//! Runs whose supervisor is gone: adopt their record, and sweep what they left in the kernel.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use blackstart_core::policy;
+use blackstart_core::record::Snapshot;
+use blackstart_kernel::{Orphan, Session};
+
+use crate::cgroup::RunCgroup;
+use crate::pins;
+use crate::plan::Need;
+use crate::state::{RunDir, RunFile, StateDir};
+use crate::story::{End, tell, wall_ns};
+
+/// How long another command may take with its own sweep or set-up.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// What a sweep found.
+#[derive(Debug, Default)]
+pub struct Swept {
+    /// Runs that are over now: their reports.
+    pub adopted: Vec<PathBuf>,
+    /// Runs without a supervisor whose processes go on, under guard.
+    pub living: Vec<Living>,
+    /// What could not be cleaned up: the run's directory, and why.
+    pub failed: Vec<(PathBuf, String)>,
+}
+
+/// A run without a supervisor whose processes go on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Living {
+    /// The run.
+    pub id: String,
+    /// What it deploys.
+    pub service: Option<String>,
+}
+
+/// Adopt and clean up every run below `state_dir` that nobody supervises and nothing inhabits any more.
+/// Runs that are supervised, and orphans that live, are left alone.
+pub fn sweep(state_dir: &Path) -> io::Result<Swept> {
+    let Some(state) = StateDir::existing(state_dir) else {
+        return Ok(Swept::default());
+    };
+    let _alone = state.lock(PATIENCE)?;
+    sweep_locked(&state)
+}
+
+/// The same, while holding the common lock.
+pub(crate) fn sweep_locked(state: &StateDir) -> io::Result<Swept> {
+    let mut swept = Swept::default();
+    for path in state.unfinished()? {
+        let outcome = match RunDir::adopt(&path) {
+            Ok(Some(dir)) => sweep_one(dir),
+            Ok(None) => continue,
+            Err(error) => Err(error),
+        };
+        match outcome {
+            Ok(Outcome::Over(report)) => swept.adopted.extend(report),
+            Ok(Outcome::Lives(living)) => swept.living.push(living),
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "sweep");
+                swept.failed.push((path, error.to_string()));
+            }
+        }
+    }
+    Ok(swept)
+}
+
+enum Outcome {
+    /// Its report, if it had come far enough to have one.
+    Over(Option<PathBuf>),
+    Lives(Living),
+}
+
+fn sweep_one(dir: RunDir) -> io::Result<Outcome> {
+    let id = dir
+        .path()
+        .file_name()
+        .map(|name| name.to_string_lossy().into_owned())
+        .unwrap_or_default();
+    let run = match dir.read_run() {
+        Ok(run) => Some(run),
+        // It died before it had anything to tell, and so before it made anything.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => return Err(error),
+    };
+    let cgroup = match run.as_ref().and_then(|run| run.cgroup.as_ref()) {
+        Some(file) => RunCgroup::existing(&file.path, file.id, &file.home)?,
+        None => None,
+    };
+    if let (Some(run), Some(cgroup)) = (&run, &cgroup)
+        && cgroup.populated()?
+    {
+        return Ok(Outcome::Lives(Living {
+            id,
+            service: run.service.clone(),
+        }));
+    }
+    let pins = pins::existing(&id, dir.path());
+    let report = match run {
+        // Begun, and then a signal or a death before the child: nothing happened that could be told.
+        Some(run) if run.started_ns != 0 => {
+            if !dir.report_path().exists() || run.kept {
+                adopt(&dir, run, pins.first(), cgroup.as_ref())?;
+            }
+            Some(dir.report_path())
+        }
+        _ => None,
+    };
+    for pins in &pins {
+        Orphan::remove(pins).map_err(|error| io::Error::other(described(&error)))?;
+    }
+    pins::tidy(dir.path());
+    if let Some(cgroup) = cgroup {
+        cgroup.remove()?;
+    }
+    match report {
+        Some(_) => dir.finish()?,
+        None => dir.discard()?,
+    }
+    Ok(Outcome::Over(report))
+}
+
+/// Write the report that the supervisor could not.
+fn adopt(
+    dir: &RunDir,
+    mut run: RunFile,
+    pins: Option<&PathBuf>,
+    cgroup: Option<&RunCgroup>,
+) -> io::Result<()> {
+    let read = pins.map(|pins| Orphan::open(pins).and_then(|orphan| orphan.snapshot()));
+    let (record, lost) = match read {
+        Some(Ok(record)) => (record, None),
+        Some(Err(error)) => (
+            dir.read_record().unwrap_or_default(),
+            Some(described(&error)),
+        ),
+        None => (
+            dir.read_record().unwrap_or_default(),
+            Some("its maps are gone".to_owned()),
+        ),
+    };
+    let last_seen = dir.last_sign_of_life().map_or(run.started_ns, wall_ns);
+    let over = last_end(&record)
+        .filter(|end| *end >= last_seen)
+        .unwrap_or_else(|| wall_ns(SystemTime::now()));
+    let unsupervised_seconds =
+        Duration::from_nanos(u64::try_from(over - last_seen).unwrap_or(0)).as_secs_f64();
+    let mut gap = |detail: String| {
+        run.gaps.push(blackstart_core::report::Gap {
+            kind: Need::Supervision.kind().to_owned(),
+            detail,
+            count: 0,
+        });
+    };
+    gap(if run.kept {
+        "processes were left under guard without a supervisor, as asked for".to_owned()
+    } else {
+        "the supervisor was gone before the run ended: the kernel went on, without live lines and final answers".to_owned()
+    });
+    if let Some(why) = lost {
+        gap(format!(
+            "what happened after the last checkpoint is not known: {why}"
+        ));
+    }
+    let policy = dir.read_policy().and_then(|text| {
+        let file = run
+            .policy
+            .as_ref()
+            .and_then(|source| source.files.first().cloned())
+            .unwrap_or_default();
+        policy::parse(&text, &file).ok().map(|parsed| parsed.policy)
+    });
+    let usage = crate::run::usage(cgroup);
+    let end = End {
+        ended_ns: Some(over),
+        usage,
+        leftovers: Vec::new(),
+        unsupervised_seconds,
+    };
+    dir.write_report(&tell(&run, policy.as_ref(), &record, end))
+}
+
+/// When the last process ended, if all did.
+fn last_end(record: &Snapshot) -> Option<i64> {
+    let ends = record.subjects.iter().map(|row| row.ended_ns);
+    if ends.clone().any(|end| end == 0) {
+        return None;
+    }
+    i64::try_from(ends.max()?)
+        .ok()?
+        .checked_add(record.boot_offset_ns)
+}
+
+/// An error with its causes.
+pub(crate) fn described(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut below = error.source();
+    while let Some(cause) = below {
+        text = format!("{text}: {cause}");
+        below = cause.source();
+    }
+    text
+}
+
+/// Take down a run's programs and maps, whoever holds them.
+pub(crate) fn remove_programs(session: Option<Session>, pins: Option<&Path>) -> Result<(), String> {
+    let removed = session
+        .map_or(Ok(()), Session::remove)
+        .map_err(|error| described(&error));
+    // A session that failed half-way leaves pins behind, and one that was never pinned leaves a directory.
+    match pins.filter(|pins| pins.exists()) {
+        Some(pins) => Orphan::remove(pins).map_err(|error| described(&error)),
+        None => removed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_orphan_without_a_start_is_discarded_and_a_living_supervisor_left_alone() {
+        let temp = tempfile::tempdir().unwrap();
+        let state = StateDir::open(temp.path()).unwrap();
+        drop(state.begin("dead").unwrap());
+        let alive = state.begin("alive").unwrap();
+        let swept = sweep(temp.path()).unwrap();
+        assert!(
+            swept.adopted.is_empty() && swept.living.is_empty() && swept.failed.is_empty(),
+            "{swept:?}"
+        );
+        assert!(!temp.path().join("runs/dead").exists());
+        assert!(temp.path().join("runs/alive").exists());
+        drop(alive);
+    }
+
+    #[test]
+    fn no_state_is_nothing_to_sweep() {
+        let temp = tempfile::tempdir().unwrap();
+        assert!(sweep(&temp.path().join("none")).unwrap().living.is_empty());
+        assert!(!temp.path().join("none").exists());
+    }
+}

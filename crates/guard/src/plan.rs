@@ -1,0 +1,433 @@
+//! What to load, and whether what is missing may be missing. Pure: facts in, decision out.
+
+use std::collections::BTreeSet;
+
+use blackstart_core::report::Gap;
+use blackstart_kernel::Feature;
+use blackstart_kernel::support::{Lockdown, Support};
+
+use crate::refusal::{Cause, Refusal};
+
+/// Something that a run may have to go without.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Need {
+    /// Capabilities, BTF, a kernel that is not locked down: without these nothing can be loaded.
+    Bpf,
+    /// A cgroup of its own.
+    Cgroup,
+    /// Lookups seen and judged.
+    Names,
+    /// Connections and datagrams seen and judged.
+    Addresses,
+    /// Processes followed.
+    Processes,
+    /// Leaving the cgroup noticed.
+    Leavers,
+    /// What became of connections.
+    Outcomes,
+    /// Unix sockets seen and judged.
+    UnixSockets,
+    /// Daemons that resolve names out of sight, refused.
+    ResolverSockets,
+    /// Guarding that outlives the supervisor.
+    Pins,
+    /// A state directory.
+    State,
+    /// Proof before the start that refusing works.
+    SelfProbe,
+    /// A final answer to denied lookups.
+    Answers,
+    /// Processes that outlive the main child.
+    Leftovers,
+    /// A supervisor all the time.
+    Supervision,
+}
+
+impl Need {
+    /// All of them.
+    pub const ALL: [Self; 15] = [
+        Self::Bpf,
+        Self::Cgroup,
+        Self::Names,
+        Self::Addresses,
+        Self::Processes,
+        Self::Leavers,
+        Self::Outcomes,
+        Self::UnixSockets,
+        Self::ResolverSockets,
+        Self::Pins,
+        Self::State,
+        Self::SelfProbe,
+        Self::Answers,
+        Self::Leftovers,
+        Self::Supervision,
+    ];
+
+    /// As `--accept-gap` takes it and the report's gaps name it.
+    pub fn kind(self) -> &'static str {
+        match self {
+            Self::Bpf => "bpf",
+            Self::Cgroup => "cgroup",
+            Self::Names => "names",
+            Self::Addresses => "addresses",
+            Self::Processes => "processes",
+            Self::Leavers => "leavers",
+            Self::Outcomes => "outcomes",
+            Self::UnixSockets => "unix_sockets",
+            Self::ResolverSockets => "resolver_sockets",
+            Self::Pins => "pins",
+            Self::State => "state",
+            Self::SelfProbe => "self_probe",
+            Self::Answers => "answers",
+            Self::Leftovers => "leftovers",
+            Self::Supervision => "unsupervised",
+        }
+    }
+
+    /// Would enforcing without it refuse less than the policy says, or leave nobody to tell of it?
+    fn enforcing_needs(self) -> bool {
+        match self {
+            Self::Bpf
+            | Self::Cgroup
+            | Self::Names
+            | Self::Addresses
+            | Self::Processes
+            | Self::Leavers
+            | Self::ResolverSockets
+            | Self::Pins
+            | Self::State
+            | Self::SelfProbe => true,
+            Self::Outcomes
+            | Self::UnixSockets
+            | Self::Answers
+            | Self::Leftovers
+            | Self::Supervision => false,
+        }
+    }
+
+    fn of(feature: Feature) -> Self {
+        match feature {
+            Feature::Names => Self::Names,
+            Feature::Addresses => Self::Addresses,
+            Feature::Outcomes => Self::Outcomes,
+            Feature::Processes => Self::Processes,
+            Feature::Leavers => Self::Leavers,
+            Feature::UnixSockets => Self::UnixSockets,
+        }
+    }
+
+    fn remedy(self) -> &'static str {
+        match self {
+            Self::Bpf => {
+                "run as root on a kernel with BTF; `blackstart doctor` says what is missing"
+            }
+            Self::Cgroup => "mount cgroup2 writable, or start from outside of the container",
+            Self::Pins => "mount a bpffs on /sys/fs/bpf",
+            Self::State => "name a writable directory in BLACKSTART_STATE",
+            Self::ResolverSockets => "stop nscd and systemd-resolved, or use kernel 6.7 or newer",
+            _ => "see `blackstart doctor`",
+        }
+    }
+}
+
+/// The features in the order of their weight: the first to try when not all can be loaded.
+pub(crate) const FEATURES: [Feature; 6] = [
+    Feature::Addresses,
+    Feature::Names,
+    Feature::Processes,
+    Feature::Leavers,
+    Feature::Outcomes,
+    Feature::UnixSockets,
+];
+
+/// What was asked for, as far as gaps go; and the gaps met so far.
+#[derive(Debug, Clone)]
+pub(crate) struct Terms {
+    enforce: bool,
+    accepted: BTreeSet<String>,
+    gaps: Vec<Gap>,
+}
+
+impl Terms {
+    /// `accepted` are kinds of gaps. A kind that does not exist was meant to be another.
+    pub(crate) fn new(enforce: bool, accepted: &[String]) -> Result<Self, Refusal> {
+        let kinds = Need::ALL.map(Need::kind);
+        if let Some(unknown) = accepted.iter().find(|kind| !kinds.contains(&kind.as_str())) {
+            return Err(Refusal {
+                cause: Cause::Request,
+                what: format!("no kind of gap is called `{unknown}`"),
+                why: format!("there are {}", kinds.join(", ")),
+                remedy: "correct --accept-gap".to_owned(),
+            });
+        }
+        Ok(Self {
+            enforce,
+            accepted: accepted.iter().cloned().collect(),
+            gaps: Vec::new(),
+        })
+    }
+
+    /// Go on without something, or refuse to.
+    pub(crate) fn lack(&mut self, need: Need, why: impl Into<String>) -> Result<(), Refusal> {
+        let why = why.into();
+        if self.enforce && need.enforcing_needs() && !self.accepted.contains(need.kind()) {
+            return Err(Refusal {
+                cause: Cause::Unmet(need),
+                what: format!("this host cannot enforce: {} is missing", need.kind()),
+                why,
+                remedy: format!(
+                    "{}; or accept it with --accept-gap {}",
+                    need.remedy(),
+                    need.kind()
+                ),
+            });
+        }
+        self.note(need, why, 0);
+        Ok(())
+    }
+
+    /// Enforcing with neither names nor addresses enforces nothing, whatever was accepted.
+    pub(crate) fn nothing_left(&self, why: &str) -> Result<(), Refusal> {
+        if !self.enforce {
+            return Ok(());
+        }
+        Err(Refusal {
+            cause: Cause::Unmet(Need::Bpf),
+            what: "this host cannot enforce: nothing would be refused".to_owned(),
+            why: why.to_owned(),
+            remedy: format!("{}; or use --mode observe", Need::Bpf.remedy()),
+        })
+    }
+
+    /// Put something on the list of gaps once the run is on: too late to refuse.
+    pub(crate) fn note(&mut self, need: Need, detail: impl Into<String>, count: u64) {
+        let gap = Gap {
+            kind: need.kind().to_owned(),
+            detail: detail.into(),
+            count,
+        };
+        if !self.gaps.contains(&gap) {
+            self.gaps.push(gap);
+        }
+    }
+
+    /// The gaps met so far.
+    pub(crate) fn gaps(&self) -> &[Gap] {
+        &self.gaps
+    }
+}
+
+/// Which features to load on this host. Empty: the run goes unguarded.
+pub(crate) fn plan(host: &Support, terms: &mut Terms) -> Result<BTreeSet<Feature>, Refusal> {
+    if let Some(why) = nothing_loads(host) {
+        terms.nothing_left(&why)?;
+        terms.lack(Need::Bpf, why)?;
+        return Ok(BTreeSet::new());
+    }
+    let mut features = BTreeSet::new();
+    for feature in FEATURES {
+        // Not known is worth a try: the loader will tell.
+        if host.feature(feature) == Some(false) {
+            terms.lack(
+                Need::of(feature),
+                format!("kernel {} lacks the hooks", host.release),
+            )?;
+        } else {
+            features.insert(feature);
+        }
+    }
+    resolver_sockets(host, &features, terms)?;
+    Ok(features)
+}
+
+/// After the loader had its say: `missing` could not be loaded, and why.
+pub(crate) fn replan(
+    host: &Support,
+    loaded: &BTreeSet<Feature>,
+    missing: &[(Feature, String)],
+    terms: &mut Terms,
+) -> Result<(), Refusal> {
+    if !loaded.contains(&Feature::Names) && !loaded.contains(&Feature::Addresses) {
+        terms.nothing_left(
+            missing
+                .first()
+                .map_or("nothing could be loaded", |(_, why)| why),
+        )?;
+    }
+    for (feature, why) in missing {
+        terms.lack(Need::of(*feature), why.as_str())?;
+    }
+    resolver_sockets(host, loaded, terms)
+}
+
+/// A name resolved by a daemon outside of the run is a lookup that nobody judges.
+fn resolver_sockets(
+    host: &Support,
+    features: &BTreeSet<Feature>,
+    terms: &mut Terms,
+) -> Result<(), Refusal> {
+    let daemons: Vec<_> = [(host.nscd, "nscd"), (host.resolved, "systemd-resolved")]
+        .into_iter()
+        .filter_map(|(there, name)| there.then_some(name))
+        .collect();
+    if daemons.is_empty() || features.contains(&Feature::UnixSockets) {
+        return Ok(());
+    }
+    let why = format!(
+        "lookups through {} are not seen: its socket cannot be refused on this kernel",
+        daemons.join(" and ")
+    );
+    terms.lack(Need::ResolverSockets, why)
+}
+
+/// Why no program at all can be loaded here, if so.
+fn nothing_loads(host: &Support) -> Option<String> {
+    if host.may_load() == Some(false) {
+        return Some(format!(
+            "user {} lacks CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON (or CAP_SYS_ADMIN)",
+            host.euid
+        ));
+    }
+    if host.lockdown == Some(Lockdown::Confidentiality) {
+        return Some(
+            "the kernel is locked down for confidentiality, which forbids programs that read it"
+                .to_owned(),
+        );
+    }
+    if host.btf == Some(false) {
+        return Some(format!(
+            "kernel {} has no BTF (/sys/kernel/btf/vmlinux)",
+            host.release
+        ));
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use blackstart_kernel::support::{Bpf, Capabilities};
+
+    fn able() -> Support {
+        let yes = Some(true);
+        Support {
+            euid: 0,
+            capabilities: Some(Capabilities {
+                sys_admin: true,
+                ..Capabilities::default()
+            }),
+            btf: yes,
+            lockdown: None,
+            bpf: Bpf {
+                cgroup_skb: yes,
+                connect: yes,
+                sendmsg: yes,
+                sock_create: yes,
+                sockops: yes,
+                tracing: yes,
+                connect_unix: yes,
+                set_retval: yes,
+                bounded_loop: yes,
+                current_task: yes,
+                ring_buffer: yes,
+                socket_storage: yes,
+            },
+            nscd: false,
+            resolved: false,
+            ..Support::for_run()
+        }
+    }
+
+    fn terms(enforce: bool, accepted: &[&str]) -> Terms {
+        Terms::new(
+            enforce,
+            &accepted
+                .iter()
+                .map(|kind| (*kind).to_owned())
+                .collect::<Vec<_>>(),
+        )
+        .unwrap()
+    }
+
+    fn kinds(terms: &Terms) -> Vec<&str> {
+        terms.gaps().iter().map(|gap| gap.kind.as_str()).collect()
+    }
+
+    #[test]
+    fn an_able_host_loads_everything() {
+        for enforce in [false, true] {
+            let mut terms = terms(enforce, &[]);
+            assert_eq!(plan(&able(), &mut terms).unwrap(), BTreeSet::from(FEATURES));
+            assert!(terms.gaps().is_empty());
+        }
+    }
+
+    #[test]
+    fn observe_goes_on_where_enforce_refuses() {
+        let mut host = able();
+        host.bpf.cgroup_skb = Some(false);
+        let mut observe = terms(false, &[]);
+        assert!(!plan(&host, &mut observe).unwrap().contains(&Feature::Names));
+        assert_eq!(kinds(&observe), ["names"]);
+        let refusal = plan(&host, &mut terms(true, &[])).unwrap_err();
+        assert_eq!(refusal.cause, Cause::Unmet(Need::Names));
+        assert!(refusal.remedy.contains("--accept-gap names"), "{refusal}");
+        let mut accepted = terms(true, &["names"]);
+        plan(&host, &mut accepted).unwrap();
+        assert_eq!(kinds(&accepted), ["names"]);
+    }
+
+    #[test]
+    fn without_privilege_observe_is_unguarded_and_enforce_refuses_whatever_is_accepted() {
+        let mut host = able();
+        host.capabilities = Some(Capabilities::default());
+        let mut observe = terms(false, &[]);
+        assert!(plan(&host, &mut observe).unwrap().is_empty());
+        assert_eq!(kinds(&observe), ["bpf"]);
+        assert!(plan(&host, &mut terms(true, &["bpf"])).is_err());
+    }
+
+    #[test]
+    fn a_resolver_daemon_out_of_sight_is_a_hole_in_enforcing() {
+        let mut host = able();
+        host.resolved = true;
+        assert!(plan(&host, &mut terms(true, &[])).is_ok());
+        host.bpf.connect_unix = Some(false);
+        let refusal = plan(&host, &mut terms(true, &[])).unwrap_err();
+        assert_eq!(refusal.cause, Cause::Unmet(Need::ResolverSockets));
+        host.resolved = false;
+        let mut fine = terms(true, &[]);
+        plan(&host, &mut fine).unwrap();
+        assert_eq!(kinds(&fine), ["unix_sockets"]);
+    }
+
+    #[test]
+    fn what_is_not_known_is_tried_and_the_loader_has_the_last_word() {
+        let mut host = able();
+        host.bpf.tracing = None;
+        let mut enforce = terms(true, &[]);
+        let features = plan(&host, &mut enforce).unwrap();
+        assert!(features.contains(&Feature::Processes));
+        let loaded = BTreeSet::from([Feature::Names, Feature::Addresses]);
+        let missing = [(Feature::Processes, "refused".to_owned())];
+        assert_eq!(
+            replan(&host, &loaded, &missing, &mut enforce)
+                .unwrap_err()
+                .cause,
+            Cause::Unmet(Need::Processes)
+        );
+        let nothing = replan(
+            &host,
+            &BTreeSet::new(),
+            &missing,
+            &mut terms(true, &["processes"]),
+        );
+        assert!(nothing.is_err());
+    }
+
+    #[test]
+    fn an_unknown_kind_is_an_error() {
+        let refusal = Terms::new(true, &["nams".to_owned()]).unwrap_err();
+        assert!(refusal.why.contains("names"), "{refusal}");
+    }
+}

@@ -1,0 +1,62 @@
+//! What /proc tells of a process, while there is one.
+
+use std::fs;
+
+/// Its arguments; empty if it is gone or has none.
+pub(crate) fn argv(pid: u32) -> Vec<String> {
+    // A process may write what it likes here, without end.
+    const MOST: usize = 1024;
+    let mut bytes = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    bytes.truncate(MOST);
+    split_argv(&bytes)
+}
+
+fn split_argv(bytes: &[u8]) -> Vec<String> {
+    let bytes = bytes.strip_suffix(b"\0").unwrap_or(bytes);
+    if bytes.is_empty() {
+        return Vec::new();
+    }
+    bytes
+        .split(|byte| *byte == 0)
+        .map(|word| String::from_utf8_lossy(word).into_owned())
+        .collect()
+}
+
+/// Its executable.
+pub(crate) fn exe(pid: u32) -> Option<String> {
+    let path = fs::read_link(format!("/proc/{pid}/exe")).ok()?;
+    let path = path.to_string_lossy();
+    Some(path.strip_suffix(" (deleted)").unwrap_or(&path).to_owned())
+}
+
+/// State letter and session id.
+pub(crate) fn state_and_session(pid: u32) -> Option<(char, i32)> {
+    parse_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
+
+fn parse_stat(stat: &str) -> Option<(char, i32)> {
+    // The name in parentheses may hold anything, parentheses included.
+    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
+    let state = fields.next()?.chars().next()?;
+    Some((state, fields.nth(2)?.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stat_is_read_past_any_name() {
+        assert_eq!(
+            parse_stat("12 (a) b (c)) T 1 12 7 34816 12 4194304"),
+            Some(('T', 7))
+        );
+        assert_eq!(parse_stat("12 (a"), None);
+    }
+
+    #[test]
+    fn empty_arguments_are_kept() {
+        assert_eq!(split_argv(b"sh\0-c\0\0x\0"), ["sh", "-c", "", "x"]);
+        assert!(split_argv(b"").is_empty());
+    }
+}

@@ -1,0 +1,333 @@
+//! What a run keeps on disk, so that its end can be told and cleaned up by somebody else.
+//!
+//! `<state>/lock` is held for moments, around everything that must not interleave between commands.
+//! `<state>/runs/<id>/lock` is held as long as the supervisor lives: it is the run's liveness, and its
+//! existence says that the run is not finished. It is removed last.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, BufWriter, Write};
+use std::net::IpAddr;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::{Duration, Instant, SystemTime};
+
+use blackstart_core::record::Snapshot;
+use blackstart_core::report::{Gap, Guarded, Kernel, Mode, PolicySource, Report};
+use rustix::fs::{FlockOperation, flock};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+/// Shape of the files below; a later release recognises older ones by it.
+pub(crate) const LAYOUT: u32 = 1;
+
+const LOCK: &str = "lock";
+const RUN: &str = "run.json";
+const POLICY: &str = "policy.yaml";
+const RECORD: &str = "record.json";
+const REPORT: &str = "report.json";
+
+/// What is known of a run when it starts.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct RunFile {
+    /// [`LAYOUT`].
+    pub(crate) layout: u32,
+    pub(crate) id: String,
+    pub(crate) service: Option<String>,
+    /// Redacted.
+    pub(crate) command: Vec<String>,
+    pub(crate) host: String,
+    pub(crate) mode: Mode,
+    pub(crate) policy: Option<PolicySource>,
+    /// Wall clock, nanoseconds since the epoch.
+    pub(crate) started_ns: i64,
+    pub(crate) kernel: Kernel,
+    pub(crate) guarded: Guarded,
+    /// The run's resolvers and the host's own addresses.
+    pub(crate) known_addresses: Vec<IpAddr>,
+    /// What was known to be missing at the start.
+    pub(crate) gaps: Vec<Gap>,
+    pub(crate) cgroup: Option<CgroupFile>,
+    /// The directory of pins, on a bpffs.
+    pub(crate) pins: Option<PathBuf>,
+    /// The run ended with processes left under guard on purpose.
+    pub(crate) kept: bool,
+    /// Exit code of the child, once it is known.
+    pub(crate) exit_code: Option<i32>,
+}
+
+/// How to find the cgroup again.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct CgroupFile {
+    /// Below the mount.
+    pub(crate) path: PathBuf,
+    /// None while it was only about to be made.
+    pub(crate) id: Option<u64>,
+    /// The caller's, below the mount.
+    pub(crate) home: PathBuf,
+}
+
+/// The directory that all runs of a host share.
+#[derive(Debug, Clone)]
+pub(crate) struct StateDir {
+    path: PathBuf,
+}
+
+impl StateDir {
+    /// Use `path`, made if it is not there.
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
+        private_dir(&path.join("runs"))?;
+        Ok(Self {
+            path: path.to_owned(),
+        })
+    }
+
+    /// Use `path` if it is there.
+    pub(crate) fn existing(path: &Path) -> Option<Self> {
+        path.join("runs").is_dir().then(|| Self {
+            path: path.to_owned(),
+        })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Keep other commands out until the file is dropped. Somebody stopped in the middle must not hold
+    /// up an emergency fix: after `patience` it fails.
+    pub(crate) fn lock(&self, patience: Duration) -> io::Result<File> {
+        let file = private_file(&self.path.join(LOCK))?;
+        let deadline = Instant::now() + patience;
+        loop {
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(file),
+                Err(rustix::io::Errno::AGAIN) if Instant::now() < deadline => {
+                    sleep(Duration::from_millis(2))
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Begin a run's directory, and hold its lock. Only while holding the common lock, or a sweep could
+    /// take it for an orphan.
+    pub(crate) fn begin(&self, id: &str) -> io::Result<RunDir> {
+        let path = self.path.join("runs").join(id);
+        private_dir(&path)?;
+        let lock = private_file(&path.join(LOCK))?;
+        flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
+        Ok(RunDir {
+            path,
+            lock: Some(lock),
+        })
+    }
+
+    /// Directories of runs that are not finished, in order of their start.
+    pub(crate) fn unfinished(&self) -> io::Result<Vec<PathBuf>> {
+        let entries = fs::read_dir(self.path.join("runs"))?;
+        let mut found: Vec<_> = entries
+            .flatten()
+            .map(|entry| entry.path())
+            .filter(|path| path.join(LOCK).exists())
+            .collect();
+        found.sort_unstable();
+        Ok(found)
+    }
+}
+
+/// The directory of one run, whose lock is held.
+#[derive(Debug)]
+pub(crate) struct RunDir {
+    path: PathBuf,
+    lock: Option<File>,
+}
+
+impl RunDir {
+    /// Take over a run whose supervisor is gone; none while it lives.
+    pub(crate) fn adopt(path: &Path) -> io::Result<Option<Self>> {
+        let lock = match OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(path.join(LOCK))
+        {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            other => other?,
+        };
+        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(Self {
+                path: path.to_owned(),
+                lock: Some(lock),
+            })),
+            Err(rustix::io::Errno::AGAIN) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where the report goes.
+    pub(crate) fn report_path(&self) -> PathBuf {
+        self.path.join(REPORT)
+    }
+
+    pub(crate) fn write_run(&self, run: &RunFile) -> io::Result<()> {
+        write_json(&self.path.join(RUN), run, false)
+    }
+
+    pub(crate) fn read_run(&self) -> io::Result<RunFile> {
+        read_json(&self.path.join(RUN))
+    }
+
+    /// The policy as it was given: adopting needs it, and its file may have changed by then.
+    pub(crate) fn write_policy(&self, text: &str) -> io::Result<()> {
+        replace(&self.path.join(POLICY), false, |out| {
+            out.write_all(text.as_bytes())
+        })
+    }
+
+    pub(crate) fn read_policy(&self) -> Option<String> {
+        fs::read_to_string(self.path.join(POLICY)).ok()
+    }
+
+    /// The record so far. Its time stamp is the supervisor's last sign of life.
+    pub(crate) fn write_record(&self, record: &Snapshot) -> io::Result<()> {
+        write_json(&self.path.join(RECORD), record, false)
+    }
+
+    pub(crate) fn read_record(&self) -> io::Result<Snapshot> {
+        read_json(&self.path.join(RECORD))
+    }
+
+    /// When the supervisor was last known to live.
+    pub(crate) fn last_sign_of_life(&self) -> Option<SystemTime> {
+        let modified = |name: &str| {
+            fs::metadata(self.path.join(name))
+                .and_then(|m| m.modified())
+                .ok()
+        };
+        modified(RECORD).max(modified(RUN))
+    }
+
+    /// The report, on disk for good.
+    pub(crate) fn write_report(&self, report: &Report) -> io::Result<()> {
+        write_json(&self.report_path(), report, true)
+    }
+
+    /// The run is over and nothing of it is left in the kernel: only its report stays.
+    pub(crate) fn finish(mut self) -> io::Result<()> {
+        for name in [RECORD, LOCK] {
+            match fs::remove_file(self.path.join(name)) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                other => other?,
+            }
+        }
+        self.lock = None;
+        Ok(())
+    }
+
+    /// As if the run had never been: nothing ran.
+    pub(crate) fn discard(mut self) -> io::Result<()> {
+        fs::remove_dir_all(&self.path)?;
+        self.lock = None;
+        Ok(())
+    }
+}
+
+/// State tells what was deployed with which arguments: not everybody's business.
+fn private_dir(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+fn private_file(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .read(true)
+        .write(true)
+        .mode(0o600)
+        .open(path)
+}
+
+fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<T> {
+    serde_json::from_reader(io::BufReader::new(File::open(path)?)).map_err(io::Error::from)
+}
+
+fn write_json(path: &Path, value: &impl Serialize, durable: bool) -> io::Result<()> {
+    replace(path, durable, |out| {
+        serde_json::to_writer(&mut *out, value)?;
+        out.write_all(b"\n")
+    })
+}
+
+/// Replace a file as a whole or not at all.
+fn replace(
+    path: &Path,
+    durable: bool,
+    fill: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
+) -> io::Result<()> {
+    let beside = path.with_extension("new");
+    let written = OpenOptions::new()
+        .create(true)
+        .truncate(true)
+        .write(true)
+        .mode(0o600)
+        .open(&beside)
+        .and_then(|file| {
+            let mut out = BufWriter::new(file);
+            fill(&mut out)?;
+            let file = out.into_inner().map_err(io::IntoInnerError::into_error)?;
+            if durable { file.sync_all() } else { Ok(()) }
+        })
+        .and_then(|()| fs::rename(&beside, path));
+    if written.is_err() {
+        // A full disk must not keep half a file as well.
+        let _ = fs::remove_file(&beside);
+    }
+    written
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn liveness_is_the_lock() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::open(&dir.path().join("deep/state")).unwrap();
+        let run = state.begin("1").unwrap();
+        let path = run.path.clone();
+        assert_eq!(state.unfinished().unwrap(), [path.clone()]);
+        assert!(RunDir::adopt(&path).unwrap().is_none());
+        drop(run);
+        let orphan = RunDir::adopt(&path).unwrap().unwrap();
+        orphan.write_record(&Snapshot::default()).unwrap();
+        assert_eq!(orphan.read_record().unwrap(), Snapshot::default());
+        assert!(orphan.last_sign_of_life().is_some());
+        orphan.finish().unwrap();
+        assert!(state.unfinished().unwrap().is_empty());
+        assert!(RunDir::adopt(&path).unwrap().is_none());
+        assert!(path.is_dir());
+    }
+
+    #[test]
+    fn the_common_lock_is_not_waited_for_without_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::open(dir.path()).unwrap();
+        let held = state.lock(Duration::ZERO).unwrap();
+        assert!(state.lock(Duration::from_millis(5)).is_err());
+        drop(held);
+        state.lock(Duration::ZERO).unwrap();
+    }
+
+    #[test]
+    fn a_failed_write_leaves_the_old_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.json");
+        write_json(&path, &1, true).unwrap();
+        replace(&path, false, |_| Err(io::ErrorKind::StorageFull.into())).unwrap_err();
+        assert_eq!(read_json::<i32>(&path).unwrap(), 1);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+}

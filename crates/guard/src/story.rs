@@ -1,0 +1,52 @@
+//! From what is known of a run to its report.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use blackstart_core::policy::Policy;
+use blackstart_core::record::Snapshot;
+use blackstart_core::report::{Leftover, Report, RunFacts, Usage, assemble};
+
+use crate::state::RunFile;
+
+/// How a run ended, as far as anyone saw it.
+#[derive(Debug, Default)]
+pub(crate) struct End {
+    pub(crate) ended_ns: Option<i64>,
+    pub(crate) usage: Usage,
+    pub(crate) leftovers: Vec<Leftover>,
+    pub(crate) unsupervised_seconds: f64,
+}
+
+/// The report.
+pub(crate) fn tell(run: &RunFile, policy: Option<&Policy>, record: &Snapshot, end: End) -> Report {
+    let facts = RunFacts {
+        id: run.id.clone(),
+        service: run.service.clone(),
+        owner: None,
+        command: run.command.clone(),
+        host: run.host.clone(),
+        mode: run.mode,
+        policy_source: run.policy.clone(),
+        policy,
+        started_ns: run.started_ns,
+        ended_ns: end.ended_ns,
+        exit_code: run.exit_code,
+        usage: end.usage,
+        kernel_release: run.kernel.release.clone(),
+        features: run.kernel.features.clone(),
+        guarded: run.guarded,
+        gaps: run.gaps.clone(),
+        leftovers: end.leftovers,
+        unsupervised_seconds: end.unsupervised_seconds,
+        known_addresses: run.known_addresses.clone(),
+    };
+    assemble(record, &facts)
+}
+
+/// A moment as the report counts them.
+pub(crate) fn wall_ns(time: SystemTime) -> i64 {
+    match time.duration_since(UNIX_EPOCH) {
+        Ok(since) => i64::try_from(since.as_nanos()).unwrap_or(i64::MAX),
+        Err(before) => i64::try_from(before.duration().as_nanos()).map_or(i64::MIN, |ns| -ns),
+    }
+}

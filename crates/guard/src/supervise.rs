@@ -1,0 +1,447 @@
+//! From the child's start to its end: one loop that owns everything that happens meanwhile.
+
+use std::collections::BTreeSet;
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use blackstart_core::policy::Policy;
+use blackstart_core::record::Verdict;
+use blackstart_core::report::rule_text;
+use blackstart_core::tables::RuleId;
+use blackstart_kernel::spawn::{Child, Received, Signals, stop_self};
+use blackstart_kernel::{Event, Session};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{
+    Pid, Signal, WaitId, WaitIdOptions, getpgid, kill_process, kill_process_group,
+    pidfd_send_signal, waitid,
+};
+
+use crate::answer::Answerer;
+use crate::cgroup::RunCgroup;
+use crate::late::LateSubjects;
+use crate::process;
+use crate::state::RunDir;
+use crate::terminal::Terminal;
+use crate::{Notice, Refused};
+
+/// The kernel takes the supervisor for dead after twice as long.
+const HEARTBEAT: Duration = Duration::from_millis(500);
+/// How much of the record a dead machine may cost.
+const CHECKPOINT: Duration = Duration::from_secs(5);
+/// A second SIGTERM within this time means it.
+const IMPATIENCE: Duration = Duration::from_secs(10);
+/// A second SIGTERM sooner than this is the same one: timeout(1) and others signal the process and then
+/// its group.
+const ECHO: Duration = Duration::from_millis(500);
+/// Kinds of refusal that are told live. Beyond it the summary has to do.
+const TOLD_MAX: usize = 10_000;
+
+/// How the child ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// By itself.
+    Exit(i32),
+    /// By a signal.
+    Signal(i32),
+}
+
+impl Ending {
+    /// As a shell reports it.
+    pub(crate) fn exit_code(self) -> i32 {
+        match self {
+            Self::Exit(code) => code,
+            Self::Signal(signal) => 128 + signal,
+        }
+    }
+}
+
+/// What a SIGTERM asks for, given the last ones.
+#[derive(Debug, PartialEq, Eq)]
+enum Term {
+    Forward,
+    Ignore,
+    Kill,
+}
+
+#[derive(Debug, Default)]
+struct TermHistory {
+    last: Option<Instant>,
+}
+
+impl TermHistory {
+    fn received(&mut self, now: Instant) -> Term {
+        let since = self.last.map(|last| now.saturating_duration_since(last));
+        if since.is_some_and(|since| since < ECHO) {
+            return Term::Ignore;
+        }
+        self.last = Some(now);
+        if since.is_some_and(|since| since <= IMPATIENCE) {
+            Term::Kill
+        } else {
+            Term::Forward
+        }
+    }
+}
+
+/// Everything that the loop looks after.
+pub(crate) struct Supervisor<'a> {
+    pub(crate) child: &'a Child,
+    pub(crate) signals: &'a Signals,
+    pub(crate) terminal: &'a Terminal,
+    pub(crate) session: Option<&'a mut Session>,
+    pub(crate) cgroup: Option<&'a RunCgroup>,
+    pub(crate) dir: Option<&'a RunDir>,
+    pub(crate) answerer: Option<&'a Answerer>,
+    pub(crate) policy: Option<&'a Policy>,
+    pub(crate) late: &'a mut LateSubjects,
+    pub(crate) notice: &'a mut dyn FnMut(Notice),
+    pub(crate) told: Told,
+}
+
+/// What the live lines have told already.
+#[derive(Debug, Default)]
+pub(crate) struct Told {
+    refusals: BTreeSet<(Option<String>, String, RuleId, Verdict)>,
+    warnings: BTreeSet<&'static str>,
+}
+
+impl Supervisor<'_> {
+    /// Until the child has ended.
+    pub(crate) fn until_exit(&mut self) -> Ending {
+        let mut terms = TermHistory::default();
+        let mut next_beat = Instant::now();
+        let mut next_checkpoint = Instant::now() + CHECKPOINT;
+        loop {
+            let now = Instant::now();
+            if now >= next_beat {
+                self.beat();
+                next_beat = now + HEARTBEAT;
+            }
+            if now >= next_checkpoint {
+                self.checkpoint();
+                next_checkpoint = Instant::now() + CHECKPOINT;
+            }
+            let child_ended = self.wait(
+                next_beat
+                    .min(next_checkpoint)
+                    .saturating_duration_since(Instant::now()),
+            );
+            self.take_events();
+            while let Some(received) = self.signals.next() {
+                self.received(received, &mut terms);
+            }
+            if child_ended && let Some(ending) = self.ending() {
+                return ending;
+            }
+            if let Some(signal) = self.stopped() {
+                self.stop(signal);
+                next_beat = Instant::now();
+            }
+        }
+    }
+
+    /// After the child's end, while its leftovers live: go on for `step`. False if a signal says that this
+    /// has been long enough.
+    pub(crate) fn idle(&mut self, step: Duration) -> bool {
+        self.beat();
+        std::thread::sleep(step);
+        self.take_events();
+        while let Some(received) = self.signals.next() {
+            match Signal::from_named_raw(received.signal) {
+                Some(Signal::INT | Signal::QUIT | Signal::TERM | Signal::HUP) => return false,
+                Some(Signal::TSTP) => {
+                    let _ = stop_self(received.signal);
+                }
+                _ => {}
+            }
+        }
+        true
+    }
+
+    /// Wait for something to happen; true if the child has ended.
+    fn wait(&self, at_most: Duration) -> bool {
+        let signals = self.signals.fd();
+        let mut fds = vec![
+            PollFd::new(&signals, PollFlags::IN),
+            PollFd::new(&self.child.pidfd, PollFlags::IN),
+        ];
+        let events = self.session.as_ref().map(|session| session.events_fd());
+        if let Some(events) = &events {
+            fds.push(PollFd::new(events, PollFlags::IN));
+        }
+        // At least a millisecond, rounded up: a timeout of zero would spin until the moment has come.
+        let at_most = at_most.max(Duration::from_millis(1));
+        let timeout = Timespec::try_from(at_most).unwrap_or(Timespec {
+            tv_sec: 0,
+            tv_nsec: 1_000_000,
+        });
+        match poll(&mut fds, Some(&timeout)) {
+            Ok(_) => fds[1].revents().contains(PollFlags::IN),
+            // A stop and continue interrupts; what there is to see will be seen next time.
+            Err(_) => false,
+        }
+    }
+
+    fn beat(&mut self) {
+        if let Some(session) = &self.session
+            && let Err(error) = session.heartbeat()
+        {
+            tracing::debug!(%error, "heartbeat");
+        }
+    }
+
+    /// The record so far, for whoever has to tell the end of this run in our place.
+    fn checkpoint(&mut self) {
+        let (Some(session), Some(dir)) = (&self.session, self.dir) else {
+            return;
+        };
+        let written = session
+            .snapshot()
+            .map_err(|error| error.to_string())
+            .and_then(|mut record| {
+                self.late.complete(&mut record);
+                dir.write_record(&record).map_err(|error| error.to_string())
+            });
+        if let Err(error) = written
+            && self.told.warnings.insert("checkpoint")
+        {
+            (self.notice)(Notice::Warning(format!(
+                "the record of this run cannot be kept on disk meanwhile: {error}"
+            )));
+        }
+    }
+
+    /// Everything that the kernel has to tell.
+    pub(crate) fn take_events(&mut self) {
+        let Some(session) = &mut self.session else {
+            return;
+        };
+        let mut events = Vec::new();
+        if let Err(error) = session.drain_events(&mut |event| events.push(event)) {
+            tracing::debug!(%error, "events");
+        }
+        for event in events {
+            self.event(event);
+        }
+    }
+
+    fn event(&mut self, event: Event) {
+        match event {
+            Event::Attempt {
+                tgid,
+                name,
+                address,
+                port,
+                verdict,
+                rule,
+                ..
+            } => {
+                let name = self
+                    .session
+                    .as_ref()
+                    .filter(|_| name != 0)
+                    .and_then(|session| session.name(name));
+                let host = name.unwrap_or_else(|| address.to_string());
+                let destination = match (port, host.contains(':')) {
+                    (0, _) => host,
+                    (port, false) => format!("{host}:{port}"),
+                    (port, true) => format!("[{host}]:{port}"),
+                };
+                self.tell(tgid, destination, verdict, rule);
+            }
+            Event::Lookup {
+                tgid,
+                name,
+                verdict,
+                rule,
+                answer,
+                ..
+            } => {
+                if let (Some(answerer), Some(wanted)) = (self.answerer, answer) {
+                    answerer.answer(wanted, rule_text(self.policy, rule));
+                }
+                self.tell(tgid, name, verdict, rule);
+            }
+            // The record has it; there is nothing to do about it here.
+            Event::Left { .. } => {}
+        }
+    }
+
+    /// One line for each new kind of refusal.
+    fn tell(&mut self, tgid: u32, destination: String, verdict: Verdict, rule: RuleId) {
+        if !matches!(verdict, Verdict::Deny | Verdict::WouldDeny)
+            || self.told.refusals.len() >= TOLD_MAX
+        {
+            return;
+        }
+        let exe = process::exe(tgid);
+        if self
+            .told
+            .refusals
+            .insert((exe.clone(), destination.clone(), rule, verdict))
+        {
+            let written = self.policy.and_then(|policy| policy.rule(rule));
+            (self.notice)(Notice::Refused(Refused {
+                pid: tgid,
+                exe,
+                destination,
+                verdict,
+                rule: rule_text(self.policy, rule),
+                reason: written.and_then(|rule| rule.reason.clone()),
+                fix: written.and_then(|rule| rule.fix.clone()),
+            }));
+        }
+    }
+
+    fn received(&mut self, received: Received, terms: &mut TermHistory) {
+        let Some(signal) = Signal::from_named_raw(received.signal) else {
+            return;
+        };
+        // What the terminal sends goes to its whole foreground group, the child included. And a process
+        // of the run that signals its own group has reached the child as well.
+        let Some(sender) = received.sender else {
+            return;
+        };
+        let from_run = match self.cgroup {
+            Some(cgroup) => cgroup.contains(sender),
+            None => sender == self.child.pid.cast_unsigned(),
+        };
+        if from_run {
+            return;
+        }
+        match signal {
+            Signal::TERM => match terms.received(Instant::now()) {
+                Term::Forward => self.forward(signal),
+                Term::Ignore => {}
+                Term::Kill => self.kill(),
+            },
+            Signal::HUP | Signal::TSTP | Signal::TTIN => self.forward(signal),
+            // SIGINT and SIGQUIT are the terminal's business; SIGCHLD and SIGTTOU say nothing here.
+            _ => {}
+        }
+    }
+
+    fn forward(&self, signal: Signal) {
+        let _ = pidfd_send_signal(&self.child.pidfd, signal);
+    }
+
+    /// End the child, and what came of it and has not left its session. Daemons made a session of their own.
+    fn kill(&self) {
+        let child = self.child.pid.cast_unsigned();
+        if let (Some(cgroup), Some((_, session))) = (self.cgroup, process::state_and_session(child))
+        {
+            for pid in cgroup.pids().unwrap_or_default() {
+                let same = process::state_and_session(pid.cast_unsigned())
+                    .is_some_and(|(_, other)| other == session);
+                if let Some(pid) = Pid::from_raw(pid).filter(|_| same) {
+                    let _ = kill_process(pid, Signal::KILL);
+                }
+            }
+        }
+        self.forward(Signal::KILL);
+    }
+
+    fn ending(&self) -> Option<Ending> {
+        ended(self.child)
+    }
+
+    /// The signal that stopped the child, if it was stopped since the last time.
+    fn stopped(&self) -> Option<i32> {
+        let options = WaitIdOptions::STOPPED | WaitIdOptions::NOHANG;
+        waitid(WaitId::PidFd(self.child.pidfd.as_fd()), options)
+            .ok()??
+            .stopping_signal()
+    }
+
+    /// Stop as the child did, so that the caller's shell sees its job stop; and see to it, once
+    /// continued, that the child goes on too.
+    fn stop(&self, signal: i32) {
+        // Without a terminal nobody does job control over us; whoever stopped the child will continue
+        // the child, and must not find the supervisor stopped for good.
+        if !self.terminal.present() {
+            return;
+        }
+        let group = Pid::from_raw(self.child.pid).and_then(|pid| getpgid(Some(pid)).ok());
+        let apart = group.filter(|group| *group != self.terminal.own_group());
+        let held = apart.is_some() && self.terminal.holder() == apart;
+        if let Err(error) = stop_self(signal) {
+            tracing::debug!(%error, "stop with the child");
+            return;
+        }
+        match apart {
+            // A shell of its own, as with `bash -i`: the caller's shell knows only our group.
+            Some(group) => {
+                if held {
+                    self.terminal.give(group);
+                }
+                let _ = kill_process_group(group, Signal::CONT);
+            }
+            // The caller's shell continued our whole group; a plain `kill -CONT` of us did not.
+            None => {
+                let state = process::state_and_session(self.child.pid.cast_unsigned());
+                if state.is_some_and(|(state, _)| state == 'T') {
+                    self.forward(Signal::CONT);
+                }
+            }
+        }
+    }
+}
+
+/// How a child has ended, if it has.
+fn ended(child: &Child) -> Option<Ending> {
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+    let status = waitid(WaitId::PidFd(child.pidfd.as_fd()), options).ok()??;
+    match (status.exit_status(), status.terminating_signal()) {
+        (Some(code), _) => Some(Ending::Exit(code)),
+        (None, Some(signal)) => Some(Ending::Signal(signal)),
+        (None, None) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exit_codes_are_those_of_a_shell() {
+        assert_eq!(Ending::Exit(0).exit_code(), 0);
+        assert_eq!(Ending::Exit(255).exit_code(), 255);
+        assert_eq!(Ending::Signal(9).exit_code(), 137);
+        let end = |script: &str| {
+            let mut child = std::process::Command::new("sh")
+                .args(["-c", script])
+                .spawn()
+                .unwrap();
+            let pid = i32::try_from(child.id()).unwrap();
+            let pidfd = rustix::process::pidfd_open(
+                Pid::from_raw(pid).unwrap(),
+                rustix::process::PidfdFlags::empty(),
+            );
+            let held = Child {
+                pid,
+                pidfd: pidfd.unwrap(),
+            };
+            let mut fds = [PollFd::new(&held.pidfd, PollFlags::IN)];
+            poll(&mut fds, None).unwrap();
+            let ending = ended(&held);
+            assert!(child.wait().is_err(), "somebody else collected it");
+            ending
+        };
+        assert_eq!(end("exit 3"), Some(Ending::Exit(3)));
+        assert_eq!(end("kill -TERM $$"), Some(Ending::Signal(15)));
+    }
+
+    #[test]
+    fn a_second_term_kills_and_an_echo_does_not() {
+        let start = Instant::now();
+        let at = |millis| start + Duration::from_millis(millis);
+        let mut terms = TermHistory::default();
+        assert_eq!(terms.received(at(0)), Term::Forward);
+        assert_eq!(terms.received(at(1)), Term::Ignore);
+        assert_eq!(terms.received(at(2000)), Term::Kill);
+        let mut late = TermHistory::default();
+        assert_eq!(late.received(at(0)), Term::Forward);
+        assert_eq!(late.received(at(10_001)), Term::Forward);
+        assert_eq!(late.received(at(12_000)), Term::Kill);
+    }
+}
