@@ -115,11 +115,7 @@ impl Reader<'_> {
         let root = match yaml::read(text, self.places) {
             Ok(root) => root,
             Err(refusal) => {
-                self.error(
-                    &refusal.span,
-                    refusal.message,
-                    refusal.help.map(str::to_owned),
-                );
+                self.error(&refusal.span, refusal.message, refusal.help);
                 return policy;
             }
         };

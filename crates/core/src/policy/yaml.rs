@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use saphyr_parser::{Event, Parser, ScalarStyle, Span};
+use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, Span};
 
 use super::diagnostic::Places;
 
@@ -49,7 +49,7 @@ impl Value {
 #[derive(Debug)]
 pub(super) struct Refusal {
     pub(super) message: String,
-    pub(super) help: Option<&'static str>,
+    pub(super) help: Option<String>,
     pub(super) span: Range<usize>,
 }
 
@@ -68,18 +68,11 @@ pub(super) fn read(text: &str, places: &Places<'_>) -> Result<Option<Node>, Refu
     let mut root = None;
     let mut documents = 0;
     while let Some(next) = parser.next_event() {
-        let (event, span) = next.map_err(|error| {
-            let at = places.byte_of(error.marker().index());
-            Refusal {
-                message: format!("not valid YAML: {}", error.info()),
-                help: None,
-                span: at..at,
-            }
-        })?;
+        let (event, span) = next.map_err(|error| syntax_error(text, places, &error))?;
         let span = bytes(span);
         let refuse = |message: &str, help| Refusal {
             message: message.to_owned(),
-            help,
+            help: Option::map(help, str::to_owned),
             span: span.clone(),
         };
         let done = match event {
@@ -137,10 +130,11 @@ pub(super) fn read(text: &str, places: &Places<'_>) -> Result<Option<Node>, Refu
                     continue;
                 };
                 // A block collection's end event lies after the blank lines that follow it.
-                let end = items
-                    .last()
-                    .map_or(span.end, |last| last.span.end)
-                    .max(start);
+                let end = match items.last() {
+                    Some(last) if span.is_empty() => last.span.end,
+                    _ => span.end,
+                }
+                .max(start);
                 Node {
                     value: if mapping {
                         pairs(items)
@@ -157,6 +151,39 @@ pub(super) fn read(text: &str, places: &Places<'_>) -> Result<Option<Node>, Refu
         }
     }
     Ok(root)
+}
+
+/// The parser's words, except for the one mistake that everyone makes: `*.example.com` without quotes is an
+/// alias to YAML.
+fn syntax_error(text: &str, places: &Places<'_>, error: &ScanError) -> Refusal {
+    let at = places.byte_of(error.marker().index());
+    if error.info().contains("alias") || error.info().contains("anchor") {
+        let line = text[..at].rfind('\n').map_or(0, |newline| newline + 1);
+        let rest = text[line..].lines().next().unwrap_or_default();
+        // The last `*` that begins a word and is not behind the place of the error.
+        let star = rest
+            .match_indices('*')
+            .map(|(offset, _)| line + offset)
+            .rfind(|&star| star <= at && text[line..star].ends_with([' ', '[', '{', ',']));
+        if let Some(star) = star {
+            let word = text[star..]
+                .split([' ', '\n', '\r', ',', '}', ']'])
+                .next()
+                .unwrap_or("*");
+            return Refusal {
+                message: format!(
+                    "{word:?} is not in quotes, and to YAML an unquoted `*` begins an alias"
+                ),
+                help: Some(format!("write \"{word}\" with the quotes")),
+                span: star..star + word.len(),
+            };
+        }
+    }
+    Refusal {
+        message: format!("not valid YAML: {}", error.info()),
+        help: None,
+        span: at..at,
+    }
 }
 
 fn scalar(text: String, style: ScalarStyle) -> Value {

@@ -219,7 +219,7 @@ fn leavers(lens: &Lens<'_>, subjects: &[Subject]) -> Vec<Finding> {
 
 fn leftovers(lens: &Lens<'_>, subjects: &[Subject]) -> Vec<Finding> {
     // Workers of one daemon look all the same: one finding, with every process id.
-    let mut groups: BTreeMap<(String, Vec<String>), Vec<(u32, Option<u64>)>> = BTreeMap::new();
+    let mut groups: BTreeMap<(String, Vec<String>), BTreeMap<u32, Option<u64>>> = BTreeMap::new();
     for leftover in &lens.facts.leftovers {
         // The last image of that process id.
         let subject = subjects.iter().rev().find(|s| s.pid == leftover.tgid);
@@ -232,38 +232,36 @@ fn leftovers(lens: &Lens<'_>, subjects: &[Subject]) -> Vec<Finding> {
         groups
             .entry((exe, argv))
             .or_default()
-            .push((leftover.tgid, subject.map(|s| s.id)));
+            .insert(leftover.tgid, subject.map(|s| s.id));
     }
-    let finding =
-        |((exe, argv), mut processes): ((String, Vec<String>), Vec<(u32, Option<u64>)>)| {
-            processes.sort_unstable();
-            processes.dedup();
-            let word = if processes.len() == 1 {
-                "process"
-            } else {
-                "processes"
-            };
-            let ids: Vec<_> = processes.iter().map(|(tgid, _)| tgid.to_string()).collect();
-            let subject = processes.iter().filter_map(|&(_, subject)| subject).min();
-            Finding {
-                id: stable_id(&["leftover", "", &argv.join(" "), &exe]),
-                kind: "leftover".to_owned(),
-                severity: Severity::Info,
-                title: printable(&format!(
-                    "{exe} ({word} {}) outlived the command",
-                    ids.join(", ")
-                )),
-                owner: None,
-                command: Some(argv),
-                subjects: subject
-                    .map(|number| chain(subjects, number))
-                    .unwrap_or_default(),
-                rule: None,
-                reason: None,
-                fix: None,
-            }
+    let mut found = Vec::with_capacity(groups.len());
+    for ((exe, argv), processes) in groups {
+        let word = if processes.len() == 1 {
+            "process"
+        } else {
+            "processes"
         };
-    groups.into_iter().map(finding).collect()
+        let ids: Vec<_> = processes.keys().map(u32::to_string).collect();
+        let subject = processes.values().flatten().min().copied();
+        found.push(Finding {
+            id: stable_id(&["leftover", "", &argv.join(" "), &exe]),
+            kind: "leftover".to_owned(),
+            severity: Severity::Info,
+            title: printable(&format!(
+                "{exe} ({word} {}) outlived the command",
+                ids.join(", ")
+            )),
+            owner: None,
+            command: Some(argv),
+            subjects: subject
+                .map(|number| chain(subjects, number))
+                .unwrap_or_default(),
+            rule: None,
+            reason: None,
+            fix: None,
+        });
+    }
+    found
 }
 
 /// A subject and its ancestors. Ends, because a parent's number is always the smaller.

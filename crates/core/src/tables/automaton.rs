@@ -16,9 +16,11 @@ use super::{NameState, RuleId, StateId};
 use crate::name::{Pattern, Reach};
 use crate::policy::Rule;
 
-/// Bound on the work of determinising, in edges looked at: far above what the states' bound lets honest
-/// policies need, and a few seconds at most.
-const MAX_WORK: usize = 1 << 25;
+/// States that the `*`s inside patterns may add to the trie.
+const MAX_EXTRA_STATES: usize = 1 << 16;
+/// Bound on the work of determinising, in edges and nodes looked at: several times what a trie of the
+/// largest size needs.
+const MAX_WORK: usize = 1 << 23;
 
 #[derive(Default)]
 struct Node<'r> {
@@ -129,7 +131,7 @@ impl Determiniser<'_, '_> {
         if let Some(&id) = self.ids.get(&place) {
             return Ok(id);
         }
-        if self.states.len() >= MAX_STATES {
+        if self.states.len() >= MAX_STATES.min(self.trie.nodes.len() + MAX_EXTRA_STATES) {
             return Err(CompileError::TooManyStates);
         }
         let id = self.states.len() as StateId;

@@ -12,7 +12,7 @@ use crate::name::{Name, Pattern};
 use crate::policy::{Effect, Policy, Rule, Target};
 
 /// Bound on the states of the name automaton. Without a `*` inside patterns there are never more than the
-/// patterns have labels.
+/// patterns have labels; such a `*` may add no more than 65,536.
 pub const MAX_STATES: usize = 1 << 20;
 /// Bound on the stretches of ports in all classes together.
 pub const MAX_PORT_RULINGS: usize = 1 << 20;
@@ -39,7 +39,7 @@ impl fmt::Display for CompileError {
         match self {
             Self::TooManyStates => write!(
                 f,
-                "the name patterns overlap in more ways than the kernel's table can hold ({MAX_STATES} states); use fewer patterns with a `*` inside"
+                "the name patterns overlap in more ways than the kernel's table may hold (at most {MAX_STATES} states); use fewer patterns with a `*` inside"
             ),
             Self::TooManyPortRulings => write!(
                 f,

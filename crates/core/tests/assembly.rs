@@ -1,0 +1,564 @@
+//! From the kernel's record to the report.
+
+use blackstart_core::policy::{Parsed, Policy, parse};
+use blackstart_core::record::*;
+use blackstart_core::report::{
+    Finding, Gap, Guarded, Leftover, Mode, Outcome, Report, RunFacts, Severity, Usage, assemble,
+    schema,
+};
+use blackstart_core::tables::{RULE_DEFAULT, RULE_LOCAL, RULE_RESOLVER_SOCKET};
+
+const SECOND: u64 = 1_000_000_000;
+
+fn policy() -> Policy {
+    let text = "apiVersion: blackstart.dev/v1\nkind: Policy\nservice: mysql\nmode: enforce\nrules:\n  - deny: .github.com\n    reason: served by this database\n    fix: use the mirror\n  - deny: 192.0.2.0/24:443\n";
+    match parse(text, "p.yaml") {
+        Ok(Parsed { policy, .. }) => policy,
+        Err(errors) => panic!("{errors:?}"),
+    }
+}
+
+fn facts(policy: Option<&Policy>) -> RunFacts<'_> {
+    RunFacts {
+        id: "0190163d-8694-739b-aea5-966c26f8ad91".into(),
+        service: None,
+        owner: Some("team-db".into()),
+        command: ["./deploy.sh", "--token", "hunter2"]
+            .map(String::from)
+            .into(),
+        host: "db1".into(),
+        mode: Mode::Enforce,
+        policy_source: None,
+        policy,
+        started_ns: 1_767_225_600_000_001_999,
+        ended_ns: Some(1_767_225_603_500_000_000),
+        exit_code: Some(1),
+        usage: Usage::default(),
+        kernel_release: "6.1.0".into(),
+        features: vec!["names".into(), "addresses".into()],
+        guarded: Guarded::Yes,
+        gaps: vec![],
+        leftovers: vec![],
+        unsupervised_seconds: 0.0,
+        known_addresses: vec!["10.0.0.53".parse().unwrap()],
+    }
+}
+
+fn subject(id: SubjectId, parent: SubjectId, exe: &str, started_s: u64) -> SubjectRow {
+    SubjectRow {
+        id,
+        parent,
+        tgid: 100 + id as u32,
+        exe: exe.into(),
+        argv: vec![exe.rsplit('/').next().unwrap().into()],
+        argv_truncated: false,
+        forked: false,
+        late: false,
+        started_ns: started_s * SECOND,
+        ended_ns: (started_s + 1) * SECOND,
+        wait_status: 0,
+        replaced: false,
+    }
+}
+
+fn query(name: NameId, subject: SubjectId, verdict: Verdict, rule: u32) -> QueryRow {
+    QueryRow {
+        name,
+        subject,
+        qtype: 1,
+        verdict,
+        rule,
+        queries: 2,
+        first_ns: 5 * SECOND,
+        last_ns: 6 * SECOND,
+    }
+}
+
+fn flow(subject: SubjectId, name: NameId, address: &str, verdict: Verdict, rule: u32) -> FlowRow {
+    FlowRow {
+        subject,
+        name,
+        address: address.parse().unwrap(),
+        port: 443,
+        protocol: 6,
+        verdict,
+        rule,
+        attribution: if name == 0 {
+            Attribution::Unnamed
+        } else {
+            Attribution::Exact
+        },
+        attempts: 3,
+        connected: 0,
+        refused: 0,
+        timed_out: 0,
+        bytes_sent: 100,
+        first_ns: 7 * SECOND,
+        last_ns: 8 * SECOND,
+    }
+}
+
+/// bash (30) starts curl (10) and git (20); ids are not in order of start.
+fn record() -> Snapshot {
+    Snapshot {
+        boot_offset_ns: 1_767_225_600 * SECOND as i64,
+        subjects: vec![
+            subject(10, 30, "/usr/bin/curl", 2),
+            subject(20, 30, "/usr/bin/git", 3),
+            subject(30, 0, "/bin/bash", 1),
+        ],
+        names: [
+            (1, "github.com"),
+            (2, "mirror.internal"),
+            (3, "cdn.example"),
+        ]
+        .map(|(id, name)| NameRow {
+            id,
+            name: name.into(),
+        })
+        .into(),
+        ..Snapshot::default()
+    }
+}
+
+fn of_kind<'r>(report: &'r Report, kind: &str) -> Vec<&'r Finding> {
+    report.findings.iter().filter(|f| f.kind == kind).collect()
+}
+
+fn gap<'r>(report: &'r Report, kind: &str) -> Option<&'r Gap> {
+    report.coverage.gaps.iter().find(|g| g.kind == kind)
+}
+
+#[test]
+fn the_whole_document() {
+    let mut record = record();
+    record.subjects[0].wait_status = 6 << 8;
+    record.subjects[1].wait_status = 9;
+    record.subjects[2].ended_ns = 0;
+    record.queries = vec![
+        query(2, 20, Verdict::Allow, RULE_DEFAULT),
+        query(1, 10, Verdict::Deny, 1),
+    ];
+    record.answers = vec![
+        AnswerRow {
+            name: 2,
+            address: "10.1.0.2".parse().unwrap(),
+            chain: vec![3],
+            fixed: false,
+            last_ns: 1,
+        },
+        AnswerRow {
+            name: 2,
+            address: "10.1.0.1".parse().unwrap(),
+            chain: vec![3],
+            fixed: false,
+            last_ns: 1,
+        },
+        AnswerRow {
+            name: 2,
+            address: "fd00::1".parse().unwrap(),
+            chain: vec![],
+            fixed: false,
+            last_ns: 1,
+        },
+        AnswerRow {
+            name: 2,
+            address: "10.1.0.9".parse().unwrap(),
+            chain: vec![],
+            fixed: true,
+            last_ns: 1,
+        },
+    ];
+    record.flows = vec![
+        FlowRow {
+            connected: 1,
+            refused: 1,
+            ..flow(20, 2, "10.1.0.1", Verdict::Allow, RULE_DEFAULT)
+        },
+        flow(10, 0, "192.0.2.7", Verdict::Deny, 2),
+    ];
+    record.delegates = vec![DelegateRow {
+        subject: 20,
+        path: "/run/nscd/socket".into(),
+        verdict: Verdict::Deny,
+        rule: RULE_RESOLVER_SOCKET,
+        attempts: 1,
+    }];
+    record.counters.attempts = 6;
+    let policy = policy();
+    insta::assert_json_snapshot!(assemble(&record, &facts(Some(&policy))));
+}
+
+#[test]
+fn the_order_of_rows_changes_nothing() {
+    let mut record = record();
+    record.queries = vec![
+        query(1, 10, Verdict::Deny, 1),
+        query(2, 20, Verdict::Allow, 0),
+        query(2, 10, Verdict::Allow, 0),
+    ];
+    record.flows = vec![
+        flow(10, 1, "10.0.0.1", Verdict::Deny, 1),
+        flow(20, 0, "10.0.0.2", Verdict::Allow, 0),
+    ];
+    let policy = policy();
+    let one = assemble(&record, &facts(Some(&policy)));
+    record.subjects.reverse();
+    record.queries.reverse();
+    record.flows.reverse();
+    record.names.reverse();
+    assert_eq!(one, assemble(&record, &facts(Some(&policy))));
+}
+
+#[test]
+fn subjects_are_numbered_parents_first_and_always_all() {
+    let mut record = record();
+    // A child that seems to have started before its parent, an unknown parent, and two that are each other's.
+    record.subjects.push(subject(40, 20, "/bin/early", 0));
+    record.subjects.push(subject(50, 999, "/bin/orphan", 9));
+    record.subjects.push(subject(60, 70, "/bin/a", 10));
+    record.subjects.push(subject(70, 60, "/bin/b", 11));
+    let report = assemble(&record, &facts(None));
+    let seen: Vec<_> = report
+        .subjects
+        .iter()
+        .map(|s| (s.id, s.exe.as_str(), s.parent))
+        .collect();
+    assert_eq!(
+        seen,
+        [
+            (1, "/bin/bash", None),
+            (2, "/usr/bin/curl", Some(1)),
+            (3, "/usr/bin/git", Some(1)),
+            (4, "/bin/early", Some(3)),
+            (5, "/bin/orphan", None),
+            (6, "/bin/a", None),
+            (7, "/bin/b", Some(6)),
+        ]
+    );
+}
+
+#[test]
+fn a_lookup_and_a_connect_of_one_name_are_one_finding() {
+    let policy = policy();
+    let mut record = record();
+    record.queries = vec![query(1, 10, Verdict::Deny, 1)];
+    let lookup = assemble(&record, &facts(Some(&policy)));
+    let [only] = of_kind(&lookup, "denied_dependency")[..] else {
+        panic!("{:?}", lookup.findings)
+    };
+    assert_eq!(only.title, "curl was refused the lookup of github.com");
+
+    record.flows = vec![flow(10, 1, "10.0.0.1", Verdict::Deny, 1)];
+    let both = assemble(&record, &facts(Some(&policy)));
+    let [only] = of_kind(&both, "denied_dependency")[..] else {
+        panic!("{:?}", both.findings)
+    };
+    assert_eq!(only.title, "curl was refused github.com:443");
+    assert_eq!(
+        (only.severity, &only.subjects[..]),
+        (Severity::Error, &[2, 1][..])
+    );
+    assert_eq!(only.rule.as_deref(), Some("deny .github.com"));
+    assert_eq!(
+        (only.reason.as_deref(), only.fix.as_deref()),
+        (Some("served by this database"), Some("use the mirror"))
+    );
+
+    // Another program, another address of the same name, another process of the same program.
+    record.queries.push(query(1, 20, Verdict::Deny, 1));
+    record.flows.push(flow(10, 1, "10.0.0.2", Verdict::Deny, 1));
+    record.subjects.push(subject(11, 30, "/opt/bin/curl", 4));
+    record.queries.push(query(1, 11, Verdict::Deny, 1));
+    assert_eq!(
+        of_kind(
+            &assemble(&record, &facts(Some(&policy))),
+            "denied_dependency"
+        )
+        .len(),
+        2
+    );
+}
+
+#[test]
+fn observe_warns_and_says_what_enforce_would_do() {
+    let mut record = record();
+    record.flows = vec![flow(10, 0, "2001:db8::1", Verdict::WouldDeny, RULE_DEFAULT)];
+    let report = assemble(&record, &facts(None));
+    let [only] = of_kind(&report, "would_deny")[..] else {
+        panic!("{:?}", report.findings)
+    };
+    assert_eq!(
+        (only.title.as_str(), only.severity),
+        ("curl would be refused [2001:db8::1]:443", Severity::Warning)
+    );
+    assert_eq!(only.rule.as_deref(), Some("default"));
+    assert!(of_kind(&report, "denied_dependency").is_empty());
+}
+
+#[test]
+fn ids_do_not_depend_on_the_run() {
+    let policy = policy();
+    let id_of =
+        |record: &Snapshot, facts: &RunFacts<'_>| assemble(record, facts).findings[0].id.clone();
+    let mut one = record();
+    one.flows = vec![flow(10, 1, "10.0.0.1", Verdict::Deny, 1)];
+    let mut other = one.clone();
+    other.boot_offset_ns += 12_345;
+    other.flows[0].address = "10.9.9.9".parse().unwrap();
+    other.subjects[0].exe = "/opt/curl".into();
+    let far = RunFacts {
+        host: "db2".into(),
+        id: "x".into(),
+        ..facts(Some(&policy))
+    };
+    assert_eq!(id_of(&one, &facts(Some(&policy))), id_of(&other, &far));
+    // A part of the format: a change of it breaks whoever keeps ids.
+    assert_eq!(id_of(&one, &facts(Some(&policy))), "c92b6c3055451ebf");
+    other.flows[0].port = 22;
+    assert_ne!(
+        id_of(&one, &facts(Some(&policy))),
+        id_of(&other, &facts(Some(&policy)))
+    );
+}
+
+#[test]
+fn the_sums_add_up() {
+    let mut record = record();
+    let unnamed = |address| flow(10, 0, address, Verdict::Allow, RULE_DEFAULT);
+    record.flows = vec![
+        flow(10, 2, "10.1.0.1", Verdict::Allow, RULE_DEFAULT),
+        unnamed("10.7.7.7"),
+        unnamed("127.0.0.1"),
+        unnamed("10.0.0.53"),
+        flow(10, 0, "192.0.2.1", Verdict::Deny, 2),
+        FlowRow {
+            rule: RULE_LOCAL,
+            ..unnamed("10.7.7.8")
+        },
+        flow(12345, 2, "10.1.0.1", Verdict::Allow, RULE_DEFAULT),
+        FlowRow {
+            attribution: Attribution::Unknown,
+            ..unnamed("10.7.7.9")
+        },
+    ];
+    record.counters = Counters {
+        attempts: 40,
+        overflow: 7,
+        lost: 9,
+        ..Counters::default()
+    };
+    let report = assemble(&record, &facts(None));
+    let c = &report.coverage;
+    assert_eq!((c.attempts, c.recorded, c.lost), (40, 8 * 3 + 7, 9));
+    // Named; loopback; own resolver; the rule is about the address; built in for the address.
+    assert_eq!(c.attributed, 5 * 3);
+    assert_eq!(gap(&report, "unnamed_addresses").unwrap().count, 3);
+    assert_eq!(gap(&report, "attempts_lost").unwrap().count, 9);
+    assert_eq!(gap(&report, "flow_table_full").unwrap().count, 7);
+}
+
+#[test]
+fn every_blind_spot_is_a_gap_and_nothing_else_is() {
+    let quiet = Counters {
+        answers_unasked: 5,
+        answers_dropped: 5,
+        events_lost: 5,
+        backstop: 5,
+        ..Counters::default()
+    };
+    let mut record = Snapshot {
+        counters: quiet.clone(),
+        ..record()
+    };
+    assert_eq!(assemble(&record, &facts(None)).coverage.gaps, []);
+
+    record.counters = Counters {
+        subjects_lost: 1,
+        queries_lost: 2,
+        leases_lost: 3,
+        queries_malformed: 4,
+        answers_malformed: 5,
+        dns_over_tcp: 6,
+        ..quiet
+    };
+    record.subjects[0].late = true;
+    record.leavers = vec![LeaverRow {
+        subject: 10,
+        tgid: 110,
+        cgroup: 7,
+    }];
+    let extra = Gap {
+        kind: "unix_sockets".into(),
+        detail: "the kernel has no hook".into(),
+        count: 0,
+    };
+    let facts = RunFacts {
+        gaps: vec![extra],
+        unsupervised_seconds: 2.5,
+        ..facts(None)
+    };
+    let report = assemble(&record, &facts);
+    let kinds: Vec<_> = report
+        .coverage
+        .gaps
+        .iter()
+        .map(|g| (g.kind.as_str(), g.count))
+        .collect();
+    assert_eq!(
+        kinds,
+        [
+            ("answers_malformed", 5),
+            ("dns_over_tcp", 6),
+            ("late_subjects", 1),
+            ("leases_lost", 3),
+            ("left_cgroup", 1),
+            ("queries_lost", 2),
+            ("queries_malformed", 4),
+            ("subjects_lost", 1),
+            ("unix_sockets", 0),
+            ("unsupervised", 0),
+        ]
+    );
+    assert_eq!(report.coverage.unsupervised_seconds, 2.5);
+    let [left] = of_kind(&report, "left_cgroup")[..] else {
+        panic!()
+    };
+    assert_eq!(
+        (left.severity, &left.subjects[..]),
+        (Severity::Warning, &[2, 1][..])
+    );
+}
+
+#[test]
+fn leftovers_are_listed_each() {
+    let worker = |tgid| Leftover {
+        tgid,
+        argv: ["nginx", "--password=x"].map(String::from).into(),
+    };
+    let facts = RunFacts {
+        leftovers: vec![
+            worker(9002),
+            worker(9001),
+            Leftover {
+                tgid: 110,
+                argv: vec![],
+            },
+        ],
+        ..facts(None)
+    };
+    let report = assemble(&record(), &facts);
+    let titles: Vec<_> = of_kind(&report, "leftover")
+        .iter()
+        .map(|f| f.title.as_str())
+        .collect();
+    assert_eq!(
+        titles,
+        [
+            "curl (process 110) outlived the command",
+            "nginx (processes 9001, 9002) outlived the command"
+        ]
+    );
+    assert_eq!(
+        of_kind(&report, "leftover")[1].command.as_deref().unwrap()[1],
+        "--password=***"
+    );
+}
+
+#[test]
+fn outcomes_have_an_order() {
+    let outcome = |row: FlowRow| {
+        let record = Snapshot {
+            flows: vec![row],
+            ..record()
+        };
+        assemble(&record, &facts(None)).flows[0].outcome
+    };
+    let row = || flow(10, 0, "10.0.0.1", Verdict::Allow, 0);
+    assert_eq!(
+        outcome(FlowRow {
+            connected: 1,
+            refused: 1,
+            timed_out: 1,
+            ..row()
+        }),
+        Outcome::Connected
+    );
+    assert_eq!(
+        outcome(FlowRow {
+            refused: 1,
+            timed_out: 1,
+            ..row()
+        }),
+        Outcome::Refused
+    );
+    assert_eq!(
+        outcome(FlowRow {
+            verdict: Verdict::Deny,
+            timed_out: 1,
+            ..row()
+        }),
+        Outcome::Refused
+    );
+    assert_eq!(
+        outcome(FlowRow {
+            timed_out: 1,
+            ..row()
+        }),
+        Outcome::TimedOut
+    );
+    assert_eq!(outcome(row()), Outcome::Unknown);
+}
+
+#[test]
+fn what_a_process_chose_cannot_break_a_line() {
+    let mut record = record();
+    record.subjects[0].exe = "/tmp/ev\u{1b}[2Jil\n".into();
+    record.flows = vec![flow(10, 1, "10.0.0.1", Verdict::Deny, 1)];
+    let report = assemble(&record, &facts(None));
+    assert!(
+        !report.findings[0].title.chars().any(char::is_control),
+        "{:?}",
+        report.findings[0].title
+    );
+}
+
+#[test]
+fn times_beyond_the_calendar_are_cut() {
+    let mut record = record();
+    record.boot_offset_ns = i64::MAX;
+    record.subjects[0].started_ns = u64::MAX;
+    let facts = RunFacts {
+        started_ns: i64::MIN,
+        ..facts(None)
+    };
+    let report = assemble(&record, &facts);
+    assert!(
+        report.run.started.ends_with('Z')
+            && report.subjects.iter().all(|s| s.started.ends_with('Z'))
+    );
+}
+
+#[test]
+fn the_schema_describes_the_document() {
+    let schema = schema();
+    let report = serde_json::to_value(assemble(&record(), &facts(None))).unwrap();
+    let keys = |v: &serde_json::Value| {
+        v.as_object()
+            .unwrap()
+            .keys()
+            .cloned()
+            .collect::<std::collections::BTreeSet<_>>()
+    };
+    assert_eq!(keys(&schema["properties"]), keys(&report));
+    assert_eq!(
+        keys(&schema["$defs"]["Subject"]["properties"]),
+        keys(&report["subjects"][0])
+    );
+    assert_eq!(
+        keys(&schema["$defs"]["Run"]["properties"]),
+        keys(&report["run"])
+    );
+    let back: Report = serde_json::from_value(report.clone()).unwrap();
+    assert_eq!(serde_json::to_value(back).unwrap(), report);
+}

@@ -1,0 +1,237 @@
+//! What the author of a policy is told.
+
+use blackstart_core::policy::{Diagnostic, Effect, Parsed, Policy, parse};
+use blackstart_core::report::Mode;
+use proptest::prelude::*;
+
+/// Every diagnostic with the text that it points at.
+fn shown(text: &str, diagnostics: &[Diagnostic]) -> String {
+    diagnostics
+        .iter()
+        .map(|d| format!("{d}\n    at {:?}\n", &text[d.span.clone()]))
+        .collect()
+}
+
+fn complaints(text: &str) -> String {
+    match parse(text, "p.yaml") {
+        Ok(Parsed { warnings, .. }) => format!("accepted\n{}", shown(text, &warnings)),
+        Err(diagnostics) => shown(text, &diagnostics),
+    }
+}
+
+fn accepted(text: &str) -> Policy {
+    match parse(text, "p.yaml") {
+        Ok(Parsed { policy, warnings }) if warnings.is_empty() => policy,
+        _ => panic!("{}", complaints(text)),
+    }
+}
+
+const HEAD: &str = "apiVersion: blackstart.dev/v1\nkind: Policy\n";
+
+#[test]
+fn a_whole_policy() {
+    let policy = accepted(
+        r#"# what mysql's deploy may reach
+apiVersion: blackstart.dev/v1
+kind: Policy
+service: mysql
+mode: enforce
+default: allow
+rules:
+  - deny: .github.com
+    reason: github.com is served by this database
+    fix: fetch from the internal mirror
+  - allow: mirror.internal:443
+    protocol: tcp
+  - {deny: "*.example.com:8000-8999", protocol: udp}
+  - deny: 10.20.0.0/16
+  - deny: "[fd00::1]:22"
+  - deny: "*:25"
+"#,
+    );
+    assert_eq!(
+        (policy.mode, policy.default, policy.service.as_deref()),
+        (Mode::Enforce, Effect::Allow, Some("mysql"))
+    );
+    let lines: Vec<_> = policy
+        .rules
+        .iter()
+        .map(|r| format!("{}:{} {}", r.line, r.column, r.text))
+        .collect();
+    insta::assert_snapshot!(lines.join("\n"));
+    assert_eq!(
+        policy.rules[0].reason.as_deref(),
+        Some("github.com is served by this database")
+    );
+    assert_eq!(
+        policy.rules[0].fix.as_deref(),
+        Some("fetch from the internal mirror")
+    );
+    assert_eq!(policy.rules[0].file, "p.yaml");
+    assert_eq!(policy.rule(1), Some(&policy.rules[0]));
+    assert_eq!((policy.rule(0), policy.rule(7)), (None, None));
+}
+
+#[test]
+fn what_is_left_out_has_the_safe_default() {
+    assert_eq!(accepted(HEAD), Policy::default());
+    assert_eq!(accepted(&format!("{HEAD}rules: []\n")), Policy::default());
+    assert_eq!(accepted(&format!("{HEAD}rules:\n")), Policy::default());
+}
+
+#[test]
+fn all_at_once() {
+    let text = r#"apiVersion: blackstart.dev/v2
+kind: Polcy
+servce: mysql
+mode: enforced
+default: [deny]
+mode: observe
+protect: [github]
+rules:
+  - dney: github.com
+  - deny: github.com
+    resaon: because
+    on_match: refuse
+    process: terraform
+  - deny: github.com
+    allow: example.com
+  - reason: nothing else
+  - github.com
+  - deny: [a.com, b.com]
+  - deny:
+  - deny: true
+  - deny: https://github.com/x
+  - deny: 10.20.0.1/16
+  - deny: 0.0.0.0/0
+  - deny: "*"
+  - allow: .co.uk
+  - deny: service:billing
+  - deny: unix:/run/docker.sock
+  - deny: evil-*.com
+  - deny: github.com:99999
+    protocol: icmp
+limits: {pids: 3}
+tests: []
+"#;
+    insta::assert_snapshot!(complaints(text));
+}
+
+#[test]
+fn the_file_as_a_whole() {
+    let deep = format!("{HEAD}rules: {}{}", "[".repeat(40), "]".repeat(40));
+    let cases: &[(&str, &str)] = &[
+        ("empty", ""),
+        ("blank", "\n\n# only words\n"),
+        ("null", "~"),
+        (
+            "two documents",
+            "apiVersion: blackstart.dev/v1\nkind: Policy\n---\nkind: Policy\n",
+        ),
+        ("a list", "- deny: github.com\n"),
+        ("a word", "deny"),
+        (
+            "an unquoted star",
+            "apiVersion: blackstart.dev/v1\nkind: Policy\nrules:\n  - deny: *.github.com\n",
+        ),
+        (
+            "a lone star",
+            "apiVersion: blackstart.dev/v1\nkind: Policy\nrules:\n  - deny: *\n",
+        ),
+        (
+            "an unquoted star with a port",
+            "apiVersion: blackstart.dev/v1\nkind: Policy\nrules:\n  - {deny: *:25, reason: x}\n",
+        ),
+        (
+            "a known alias",
+            "apiVersion: &v blackstart.dev/v1\nkind: *v\n",
+        ),
+        (
+            "a tag",
+            "apiVersion: !!str blackstart.dev/v1\nkind: Policy\n",
+        ),
+        (
+            "bad indentation",
+            "apiVersion: blackstart.dev/v1\n  kind: Policy\n",
+        ),
+        (
+            "an open quote",
+            "apiVersion: blackstart.dev/v1\nservice: \"mysql\nkind: Policy\n",
+        ),
+        (
+            "a tab",
+            "apiVersion: blackstart.dev/v1\nrules:\n\t- deny: a.b\n",
+        ),
+        ("nothing but keys", "kind:\nrules: yes\nservice: true\n"),
+        ("a key that is a list", "? [a]\n: b\n"),
+        ("too deep", &deep),
+    ];
+    let told: String = cases
+        .iter()
+        .map(|(what, text)| format!("# {what}\n{}", complaints(text)))
+        .collect();
+    insta::assert_snapshot!(told);
+}
+
+#[test]
+fn warnings_come_beside_a_policy() {
+    let text = format!(
+        "{HEAD}rules:\n  - deny: .com\n  - deny: github.com\n  - deny: GitHub.com.\n  - allow: github.com\n  - allow: github.com:443\n  - deny: .internal\n"
+    );
+    let Ok(parsed) = parse(&text, "p.yaml") else {
+        panic!("{}", complaints(&text))
+    };
+    assert_eq!(parsed.policy.rules.len(), 6);
+    insta::assert_snapshot!(shown(&text, &parsed.warnings));
+}
+
+#[test]
+fn places_are_right_after_text_of_many_bytes() {
+    let text = format!(
+        "{HEAD}service: \"Bücher — 例え\" # ✓\r\nrules:\r\n  - {{reason: größer, deny: gro%ß.de}}\r\n"
+    );
+    insta::assert_snapshot!(complaints(&text));
+}
+
+#[test]
+fn too_much_is_refused_and_not_chewed_on() {
+    let long = "x".repeat((32 << 20) + 1);
+    assert!(parse(&long, "p").is_err_and(|d| d.len() == 1));
+    let keys: String = (0..50_000).map(|n| format!("key{n}: 1\n")).collect();
+    let errors = parse(&keys, "p").unwrap_err();
+    assert_eq!(errors.len(), 201);
+}
+
+#[test]
+fn a_hundred_thousand_rules_are_read() {
+    let rules: String = (0..100_000)
+        .map(|n| format!("  - deny: .host{n}.example\n"))
+        .collect();
+    assert_eq!(
+        accepted(&format!("{HEAD}rules:\n{rules}")).rules.len(),
+        100_000
+    );
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(500))]
+
+    #[test]
+    fn any_text_is_a_policy_or_an_error(text in prop_oneof![
+        ".*",
+        "(apiVersion|kind|rules|deny|allow|mode|[&*!|>?%@`\"'#-]|[:{}\\[\\],~]|\\n| |\\t|a|é|\\.|\\*)*",
+        "(- deny: |- allow: |  |\\n|\\*|\\.|:|/|\\[|\\]|[0-9a-f]|-|\"){0,40}".prop_map(|t| format!("{HEAD}rules:\n  - deny: a.b\n{t}")),
+        "[\\[\\]:*./0-9a-z%-]{0,24}".prop_map(|t| format!("{HEAD}rules:\n  - deny: \"{t}\"\n")),
+    ]) {
+        match parse(&text, "p.yaml") {
+            Ok(parsed) => prop_assert!(parsed.warnings.iter().all(|d| text.get(d.span.clone()).is_some())),
+            Err(diagnostics) => {
+                prop_assert!(!diagnostics.is_empty());
+                for d in diagnostics {
+                    prop_assert!(text.get(d.span.clone()).is_some(), "{:?} of {:?}", d.span, text);
+                    prop_assert!(d.line >= 1 && d.column >= 1);
+                }
+            }
+        }
+    }
+}
