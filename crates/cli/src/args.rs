@@ -5,6 +5,8 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use blackstart_guard::Need;
+use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// See, and stop, what a deployment depends on.
@@ -113,7 +115,7 @@ pub(crate) struct Run {
     ///
     /// In enforce mode a host that lacks something exits with 125 and names the gap. With this flag
     /// the run goes on without it, and the report lists it.
-    #[arg(long, value_name = "KIND", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    #[arg(long, value_name = "KIND", value_parser = PossibleValuesParser::new(Need::ALL.map(Need::kind)))]
     pub(crate) accept_gap: Vec<String>,
 
     /// Run although an earlier run of the same service still lives without its supervisor
@@ -283,7 +285,7 @@ mod tests {
             "a.json",
             "--report=b.json",
             "--accept-gap",
-            "unix",
+            "names",
             "--",
             "true",
         ])
@@ -292,7 +294,7 @@ mod tests {
             typed.report,
             [PathBuf::from("a.json"), PathBuf::from("b.json")]
         );
-        assert_eq!(typed.accept_gap, ["unix"]);
+        assert_eq!(typed.accept_gap, ["names"]);
     }
 
     #[test]
@@ -312,6 +314,7 @@ mod tests {
             &["--"],
             &["--mode", "enforced", "--", "true"],
             &["--leftover", "burn", "--", "true"],
+            &["--accept-gap", "nams", "--", "true"],
             &["--polcy", "p.yaml", "--", "true"],
             &["--service", "", "--", "true"],
             &["--policy", "a", "--policy", "b", "--", "true"],

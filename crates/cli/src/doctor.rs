@@ -319,80 +319,75 @@ fn shown(path: &Path) -> String {
     plain(&path.to_string_lossy())
 }
 
+/// No beats unknown, unknown beats yes.
+fn all<const N: usize>(told: [Option<bool>; N]) -> Option<bool> {
+    if told.contains(&Some(false)) {
+        return Some(false);
+    }
+    told.iter().all(Option::is_some).then_some(true)
+}
+
 /// One line for each thing that the kernel's `bpf()` was asked for.
 fn programs(host: &Support) -> Vec<Line> {
-    use Bearing::{Gap, Impossible, Whole};
+    use Bearing::{Gap, Impossible};
     let bpf = &host.bpf;
-    let both = |a: Option<bool>, b: Option<bool>| match (a, b) {
-        (Some(false), _) | (_, Some(false)) => Some(false),
-        (Some(true), Some(true)) => Some(true),
-        _ => None,
-    };
-    let stop = (Impossible, "exit 125, nothing runs");
+    let unguarded = (
+        Impossible,
+        "the command runs unguarded, and the report says so",
+    );
+    let outcomes = (Gap, "connected, refused and timed out are not told apart");
+    let daemons = (Gap, "contact with daemons that act for the run is not seen");
     let asked = [
         (
             "maps",
-            both(bpf.ring_buffer, bpf.socket_storage),
+            all([bpf.ring_buffer, bpf.socket_storage]),
             "ring buffers and socket storage",
             "the record is kept in the kernel",
-            (Impossible, "the command runs unguarded"),
-            stop,
+            unguarded,
+            (Impossible, "exit 125, nothing runs"),
         ),
         (
             "names",
-            bpf.cgroup_skb,
-            "packets of a cgroup (cgroup_skb)",
-            "lookups and answers are seen",
-            (Gap, "names are not seen, only addresses"),
-            stop,
+            all([bpf.cgroup_skb, bpf.bounded_loop]),
+            "packets of a cgroup, with bpf_loop",
+            "lookups and answers are seen and judged",
+            (Gap, "lookups are not seen, only addresses"),
+            (Impossible, "exit 125, unless --accept-gap names"),
         ),
         (
             "addresses",
-            both(bpf.connect, bpf.sendmsg),
-            "connect and sendmsg of a cgroup",
-            "attempts are judged before they leave",
+            all([bpf.connect, bpf.sendmsg, bpf.set_retval]),
+            "connect and sendmsg of a cgroup, with bpf_set_retval",
+            "attempts are seen and judged before they leave",
             (Gap, "attempts are not seen, only lookups"),
-            stop,
+            (Impossible, "exit 125, unless --accept-gap addresses"),
         ),
         (
             "processes",
             bpf.tracing,
-            "typed tracepoints (tp_btf)",
+            "typed tracepoints",
             "every process is known by its arguments and ancestry",
             (Gap, "processes are not known"),
-            stop,
-        ),
-        (
-            "errno of a refusal",
-            bpf.set_retval,
-            "bpf_set_retval",
-            "a refusal looks like connection refused",
-            (Whole, "nothing is refused"),
-            (Gap, "a refusal looks like EPERM"),
+            (
+                Impossible,
+                "exit 125, unless --accept-gap processes and leavers",
+            ),
         ),
         (
             "outcomes",
             bpf.sockops,
-            "connection events (sockops)",
+            "connection events",
             "connected, refused and timed out are told apart",
-            (Gap, "outcomes are unknown"),
-            (Gap, "outcomes are unknown"),
+            outcomes,
+            outcomes,
         ),
         (
             "unix sockets",
             bpf.connect_unix,
-            "connect_unix (6.7)",
-            "daemons that act for the run are seen",
-            (Gap, "contact with daemons is not seen"),
-            (Gap, "contact with daemons is not seen"),
-        ),
-        (
-            "helpers",
-            both(bpf.bounded_loop, bpf.current_task),
-            "bpf_loop and bpf_get_current_task_btf",
-            "long messages are read to their end",
-            (Gap, "programs that use them are left out"),
-            stop,
+            "unix socket hooks",
+            "contact with daemons that act for the run is seen",
+            daemons,
+            daemons,
         ),
     ];
     asked
@@ -469,19 +464,19 @@ fn bpffs(host: &Support) -> Line {
             shown(path),
             "a run stays guarded if its supervisor is killed",
         ),
-        Some(None) => {
-            let short = (
-                Bearing::Gap,
-                "a run is no longer guarded if its supervisor is killed, unless one can be mounted",
-            );
-            Line::bad(
-                "bpffs",
-                "not mounted",
-                short,
-                short,
-                "mount -t bpf bpf /sys/fs/bpf",
-            )
+        Some(None) if host.capabilities.is_none_or(|has| has.sys_admin) => {
+            Line::good("bpffs", "not mounted", "a run mounts one of its own")
         }
+        Some(None) => Line::bad(
+            "bpffs",
+            "not mounted, and mounting one takes CAP_SYS_ADMIN",
+            (
+                Bearing::Gap,
+                "a run is no longer seen if its supervisor is killed",
+            ),
+            (Bearing::Impossible, "exit 125, unless --accept-gap pins"),
+            "mount -t bpf bpf /sys/fs/bpf",
+        ),
         None => Line::untold("bpffs", "the mount table cannot be read", "a run tries"),
     }
 }
@@ -560,12 +555,14 @@ fn resolving(host: &Support) -> Vec<Line> {
                 .collect::<Vec<_>>()
                 .join(" and ");
             if host.bpf.connect_unix == Some(false) {
-                let unseen = (Bearing::Gap, "lookups through its socket are not seen");
                 Line::bad(
                     "name daemons",
                     format!("{who} listens"),
-                    unseen,
-                    unseen,
+                    (Bearing::Gap, "lookups through its socket are not seen"),
+                    (
+                        Bearing::Impossible,
+                        "exit 125, unless --accept-gap resolver_sockets",
+                    ),
                     "use a kernel from 6.7 on, or stop the daemon for the run",
                 )
             } else {
@@ -600,8 +597,12 @@ pub(crate) fn human(lines: &[Line], paint: Paint) -> String {
             continue;
         }
         out.push('\n');
-        for (word, text) in [("observe", line.observe.1), ("enforce", line.enforce.1)] {
-            let _ = writeln!(out, "     {:width$}    {word}: {text}", "");
+        let means = match (line.observe.1, line.enforce.1) {
+            (observe, enforce) if observe == enforce => vec![("both:   ", observe)],
+            (observe, enforce) => vec![("observe:", observe), ("enforce:", enforce)],
+        };
+        for (word, text) in means {
+            let _ = writeln!(out, "     {:width$}    {word} {text}", "");
         }
         if let Some(remedy) = &line.remedy {
             let _ = writeln!(out, "     {:width$}    to do:   {remedy}", "");

@@ -4,6 +4,7 @@
 mod args;
 mod diagnostics;
 mod doctor;
+mod live;
 mod log;
 mod output;
 mod plain;
@@ -13,6 +14,7 @@ mod resolve;
 mod run;
 mod summary;
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use blackstart_core::policy::Severity;
@@ -45,12 +47,52 @@ fn main() -> ExitCode {
         return ExitCode::from(FAILED);
     }
     let code = match typed.command {
+        // Sweeps on its own, in one go with looking for an orphan of the same service.
         Command::Run(typed) => run::run(typed, output),
-        Command::Doctor(typed) => doctor(&typed, output),
-        Command::Policy(Policy::Check(typed)) => check(&typed, output),
-        Command::Report(Report::Schema) => finish(output, &reference::report_schema(), 0),
+        Command::Doctor(typed) => after_sweep(output, || doctor(&typed, output)),
+        Command::Policy(Policy::Check(typed)) => after_sweep(output, || check(&typed, output)),
+        Command::Report(Report::Schema) => {
+            after_sweep(output, || finish(output, &reference::report_schema(), 0))
+        }
     };
     ExitCode::from(code)
+}
+
+/// Every command first cleans up what a killed supervisor left behind, and then does its own `work`.
+fn after_sweep(output: Output, work: impl FnOnce() -> u8) -> u8 {
+    match resolve::state_directory(std::env::var_os("BLACKSTART_STATE").as_deref()) {
+        Ok(state) => {
+            sweep(&state, output);
+            work()
+        }
+        Err(message) => {
+            output.error(&message);
+            FAILED
+        }
+    }
+}
+
+/// Cleans up after runs whose supervisor is gone. Whoever may not, or cannot, still gets what they
+/// asked for.
+fn sweep(state: &Path, output: Output) {
+    match blackstart_guard::sweep(state) {
+        Ok(swept) => {
+            for report in swept.adopted {
+                output.say(&format!(
+                    "blackstart: cleaned up after a run whose supervisor had ended; its report is {}\n",
+                    plain::plain(&report.to_string_lossy())
+                ));
+            }
+            for (run, why) in swept.failed {
+                let run = plain::plain(&run.to_string_lossy());
+                output.warning(&format!(
+                    "cannot clean up after the run in {run}: {}",
+                    plain::plain(&why)
+                ));
+            }
+        }
+        Err(error) => tracing::debug!(%error, "sweep"),
+    }
 }
 
 fn doctor(typed: &Doctor, output: Output) -> u8 {

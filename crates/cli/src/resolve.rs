@@ -7,7 +7,8 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use blackstart_core::policy::{self, Diagnostic, Policy};
-use blackstart_core::report::Mode;
+use blackstart_core::report::{Mode, PolicySource};
+use sha2::{Digest as _, Sha256};
 
 use crate::args::{self, Format};
 use crate::report_file::ReportFile;
@@ -45,8 +46,8 @@ pub(crate) struct Order {
 /// A policy with the text that it was read from.
 #[derive(Debug)]
 pub(crate) struct PolicyFile {
-    /// As typed.
-    pub(crate) path: PathBuf,
+    /// Where it came from.
+    pub(crate) source: PolicySource,
     /// Its text.
     pub(crate) text: String,
     /// Its meaning.
@@ -143,7 +144,10 @@ pub(crate) fn policy_file(path: &Path) -> Result<PolicyFile, Problem> {
     })?;
     match policy::parse(&text, &path.to_string_lossy()) {
         Ok(parsed) => Ok(PolicyFile {
-            path: path.to_owned(),
+            source: PolicySource {
+                digest: format!("{:x}", Sha256::digest(&text)),
+                files: vec![path.to_string_lossy().into_owned()],
+            },
             policy: parsed.policy,
             warnings: parsed.warnings,
             text,
@@ -203,6 +207,9 @@ mod tests {
         let path = path.to_str().unwrap();
 
         let order = run(typed(&["--policy", path, "true"]), None).unwrap();
+        // What sha256sum says of the same bytes.
+        let digest = "21cd9070df0dbafc5fa13fe52cb4f15cb59f12855c047a46813a818e63b112d4";
+        assert_eq!(order.policy.unwrap().source.digest, digest);
         assert_eq!(
             (order.mode, order.service.as_deref()),
             (Mode::Enforce, Some("mysql"))

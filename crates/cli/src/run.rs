@@ -1,28 +1,136 @@
 //! `blackstart run`: from what was typed to an exit code.
 
+use blackstart_core::policy::Rule;
+use blackstart_core::report::Report;
+use blackstart_guard::{AtEnd, Ended, GivenPolicy, Notice, Request};
+
 use crate::FAILED;
-use crate::args;
+use crate::args::{self, Format, Leftover};
 use crate::diagnostics;
+use crate::live;
 use crate::output::Output;
-use crate::resolve::{self, Problem};
+use crate::plain::plain;
+use crate::resolve::{self, Order, PolicyFile, Problem};
+use crate::summary::Telling;
 
 /// Runs it, tells about it, and says how to exit.
 pub(crate) fn run(typed: args::Run, output: Output) -> u8 {
     let state = std::env::var_os("BLACKSTART_STATE");
-    let _order = match resolve::run(typed, state.as_deref()) {
+    let order = match resolve::run(typed, state.as_deref()) {
         Ok(order) => order,
         Err(problems) => {
             problems.iter().for_each(|problem| show(problem, output));
             return FAILED;
         }
     };
-    output.error("cannot run anything yet: this build has no guard");
-    FAILED
+    if let Some(PolicyFile { warnings, text, .. }) = &order.policy
+        && !order.quiet
+    {
+        output.say(&diagnostics::human(warnings, text, output.err));
+    }
+    let rules = order
+        .policy
+        .as_ref()
+        .map_or(&[][..], |file| &file.policy.rules);
+    let mut notice = |notice: Notice| {
+        if !order.quiet
+            && let Some(line) = live::line(&notice, rules, output.err)
+        {
+            output.say(&line);
+        }
+    };
+    match blackstart_guard::run(&request(&order), &mut notice) {
+        Ok(ended) => tell(&order, &ended, rules, output),
+        Err(refusal) => {
+            output.error(&plain(&refusal.to_string()));
+            refusal.exit_code()
+        }
+    }
+}
+
+/// The order in the guard's terms.
+fn request(order: &Order) -> Request {
+    Request {
+        command: order.command.clone(),
+        env: std::env::vars_os().collect(),
+        policy: order.policy.as_ref().map(|file| GivenPolicy {
+            policy: file.policy.clone(),
+            source: file.source.clone(),
+            text: file.text.clone(),
+        }),
+        service: order.service.clone(),
+        mode: Some(order.mode),
+        leftover: order.leftover.map(|typed| match typed {
+            Leftover::Release => AtEnd::Release,
+            Leftover::Kill => AtEnd::Kill,
+            Leftover::Keep => AtEnd::Keep,
+            Leftover::Wait => AtEnd::Wait,
+        }),
+        accept_gaps: order.accept_gaps.clone(),
+        concurrent: order.concurrent,
+        state_dir: order.state.clone(),
+    }
+}
+
+/// Writes the report where it was asked for, and shows what is to be shown. Nothing that fails here
+/// changes the exit code: the command has run, and its result is its own.
+fn tell(order: &Order, ended: &Ended, rules: &[Rule], output: Output) -> u8 {
+    let document = document(&ended.report);
+    let mut written = Vec::new();
+    let mut unwritten = false;
+    for file in &order.reports {
+        match file.write(&document) {
+            Ok(()) => written.push(file.path().to_string_lossy().into_owned()),
+            Err(error) => {
+                unwritten = true;
+                let path = plain(&file.path().to_string_lossy());
+                output.warning(&format!(
+                    "cannot write the report to {path}: {error}; here it is instead"
+                ));
+            }
+        }
+    }
+    if unwritten {
+        output.say(&document);
+    }
+    if written.is_empty()
+        && let Some(record) = &ended.record
+    {
+        written.push(record.to_string_lossy().into_owned());
+    }
+    match order.format {
+        Format::Json => {
+            if let Err(error) = output.result(&document) {
+                output.warning(&format!(
+                    "cannot write the report to standard output: {error}"
+                ));
+            }
+        }
+        Format::Human if order.quiet => {}
+        Format::Human => {
+            let telling = Telling {
+                report: &ended.report,
+                rules,
+                written: &written,
+                paint: output.err,
+            };
+            output.say(&telling.text());
+        }
+    }
+    u8::try_from(ended.exit_code).unwrap_or(FAILED)
+}
+
+/// The report as it is written.
+fn document(report: &Report) -> String {
+    // Nothing in a report fails to be written: its keys are text and its numbers finite.
+    let mut text = serde_json::to_string_pretty(report).unwrap_or_default();
+    text.push('\n');
+    text
 }
 
 fn show(problem: &Problem, output: Output) {
     match problem {
-        Problem::Message(message) => output.error(message),
+        Problem::Message(message) => output.error(&plain(message)),
         Problem::Policy { text, diagnostics } => {
             output.say(&diagnostics::human(diagnostics, text, output.err))
         }

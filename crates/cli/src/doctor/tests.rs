@@ -157,6 +157,53 @@ fn little_is_told() {
     insta::assert_snapshot!(text);
 }
 
+/// What `doctor` advises can be typed.
+#[test]
+fn accepted_gaps_exist() {
+    let none = Support {
+        bpf: Bpf {
+            ring_buffer: Some(true),
+            socket_storage: Some(true),
+            ..NOTHING
+        },
+        bpffs: Some(None),
+        capabilities: Some(Capabilities {
+            bpf: true,
+            net_admin: true,
+            perfmon: true,
+            ..Capabilities::default()
+        }),
+        ..good()
+    };
+    let kinds = blackstart_guard::Need::ALL.map(blackstart_guard::Need::kind);
+    let mut advised = 0;
+    for line in lines(&none) {
+        let Some((_, typed)) = line.enforce.1.split_once("--accept-gap ") else {
+            continue;
+        };
+        for kind in typed.split(" and ") {
+            assert!(kinds.contains(&kind), "{kind}");
+            advised += 1;
+        }
+    }
+    assert_eq!(advised, 6);
+}
+
+const NOTHING: Bpf = Bpf {
+    cgroup_skb: Some(false),
+    connect: Some(false),
+    sendmsg: Some(false),
+    sock_create: Some(false),
+    sockops: Some(false),
+    tracing: Some(false),
+    connect_unix: Some(false),
+    set_retval: Some(false),
+    bounded_loop: Some(false),
+    current_task: Some(false),
+    ring_buffer: Some(false),
+    socket_storage: Some(false),
+};
+
 #[test]
 fn the_document_says_the_same() {
     let lines = lines(&Support {

@@ -1,0 +1,122 @@
+//! What is said while a run is on: one line for each new kind of refusal, and for what fails meanwhile.
+
+use blackstart_core::policy::Rule;
+use blackstart_core::report::Verdict;
+use blackstart_guard::{Notice, Refused};
+
+use crate::plain::{Paint, cut, plain};
+
+/// Longest text that a process or a policy may put into the line.
+const PART_WIDTH: usize = 200;
+
+/// The line, ending in a line feed. None for a gap: the terminal is the command's, and the summary
+/// lists them all.
+pub(crate) fn line(notice: &Notice, rules: &[Rule], paint: Paint) -> Option<String> {
+    match notice {
+        Notice::Refused(refused) => Some(refusal(refused, rules, paint)),
+        Notice::Warning(text) => Some(format!(
+            "blackstart: {} {}\n",
+            paint.doubtful("warning:"),
+            part(text)
+        )),
+        Notice::Gap(_) => None,
+    }
+}
+
+fn refusal(refused: &Refused, rules: &[Rule], paint: Paint) -> String {
+    let who = match refused.exe.as_deref() {
+        Some(exe) => part(exe.rsplit('/').next().unwrap_or(exe)),
+        None => "a process".to_owned(),
+    };
+    let was = match refused.verdict {
+        Verdict::WouldDeny => paint.doubtful("would be refused"),
+        _ => paint.bad("was refused"),
+    };
+    let written = rules.iter().find(|rule| rule.text == refused.rule);
+    let place = written.map(|rule| format!(", {}:{}", part(&rule.file), rule.line));
+    let why = refused
+        .reason
+        .as_deref()
+        .map(|reason| format!(": {}", part(reason)));
+    format!(
+        "blackstart: {who} (pid {}) {was} {}{} [{}{}]\n",
+        refused.pid,
+        part(&refused.destination),
+        why.unwrap_or_default(),
+        part(&refused.rule),
+        place.unwrap_or_default(),
+    )
+}
+
+fn part(text: &str) -> String {
+    cut(&plain(text), PART_WIDTH)
+}
+
+#[cfg(test)]
+mod tests {
+    use blackstart_core::policy;
+
+    use super::*;
+
+    fn refused(verdict: Verdict) -> Refused {
+        Refused {
+            pid: 4711,
+            exe: Some("/usr/bin/curl".to_owned()),
+            destination: "api.github.com:443".to_owned(),
+            verdict,
+            rule: "deny .github.com".to_owned(),
+            reason: Some("served by this database".to_owned()),
+            fix: None,
+        }
+    }
+
+    fn told(notice: Notice) -> String {
+        let text = "apiVersion: blackstart.dev/v1\nkind: Policy\nrules:\n  - deny: .github.com\n";
+        let rules = policy::parse(text, "p.yaml").unwrap().policy.rules;
+        line(&notice, &rules, Paint::None).unwrap()
+    }
+
+    #[test]
+    fn a_refusal_names_who_what_why_and_where() {
+        assert_eq!(
+            told(Notice::Refused(refused(Verdict::Deny))),
+            "blackstart: curl (pid 4711) was refused api.github.com:443: served by this database \
+             [deny .github.com, p.yaml:4]\n"
+        );
+    }
+
+    #[test]
+    fn in_observe_it_is_a_would() {
+        assert!(
+            told(Notice::Refused(refused(Verdict::WouldDeny)))
+                .contains("curl (pid 4711) would be refused")
+        );
+    }
+
+    #[test]
+    fn without_a_rule_of_a_policy_there_is_no_place() {
+        let mut refused = refused(Verdict::Deny);
+        refused.rule = "default".to_owned();
+        refused.reason = None;
+        refused.exe = None;
+        assert_eq!(
+            told(Notice::Refused(refused)),
+            "blackstart: a process (pid 4711) was refused api.github.com:443 [default]\n"
+        );
+    }
+
+    #[test]
+    fn it_is_one_line_whatever_is_in_it() {
+        let nasty = "a\r\nblackstart: all is well\x1b[2K".to_owned();
+        let mut refused = refused(Verdict::Deny);
+        refused.exe = Some(nasty.clone());
+        refused.destination = nasty.clone();
+        refused.rule = nasty.clone();
+        refused.reason = Some(nasty.clone());
+        for notice in [Notice::Refused(refused), Notice::Warning(nasty)] {
+            let line = told(notice);
+            assert_eq!(line.lines().count(), 1);
+            assert!(!line.trim_end().chars().any(char::is_control), "{line:?}");
+        }
+    }
+}
