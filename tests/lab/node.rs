@@ -218,6 +218,8 @@ impl Node {
         std::fs::read_dir(format!("/proc/{holder}/root/sys/fs/bpf"))
             .expect("read the machine's bpffs")
             .flatten()
+            // The files in its root are the kernel's own iterators.
+            .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
             .map(|entry| entry.path())
             .collect()
     }

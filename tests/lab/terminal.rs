@@ -60,10 +60,8 @@ impl Terminal {
             let mut buffer = [0; 4096];
             // The other side's last close ends it with EIO.
             while let Ok(n @ 1..) = reader.read(&mut buffer) {
-                copy.0
-                    .lock()
-                    .expect("no panic while held")
-                    .push_str(&String::from_utf8_lossy(&buffer[..n]));
+                let Ok(mut screen) = copy.0.lock() else { break };
+                screen.push_str(&String::from_utf8_lossy(&buffer[..n]));
                 copy.1.notify_all();
             }
         });
