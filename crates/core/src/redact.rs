@@ -17,6 +17,23 @@ pub const MASK: &str = "***";
 
 /// Redact a command line. Doing it twice changes nothing more.
 pub fn redact<S: AsRef<str>>(argv: &[S]) -> Vec<String> {
+    let mut masked = pass(argv);
+    // A mask may change how its neighbours read (a quote gone, a word that was no word before), so look
+    // again until nothing changes. Nearly always that is at once.
+    for _ in 0..MAX_PASSES {
+        let again = pass(&masked);
+        if again == masked {
+            break;
+        }
+        masked = again;
+    }
+    masked
+}
+
+/// Far more than any text was seen to need.
+const MAX_PASSES: usize = 8;
+
+fn pass<S: AsRef<str>>(argv: &[S]) -> Vec<String> {
     let mut words = Words::default();
     argv.iter()
         .map(|argument| words.argument(argument.as_ref()))
@@ -48,6 +65,8 @@ enum Program {
     Curl,
     /// `-pPASSWORD` in one word; `-p` alone asks.
     Mysql,
+    /// Its `login` makes it [`Program::Login`]; elsewhere its `-p` is a port.
+    Client,
     /// `-p PASSWORD`.
     Login,
     /// `-a PASSWORD`.
@@ -61,7 +80,8 @@ impl Program {
         match word.rsplit('/').next()? {
             "curl" | "wget" | "http" | "https" => Some(Self::Curl),
             name if name.starts_with("mysql") || name.starts_with("mariadb") => Some(Self::Mysql),
-            "docker" | "podman" | "nerdctl" | "sshpass" | "az" | "helm" => Some(Self::Login),
+            "docker" | "podman" | "nerdctl" | "az" => Some(Self::Client),
+            "sshpass" => Some(Self::Login),
             "redis-cli" => Some(Self::Redis),
             name if name.starts_with("ldap") => Some(Self::Ldap),
             _ => None,
@@ -72,41 +92,33 @@ impl Program {
 impl Words {
     /// One argument, which may be a whole script.
     fn argument(&mut self, text: &str) -> String {
-        if self.next == Next::Secret && !is_flag(text) {
+        let first = text.split_whitespace().next().unwrap_or_default();
+        if self.next == Next::Secret && !is_flag(unquote(first).1) {
             self.next = Next::Anything;
             return MASK.to_owned();
         }
-        if let Some(masked) = mask_header(text) {
-            self.next = Next::Anything;
-            return masked;
-        }
-        if !text.contains(char::is_whitespace) {
-            return self.word(text);
-        }
-        // A flag before a script or a sentence says nothing about its first word only.
         let mut out = String::with_capacity(text.len());
         let mut rest = text;
         while !rest.is_empty() {
-            if let Some(masked) = mask_header(rest) {
+            let (space, after) = rest.split_at(rest.len() - rest.trim_start().len());
+            out.push_str(space);
+            rest = after;
+            if let Some((masked, after)) = mask_header(rest) {
+                self.next = Next::Anything;
                 out.push_str(&masked);
-                return out;
+                rest = after;
+                continue;
             }
-            let space = rest
-                .find(|c: char| !c.is_whitespace())
-                .unwrap_or(rest.len());
-            out.push_str(&rest[..space]);
-            rest = &rest[space..];
             let end = rest.find(char::is_whitespace).unwrap_or(rest.len());
             if end > 0 {
-                if let Some(masked) = mask_header(rest) {
-                    out.push_str(&masked);
-                    return out;
-                }
                 out.push_str(&self.word(&rest[..end]));
             }
             rest = &rest[end..];
         }
-        self.next = Next::Anything;
+        if text.contains(char::is_whitespace) {
+            // What the last word of a script announces does not come in the next argument.
+            self.next = Next::Anything;
+        }
         out
     }
 
@@ -124,6 +136,9 @@ impl Words {
                 }
                 _ => {}
             }
+        }
+        if self.program == Program::Client && inner == "login" {
+            self.program = Program::Login;
         }
         if let Some(program) = Program::of(inner) {
             self.program = program;
@@ -171,7 +186,7 @@ impl Words {
                 .map(|login| format!("-u{login}")),
             Program::Redis => glued("-a").map(|_| format!("-a{MASK}")),
             Program::Ldap => glued("-w").map(|_| format!("-w{MASK}")),
-            Program::Login | Program::Other => None,
+            Program::Client | Program::Login | Program::Other => None,
         }
     }
 }
@@ -199,27 +214,33 @@ fn mask_login(text: &str) -> Option<String> {
 
 /// Mask what a single word carries: `KEY=VALUE`, a URL, a token.
 fn mask_value(word: &str) -> String {
-    if let Some((key, value)) = word.split_once('=')
+    let mut out = String::with_capacity(word.len());
+    let mut rest = word;
+    while let Some((key, value)) = rest.split_once('=')
         && !value.is_empty()
         && !key.contains(['/', '?', ':'])
     {
+        out.push_str(key);
+        out.push('=');
         if says_secret(key.trim_start_matches('-')) {
             let (open, _, close) = unquote(value);
-            return format!("{key}={open}{MASK}{close}");
+            return format!("{out}{open}{MASK}{close}");
         }
-        return format!("{key}={}", mask_value(value));
+        rest = value;
     }
-    if word.contains("://") {
-        return mask_url(word);
-    }
-    // openssl's way of passing a password.
-    if word
+    if rest.contains("://") {
+        out.push_str(&mask_url(rest));
+    } else if rest
         .strip_prefix("pass:")
         .is_some_and(|password| !password.is_empty())
     {
-        return format!("pass:{MASK}");
+        // openssl's way of passing a password.
+        out.push_str("pass:");
+        out.push_str(MASK);
+    } else {
+        out.push_str(&mask_tokens(rest));
     }
-    mask_tokens(word)
+    out
 }
 
 /// `scheme://user:password@host/?token=x` → `scheme://***@host/?token=***`.
@@ -256,24 +277,25 @@ fn mask_url(url: &str) -> String {
     out
 }
 
-/// A header that carries credentials, at the start of `text`: masked to its closing quote or the end.
-fn mask_header(text: &str) -> Option<String> {
-    let start = text.len() - text.trim_start_matches(['"', '\'']).len();
-    let quote = text[..start].chars().next_back();
-    let header = &text[start..];
-    let flag = if header.starts_with("-H") {
-        2
-    } else {
-        header.strip_prefix("--header=").map_or(0, |_| 9)
+/// A header that carries credentials, at the start of `text`: masked to its closing quote or the end, and
+/// what follows that.
+fn mask_header(text: &str) -> Option<(String, &str)> {
+    const LONGEST_NAME: usize = 80;
+    let colon = text.bytes().take(LONGEST_NAME).position(|b| b == b':')?;
+    let name = &text[..colon];
+    let quotes = |text: &str| text.len() - text.trim_start_matches(['"', '\'']).len();
+    let outer = quotes(name);
+    let flag = match &name[outer..] {
+        rest if rest.starts_with("-H") => 2,
+        rest if rest.starts_with("--header=") => 9,
+        _ => 0,
     };
-    let (name, _) = header[flag..].split_once(':')?;
-    let name_quote = name.len() - name.trim_start_matches(['"', '\'']).len();
-    let quote = name[..name_quote].chars().next_back().or(quote);
-    let bare = &name[name_quote..];
-    let plain = !bare.is_empty()
-        && bare
-            .chars()
-            .all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
+    let inner = quotes(&name[outer + flag..]);
+    let quote = name[..outer + flag + inner]
+        .chars()
+        .rfind(|c| matches!(c, '"' | '\''));
+    let bare = &name[outer + flag + inner..];
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
     let carries = [
         "authorization",
         "proxy-authorization",
@@ -283,31 +305,18 @@ fn mask_header(text: &str) -> Option<String> {
     .iter()
     .any(|known| bare.eq_ignore_ascii_case(known))
         || (bare.contains(['-', '_']) && says_secret(bare));
-    if !plain || !carries {
+    if !carries || !bare.chars().all(plain) {
         return None;
     }
-    let value_at = start + flag + name.len() + 1;
-    let value = &text[value_at..];
-    if value.trim().is_empty() || value.starts_with("//") {
-        return None;
-    }
+    let (head, value) = text.split_at(colon + 1);
     let space = value.len() - value.trim_start().len();
-    let end = quote.and_then(|q| value.find(q)).unwrap_or(value.len());
-    if end <= space {
+    let end = quote
+        .and_then(|quote| value.find(quote))
+        .unwrap_or(value.len());
+    if end <= space || value.starts_with("//") {
         return None;
     }
-    // What follows the closing quote is more script.
-    let after = &value[end..];
-    let after = if after.is_empty() {
-        String::new()
-    } else {
-        redact(&[after]).concat()
-    };
-    Some(format!(
-        "{}{}{MASK}{after}",
-        &text[..value_at],
-        &value[..space]
-    ))
+    Some((format!("{head}{}{MASK}", &value[..space]), &value[end..]))
 }
 
 /// Does a flag's, variable's or header's name say that its value is secret?
@@ -476,6 +485,7 @@ mod tests {
                 "sudo|mysql|-uroot|-psecret|db",
                 "sudo|mysql|-uroot|-p***|db",
             ),
+            ("docker|login|-p|pw|h", "docker|login|-p|***|h"),
             ("redis-cli|-a|pw", "redis-cli|-a|***"),
             ("sshpass|-p|pw|ssh|h", "sshpass|-p|***|ssh|h"),
             (
@@ -487,9 +497,7 @@ mod tests {
                 "sh|-c|curl -H 'Authorization: ***' http://h",
             ),
             (
-                "sh|-c|echo a | curl -u me:pw http://h"
-                    .replace(" | ", " ; ")
-                    .as_str(),
+                "sh|-c|echo a ; curl -u me:pw http://h",
                 "sh|-c|echo a ; curl -u me:*** http://h",
             ),
             ("x|AKIAIOSFODNN7EXAMPLE", "x|***"),
@@ -509,9 +517,7 @@ mod tests {
         for text in [
             "git|clone|git@github.com:a/b",
             "git|clone|ssh://git@github.com/a/b",
-            "docker|run|-p|80:80|x"
-                .replace("docker", "kubectl")
-                .as_str(),
+            "docker|run|-p|80:80|x",
             "mysql|-p|db",
             "x|--token-file=/run/t|--password-stdin|y",
             "env|PWD=/root|PATH=/bin",
@@ -521,6 +527,28 @@ mod tests {
             "x|--no-auth|y",
         ] {
             assert_eq!(line(text), text);
+        }
+    }
+
+    /// A command line may be megabytes of anything.
+    #[test]
+    fn long_arguments_are_no_trouble() {
+        for piece in [
+            "a=",
+            "'Authorization: x'",
+            "Authorization: ",
+            "x ",
+            "'",
+            "-H",
+            "a:",
+            "://",
+            "=",
+            "?a=b&",
+            "ghp_",
+            "-u ",
+        ] {
+            let long = piece.repeat(300_000 / piece.len());
+            assert!(!redact(&[&long]).is_empty());
         }
     }
 
