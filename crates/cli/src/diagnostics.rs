@@ -39,8 +39,14 @@ pub(crate) fn human(diagnostics: &[Diagnostic], text: &str, paint: Paint) -> Str
 
 /// The span, moved to where `text` can be cut.
 fn within(text: &str, start: usize, end: usize) -> (usize, usize) {
-    let start = text.floor_char_boundary(start.min(text.len()));
-    let end = text.ceil_char_boundary(end.clamp(start, text.len()));
+    let is_boundary = |at: &usize| text.is_char_boundary(*at);
+    let start = (0..=start.min(text.len()))
+        .rev()
+        .find(is_boundary)
+        .unwrap_or(0);
+    let end = (end.max(start)..text.len())
+        .find(is_boundary)
+        .unwrap_or(text.len());
     (start, end)
 }
 

@@ -11,6 +11,10 @@ use crate::plain::{Paint, plain};
 /// Version of the JSON document's shape.
 const SCHEMA_VERSION: u32 = 1;
 
+/// The two facts of which a run needs at least one to see anything outside.
+const NAMES: &str = "names";
+const ADDRESSES: &str = "addresses";
+
 /// How a fact bears on observe, or on enforce.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Bearing {
@@ -53,15 +57,12 @@ pub(crate) enum Fitness {
 impl Fitness {
     /// The best that no line forbids.
     pub(crate) fn of(lines: &[Line]) -> Self {
-        if lines
-            .iter()
-            .any(|line| line.observe.0 == Bearing::Impossible)
+        let any = |holds: &dyn Fn(&Line) -> bool| lines.iter().any(holds);
+        let blind = |fact| any(&|line| line.fact == fact && line.observe.0 != Bearing::Whole);
+        if any(&|line| line.observe.0 == Bearing::Impossible) || (blind(NAMES) && blind(ADDRESSES))
         {
             Self::Unguarded
-        } else if lines
-            .iter()
-            .any(|line| line.enforce.0 == Bearing::Impossible)
-        {
+        } else if any(&|line| line.enforce.0 == Bearing::Impossible) {
             Self::Observe
         } else {
             Self::Enforce
@@ -175,6 +176,8 @@ pub(crate) fn lines(host: &Support) -> Vec<Line> {
     lines.push(bpffs(host));
     lines.push(systemd(host));
     lines.extend(resolving(host));
+    lines.push(locked_memory(host));
+    lines.push(unprivileged(host));
     lines.push(match &host.lsm {
         Some(list) => Line::good("security modules", plain(&list.join(",")), "none is needed"),
         None => Line::untold(
@@ -347,7 +350,7 @@ fn programs(host: &Support) -> Vec<Line> {
             (Impossible, "exit 125, nothing runs"),
         ),
         (
-            "names",
+            NAMES,
             all([bpf.cgroup_skb, bpf.bounded_loop]),
             "packets of a cgroup, with bpf_loop",
             "lookups and answers are seen and judged",
@@ -355,7 +358,7 @@ fn programs(host: &Support) -> Vec<Line> {
             (Impossible, "exit 125, unless --accept-gap names"),
         ),
         (
-            "addresses",
+            ADDRESSES,
             all([bpf.connect, bpf.sendmsg, bpf.set_retval]),
             "connect and sendmsg of a cgroup, with bpf_set_retval",
             "attempts are seen and judged before they leave",
@@ -512,6 +515,50 @@ fn systemd(host: &Support) -> Line {
             "/run/systemd cannot be looked into",
             "a run tries",
         ),
+    }
+}
+
+/// Kernels before 5.11 charge maps to the limit of locked memory, later ones to the cgroup.
+fn locked_memory(host: &Support) -> Line {
+    let is = match host.locked_memory {
+        u64::MAX => "no limit".to_owned(),
+        bytes => format!("limit of {} KiB", bytes >> 10),
+    };
+    let charged = version(&host.release).is_some_and(|version| version < (5, 11));
+    let raisable = host.capabilities.is_none_or(|has| has.sys_resource);
+    if charged && !raisable && host.locked_memory < MAPS {
+        let refused = (Bearing::Impossible, "the kernel refuses the maps of a run");
+        Line::bad("locked memory", is, refused, refused, "ulimit -l unlimited")
+    } else if charged {
+        Line::good("locked memory", is, "enough, or raised by a run")
+    } else {
+        Line::good(
+            "locked memory",
+            is,
+            "this kernel does not charge a run's maps to it",
+        )
+    }
+}
+
+/// Kernel memory of a loaded run's maps, at most.
+const MAPS: u64 = 64 << 20;
+
+/// The first two numbers of a release. Only for what cannot be tried.
+fn version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|letter: char| !letter.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+fn unprivileged(host: &Support) -> Line {
+    let fact = "unprivileged bpf";
+    match host.unprivileged_bpf_disabled {
+        Some(0) => Line::good(
+            fact,
+            "any user may load programs",
+            "not needed; most hosts forbid it",
+        ),
+        Some(_) => Line::good(fact, "forbidden", "not needed"),
+        None => Line::untold(fact, "not told", "not needed"),
     }
 }
 

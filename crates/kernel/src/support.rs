@@ -122,8 +122,6 @@ pub struct Bpf {
     pub connect: Option<bool>,
     /// `cgroup/sendmsg4`: a verdict at an unconnected send.
     pub sendmsg: Option<bool>,
-    /// `cgroup/sock_create`.
-    pub sock_create: Option<bool>,
     /// `sockops`: what became of a connection.
     pub sockops: Option<bool>,
     /// `tp_btf`: typed tracepoints.
@@ -134,8 +132,6 @@ pub struct Bpf {
     pub set_retval: Option<bool>,
     /// `bpf_loop`.
     pub bounded_loop: Option<bool>,
-    /// `bpf_get_current_task_btf` in connect4.
-    pub current_task: Option<bool>,
     /// Ring buffers.
     pub ring_buffer: Option<bool>,
     /// Per-socket storage.
@@ -146,7 +142,6 @@ impl Support {
     /// Every fact, for `doctor`.
     pub fn probe() -> Self {
         let mut facts = Self::for_run();
-        facts.bpf = programs::all(&facts);
         facts.systemd_answers = match facts.systemd {
             Some(true) => host::systemd_answers(BUS_PATIENCE),
             _ => None,
@@ -154,8 +149,8 @@ impl Support {
         facts
     }
 
-    /// The facts that a run's plan needs, without those that cost: systemd is not asked whether it
-    /// answers (the run asks it anyway), and hooks that no feature uses are not tried.
+    /// The facts that a run's plan needs, without the one that may take long: systemd is not asked
+    /// whether it answers, since the run asks it for something anyway.
     pub fn for_run() -> Self {
         let mounts = cgroup::mounts();
         let mut facts = Self {
@@ -179,7 +174,7 @@ impl Support {
             resolvers: host::resolvers(),
             locked_memory: host::locked_memory(),
         };
-        facts.bpf = programs::for_run(&facts);
+        facts.bpf = programs::bpf(&facts);
         facts
     }
 
@@ -261,13 +256,11 @@ mod tests {
                 cgroup_skb: yes,
                 connect: yes,
                 sendmsg: yes,
-                sock_create: yes,
                 sockops: yes,
                 tracing: yes,
                 connect_unix: yes,
                 set_retval: yes,
                 bounded_loop: yes,
-                current_task: yes,
                 ring_buffer: yes,
                 socket_storage: yes,
             },
@@ -323,13 +316,6 @@ mod tests {
         println!("for_run {quick:?}, both {:?}\n{full:#?}", began.elapsed());
         assert!(!host.release.is_empty());
         assert_eq!(host.arch, std::env::consts::ARCH);
-        assert_eq!(
-            Bpf {
-                sock_create: None,
-                current_task: None,
-                ..full.bpf
-            },
-            host.bpf
-        );
+        assert_eq!(full.bpf, host.bpf);
     }
 }

@@ -35,13 +35,11 @@ fn good() -> Support {
             cgroup_skb: yes,
             connect: yes,
             sendmsg: yes,
-            sock_create: yes,
             sockops: yes,
             tracing: yes,
             connect_unix: yes,
             set_retval: yes,
             bounded_loop: yes,
-            current_task: yes,
             ring_buffer: yes,
             socket_storage: yes,
         },
@@ -110,7 +108,6 @@ fn old_kernel() {
             connect_unix: no,
             set_retval: no,
             bounded_loop: no,
-            current_task: no,
             ..good().bpf
         },
         ..good()
@@ -121,8 +118,48 @@ fn old_kernel() {
         mount.controllers = Some([].into());
     }
     let (fitness, text) = told(&host);
+    assert_eq!(fitness, Fitness::Unguarded);
+    insta::assert_snapshot!(text);
+}
+
+/// Debian 12 with systemd-resolved: everything but the hooks that would keep lookups from it.
+#[test]
+fn kernel_without_unix_hooks() {
+    let host = Support {
+        release: "6.1.0-37-amd64".to_owned(),
+        bpf: Bpf {
+            connect_unix: Some(false),
+            ..good().bpf
+        },
+        ..good()
+    };
+    let (fitness, text) = told(&host);
     assert_eq!(fitness, Fitness::Observe);
     insta::assert_snapshot!(text);
+    assert_eq!(
+        told(&Support {
+            resolved: false,
+            ..host
+        })
+        .0,
+        Fitness::Enforce
+    );
+}
+
+#[test]
+fn locked_memory_matters_to_old_kernels_only() {
+    let mut host = Support {
+        locked_memory: 64 << 10,
+        ..good()
+    };
+    host.capabilities.as_mut().unwrap().sys_resource = false;
+    assert_eq!(told(&host).0, Fitness::Enforce);
+    host.release = "5.10.0-30-amd64".to_owned();
+    assert_eq!(told(&host).0, Fitness::Unguarded);
+    host.locked_memory = u64::MAX;
+    assert_eq!(told(&host).0, Fitness::Enforce);
+    assert_eq!(version("6.1.0-37-amd64"), Some((6, 1)));
+    assert_eq!(version("six"), None);
 }
 
 #[test]
@@ -193,13 +230,11 @@ const NOTHING: Bpf = Bpf {
     cgroup_skb: Some(false),
     connect: Some(false),
     sendmsg: Some(false),
-    sock_create: Some(false),
     sockops: Some(false),
     tracing: Some(false),
     connect_unix: Some(false),
     set_retval: Some(false),
     bounded_loop: Some(false),
-    current_task: Some(false),
     ring_buffer: Some(false),
     socket_storage: Some(false),
 };

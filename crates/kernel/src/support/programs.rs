@@ -26,15 +26,11 @@ const CONNECT_UNIX: Hook = (
     sys::BPF_CGROUP_UNIX_CONNECT,
 );
 const EGRESS: Hook = (sys::BPF_PROG_TYPE_CGROUP_SKB, sys::BPF_CGROUP_INET_EGRESS);
-const SOCK_CREATE: Hook = (
-    sys::BPF_PROG_TYPE_CGROUP_SOCK,
-    sys::BPF_CGROUP_INET_SOCK_CREATE,
-);
 const EXEC: Hook = (sys::BPF_PROG_TYPE_TRACING, sys::BPF_TRACE_RAW_TP);
 const SOCKOPS: Hook = (sys::BPF_PROG_TYPE_SOCK_OPS, sys::BPF_CGROUP_SOCK_OPS);
 
-/// What a run's plan depends on.
-pub(super) fn for_run(facts: &Support) -> Bpf {
+/// What it takes of all that a run's plan depends on.
+pub(super) fn bpf(facts: &Support) -> Bpf {
     if facts.may_load() == Some(false) {
         // Every answer would be EPERM, which says nothing about the kernel.
         return Bpf::default();
@@ -55,19 +51,6 @@ pub(super) fn for_run(facts: &Support) -> Bpf {
             .ok(),
         ring_buffer: MapType::RingBuf.is_supported().ok(),
         socket_storage: MapType::SkStorage.is_supported().ok(),
-        ..Bpf::default()
-    }
-}
-
-/// Everything.
-pub(super) fn all(facts: &Support) -> Bpf {
-    if facts.may_load() == Some(false) {
-        return Bpf::default();
-    }
-    Bpf {
-        sock_create: takes(SOCK_CREATE, &[]),
-        current_task: takes(CONNECT4, &[call(sys::BPF_FUNC_get_current_task_btf)]),
-        ..facts.bpf
     }
 }
 
@@ -182,8 +165,7 @@ mod tests {
     fn without_the_capability_the_kernel_is_not_blamed() {
         let mut facts = Support::for_run();
         facts.capabilities = Some(super::super::Capabilities::default());
-        assert_eq!(for_run(&facts), Bpf::default());
-        assert_eq!(all(&facts), Bpf::default());
+        assert_eq!(bpf(&facts), Bpf::default());
     }
 
     /// A helper number that no kernel has is refused, so `Some(true)` elsewhere means something.
