@@ -40,7 +40,12 @@ pub(super) fn bpf(facts: &Support) -> Bpf {
         connect: takes(CONNECT4, &[]),
         sendmsg: takes(SENDMSG4, &[]),
         sockops: takes(SOCKOPS, &[]),
-        tracing: takes_tracepoint(),
+        // Without type information the answer is known, and libbpf would complain on standard error.
+        tracing: if facts.btf == Some(false) {
+            Some(false)
+        } else {
+            takes_tracepoint()
+        },
         connect_unix: takes(CONNECT_UNIX, &[]),
         set_retval: takes(
             CONNECT4,
