@@ -20,6 +20,8 @@ use rustix::net::{
 };
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
+use crate::process;
+
 mod message;
 mod packet;
 
@@ -122,7 +124,14 @@ struct Sockets {
 impl Namespaces {
     /// That of a process, which is entered.
     fn of(&mut self, tgid: u32) -> io::Result<&mut Sockets> {
-        let namespace = fs::File::open(format!("/proc/{tgid}/ns/net"))?;
+        // In a pid namespace of our own the asker cannot be named. It is most likely in the network
+        // namespace that we began in; what is sent stays on this host in any case.
+        let path = if process::numbered_as_recorded() {
+            format!("/proc/{tgid}/ns/net")
+        } else {
+            "/proc/self/ns/net".to_owned()
+        };
+        let namespace = fs::File::open(path)?;
         // The descriptor held keeps the namespace, so that its inode number cannot come to mean another.
         let inode = namespace.metadata()?.ino();
         let sockets = match self.open.iter().position(|sockets| sockets.inode == inode) {

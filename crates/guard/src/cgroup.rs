@@ -33,11 +33,12 @@ enum Place {
     Top,
 }
 
-/// Decide by the caller's cgroup (below the mount) and whether systemd is PID 1.
+/// Decide by the caller's cgroup (below the mount) and whether systemd is PID 1. Where systemd keeps this
+/// tree every process is in some unit's cgroup; at the top of it means that it keeps only the v1 ones.
 fn place(own: &Path, systemd: bool) -> Place {
     if in_run(own) {
         Place::Nested(own.join(OURS))
-    } else if systemd {
+    } else if systemd && own != Path::new("") {
         Place::Scope
     } else {
         Place::Top
@@ -353,6 +354,7 @@ mod tests {
             Place::Scope
         );
         assert_eq!(place(Path::new("blackstart"), false), Place::Top);
+        assert_eq!(place(Path::new(""), true), Place::Top);
         // A service of that name, with a cgroup of its own below, is not a run.
         assert_eq!(place(Path::new("blackstart/agent"), false), Place::Top);
     }

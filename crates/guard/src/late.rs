@@ -23,7 +23,7 @@ struct Seen {
 
 impl LateSubjects {
     fn look_at(&mut self, subject: SubjectId, tgid: u32) {
-        if subject != 0 && tgid != 0 && self.seen.len() < MOST {
+        if subject != 0 && tgid != 0 && process::numbered_as_recorded() && self.seen.len() < MOST {
             self.seen.entry(subject).or_insert_with(|| look(tgid));
         }
     }

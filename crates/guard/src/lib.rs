@@ -116,6 +116,9 @@ pub struct Ended {
     pub report: Report,
     /// The child's own exit code, or 128+n.
     pub exit_code: i32,
+    /// The signal that ended the child: a caller that ends by the same one looks to its own parent as the
+    /// child would have.
+    pub signal: Option<i32>,
     /// Where the report is kept; none if it could not be.
     pub record: Option<PathBuf>,
 }

@@ -85,7 +85,7 @@ mod tests {
         let id = uuid::Uuid::now_v7().to_string();
         let dir = create(&id, state.path()).unwrap();
         assert!(is_bpffs(&dir));
-        assert_eq!(existing(&id, state.path()), [dir.clone()]);
+        assert_eq!(existing(&id, state.path()), std::slice::from_ref(&dir));
         fs::remove_dir(&dir).unwrap();
         tidy(state.path());
         assert!(!state.path().join("bpf").exists());

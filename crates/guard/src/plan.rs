@@ -309,29 +309,16 @@ mod tests {
     use blackstart_kernel::support::{Bpf, Capabilities};
 
     fn able() -> Support {
-        let yes = Some(true);
         Support {
             euid: 0,
             capabilities: Some(Capabilities {
                 sys_admin: true,
                 ..Capabilities::default()
             }),
-            btf: yes,
+            btf: Some(true),
             lockdown: None,
-            bpf: Bpf {
-                cgroup_skb: yes,
-                connect: yes,
-                sendmsg: yes,
-                sock_create: yes,
-                sockops: yes,
-                tracing: yes,
-                connect_unix: yes,
-                set_retval: yes,
-                bounded_loop: yes,
-                current_task: yes,
-                ring_buffer: yes,
-                socket_storage: yes,
-            },
+            // Not known: worth a try.
+            bpf: Bpf::default(),
             nscd: false,
             resolved: false,
             ..Support::for_run()

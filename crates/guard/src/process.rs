@@ -1,6 +1,17 @@
 //! What /proc tells of a process, while there is one.
 
 use std::fs;
+use std::sync::OnceLock;
+
+/// Does /proc number processes as the kernel's record does, by the initial pid namespace? If not, a
+/// number from the record is another process here, or none.
+pub(crate) fn numbered_as_recorded() -> bool {
+    static INITIAL: OnceLock<bool> = OnceLock::new();
+    // The inode of the initial pid namespace is part of the kernel's interface (PROC_PID_INIT_INO).
+    *INITIAL.get_or_init(|| {
+        fs::read_link("/proc/self/ns/pid").is_ok_and(|link| link.as_os_str() == "pid:[4026531836]")
+    })
+}
 
 /// Its arguments; empty if it is gone or has none.
 pub(crate) fn argv(pid: u32) -> Vec<String> {

@@ -298,7 +298,7 @@ mod tests {
         let state = StateDir::open(&dir.path().join("deep/state")).unwrap();
         let run = state.begin("1").unwrap();
         let path = run.path.clone();
-        assert_eq!(state.unfinished().unwrap(), [path.clone()]);
+        assert_eq!(state.unfinished().unwrap(), std::slice::from_ref(&path));
         assert!(RunDir::adopt(&path).unwrap().is_none());
         drop(run);
         let orphan = RunDir::adopt(&path).unwrap().unwrap();

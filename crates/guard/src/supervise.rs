@@ -236,6 +236,9 @@ impl Supervisor<'_> {
                 rule,
                 ..
             } => {
+                if !is_refusal(verdict) {
+                    return;
+                }
                 let name = self
                     .session
                     .as_ref()
@@ -269,12 +272,10 @@ impl Supervisor<'_> {
 
     /// One line for each new kind of refusal.
     fn tell(&mut self, tgid: u32, destination: String, verdict: Verdict, rule: RuleId) {
-        if !matches!(verdict, Verdict::Deny | Verdict::WouldDeny)
-            || self.told.refusals.len() >= TOLD_MAX
-        {
+        if !is_refusal(verdict) || self.told.refusals.len() >= TOLD_MAX {
             return;
         }
-        let exe = process::exe(tgid);
+        let exe = process::exe(tgid).filter(|_| process::numbered_as_recorded());
         if self
             .told
             .refusals
@@ -385,6 +386,10 @@ impl Supervisor<'_> {
             }
         }
     }
+}
+
+fn is_refusal(verdict: Verdict) -> bool {
+    matches!(verdict, Verdict::Deny | Verdict::WouldDeny)
 }
 
 /// How a child has ended, if it has.

@@ -146,10 +146,11 @@ pub fn placeholder() -> io::Result<Child> {
         // SAFETY: prctl(PR_SET_PDEATHSIG) takes a signal number only.
         unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
         // SAFETY: getppid has no arguments and cannot fail.
-        let orphaned = unsafe { libc::getppid() } as u32 != parent;
-        while !orphaned {
-            // SAFETY: pause has no arguments; the mask inherited from the supervisor lets only
-            // signals through that end this process, which is what they are for.
+        if unsafe { libc::getppid() }.cast_unsigned() != parent {
+            return;
+        }
+        loop {
+            // SAFETY: pause has no arguments; what ends it ends this process, or was not meant for it.
             unsafe { libc::pause() };
         }
     })
@@ -168,7 +169,7 @@ fn reap(child: &Child) {
 ///
 /// When `in_child` returns, the child ends. It must restrict itself to what is async-signal-safe: other threads of this process are gone
 /// in the child, and may have held any lock.
-fn clone_child(cgroup: Option<BorrowedFd<'_>>, in_child: impl Fn(bool)) -> io::Result<Child> {
+pub(crate) fn clone_child(cgroup: Option<BorrowedFd<'_>>, in_child: impl Fn(bool)) -> io::Result<Child> {
     let mut pidfd: RawFd = -1;
     // SAFETY: all-zero is a valid clone_args: every field is a plain integer for which zero means "none".
     let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
@@ -379,8 +380,10 @@ fn give_up(tell: RawFd, stage: Stage, errno: i32) -> ! {
 
 /// errno of the last call, without allocating.
 fn errno() -> i32 {
+    // SAFETY: has no arguments and cannot fail.
+    let location = unsafe { libc::__errno_location() };
     // SAFETY: the location is this thread's own and always readable.
-    unsafe { *libc::__errno_location() }
+    unsafe { location.read() }
 }
 
 #[cfg(test)]

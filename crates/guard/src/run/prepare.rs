@@ -1,0 +1,296 @@
+//! Before the command starts: everything that guards it, or the reason why not.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use blackstart_core::name::Name;
+use blackstart_core::policy::Policy;
+use blackstart_core::report::Guarded;
+use blackstart_core::tables::{Facts, Tables, compile};
+use blackstart_kernel::support::Support;
+use blackstart_kernel::{Feature, Session, Settings};
+
+use super::{PATIENCE, Setup};
+use crate::answer::Answerer;
+use crate::cgroup::RunCgroup;
+use crate::orphan::{described, sweep_locked};
+use crate::plan::{FEATURES, Need, plan, replan};
+use crate::refusal::{Cause, Refusal};
+use crate::resolv::Resolving;
+use crate::state::{CgroupFile, StateDir};
+use crate::{Notice, pins};
+
+impl Setup<'_> {
+    /// Everything that has to be there before the command starts.
+    pub(super) fn prepare(&mut self, notice: &mut dyn FnMut(Notice)) -> Result<(), Refusal> {
+        let host = Support::for_run();
+        let locked = self.open_state()?;
+        if let (Some(state), Some(_)) = (&self.state, &locked) {
+            match sweep_locked(state) {
+                Ok(swept) => self.refuse_beside_orphans(&swept.living)?,
+                Err(error) => notice(Notice::Warning(format!(
+                    "runs without a supervisor cannot be looked for: {error}"
+                ))),
+            }
+        }
+        let wanted = plan(&host, &mut self.terms)?;
+        let resolving = Resolving::read();
+        let tables = self.tables(&resolving)?;
+        self.file.known_addresses = resolving
+            .servers
+            .iter()
+            .chain(&resolving.own)
+            .copied()
+            .collect();
+        self.begin_dir()?;
+        if !wanted.is_empty() {
+            self.make_cgroup(&host)?;
+        }
+        if self.cgroup.is_some() {
+            self.make_pins()?;
+            // Others may begin: what follows takes time, and is found by its name if this one dies.
+            drop(locked);
+            let settings = Settings {
+                tables: &tables,
+                resolvers: &resolving.servers,
+                own_addresses: &resolving.own,
+                hosts: &resolving.hosts,
+            };
+            self.load(&host, &wanted, &settings)?;
+            self.arm()?;
+        }
+        for gap in self.terms.gaps() {
+            notice(Notice::Gap(gap.clone()));
+        }
+        Ok(())
+    }
+
+    /// The state directory, and its lock.
+    pub(super) fn open_state(&mut self) -> Result<Option<fs::File>, Refusal> {
+        let path = &self.request.state_dir;
+        match StateDir::open(path) {
+            Ok(state) => {
+                let locked = state.lock(PATIENCE);
+                self.state = Some(state);
+                locked.map(Some).or_else(|error| {
+                    tracing::warn!(%error, "another command holds the state directory; going on beside it");
+                    Ok(None)
+                })
+            }
+            Err(error) => {
+                self.terms.lack(
+                    Need::State,
+                    format!("{} cannot be used: {error}", path.display()),
+                )?;
+                Ok(None)
+            }
+        }
+    }
+
+    pub(super) fn refuse_beside_orphans(&self, living: &[crate::Living]) -> Result<(), Refusal> {
+        let Some(service) = self
+            .file
+            .service
+            .as_ref()
+            .filter(|_| !self.request.concurrent)
+        else {
+            return Ok(());
+        };
+        match living
+            .iter()
+            .find(|orphan| orphan.service.as_ref() == Some(service))
+        {
+            None => Ok(()),
+            Some(orphan) => Err(Refusal {
+                cause: Cause::Orphan,
+                what: format!("an earlier run of {service} still goes on without its supervisor"),
+                why: format!("run {} has processes left", orphan.id),
+                remedy: "end them, or run beside them with --concurrent".to_owned(),
+            }),
+        }
+    }
+
+    fn tables(&self, resolving: &Resolving) -> Result<Tables, Refusal> {
+        let search = resolving
+            .search
+            .iter()
+            .filter_map(|domain| Name::parse(domain).ok())
+            .collect();
+        let default = Policy::default();
+        compile(self.policy.unwrap_or(&default), &Facts { search }).map_err(|error| Refusal {
+            cause: Cause::Request,
+            what: "the policy cannot be compiled".to_owned(),
+            why: error.to_string(),
+            remedy: String::new(),
+        })
+    }
+
+    pub(super) fn begin_dir(&mut self) -> Result<(), Refusal> {
+        let Some(state) = &self.state else {
+            return Ok(());
+        };
+        let begun = state.begin(&self.file.id).and_then(|dir| {
+            if let Some(given) = &self.request.policy {
+                dir.write_policy(&given.text)?;
+            }
+            dir.write_run(&self.file)?;
+            Ok(dir)
+        });
+        match begun {
+            Ok(dir) => self.dir = Some(dir),
+            Err(error) => self.terms.lack(
+                Need::State,
+                format!("{} cannot be used: {error}", state.path().display()),
+            )?,
+        }
+        Ok(())
+    }
+
+    pub(super) fn make_cgroup(&mut self, host: &Support) -> Result<(), Refusal> {
+        let id = self.file.id.clone();
+        let (file, dir) = (&mut self.file, self.dir.as_ref());
+        let mut announce = |path: &Path, home: &Path| {
+            file.cgroup = Some(CgroupFile {
+                path: path.to_owned(),
+                id: None,
+                home: home.to_owned(),
+            });
+            if let Some(Err(error)) = dir.map(|dir| dir.write_run(file)) {
+                tracing::warn!(%error, "the cgroup of this run is not on record");
+            }
+        };
+        match RunCgroup::create(&id, host.systemd == Some(true), &mut announce) {
+            Ok(cgroup) => {
+                self.file.cgroup = Some(CgroupFile {
+                    path: cgroup.relative().to_owned(),
+                    id: Some(cgroup.id()),
+                    home: cgroup.home().to_owned(),
+                });
+                self.cgroup = Some(cgroup);
+                Ok(())
+            }
+            Err(error) => {
+                self.terms
+                    .nothing_left(&format!("a cgroup cannot be made: {error}"))?;
+                self.terms
+                    .lack(Need::Cgroup, format!("a cgroup cannot be made: {error}"))
+            }
+        }
+    }
+
+    fn make_pins(&mut self) -> Result<(), Refusal> {
+        let made = match &self.dir {
+            Some(dir) => pins::create(&self.file.id, dir.path()),
+            None => Err(io::Error::other(
+                "there is no state directory to find them by",
+            )),
+        };
+        match made {
+            Ok(pins) => {
+                self.file.pins = Some(pins.clone());
+                self.pins = Some(pins);
+                Ok(())
+            }
+            Err(error) => self.terms.lack(
+                Need::Pins,
+                format!("guarding ends with the supervisor: {error}"),
+            ),
+        }
+    }
+
+    /// Load and attach as much of `wanted` as this kernel takes.
+    fn load(
+        &mut self,
+        host: &Support,
+        wanted: &BTreeSet<Feature>,
+        settings: &Settings<'_>,
+    ) -> Result<(), Refusal> {
+        let Some(cgroup) = &self.cgroup else {
+            return Ok(());
+        };
+        let attempt = |features: &BTreeSet<Feature>| {
+            let mut session = Session::load(features, settings)?;
+            session.attach(cgroup.fd())?;
+            Ok::<_, blackstart_kernel::Error>(session)
+        };
+        let mut loaded = wanted.clone();
+        let mut missing = Vec::new();
+        let mut session = match attempt(wanted) {
+            Ok(session) => Some(session),
+            Err(error) => {
+                tracing::warn!(
+                    error = described(&error),
+                    "not all programs can be loaded; finding out which"
+                );
+                loaded.clear();
+                None
+            }
+        };
+        if session.is_none() {
+            // Slow, and seldom: a kernel that lacks what its probes promised.
+            for feature in FEATURES
+                .into_iter()
+                .filter(|feature| wanted.contains(feature))
+            {
+                let mut more = loaded.clone();
+                more.insert(feature);
+                match attempt(&more) {
+                    Ok(better) => {
+                        session = Some(better);
+                        loaded = more;
+                    }
+                    Err(error) => missing.push((feature, described(&error))),
+                }
+            }
+            replan(host, &loaded, &missing, &mut self.terms)?;
+        }
+        if let Some(session) = &session {
+            self.file.kernel.features = session.features();
+            self.file.guarded = if loaded.len() == FEATURES.len() {
+                Guarded::Yes
+            } else {
+                Guarded::Partly
+            };
+        }
+        self.session = session;
+        Ok(())
+    }
+
+    /// Pin, prove, raise the mode, and begin to answer.
+    fn arm(&mut self) -> Result<(), Refusal> {
+        let (Some(session), Some(cgroup)) = (&mut self.session, &self.cgroup) else {
+            return Ok(());
+        };
+        if let Some(pins) = &self.pins
+            && let Err(error) = session.pin(pins)
+        {
+            self.terms.lack(
+                Need::Pins,
+                format!("guarding ends with the supervisor: {}", described(&error)),
+            )?;
+        }
+        if let Err(error) = session.self_probe(cgroup.fd()) {
+            self.terms.lack(Need::SelfProbe, described(&error))?;
+            self.file.guarded = Guarded::Partly;
+        }
+        if let Err(error) = session.set_mode(self.file.mode) {
+            // Nothing was refused up to here, and nothing would be from here on.
+            self.terms.nothing_left(&described(&error))?;
+            self.terms.lack(Need::SelfProbe, described(&error))?;
+        }
+        match Answerer::start() {
+            Ok(answerer) => {
+                self.answerer = Some(answerer);
+                if let Err(error) = session.heartbeat() {
+                    self.terms.lack(Need::Answers, described(&error))?;
+                }
+            }
+            Err(error) => self
+                .terms
+                .lack(Need::Answers, format!("no thread for them: {error}"))?,
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,252 @@
+//! The life of a run without programs in the kernel: cgroup, command, leftovers, state, orphans.
+
+use super::*;
+use crate::{AtEnd, Living, sweep};
+use blackstart_core::report::Report;
+use blackstart_kernel::support::Support;
+use std::path::Path;
+
+fn request(script: &str, state: &Path, leftover: Option<AtEnd>) -> Request {
+    Request {
+        command: ["sh", "-c", script].map(Into::into).to_vec(),
+        env: vec![("PATH".into(), "/usr/bin:/bin".into())],
+        policy: None,
+        service: Some("mysql".to_owned()),
+        mode: None,
+        leftover,
+        accept_gaps: Vec::new(),
+        concurrent: false,
+        state_dir: state.to_owned(),
+    }
+}
+
+/// A run with a cgroup and a state directory, up to the command's start.
+fn started<'a>(request: &'a Request, signals: &Signals) -> (Setup<'a>, Child) {
+    let terms = Terms::new(false, &[]).unwrap();
+    let mut setup = Setup::new(request, Mode::Observe, terms);
+    let host = Support {
+        systemd: Some(false),
+        ..Support::for_run()
+    };
+    let _locked = setup.open_state().unwrap();
+    setup.begin_dir().unwrap();
+    setup.make_cgroup(&host).unwrap();
+    let child = setup.start(signals).unwrap();
+    (setup, child)
+}
+
+fn ended(script: &str, leftover: Option<AtEnd>) -> (Ended, tempfile::TempDir) {
+    let state = tempfile::tempdir().unwrap();
+    let request = request(script, state.path(), leftover);
+    let signals = Signals::block().unwrap();
+    let terminal = Terminal::open();
+    let (setup, child) = started(&request, &signals);
+    let relative = setup.cgroup.as_ref().unwrap().relative().to_owned();
+    let ended = setup.see_through(&child, &signals, &terminal, &mut |_| {});
+    assert!(
+        RunCgroup::existing(&relative, None, Path::new(""))
+            .unwrap()
+            .is_none()
+    );
+    (ended, state)
+}
+
+fn without_root() -> bool {
+    let without = !rustix::process::geteuid().is_root();
+    if without {
+        eprintln!("skipped: needs root");
+    }
+    without
+}
+
+/// Does a process live, and not as a zombie?
+fn lives(pid: u32) -> bool {
+    crate::process::state_and_session(pid).is_some_and(|(state, _)| state != 'Z')
+}
+
+fn leftovers(report: &Report) -> usize {
+    report
+        .findings
+        .iter()
+        .filter(|finding| finding.kind == "leftover")
+        .count()
+}
+
+#[test]
+fn the_exit_code_is_the_commands_and_only_the_report_stays() {
+    if without_root() {
+        return;
+    }
+    let (ended, state) = ended("exit 9", None);
+    assert_eq!((ended.exit_code, ended.signal), (9, None));
+    assert_eq!(ended.report.run.exit_code, Some(9));
+    assert!(ended.report.run.usage.cpu_seconds.is_some());
+    assert_eq!(leftovers(&ended.report), 0);
+    let path = ended.record.unwrap();
+    let kept: Report = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    assert_eq!(kept, ended.report);
+    let mut files: Vec<_> = std::fs::read_dir(path.parent().unwrap())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    files.sort();
+    assert_eq!(files, ["report.json", "run.json"]);
+    assert!(sweep(state.path()).unwrap().adopted.is_empty());
+}
+
+#[test]
+fn a_signal_is_told_as_such() {
+    if without_root() {
+        return;
+    }
+    let (ended, ..) = ended("kill -KILL $$", None);
+    assert_eq!((ended.exit_code, ended.signal), (137, Some(9)));
+}
+
+#[test]
+fn leftovers_are_released_killed_or_waited_for() {
+    if without_root() {
+        return;
+    }
+    let pidfile = tempfile::NamedTempFile::new().unwrap();
+    let script = |seconds| {
+        format!(
+            "setsid sleep {seconds} & echo $! >{}",
+            pidfile.path().display()
+        )
+    };
+    let pid = || {
+        std::fs::read_to_string(pidfile.path())
+            .unwrap()
+            .trim()
+            .parse::<u32>()
+            .unwrap()
+    };
+
+    let (released, ..) = ended(&script("30.1"), None);
+    assert_eq!(leftovers(&released.report), 1, "{:?}", released.report);
+    assert!(lives(pid()));
+    let cgroup = std::fs::read_to_string(format!("/proc/{}/cgroup", pid())).unwrap();
+    assert!(!cgroup.contains(&released.report.run.id), "{cgroup}");
+    rustix::process::kill_process(
+        rustix::process::Pid::from_raw(pid().cast_signed()).unwrap(),
+        Signal::KILL,
+    )
+    .unwrap();
+
+    let (killed, ..) = ended(&script("30.2"), Some(AtEnd::Kill));
+    assert_eq!(leftovers(&killed.report), 1);
+    assert!(!lives(pid()));
+
+    let before = std::time::Instant::now();
+    let (waited, ..) = ended(&script("0.5"), Some(AtEnd::Wait));
+    assert!(before.elapsed() >= Duration::from_millis(400));
+    assert_eq!(leftovers(&waited.report), 0);
+}
+
+#[test]
+fn an_orphan_lives_until_its_processes_end_and_is_then_adopted() {
+    if without_root() {
+        return;
+    }
+    let state = tempfile::tempdir().unwrap();
+    let request = request("exec sleep 30", state.path(), None);
+    let signals = Signals::block().unwrap();
+    let (setup, child) = started(&request, &signals);
+    let id = setup.file.id.clone();
+    let relative = setup.cgroup.as_ref().unwrap().relative().to_owned();
+    assert!(
+        sweep(state.path()).unwrap().living.is_empty(),
+        "it is supervised"
+    );
+    // As a supervisor that was killed: everything is closed, and nothing is tidied.
+    drop(setup);
+
+    let swept = sweep(state.path()).unwrap();
+    assert_eq!(
+        swept.living,
+        [Living {
+            id: id.clone(),
+            service: Some("mysql".to_owned())
+        }]
+    );
+    // A second run of that service is refused, one beside it is not.
+    let again = Setup::new(&request, Mode::Observe, Terms::new(false, &[]).unwrap());
+    assert_eq!(
+        again
+            .refuse_beside_orphans(&swept.living)
+            .unwrap_err()
+            .cause,
+        Cause::Orphan
+    );
+    let beside = Request {
+        concurrent: true,
+        ..request.clone()
+    };
+    let beside = Setup::new(&beside, Mode::Observe, Terms::new(false, &[]).unwrap());
+    beside.refuse_beside_orphans(&swept.living).unwrap();
+
+    rustix::process::pidfd_send_signal(&child.pidfd, Signal::KILL).unwrap();
+    let exited = rustix::process::WaitIdOptions::EXITED;
+    rustix::process::waitid(
+        rustix::process::WaitId::Pid(rustix::process::Pid::from_raw(child.pid).unwrap()),
+        exited,
+    )
+    .unwrap();
+    let swept = sweep(state.path()).unwrap();
+    assert!(
+        swept.failed.is_empty() && swept.living.is_empty(),
+        "{swept:?}"
+    );
+    let report: Report =
+        serde_json::from_slice(&std::fs::read(&swept.adopted[0]).unwrap()).unwrap();
+    assert_eq!((report.run.id, report.run.exit_code), (id, None));
+    assert!(
+        report
+            .coverage
+            .gaps
+            .iter()
+            .any(|gap| gap.kind == "unsupervised"),
+        "{:?}",
+        report.coverage
+    );
+    let gone = RunCgroup::existing(&relative, None, Path::new("")).unwrap();
+    assert!(gone.is_none());
+    assert!(sweep(state.path()).unwrap().adopted.is_empty());
+}
+
+#[test]
+fn a_command_that_is_not_there_leaves_nothing() {
+    if without_root() {
+        return;
+    }
+    let state = tempfile::tempdir().unwrap();
+    let mut request = request("", state.path(), None);
+    request.command = vec!["no-such-command".into()];
+    let signals = Signals::block().unwrap();
+    let mut setup = Setup::new(&request, Mode::Observe, Terms::new(false, &[]).unwrap());
+    let locked = setup.open_state().unwrap();
+    setup.begin_dir().unwrap();
+    setup
+        .make_cgroup(&Support {
+            systemd: Some(false),
+            ..Support::for_run()
+        })
+        .unwrap();
+    drop(locked);
+    let relative = setup.cgroup.as_ref().unwrap().relative().to_owned();
+    let refusal = setup.start(&signals).unwrap_err();
+    assert_eq!((refusal.cause, refusal.exit_code()), (Cause::NotFound, 127));
+    setup.undo();
+    assert_eq!(
+        std::fs::read_dir(state.path().join("runs"))
+            .unwrap()
+            .count(),
+        0
+    );
+    assert!(
+        RunCgroup::existing(&relative, None, Path::new(""))
+            .unwrap()
+            .is_none()
+    );
+}
