@@ -29,7 +29,11 @@ pub struct Error {
 impl Error {
     /// A failure without a cause below it.
     pub fn new(kind: ErrorKind, doing: impl Into<String>) -> Self {
-        Self { kind, doing: doing.into(), source: None }
+        Self {
+            kind,
+            doing: doing.into(),
+            source: None,
+        }
     }
 
     /// A failure with its cause.
@@ -38,7 +42,11 @@ impl Error {
         doing: impl Into<String>,
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> Self {
-        Self { kind, doing: doing.into(), source: Some(source.into()) }
+        Self {
+            kind,
+            doing: doing.into(),
+            source: Some(source.into()),
+        }
     }
 
     /// The class of this failure.

@@ -5,7 +5,11 @@
 //! BPF map by name. What it hands out are the plain types of `blackstart-core`.
 
 mod error;
+mod abi;
 mod event;
+mod fill;
+mod probe;
+mod read;
 pub mod session;
 pub mod spawn;
 pub mod support;

@@ -1,0 +1,383 @@
+/* SPDX-License-Identifier: (MIT OR Apache-2.0) OR GPL-2.0-only */
+/*
+ * The one description of everything that the programs and the loader share. The Rust side is generated from
+ * this, through the object's BTF; nothing here is written a second time.
+ *
+ * Conventions
+ *  - Plain widths, explicit padding, no implicit holes: keys are hashed as bytes, so a hole would make two
+ *    equal keys different. Every size is asserted below.
+ *  - Addresses are 16 bytes in network order; IPv4 is ::ffff:a.b.c.d. One table serves both families, and a
+ *    v4-mapped destination on an AF_INET6 socket meets the same row as the plain one.
+ *  - Ports are in host order, except inside struct bs_port_key.
+ *  - Times are nanoseconds of CLOCK_BOOTTIME. 0 means "not yet".
+ *  - Names are lower-case wire format including the root label (RFC 1035, 3.1): at most 255 octets.
+ *  - A name's or label's hash is keyed with secrets of this run (struct bs_config), so that nobody can craft
+ *    two names that share one. 0 never occurs as a name's hash: 0 means "no name".
+ *  - Subjects are numbered from 1; 0 means "not known".
+ */
+#ifndef BLACKSTART_ABI_H
+#define BLACKSTART_ABI_H
+
+/* Pins of a run are read by later releases. Raise it when any struct below changes. */
+enum { BS_LAYOUT = 1 };
+
+enum { BS_NAME_MAX = 256, BS_EXE_MAX = 128, BS_ARGV_HEAD = 256, BS_ARGV_REST = 768 };
+enum { BS_LEASE_SLOTS = 8, BS_CHAIN_MAX = 6, BS_PACKET_MAX = 4096, BS_PATH_MAX = 112 };
+
+/* What became of an attempt; core::record::Verdict. */
+enum bs_verdict {
+	BS_ALLOW = 1,
+	BS_DENY = 2,
+	BS_WOULD_DENY = 3,
+};
+
+/* core::tables::Effect. */
+enum bs_effect {
+	BS_EFFECT_NONE = 0,
+	BS_EFFECT_ALLOW = 1,
+	BS_EFFECT_DENY = 2,
+	BS_EFFECT_SEARCH = 3,
+};
+
+/* core::record::Attribution. */
+enum bs_attribution {
+	BS_EXACT = 1,
+	BS_INHERITED = 2,
+	BS_AMBIGUOUS = 3,
+	BS_UNNAMED = 4,
+	BS_UNKNOWN = 5,
+};
+
+/* core::tables: rules that are Blackstart's own. */
+enum {
+	BS_RULE_DEFAULT = 0,
+	BS_RULE_LOCAL = 0xffffff01,
+	BS_RULE_RESOLVER = 0xffffff02,
+	BS_RULE_MALFORMED = 0xffffff03,
+	BS_RULE_SEARCH = 0xffffff04,
+	BS_RULE_RESOLVER_SOCKET = 0xffffff05,
+};
+
+/* ---- set before the programs are loaded, constant afterwards ---------------------------------------- */
+
+struct bs_config {
+	__u64 name_key;   /* start value of a name's hash */
+	__u64 label_key;  /* start value of a label's hash */
+	__u64 multiplier; /* odd */
+	__u32 default_deny;
+	__u32 pad;
+};
+
+/* ---- changed while the run is on; writes are single words ------------------------------------------- */
+
+struct bs_live {
+	__u64 heartbeat_ns; /* last sign of life of the supervisor; older than 3 s = it answers no lookups */
+	__u64 cgroup_id;    /* the run's cgroup, set before anything is attached */
+	__u32 cgroup_level; /* its depth below the root; 0: not found out yet */
+	__u32 enforce;      /* 0 observe, 1 enforce */
+};
+
+/* ---- the policy ------------------------------------------------------------------------------------- */
+
+/* states[0] is the root of the name space; see core::tables::NameState. */
+struct bs_state {
+	__u32 end;   /* class of a name that ends here */
+	__u32 below; /* class of a longer name with no way on */
+	__u32 star;  /* state for any label without an edge; 0 none */
+	__u32 edges; /* number of edges; 0 saves the probe */
+};
+
+struct bs_edge_key {
+	__u64 label; /* hash of the lower-case label's octets, last octet first */
+	__u32 state;
+	__u32 pad;
+};
+
+struct bs_class {
+	__u32 rule;
+	__u32 lookup_rule;
+	__u8 effect;
+	__u8 lookup_effect; /* default already applied: never NONE */
+	__u8 by_port;       /* 1: ask the ports trie instead of effect/rule */
+	__u8 may_deny;
+};
+
+struct bs_prefix_key {
+	__u32 prefixlen; /* in bits of the 128-bit form: 96 + n for IPv4 */
+	__u32 addr[4];
+};
+
+/* Longest prefix over class, protocol, port: a port range is a few prefixes. */
+struct bs_port_key {
+	__u32 prefixlen; /* 40 + leading bits of port */
+	__u8 class_be[4];
+	__u8 protocol; /* IPPROTO_TCP, IPPROTO_UDP, or 0 for all others */
+	__u8 port_be[2];
+	__u8 pad;
+};
+
+struct bs_port_ruling {
+	__u32 rule;
+	__u32 effect;
+};
+
+struct bs_address {
+	__u32 addr[4];
+};
+
+/* ---- names and leases ------------------------------------------------------------------------------- */
+
+struct bs_name {
+	__u8 wire[BS_NAME_MAX];
+	__u64 starts[4]; /* bit i: a label's length octet stands at wire[i] */
+	__u64 hash;
+	__u32 class_id;
+	__u16 len; /* octets of wire in use, root label included */
+	__u16 pad;
+	/* where the automaton stands, while the name is matched */
+	__u32 star;
+	__u32 edges;
+	__u32 below;
+	__u32 state;
+};
+
+/* An outstanding query. The server is the one asked (before any rewriting); a second row holds the one on the
+ * wire where the two differ. */
+struct bs_pending_key {
+	__u64 socket; /* cookie */
+	__u64 name;
+	__u32 server[4];
+	__u16 id;
+	__u16 qtype;
+	__u32 pad;
+};
+
+struct bs_pending {
+	__u64 subject;
+	__u32 class_id;
+	__u8 denied; /* drop the real answer; ours (NXDOMAIN without records) passes */
+	__u8 leases; /* answers give leases */
+	__u16 pad;
+};
+
+/*
+ * One class of names under which an address was leased. Slots are kept by class, not by name: a verdict
+ * depends on nothing else, so ten thousand names below one rule take one slot and can push nobody out.
+ */
+struct bs_lease_slot {
+	__u64 name;    /* the latest name of this class */
+	__u64 subject; /* who asked for it */
+	__u32 class_id;
+	__u32 deny_class; /* class of the first CNAME target that some rule denies; 0 none */
+	__u32 seen;       /* CLOCK_BOOTTIME >> 20, for finding the latest and the oldest */
+	__u32 several;    /* more than one name has this class here */
+};
+
+struct bs_lease {
+	struct bpf_spin_lock lock;
+	__u32 used;
+	__u32 evicted; /* slots that had to make room */
+	__u32 pad;
+	struct bs_lease_slot slot[BS_LEASE_SLOTS];
+};
+
+struct bs_answer_key {
+	__u64 name;
+	__u32 addr[4];
+};
+
+struct bs_answer {
+	__u64 last_ns;
+	__u64 chain[BS_CHAIN_MAX];
+	__u32 chain_len;
+	__u32 fixed; /* from /etc/hosts */
+};
+
+/* ---- the record ------------------------------------------------------------------------------------- */
+
+struct bs_query_key {
+	__u64 name;
+	__u64 subject;
+	__u32 rule;
+	__u16 qtype;
+	__u8 verdict;
+	__u8 pad;
+};
+
+struct bs_query {
+	__u64 queries;
+	__u64 first_ns;
+	__u64 last_ns;
+};
+
+struct bs_flow_key {
+	__u64 subject;
+	__u64 name;
+	__u32 addr[4];
+	__u32 rule;
+	__u16 port;
+	__u8 protocol;
+	__u8 verdict;
+};
+
+struct bs_flow {
+	__u64 attempts;
+	__u64 connected;
+	__u64 refused;
+	__u64 timed_out;
+	__u64 bytes;
+	__u64 first_ns;
+	__u64 last_ns;
+	__u32 attribution;
+	__u32 pad;
+};
+
+/* Where the flow table is full: sums stay exact, destinations are lost. */
+struct bs_overflow_key {
+	__u64 subject;
+	__u64 verdict;
+};
+
+struct bs_subject {
+	__u64 parent;
+	__u64 started_ns;
+	__u64 ended_ns;
+	__u32 tgid;
+	__u32 wait_status;
+	__u16 exe_len;
+	__u16 argv_len; /* octets kept here and in argv_rest */
+	__u8 argv_cut;
+	__u8 forked; /* no exec seen for this image */
+	__u8 late;   /* first seen when it acted */
+	__u8 replaced;
+	__u8 exe[BS_EXE_MAX];
+	__u8 argv[BS_ARGV_HEAD]; /* NUL-separated, as the kernel laid them out */
+};
+
+struct bs_argv_rest {
+	__u8 text[BS_ARGV_REST];
+};
+
+/* Which subject a thread group is now. */
+struct bs_process {
+	__u64 subject;
+	__u32 active; /* it acted under this subject: an exec starts a new one */
+	__u32 pad;
+};
+
+struct bs_leaver_key {
+	__u64 subject;
+	__u64 cgroup;
+	__u32 tgid;
+	__u32 pad;
+};
+
+struct bs_delegate_key {
+	__u64 subject;
+	__u32 rule;
+	__u16 path_len;
+	__u8 verdict;
+	__u8 pad;
+	__u8 path[BS_PATH_MAX]; /* abstract names begin with NUL */
+};
+
+struct bs_counters {
+	__u64 attempts;
+	__u64 overflow;
+	__u64 lost;
+	__u64 subjects_lost;
+	__u64 queries_lost;
+	__u64 leases_lost;
+	__u64 queries_malformed;
+	__u64 answers_malformed;
+	__u64 answers_unasked;
+	__u64 answers_dropped;
+	__u64 dns_over_tcp;
+	__u64 events_lost;
+	__u64 backstop;
+};
+
+/* ---- per socket ------------------------------------------------------------------------------------- */
+
+/* The verdict belongs to the socket: the packet path never asks the tables again for a judged one. */
+struct bs_socket {
+	__u64 subject;
+	__u64 name;
+	__u64 bytes; /* not yet added to the flow */
+	__u32 addr[4];
+	__u32 rule;
+	__u16 port;
+	__u8 protocol;
+	__u8 verdict; /* 0: never judged */
+	__u8 dns;     /* some send asked for port 53/UDP */
+	__u8 pad[7];
+};
+
+/* ---- the live view ---------------------------------------------------------------------------------- */
+
+enum bs_event_kind { BS_EVENT_ATTEMPT = 1, BS_EVENT_LOOKUP = 2, BS_EVENT_LEFT = 3 };
+
+struct bs_event {
+	__u32 kind;
+	__u32 tgid;
+	__u64 subject;
+	__u64 name; /* ATTEMPT: name's hash; LEFT: cgroup id */
+	__u32 addr[4];
+	__u32 rule;
+	__u16 port;
+	__u8 protocol;
+	__u8 verdict;
+};
+
+/* kind stands first in both records. */
+struct bs_lookup_event {
+	__u32 kind;
+	__u32 tgid;
+	__u64 subject;
+	__u32 client[4];
+	__u32 server[4];
+	__u32 rule;
+	__u16 client_port;
+	__u16 server_port;
+	__u16 id;
+	__u16 flags;
+	__u16 qtype;
+	__u16 qclass;
+	__u16 len; /* of wire */
+	__u8 verdict;
+	__u8 answer; /* 1: the asker is to be answered */
+	__u8 edns;   /* 1: the query has an additional record, taken for OPT */
+	__u8 pad[3];
+	__u8 wire[BS_NAME_MAX]; /* as sent, upper case kept */
+};
+
+#define BS_SIZE(type, size) _Static_assert(sizeof(struct type) == (size), #type)
+BS_SIZE(bs_config, 32);
+BS_SIZE(bs_live, 24);
+BS_SIZE(bs_state, 16);
+BS_SIZE(bs_edge_key, 16);
+BS_SIZE(bs_class, 12);
+BS_SIZE(bs_prefix_key, 20);
+BS_SIZE(bs_port_key, 12);
+BS_SIZE(bs_name, 320);
+BS_SIZE(bs_pending_key, 40);
+BS_SIZE(bs_pending, 16);
+BS_SIZE(bs_lease_slot, 32);
+BS_SIZE(bs_lease, 272);
+BS_SIZE(bs_answer_key, 24);
+BS_SIZE(bs_answer, 64);
+BS_SIZE(bs_query_key, 24);
+BS_SIZE(bs_query, 24);
+BS_SIZE(bs_flow_key, 40);
+BS_SIZE(bs_flow, 64);
+BS_SIZE(bs_overflow_key, 16);
+BS_SIZE(bs_subject, 424);
+BS_SIZE(bs_process, 16);
+BS_SIZE(bs_leaver_key, 24);
+BS_SIZE(bs_delegate_key, 128);
+BS_SIZE(bs_counters, 104);
+BS_SIZE(bs_socket, 56);
+BS_SIZE(bs_event, 48);
+BS_SIZE(bs_lookup_event, 328);
+
+#endif

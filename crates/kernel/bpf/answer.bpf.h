@@ -1,0 +1,341 @@
+/* SPDX-License-Identifier: (MIT OR Apache-2.0) OR GPL-2.0-only */
+/*
+ * cgroup_skb/ingress: DNS answers become leases before the packet is queued to the socket, so the application
+ * cannot hold an address that we do not know.
+ *
+ * Only an answer to an outstanding query of the same socket counts; of it only the answer section; of that
+ * only one chain of CNAMEs from the question, each owner being the last target. What a server adds beside
+ * that is ignored: it could name any address.
+ *
+ * The packet is copied once into per-CPU scratch. That is safe here and only here: datagrams are received
+ * with bottom halves off, so no second run can begin on this CPU.
+ */
+#ifndef BLACKSTART_ANSWER_H
+#define BLACKSTART_ANSWER_H
+
+struct bs_answer_scratch {
+	__u8 packet[BS_PACKET_MAX]; /* the DNS message */
+	struct bs_name target;      /* a name taken out of it */
+	struct bs_answer fresh;
+	struct bs_answer_key key;   /* question's hash, address at hand */
+	__u64 head;                 /* hash of the name that the next owner must be */
+	__u64 subject;
+	__u32 head_offset;          /* where that name stands in the packet */
+	__u32 len;
+	__u32 offset;               /* next record */
+	__u32 end;                  /* offset behind the name last taken out */
+	__u32 class_id;
+	__u32 deny_class;
+	__u32 leases;
+	__u32 broken;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct bs_answer_scratch);
+} bs_scratch SEC(".maps");
+
+static __always_inline __u32 bs_u8(struct bs_answer_scratch *s, __u64 at)
+{
+	asm volatile("%0 &= 4095" : "+r"(at));
+	return s->packet[at];
+}
+
+static __always_inline __u32 bs_u16(struct bs_answer_scratch *s, __u64 at)
+{
+	return bs_u8(s, at) << 8 | bs_u8(s, at + 1);
+}
+
+/* Take the name at `at` out of the packet into s->target, following pointers backwards only (RFC 1035,
+ * 4.1.4); s->end is the offset behind it. -1: not a name. */
+__noinline int bs_name_take(struct bs_answer_scratch *s, __u32 at)
+{
+	__u64 pos = at, left = 0, out = 0, end = 0, unknown, len;
+
+	if (!s)
+		return -1;
+	unknown = s->subject;
+	len = s->len;
+	for (int i = 0; i < 280; i++) {
+		__u64 c;
+
+		if (pos >= len)
+			return -1;
+		c = bs_u8(s, pos);
+		if (left == 0 && c >= 0xc0) {
+			__u64 to = (c & 0x3f) << 8 | bs_u8(s, pos + 1);
+
+			if (to >= pos)
+				return -1;
+			if (!end)
+				end = pos + 2;
+			pos = to;
+			BS_FORGET(pos, unknown);
+			BS_FORGET(left, unknown);
+			BS_FORGET(out, unknown);
+			BS_FORGET(end, unknown);
+			continue;
+		}
+		if (out > 254)
+			return -1;
+		s->target.wire[out & 255] = c;
+		out++;
+		pos++;
+		if (left) {
+			left--;
+		} else if (c == 0) {
+			s->end = end ? end : pos;
+			return 0;
+		} else {
+			left = c;
+		}
+		BS_FORGET(pos, unknown);
+		BS_FORGET(left, unknown);
+		BS_FORGET(out, unknown);
+		BS_FORGET(end, unknown);
+	}
+	return -1;
+}
+
+/* Remember that s->key.addr was given for the question: the lease that verdicts ask, and the record. */
+__noinline int bs_lease_add(struct bs_answer_scratch *s)
+{
+	struct bs_address at = {};
+	struct bs_lease *lease;
+	struct bs_answer *row;
+	__u64 now = bpf_ktime_get_boot_ns(), name, subject;
+	__u32 class_id, deny_class, place = BS_LEASE_SLOTS, oldest = 0;
+
+	if (!s)
+		return 0;
+	at.addr[0] = s->key.addr[0];
+	at.addr[1] = s->key.addr[1];
+	at.addr[2] = s->key.addr[2];
+	at.addr[3] = s->key.addr[3];
+	name = s->key.name;
+	subject = s->subject;
+	class_id = s->class_id;
+	deny_class = s->deny_class;
+
+	lease = bpf_map_lookup_elem(&bs_leases, &at);
+	if (!lease) {
+		bpf_map_update_elem(&bs_leases, &at, (void *)no_lease, BPF_NOEXIST);
+		lease = bpf_map_lookup_elem(&bs_leases, &at);
+	}
+	if (!lease) {
+		BS_COUNT(leases_lost, 1);
+		return 0;
+	}
+	bpf_spin_lock(&lease->lock);
+	for (__u32 i = 0; i < BS_LEASE_SLOTS; i++) {
+		if (i < lease->used && lease->slot[i].class_id == class_id && lease->slot[i].deny_class == deny_class &&
+		    place == BS_LEASE_SLOTS)
+			place = i;
+		if (lease->slot[i].seen < lease->slot[oldest & (BS_LEASE_SLOTS - 1)].seen)
+			oldest = i;
+	}
+	if (place == BS_LEASE_SLOTS) {
+		if (lease->used < BS_LEASE_SLOTS) {
+			place = lease->used;
+			lease->used++;
+		} else {
+			place = oldest;
+			lease->evicted++;
+		}
+		place &= BS_LEASE_SLOTS - 1;
+		lease->slot[place].several = 0;
+	} else {
+		place &= BS_LEASE_SLOTS - 1;
+		if (lease->slot[place].name != name)
+			lease->slot[place].several = 1;
+	}
+	lease->slot[place].name = name;
+	lease->slot[place].subject = subject;
+	lease->slot[place].class_id = class_id;
+	lease->slot[place].deny_class = deny_class;
+	lease->slot[place].seen = now >> 20;
+	bpf_spin_unlock(&lease->lock);
+
+	row = bpf_map_lookup_elem(&bs_answers, &s->key);
+	if (row) {
+		row->last_ns = now;
+		return 0;
+	}
+	s->fresh.last_ns = now;
+	if (bpf_map_update_elem(&bs_answers, &s->key, &s->fresh, BPF_ANY))
+		BS_COUNT(leases_lost, 1);
+	return 0;
+}
+
+/* One record of the answer section. 0 go on, 1 stop. */
+__noinline int bs_answer_one(struct bs_answer_scratch *s)
+{
+	__u32 at, type, class, size, mine, i;
+
+	if (!s)
+		return 1;
+	at = s->offset;
+	if (at >= s->len)
+		goto broken;
+	if (bs_u16(s, at) == (0xc000 | s->head_offset)) {
+		mine = 1;
+		at += 2;
+	} else {
+		if (bs_name_take(s, at) || bs_name_scan(&s->target))
+			goto broken;
+		mine = s->target.hash == s->head;
+		at = s->end;
+	}
+	if (at + 10 > s->len)
+		goto broken;
+	type = bs_u16(s, at);
+	class = bs_u16(s, at + 2);
+	size = bs_u16(s, at + 8);
+	at += 10;
+	if (at + size > s->len)
+		goto broken;
+	s->offset = at + size;
+	if (!mine || class != 1)
+		return 0;
+	if (type == 1 && size == 4) {
+		s->key.addr[0] = s->key.addr[1] = 0;
+		s->key.addr[2] = bpf_htonl(0xffff);
+		s->key.addr[3] = bpf_htonl(bs_u16(s, at) << 16 | bs_u16(s, at + 2));
+		bs_lease_add(s);
+	} else if (type == 28 && size == 16) {
+		for (i = 0; i < 4; i++)
+			s->key.addr[i] = bpf_htonl(bs_u16(s, at + 4 * i) << 16 | bs_u16(s, at + 4 * i + 2));
+		bs_lease_add(s);
+	} else if (type == 5) {
+		struct bs_class *c;
+
+		if (bs_name_take(s, at) || s->end != at + size || bs_name_scan(&s->target))
+			goto broken;
+		if (s->target.hash == s->key.name)
+			goto broken; /* a circle */
+		for (i = 0; i < BS_CHAIN_MAX; i++)
+			if (i < s->fresh.chain_len && s->fresh.chain[i] == s->target.hash)
+				goto broken;
+		i = s->fresh.chain_len;
+		if (i >= BS_CHAIN_MAX)
+			goto broken;
+		s->fresh.chain[i] = s->target.hash;
+		s->fresh.chain_len = i + 1;
+		s->head = s->target.hash;
+		s->head_offset = at;
+		bs_name_match(&s->target);
+		bs_name_keep(&s->target);
+		c = bpf_map_lookup_elem(&bs_classes, &s->target.class_id);
+		if (c && c->may_deny && !s->deny_class)
+			s->deny_class = s->target.class_id;
+	}
+	return 0;
+broken:
+	s->broken = 1;
+	return 1;
+}
+
+static long bs_answer_step(__u32 index, void *unused)
+{
+	__u32 zero = 0;
+	struct bs_answer_scratch *s = bpf_map_lookup_elem(&bs_scratch, &zero);
+
+	if (s && bs_answer_one(s) == 0)
+		return 0;
+	return 1;
+}
+
+static __always_inline int bs_answer_malformed(void)
+{
+	BS_COUNT(answers_malformed, 1);
+	return live.enforce ? BS_DROP : BS_PASS;
+}
+
+static __always_inline int bs_answer_read(struct __sk_buff *skb, struct bs_header *h)
+{
+	struct bs_pending_key key = {};
+	struct bs_pending *pending;
+	struct bs_answer_scratch *s;
+	__u32 zero = 0, len, flags, count;
+
+	s = bpf_map_lookup_elem(&bs_scratch, &zero);
+	if (!s)
+		return BS_PASS;
+	if (h->odd || !h->payload || skb->len <= h->payload)
+		return bs_answer_malformed();
+	len = skb->len - h->payload;
+	if (len < 17 || len > BS_PACKET_MAX - 1)
+		return bs_answer_malformed();
+	len -= 1;
+	asm volatile("%0 &= 4095" : "+r"(len));
+	if (bpf_skb_load_bytes(skb, h->payload, s->packet, len + 1))
+		return bs_answer_malformed();
+	s->len = len + 1;
+	s->broken = 0;
+	s->subject = 0;
+	flags = bs_u16(s, 2);
+	if (!(flags & 0x8000))
+		return BS_PASS; /* a query, to a server that the run runs */
+	if (bs_u16(s, 4) != 1 || (flags & 0x7800))
+		return bs_answer_malformed();
+	if (bs_u8(s, 12) >= 0xc0 || bs_name_take(s, 12) || s->end + 4 > s->len || bs_name_scan(&s->target))
+		return bs_answer_malformed();
+
+	key.socket = bpf_get_socket_cookie(skb);
+	key.name = s->target.hash;
+	__builtin_memcpy(key.server, h->source, 16);
+	key.id = bs_u16(s, 0);
+	key.qtype = bs_u16(s, s->end);
+	pending = bpf_map_lookup_elem(&bs_pending, &key);
+	if (!pending) {
+		BS_COUNT(answers_unasked, 1);
+		return BS_PASS;
+	}
+	count = bs_u16(s, 6);
+	if (pending->denied) {
+		/* The supervisor's answer, or one that says the same: name error, no records. */
+		if ((flags & 15) == 3 && count == 0)
+			return BS_PASS;
+		BS_COUNT(answers_dropped, 1);
+		return BS_DROP;
+	}
+	if (!pending->leases || !count)
+		return BS_PASS;
+	s->key.name = s->head = key.name;
+	s->head_offset = 12;
+	s->offset = s->end + 4;
+	s->subject = pending->subject;
+	s->class_id = pending->class_id;
+	s->deny_class = 0;
+	s->fresh.chain_len = 0;
+	s->fresh.fixed = 0;
+	bpf_loop(count, bs_answer_step, (void *)0, 0);
+	if (s->broken)
+		return bs_answer_malformed();
+	return BS_PASS;
+}
+
+/* When: any packet is about to be queued to a socket of the run. Writes: leases, answers, names. Drops real
+ * answers to denied lookups, and in enforce answers that cannot be parsed. All else passes. */
+SEC("cgroup_skb/ingress")
+int bs_ingress(struct __sk_buff *skb)
+{
+	struct bpf_sock *sk = skb->sk;
+	struct bs_header h = {};
+	struct bs_socket *st;
+
+	if (!sk || !(sk = bpf_sk_fullsock(sk)) || sk->protocol != IPPROTO_UDP)
+		return BS_PASS;
+	if (bs_header_read(skb, &h))
+		return BS_PASS;
+	if (h.source_port != 53) {
+		st = bpf_sk_storage_get(&bs_sockets, sk, 0, 0);
+		if (!st || !st->dns)
+			return BS_PASS;
+	}
+	return bs_answer_read(skb, &h);
+}
+
+#endif

@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: (MIT OR Apache-2.0) OR GPL-2.0-only */
+/*
+ * All programs of a run, one object: they share maps, are loaded together and pinned together. One file per
+ * feature; which features are loaded is the loader's plan.
+ */
+#include "vmlinux.h"
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_tracing.h>
+
+enum { IPPROTO_TCP = 6, IPPROTO_UDP = 17 };
+
+#include "abi.h"
+#include "tables.bpf.h"
+#include "name.bpf.h"
+#include "attempt.bpf.h"
+#include "subject.bpf.h"
+#include "process.bpf.h"
+#include "socket.bpf.h"
+#include "packet.bpf.h"
+#include "answer.bpf.h"
+
+/* Types that appear in no map: named here so that they are in the object's BTF, from which the Rust side is
+ * generated. */
+struct bs_event bs_type_event SEC(".data.types");
+struct bs_lookup_event bs_type_lookup_event SEC(".data.types");
+enum bs_verdict bs_type_verdict SEC(".data.types");
+enum bs_effect bs_type_effect SEC(".data.types");
+enum bs_attribution bs_type_attribution SEC(".data.types");
+enum bs_event_kind bs_type_event_kind SEC(".data.types");
+
+char LICENSE[] SEC("license") = "Dual MIT/GPL";

@@ -1,0 +1,394 @@
+/* SPDX-License-Identifier: (MIT OR Apache-2.0) OR GPL-2.0-only */
+/*
+ * cgroup_skb/egress: DNS queries are judged here, and what no socket hook has judged.
+ *
+ * A name does not fit the stack beside the rest, and plain per-CPU scratch is unsafe here: egress runs in a
+ * process's context and may be preempted by another sender on the same CPU. So each CPU has a few buffers and
+ * a query claims one for itself. A program runs to its end on its CPU: a claim is always given back.
+ */
+#ifndef BLACKSTART_PACKET_H
+#define BLACKSTART_PACKET_H
+
+#define BS_HEARTBEAT_MAX_NS 3000000000ULL
+enum { BS_PASS = 1, BS_DROP = 0 };
+enum { ETH_P_IP = 0x0800, ETH_P_IPV6 = 0x86dd };
+
+/* What the network header says, read once. */
+struct bs_header {
+	__u32 source[4];
+	__u32 dest[4];
+	__u16 source_port;
+	__u16 dest_port;
+	__u16 payload; /* offset behind the UDP header; 0 where it could not be told */
+	__u8 protocol;
+	__u8 odd;      /* options, extension headers or fragments: ports may lie elsewhere */
+	__u8 tcp_flags;
+	__u8 pad[3];
+};
+
+static __always_inline int bs_header_read(struct __sk_buff *skb, struct bs_header *h)
+{
+	__u8 raw[40];
+	__u16 ports[2];
+	__u32 offset;
+
+	if (skb->protocol == bpf_htons(ETH_P_IP)) {
+		if (bpf_skb_load_bytes(skb, 0, raw, 20))
+			return -1;
+		h->source[2] = h->dest[2] = bpf_htonl(0xffff);
+		__builtin_memcpy(&h->source[3], raw + 12, 4);
+		__builtin_memcpy(&h->dest[3], raw + 16, 4);
+		h->protocol = raw[9];
+		h->odd = raw[0] != 0x45 || (raw[6] & 0x3f) || raw[7];
+		offset = 20;
+	} else if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
+		if (bpf_skb_load_bytes(skb, 0, raw, 40))
+			return -1;
+		__builtin_memcpy(h->source, raw + 8, 16);
+		__builtin_memcpy(h->dest, raw + 24, 16);
+		h->protocol = raw[6];
+		h->odd = h->protocol != IPPROTO_TCP && h->protocol != IPPROTO_UDP && h->protocol != 58;
+		offset = 40;
+	} else {
+		return -1;
+	}
+	if (!h->odd && (h->protocol == IPPROTO_UDP || h->protocol == IPPROTO_TCP || h->protocol == 136)) {
+		if (bpf_skb_load_bytes(skb, offset, ports, 4))
+			return -1;
+		h->source_port = bpf_ntohs(ports[0]);
+		h->dest_port = bpf_ntohs(ports[1]);
+		if (h->protocol == IPPROTO_UDP)
+			h->payload = offset + 8;
+		if (h->protocol == IPPROTO_TCP)
+			bpf_skb_load_bytes(skb, offset + 13, &h->tcp_flags, 1);
+	}
+	return 0;
+}
+
+/* A query as read from the packet, and what to do with it. */
+struct bs_question {
+	__u64 claimed;
+	struct bs_name name;
+	__u64 subject;
+	__u64 socket;
+	__u32 client[4];
+	__u32 server[4];
+	__u32 rule;
+	__u16 client_port;
+	__u16 server_port;
+	__u16 id;
+	__u16 flags;
+	__u16 qtype;
+	__u16 qclass;
+	__u16 offset; /* of the DNS header in the packet */
+	__u8 verdict;
+	__u8 edns;
+};
+
+/* More would have to preempt each other on one CPU, all within a microsecond; then the query is one that
+ * cannot be judged. */
+enum { BS_QUESTIONS = 8 };
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, BS_QUESTIONS);
+	__type(key, __u32);
+	__type(value, struct bs_question);
+} bs_questions SEC(".maps");
+
+static __always_inline struct bs_question *bs_question_claim(void)
+{
+	for (__u32 i = 0; i < BS_QUESTIONS; i++) {
+		__u32 key = i;
+		struct bs_question *q = bpf_map_lookup_elem(&bs_questions, &key);
+
+		if (q && !__sync_val_compare_and_swap(&q->claimed, 0, 1))
+			return q;
+	}
+	return 0;
+}
+
+/* Row of (name, type, subject, verdict). */
+__noinline int bs_query_record(struct bs_question *q)
+{
+	struct bs_query_key key = {};
+	struct bs_query *row, fresh = {};
+	__u64 now = bpf_ktime_get_boot_ns();
+
+	if (!q)
+		return 0;
+	key.name = q->name.hash;
+	key.subject = q->subject;
+	key.rule = q->rule;
+	key.qtype = q->qtype;
+	key.verdict = q->verdict;
+	row = bpf_map_lookup_elem(&bs_queries, &key);
+	if (!row) {
+		fresh.queries = 1;
+		fresh.first_ns = fresh.last_ns = now;
+		if (!bpf_map_update_elem(&bs_queries, &key, &fresh, BPF_NOEXIST))
+			return 0;
+		row = bpf_map_lookup_elem(&bs_queries, &key);
+		if (!row) {
+			BS_COUNT(queries_lost, 1);
+			return 0;
+		}
+	}
+	__sync_fetch_and_add(&row->queries, 1);
+	row->last_ns = now;
+	return 0;
+}
+
+/* Tell user space of a denied lookup. 0 if it knows, so that an answer can be hoped for. */
+static __always_inline int bs_query_tell(struct __sk_buff *skb, struct bs_question *q, __u8 answer)
+{
+	struct bs_lookup_event *e = bpf_ringbuf_reserve(&bs_events, sizeof(*e), 0);
+	struct bs_subject *row;
+	__u32 len = q->name.len;
+	int told = -1;
+
+	if (!e) {
+		BS_COUNT(events_lost, 1);
+		return -1;
+	}
+	row = bpf_map_lookup_elem(&bs_subjects, &q->subject);
+	e->kind = BS_EVENT_LOOKUP;
+	e->tgid = row ? row->tgid : 0;
+	e->subject = q->subject;
+	__builtin_memcpy(e->client, q->client, 16);
+	__builtin_memcpy(e->server, q->server, 16);
+	e->rule = q->rule;
+	e->client_port = q->client_port;
+	e->server_port = q->server_port;
+	e->id = q->id;
+	e->flags = q->flags;
+	e->qtype = q->qtype;
+	e->qclass = q->qclass;
+	e->len = len;
+	e->verdict = q->verdict;
+	e->answer = answer && row;
+	e->edns = q->edns;
+	__builtin_memset(e->pad, 0, sizeof(e->pad));
+	/* From the packet, since the asker may compare the case of what it sent. */
+	len = (len - 1) & 255;
+	asm volatile("%0 &= 254" : "+r"(len));
+	if (!bpf_skb_load_bytes(skb, q->offset + 12, e->wire, len + 1))
+		told = row ? 0 : -1;
+	bpf_ringbuf_submit(e, 0);
+	return told;
+}
+
+static __always_inline int bs_query_malformed(void)
+{
+	BS_COUNT(queries_malformed, 1);
+	return live.enforce ? BS_DROP : BS_PASS;
+}
+
+/* Read the query at h->payload into q. -1: it cannot be judged. */
+static __always_inline int bs_query_read(struct __sk_buff *skb, struct bs_header *h, struct bs_question *q)
+{
+	__u16 head[6], tail[2];
+	__u32 left, n;
+
+	/* One buffer may carry several datagrams (GSO), and pages that are not ours can be rewritten after the
+	 * check (zerocopy, splice). */
+	if (!h->payload || h->odd || skb->gso_segs > 1 || skb->data_end - skb->data < skb->len)
+		return -1;
+	if (bpf_skb_load_bytes(skb, h->payload, head, sizeof(head)))
+		return -1;
+	q->flags = bpf_ntohs(head[1]);
+	/* QR and opcode 0, one question, no answer; an additional record is EDNS. */
+	if ((q->flags & 0xf800) || head[2] != bpf_htons(1) || head[3] || head[4])
+		return -1;
+	q->id = bpf_ntohs(head[0]);
+	q->edns = head[5] != 0;
+	q->offset = h->payload;
+	left = skb->len - h->payload - 12;
+	if (left < 5 || left > BS_PACKET_MAX)
+		return -1;
+	/* What the buffer held before is behind a shorter name: the length check below keeps it out. */
+	n = left > 255 ? 254 : left - 1;
+	asm volatile("%0 &= 255" : "+r"(n));
+	if (bpf_skb_load_bytes(skb, h->payload + 12, q->name.wire, n + 1) || bs_name_scan(&q->name) ||
+	    (__u32)q->name.len + 4 > left ||
+	    bpf_skb_load_bytes(skb, h->payload + 12 + q->name.len, tail, sizeof(tail)))
+		return -1;
+	q->qtype = bpf_ntohs(tail[0]);
+	q->qclass = bpf_ntohs(tail[1]);
+	return 0;
+}
+
+/* Judge a query that was read, and record it. */
+static __always_inline int bs_query_judge(struct __sk_buff *skb, struct bs_header *h, struct bs_socket *st,
+					  struct bs_question *q)
+{
+	struct bs_pending pending = {};
+	struct bs_pending_key key = {};
+	struct bs_address server = {};
+	__u32 wire_differs = 0;
+	struct bs_class *c;
+	__u8 listed, effect;
+
+	__builtin_memcpy(q->client, h->source, 16);
+	q->client_port = h->source_port;
+	__builtin_memcpy(q->server, h->dest, 16);
+	q->server_port = h->dest_port;
+	if (h->dest_port != 53 && st) {
+		/* Rewritten on the way (a container's 127.0.0.11, a cluster address): the asker waits for an
+		 * answer from the server that it asked. */
+		__builtin_memcpy(q->server, st->addr, 16);
+		q->server_port = st->port;
+		wire_differs = 1;
+	} else if (st && st->dns && st->port == 53 && st->protocol == IPPROTO_UDP &&
+		   (st->addr[3] != h->dest[3] || st->addr[2] != h->dest[2] || st->addr[1] != h->dest[1] ||
+		    st->addr[0] != h->dest[0])) {
+		__builtin_memcpy(q->server, st->addr, 16);
+		wire_differs = 1;
+	}
+	q->subject = st ? st->subject : 0;
+	q->socket = bpf_get_socket_cookie(skb);
+
+	if (bs_name_match(&q->name) || !(c = bpf_map_lookup_elem(&bs_classes, &q->name.class_id)))
+		return bs_query_malformed();
+	effect = c->lookup_effect;
+	q->rule = c->lookup_rule;
+	q->verdict = effect != BS_EFFECT_DENY ? BS_ALLOW : live.enforce ? BS_DENY : BS_WOULD_DENY;
+	bs_name_keep(&q->name);
+	bs_query_record(q);
+
+	__builtin_memcpy(server.addr, q->server, 16);
+	listed = bpf_map_lookup_elem(&bs_resolvers, &server) != 0;
+	pending.subject = q->subject;
+	pending.class_id = q->name.class_id;
+	/* Under `default: deny` a stranger's answers permit nothing, and a name on the search list neither;
+	 * what only observe lets through is leased for the record. */
+	pending.leases = !config.default_deny || (listed && effect == BS_EFFECT_ALLOW) || !live.enforce;
+
+	if (q->verdict != BS_ALLOW) {
+		__u8 alive = q->verdict == BS_DENY &&
+			     bpf_ktime_get_boot_ns() - live.heartbeat_ns < BS_HEARTBEAT_MAX_NS;
+		int told = bs_query_tell(skb, q, alive);
+
+		if (q->verdict == BS_DENY) {
+			/*
+			 * A drop here is EPERM for the sender, which glibc calls a temporary failure. Where the
+			 * query may go out (`default: allow`) and somebody will answer it for good, it passes, and
+			 * the real answer is dropped on its way back.
+			 */
+			if (told || !alive || config.default_deny)
+				return BS_DROP;
+			pending.denied = 1;
+		}
+	}
+	key.socket = q->socket;
+	key.name = q->name.hash;
+	__builtin_memcpy(key.server, q->server, 16);
+	key.id = q->id;
+	key.qtype = q->qtype;
+	if (bpf_map_update_elem(&bs_pending, &key, &pending, BPF_ANY)) {
+		BS_COUNT(leases_lost, 1);
+		return pending.denied ? BS_DROP : BS_PASS;
+	}
+	if (wire_differs) {
+		__builtin_memcpy(key.server, h->dest, 16);
+		bpf_map_update_elem(&bs_pending, &key, &pending, BPF_ANY);
+	}
+	return BS_PASS;
+}
+
+/* `certain`: the packet goes to port 53, so what cannot be parsed is a query that cannot be judged. Otherwise
+ * the socket has asked a DNS server before and this may be anything. */
+static __noinline int bs_query(struct __sk_buff *skb, struct bs_header *h, struct bs_socket *st, int certain)
+{
+	struct bs_question *q = bs_question_claim();
+	int verdict;
+
+	if (!q)
+		return bs_query_malformed();
+	if (bs_query_read(skb, h, q))
+		verdict = certain ? bs_query_malformed() : BS_PASS;
+	else
+		verdict = bs_query_judge(skb, h, st, q);
+	__sync_lock_test_and_set(&q->claimed, 0);
+	return verdict;
+}
+
+/* A packet of a socket that no hook has judged: raw and ping sockets, subflows. */
+static __always_inline int bs_backstop(struct bpf_sock *sk, struct bs_header *h, struct bs_socket *st)
+{
+	struct bs_attempt a = {};
+
+	/* The same destination again: the verdict stands, and is not another attempt. */
+	if (st && st->verdict && st->protocol == h->protocol && st->port == h->dest_port &&
+	    st->addr[3] == h->dest[3] && st->addr[2] == h->dest[2] && st->addr[1] == h->dest[1] &&
+	    st->addr[0] == h->dest[0])
+		return st->verdict == BS_DENY ? BS_DROP : BS_PASS;
+	a.subject = st ? st->subject : 0;
+	a.addr[0] = h->dest[0];
+	a.addr[1] = h->dest[1];
+	a.addr[2] = h->dest[2];
+	a.addr[3] = h->dest[3];
+	a.port = h->dest_port;
+	a.protocol = h->protocol;
+	a.backstop = 1;
+	bs_judge(&a);
+	bs_record(&a);
+	st = bpf_sk_storage_get(&bs_sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (st) {
+		st->subject = a.subject;
+		st->name = a.name;
+		st->addr[0] = a.addr[0];
+		st->addr[1] = a.addr[1];
+		st->addr[2] = a.addr[2];
+		st->addr[3] = a.addr[3];
+		st->rule = a.rule;
+		st->port = a.port;
+		st->protocol = a.protocol;
+		st->verdict = a.verdict;
+	}
+	return a.verdict == BS_DENY ? BS_DROP : BS_PASS;
+}
+
+/* When: any packet leaves a socket of the run, after routing and DNAT. Writes: queries, names, pending, and
+ * for unjudged sockets flows. A drop is EPERM for a datagram's sender. Fails closed for DNS in enforce. */
+SEC("cgroup_skb/egress")
+int bs_egress(struct __sk_buff *skb)
+{
+	struct bpf_sock *sk = skb->sk;
+	struct bs_header h = {};
+	struct bs_socket *st;
+	__u32 protocol;
+	int verdict;
+
+	if (!sk || !(sk = bpf_sk_fullsock(sk)))
+		return BS_PASS;
+	protocol = sk->protocol;
+	barrier_var(protocol); /* else the compiler moves arithmetic on the pointer, which is refused */
+	st = bpf_sk_storage_get(&bs_sockets, sk, 0, 0);
+	if (st && st->verdict && st->protocol == IPPROTO_TCP && protocol == IPPROTO_TCP) {
+		__sync_fetch_and_add(&st->bytes, skb->len);
+		return BS_PASS;
+	}
+	if (bs_header_read(skb, &h))
+		return live.enforce && config.default_deny ? BS_DROP : BS_PASS;
+	if (!st || !st->verdict || protocol != st->protocol) {
+		/* Accepted sockets have no verdict and need none: only the packet that opens a connection. */
+		if (protocol == IPPROTO_TCP && (h.tcp_flags & 0x12) != 0x02)
+			return BS_PASS;
+		verdict = bs_backstop(sk, &h, st);
+		if (verdict == BS_DROP)
+			return verdict;
+		st = bpf_sk_storage_get(&bs_sockets, sk, 0, 0);
+	}
+	if (st)
+		__sync_fetch_and_add(&st->bytes, skb->len);
+	if (h.protocol == IPPROTO_UDP) {
+		if (h.dest_port == 53 || (h.odd && st && st->dns))
+			return bs_query(skb, &h, st, 1);
+		if (st && st->dns && st->port == 53)
+			return bs_query(skb, &h, st, 0);
+	}
+	return BS_PASS;
+}
+
+#endif

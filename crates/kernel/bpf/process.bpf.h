@@ -1,0 +1,182 @@
+/* SPDX-License-Identifier: (MIT OR Apache-2.0) OR GPL-2.0-only */
+/*
+ * sched_process_fork, _exec, _exit and cgroup_attach_task (all tp_btf): the life of subjects.
+ */
+#ifndef BLACKSTART_PROCESS_H
+#define BLACKSTART_PROCESS_H
+
+enum { BS_CGROUP_DEPTH = 24 };
+
+static __always_inline __u64 bs_cgroup_ancestor(struct cgroup *cgroup, __u32 level)
+{
+	struct cgroup *ancestor = 0;
+
+	/* An array of pointers at the structure's end; the offset comes from BTF, the index from us. */
+	bpf_probe_read_kernel(&ancestor, sizeof(ancestor),
+			      (void *)cgroup + bpf_core_field_offset(struct cgroup, ancestors) + level * sizeof(void *));
+	return ancestor ? BPF_CORE_READ(ancestor, kn, id) : 0;
+}
+
+/* Is this cgroup of the default hierarchy the run's own, or below it? How deep the run's lies cannot be known
+ * in a cgroup namespace, so it is learned from the first process inside. */
+static __always_inline int bs_cgroup_is_inside(struct cgroup *cgroup)
+{
+	__u32 level = live.cgroup_level, depth = BPF_CORE_READ(cgroup, level);
+
+	if (level)
+		return depth >= level && bs_cgroup_ancestor(cgroup, level) == live.cgroup_id;
+	for (__u32 i = 1; i < BS_CGROUP_DEPTH && i <= depth; i++) {
+		if (bs_cgroup_ancestor(cgroup, i) == live.cgroup_id) {
+			live.cgroup_level = i;
+			return 1;
+		}
+	}
+	return 0;
+}
+
+static __always_inline int bs_task_is_inside(struct task_struct *task)
+{
+	return bs_cgroup_is_inside(BPF_CORE_READ(task, cgroups, dfl_cgrp));
+}
+
+static __always_inline void bs_left(__u32 tgid, __u64 subject, __u64 cgroup)
+{
+	struct bs_leaver_key key = { .subject = subject, .cgroup = cgroup, .tgid = tgid };
+	__u64 now = bpf_ktime_get_boot_ns();
+	struct bs_event *e;
+
+	if (bpf_map_update_elem(&bs_leavers, &key, &now, BPF_NOEXIST))
+		return;
+	e = bpf_ringbuf_reserve(&bs_events, sizeof(*e), 0);
+	if (!e) {
+		BS_COUNT(events_lost, 1);
+		return;
+	}
+	__builtin_memset(e, 0, sizeof(*e));
+	e->kind = BS_EVENT_LEFT;
+	e->tgid = tgid;
+	e->subject = subject;
+	e->name = cgroup;
+	bpf_ringbuf_submit(e, 0);
+}
+
+/* When: any fork on the host. Writes: subjects, processes, leavers. Fails open (counted). */
+SEC("tp_btf/sched_process_fork")
+int BPF_PROG(bs_fork, struct task_struct *parent, struct task_struct *child)
+{
+	__u32 tgid = child->tgid, parent_tgid = parent->tgid;
+	struct bs_process *p;
+	__u64 from = 0, id;
+	int inside;
+
+	if (tgid == parent_tgid)
+		return 0; /* a thread */
+	p = bpf_map_lookup_elem(&bs_processes, &parent_tgid);
+	inside = bs_task_is_inside(child);
+	if (!p && !inside)
+		return 0;
+	if (p)
+		from = p->subject;
+	id = bs_subject_new(tgid, from, 1, 0);
+	/* clone3(CLONE_INTO_CGROUP) to a place outside fires no cgroup_attach_task. */
+	if (id && !inside)
+		bs_left(tgid, id, BPF_CORE_READ(child, cgroups, dfl_cgrp, kn, id));
+	return 0;
+}
+
+/* When: any successful exec on the host. Writes: subjects, argv_rest, processes. Fails open (counted).
+ * The arguments are read up to arg_end and no further: behind them lies the environment, with its secrets. */
+SEC("tp_btf/sched_process_exec")
+int BPF_PROG(bs_exec, struct task_struct *task, int old_pid, struct linux_binprm *bprm)
+{
+	__u32 tgid = task->tgid;
+	struct bs_process *p = bpf_map_lookup_elem(&bs_processes, &tgid);
+	struct bs_subject *row;
+	struct bs_argv_rest *rest;
+	unsigned long start, end;
+	__u64 id, len, n;
+	long got;
+
+	if (!p) {
+		if (!bs_task_is_inside(task))
+			return 0;
+		id = bs_subject_new(tgid, 0, 0, 1);
+	} else {
+		id = p->subject;
+		row = bpf_map_lookup_elem(&bs_subjects, &id);
+		if (row && (!row->forked || p->active)) {
+			/* It acted, or ran another program, under the old image: that one stays as it was. */
+			row->ended_ns = bpf_ktime_get_boot_ns();
+			row->replaced = 1;
+			id = bs_subject_new(tgid, id, 0, 0);
+		}
+	}
+	row = bpf_map_lookup_elem(&bs_subjects, &id);
+	if (!row)
+		return 0;
+	row->forked = 0;
+	row->late = 0;
+	got = bpf_probe_read_kernel_str(row->exe, sizeof(row->exe), bprm->filename);
+	row->exe_len = got > 0 ? got - 1 : 0;
+
+	start = BPF_CORE_READ(task, mm, arg_start);
+	end = BPF_CORE_READ(task, mm, arg_end);
+	if (end <= start)
+		return 0;
+	len = end - start;
+	row->argv_cut = len > BS_ARGV_HEAD + BS_ARGV_REST;
+	n = len < BS_ARGV_HEAD ? len : BS_ARGV_HEAD;
+	if (bpf_probe_read_user(row->argv, n, (void *)start))
+		return 0;
+	row->argv_len = n;
+	if (len <= BS_ARGV_HEAD)
+		return 0;
+	if (bpf_map_update_elem(&bs_argv_rest, &id, (void *)&no_argv, BPF_ANY) ||
+	    !(rest = bpf_map_lookup_elem(&bs_argv_rest, &id))) {
+		row->argv_cut = 1;
+		return 0;
+	}
+	n = len - BS_ARGV_HEAD;
+	if (n > BS_ARGV_REST)
+		n = BS_ARGV_REST;
+	if (bpf_probe_read_user(rest->text, n, (void *)(start + BS_ARGV_HEAD)))
+		row->argv_cut = 1;
+	else
+		row->argv_len = BS_ARGV_HEAD + n;
+	return 0;
+}
+
+/* When: any thread of the host ends. Writes: subjects, processes, for the last thread of a process of ours. */
+SEC("tp_btf/sched_process_exit")
+int BPF_PROG(bs_exit, struct task_struct *task)
+{
+	__u32 tgid = task->tgid;
+	struct bs_process *p = bpf_map_lookup_elem(&bs_processes, &tgid);
+	struct bs_subject *row;
+
+	if (!p || BPF_CORE_READ(task, signal, live.counter) != 0)
+		return 0;
+	row = bpf_map_lookup_elem(&bs_subjects, &p->subject);
+	if (row) {
+		row->wait_status = task->exit_code;
+		row->ended_ns = bpf_ktime_get_boot_ns();
+	}
+	bpf_map_delete_elem(&bs_processes, &tgid);
+	return 0;
+}
+
+/* When: a task is moved between cgroups of any hierarchy. Writes: leavers. Only observes. */
+SEC("tp_btf/cgroup_attach_task")
+int BPF_PROG(bs_move, struct cgroup *to, const char *path, struct task_struct *task)
+{
+	__u32 tgid = task->tgid;
+	struct bs_process *p = bpf_map_lookup_elem(&bs_processes, &tgid);
+
+	/* Hierarchy 0 is cgroup2; moves in a v1 hierarchy take nobody out of the run. */
+	if (!p || BPF_CORE_READ(to, root, hierarchy_id) != 0 || bs_cgroup_is_inside(to))
+		return 0;
+	bs_left(tgid, p->subject, BPF_CORE_READ(to, kn, id));
+	return 0;
+}
+
+#endif

@@ -1,0 +1,150 @@
+/* SPDX-License-Identifier: (MIT OR Apache-2.0) OR GPL-2.0-only */
+/*
+ * cgroup/connect4, connect6, sendmsg4, sendmsg6: the verdict, with an errno, in the caller's context.
+ */
+#ifndef BLACKSTART_SOCKET_H
+#define BLACKSTART_SOCKET_H
+
+#define ECONNREFUSED 111
+
+/*
+ * One decision for both families and both hooks. 1 lets the call go on, 0 refuses it.
+ *
+ * The socket remembers its verdict, so that its packets are not judged again. `dns` sticks on a datagram
+ * socket once any send asked for port 53: two threads that share a socket could otherwise clear it between
+ * the send and the packet.
+ */
+static __always_inline int bs_reach(struct bpf_sock_addr *ctx, struct bs_attempt *a)
+{
+	struct bpf_sock *sk = ctx->sk;
+	struct bs_socket *st;
+
+	a->subject = bs_subject_now();
+	a->port = bpf_ntohs((__u16)ctx->user_port);
+	a->protocol = ctx->protocol;
+	bs_judge(a);
+	bs_record(a);
+	if (a->verdict == BS_DENY) {
+		bpf_set_retval(-ECONNREFUSED);
+		return 0;
+	}
+	if (!sk)
+		return 1;
+	st = bpf_sk_storage_get(&bs_sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!st)
+		return 1;
+	bs_flush(st);
+	st->subject = a->subject;
+	st->name = a->name;
+	st->addr[0] = a->addr[0];
+	st->addr[1] = a->addr[1];
+	st->addr[2] = a->addr[2];
+	st->addr[3] = a->addr[3];
+	st->rule = a->rule;
+	st->port = a->port;
+	st->protocol = a->protocol;
+	st->verdict = a->verdict;
+	if (a->port == 53 && a->protocol == IPPROTO_UDP)
+		st->dns = 1;
+	return 1;
+}
+
+static __always_inline int bs_reach4(struct bpf_sock_addr *ctx)
+{
+	struct bs_attempt a = {};
+
+	a.addr[2] = bpf_htonl(0xffff);
+	a.addr[3] = ctx->user_ip4;
+	return bs_reach(ctx, &a);
+}
+
+static __always_inline int bs_reach6(struct bpf_sock_addr *ctx)
+{
+	struct bs_attempt a = {};
+
+	a.addr[0] = ctx->user_ip6[0];
+	a.addr[1] = ctx->user_ip6[1];
+	a.addr[2] = ctx->user_ip6[2];
+	a.addr[3] = ctx->user_ip6[3];
+	return bs_reach(ctx, &a);
+}
+
+/* When: connect() on an AF_INET socket (TCP, UDP, ping). Writes: flows, sockets, subjects, counters. A refused
+ * call gets ECONNREFUSED. Fails as the default says: an address without a row meets the default. */
+SEC("cgroup/connect4")
+int bs_connect4(struct bpf_sock_addr *ctx)
+{
+	return bs_reach4(ctx);
+}
+
+/* The same for AF_INET6, v4-mapped destinations included. */
+SEC("cgroup/connect6")
+int bs_connect6(struct bpf_sock_addr *ctx)
+{
+	return bs_reach6(ctx);
+}
+
+/* When: sendto/sendmsg with an address on a UDP socket; also a v4-mapped one on AF_INET6. As connect4. */
+SEC("cgroup/sendmsg4")
+int bs_sendmsg4(struct bpf_sock_addr *ctx)
+{
+	return bs_reach4(ctx);
+}
+
+/* The same for AF_INET6. */
+SEC("cgroup/sendmsg6")
+int bs_sendmsg6(struct bpf_sock_addr *ctx)
+{
+	return bs_reach6(ctx);
+}
+
+/* When: a socket is closed. Writes: the bytes that its row does not have yet. */
+SEC("cgroup/sock_release")
+int bs_release(struct bpf_sock *ctx)
+{
+	struct bs_socket *st = bpf_sk_storage_get(&bs_sockets, ctx, 0, 0);
+
+	if (st)
+		bs_flush(st);
+	return 1;
+}
+
+/* When: the TCP life of a socket of the run. Writes: the outcome columns of its row. Only observes. */
+SEC("sockops")
+int bs_outcome(struct bpf_sock_ops *ctx)
+{
+	struct bpf_sock *sk;
+	struct bs_socket *st;
+	struct bs_flow *flow;
+	__u32 op = ctx->op;
+
+	if (op == BPF_SOCK_OPS_TCP_CONNECT_CB) {
+		bpf_sock_ops_cb_flags_set(ctx, BPF_SOCK_OPS_STATE_CB_FLAG);
+		return 1;
+	}
+	if (op == BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB)
+		bpf_sock_ops_cb_flags_set(ctx, 0); /* the rest of its states is of no interest */
+	else if (op != BPF_SOCK_OPS_STATE_CB || ctx->args[0] != BPF_TCP_SYN_SENT || ctx->args[1] != BPF_TCP_CLOSE)
+		return 1;
+	sk = ctx->sk;
+	if (!sk)
+		return 1;
+	st = bpf_sk_storage_get(&bs_sockets, sk, 0, 0);
+	if (!st || !(flow = bs_flow_of(st)))
+		return 1;
+	if (op == BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB) {
+		__sync_fetch_and_add(&flow->connected, 1);
+	} else {
+		struct tcp_sock *tcp = bpf_skc_to_tcp_sock(sk);
+		int error = tcp ? BPF_CORE_READ((struct sock *)tcp, sk_err) : 0;
+
+		/* The kernel sets the error before it leaves SYN_SENT; none: the caller closed it. */
+		if (error == ECONNREFUSED)
+			__sync_fetch_and_add(&flow->refused, 1);
+		else if (error)
+			__sync_fetch_and_add(&flow->timed_out, 1);
+	}
+	return 1;
+}
+
+#endif

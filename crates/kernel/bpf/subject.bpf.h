@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: (MIT OR Apache-2.0) OR GPL-2.0-only */
+/*
+ * Subjects: which process image did it. Kept from fork, exec and exit, never looked up in /proc after the
+ * fact. The tracepoints fire for every process of the host; one that is not ours costs a hash probe that
+ * misses and one comparison of its cgroup.
+ */
+#ifndef BLACKSTART_SUBJECT_H
+#define BLACKSTART_SUBJECT_H
+
+/* A row of its own for a process image; its number, or 0 (counted). */
+static __always_inline __u64 bs_subject_new(__u32 tgid, __u64 parent, __u8 forked, __u8 late)
+{
+	__u64 id = __sync_fetch_and_add(&subject_count, 1) + 1;
+	struct bs_process process = { .subject = id };
+	struct bs_subject *row;
+
+	if (bpf_map_update_elem(&bs_subjects, &id, (void *)&no_subject, BPF_NOEXIST) ||
+	    !(row = bpf_map_lookup_elem(&bs_subjects, &id))) {
+		BS_COUNT(subjects_lost, 1);
+		return 0;
+	}
+	row->parent = parent;
+	row->tgid = tgid;
+	row->forked = forked;
+	row->late = late;
+	row->started_ns = bpf_ktime_get_boot_ns();
+	if (bpf_map_update_elem(&bs_processes, &tgid, &process, BPF_ANY)) {
+		BS_COUNT(subjects_lost, 1);
+		return 0;
+	}
+	return id;
+}
+
+/* The subject that acts now; one seen for the first time when it acts gets its row here. */
+static __always_inline __u64 bs_subject_now(void)
+{
+	__u32 tgid = bpf_get_current_pid_tgid() >> 32;
+	struct bs_process *p = bpf_map_lookup_elem(&bs_processes, &tgid);
+
+	if (p) {
+		if (!p->active)
+			p->active = 1;
+		return p->subject;
+	}
+	return bs_subject_new(tgid, 0, 1, 1);
+}
+
+#endif

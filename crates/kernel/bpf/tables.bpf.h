@@ -1,0 +1,218 @@
+/* SPDX-License-Identifier: (MIT OR Apache-2.0) OR GPL-2.0-only */
+/*
+ * Every map of a run, in one place: what it holds, who writes it, what happens when it is full.
+ *
+ * Maps that grow with the run are hashes without preallocation: an idle run costs little memory. Policy
+ * maps are sized by the loader. Nothing here is an LRU except `pending`, where the newest query is worth
+ * more than one that nobody answered: everywhere else an LRU would lose the record in silence.
+ */
+#ifndef BLACKSTART_TABLES_H
+#define BLACKSTART_TABLES_H
+
+const volatile struct bs_config config = {};
+
+/* .bss, mapped into the supervisor. */
+struct bs_live live = {};
+
+/* Numbers subjects. */
+__u64 subject_count = 0;
+
+/* ---- policy: written by the loader, read by every program ---- */
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct bs_state);
+} bs_states SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1);
+	__type(key, struct bs_edge_key);
+	__type(value, __u32);
+} bs_edges SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct bs_class);
+} bs_classes SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, 1);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct bs_prefix_key);
+	__type(value, __u32);
+} bs_prefixes SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, 1);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct bs_port_key);
+	__type(value, struct bs_port_ruling);
+} bs_ports SEC(".maps");
+
+/* Resolvers whose answers give leases that permit. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 64);
+	__type(key, struct bs_address);
+	__type(value, __u8);
+} bs_resolvers SEC(".maps");
+
+/* The host's own addresses. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 4096);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct bs_address);
+	__type(value, __u8);
+} bs_own SEC(".maps");
+
+/* ---- names and leases: written by the packet programs ---- */
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u64);
+	__type(value, struct bs_name);
+} bs_names SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 8192);
+	__type(key, struct bs_pending_key);
+	__type(value, struct bs_pending);
+} bs_pending SEC(".maps");
+
+/* Full: counted in leases_lost. The address is then without a name: it passes under `default: allow`
+ * and is refused under `default: deny`. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct bs_address);
+	__type(value, struct bs_lease);
+} bs_leases SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct bs_answer_key);
+	__type(value, struct bs_answer);
+} bs_answers SEC(".maps");
+
+/* ---- the record ---- */
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct bs_query_key);
+	__type(value, struct bs_query);
+} bs_queries SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct bs_flow_key);
+	__type(value, struct bs_flow);
+} bs_flows SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 8192);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct bs_overflow_key);
+	__type(value, __u64);
+} bs_overflow SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u64);
+	__type(value, struct bs_subject);
+} bs_subjects SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 16384);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u64);
+	__type(value, struct bs_argv_rest);
+} bs_argv_rest SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u32);
+	__type(value, struct bs_process);
+} bs_processes SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1024);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct bs_leaver_key);
+	__type(value, __u64);
+} bs_leavers SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 4096);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct bs_delegate_key);
+	__type(value, __u64);
+} bs_delegates SEC(".maps");
+
+/* One row; atomic adds, since a program may be preempted by another on the same CPU. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct bs_counters);
+} bs_counters SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct bs_socket);
+} bs_sockets SEC(".maps");
+
+/* The live view. */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 1 << 19);
+} bs_events SEC(".maps");
+
+/* ---- the two things that every program does ---- */
+
+#define BS_COUNT(field, n)                                                              \
+	do {                                                                            \
+		__u32 bs_zero = 0;                                                      \
+		struct bs_counters *bs_c = bpf_map_lookup_elem(&bs_counters, &bs_zero); \
+		if (bs_c)                                                               \
+			__sync_fetch_and_add(&bs_c->field, (n));                        \
+	} while (0)
+
+/* Make the verifier forget what it knows of a number, so that the paths through a loop converge. */
+#define BS_FORGET(x, unknown) asm volatile("%0 ^= %1; %0 ^= %1" : "+r"(x) : "r"(unknown))
+
+/* The record of one process image starts from this. Read-only data instead of per-CPU scratch: nobody can
+ * overwrite it between two instructions. */
+const volatile struct bs_subject no_subject = {};
+const volatile struct bs_argv_rest no_argv = {};
+/* A struct bs_lease of zeros; as octets, since a lock may not lie in read-only data. */
+const volatile __u8 no_lease[sizeof(struct bs_lease)] = {};
+
+#endif

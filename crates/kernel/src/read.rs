@@ -1,0 +1,335 @@
+//! The record out of the kernel's tables, for a run's own supervisor and for whoever adopts an orphan.
+
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use blackstart_core::name::Name;
+use blackstart_core::record::{
+    AnswerRow, Attribution, Counters, DelegateRow, FlowRow, LeaverRow, NameRow, QueryRow, Snapshot,
+    SubjectRow, Verdict,
+};
+use libbpf_rs::{MapCore, MapFlags, MapHandle};
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::abi::{self, Plain};
+use crate::fill::address;
+use crate::{Error, ErrorKind};
+
+/// Rows read with one system call.
+const BATCH: u32 = 512;
+
+/// The maps that hold the record: pinned, so that they outlive the supervisor.
+pub(crate) struct Record {
+    maps: Vec<(&'static str, MapHandle)>,
+}
+
+/// In the order in which a snapshot reads them: a row that refers to another is read first, so that what it
+/// refers to is there.
+pub(crate) const RECORD_MAPS: [&str; 10] = [
+    "bs_counters",
+    "bs_overflow",
+    "bs_flows",
+    "bs_queries",
+    "bs_answers",
+    "bs_delegates",
+    "bs_leavers",
+    "bs_names",
+    "bs_argv_rest",
+    "bs_subjects",
+];
+
+impl Record {
+    /// From the maps that `find` gives for each name.
+    pub(crate) fn new(mut find: impl FnMut(&'static str) -> Result<MapHandle, Error>) -> Result<Self, Error> {
+        let maps = RECORD_MAPS
+            .iter()
+            .map(|&name| Ok((name, find(name)?)))
+            .collect::<Result<_, Error>>()?;
+        Ok(Self { maps })
+    }
+
+    /// From the pins below `dir`.
+    pub(crate) fn pinned(dir: &Path) -> Result<Self, Error> {
+        Self::new(|name| {
+            MapHandle::from_pinned_path(dir.join(name))
+                .map_err(|error| Error::caused(ErrorKind::Io, format!("open the pinned map {name}"), error))
+        })
+    }
+
+    fn map(&self, name: &str) -> &MapHandle {
+        let (_, map) = self.maps.iter().find(|(known, _)| *known == name).expect("named in RECORD_MAPS");
+        map
+    }
+
+    fn rows<K: Plain, V: Plain>(&self, name: &str) -> Result<Vec<(K, V)>, Error> {
+        let failed = |error| Error::caused(ErrorKind::Io, format!("read the table {name}"), error);
+        let map = self.map(name);
+        let mut rows = Vec::new();
+        for (key, value) in map.lookup_batch(BATCH, MapFlags::ANY, MapFlags::ANY).map_err(failed)? {
+            match (abi::value(&key), abi::value(&value)) {
+                (Some(key), Some(value)) => rows.push((key, value)),
+                _ => {
+                    return Err(Error::new(
+                        ErrorKind::Layout,
+                        format!("read the table {name}: its rows have another size than this release's"),
+                    ));
+                }
+            }
+        }
+        Ok(rows)
+    }
+
+    /// The name of one id.
+    pub(crate) fn name(&self, id: u64) -> Option<String> {
+        let row = self.map("bs_names").lookup(&id.to_ne_bytes(), MapFlags::ANY).ok()??;
+        Some(presentation(&abi::value(&row)?))
+    }
+
+    /// The thread group of one subject.
+    pub(crate) fn tgid(&self, subject: u64) -> Option<u32> {
+        let row = self.map("bs_subjects").lookup(&subject.to_ne_bytes(), MapFlags::ANY).ok()??;
+        Some(abi::value::<abi::bs_subject>(&row)?.tgid)
+    }
+
+    pub(crate) fn snapshot(&self) -> Result<Snapshot, Error> {
+        let mut snapshot = Snapshot {
+            boot_offset_ns: boot_offset_ns(),
+            counters: self.counters()?,
+            ..Snapshot::default()
+        };
+        for (key, row) in self.rows::<abi::bs_flow_key, abi::bs_flow>("bs_flows")? {
+            snapshot.flows.push(FlowRow {
+                subject: key.subject,
+                name: key.name,
+                address: address(key.addr),
+                port: key.port,
+                protocol: key.protocol,
+                verdict: verdict(key.verdict),
+                rule: key.rule,
+                attribution: attribution(row.attribution),
+                attempts: row.attempts,
+                connected: row.connected,
+                refused: row.refused,
+                timed_out: row.timed_out,
+                bytes_sent: row.bytes,
+                first_ns: row.first_ns,
+                last_ns: row.last_ns,
+            });
+        }
+        for (key, row) in self.rows::<abi::bs_query_key, abi::bs_query>("bs_queries")? {
+            snapshot.queries.push(QueryRow {
+                name: key.name,
+                subject: key.subject,
+                qtype: key.qtype,
+                verdict: verdict(key.verdict),
+                rule: key.rule,
+                queries: row.queries,
+                first_ns: row.first_ns,
+                last_ns: row.last_ns,
+            });
+        }
+        for (key, row) in self.rows::<abi::bs_answer_key, abi::bs_answer>("bs_answers")? {
+            let length = (row.chain_len as usize).min(row.chain.len());
+            snapshot.answers.push(AnswerRow {
+                name: key.name,
+                address: address(key.addr),
+                chain: row.chain[..length].to_vec(),
+                fixed: row.fixed != 0,
+                last_ns: row.last_ns,
+            });
+        }
+        for (key, attempts) in self.rows::<abi::bs_delegate_key, u64>("bs_delegates")? {
+            let length = usize::from(key.path_len).min(key.path.len());
+            let path = &key.path[..length];
+            let path = match path.strip_prefix(&[0]) {
+                Some(rest) => format!("@{}", String::from_utf8_lossy(rest)),
+                None => String::from_utf8_lossy(path).into_owned(),
+            };
+            snapshot.delegates.push(DelegateRow {
+                subject: key.subject,
+                path,
+                verdict: verdict(key.verdict),
+                rule: key.rule,
+                attempts,
+            });
+        }
+        for (key, _) in self.rows::<abi::bs_leaver_key, u64>("bs_leavers")? {
+            snapshot.leavers.push(LeaverRow {
+                subject: key.subject,
+                tgid: key.tgid,
+                cgroup: key.cgroup,
+            });
+        }
+        for (id, row) in self.rows::<u64, abi::bs_name>("bs_names")? {
+            snapshot.names.push(NameRow { id, name: presentation(&row) });
+        }
+        let rest: std::collections::HashMap<u64, abi::bs_argv_rest> =
+            self.rows("bs_argv_rest")?.into_iter().collect();
+        for (id, row) in self.rows::<u64, abi::bs_subject>("bs_subjects")? {
+            snapshot.subjects.push(subject(id, &row, rest.get(&id)));
+        }
+        snapshot.subjects.sort_by_key(|subject| subject.id);
+        Ok(snapshot)
+    }
+
+    fn counters(&self) -> Result<Counters, Error> {
+        let failed = |error| Error::caused(ErrorKind::Io, "read the counters", error);
+        let mut sums = Counters::default();
+        let cpus = self
+            .map("bs_counters")
+            .lookup_percpu(&0u32.to_ne_bytes(), MapFlags::ANY)
+            .map_err(failed)?
+            .unwrap_or_default();
+        for one in cpus.iter().filter_map(|octets| abi::value::<abi::bs_counters>(octets)) {
+            sums.attempts += one.attempts;
+            sums.overflow += one.overflow;
+            sums.lost += one.lost;
+            sums.subjects_lost += one.subjects_lost;
+            sums.queries_lost += one.queries_lost;
+            sums.leases_lost += one.leases_lost;
+            sums.queries_malformed += one.queries_malformed;
+            sums.answers_malformed += one.answers_malformed;
+            sums.answers_unasked += one.answers_unasked;
+            sums.answers_dropped += one.answers_dropped;
+            sums.dns_over_tcp += one.dns_over_tcp;
+            sums.events_lost += one.events_lost;
+            sums.backstop += one.backstop;
+        }
+        Ok(sums)
+    }
+
+    /// Forget everything that was recorded: what the self-probe did is not the run's.
+    pub(crate) fn clear(&self) -> Result<(), Error> {
+        for (name, map) in &self.maps {
+            let failed = |error| Error::caused(ErrorKind::Io, format!("clear the table {name}"), error);
+            match *name {
+                "bs_counters" => {
+                    let zero = vec![
+                        abi::octets(&abi::zeroed::<abi::bs_counters>()).to_vec();
+                        libbpf_rs::num_possible_cpus().map_err(failed)?
+                    ];
+                    map.update_percpu(&0u32.to_ne_bytes(), &zero, MapFlags::ANY).map_err(failed)?;
+                }
+                // /etc/hosts is in these.
+                "bs_answers" | "bs_names" => {}
+                _ => {
+                    for key in map.keys().collect::<Vec<_>>() {
+                        map.delete(&key).map_err(failed)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Pin each map below `dir` under its name.
+    pub(crate) fn pin(&mut self, dir: &Path) -> Result<(), Error> {
+        for (name, map) in &mut self.maps {
+            map.pin(dir.join(*name))
+                .map_err(|error| Error::caused(ErrorKind::Io, format!("pin the map {name}"), error))?;
+        }
+        Ok(())
+    }
+}
+
+/// `memlock` of a map as the kernel accounts it, in bytes.
+pub(crate) fn map_memory(map: &impl AsFd) -> Result<u64, Error> {
+    use std::os::fd::AsRawFd;
+    let path = format!("/proc/self/fdinfo/{}", map.as_fd().as_raw_fd());
+    let text = std::fs::read_to_string(&path)
+        .map_err(|error| Error::caused(ErrorKind::Io, format!("read {path}"), error))?;
+    text.lines()
+        .find_map(|line| line.strip_prefix("memlock:"))
+        .and_then(|number| number.trim().parse().ok())
+        .ok_or_else(|| Error::new(ErrorKind::Unsupported, format!("find memlock in {path}")))
+}
+
+fn subject(id: u64, row: &abi::bs_subject, rest: Option<&abi::bs_argv_rest>) -> SubjectRow {
+    let mut argv = Vec::new();
+    let kept = usize::from(row.argv_len);
+    argv.extend_from_slice(&row.argv[..kept.min(row.argv.len())]);
+    if let Some(rest) = rest {
+        let more = kept.saturating_sub(row.argv.len());
+        argv.extend_from_slice(&rest.text[..more.min(rest.text.len())]);
+    }
+    let exe = &row.exe[..usize::from(row.exe_len).min(row.exe.len())];
+    SubjectRow {
+        id,
+        parent: row.parent,
+        tgid: row.tgid,
+        exe: String::from_utf8_lossy(exe).into_owned(),
+        argv: split_argv(&argv),
+        argv_truncated: row.argv_cut != 0,
+        forked: row.forked != 0,
+        late: row.late != 0,
+        started_ns: row.started_ns,
+        ended_ns: row.ended_ns,
+        wait_status: row.wait_status,
+        replaced: row.replaced != 0,
+    }
+}
+
+/// NUL-terminated arguments; the last one may have been cut before its NUL.
+fn split_argv(octets: &[u8]) -> Vec<String> {
+    let octets = octets.strip_suffix(&[0]).unwrap_or(octets);
+    if octets.is_empty() {
+        return Vec::new();
+    }
+    octets.split(|&octet| octet == 0).map(|arg| String::from_utf8_lossy(arg).into_owned()).collect()
+}
+
+/// A kept name as text.
+fn presentation(row: &abi::bs_name) -> String {
+    let wire = &row.wire[..usize::from(row.len).min(row.wire.len())];
+    wire_text(wire)
+}
+
+/// A name in wire form as text, or its octets in hexadecimal if it is none.
+pub(crate) fn wire_text(wire: &[u8]) -> String {
+    match Name::from_wire(wire) {
+        Ok(name) => name.to_string(),
+        Err(_) => wire.iter().map(|octet| format!("{octet:02x}")).collect(),
+    }
+}
+
+/// A verdict's code.
+pub(crate) fn verdict(code: u8) -> Verdict {
+    match abi::bs_verdict(u32::from(code)) {
+        abi::bs_verdict::BS_DENY => Verdict::Deny,
+        abi::bs_verdict::BS_WOULD_DENY => Verdict::WouldDeny,
+        _ => Verdict::Allow,
+    }
+}
+
+fn attribution(code: u32) -> Attribution {
+    match abi::bs_attribution(code) {
+        abi::bs_attribution::BS_EXACT => Attribution::Exact,
+        abi::bs_attribution::BS_INHERITED => Attribution::Inherited,
+        abi::bs_attribution::BS_AMBIGUOUS => Attribution::Ambiguous,
+        abi::bs_attribution::BS_UNNAMED => Attribution::Unnamed,
+        _ => Attribution::Unknown,
+    }
+}
+
+/// Wall clock minus CLOCK_BOOTTIME, in nanoseconds.
+fn boot_offset_ns() -> i64 {
+    nanoseconds(ClockId::Realtime) - nanoseconds(ClockId::Boottime)
+}
+
+/// A clock's time in nanoseconds.
+pub(crate) fn nanoseconds(clock: ClockId) -> i64 {
+    let now = clock_gettime(clock);
+    now.tv_sec * 1_000_000_000 + now.tv_nsec
+}
+
+#[cfg(test)]
+mod tests {
+    use super::split_argv;
+
+    #[test]
+    fn arguments_split_at_their_ends() {
+        assert_eq!(split_argv(b"curl\0-s\0\0x\0"), ["curl", "-s", "", "x"]);
+        assert_eq!(split_argv(b"cut off he"), ["cut off he"]);
+        assert!(split_argv(b"").is_empty());
+    }
+}

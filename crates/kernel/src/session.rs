@@ -1,0 +1,566 @@
+//! One run's programs and maps: load, attach, pin, read, remove.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::fs;
+use std::mem::MaybeUninit;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::path::Path;
+use std::ptr::NonNull;
+use std::rc::Rc;
+
+use blackstart_core::name::Name;
+use blackstart_core::record::Snapshot;
+use blackstart_core::report::Mode;
+use blackstart_core::tables::Tables;
+use ipnet::IpNet;
+use libbpf_rs::skel::{OpenSkel, Skel, SkelBuilder};
+use libbpf_rs::{Link, MapCore, MapFlags, MapHandle, OpenProgramMut, ProgramMut, RingBuffer, RingBufferBuilder};
+use rustix::time::ClockId;
+
+use crate::abi;
+use crate::fill::{NameKeys, PolicyRows, Rows, address, prefix_key, words};
+use crate::probe;
+use crate::read::{Record, map_memory, nanoseconds, verdict, wire_text};
+use crate::{AnswerWanted, Error, ErrorKind, Event};
+
+/// A group of programs that is loaded as a whole or not at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Feature {
+    /// `cgroup_skb`: DNS queries and answers, backstop, bytes.
+    Names,
+    /// `connect4/6`, `sendmsg4/6`: verdicts with an errno.
+    Addresses,
+    /// `sockops`, `sock_release`: what became of a connection.
+    Outcomes,
+    /// `tp_btf/sched_process_*`: subjects.
+    Processes,
+    /// `tp_btf/cgroup_attach_task`: leaving the run.
+    Leavers,
+    /// `connect_unix`, `sendmsg_unix` (6.7): delegates.
+    UnixSockets,
+}
+
+impl Feature {
+    /// As the report and `doctor` name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Names => "names",
+            Self::Addresses => "addresses",
+            Self::Outcomes => "outcomes",
+            Self::Processes => "processes",
+            Self::Leavers => "leavers",
+            Self::UnixSockets => "unix_sockets",
+        }
+    }
+
+    /// The programs that it is made of.
+    fn programs(self) -> &'static [&'static str] {
+        match self {
+            Self::Names => &["bs_egress", "bs_ingress"],
+            Self::Addresses => &["bs_connect4", "bs_connect6", "bs_sendmsg4", "bs_sendmsg6"],
+            Self::Outcomes => &["bs_release", "bs_outcome"],
+            Self::Processes => &["bs_fork", "bs_exec", "bs_exit"],
+            Self::Leavers => &["bs_move"],
+            Self::UnixSockets => &["bs_connect_unix", "bs_sendmsg_unix"],
+        }
+    }
+
+    /// Attached to tracepoints of the whole host, not to the cgroup.
+    fn is_tracing(self) -> bool {
+        matches!(self, Self::Processes | Self::Leavers)
+    }
+}
+
+/// What a run's tables are filled with.
+#[derive(Debug)]
+pub struct Settings<'a> {
+    /// The compiled policy.
+    pub tables: &'a Tables,
+    /// The run's own resolvers (resolv.conf as the run sees it).
+    pub resolvers: &'a [IpAddr],
+    /// The host's own addresses, loopback aside.
+    pub own_addresses: &'a [IpAddr],
+    /// Names with a fixed address (/etc/hosts as the run sees it).
+    pub hosts: &'a [(String, IpAddr)],
+}
+
+/// A run's programs and maps, held by its supervisor.
+pub struct Session {
+    // Fields are dropped in this order: nothing may outlive what it reads from.
+    ring: RingBuffer<'static>,
+    links: Vec<(String, Link)>,
+    record: Record,
+    skeleton: abi::BlackstartSkel<'static>,
+    live: NonNull<abi::bss>,
+    events: Rc<RefCell<Vec<RawEvent>>>,
+    features: BTreeSet<Feature>,
+    probe_class: u32,
+    pins: Option<std::path::PathBuf>,
+}
+
+/// An event before the ids in it are resolved.
+enum RawEvent {
+    Short(abi::bs_event),
+    Lookup(Box<abi::bs_lookup_event>),
+}
+
+/// The layout's own directory below a run's pins.
+fn layout_dir(pins: &Path) -> std::path::PathBuf {
+    pins.join(format!("v{}", LAYOUT))
+}
+
+/// Version of `abi.h`; pins of another one are removed, never read.
+pub const LAYOUT: u32 = 1;
+
+/// Addresses reserved for documentation (RFC 5737, RFC 3849): no deployment needs them, so the self-probe may
+/// have them denied for a moment.
+const PROBE_DENIED: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)),
+    IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)),
+];
+
+impl Session {
+    /// Load the programs of `features` and fill their tables. Nothing is attached yet.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Permission`] without the capabilities, [`ErrorKind::Verifier`] where the kernel refuses a
+    /// program, [`ErrorKind::Io`] where a table cannot be filled.
+    pub fn load(features: &BTreeSet<Feature>, settings: &Settings<'_>) -> Result<Self, Error> {
+        libbpf_rs::set_print(Some((libbpf_rs::PrintLevel::Debug, say)));
+        // The skeleton borrows this for its whole life, and a process supervises one run: it is never given back.
+        let storage = Box::leak(Box::new(MaybeUninit::uninit()));
+        let mut open = abi::BlackstartSkelBuilder::default()
+            .open(storage)
+            .map_err(|error| Error::caused(ErrorKind::Unsupported, "open the BPF object", error))?;
+
+        let keys = NameKeys::random()?;
+        let rows = PolicyRows::new(settings.tables, keys);
+        size_tables(&mut open, &rows)?;
+        for mut program in open.open_object_mut().progs_mut() {
+            let wanted = features.iter().any(|feature| is_of(&program, *feature));
+            program.set_autoload(wanted);
+        }
+        open.maps
+            .data_types
+            .set_autocreate(false)
+            .map_err(|error| Error::caused(ErrorKind::Unsupported, "leave out the types' section", error))?;
+        let rodata = open.maps.rodata_data.as_deref_mut().expect("the object has constants");
+        rodata.config.name_key = keys.name;
+        rodata.config.label_key = keys.label;
+        rodata.config.multiplier = keys.multiplier;
+        rodata.config.default_deny = u32::from(settings.tables.default_deny);
+
+        let mut skeleton = open.load().map_err(load_error)?;
+        let record = Record::new(|name| {
+            let map = skeleton
+                .object()
+                .maps()
+                .find(|map| map.name() == name)
+                .ok_or_else(|| Error::new(ErrorKind::Layout, format!("find the map {name}")))?;
+            MapHandle::try_from(&map)
+                .map_err(|error| Error::caused(ErrorKind::Io, format!("hold the map {name}"), error))
+        })?;
+        write_tables(&skeleton, &rows, settings, keys)?;
+
+        let events = Rc::new(RefCell::new(Vec::new()));
+        let sink = Rc::clone(&events);
+        let mut builder = RingBufferBuilder::new();
+        builder
+            .add(&skeleton.maps.bs_events, move |octets| {
+                sink.borrow_mut().extend(raw_event(octets));
+                0
+            })
+            .map_err(|error| Error::caused(ErrorKind::Io, "listen to the live view", error))?;
+        let ring =
+            builder.build().map_err(|error| Error::caused(ErrorKind::Io, "listen to the live view", error))?;
+        let live = NonNull::from(skeleton.maps.bss_data.as_deref_mut().expect("the object has variables"));
+        Ok(Self {
+            ring,
+            links: Vec::new(),
+            record,
+            skeleton,
+            live,
+            events,
+            features: features.clone(),
+            probe_class: rows.probe_class,
+            pins: None,
+        })
+    }
+
+    /// Attach everything to `cgroup` (a cgroup2 directory that this run made). Mode is still observe.
+    pub fn attach(&mut self, cgroup: BorrowedFd<'_>) -> Result<(), Error> {
+        let id = rustix::fs::fstat(cgroup)
+            .map_err(|error| Error::caused(ErrorKind::Io, "look at the run's cgroup", error))?
+            .st_ino;
+        // SAFETY: `live` points into the map's memory, which is mapped as long as the skeleton lives; the
+        // kernel reads the word with plain loads, so a volatile store is all that is shared.
+        unsafe { (&raw mut (*self.live.as_ptr()).live.cgroup_id).write_volatile(id) };
+        for feature in self.features.clone() {
+            for name in feature.programs() {
+                let mut programs = self.skeleton.object_mut().progs_mut();
+                let Some(program) = programs.find(|program| program.name() == *name) else {
+                    return Err(Error::new(ErrorKind::Unsupported, format!("find the program {name}")));
+                };
+                let link = attach_one(&program, feature, cgroup).map_err(|error| {
+                    Error::caused(ErrorKind::Unsupported, format!("attach the program {name}"), error)
+                })?;
+                drop(programs);
+                self.links.push(((*name).to_owned(), link));
+            }
+        }
+        Ok(())
+    }
+
+    /// Pin links and maps below `dir` (a directory on a bpffs; made by the caller), so that they outlive this
+    /// process.
+    pub fn pin(&mut self, dir: &Path) -> Result<(), Error> {
+        let layout = layout_dir(dir);
+        fs::create_dir(&layout)
+            .map_err(|error| Error::caused(ErrorKind::Io, format!("make {}", layout.display()), error))?;
+        self.pins = Some(dir.to_owned());
+        self.record.pin(&layout)?;
+        for (name, link) in &mut self.links {
+            link.pin(layout.join(format!("link_{name}")))
+                .map_err(|error| Error::caused(ErrorKind::Io, format!("pin the link of {name}"), error))?;
+        }
+        Ok(())
+    }
+
+    /// One denied and one allowed synthetic attempt from inside `cgroup` must come out right, for each family.
+    /// Leaves no trace in the record. To be called after [`Self::attach`] and before the child is started.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`]: the programs are attached and do not judge.
+    pub fn self_probe(&mut self, cgroup: BorrowedFd<'_>) -> Result<(), Error> {
+        if !self.features.contains(&Feature::Addresses) {
+            return Ok(());
+        }
+        let failed = |error| Error::caused(ErrorKind::Io, "set up the self-probe", error);
+        let prefixes = MapHandle::try_from(&self.skeleton.maps.bs_prefixes).map_err(failed)?;
+        let keys = PROBE_DENIED.map(|address| prefix_key(&IpNet::from(address)));
+        let mut before = Vec::new();
+        for key in &keys {
+            // Only an exact row counts: the trie's lookup would also give a shorter prefix.
+            let exact = prefixes.keys().any(|known| known == abi::octets(key));
+            before.push(if exact {
+                prefixes.lookup(abi::octets(key), MapFlags::ANY).map_err(failed)?
+            } else {
+                None
+            });
+            prefixes
+                .update(abi::octets(key), abi::octets(&self.probe_class), MapFlags::ANY)
+                .map_err(failed)?;
+        }
+        self.set_mode(Mode::Enforce)?;
+        let outcome = probe::from_inside(cgroup, PROBE_DENIED);
+        self.set_mode(Mode::Observe)?;
+        for (key, before) in keys.iter().zip(before) {
+            let restored = match before {
+                Some(class) => prefixes.update(abi::octets(key), &class, MapFlags::ANY),
+                None => prefixes.delete(abi::octets(key)),
+            };
+            restored.map_err(failed)?;
+        }
+        let counted = self.record.snapshot()?;
+        self.record.clear()?;
+        self.events.borrow_mut().clear();
+        self.ring.consume().map_err(failed)?;
+        self.events.borrow_mut().clear();
+        outcome?;
+        let seen = counted.counters.attempts;
+        if seen < probe::ATTEMPTS {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                format!("pass the self-probe: it made {} attempts and {seen} were recorded", probe::ATTEMPTS),
+            ));
+        }
+        if self.features.contains(&Feature::Processes) && counted.subjects.iter().all(|subject| subject.late) {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                "pass the self-probe: its process was not seen to start",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Observe or enforce, from the next attempt on.
+    pub fn set_mode(&mut self, mode: Mode) -> Result<(), Error> {
+        let enforce = u32::from(mode == Mode::Enforce);
+        // SAFETY: as in `attach`.
+        unsafe { (&raw mut (*self.live.as_ptr()).live.enforce).write_volatile(enforce) };
+        Ok(())
+    }
+
+    /// Say that a supervisor lives and will answer denied lookups. To be called at least once a second.
+    pub fn heartbeat(&self) -> Result<(), Error> {
+        let now = nanoseconds(ClockId::Boottime) as u64;
+        // SAFETY: as in `attach`; a 64-bit store is one store on the architectures that this runs on.
+        unsafe { (&raw mut (*self.live.as_ptr()).live.heartbeat_ns).write_volatile(now) };
+        Ok(())
+    }
+
+    /// Readable when events wait.
+    pub fn events_fd(&self) -> BorrowedFd<'_> {
+        let fd = self.ring.epoll_fd();
+        // SAFETY: the descriptor belongs to `ring`, which lives as long as the borrow.
+        unsafe { BorrowedFd::borrow_raw(fd) }
+    }
+
+    /// Hand every waiting event to `each`, without blocking.
+    pub fn drain_events(&mut self, each: &mut dyn FnMut(Event)) -> Result<(), Error> {
+        self.ring.consume().map_err(|error| Error::caused(ErrorKind::Io, "read the live view", error))?;
+        let waiting = std::mem::take(&mut *self.events.borrow_mut());
+        for raw in waiting {
+            each(self.resolve(raw));
+        }
+        Ok(())
+    }
+
+    fn resolve(&self, raw: RawEvent) -> Event {
+        match raw {
+            RawEvent::Short(event) if event.kind == abi::bs_event_kind::BS_EVENT_LEFT.0 => {
+                Event::Left { subject: event.subject, tgid: event.tgid, cgroup: event.name }
+            }
+            RawEvent::Short(event) => Event::Attempt {
+                subject: event.subject,
+                tgid: self.record.tgid(event.subject).unwrap_or(0),
+                name: event.name,
+                address: address(event.addr),
+                port: event.port,
+                protocol: event.protocol,
+                verdict: verdict(event.verdict),
+                rule: event.rule,
+            },
+            RawEvent::Lookup(event) => {
+                let question = event.wire[..usize::from(event.len).min(event.wire.len())].to_vec();
+                Event::Lookup {
+                    subject: event.subject,
+                    tgid: event.tgid,
+                    name: wire_text(&question.to_ascii_lowercase()),
+                    qtype: event.qtype,
+                    verdict: verdict(event.verdict),
+                    rule: event.rule,
+                    answer: (event.answer != 0).then(|| AnswerWanted {
+                        tgid: event.tgid,
+                        id: event.id,
+                        flags: event.flags,
+                        question,
+                        qtype: event.qtype,
+                        qclass: event.qclass,
+                        edns: event.edns != 0,
+                        client: SocketAddr::new(address(event.client), event.client_port),
+                        server: SocketAddr::new(address(event.server), event.server_port),
+                    }),
+                }
+            }
+        }
+    }
+
+    /// The presentation form of a name id, if the kernel knows it.
+    pub fn name(&self, id: u64) -> Option<String> {
+        self.record.name(id)
+    }
+
+    /// The record so far.
+    pub fn snapshot(&self) -> Result<Snapshot, Error> {
+        self.record.snapshot()
+    }
+
+    /// Kernel memory that the maps occupy, in bytes (`memlock` of their fdinfo).
+    pub fn map_memory(&self) -> Result<u64, Error> {
+        let mut sum = 0;
+        for map in self.skeleton.object().maps() {
+            // Left out at load: it has no descriptor.
+            if map.as_fd_opt().is_some() {
+                sum += map_memory(&map)?;
+            }
+        }
+        Ok(sum)
+    }
+
+    /// Names of the features in use, for the report.
+    pub fn features(&self) -> Vec<String> {
+        self.features.iter().map(|feature| feature.name().to_owned()).collect()
+    }
+
+    /// Detach and unpin everything. Dropping a pinned `Session` instead leaves the run guarded.
+    pub fn remove(self) -> Result<(), Error> {
+        let pins = self.pins.clone();
+        drop(self);
+        match pins {
+            Some(dir) => Orphan::remove(&dir),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A map's descriptor, if it was created.
+trait AsFdOpt {
+    fn as_fd_opt(&self) -> Option<i32>;
+}
+
+impl AsFdOpt for libbpf_rs::Map<'_> {
+    fn as_fd_opt(&self) -> Option<i32> {
+        use std::os::fd::AsFd;
+        self.autocreate().then(|| self.as_fd().as_raw_fd())
+    }
+}
+
+/// A run whose supervisor is gone: its pinned maps, read by another process.
+pub struct Orphan {
+    record: Record,
+}
+
+impl Orphan {
+    /// Open the pins below `dir`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Layout`] if they were left by a release with other maps.
+    pub fn open(dir: &Path) -> Result<Self, Error> {
+        let layout = layout_dir(dir);
+        if !layout.is_dir() {
+            return Err(Error::new(
+                ErrorKind::Layout,
+                format!("read {}: its maps are not of layout {LAYOUT}", dir.display()),
+            ));
+        }
+        Ok(Self { record: Record::pinned(&layout)? })
+    }
+
+    /// The record.
+    pub fn snapshot(&self) -> Result<Snapshot, Error> {
+        self.record.snapshot()
+    }
+
+    /// Remove every pin below `dir`, whatever its layout, and `dir` itself: programs are detached with their last
+    /// link.
+    pub fn remove(dir: &Path) -> Result<(), Error> {
+        match fs::remove_dir_all(dir) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::caused(ErrorKind::Io, format!("remove the pins {}", dir.display()), error))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn is_of(program: &OpenProgramMut<'_>, feature: Feature) -> bool {
+    feature.programs().iter().any(|name| program.name() == *name)
+}
+
+fn attach_one(
+    program: &ProgramMut<'_>,
+    feature: Feature,
+    cgroup: BorrowedFd<'_>,
+) -> Result<Link, libbpf_rs::Error> {
+    if feature.is_tracing() { program.attach_trace() } else { program.attach_cgroup(cgroup.as_raw_fd()) }
+}
+
+/// What libbpf says while it works goes to the log, verifier's complaints included.
+fn say(_: libbpf_rs::PrintLevel, text: String) {
+    tracing::debug!(target: "libbpf", "{}", text.trim_end());
+}
+
+fn load_error(error: libbpf_rs::Error) -> Error {
+    let kind = match error.kind() {
+        libbpf_rs::ErrorKind::PermissionDenied if !rustix::process::geteuid().is_root() => ErrorKind::Permission,
+        libbpf_rs::ErrorKind::PermissionDenied | libbpf_rs::ErrorKind::InvalidInput => ErrorKind::Verifier,
+        _ => ErrorKind::Unsupported,
+    };
+    Error::caused(kind, "load the BPF programs", error)
+}
+
+/// Maps that hold the policy get its size.
+fn size_tables(open: &mut abi::OpenBlackstartSkel<'_>, rows: &PolicyRows) -> Result<(), Error> {
+    let failed = |error| Error::caused(ErrorKind::Io, "size the policy's tables", error);
+    open.maps.bs_states.set_max_entries(rows.states.len().max(1)).map_err(failed)?;
+    open.maps.bs_edges.set_max_entries(rows.edges.len().max(1)).map_err(failed)?;
+    open.maps.bs_classes.set_max_entries(rows.classes.len().max(1)).map_err(failed)?;
+    open.maps.bs_ports.set_max_entries(rows.ports.len().max(1)).map_err(failed)?;
+    let probes = PROBE_DENIED.len() as u32;
+    open.maps.bs_prefixes.set_max_entries(rows.prefixes.len() + probes).map_err(failed)?;
+    Ok(())
+}
+
+fn write_tables(
+    skeleton: &abi::BlackstartSkel<'_>,
+    rows: &PolicyRows,
+    settings: &Settings<'_>,
+    keys: NameKeys,
+) -> Result<(), Error> {
+    let maps = &skeleton.maps;
+    rows.states.write(&maps.bs_states, "name states")?;
+    rows.edges.write(&maps.bs_edges, "name labels")?;
+    rows.classes.write(&maps.bs_classes, "rule classes")?;
+    rows.ports.write(&maps.bs_ports, "ports")?;
+    rows.prefixes.write(&maps.bs_prefixes, "address prefixes")?;
+    let present = |addresses: &[IpAddr], most: usize| {
+        let mut rows = Rows::default();
+        for address in addresses.iter().take(most) {
+            rows.push(&abi::bs_address { addr: words(*address) }, &1u8);
+        }
+        rows
+    };
+    present(settings.resolvers, 64).write(&maps.bs_resolvers, "resolvers")?;
+    present(settings.own_addresses, 4096).write(&maps.bs_own, "own addresses")?;
+    fixed_leases(skeleton, settings, keys)
+}
+
+/// Names from /etc/hosts never ask a server: their leases are there from the start.
+fn fixed_leases(
+    skeleton: &abi::BlackstartSkel<'_>,
+    settings: &Settings<'_>,
+    keys: NameKeys,
+) -> Result<(), Error> {
+    let failed = |error| Error::caused(ErrorKind::Io, "write the leases of /etc/hosts", error);
+    let maps = &skeleton.maps;
+    for (text, ip) in settings.hosts {
+        // A line that is no name gives no lease; resolv.conf's parser has dropped what it could tell.
+        let Ok(name) = Name::parse(text) else { continue };
+        let id = keys.of_name(&name);
+        let class = settings.tables.class_of_name(&name);
+        let mut row: abi::bs_name = abi::zeroed();
+        let wire = name.as_wire();
+        row.wire[..wire.len()].copy_from_slice(wire);
+        row.len = wire.len() as u16;
+        row.hash = id;
+        row.class_id = class;
+        maps.bs_names.update(&id.to_ne_bytes(), abi::octets(&row), MapFlags::ANY).map_err(failed)?;
+
+        let answer = abi::bs_answer { fixed: 1, ..abi::zeroed() };
+        let key = abi::bs_answer_key { name: id, addr: words(*ip) };
+        maps.bs_answers.update(abi::octets(&key), abi::octets(&answer), MapFlags::ANY).map_err(failed)?;
+
+        let at = abi::bs_address { addr: words(*ip) };
+        let mut lease: abi::bs_lease = maps
+            .bs_leases
+            .lookup(abi::octets(&at), MapFlags::ANY)
+            .map_err(failed)?
+            .and_then(|octets| abi::value(&octets))
+            .unwrap_or_else(abi::zeroed);
+        let used = lease.used as usize;
+        let slots = lease.slot.len();
+        match lease.slot[..used].iter_mut().find(|slot| slot.class_id == class) {
+            Some(slot) => slot.several = 1,
+            None if used < slots => {
+                lease.slot[used] = abi::bs_lease_slot { name: id, class_id: class, ..abi::zeroed() };
+                lease.used += 1;
+            }
+            // More classes on one address than a lease holds; the ones that came first stay.
+            None => tracing::warn!("{ip} has more names in /etc/hosts than a lease holds"),
+        }
+        maps.bs_leases.update(abi::octets(&at), abi::octets(&lease), MapFlags::ANY).map_err(failed)?;
+    }
+    Ok(())
+}
+
+fn raw_event(octets: &[u8]) -> Option<RawEvent> {
+    let kind: u32 = abi::value(octets)?;
+    if kind == abi::bs_event_kind::BS_EVENT_LOOKUP.0 {
+        abi::value(octets).map(|event| RawEvent::Lookup(Box::new(event)))
+    } else {
+        abi::value(octets).map(RawEvent::Short)
+    }
+}
