@@ -172,3 +172,54 @@ fn worlds_do_not_see_each_other_and_leave_nothing() {
     // What ran there was killed with it, though this test still holds the child.
     assert_eq!(daemon.wait().code, 128 + 9);
 }
+
+#[test]
+fn what_a_killed_test_run_left_is_swept_by_the_next() {
+    // The demo's world stands for a test run: it is a program of its own, so it can be killed.
+    let before = World::new("before_the_kill");
+    let hang = before.file(
+        "hang",
+        "#!/bin/sh\nwhile [ \"$1\" != -- ]; do shift; done\necho hanging >&2; exec sleep 300\n",
+    );
+    let mut doomed = std::process::Command::new(env!("CARGO_BIN_EXE_blackstart-demo-world"))
+        .args([&hang, before.dir()])
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let id = format!("bsl{}-", doomed.id());
+    let mut line = String::new();
+    std::io::BufRead::read_line(
+        &mut std::io::BufReader::new(doomed.stderr.take().unwrap()),
+        &mut line,
+    )
+    .unwrap();
+    assert_eq!(line, "hanging\n");
+    let left = || {
+        let all = [
+            std::path::Path::new("/run/netns"),
+            std::path::Path::new("/run/blackstart-lab"),
+            &std::env::temp_dir(),
+        ]
+        .map(|dir| {
+            std::fs::read_dir(dir)
+                .unwrap()
+                .flatten()
+                .map(|entry| entry.path())
+                .collect::<Vec<_>>()
+        })
+        .concat();
+        all.into_iter()
+            .filter(|path| path.file_name().unwrap().to_string_lossy().starts_with(&id))
+            .collect::<Vec<_>>()
+    };
+    assert!(left().len() >= 8, "the demo's world is there: {:?}", left());
+    doomed.kill().unwrap();
+    doomed.wait().unwrap();
+    let _sweeper = World::new("sweeper");
+    assert_eq!(left(), Vec::<std::path::PathBuf>::new());
+    assert!(
+        before.host().namespace().exists(),
+        "a world that lives is left alone"
+    );
+}

@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};
-use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
@@ -67,7 +66,7 @@ impl Terminal {
         });
         Self {
             child,
-            keys: File::from(OwnedFd::from(keys)),
+            keys: File::from(keys),
             screen,
             read: 0,
         }
