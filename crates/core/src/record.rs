@@ -232,6 +232,9 @@ pub struct Counters {
     pub dns_over_tcp: u64,
     /// Records that the live view lost; the tables are whole.
     pub events_lost: u64,
+    /// Contacts with unix sockets that could not be given a row.
+    #[serde(default)]
+    pub delegates_lost: u64,
     /// Attempts judged in the packet path because no socket hook had judged them.
     pub backstop: u64,
 }

@@ -37,16 +37,20 @@ struct Node<'r> {
 /// The patterns' labels from the right.
 pub(super) struct Trie<'r> {
     nodes: Vec<Node<'r>>,
+    /// Some pattern has a `*` inside.
+    starred: bool,
 }
 
 impl<'r> Trie<'r> {
     pub(super) fn new() -> Self {
         Self {
             nodes: vec![Node::default()],
+            starred: false,
         }
     }
 
     fn node(&mut self, pattern: &'r Pattern) -> &mut Node<'r> {
+        self.starred |= pattern.has_star();
         let mut at = 0;
         for label in pattern.labels_from_root() {
             let fresh = self.nodes.len();
@@ -128,7 +132,10 @@ impl Determiniser<'_, '_> {
     }
 
     fn state(&mut self, place: Place) -> Result<StateId, CompileError> {
-        if let Some(&id) = self.ids.get(&place) {
+        // Where no name can walk two paths, every place is come to once.
+        if self.trie.starred
+            && let Some(&id) = self.ids.get(&place)
+        {
             return Ok(id);
         }
         if self.states.len() >= MAX_STATES.min(self.trie.nodes.len() + MAX_EXTRA_STATES) {
@@ -141,7 +148,9 @@ impl Determiniser<'_, '_> {
             star: 0,
             edges: BTreeMap::new(),
         });
-        self.ids.insert(place.clone(), id);
+        if self.trie.starred {
+            self.ids.insert(place.clone(), id);
+        }
         self.queue.push_back(place);
         Ok(id)
     }

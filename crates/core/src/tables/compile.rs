@@ -65,7 +65,7 @@ pub fn compile(policy: &Policy, facts: &Facts) -> Result<Tables, CompileError> {
     let any: Vec<_> = rules()
         .filter(|(_, rule)| rule.target == Target::Any)
         .collect();
-    let mut classes = Classes::new(default_deny, rulings::overlay(&rulings::nothing(), &any));
+    let mut classes = Classes::new(default_deny, rulings::overlay(&rulings::NOTHING, &any));
 
     let searches: Vec<Pattern> = if default_deny {
         facts.search.iter().filter_map(Pattern::below).collect()

@@ -1,5 +1,6 @@
 //! From overlapping rules to a partition of the port space: which rule rules where.
 
+use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
 
 use super::{
@@ -8,8 +9,41 @@ use super::{
 use crate::name::Specificity;
 use crate::policy::{self, Rule};
 
-/// What rules where, for every protocol and port: the same shape as [`Class::by_port`], never empty.
-pub(super) type Profile = Vec<PortRuling>;
+/// What rules where, for every protocol and port. Nearly every target has one ruling for all of them, and
+/// there may be hundreds of thousands of targets: that case costs no allocation.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum Profile {
+    /// The same everywhere.
+    Uniform(Ruling),
+    /// The same shape as [`Class::by_port`]; never the same everywhere.
+    Parts(Vec<PortRuling>),
+}
+
+impl Profile {
+    fn parts(&self) -> Cow<'_, [PortRuling]> {
+        match self {
+            Self::Uniform(ruling) => Protocol::ALL
+                .map(|protocol| PortRuling {
+                    protocol,
+                    first: 0,
+                    last: u16::MAX,
+                    ruling: *ruling,
+                })
+                .to_vec()
+                .into(),
+            Self::Parts(parts) => parts.into(),
+        }
+    }
+
+    /// How many stretches it has to keep.
+    fn stretches(&self) -> usize {
+        match self {
+            Self::Uniform(_) => 0,
+            Self::Parts(parts) => parts.len(),
+        }
+    }
+}
+
 /// Index of a profile in [`Classes`]; 0 is the one in which no rule applies anywhere.
 pub(super) type ProfileId = u32;
 
@@ -58,20 +92,30 @@ impl Priority {
 }
 
 /// Where no rule applies.
-pub(super) fn nothing() -> Profile {
-    Protocol::ALL
-        .map(|protocol| PortRuling {
-            protocol,
-            first: 0,
-            last: u16::MAX,
-            ruling: Ruling::NONE,
-        })
-        .into()
-}
+pub(super) const NOTHING: Profile = Profile::Uniform(Ruling::NONE);
 
 /// Lay the rules of one target over what it inherits. Costs n log n in the rules and the inherited stretches.
-pub(super) fn overlay(inherited: &[PortRuling], rules: &[(RuleId, &Rule)]) -> Profile {
-    let mut profile = Profile::new();
+pub(super) fn overlay(inherited: &Profile, rules: &[(RuleId, &Rule)]) -> Profile {
+    let ruling = |rule: &Rule, id| {
+        let effect = match rule.effect {
+            policy::Effect::Allow => Effect::Allow,
+            policy::Effect::Deny => Effect::Deny,
+        };
+        Ruling { effect, rule: id }
+    };
+    if rules
+        .iter()
+        .all(|(_, rule)| rule.ports.is_none() && rule.protocol.is_none())
+    {
+        let first = rules
+            .iter()
+            .max_by_key(|&&(id, rule)| Priority::of(rule, id));
+        return first.map_or(inherited.clone(), |&(id, rule)| {
+            Profile::Uniform(ruling(rule, id))
+        });
+    }
+    let inherited = inherited.parts();
+    let mut parts = Vec::new();
     for protocol in Protocol::ALL {
         let mut stretches: Vec<(u16, u16, Priority, Ruling)> = inherited
             .iter()
@@ -86,25 +130,25 @@ pub(super) fn overlay(inherited: &[PortRuling], rules: &[(RuleId, &Rule)]) -> Pr
                 (_, None) => (0, u16::MAX),
                 (_, Some(ports)) => (ports.first, ports.last),
             };
-            let effect = match rule.effect {
-                policy::Effect::Allow => Effect::Allow,
-                policy::Effect::Deny => Effect::Deny,
-            };
-            stretches.push((
-                first,
-                last,
-                Priority::of(rule, id),
-                Ruling { effect, rule: id },
-            ));
+            stretches.push((first, last, Priority::of(rule, id), ruling(rule, id)));
         }
-        sweep(protocol, &stretches, &mut profile);
+        sweep(protocol, &stretches, &mut parts);
     }
-    profile
+    match parts.first() {
+        Some(first) if parts.iter().all(|p| p.ruling == first.ruling) => {
+            Profile::Uniform(first.ruling)
+        }
+        _ => Profile::Parts(parts),
+    }
 }
 
 /// Walk the ports once; at each place where a stretch begins or ends, the greatest open one rules.
-fn sweep(protocol: Protocol, stretches: &[(u16, u16, Priority, Ruling)], profile: &mut Profile) {
-    let start = profile.len();
+fn sweep(
+    protocol: Protocol,
+    stretches: &[(u16, u16, Priority, Ruling)],
+    parts: &mut Vec<PortRuling>,
+) {
+    let start = parts.len();
     // (port, opens, index), ports up to 65536 for ends.
     let mut edges: Vec<(u32, bool, usize)> = Vec::with_capacity(stretches.len() * 2);
     for (index, &(first, last, ..)) in stretches.iter().enumerate() {
@@ -130,9 +174,9 @@ fn sweep(protocol: Protocol, stretches: &[(u16, u16, Priority, Ruling)], profile
             .map_or(Ruling::NONE, |&(_, index)| stretches[index].3);
         // Both bounds lie within 0..=65535 here.
         let (first, last) = (port as u16, (next - 1) as u16);
-        match profile[start..].last_mut() {
+        match parts[start..].last_mut() {
             Some(previous) if previous.ruling == ruling => previous.last = last,
-            _ => profile.push(PortRuling {
+            _ => parts.push(PortRuling {
                 protocol,
                 first,
                 last,
@@ -167,7 +211,7 @@ impl Classes {
             class_ids: HashMap::new(),
             stretches: 0,
         };
-        let none = classes.profile(nothing());
+        let none = classes.profile(NOTHING);
         classes.of_prefix(none);
         classes
     }
@@ -177,7 +221,7 @@ impl Classes {
             return id;
         }
         let id = self.profiles.len() as ProfileId;
-        self.stretches += profile.len();
+        self.stretches += profile.stretches();
         self.profiles.push(profile.clone());
         self.profile_ids.insert(profile, id);
         id
@@ -196,7 +240,7 @@ impl Classes {
     pub(super) fn of_prefix(&mut self, profile: ProfileId) -> ClassId {
         let lookup = lookup(
             &self.profiles[profile as usize],
-            &nothing(),
+            &NOTHING,
             self.default_deny,
             false,
         );
@@ -215,22 +259,24 @@ impl Classes {
     }
 
     fn class(&mut self, profile: ProfileId, lookup: Ruling) -> ClassId {
-        let by_port = &self.profiles[profile as usize];
-        let may_deny = by_port.iter().any(|p| p.ruling.effect == Effect::Deny);
-        let uniform = by_port.iter().all(|p| p.ruling == by_port[0].ruling);
-        let class = if uniform {
-            Class {
-                lookup,
-                ruling: by_port[0].ruling,
-                by_port: Vec::new(),
-                may_deny,
+        let class = match &self.profiles[profile as usize] {
+            &Profile::Uniform(ruling) => {
+                let may_deny = ruling.effect == Effect::Deny;
+                Class {
+                    lookup,
+                    ruling,
+                    by_port: Vec::new(),
+                    may_deny,
+                }
             }
-        } else {
-            Class {
-                lookup,
-                ruling: Ruling::NONE,
-                by_port: by_port.clone(),
-                may_deny,
+            Profile::Parts(parts) => {
+                let may_deny = parts.iter().any(|p| p.ruling.effect == Effect::Deny);
+                Class {
+                    lookup,
+                    ruling: Ruling::NONE,
+                    by_port: parts.clone(),
+                    may_deny,
+                }
             }
         };
         if let Some(&id) = self.class_ids.get(&class) {
@@ -248,12 +294,13 @@ impl Classes {
 ///
 /// The rule that is named is the one that decides on the most ports, the first of those that decide on as
 /// many. A name that is denied only in part by rules and for the rest by `default: deny` is denied by the default.
-fn lookup(
-    profile: &[PortRuling],
-    any: &[PortRuling],
-    default_deny: bool,
-    below_search: bool,
-) -> Ruling {
+fn lookup(profile: &Profile, any: &Profile, default_deny: bool, below_search: bool) -> Ruling {
+    if let Profile::Uniform(ruling) = profile
+        && ruling.effect != Effect::None
+    {
+        return *ruling;
+    }
+    let (profile, any) = (&*profile.parts(), &*any.parts());
     let transport = |p: &&PortRuling| p.protocol != Protocol::Other;
     let widest = |stretches: &[PortRuling], effect: Effect| -> Option<Ruling> {
         let mut ports: HashMap<RuleId, u64> = HashMap::new();
