@@ -24,7 +24,7 @@ use crate::state::RunDir;
 use crate::terminal::Terminal;
 use crate::{Notice, Refused};
 
-/// The kernel takes the supervisor for dead after twice as long.
+/// Well within the three seconds after which the kernel takes the supervisor for dead.
 const HEARTBEAT: Duration = Duration::from_millis(500);
 /// How much of the record a dead machine may cost.
 const CHECKPOINT: Duration = Duration::from_secs(5);

@@ -215,37 +215,19 @@ impl Setup<'_> {
             session.attach(cgroup.fd())?;
             Ok::<_, blackstart_kernel::Error>(session)
         };
-        let mut loaded = wanted.clone();
-        let mut missing = Vec::new();
-        let mut session = match attempt(wanted) {
-            Ok(session) => Some(session),
+        let (session, loaded) = match attempt(wanted) {
+            Ok(session) => (Some(session), wanted.clone()),
             Err(error) => {
+                let first = described(&error);
                 tracing::warn!(
-                    error = described(&error),
+                    error = first,
                     "not all programs can be loaded; finding out which"
                 );
-                loaded.clear();
-                None
+                let (session, loaded, missing) = most_of(wanted, first, attempt);
+                replan(host, &loaded, &missing, &mut self.terms)?;
+                (session, loaded)
             }
         };
-        if session.is_none() {
-            // Slow, and seldom: a kernel that lacks what its probes promised.
-            for feature in FEATURES
-                .into_iter()
-                .filter(|feature| wanted.contains(feature))
-            {
-                let mut more = loaded.clone();
-                more.insert(feature);
-                match attempt(&more) {
-                    Ok(better) => {
-                        session = Some(better);
-                        loaded = more;
-                    }
-                    Err(error) => missing.push((feature, described(&error))),
-                }
-            }
-            replan(host, &loaded, &missing, &mut self.terms)?;
-        }
         if let Some(session) = &session {
             self.file.kernel.features = session.features();
             self.file.guarded = if loaded.len() == FEATURES.len() {
@@ -292,5 +274,85 @@ impl Setup<'_> {
                 .lack(Need::Answers, format!("no thread for them: {error}"))?,
         }
         Ok(())
+    }
+}
+
+type Missing = Vec<(Feature, String)>;
+
+/// As much of `wanted` as `attempt` takes, after all of it failed with `first`. Slow, and seldom: a kernel
+/// that lacks what its probes promised.
+fn most_of<S>(
+    wanted: &BTreeSet<Feature>,
+    first: String,
+    attempt: impl Fn(&BTreeSet<Feature>) -> Result<S, blackstart_kernel::Error>,
+) -> (Option<S>, BTreeSet<Feature>, Missing) {
+    // Most likely it is one, and one of little weight.
+    for feature in FEATURES
+        .into_iter()
+        .rev()
+        .filter(|feature| wanted.contains(feature))
+    {
+        let rest: BTreeSet<_> = wanted
+            .iter()
+            .copied()
+            .filter(|other| *other != feature)
+            .collect();
+        if let (false, Ok(all)) = (rest.is_empty(), attempt(&rest)) {
+            return (Some(all), rest, vec![(feature, first)]);
+        }
+    }
+    let (mut best, mut loaded, mut missing) = (None, BTreeSet::new(), Vec::new());
+    for feature in FEATURES
+        .into_iter()
+        .filter(|feature| wanted.contains(feature))
+    {
+        let mut more = loaded.clone();
+        more.insert(feature);
+        match attempt(&more) {
+            Ok(better) => {
+                best = Some(better);
+                loaded = more;
+            }
+            Err(error) => missing.push((feature, described(&error))),
+        }
+    }
+    (best, loaded, missing)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use blackstart_kernel::{Error, ErrorKind};
+
+    /// What is loaded on a kernel that refuses some features.
+    fn loaded(refused: &[Feature]) -> (BTreeSet<Feature>, Vec<Feature>) {
+        let attempt = |features: &BTreeSet<Feature>| match refused
+            .iter()
+            .find(|one| features.contains(one))
+        {
+            Some(one) => Err(Error::new(ErrorKind::Verifier, one.name())),
+            None => Ok(features.clone()),
+        };
+        let (session, loaded, missing) = most_of(&FEATURES.into(), "all".to_owned(), attempt);
+        assert_eq!(session.unwrap_or_default(), loaded);
+        (
+            loaded,
+            missing.into_iter().map(|(feature, _)| feature).collect(),
+        )
+    }
+
+    #[test]
+    fn as_much_is_loaded_as_the_kernel_takes() {
+        for one in FEATURES {
+            let (rest, missing) = loaded(&[one]);
+            assert_eq!(missing, [one]);
+            assert_eq!(rest.len(), FEATURES.len() - 1);
+        }
+        let (rest, missing) = loaded(&[Feature::UnixSockets, Feature::Names]);
+        assert_eq!(
+            (rest.len(), missing),
+            (4, vec![Feature::Names, Feature::UnixSockets])
+        );
+        assert_eq!(loaded(&FEATURES), (BTreeSet::new(), FEATURES.to_vec()));
     }
 }
