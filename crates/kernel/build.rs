@@ -30,17 +30,27 @@ fn clang() -> String {
     if let Ok(named) = env::var("CLANG") {
         return named;
     }
-    let versioned = (OLDEST_CLANG..=OLDEST_CLANG + 6).rev().map(|v| format!("clang-{v}"));
+    let versioned = (OLDEST_CLANG..=OLDEST_CLANG + 6)
+        .rev()
+        .map(|v| format!("clang-{v}"));
     let mut candidates: Vec<String> = versioned.collect();
     candidates.push("clang".to_owned());
     candidates
         .into_iter()
         .find(|clang| major(clang).is_some_and(|major| major >= OLDEST_CLANG))
-        .unwrap_or_else(|| panic!("no clang {OLDEST_CLANG} or newer: run scripts/install-deps, or set CLANG"))
+        .unwrap_or_else(|| {
+            panic!("no clang {OLDEST_CLANG} or newer: run scripts/install-deps, or set CLANG")
+        })
 }
 
 /// Major version of a clang binary, if it runs at all.
 fn major(clang: &str) -> Option<u32> {
     let output = Command::new(clang).arg("-dumpversion").output().ok()?;
-    String::from_utf8(output.stdout).ok()?.trim().split('.').next()?.parse().ok()
+    String::from_utf8(output.stdout)
+        .ok()?
+        .trim()
+        .split('.')
+        .next()?
+        .parse()
+        .ok()
 }

@@ -295,6 +295,7 @@ struct bs_counters {
 	__u64 dns_over_tcp;
 	__u64 events_lost;
 	__u64 backstop;
+	__u64 delegates_lost;
 };
 
 /* ---- per socket ------------------------------------------------------------------------------------- */
@@ -375,7 +376,7 @@ BS_SIZE(bs_subject, 424);
 BS_SIZE(bs_process, 16);
 BS_SIZE(bs_leaver_key, 24);
 BS_SIZE(bs_delegate_key, 128);
-BS_SIZE(bs_counters, 104);
+BS_SIZE(bs_counters, 112);
 BS_SIZE(bs_socket, 56);
 BS_SIZE(bs_event, 48);
 BS_SIZE(bs_lookup_event, 328);

@@ -18,6 +18,7 @@ enum { IPPROTO_TCP = 6, IPPROTO_UDP = 17 };
 #include "subject.bpf.h"
 #include "process.bpf.h"
 #include "socket.bpf.h"
+#include "unix.bpf.h"
 #include "packet.bpf.h"
 #include "answer.bpf.h"
 

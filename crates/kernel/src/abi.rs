@@ -2,7 +2,6 @@
 
 #[expect(
     unreachable_pub,
-    clippy::all,
     clippy::undocumented_unsafe_blocks,
     clippy::multiple_unsafe_ops_per_block,
     reason = "generated from the object's BTF"

@@ -25,7 +25,11 @@ impl NameKeys {
             getrandom::u64()
                 .map_err(|error| Error::new(ErrorKind::Io, format!("draw random keys: {error}")))
         };
-        Ok(Self { name: draw()?, label: draw()?, multiplier: draw()? | 1 })
+        Ok(Self {
+            name: draw()?,
+            label: draw()?,
+            multiplier: draw()? | 1,
+        })
     }
 
     /// As `bs_name_scan` computes it: over the wire form up to the root label.
@@ -57,7 +61,12 @@ pub(crate) fn words(address: IpAddr) -> [u32; 4] {
     };
     let octets = v6.octets();
     std::array::from_fn(|i| {
-        u32::from_ne_bytes([octets[4 * i], octets[4 * i + 1], octets[4 * i + 2], octets[4 * i + 3]])
+        u32::from_ne_bytes([
+            octets[4 * i],
+            octets[4 * i + 1],
+            octets[4 * i + 2],
+            octets[4 * i + 3],
+        ])
     })
 }
 
@@ -74,7 +83,11 @@ pub(crate) fn address(words: [u32; 4]) -> IpAddr {
 pub(crate) fn prefix_key(net: &IpNet) -> abi::bs_prefix_key {
     let bits = u32::from(net.prefix_len());
     abi::bs_prefix_key {
-        prefixlen: if net.addr().is_ipv4() { 96 + bits } else { bits },
+        prefixlen: if net.addr().is_ipv4() {
+            96 + bits
+        } else {
+            bits
+        },
         addr: words(net.network()),
     }
 }
@@ -102,8 +115,14 @@ impl Rows {
         if self.count == 0 {
             return Ok(());
         }
-        map.update_batch(&self.keys, &self.values, self.count, MapFlags::ANY, MapFlags::ANY)
-            .map_err(|error| Error::caused(ErrorKind::Io, format!("fill the table of {what}"), error))
+        map.update_batch(
+            &self.keys,
+            &self.values,
+            self.count,
+            MapFlags::ANY,
+            MapFlags::ANY,
+        )
+        .map_err(|error| Error::caused(ErrorKind::Io, format!("fill the table of {what}"), error))
     }
 }
 
@@ -139,7 +158,11 @@ impl PolicyRows {
                 },
             );
             for (label, next) in &state.edges {
-                let key = abi::bs_edge_key { label: keys.of_label(label), state: id, pad: 0 };
+                let key = abi::bs_edge_key {
+                    label: keys.of_label(label),
+                    state: id,
+                    pad: 0,
+                };
                 rows.edges.push(&key, next);
             }
         }
@@ -172,7 +195,10 @@ impl PolicyRows {
                 }
             }
         }
-        let deny = effect(Ruling { effect: Effect::Deny, rule: RULE_DEFAULT });
+        let deny = effect(Ruling {
+            effect: Effect::Deny,
+            rule: RULE_DEFAULT,
+        });
         rows.classes.push(
             &rows.probe_class,
             &abi::bs_class {
@@ -215,7 +241,11 @@ fn port_prefixes(first: u16, last: u16) -> Vec<(u16, u32)> {
     let mut at = u32::from(first);
     let end = u32::from(last) + 1;
     while at < end {
-        let aligned = if at == 0 { 16 } else { at.trailing_zeros().min(16) };
+        let aligned = if at == 0 {
+            16
+        } else {
+            at.trailing_zeros().min(16)
+        };
         let fits = (end - at).ilog2();
         let size = aligned.min(fits);
         prefixes.push((at as u16, 16 - size));
@@ -230,14 +260,25 @@ mod tests {
 
     #[test]
     fn port_ranges_are_covered_once() {
-        for (first, last) in [(0, 65535), (443, 443), (1, 65535), (1024, 2047), (7, 9), (65535, 65535)] {
+        for (first, last) in [
+            (0, 65535),
+            (443, 443),
+            (1, 65535),
+            (1024, 2047),
+            (7, 9),
+            (65535, 65535),
+        ] {
             let prefixes = port_prefixes(first, last);
             for port in 0..=u16::MAX {
                 let hits = prefixes
                     .iter()
                     .filter(|(base, bits)| *bits == 0 || port >> (16 - bits) == base >> (16 - bits))
                     .count();
-                assert_eq!(hits, usize::from((first..=last).contains(&port)), "{first}-{last} at {port}");
+                assert_eq!(
+                    hits,
+                    usize::from((first..=last).contains(&port)),
+                    "{first}-{last} at {port}"
+                );
             }
         }
     }

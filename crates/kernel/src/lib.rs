@@ -4,8 +4,8 @@
 //! The only crate with `unsafe`, the only one that needs clang to build, and the only one that knows a
 //! BPF map by name. What it hands out are the plain types of `blackstart-core`.
 
-mod error;
 mod abi;
+mod error;
 mod event;
 mod fill;
 mod probe;

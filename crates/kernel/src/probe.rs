@@ -24,7 +24,10 @@ const ALLOWED_REFUSED: i32 = 2;
 /// Try `denied` and loopback from inside `cgroup`.
 pub(crate) fn from_inside(cgroup: BorrowedFd<'_>, denied: [IpAddr; 2]) -> Result<(), Error> {
     let failed = |error: io::Error| Error::caused(ErrorKind::Io, "run the self-probe", error);
-    let allowed = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+    let allowed = [
+        IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(Ipv6Addr::LOCALHOST),
+    ];
     let child = clone_child(Some(cgroup), |_| {
         let mut status = 0;
         for (denied, allowed) in denied.into_iter().zip(allowed) {
@@ -55,13 +58,20 @@ pub(crate) fn from_inside(cgroup: BorrowedFd<'_>, denied: [IpAddr; 2]) -> Result
         Some(_) => "denied addresses were let through and allowed ones refused",
         None => "the probing process was killed",
     };
-    Err(Error::new(ErrorKind::Unsupported, format!("pass the self-probe: {wrong}")))
+    Err(Error::new(
+        ErrorKind::Unsupported,
+        format!("pass the self-probe: {wrong}"),
+    ))
 }
 
 /// errno of connecting a datagram socket to `address`; 0 for success, `None` without such sockets. Only
 /// async-signal-safe calls: this runs in a clone of a process that may have threads.
 fn connect(address: IpAddr) -> Option<i32> {
-    let family = if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+    let family = if address.is_ipv4() {
+        libc::AF_INET
+    } else {
+        libc::AF_INET6
+    };
     // SAFETY: socket takes plain numbers.
     let fd = unsafe { libc::socket(family, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
     if fd < 0 {
@@ -75,7 +85,13 @@ fn connect(address: IpAddr) -> Option<i32> {
             to.sin_port = PORT.to_be();
             to.sin_addr.s_addr = u32::from_ne_bytes(v4.octets());
             // SAFETY: `to` is a whole sockaddr_in of the size told.
-            unsafe { libc::connect(fd, (&raw const to).cast(), size_of::<libc::sockaddr_in>() as u32) }
+            unsafe {
+                libc::connect(
+                    fd,
+                    (&raw const to).cast(),
+                    size_of::<libc::sockaddr_in>() as u32,
+                )
+            }
         }
         IpAddr::V6(v6) => {
             // SAFETY: all-zero is a valid sockaddr_in6.
@@ -84,10 +100,20 @@ fn connect(address: IpAddr) -> Option<i32> {
             to.sin6_port = PORT.to_be();
             to.sin6_addr.s6_addr = v6.octets();
             // SAFETY: `to` is a whole sockaddr_in6 of the size told.
-            unsafe { libc::connect(fd, (&raw const to).cast(), size_of::<libc::sockaddr_in6>() as u32) }
+            unsafe {
+                libc::connect(
+                    fd,
+                    (&raw const to).cast(),
+                    size_of::<libc::sockaddr_in6>() as u32,
+                )
+            }
         }
     };
-    let errno = if result == 0 { 0 } else { io::Error::last_os_error().raw_os_error().unwrap_or(0) };
+    let errno = if result == 0 {
+        0
+    } else {
+        io::Error::last_os_error().raw_os_error().unwrap_or(0)
+    };
     // SAFETY: `fd` was opened above and is closed once.
     unsafe { libc::close(fd) };
     Some(errno)

@@ -40,7 +40,9 @@ pub(crate) const RECORD_MAPS: [&str; 10] = [
 
 impl Record {
     /// From the maps that `find` gives for each name.
-    pub(crate) fn new(mut find: impl FnMut(&'static str) -> Result<MapHandle, Error>) -> Result<Self, Error> {
+    pub(crate) fn new(
+        mut find: impl FnMut(&'static str) -> Result<MapHandle, Error>,
+    ) -> Result<Self, Error> {
         let maps = RECORD_MAPS
             .iter()
             .map(|&name| Ok((name, find(name)?)))
@@ -51,13 +53,18 @@ impl Record {
     /// From the pins below `dir`.
     pub(crate) fn pinned(dir: &Path) -> Result<Self, Error> {
         Self::new(|name| {
-            MapHandle::from_pinned_path(dir.join(name))
-                .map_err(|error| Error::caused(ErrorKind::Io, format!("open the pinned map {name}"), error))
+            MapHandle::from_pinned_path(dir.join(name)).map_err(|error| {
+                Error::caused(ErrorKind::Io, format!("open the pinned map {name}"), error)
+            })
         })
     }
 
     fn map(&self, name: &str) -> &MapHandle {
-        let (_, map) = self.maps.iter().find(|(known, _)| *known == name).expect("named in RECORD_MAPS");
+        let (_, map) = self
+            .maps
+            .iter()
+            .find(|(known, _)| *known == name)
+            .expect("named in RECORD_MAPS");
         map
     }
 
@@ -65,13 +72,18 @@ impl Record {
         let failed = |error| Error::caused(ErrorKind::Io, format!("read the table {name}"), error);
         let map = self.map(name);
         let mut rows = Vec::new();
-        for (key, value) in map.lookup_batch(BATCH, MapFlags::ANY, MapFlags::ANY).map_err(failed)? {
+        for (key, value) in map
+            .lookup_batch(BATCH, MapFlags::ANY, MapFlags::ANY)
+            .map_err(failed)?
+        {
             match (abi::value(&key), abi::value(&value)) {
                 (Some(key), Some(value)) => rows.push((key, value)),
                 _ => {
                     return Err(Error::new(
                         ErrorKind::Layout,
-                        format!("read the table {name}: its rows have another size than this release's"),
+                        format!(
+                            "read the table {name}: its rows have another size than this release's"
+                        ),
                     ));
                 }
             }
@@ -81,13 +93,19 @@ impl Record {
 
     /// The name of one id.
     pub(crate) fn name(&self, id: u64) -> Option<String> {
-        let row = self.map("bs_names").lookup(&id.to_ne_bytes(), MapFlags::ANY).ok()??;
+        let row = self
+            .map("bs_names")
+            .lookup(&id.to_ne_bytes(), MapFlags::ANY)
+            .ok()??;
         Some(presentation(&abi::value(&row)?))
     }
 
     /// The thread group of one subject.
     pub(crate) fn tgid(&self, subject: u64) -> Option<u32> {
-        let row = self.map("bs_subjects").lookup(&subject.to_ne_bytes(), MapFlags::ANY).ok()??;
+        let row = self
+            .map("bs_subjects")
+            .lookup(&subject.to_ne_bytes(), MapFlags::ANY)
+            .ok()??;
         Some(abi::value::<abi::bs_subject>(&row)?.tgid)
     }
 
@@ -161,7 +179,10 @@ impl Record {
             });
         }
         for (id, row) in self.rows::<u64, abi::bs_name>("bs_names")? {
-            snapshot.names.push(NameRow { id, name: presentation(&row) });
+            snapshot.names.push(NameRow {
+                id,
+                name: presentation(&row),
+            });
         }
         let rest: std::collections::HashMap<u64, abi::bs_argv_rest> =
             self.rows("bs_argv_rest")?.into_iter().collect();
@@ -169,6 +190,7 @@ impl Record {
             snapshot.subjects.push(subject(id, &row, rest.get(&id)));
         }
         snapshot.subjects.sort_by_key(|subject| subject.id);
+        inherit_images(&mut snapshot.subjects);
         Ok(snapshot)
     }
 
@@ -180,7 +202,10 @@ impl Record {
             .lookup_percpu(&0u32.to_ne_bytes(), MapFlags::ANY)
             .map_err(failed)?
             .unwrap_or_default();
-        for one in cpus.iter().filter_map(|octets| abi::value::<abi::bs_counters>(octets)) {
+        for one in cpus
+            .iter()
+            .filter_map(|octets| abi::value::<abi::bs_counters>(octets))
+        {
             sums.attempts += one.attempts;
             sums.overflow += one.overflow;
             sums.lost += one.lost;
@@ -194,6 +219,7 @@ impl Record {
             sums.dns_over_tcp += one.dns_over_tcp;
             sums.events_lost += one.events_lost;
             sums.backstop += one.backstop;
+            sums.delegates_lost += one.delegates_lost;
         }
         Ok(sums)
     }
@@ -201,14 +227,16 @@ impl Record {
     /// Forget everything that was recorded: what the self-probe did is not the run's.
     pub(crate) fn clear(&self) -> Result<(), Error> {
         for (name, map) in &self.maps {
-            let failed = |error| Error::caused(ErrorKind::Io, format!("clear the table {name}"), error);
+            let failed =
+                |error| Error::caused(ErrorKind::Io, format!("clear the table {name}"), error);
             match *name {
                 "bs_counters" => {
                     let zero = vec![
                         abi::octets(&abi::zeroed::<abi::bs_counters>()).to_vec();
                         libbpf_rs::num_possible_cpus().map_err(failed)?
                     ];
-                    map.update_percpu(&0u32.to_ne_bytes(), &zero, MapFlags::ANY).map_err(failed)?;
+                    map.update_percpu(&0u32.to_ne_bytes(), &zero, MapFlags::ANY)
+                        .map_err(failed)?;
                 }
                 // /etc/hosts is in these.
                 "bs_answers" | "bs_names" => {}
@@ -225,8 +253,9 @@ impl Record {
     /// Pin each map below `dir` under its name.
     pub(crate) fn pin(&mut self, dir: &Path) -> Result<(), Error> {
         for (name, map) in &mut self.maps {
-            map.pin(dir.join(*name))
-                .map_err(|error| Error::caused(ErrorKind::Io, format!("pin the map {name}"), error))?;
+            map.pin(dir.join(*name)).map_err(|error| {
+                Error::caused(ErrorKind::Io, format!("pin the map {name}"), error)
+            })?;
         }
         Ok(())
     }
@@ -269,13 +298,33 @@ fn subject(id: u64, row: &abi::bs_subject, rest: Option<&abi::bs_argv_rest>) -> 
     }
 }
 
+/// A process that never called exec runs its parent's program with its parent's arguments. Rows are sorted by
+/// id, and a parent's is lower.
+fn inherit_images(subjects: &mut [SubjectRow]) {
+    for at in 0..subjects.len() {
+        let (before, rest) = subjects.split_at_mut(at);
+        let subject = &mut rest[0];
+        if !subject.forked || !subject.argv.is_empty() {
+            continue;
+        }
+        if let Ok(parent) = before.binary_search_by_key(&subject.parent, |row| row.id) {
+            subject.exe.clone_from(&before[parent].exe);
+            subject.argv.clone_from(&before[parent].argv);
+            subject.argv_truncated = before[parent].argv_truncated;
+        }
+    }
+}
+
 /// NUL-terminated arguments; the last one may have been cut before its NUL.
 fn split_argv(octets: &[u8]) -> Vec<String> {
     let octets = octets.strip_suffix(&[0]).unwrap_or(octets);
     if octets.is_empty() {
         return Vec::new();
     }
-    octets.split(|&octet| octet == 0).map(|arg| String::from_utf8_lossy(arg).into_owned()).collect()
+    octets
+        .split(|&octet| octet == 0)
+        .map(|arg| String::from_utf8_lossy(arg).into_owned())
+        .collect()
 }
 
 /// A kept name as text.

@@ -16,7 +16,9 @@ use blackstart_core::report::Mode;
 use blackstart_core::tables::Tables;
 use ipnet::IpNet;
 use libbpf_rs::skel::{OpenSkel, Skel, SkelBuilder};
-use libbpf_rs::{Link, MapCore, MapFlags, MapHandle, OpenProgramMut, ProgramMut, RingBuffer, RingBufferBuilder};
+use libbpf_rs::{
+    Link, MapCore, MapFlags, MapHandle, OpenProgramMut, ProgramMut, RingBuffer, RingBufferBuilder,
+};
 use rustix::time::ClockId;
 
 use crate::abi;
@@ -93,11 +95,44 @@ pub struct Session {
     links: Vec<(String, Link)>,
     record: Record,
     skeleton: abi::BlackstartSkel<'static>,
-    live: NonNull<abi::bss>,
+    live: Live,
     events: Rc<RefCell<Vec<RawEvent>>>,
     features: BTreeSet<Feature>,
     probe_class: u32,
     pins: Option<std::path::PathBuf>,
+}
+
+/// `struct bs_live` in the map's memory, which is mapped as long as the skeleton lives. The kernel reads each
+/// word with plain loads at any time; so they are written volatile, whole, and one at a time.
+struct Live {
+    heartbeat_ns: NonNull<u64>,
+    cgroup_id: NonNull<u64>,
+    enforce: NonNull<u32>,
+}
+
+impl Live {
+    fn new(live: &mut abi::bs_live) -> Self {
+        Self {
+            heartbeat_ns: NonNull::from(&mut live.heartbeat_ns),
+            cgroup_id: NonNull::from(&mut live.cgroup_id),
+            enforce: NonNull::from(&mut live.enforce),
+        }
+    }
+
+    fn set_heartbeat(&self, now_ns: u64) {
+        // SAFETY: points into the mapped map, and only this process's one supervisor thread writes.
+        unsafe { self.heartbeat_ns.write_volatile(now_ns) };
+    }
+
+    fn set_cgroup_id(&self, id: u64) {
+        // SAFETY: as above.
+        unsafe { self.cgroup_id.write_volatile(id) };
+    }
+
+    fn set_enforce(&self, enforce: bool) {
+        // SAFETY: as above.
+        unsafe { self.enforce.write_volatile(u32::from(enforce)) };
+    }
 }
 
 /// An event before the ids in it are resolved.
@@ -145,8 +180,18 @@ impl Session {
         open.maps
             .data_types
             .set_autocreate(false)
-            .map_err(|error| Error::caused(ErrorKind::Unsupported, "leave out the types' section", error))?;
-        let rodata = open.maps.rodata_data.as_deref_mut().expect("the object has constants");
+            .map_err(|error| {
+                Error::caused(
+                    ErrorKind::Unsupported,
+                    "leave out the types' section",
+                    error,
+                )
+            })?;
+        let rodata = open
+            .maps
+            .rodata_data
+            .as_deref_mut()
+            .expect("the object has constants");
         rodata.config.name_key = keys.name;
         rodata.config.label_key = keys.label;
         rodata.config.multiplier = keys.multiplier;
@@ -159,8 +204,9 @@ impl Session {
                 .maps()
                 .find(|map| map.name() == name)
                 .ok_or_else(|| Error::new(ErrorKind::Layout, format!("find the map {name}")))?;
-            MapHandle::try_from(&map)
-                .map_err(|error| Error::caused(ErrorKind::Io, format!("hold the map {name}"), error))
+            MapHandle::try_from(&map).map_err(|error| {
+                Error::caused(ErrorKind::Io, format!("hold the map {name}"), error)
+            })
         })?;
         write_tables(&skeleton, &rows, settings, keys)?;
 
@@ -173,9 +219,11 @@ impl Session {
                 0
             })
             .map_err(|error| Error::caused(ErrorKind::Io, "listen to the live view", error))?;
-        let ring =
-            builder.build().map_err(|error| Error::caused(ErrorKind::Io, "listen to the live view", error))?;
-        let live = NonNull::from(skeleton.maps.bss_data.as_deref_mut().expect("the object has variables"));
+        let ring = builder
+            .build()
+            .map_err(|error| Error::caused(ErrorKind::Io, "listen to the live view", error))?;
+        let live = skeleton.maps.bss_data.as_deref_mut().map(|bss| &mut bss.live);
+        let live = Live::new(live.expect("the object has variables"));
         Ok(Self {
             ring,
             links: Vec::new(),
@@ -194,17 +242,22 @@ impl Session {
         let id = rustix::fs::fstat(cgroup)
             .map_err(|error| Error::caused(ErrorKind::Io, "look at the run's cgroup", error))?
             .st_ino;
-        // SAFETY: `live` points into the map's memory, which is mapped as long as the skeleton lives; the
-        // kernel reads the word with plain loads, so a volatile store is all that is shared.
-        unsafe { (&raw mut (*self.live.as_ptr()).live.cgroup_id).write_volatile(id) };
+        self.live.set_cgroup_id(id);
         for feature in self.features.clone() {
             for name in feature.programs() {
                 let mut programs = self.skeleton.object_mut().progs_mut();
                 let Some(program) = programs.find(|program| program.name() == *name) else {
-                    return Err(Error::new(ErrorKind::Unsupported, format!("find the program {name}")));
+                    return Err(Error::new(
+                        ErrorKind::Unsupported,
+                        format!("find the program {name}"),
+                    ));
                 };
                 let link = attach_one(&program, feature, cgroup).map_err(|error| {
-                    Error::caused(ErrorKind::Unsupported, format!("attach the program {name}"), error)
+                    Error::caused(
+                        ErrorKind::Unsupported,
+                        format!("attach the program {name}"),
+                        error,
+                    )
                 })?;
                 drop(programs);
                 self.links.push(((*name).to_owned(), link));
@@ -217,13 +270,16 @@ impl Session {
     /// process.
     pub fn pin(&mut self, dir: &Path) -> Result<(), Error> {
         let layout = layout_dir(dir);
-        fs::create_dir(&layout)
-            .map_err(|error| Error::caused(ErrorKind::Io, format!("make {}", layout.display()), error))?;
+        fs::create_dir(&layout).map_err(|error| {
+            Error::caused(ErrorKind::Io, format!("make {}", layout.display()), error)
+        })?;
         self.pins = Some(dir.to_owned());
         self.record.pin(&layout)?;
         for (name, link) in &mut self.links {
             link.pin(layout.join(format!("link_{name}")))
-                .map_err(|error| Error::caused(ErrorKind::Io, format!("pin the link of {name}"), error))?;
+                .map_err(|error| {
+                    Error::caused(ErrorKind::Io, format!("pin the link of {name}"), error)
+                })?;
         }
         Ok(())
     }
@@ -245,12 +301,18 @@ impl Session {
             // Only an exact row counts: the trie's lookup would also give a shorter prefix.
             let exact = prefixes.keys().any(|known| known == abi::octets(key));
             before.push(if exact {
-                prefixes.lookup(abi::octets(key), MapFlags::ANY).map_err(failed)?
+                prefixes
+                    .lookup(abi::octets(key), MapFlags::ANY)
+                    .map_err(failed)?
             } else {
                 None
             });
             prefixes
-                .update(abi::octets(key), abi::octets(&self.probe_class), MapFlags::ANY)
+                .update(
+                    abi::octets(key),
+                    abi::octets(&self.probe_class),
+                    MapFlags::ANY,
+                )
                 .map_err(failed)?;
         }
         self.set_mode(Mode::Enforce)?;
@@ -273,10 +335,15 @@ impl Session {
         if seen < probe::ATTEMPTS {
             return Err(Error::new(
                 ErrorKind::Unsupported,
-                format!("pass the self-probe: it made {} attempts and {seen} were recorded", probe::ATTEMPTS),
+                format!(
+                    "pass the self-probe: it made {} attempts and {seen} were recorded",
+                    probe::ATTEMPTS
+                ),
             ));
         }
-        if self.features.contains(&Feature::Processes) && counted.subjects.iter().all(|subject| subject.late) {
+        if self.features.contains(&Feature::Processes)
+            && counted.subjects.iter().all(|subject| subject.late)
+        {
             return Err(Error::new(
                 ErrorKind::Unsupported,
                 "pass the self-probe: its process was not seen to start",
@@ -287,17 +354,14 @@ impl Session {
 
     /// Observe or enforce, from the next attempt on.
     pub fn set_mode(&mut self, mode: Mode) -> Result<(), Error> {
-        let enforce = u32::from(mode == Mode::Enforce);
-        // SAFETY: as in `attach`.
-        unsafe { (&raw mut (*self.live.as_ptr()).live.enforce).write_volatile(enforce) };
+        self.live.set_enforce(mode == Mode::Enforce);
         Ok(())
     }
 
     /// Say that a supervisor lives and will answer denied lookups. To be called at least once a second.
     pub fn heartbeat(&self) -> Result<(), Error> {
         let now = nanoseconds(ClockId::Boottime) as u64;
-        // SAFETY: as in `attach`; a 64-bit store is one store on the architectures that this runs on.
-        unsafe { (&raw mut (*self.live.as_ptr()).live.heartbeat_ns).write_volatile(now) };
+        self.live.set_heartbeat(now);
         Ok(())
     }
 
@@ -310,7 +374,9 @@ impl Session {
 
     /// Hand every waiting event to `each`, without blocking.
     pub fn drain_events(&mut self, each: &mut dyn FnMut(Event)) -> Result<(), Error> {
-        self.ring.consume().map_err(|error| Error::caused(ErrorKind::Io, "read the live view", error))?;
+        self.ring
+            .consume()
+            .map_err(|error| Error::caused(ErrorKind::Io, "read the live view", error))?;
         let waiting = std::mem::take(&mut *self.events.borrow_mut());
         for raw in waiting {
             each(self.resolve(raw));
@@ -321,7 +387,11 @@ impl Session {
     fn resolve(&self, raw: RawEvent) -> Event {
         match raw {
             RawEvent::Short(event) if event.kind == abi::bs_event_kind::BS_EVENT_LEFT.0 => {
-                Event::Left { subject: event.subject, tgid: event.tgid, cgroup: event.name }
+                Event::Left {
+                    subject: event.subject,
+                    tgid: event.tgid,
+                    cgroup: event.name,
+                }
             }
             RawEvent::Short(event) => Event::Attempt {
                 subject: event.subject,
@@ -382,7 +452,10 @@ impl Session {
 
     /// Names of the features in use, for the report.
     pub fn features(&self) -> Vec<String> {
-        self.features.iter().map(|feature| feature.name().to_owned()).collect()
+        self.features
+            .iter()
+            .map(|feature| feature.name().to_owned())
+            .collect()
     }
 
     /// Detach and unpin everything. Dropping a pinned `Session` instead leaves the run guarded.
@@ -423,10 +496,15 @@ impl Orphan {
         if !layout.is_dir() {
             return Err(Error::new(
                 ErrorKind::Layout,
-                format!("read {}: its maps are not of layout {LAYOUT}", dir.display()),
+                format!(
+                    "read {}: its maps are not of layout {LAYOUT}",
+                    dir.display()
+                ),
             ));
         }
-        Ok(Self { record: Record::pinned(&layout)? })
+        Ok(Self {
+            record: Record::pinned(&layout)?,
+        })
     }
 
     /// The record.
@@ -438,16 +516,21 @@ impl Orphan {
     /// link.
     pub fn remove(dir: &Path) -> Result<(), Error> {
         match fs::remove_dir_all(dir) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(Error::caused(ErrorKind::Io, format!("remove the pins {}", dir.display()), error))
-            }
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::caused(
+                ErrorKind::Io,
+                format!("remove the pins {}", dir.display()),
+                error,
+            )),
             _ => Ok(()),
         }
     }
 }
 
 fn is_of(program: &OpenProgramMut<'_>, feature: Feature) -> bool {
-    feature.programs().iter().any(|name| program.name() == *name)
+    feature
+        .programs()
+        .iter()
+        .any(|name| program.name() == *name)
 }
 
 fn attach_one(
@@ -455,7 +538,11 @@ fn attach_one(
     feature: Feature,
     cgroup: BorrowedFd<'_>,
 ) -> Result<Link, libbpf_rs::Error> {
-    if feature.is_tracing() { program.attach_trace() } else { program.attach_cgroup(cgroup.as_raw_fd()) }
+    if feature.is_tracing() {
+        program.attach_trace()
+    } else {
+        program.attach_cgroup(cgroup.as_raw_fd())
+    }
 }
 
 /// What libbpf says while it works goes to the log, verifier's complaints included.
@@ -465,8 +552,12 @@ fn say(_: libbpf_rs::PrintLevel, text: String) {
 
 fn load_error(error: libbpf_rs::Error) -> Error {
     let kind = match error.kind() {
-        libbpf_rs::ErrorKind::PermissionDenied if !rustix::process::geteuid().is_root() => ErrorKind::Permission,
-        libbpf_rs::ErrorKind::PermissionDenied | libbpf_rs::ErrorKind::InvalidInput => ErrorKind::Verifier,
+        libbpf_rs::ErrorKind::PermissionDenied if !rustix::process::geteuid().is_root() => {
+            ErrorKind::Permission
+        }
+        libbpf_rs::ErrorKind::PermissionDenied | libbpf_rs::ErrorKind::InvalidInput => {
+            ErrorKind::Verifier
+        }
         _ => ErrorKind::Unsupported,
     };
     Error::caused(kind, "load the BPF programs", error)
@@ -475,12 +566,27 @@ fn load_error(error: libbpf_rs::Error) -> Error {
 /// Maps that hold the policy get its size.
 fn size_tables(open: &mut abi::OpenBlackstartSkel<'_>, rows: &PolicyRows) -> Result<(), Error> {
     let failed = |error| Error::caused(ErrorKind::Io, "size the policy's tables", error);
-    open.maps.bs_states.set_max_entries(rows.states.len().max(1)).map_err(failed)?;
-    open.maps.bs_edges.set_max_entries(rows.edges.len().max(1)).map_err(failed)?;
-    open.maps.bs_classes.set_max_entries(rows.classes.len().max(1)).map_err(failed)?;
-    open.maps.bs_ports.set_max_entries(rows.ports.len().max(1)).map_err(failed)?;
+    open.maps
+        .bs_states
+        .set_max_entries(rows.states.len().max(1))
+        .map_err(failed)?;
+    open.maps
+        .bs_edges
+        .set_max_entries(rows.edges.len().max(1))
+        .map_err(failed)?;
+    open.maps
+        .bs_classes
+        .set_max_entries(rows.classes.len().max(1))
+        .map_err(failed)?;
+    open.maps
+        .bs_ports
+        .set_max_entries(rows.ports.len().max(1))
+        .map_err(failed)?;
     let probes = PROBE_DENIED.len() as u32;
-    open.maps.bs_prefixes.set_max_entries(rows.prefixes.len() + probes).map_err(failed)?;
+    open.maps
+        .bs_prefixes
+        .set_max_entries(rows.prefixes.len() + probes)
+        .map_err(failed)?;
     Ok(())
 }
 
@@ -499,7 +605,12 @@ fn write_tables(
     let present = |addresses: &[IpAddr], most: usize| {
         let mut rows = Rows::default();
         for address in addresses.iter().take(most) {
-            rows.push(&abi::bs_address { addr: words(*address) }, &1u8);
+            rows.push(
+                &abi::bs_address {
+                    addr: words(*address),
+                },
+                &1u8,
+            );
         }
         rows
     };
@@ -518,7 +629,9 @@ fn fixed_leases(
     let maps = &skeleton.maps;
     for (text, ip) in settings.hosts {
         // A line that is no name gives no lease; resolv.conf's parser has dropped what it could tell.
-        let Ok(name) = Name::parse(text) else { continue };
+        let Ok(name) = Name::parse(text) else {
+            continue;
+        };
         let id = keys.of_name(&name);
         let class = settings.tables.class_of_name(&name);
         let mut row: abi::bs_name = abi::zeroed();
@@ -527,11 +640,21 @@ fn fixed_leases(
         row.len = wire.len() as u16;
         row.hash = id;
         row.class_id = class;
-        maps.bs_names.update(&id.to_ne_bytes(), abi::octets(&row), MapFlags::ANY).map_err(failed)?;
+        maps.bs_names
+            .update(&id.to_ne_bytes(), abi::octets(&row), MapFlags::ANY)
+            .map_err(failed)?;
 
-        let answer = abi::bs_answer { fixed: 1, ..abi::zeroed() };
-        let key = abi::bs_answer_key { name: id, addr: words(*ip) };
-        maps.bs_answers.update(abi::octets(&key), abi::octets(&answer), MapFlags::ANY).map_err(failed)?;
+        let answer = abi::bs_answer {
+            fixed: 1,
+            ..abi::zeroed()
+        };
+        let key = abi::bs_answer_key {
+            name: id,
+            addr: words(*ip),
+        };
+        maps.bs_answers
+            .update(abi::octets(&key), abi::octets(&answer), MapFlags::ANY)
+            .map_err(failed)?;
 
         let at = abi::bs_address { addr: words(*ip) };
         let mut lease: abi::bs_lease = maps
@@ -542,16 +665,25 @@ fn fixed_leases(
             .unwrap_or_else(abi::zeroed);
         let used = lease.used as usize;
         let slots = lease.slot.len();
-        match lease.slot[..used].iter_mut().find(|slot| slot.class_id == class) {
+        match lease.slot[..used]
+            .iter_mut()
+            .find(|slot| slot.class_id == class)
+        {
             Some(slot) => slot.several = 1,
             None if used < slots => {
-                lease.slot[used] = abi::bs_lease_slot { name: id, class_id: class, ..abi::zeroed() };
+                lease.slot[used] = abi::bs_lease_slot {
+                    name: id,
+                    class_id: class,
+                    ..abi::zeroed()
+                };
                 lease.used += 1;
             }
             // More classes on one address than a lease holds; the ones that came first stay.
             None => tracing::warn!("{ip} has more names in /etc/hosts than a lease holds"),
         }
-        maps.bs_leases.update(abi::octets(&at), abi::octets(&lease), MapFlags::ANY).map_err(failed)?;
+        maps.bs_leases
+            .update(abi::octets(&at), abi::octets(&lease), MapFlags::ANY)
+            .map_err(failed)?;
     }
     Ok(())
 }

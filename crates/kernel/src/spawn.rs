@@ -169,7 +169,10 @@ fn reap(child: &Child) {
 ///
 /// When `in_child` returns, the child ends. It must restrict itself to what is async-signal-safe: other threads of this process are gone
 /// in the child, and may have held any lock.
-pub(crate) fn clone_child(cgroup: Option<BorrowedFd<'_>>, in_child: impl Fn(bool)) -> io::Result<Child> {
+pub(crate) fn clone_child(
+    cgroup: Option<BorrowedFd<'_>>,
+    in_child: impl Fn(bool),
+) -> io::Result<Child> {
     let mut pidfd: RawFd = -1;
     // SAFETY: all-zero is a valid clone_args: every field is a plain integer for which zero means "none".
     let mut args: libc::clone_args = unsafe { std::mem::zeroed() };

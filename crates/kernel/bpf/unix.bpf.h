@@ -1,0 +1,75 @@
+/* SPDX-License-Identifier: (MIT OR Apache-2.0) OR GPL-2.0-only */
+/*
+ * cgroup/connect_unix and sendmsg_unix (6.7): daemons that act for the run outside of it.
+ *
+ * Recorded, never judged by the default: only the daemons that would resolve names where we cannot see it are
+ * refused, in either mode, so that lookups fall back to DNS.
+ */
+#ifndef BLACKSTART_UNIX_H
+#define BLACKSTART_UNIX_H
+
+/* Weak: an older kernel lacks them and loads the rest of the object. */
+extern void *bpf_cast_to_kern_ctx(void *ctx) __ksym __weak;
+extern void *bpf_rdonly_cast(const void *object, __u32 btf_id) __ksym __weak;
+
+/* Does the path (NUL included) say the same? */
+#define BS_PATH_IS(path, len, text) ((len) >= sizeof(text) && !__builtin_memcmp((path), text, sizeof(text)))
+
+static __always_inline int bs_reach_unix(struct bpf_sock_addr *ctx)
+{
+	struct bpf_sock_addr_kern *kernel = bpf_cast_to_kern_ctx(ctx);
+	struct sockaddr_un *to = bpf_rdonly_cast(kernel->uaddr, bpf_core_type_id_kernel(struct sockaddr_un));
+	struct bs_delegate_key key = {};
+	__u64 *count, one = 1;
+	__u32 len = kernel->uaddrlen, n;
+
+	if (len <= 2)
+		return 1; /* unnamed: a socketpair's end */
+	n = len - 2;
+	if (n > 108)
+		n = 108;
+	bpf_probe_read_kernel(key.path, 1, to->sun_path);
+	if (key.path[0]) {
+		/* A path ends at its NUL, or where the caller said; what lies behind would make two rows of one. */
+		long got = bpf_probe_read_kernel_str(key.path, n + 1, to->sun_path);
+
+		n = got > 0 ? got - 1 : 0;
+	} else {
+		bpf_probe_read_kernel(key.path, n, to->sun_path);
+	}
+	key.subject = bs_subject_now();
+	key.path_len = n;
+	key.verdict = BS_ALLOW;
+	if (BS_PATH_IS(key.path, sizeof(key.path), "/run/nscd/socket") ||
+	    BS_PATH_IS(key.path, sizeof(key.path), "/var/run/nscd/socket") ||
+	    BS_PATH_IS(key.path, sizeof(key.path), "/run/systemd/resolve/io.systemd.Resolve")) {
+		key.verdict = BS_DENY;
+		key.rule = BS_RULE_RESOLVER_SOCKET;
+	}
+	count = bpf_map_lookup_elem(&bs_delegates, &key);
+	if (count)
+		__sync_fetch_and_add(count, 1);
+	else if (bpf_map_update_elem(&bs_delegates, &key, &one, BPF_NOEXIST))
+		BS_COUNT(delegates_lost, 1);
+	if (key.verdict == BS_DENY) {
+		bpf_set_retval(-ECONNREFUSED);
+		return 0;
+	}
+	return 1;
+}
+
+/* When: connect() on a unix socket. Writes: delegates. Fails open. */
+SEC("cgroup/connect_unix")
+int bs_connect_unix(struct bpf_sock_addr *ctx)
+{
+	return bs_reach_unix(ctx);
+}
+
+/* When: sendto/sendmsg with an address on a unix datagram socket. As connect. */
+SEC("cgroup/sendmsg_unix")
+int bs_sendmsg_unix(struct bpf_sock_addr *ctx)
+{
+	return bs_reach_unix(ctx);
+}
+
+#endif
