@@ -155,11 +155,10 @@ fn adopt(
             count: 0,
         });
     };
-    gap(if run.kept {
-        "processes were left under guard without a supervisor, as asked for".to_owned()
-    } else {
-        "the supervisor was gone before the run ended: the kernel went on, without live lines and final answers".to_owned()
-    });
+    // That there was no supervisor, and for how long, the report says by itself.
+    if run.kept {
+        gap("processes were left under guard without a supervisor, as asked for".to_owned());
+    }
     if let Some(why) = lost {
         gap(format!(
             "what happened after the last checkpoint is not known: {why}"
