@@ -1,6 +1,6 @@
 //! One run: prepare the host, start the command, watch, clean up, report.
 //!
-//! This crate acts, and leaves deciding to `blackstart-core` and its own pure parts ([`plan`]), and
+//! This crate acts, and leaves deciding to `blackstart-core` and its own pure parts (`plan`), and
 //! printing to its caller: it never prints, never exits the process and parses no flags.
 #![forbid(unsafe_code)]
 
