@@ -88,7 +88,7 @@ struct bs_state {
 };
 
 struct bs_edge_key {
-	__u64 label; /* hash of the lower-case label's octets, last octet first */
+	__u64 label; /* hash of the lower-case label's octets */
 	__u32 state;
 	__u32 pad;
 };
@@ -129,16 +129,10 @@ struct bs_address {
 
 struct bs_name {
 	__u8 wire[BS_NAME_MAX];
-	__u64 starts[4]; /* bit i: a label's length octet stands at wire[i] */
 	__u64 hash;
 	__u32 class_id;
 	__u16 len; /* octets of wire in use, root label included */
 	__u16 pad;
-	/* where the automaton stands, while the name is matched */
-	__u32 star;
-	__u32 edges;
-	__u32 below;
-	__u32 state;
 };
 
 /* An outstanding query. The server is the one asked (before any rewriting); a second row holds the one on the
@@ -360,7 +354,7 @@ BS_SIZE(bs_edge_key, 16);
 BS_SIZE(bs_class, 12);
 BS_SIZE(bs_prefix_key, 20);
 BS_SIZE(bs_port_key, 12);
-BS_SIZE(bs_name, 320);
+BS_SIZE(bs_name, 272);
 BS_SIZE(bs_pending_key, 40);
 BS_SIZE(bs_pending, 16);
 BS_SIZE(bs_lease_slot, 32);

@@ -3,129 +3,126 @@
  * Reading a name and finding its class.
  *
  * Global functions with a pointer to a struct: the verifier checks each once, with unknown content, instead
- * of once for every path that leads to a call. Loops run over octets with the counter as the only thing that
- * the verifier knows exactly; everything else is forgotten each round.
+ * of once for every path that leads to a call. What a loop carries is forgotten at the end of each round, or
+ * lies in memory, so that the paths through it converge.
  */
 #ifndef BLACKSTART_NAME_H
 #define BLACKSTART_NAME_H
 
-/* Lower-case n->wire in place, find its end, mark its labels, hash it. 0, or -1 for a name that cannot be
- * judged: compressed, too long, or with a `.` or NUL inside a label (those read like another name once
- * printed). Unused octets of wire must be 0. */
-__noinline int bs_name_scan(struct bs_name *n)
-{
-	__u64 hash, multiplier, unknown, left = 0;
+enum { BS_LABELS = 128 }; /* 255 octets hold 127 labels */
 
-	if (!n)
+/* A name and what reading it leaves behind. Too large for the stack: lies in scratch that its user owns. */
+struct bs_reading {
+	struct bs_name name;
+	__u64 label[BS_LABELS]; /* hashes, from the left */
+	__u32 labels;
+	/* where the automaton stands */
+	__u32 at; /* labels not yet walked */
+	__u32 state;
+	__u32 star;
+	__u32 edges;
+	__u32 pad;
+};
+
+/* Lower-case the wire form in place, find its end, hash it and its labels. 0, or -1 for a name that cannot be
+ * judged: compressed, too long, or with a `.` or NUL inside a label (those read like another name once
+ * printed). */
+__noinline int bs_name_scan(struct bs_reading *r)
+{
+	__u64 hash, label, key, multiplier, unknown, left = 0, bad = 0, count = 0;
+
+	if (!r)
 		return -1;
 	hash = config.name_key;
+	label = key = config.label_key;
 	multiplier = config.multiplier;
-	unknown = n->hash;
-	n->starts[0] = n->starts[1] = n->starts[2] = n->starts[3] = 0;
+	unknown = r->name.hash;
 	for (__u32 i = 0; i < 255; i++) {
-		__u64 c = n->wire[i];
+		__u64 c = r->name.wire[i];
 
 		if (left == 0) {
+			if (i)
+				r->label[count++ & (BS_LABELS - 1)] = label ^ label >> 32;
 			if (c == 0) {
 				hash ^= hash >> 32;
-				n->hash = hash ? hash : 1;
-				n->len = i + 1;
-				return 0;
+				r->name.hash = hash ? hash : 1;
+				r->name.len = i + 1;
+				r->labels = count;
+				return bad >> 63 ? -1 : 0;
 			}
 			if (c > 63)
 				return -1;
-			n->starts[i >> 6] |= 1ULL << (i & 63);
 			left = c;
+			label = key;
 		} else {
-			if (c == '.' || c == 0)
-				return -1;
-			if (c - 'A' < 26) {
-				c += 'a' - 'A';
-				n->wire[i] = c;
-			}
+			/* By sign bits instead of branches: each branch here doubles what is verified. */
+			bad |= ((c ^ '.') - 1) | (c - 1);
+			c += ((c - 'Z' - 1) & ~(c - 'A')) >> 63 << 5;
+			r->name.wire[i] = c;
+			label = (label ^ c) * multiplier;
 			left--;
 		}
 		hash = (hash ^ c) * multiplier;
 		BS_FORGET(left, unknown);
 		BS_FORGET(hash, unknown);
+		BS_FORGET(label, unknown);
+		BS_FORGET(count, unknown);
+		BS_FORGET(bad, unknown);
 	}
 	return -1;
 }
 
-/* Enter the state n->state. `more`: labels are left to the left. 1 if the class is now known, 0 to go on. */
-__noinline int bs_name_enter(struct bs_name *n, __u32 more)
+/* One label further to the left. 1 once the class is known, 0 to go on. */
+__noinline int bs_name_step(struct bs_reading *r)
 {
+	struct bs_edge_key key = {};
 	struct bs_state *s;
-	__u32 id;
+	__u32 *next, id;
 
-	if (!n)
+	if (!r)
 		return 1;
-	id = n->state;
+	r->at--;
+	key.label = r->label[r->at & (BS_LABELS - 1)];
+	key.state = r->state;
+	next = r->edges ? bpf_map_lookup_elem(&bs_edges, &key) : 0;
+	if (next)
+		id = *next;
+	else if (r->star)
+		id = r->star;
+	else
+		return 1; /* no way on: the class of everything below stands */
 	s = bpf_map_lookup_elem(&bs_states, &id);
 	if (!s)
 		return 1;
-	if (!more) {
-		n->class_id = s->end;
-		return 1;
-	}
-	n->class_id = s->below;
-	n->star = s->star;
-	n->edges = s->edges;
-	return !s->edges && !s->star;
+	r->state = id;
+	r->star = s->star;
+	r->edges = s->edges;
+	r->name.class_id = r->at ? s->below : s->end;
+	return !r->at;
 }
 
-/* Leave the state by the label with this hash. 1: no way on, the class is that of everything below. */
-__noinline int bs_name_leave(struct bs_name *n, __u64 label)
-{
-	struct bs_edge_key key = {};
-	__u32 *next;
-
-	if (!n)
-		return 1;
-	key.label = label ^ label >> 32;
-	key.state = n->state;
-	next = n->edges ? bpf_map_lookup_elem(&bs_edges, &key) : 0;
-	if (next)
-		n->state = *next;
-	else if (n->star)
-		n->state = n->star;
-	else
-		return 1;
-	return 0;
-}
-
-/* Walk the automaton from the name's end; leaves the class in n->class_id. Stops at the first label that no
+/* Walk the automaton from the name's end; leaves the class in name.class_id. Stops at the first label that no
  * rule mentions, so the cost depends on the name, not on the number of rules. */
-__noinline int bs_name_match(struct bs_name *n)
+__noinline int bs_name_match(struct bs_reading *r)
 {
-	__u64 hash, key, multiplier, unknown, at;
+	struct bs_state *s;
+	__u32 root = 0;
 
-	if (!n)
+	if (!r)
 		return -1;
-	n->class_id = 0;
-	n->state = 0;
-	at = n->len;
-	if (bs_name_enter(n, at > 1))
+	s = bpf_map_lookup_elem(&bs_states, &root);
+	if (!s)
+		return -1;
+	r->at = r->labels;
+	r->state = 0;
+	r->star = s->star;
+	r->edges = s->edges;
+	r->name.class_id = r->at ? s->below : s->end;
+	if (!r->at)
 		return 0;
-	multiplier = config.multiplier;
-	hash = key = config.label_key;
-	unknown = n->hash;
-	at--; /* the root label */
-	for (__u32 i = 0; i < 254; i++) {
-		__u64 c;
-
-		at = (at - 1) & 255;
-		c = n->wire[at];
-		if (n->starts[at >> 6] & (1ULL << (at & 63))) {
-			if (bs_name_leave(n, hash) || bs_name_enter(n, at != 0))
-				return 0;
-			hash = key;
-		} else {
-			hash = (hash ^ c) * multiplier;
-		}
-		BS_FORGET(at, unknown);
-		BS_FORGET(hash, unknown);
-	}
+	for (__u32 i = 0; i < BS_LABELS; i++)
+		if (bs_name_step(r))
+			return 0;
 	return -1;
 }
 

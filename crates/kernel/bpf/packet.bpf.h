@@ -68,7 +68,7 @@ static __always_inline int bs_header_read(struct __sk_buff *skb, struct bs_heade
 /* A query as read from the packet, and what to do with it. */
 struct bs_question {
 	__u64 claimed;
-	struct bs_name name;
+	struct bs_reading read;
 	__u64 subject;
 	__u64 socket;
 	__u32 client[4];
@@ -117,7 +117,7 @@ __noinline int bs_query_record(struct bs_question *q)
 
 	if (!q)
 		return 0;
-	key.name = q->name.hash;
+	key.name = q->read.name.hash;
 	key.subject = q->subject;
 	key.rule = q->rule;
 	key.qtype = q->qtype;
@@ -144,7 +144,7 @@ static __always_inline int bs_query_tell(struct __sk_buff *skb, struct bs_questi
 {
 	struct bs_lookup_event *e = bpf_ringbuf_reserve(&bs_events, sizeof(*e), 0);
 	struct bs_subject *row;
-	__u32 len = q->name.len;
+	__u32 len = q->read.name.len;
 	int told = -1;
 
 	if (!e) {
@@ -209,9 +209,9 @@ static __always_inline int bs_query_read(struct __sk_buff *skb, struct bs_header
 	/* What the buffer held before is behind a shorter name: the length check below keeps it out. */
 	n = left > 255 ? 254 : left - 1;
 	asm volatile("%0 &= 255" : "+r"(n));
-	if (bpf_skb_load_bytes(skb, h->payload + 12, q->name.wire, n + 1) || bs_name_scan(&q->name) ||
-	    (__u32)q->name.len + 4 > left ||
-	    bpf_skb_load_bytes(skb, h->payload + 12 + q->name.len, tail, sizeof(tail)))
+	if (bpf_skb_load_bytes(skb, h->payload + 12, q->read.name.wire, n + 1) || bs_name_scan(&q->read) ||
+	    (__u32)q->read.name.len + 4 > left ||
+	    bpf_skb_load_bytes(skb, h->payload + 12 + q->read.name.len, tail, sizeof(tail)))
 		return -1;
 	q->qtype = bpf_ntohs(tail[0]);
 	q->qclass = bpf_ntohs(tail[1]);
@@ -248,18 +248,18 @@ static __always_inline int bs_query_judge(struct __sk_buff *skb, struct bs_heade
 	q->subject = st ? st->subject : 0;
 	q->socket = bpf_get_socket_cookie(skb);
 
-	if (bs_name_match(&q->name) || !(c = bpf_map_lookup_elem(&bs_classes, &q->name.class_id)))
+	if (bs_name_match(&q->read) || !(c = bpf_map_lookup_elem(&bs_classes, &q->read.name.class_id)))
 		return bs_query_malformed();
 	effect = c->lookup_effect;
 	q->rule = c->lookup_rule;
 	q->verdict = effect != BS_EFFECT_DENY ? BS_ALLOW : live.enforce ? BS_DENY : BS_WOULD_DENY;
-	bs_name_keep(&q->name);
+	bs_name_keep(&q->read.name);
 	bs_query_record(q);
 
 	__builtin_memcpy(server.addr, q->server, 16);
 	listed = bpf_map_lookup_elem(&bs_resolvers, &server) != 0;
 	pending.subject = q->subject;
-	pending.class_id = q->name.class_id;
+	pending.class_id = q->read.name.class_id;
 	/* Under `default: deny` a stranger's answers permit nothing, and a name on the search list neither;
 	 * what only observe lets through is leased for the record. */
 	pending.leases = !config.default_deny || (listed && effect == BS_EFFECT_ALLOW) || !live.enforce;
@@ -281,7 +281,7 @@ static __always_inline int bs_query_judge(struct __sk_buff *skb, struct bs_heade
 		}
 	}
 	key.socket = q->socket;
-	key.name = q->name.hash;
+	key.name = q->read.name.hash;
 	__builtin_memcpy(key.server, q->server, 16);
 	key.id = q->id;
 	key.qtype = q->qtype;

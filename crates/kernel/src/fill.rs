@@ -40,9 +40,9 @@ impl NameKeys {
         if hash == 0 { 1 } else { hash }
     }
 
-    /// As `bs_name_match` computes it: a label's octets, last one first.
+    /// As `bs_name_scan` computes it: over a label's octets.
     pub(crate) fn of_label(self, label: &[u8]) -> u64 {
-        self.over(self.label, label.iter().rev())
+        self.over(self.label, label.iter())
     }
 
     fn over<'a>(self, start: u64, octets: impl Iterator<Item = &'a u8>) -> u64 {
