@@ -308,8 +308,9 @@ static __always_inline int bs_answer_read(struct __sk_buff *skb, struct bs_heade
 	key.qtype = bs_u16(s, s->end);
 	pending = bpf_map_lookup_elem(&bs_pending, &key);
 	if (!pending) {
+		/* Nobody here waits for it, or it answers a denied query from an address that we do not expect. */
 		BS_COUNT(answers_unasked, 1);
-		return BS_PASS;
+		return live.enforce ? BS_DROP : BS_PASS;
 	}
 	count = bs_u16(s, 6);
 	if (pending->denied) {

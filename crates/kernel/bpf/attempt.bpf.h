@@ -135,7 +135,8 @@ __noinline int bs_judge(struct bs_attempt *a)
 	local = bs_is_loopback(at.addr);
 	if (!local && (config.default_deny || !a->name))
 		local = bpf_map_lookup_elem(&bs_own, &at) != 0;
-	if (port == 53)
+	/* Lookups over TCP are not seen: that a server is ours permits datagrams only. */
+	if (port == 53 && protocol == IPPROTO_UDP)
 		listed = bpf_map_lookup_elem(&bs_resolvers, &at) != 0;
 
 	if (address >> 32 == BS_EFFECT_DENY) {

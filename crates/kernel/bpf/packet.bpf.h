@@ -382,8 +382,9 @@ int bs_egress(struct __sk_buff *skb)
 	}
 	if (st)
 		__sync_fetch_and_add(&st->bytes, skb->len);
-	if (h.protocol == IPPROTO_UDP) {
-		if (h.dest_port == 53 || (h.odd && st && st->dns))
+	/* A v6 extension header hides the protocol: then the socket's own counts. */
+	if (h.protocol == IPPROTO_UDP || protocol == IPPROTO_UDP) {
+		if (h.dest_port == 53 || (h.odd && (!st || st->dns || protocol != IPPROTO_UDP)))
 			return bs_query(skb, &h, st, 1);
 		if (st && st->dns && st->port == 53)
 			return bs_query(skb, &h, st, 0);

@@ -55,6 +55,9 @@ static __always_inline int bs_reach4(struct bpf_sock_addr *ctx)
 
 	a.addr[2] = bpf_htonl(0xffff);
 	a.addr[3] = ctx->user_ip4;
+	/* The kernel takes the unspecified address for loopback; a rule on loopback must see it so too. */
+	if (!a.addr[3])
+		a.addr[3] = bpf_htonl(0x7f000001);
 	return bs_reach(ctx, &a);
 }
 
@@ -66,6 +69,12 @@ static __always_inline int bs_reach6(struct bpf_sock_addr *ctx)
 	a.addr[1] = ctx->user_ip6[1];
 	a.addr[2] = ctx->user_ip6[2];
 	a.addr[3] = ctx->user_ip6[3];
+	if (!a.addr[0] && !a.addr[1] && !a.addr[3]) {
+		if (!a.addr[2])
+			a.addr[3] = bpf_htonl(1);
+		else if (a.addr[2] == bpf_htonl(0xffff))
+			a.addr[3] = bpf_htonl(0x7f000001);
+	}
 	return bs_reach(ctx, &a);
 }
 
