@@ -370,7 +370,7 @@ fn a_hundred_addresses_all_permit() {
         run.report()
             .flows
             .iter()
-            .filter(|flow| flow.port == 7)
+            .filter(|flow| flow.port == 7 && flow.protocol == "tcp")
             .count(),
         24
     );

@@ -10,10 +10,9 @@ use blackstart_lab::{Guarded, World, Zone};
 #[track_caller]
 fn reached(run: &Guarded, name: &str, port: u16, tool: &str) {
     let report = run.report();
-    let flow = report
-        .flows
-        .iter()
-        .find(|flow| flow.name.as_deref() == Some(name) && flow.port == port);
+    let flow = report.flows.iter().find(|flow| {
+        flow.name.as_deref() == Some(name) && flow.port == port && flow.protocol == "tcp"
+    });
     let flow = flow.unwrap_or_else(|| panic!("no flow to {name}:{port} in {:#?}", report.flows));
     assert_eq!(
         (flow.verdict, flow.outcome),

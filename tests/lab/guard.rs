@@ -223,14 +223,18 @@ impl Guarded {
             .collect()
     }
 
-    /// The one flow to this address and port.
+    /// The one flow to this address and port: of TCP, where there is one. (To sort addresses, libc
+    /// connects a UDP socket to each of them, and sends nothing.)
     #[track_caller]
     pub fn flow(&self, address: impl Into<IpAddr>, port: u16) -> &Flow {
-        let found: Vec<_> = self
+        let mut found: Vec<_> = self
             .flows(address)
             .into_iter()
             .filter(|flow| flow.port == port)
             .collect();
+        if found.iter().any(|flow| flow.protocol == "tcp") {
+            found.retain(|flow| flow.protocol == "tcp");
+        }
         match found[..] {
             [flow] => flow,
             _ => panic!(

@@ -93,7 +93,7 @@ impl Node {
                 "unshare",
                 "--mount",
                 "--propagation",
-                "private",
+                "slave",
                 "sh",
                 "-ec",
                 &script,

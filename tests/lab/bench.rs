@@ -1,0 +1,33 @@
+//! Measuring Blackstart against its bars.
+//!
+//! Wall-clock figures come from pairs: a guarded and a bare client that take orders in turn, so that
+//! whatever the machine does meanwhile meets both. Counts, and what the kernel says of the programs, come
+//! from one run.
+
+mod bar;
+mod client;
+mod costs;
+mod kernel;
+mod latency;
+mod load;
+mod machine;
+mod pairs;
+mod scene;
+mod tools;
+
+pub use bar::{Bar, Bound, Results};
+pub use scene::{Scale, Scene};
+
+/// The parts of the suite, in the order in which they are measured.
+pub const PARTS: &[(&str, fn(&Scene, &mut Results))] = &[
+    ("programs", costs::programs),
+    ("lookups", latency::lookups),
+    ("connects", latency::connects),
+    ("throughput", latency::throughput),
+    ("start", latency::start),
+    ("tools", tools::denied),
+    ("processes", load::processes),
+    ("attempts", load::attempts),
+    ("fresh", load::fresh),
+    ("memory", load::memory),
+];

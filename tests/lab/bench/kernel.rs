@@ -1,0 +1,186 @@
+//! What the kernel says of a run's programs and maps, through the descriptors that its supervisor holds.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::unix::process::CommandExt as _;
+use std::process::{Child, Command, Stdio};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+const STATISTICS: &str = "/proc/sys/kernel/bpf_stats_enabled";
+
+/// The kernel takes the time of BPF programs as long as this lives.
+pub(super) struct Statistics {
+    /// Puts the old value back when its stdin ends: also if this process is killed.
+    keeper: Child,
+}
+
+impl Statistics {
+    pub(super) fn on() -> Self {
+        let old = fs::read_to_string(STATISTICS)
+            .expect("read kernel.bpf_stats_enabled (the kernel counts nothing?)");
+        let script = format!("cat >/dev/null; echo {} >{STATISTICS}", old.trim());
+        let keeper = Command::new("sh")
+            .args(["-c", &script])
+            .stdin(Stdio::piped())
+            .process_group(0)
+            .spawn()
+            .expect("start a shell");
+        fs::write(STATISTICS, "1").expect("switch kernel.bpf_stats_enabled on");
+        Self { keeper }
+    }
+}
+
+impl Drop for Statistics {
+    fn drop(&mut self) {
+        drop(self.keeper.stdin.take());
+        let _ = self.keeper.wait();
+    }
+}
+
+/// How often a program ran and how long in all.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Cost {
+    pub(super) runs: u64,
+    pub(super) nanoseconds: u64,
+}
+
+/// The programs of a run by where they are attached.
+pub(super) fn programs(supervisor: u32) -> BTreeMap<String, Cost> {
+    let described = descriptors(supervisor);
+    let mut names = BTreeMap::new();
+    for link in described.iter().filter(|fd| fd.contains_key("link_type")) {
+        let hook = link.get("tp_name").cloned().or_else(|| {
+            link.get("attach_type")
+                .map(|kind| hook(kind).map_or_else(|| format!("hook {kind}"), str::to_owned))
+        });
+        names.insert(
+            link["prog_id"].clone(),
+            hook.unwrap_or_else(|| "?".to_owned()),
+        );
+    }
+    let mut found = BTreeMap::new();
+    for program in described.iter().filter(|fd| fd.contains_key("run_cnt")) {
+        let id = &program["prog_id"];
+        let name = names
+            .get(id)
+            .cloned()
+            .unwrap_or_else(|| format!("program {id}"));
+        found.insert(
+            name,
+            Cost {
+                runs: number(program, "run_cnt"),
+                nanoseconds: number(program, "run_time_ns"),
+            },
+        );
+    }
+    assert!(!found.is_empty(), "the supervisor holds no programs");
+    found
+}
+
+/// A map that a supervisor holds.
+#[derive(Debug, Clone)]
+pub(super) struct Map {
+    pub(super) kind: u64,
+    pub(super) key: u64,
+    pub(super) value: u64,
+    pub(super) entries_max: u64,
+    pub(super) bytes: u64,
+}
+
+/// The maps of a run.
+pub(super) fn maps(supervisor: u32) -> Vec<Map> {
+    let mut found = BTreeMap::new();
+    for map in descriptors(supervisor)
+        .iter()
+        .filter(|fd| fd.contains_key("map_type"))
+    {
+        // The same map may be held twice.
+        found.insert(
+            number(map, "map_id"),
+            Map {
+                kind: number(map, "map_type"),
+                key: number(map, "key_size"),
+                value: number(map, "value_size"),
+                entries_max: number(map, "max_entries"),
+                bytes: number(map, "memlock"),
+            },
+        );
+    }
+    assert!(!found.is_empty(), "the supervisor holds no maps");
+    found.into_values().collect()
+}
+
+/// The most memory that a process ever had, in KiB, looked at until its very end.
+pub(super) struct HighWater(JoinHandle<u64>);
+
+impl HighWater {
+    pub(super) fn watch(pid: u32) -> Self {
+        Self(std::thread::spawn(move || {
+            let mut highest = 0;
+            // Gone, or a zombie: a zombie has no memory, and so no such line.
+            while let Some(now) = high_water(pid) {
+                highest = highest.max(now);
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            highest
+        }))
+    }
+
+    /// Once the process is gone.
+    pub(super) fn kibibytes(self) -> u64 {
+        self.0.join().expect("the watcher does not panic")
+    }
+}
+
+fn high_water(pid: u32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix(" kB")?.parse().ok()
+}
+
+type Described = BTreeMap<String, String>;
+
+fn descriptors(pid: u32) -> Vec<Described> {
+    let dir = format!("/proc/{pid}/fdinfo");
+    let read = |entry: io::Result<fs::DirEntry>| {
+        let text = fs::read_to_string(entry.ok()?.path()).ok()?;
+        Some(
+            text.lines()
+                .filter_map(|line| line.split_once(':'))
+                .map(|(key, value)| (key.to_owned(), value.trim().to_owned()))
+                .collect(),
+        )
+    };
+    fs::read_dir(&dir)
+        .unwrap_or_else(|e| panic!("read {dir}: {e}"))
+        .filter_map(read)
+        .collect()
+}
+
+fn number(described: &Described, key: &str) -> u64 {
+    described
+        .get(key)
+        .and_then(|value| value.parse().ok())
+        .unwrap_or_else(|| panic!("the kernel does not tell {key}: {described:?}"))
+}
+
+/// The numbers of enum bpf_attach_type (include/uapi/linux/bpf.h) that the product uses.
+fn hook(attach_type: &str) -> Option<&'static str> {
+    Some(match attach_type {
+        "0" => "cgroup_skb/ingress",
+        "1" => "cgroup_skb/egress",
+        "3" => "sockops",
+        "10" => "cgroup/connect4",
+        "11" => "cgroup/connect6",
+        "14" => "cgroup/sendmsg4",
+        "15" => "cgroup/sendmsg6",
+        "34" => "cgroup/sock_release",
+        "49" => "cgroup/connect_unix",
+        "50" => "cgroup/sendmsg_unix",
+        _ => return None,
+    })
+}
