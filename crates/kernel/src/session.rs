@@ -696,3 +696,6 @@ fn raw_event(octets: &[u8]) -> Option<RawEvent> {
         abi::value(octets).map(RawEvent::Short)
     }
 }
+
+#[cfg(test)]
+mod tests;

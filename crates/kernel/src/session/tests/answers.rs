@@ -1,0 +1,566 @@
+//! Answers on their way in: what becomes a lease, what is dropped, what is counted.
+
+use std::net::{IpAddr, UdpSocket};
+
+use super::message::{A, AAAA, CHAOS, CNAME, IN, Message, QUESTION, SOA, Section, name, pointer};
+use super::wire::{Got, SERVERS, Seen, Wire, refused};
+use blackstart_core::report::Mode;
+
+const ALLOW_ALL: &str = "default: allow\n";
+
+/// Where the data of the first record stands, if its owner is a pointer to the question.
+fn first_data(asked: &str) -> usize {
+    Message::reply(0, asked, A).len() + 12
+}
+
+/// One exchange after the other, none with what the one before left.
+struct Bench(Wire);
+
+impl Bench {
+    fn new() -> Self {
+        Self(Wire::observe(ALLOW_ALL))
+    }
+
+    /// Ask for `asked` in observe mode, where everything reaches the client: what is leased then, and how many
+    /// answers were malformed.
+    fn leased(&mut self, asked: &str, answer: &Message) -> (Vec<String>, u64) {
+        let wire = &mut self.0;
+        wire.session.set_mode(Mode::Observe).unwrap();
+        wire.forget_answers();
+        let before = wire.counters();
+        let client = wire.client(SERVERS[0]);
+        let query = Message::query(9, asked, A);
+        assert_eq!(wire.exchange(&client, &query, answer).unwrap(), Got::Answer);
+        let seen = wire.snapshot();
+        assert_eq!(seen.counters.answers_unasked, before.answers_unasked);
+        let malformed = seen.counters.answers_malformed - before.answers_malformed;
+        (seen.leases(asked), malformed)
+    }
+
+    /// The same under enforce: did it reach the client?
+    fn reaches(&mut self, asked: &str, answer: &Message) -> bool {
+        let wire = &mut self.0;
+        wire.session.set_mode(Mode::Enforce).unwrap();
+        let before = wire.counters().answers_malformed;
+        let client = wire.client(SERVERS[1]);
+        let query = Message::query(9, asked, A);
+        let got = wire.exchange(&client, &query, answer).unwrap();
+        let malformed = wire.counters().answers_malformed - before;
+        assert_eq!(malformed, u64::from(got == Got::Nothing));
+        got == Got::Answer
+    }
+
+    fn is_sound(&mut self, asked: &str, answer: &Message, addresses: &[&str]) {
+        let (leases, malformed) = self.leased(asked, answer);
+        assert_eq!(leases, addresses);
+        assert_eq!(malformed, 0);
+        assert!(self.reaches(asked, answer));
+    }
+
+    /// Malformed, and no lease comes of it.
+    fn is_malformed(&mut self, asked: &str, answer: &Message, what: &str) {
+        assert_eq!(self.leased(asked, answer), (vec![], 1), "{what}");
+        assert!(!self.reaches(asked, answer), "{what}");
+    }
+}
+
+#[test]
+fn addresses_of_both_families_are_leased_before_they_arrive() {
+    for rules in [ALLOW_ALL, "default: deny\nrules:\n  - allow: .good.test\n"] {
+        let wire = Wire::enforce(rules);
+        for (server, asked) in SERVERS.into_iter().zip(["a.good.test", "b.good.test"]) {
+            let client = wire.client(server);
+            let v4 = Message::reply(1, asked, A)
+                .address(QUESTION, "192.0.2.1")
+                .address(QUESTION, "192.0.2.2")
+                .edns();
+            let v6 = Message::reply(2, asked, AAAA).address(QUESTION, "2001:db8::1");
+            let got = wire.exchange(&client, &Message::query(1, asked, A).edns(), &v4);
+            assert_eq!(got.unwrap(), Got::Answer);
+            let got = wire.exchange(&client, &Message::query(2, asked, AAAA), &v6);
+            assert_eq!(got.unwrap(), Got::Answer);
+            let seen = wire.snapshot();
+            assert_eq!(
+                seen.leases(asked),
+                ["192.0.2.1", "192.0.2.2", "2001:db8::1"]
+            );
+            assert!(seen.chain(asked, "192.0.2.1").is_empty());
+        }
+        let counters = wire.counters();
+        assert_eq!(
+            (counters.answers_malformed, counters.answers_unasked),
+            (0, 0)
+        );
+        assert_eq!((counters.answers_dropped, counters.leases_lost), (0, 0));
+    }
+}
+
+#[test]
+fn a_chain_is_followed_and_kept() {
+    let wire = Wire::observe(ALLOW_ALL);
+    let client = wire.client(SERVERS[0]);
+    // Pointers to targets, a whole name, another case: all name the same.
+    let answer = Message::reply(1, "www.shop.test", A).cname(QUESTION, &name("a.cdn.test"));
+    let answer = answer.cname(&pointer(first_data("www.shop.test")), &name("B.cdn.test"));
+    let answer = answer
+        .cname(&name("b.CDN.test"), &name("c.test"))
+        .address(&name("c.test"), "192.0.2.1")
+        .address(&name("c.test"), "2001:db8::1");
+    let got = wire.exchange(&client, &Message::query(1, "www.shop.test", A), &answer);
+    assert_eq!(got.unwrap(), Got::Answer);
+    let seen = wire.snapshot();
+    assert_eq!(seen.leases("www.shop.test"), ["192.0.2.1", "2001:db8::1"]);
+    assert_eq!(
+        seen.chain("www.shop.test", "192.0.2.1"),
+        ["a.cdn.test", "b.cdn.test", "c.test"]
+    );
+    assert!(seen.leases("c.test").is_empty(), "nobody asked for it");
+    assert_eq!(seen.counters.answers_malformed, 0);
+}
+
+#[test]
+fn a_target_compressed_into_the_question_is_read() {
+    let mut bench = Bench::new();
+    // `cdn` + a pointer to `.test` within the question `shop.test`.
+    let target = [&b"\x03cdn"[..], &pointer(12 + 5)].concat();
+    let answer = Message::reply(9, "shop.test", A)
+        .cname(QUESTION, &target)
+        .address(&name("cdn.test"), "192.0.2.1");
+    bench.is_sound("shop.test", &answer, &["192.0.2.1"]);
+}
+
+#[test]
+fn only_one_chain_from_the_question_counts() {
+    let mut bench = Bench::new();
+    let beside = Message::reply(9, "shop.test", A)
+        .address(&name("other.test"), "192.0.2.66")
+        .address(QUESTION, "192.0.2.1")
+        .cname(&name("other.test"), &name("more.test"))
+        .address(&name("more.test"), "192.0.2.66");
+    bench.is_sound("shop.test", &beside, &["192.0.2.1"]);
+
+    let two = Message::reply(9, "shop.test", A)
+        .cname(QUESTION, &name("a.test"))
+        .cname(QUESTION, &name("b.test"))
+        .address(&name("b.test"), "192.0.2.66")
+        .address(&name("a.test"), "192.0.2.1");
+    bench.is_sound("shop.test", &two, &["192.0.2.1"]);
+}
+
+/// Servers put a chain in order (RFC 1034, 4.3.2, builds it that way), and stub resolvers read it in order.
+/// What stands out of order gives no lease, and is not counted either.
+#[test]
+fn a_chain_out_of_order_gives_no_lease() {
+    let mut bench = Bench::new();
+    let answer = Message::reply(9, "shop.test", A)
+        .address(&name("cdn.test"), "192.0.2.66")
+        .cname(QUESTION, &name("cdn.test"));
+    bench.is_sound("shop.test", &answer, &[]);
+}
+
+#[test]
+fn a_circle_is_malformed() {
+    let mut bench = Bench::new();
+    let itself = Message::reply(9, "shop.test", A).cname(QUESTION, &name("SHOP.test"));
+    let wide = Message::reply(9, "shop.test", A)
+        .cname(QUESTION, &name("a.test"))
+        .cname(&name("a.test"), &name("b.test"))
+        .cname(&name("b.test"), &name("a.test"))
+        .address(&name("a.test"), "192.0.2.66");
+    for answer in [itself, wide] {
+        bench.is_malformed("shop.test", &answer, "");
+    }
+}
+
+#[test]
+fn a_chain_may_have_six_links() {
+    let mut bench = Bench::new();
+    let chain = |links: usize| {
+        let mut answer = Message::reply(9, "n0.test", A);
+        for link in 0..links {
+            answer = answer.cname(
+                &name(&format!("n{link}.test")),
+                &name(&format!("n{}.test", link + 1)),
+            );
+        }
+        answer.address(&name(&format!("n{links}.test")), "192.0.2.1")
+    };
+    bench.is_sound("n0.test", &chain(1), &["192.0.2.1"]);
+    bench.is_sound("n0.test", &chain(6), &["192.0.2.1"]);
+    bench.is_malformed("n0.test", &chain(7), "");
+}
+
+#[test]
+fn every_record_of_a_long_answer_is_leased() {
+    let mut bench = Bench::new();
+    for count in [64, 200] {
+        let mut answer = Message::reply(9, "many.test", A);
+        let mut addresses = Vec::new();
+        for n in 0..count {
+            let address = format!("192.0.2.{n}");
+            answer = answer.address(QUESTION, &address);
+            addresses.push(address);
+        }
+        let (mut leases, malformed) = bench.leased("many.test", &answer);
+        leases.sort();
+        addresses.sort();
+        assert_eq!((leases, malformed), (addresses, 0));
+    }
+}
+
+#[test]
+fn only_the_answer_section_counts() {
+    let mut bench = Bench::new();
+    let answer = Message::reply(9, "shop.test", A)
+        .address(QUESTION, "192.0.2.1")
+        .record(Section::Authority, QUESTION, A, IN, &[192, 0, 2, 66])
+        .record(Section::Additional, QUESTION, A, IN, &[192, 0, 2, 67])
+        .edns();
+    bench.is_sound("shop.test", &answer, &["192.0.2.1"]);
+    let none = Message::reply(9, "shop.test", A).record(
+        Section::Additional,
+        QUESTION,
+        A,
+        IN,
+        &[192, 0, 2, 67],
+    );
+    bench.is_sound("shop.test", &none, &[]);
+}
+
+#[test]
+fn other_classes_types_and_lengths_give_no_lease() {
+    let mut bench = Bench::new();
+    let address = [192, 0, 2, 66];
+    let answer = Message::reply(9, "shop.test", A)
+        .record(Section::Answer, QUESTION, A, CHAOS, &address)
+        .record(Section::Answer, QUESTION, A, 255, &address)
+        .record(Section::Answer, QUESTION, SOA, IN, &address)
+        .record(Section::Answer, QUESTION, A, IN, &address[..3])
+        .record(Section::Answer, QUESTION, A, IN, &[])
+        .record(Section::Answer, QUESTION, AAAA, IN, &address)
+        .record(Section::Answer, QUESTION, A, IN, &[192, 0, 2, 66, 0])
+        .record(Section::Answer, QUESTION, CNAME, CHAOS, &name("other.test"))
+        .address(QUESTION, "192.0.2.1");
+    bench.is_sound("shop.test", &answer, &["192.0.2.1"]);
+}
+
+#[test]
+fn names_that_are_none_are_malformed() {
+    let mut bench = Bench::new();
+    let asked = "shop.test";
+    let reply = || Message::reply(9, asked, A);
+    let at = reply().len();
+    let data = first_data(asked);
+    let cases: Vec<(&str, Message)> = vec![
+        (
+            "an owner that points to itself",
+            reply().address(&pointer(at), "192.0.2.66"),
+        ),
+        (
+            "an owner that points ahead",
+            reply().address(&pointer(at + 2), "192.0.2.66"),
+        ),
+        (
+            "an owner that points behind the end",
+            reply().address(&pointer(4000), "192.0.2.66"),
+        ),
+        (
+            "a loop through a label",
+            reply().address(&[&b"\x01a"[..], &pointer(at)].concat(), "192.0.2.66"),
+        ),
+        (
+            "a target that points to itself",
+            reply().cname(QUESTION, &pointer(data)),
+        ),
+        (
+            "a target that points ahead",
+            reply().cname(QUESTION, &pointer(data + 2)),
+        ),
+        (
+            "a target shorter than its data",
+            reply().cname(QUESTION, b"\x01a\0\0"),
+        ),
+        (
+            "a target longer than its data",
+            reply().cname(QUESTION, b"\x03a"),
+        ),
+        ("a target that is empty", reply().cname(QUESTION, b"")),
+        (
+            "a dot inside a target's label",
+            reply().cname(QUESTION, b"\x03a.b\x04test\0"),
+        ),
+        (
+            "a NUL inside a target's label",
+            reply().cname(QUESTION, b"\x03a\0b\x04test\0"),
+        ),
+        (
+            "a label of a type that does not exist",
+            reply().address(b"\x80a\0", "192.0.2.66"),
+        ),
+        (
+            "a target of 256 octets",
+            reply().cname(
+                QUESTION,
+                &[[&[63][..], &[b'x'; 63]].concat().repeat(4), vec![0]].concat()[1..],
+            ),
+        ),
+        ("more records told than there are", reply().count(6, 1)),
+        ("as many as can be told", reply().count(6, 0xffff)),
+        (
+            "data that goes on behind the end",
+            reply().address(QUESTION, "192.0.2.66").with(at + 11, 200),
+        ),
+    ];
+    for (what, answer) in &cases {
+        bench.is_malformed(asked, answer, what);
+    }
+    bench.is_sound(
+        asked,
+        &reply().address(QUESTION, "192.0.2.1"),
+        &["192.0.2.1"],
+    );
+}
+
+#[test]
+fn headers_that_are_no_answers_are_malformed() {
+    let mut bench = Bench::new();
+    let answer = Message::reply(9, "shop.test", A).address(QUESTION, "192.0.2.66");
+    let cases = [
+        ("no question", answer.clone().with(5, 0)),
+        ("two questions", answer.clone().with(5, 2)),
+        ("a notify", answer.clone().with(2, 0xa1)),
+        ("a compressed question", {
+            let question = [&b"\x04shop"[..], &pointer(2)].concat();
+            Message::header(9, 0x8180)
+                .question(&question, A, IN)
+                .address(&pointer(12), "192.0.2.66")
+        }),
+    ];
+    for (what, answer) in cases {
+        bench.is_malformed("shop.test", &answer, what);
+    }
+}
+
+#[test]
+fn cut_anywhere_it_gives_what_came_before_and_is_malformed() {
+    let wire = Wire::observe(ALLOW_ALL);
+    let client = wire.client(SERVERS[0]);
+    let of = |n: usize| format!("c{n:03}.test");
+    let whole = |n: usize| {
+        let asked = of(n);
+        let reply = Message::reply(n as u16, &asked, A).address(QUESTION, "192.0.2.1");
+        let first = reply.len();
+        let reply = reply.cname(QUESTION, &name("a.b.test"));
+        let second = reply.len();
+        let reply = reply.address(&name("a.b.test"), "192.0.2.2");
+        (asked, reply, [first, second])
+    };
+    let (_, message, _) = whole(0);
+    let mut malformed = 0;
+    for n in 0..=message.len() {
+        let (asked, message, [first, _]) = whole(n);
+        let cut = Message(message.0[..n].to_vec());
+        let query = Message::query(n as u16, &asked, A);
+        assert_eq!(wire.exchange(&client, &query, &cut).unwrap(), Got::Answer);
+        let seen = wire.snapshot();
+        let expected: &[&str] = match n {
+            n if n < first => &[],
+            n if n < message.len() => &["192.0.2.1"],
+            _ => &["192.0.2.1", "192.0.2.2"],
+        };
+        assert_eq!(seen.leases(&asked), expected, "{n} octets");
+        malformed += u64::from(n < message.len());
+        assert_eq!(seen.counters.answers_malformed, malformed, "{n} octets");
+    }
+}
+
+#[test]
+fn what_nobody_asked_for_gives_no_lease() {
+    let asked = "shop.test";
+    let query = Message::query(9, asked, A);
+    let sound = Message::reply(9, asked, A).address(QUESTION, "192.0.2.66");
+    let cases = [
+        (
+            "another id",
+            Message::reply(10, asked, A).address(QUESTION, "192.0.2.66"),
+        ),
+        (
+            "another name",
+            Message::reply(9, "shup.test", A).address(QUESTION, "192.0.2.66"),
+        ),
+        (
+            "another type",
+            Message::reply(9, asked, AAAA).address(QUESTION, "192.0.2.66"),
+        ),
+    ];
+    for mode in [Mode::Observe, Mode::Enforce] {
+        let mut wire = Wire::observe(ALLOW_ALL);
+        wire.session.set_mode(mode).unwrap();
+        let client = wire.client(SERVERS[0]);
+        let arrives = if mode == Mode::Observe {
+            Got::Answer
+        } else {
+            Got::Nothing
+        };
+        for ((what, answer), count) in cases.iter().zip(1..) {
+            assert_eq!(
+                wire.exchange(&client, &query, answer).unwrap(),
+                arrives,
+                "{what}"
+            );
+            assert_eq!(wire.counters().answers_unasked, count, "{what}");
+        }
+        // Another socket of the run waits for nothing.
+        let other = wire.client(SERVERS[0]);
+        wire.server(SERVERS[0])
+            .send_to(&sound.0, other.local_addr().unwrap())
+            .unwrap();
+        wire.mark(&other);
+        assert_eq!(wire.take(&other, &sound.0).unwrap(), arrives);
+        assert_eq!(wire.counters().answers_unasked, 4);
+        assert!(wire.snapshot().answers.is_empty());
+
+        assert_eq!(wire.exchange(&client, &query, &sound).unwrap(), Got::Answer);
+        let seen = wire.snapshot();
+        assert_eq!(seen.leases(asked), ["192.0.2.66"]);
+        assert_eq!(seen.counters.answers_malformed, 0);
+    }
+}
+
+#[test]
+fn another_server_cannot_answer() {
+    let wire = Wire::observe(ALLOW_ALL);
+    // Unconnected: the kernel itself would drop what comes from elsewhere on a connected one.
+    let client = wire.unconnected(SERVERS[0]);
+    let liar = UdpSocket::bind(("127.0.0.2", 53)).unwrap();
+    let query = Message::query(9, "shop.test", A);
+    let answer = Message::reply(9, "shop.test", A).address(QUESTION, "192.0.2.66");
+    client.send_to(&query.0, (SERVERS[0], 53)).unwrap();
+    let local = ("127.0.0.1", client.local_addr().unwrap().port());
+    liar.send_to(&answer.0, local).unwrap();
+    let mut octets = [0; 512];
+    client.recv(&mut octets).unwrap();
+    let seen = wire.snapshot();
+    assert_eq!((seen.counters.answers_unasked, seen.answers.len()), (1, 0));
+    wire.server(SERVERS[0]).send_to(&answer.0, local).unwrap();
+    client.recv(&mut octets).unwrap();
+    let seen = wire.snapshot();
+    assert_eq!((seen.counters.answers_unasked, seen.answers.len()), (1, 1));
+}
+
+#[test]
+fn of_answers_to_a_denied_lookup_only_a_name_error_without_records_passes() {
+    let wire = Wire::enforce("default: allow\nrules:\n  - deny: .evil.test\n");
+    for (server, asked) in SERVERS.into_iter().zip(["a.evil.test", "b.evil.test"]) {
+        let client = wire.client(server);
+        let query = Message::query(9, asked, A);
+        let reply = |rcode: u16| Message::header(9, 0x8180 | rcode).question(&name(asked), A, IN);
+        let before = wire.counters().answers_dropped;
+        let dropped = [
+            reply(0).address(QUESTION, "192.0.2.66"),
+            reply(3).address(QUESTION, "192.0.2.66"),
+            reply(0),
+            reply(2),
+            reply(5),
+        ];
+        for (answer, count) in dropped.iter().zip(1..) {
+            assert_eq!(
+                wire.exchange(&client, &query, answer).unwrap(),
+                Got::Nothing
+            );
+            assert_eq!(wire.counters().answers_dropped, before + count);
+        }
+        for answer in [reply(3), reply(3).edns()] {
+            assert_eq!(
+                wire.exchange(&client, &query, &answer).unwrap(),
+                Got::Answer
+            );
+        }
+        assert_eq!(
+            wire.counters().answers_dropped,
+            before + dropped.len() as u64
+        );
+        assert!(wire.snapshot().answers.is_empty());
+    }
+}
+
+#[test]
+fn without_a_supervisor_a_denied_query_does_not_go_out() {
+    let wire = Wire::enforce("default: allow\nrules:\n  - deny: .evil.test\n");
+    let client = wire.client(SERVERS[0]);
+    assert!(!refused(&client.send(&Message::query(1, "evil.test", A).0)));
+    wire.session.live.set_heartbeat(1);
+    assert!(refused(&client.send(&Message::query(1, "evil.test", A).0)));
+    assert!(!refused(&client.send(&Message::query(1, "good.test", A).0)));
+    wire.session.heartbeat().unwrap();
+    assert!(!refused(&client.send(&Message::query(1, "evil.test", A).0)));
+}
+
+/// The lease that the next connect asks, by its verdict.
+#[test]
+fn a_lease_permits_or_refuses_the_next_connect() {
+    let connect = |wire: &Wire, address: &str| {
+        let address: IpAddr = address.parse().unwrap();
+        let socket = wire.unconnected(address);
+        match socket.connect((address, 443)) {
+            Ok(()) => true,
+            Err(error) => match error.raw_os_error() {
+                Some(libc::ECONNREFUSED) => false,
+                // Passed by the programs; this name space has no routes.
+                Some(libc::ENETUNREACH) => true,
+                _ => panic!("{error}"),
+            },
+        }
+    };
+    let resolve = |wire: &Wire, asked: &str, answer: Message| {
+        let client = wire.client(SERVERS[0]);
+        let query = Message::query(9, asked, A);
+        assert_eq!(
+            wire.exchange(&client, &query, &answer).unwrap(),
+            Got::Answer
+        );
+    };
+    let reply = |asked: &str| Message::reply(9, asked, A);
+
+    let wire = Wire::enforce("default: deny\nrules:\n  - allow: .good.test\n  - deny: .bad.test\n");
+    for address in ["192.0.2.1", "2001:db8::1"] {
+        assert!(!connect(&wire, address), "no lease yet");
+        resolve(
+            &wire,
+            "www.good.test",
+            reply("www.good.test").address(QUESTION, address),
+        );
+        assert!(connect(&wire, address));
+    }
+    assert!(!connect(&wire, "192.0.2.2"), "a neighbour");
+    let through_bad = reply("x.good.test")
+        .cname(QUESTION, &name("cdn.bad.test"))
+        .address(&name("cdn.bad.test"), "192.0.2.3");
+    resolve(&wire, "x.good.test", through_bad);
+    assert!(
+        !connect(&wire, "192.0.2.3"),
+        "a chain that touches a denied name"
+    );
+
+    let wire = Wire::observe("default: allow\nrules:\n  - deny: .bad.test\n");
+    resolve(
+        &wire,
+        "bad.test",
+        reply("bad.test").address(QUESTION, "192.0.2.1"),
+    );
+    resolve(
+        &wire,
+        "bad.test",
+        reply("bad.test").address(QUESTION, "192.0.2.2"),
+    );
+    resolve(
+        &wire,
+        "good.test",
+        reply("good.test").address(QUESTION, "192.0.2.2"),
+    );
+    let mut wire = wire;
+    wire.session.set_mode(Mode::Enforce).unwrap();
+    assert!(!connect(&wire, "192.0.2.1"), "every name of it is denied");
+    assert!(connect(&wire, "192.0.2.2"), "one of its names is not");
+    assert!(connect(&wire, "192.0.2.3"), "never leased");
+}
