@@ -275,7 +275,8 @@ static __always_inline int bs_answer_read(struct __sk_buff *skb, struct bs_heade
 	s = bpf_map_lookup_elem(&bs_scratch, &zero);
 	if (!s)
 		return BS_PASS;
-	if (h->odd || !h->payload || skb->len <= h->payload)
+	/* Several datagrams in one buffer (GRO, for sockets that ask for it): we would read the first only. */
+	if (h->odd || !h->payload || skb->gso_segs > 1 || skb->len <= h->payload)
 		return bs_answer_malformed();
 	len = skb->len - h->payload;
 	if (len < 17 || len > BS_PACKET_MAX - 1)

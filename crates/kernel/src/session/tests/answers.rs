@@ -1,6 +1,7 @@
 //! Answers on their way in: what becomes a lease, what is dropped, what is counted.
 
 use std::net::{IpAddr, UdpSocket};
+use std::os::fd::AsRawFd;
 
 use super::message::{A, AAAA, CHAOS, CNAME, IN, Message, QUESTION, SOA, Section, name, pointer};
 use super::wire::{Got, SERVERS, Seen, Wire, refused};
@@ -563,4 +564,45 @@ fn a_lease_permits_or_refuses_the_next_connect() {
     assert!(!connect(&wire, "192.0.2.1"), "every name of it is denied");
     assert!(connect(&wire, "192.0.2.2"), "one of its names is not");
     assert!(connect(&wire, "192.0.2.3"), "never leased");
+}
+
+/// A socket may ask to receive several datagrams as one buffer: all but the first would go unread.
+#[test]
+fn several_answers_in_one_buffer_are_malformed() {
+    fn option(socket: &UdpSocket, name: i32, value: i32) {
+        // SAFETY: the option is an int, and is told to be one.
+        let result = unsafe {
+            libc::setsockopt(
+                socket.as_raw_fd(),
+                libc::SOL_UDP,
+                name,
+                (&raw const value).cast(),
+                size_of::<i32>() as u32,
+            )
+        };
+        assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+    }
+    let wire = Wire::enforce("default: allow\nrules:\n  - deny: .evil.test\n");
+    let client = wire.client(SERVERS[0]);
+    option(&client, libc::UDP_GRO, 1);
+    client.send(&Message::query(1, "good.test", A).0).unwrap();
+    client.send(&Message::query(2, "evil.test", A).0).unwrap();
+    let good = Message::reply(1, "good.test", A).address(QUESTION, "192.0.2.1");
+    let evil = Message::reply(2, "evil.test", A).address(QUESTION, "192.0.2.66");
+    assert_eq!(good.len(), evil.len());
+    let server = wire.server(SERVERS[0]);
+    option(server, libc::UDP_SEGMENT, good.len() as i32);
+    let both = [good.0.clone(), evil.0].concat();
+    server.send_to(&both, client.local_addr().unwrap()).unwrap();
+    option(server, libc::UDP_SEGMENT, 0);
+    wire.mark(&client);
+    assert_eq!(wire.take(&client, &both).unwrap(), Got::Nothing);
+    assert_eq!(wire.counters().answers_malformed, 1);
+
+    server
+        .send_to(&good.0, client.local_addr().unwrap())
+        .unwrap();
+    wire.mark(&client);
+    assert_eq!(wire.take(&client, &good.0).unwrap(), Got::Answer);
+    assert_eq!(wire.counters().answers_malformed, 1);
 }
