@@ -279,7 +279,7 @@ static __always_inline int bs_answer_read(struct __sk_buff *skb, struct bs_heade
 	if (h->odd || !h->payload || skb->gso_segs > 1 || skb->len <= h->payload)
 		return bs_answer_malformed();
 	len = skb->len - h->payload;
-	if (len < 17 || len > BS_PACKET_MAX - 1)
+	if (len < 17 || len > BS_PACKET_MAX)
 		return bs_answer_malformed();
 	len -= 1;
 	asm volatile("%0 &= 4095" : "+r"(len));

@@ -606,3 +606,24 @@ fn several_answers_in_one_buffer_are_malformed() {
     assert_eq!(wire.take(&client, &good.0).unwrap(), Got::Answer);
     assert_eq!(wire.counters().answers_malformed, 1);
 }
+
+#[test]
+fn a_message_as_large_as_edns_allows_is_read() {
+    let mut bench = Bench::new();
+    for size in [4000, 4095, 4096, 4097] {
+        let mut answer = Message::reply(9, "many.test", A);
+        while answer.len() + 2 * 16 + 14 < size {
+            answer = answer.record(Section::Answer, QUESTION, A, IN, &[192, 0, 2, 1]);
+        }
+        let rest = size - answer.len() - 16 - 12;
+        answer = answer
+            .record(Section::Answer, QUESTION, 16, IN, &vec![0; rest])
+            .address(QUESTION, "192.0.2.9");
+        assert_eq!(answer.len(), size);
+        if size > 4096 {
+            bench.is_malformed("many.test", &answer, "larger than we read");
+        } else {
+            bench.is_sound("many.test", &answer, &["192.0.2.1", "192.0.2.9"]);
+        }
+    }
+}
