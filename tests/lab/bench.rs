@@ -18,8 +18,11 @@ mod tools;
 pub use bar::{Bar, Bound, Results};
 pub use scene::{Scale, Scene};
 
+/// Measures one part of the suite.
+pub type Measure = fn(&Scene, &mut Results);
+
 /// The parts of the suite, in the order in which they are measured.
-pub const PARTS: &[(&str, fn(&Scene, &mut Results))] = &[
+pub const PARTS: &[(&str, Measure)] = &[
     ("programs", costs::programs),
     ("lookups", latency::lookups),
     ("connects", latency::connects),

@@ -8,6 +8,7 @@
 //! Nothing in here is `unsafe`: namespaces are entered by a thread of its own, or by `nsenter`.
 #![forbid(unsafe_code)]
 
+pub mod bench;
 pub mod child;
 pub mod client;
 pub mod dns;

@@ -89,6 +89,19 @@ pub(super) struct Map {
     pub(super) bytes: u64,
 }
 
+impl Map {
+    /// What it would take with every entry in use, where it grows with its entries: hash tables do, by a
+    /// header of some 48 octets and what key and value are rounded up to.
+    pub(super) fn bytes_full(&self) -> u64 {
+        const HASH: u64 = 1;
+        if self.kind != HASH {
+            return self.bytes;
+        }
+        let entry = 48 + self.key.next_multiple_of(8) + self.value.next_multiple_of(8);
+        self.bytes.max(self.entries_max * (entry + 16))
+    }
+}
+
 /// The maps of a run.
 pub(super) fn maps(supervisor: u32) -> Vec<Map> {
     let mut found = BTreeMap::new();

@@ -1,0 +1,56 @@
+//! Measures every bar and prints the table.
+//!
+//! `blackstart-bench DIR [PART...]`: writes the raw results to `DIR/DATE-bars.json` when every part was measured.
+//! `blackstart-bench --quick [PART...]`: a small part of everything, to see that the suite works; writes nothing.
+//!
+//! `BLACKSTART_BIN` says which binary is measured. Exit code 1 if a deterministic bar is missed.
+#![forbid(unsafe_code)]
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use blackstart_lab::bench::{PARTS, Results, Scale, Scene};
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args().skip(1);
+    let Some(first) = arguments.next() else {
+        eprintln!("blackstart-bench: say where the results are to be written, or --quick");
+        return ExitCode::from(2);
+    };
+    let wanted: Vec<String> = arguments.collect();
+    if let Some(unknown) = wanted
+        .iter()
+        .find(|wanted| PARTS.iter().all(|(name, _)| name != wanted))
+    {
+        let names: Vec<_> = PARTS.iter().map(|(name, _)| *name).collect();
+        eprintln!(
+            "blackstart-bench: no part is called {unknown}; there are {}",
+            names.join(", ")
+        );
+        return ExitCode::from(2);
+    }
+    let scale = if first == "--quick" {
+        Scale::Quick
+    } else {
+        Scale::Full
+    };
+    let scene = Scene::new(scale);
+    let mut results = Results::default();
+    for (name, measure) in PARTS {
+        if wanted.is_empty() || wanted.iter().any(|wanted| wanted == name) {
+            measure(&scene, &mut results);
+        }
+    }
+    drop(scene);
+    println!("{results}");
+    if scale == Scale::Quick {
+        println!("a quick look: no figure of these counts, and nothing was written");
+    } else if wanted.is_empty() {
+        println!("written to {}", results.write(Path::new(&first)).display());
+    }
+    if results.gate() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}

@@ -1,0 +1,201 @@
+//! What a guarded client notices of the guard, in wall-clock time.
+
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use super::bar::{Bar, Bound, Results};
+use super::client::Client;
+use super::pairs::Pairs;
+use super::scene::{CLOSES, DENIED, KNOWN, READS, Rules, Scene};
+use crate::guard;
+
+/// After this long without a heartbeat the kernel takes the supervisor for dead.
+const UNSUPERVISED: Duration = Duration::from_millis(3500);
+
+/// A guarded and a bare client, asked in turn.
+struct Contest {
+    guarded: Client,
+    bare: Client,
+}
+
+impl Contest {
+    fn new(scene: &Scene) -> Self {
+        Self {
+            guarded: scene.guarded(Rules::Live),
+            bare: scene.bare(),
+        }
+    }
+
+    /// Pairs of what `figure` reads from the answers to `order`. The first of a pair changes, so that none
+    /// has the advantage of its place.
+    fn pairs(&mut self, order: &str, n: usize, figure: impl Fn(&[u64]) -> f64) -> Pairs {
+        self.guarded.ask(order);
+        self.bare.ask(order);
+        let pair = |i: usize| {
+            if i.is_multiple_of(2) {
+                let guarded = figure(&self.guarded.ask(order));
+                (guarded, figure(&self.bare.ask(order)))
+            } else {
+                let bare = figure(&self.bare.ask(order));
+                (figure(&self.guarded.ask(order)), bare)
+            }
+        };
+        Pairs((0..n).map(pair).collect())
+    }
+}
+
+/// DNS lookups, with the supervisor running and stopped.
+pub(super) fn lookups(scene: &Scene, results: &mut Results) {
+    let mut contest = Contest::new(scene);
+    let order = format!(
+        "lookup {} {KNOWN} {}",
+        scene.resolver(),
+        scene.count(400).max(50)
+    );
+    let n = scene.count(120);
+    let microseconds = |answer: &[u64]| {
+        assert_eq!(answer[1], 0, "lookups failed");
+        thousandth(answer[0])
+    };
+    let bound = Bound::AtMost(8.0);
+    let pairs = contest.pairs(&order, n, microseconds);
+    results.add(Bar::paired(
+        "DNS lookup p50, added",
+        "µs",
+        bound,
+        pairs.difference(),
+        &pairs,
+    ));
+
+    contest.guarded.signal(Signal::STOP);
+    std::thread::sleep(UNSUPERVISED);
+    let pairs = contest.pairs(&order, n, microseconds);
+    contest.guarded.signal(Signal::CONT);
+    results.add(
+        Bar::paired(
+            "DNS lookup p50, added, supervisor stopped",
+            "µs",
+            bound,
+            pairs.difference(),
+            &pairs,
+        )
+        .note("no lookup failed"),
+    );
+    contest.guarded.end();
+}
+
+/// connect() of TCP and UDP.
+pub(super) fn connects(scene: &Scene, results: &mut Results) {
+    let mut contest = Contest::new(scene);
+    let n = scene.count(120);
+    // The address is leased: connect has a name to judge.
+    contest
+        .guarded
+        .ask(&format!("lookup {} {KNOWN} 1", scene.resolver()));
+    let p50 = |answer: &[u64]| {
+        assert_eq!(answer.last(), Some(&0), "connections failed");
+        thousandth(answer[0])
+    };
+    let order = format!("tcp {} {CLOSES} {}", scene.web(), scene.count(400).max(50));
+    let pairs = contest.pairs(&order, n, p50);
+    results.add(
+        Bar::paired(
+            "TCP connect p50, guarded / bare",
+            "",
+            Bound::AtMost(1.10),
+            pairs.ratio(),
+            &pairs,
+        )
+        .note("µs"),
+    );
+
+    let order = format!("udp {} 9 {}", scene.web(), scene.count(2000).max(50));
+    let pairs = contest.pairs(&order, n, |answer| p50(answer) * 1000.0);
+    results.add(
+        Bar::paired(
+            "UDP connect(), added",
+            "ns",
+            Bound::AtMost(700.0),
+            pairs.difference(),
+            &pairs,
+        )
+        .note("a fresh socket each"),
+    );
+    contest.guarded.end();
+}
+
+/// How fast TCP goes.
+pub(super) fn throughput(scene: &Scene, results: &mut Results) {
+    let mut contest = Contest::new(scene);
+    let order = format!("send {} {READS} {}", scene.web(), 250);
+    let gigabits = |answer: &[u64]| thousandth(answer[0] * 8000 / answer[1].max(1));
+    let pairs = contest.pairs(&order, scene.count(60), gigabits);
+    results.add(
+        Bar::paired(
+            "TCP throughput, guarded / bare",
+            "",
+            Bound::AtLeast(0.93),
+            pairs.ratio(),
+            &pairs,
+        )
+        .note("Gbit/s"),
+    );
+    contest.guarded.end();
+}
+
+/// What starting and ending a run costs.
+pub(super) fn start(scene: &Scene, results: &mut Results) {
+    let binary = guard::binary();
+    let policy = scene.world().file(
+        "start.yaml",
+        &format!(
+            "apiVersion: blackstart.dev/v1\nkind: Policy\nmode: enforce\nrules:\n  - deny: {DENIED}\n"
+        ),
+    );
+    let policy = policy.display().to_string();
+    let took = |line: &[&str]| {
+        let mut command = scene.typed(line);
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        let began = Instant::now();
+        let status = command.status().expect("start nsenter");
+        let took = began.elapsed();
+        assert!(status.success(), "{line:?} ended with {status}");
+        took.as_secs_f64() * 1000.0
+    };
+    let observe = [binary.as_str(), "run", "--", "true"];
+    let enforce = [binary.as_str(), "run", "--policy", &policy, "--", "true"];
+    for (how, line) in [
+        ("observe", &observe[..]),
+        ("enforce, one rule", &enforce[..]),
+    ] {
+        let pairs = Pairs(
+            (0..scene.count(60))
+                .map(|_| (took(line), took(&["true"])))
+                .collect(),
+        );
+        let bar = |what: &str, limit| {
+            Bar::paired(
+                format!("`run -- true` minus `true` ({how}), {what}"),
+                "ms",
+                Bound::AtMost(limit),
+                pairs.difference(),
+                &pairs,
+            )
+        };
+        results.add(bar("all programs", 250.0));
+        // There is no load plan by policy: what is loaded is the same, and is held to the tighter bar.
+        results.add(
+            bar("what the policy needs", 150.0)
+                .note("the same figure: every run loads all programs"),
+        );
+    }
+}
+
+fn thousandth(n: u64) -> f64 {
+    f64::from(u32::try_from(n).unwrap_or(u32::MAX)) / 1000.0
+}
