@@ -10,6 +10,12 @@ use libbpf_cargo::SkeletonBuilder;
 /// every kernel of the matrix was tried with.
 const OLDEST_CLANG: u32 = 19;
 
+/// The run's programs, and those that only tests load: whether tests are being built, a build script is not told.
+const OBJECTS: [(&str, &str); 2] = [
+    ("blackstart.bpf.c", "blackstart.skel.rs"),
+    ("tests/trial.bpf.c", "trial.skel.rs"),
+];
+
 fn main() {
     let bpf = Path::new(&env::var("CARGO_MANIFEST_DIR").expect("cargo sets it")).join("bpf");
     let out = PathBuf::from(env::var("OUT_DIR").expect("cargo sets it"));
@@ -17,12 +23,14 @@ fn main() {
     println!("cargo::rerun-if-env-changed=CLANG");
     let clang = clang();
     let include = format!("-I{}", bpf.display());
-    SkeletonBuilder::new()
-        .source(bpf.join("blackstart.bpf.c"))
-        .clang(&clang)
-        .clang_args(["-mcpu=v3", "-Wall", "-Werror", include.as_str()])
-        .build_and_generate(out.join("blackstart.skel.rs"))
-        .unwrap_or_else(|error| panic!("failed to build the BPF programs with {clang}: {error:#}"));
+    for (source, skeleton) in OBJECTS {
+        SkeletonBuilder::new()
+            .source(bpf.join(source))
+            .clang(&clang)
+            .clang_args(["-mcpu=v3", "-Wall", "-Werror", include.as_str()])
+            .build_and_generate(out.join(skeleton))
+            .unwrap_or_else(|error| panic!("failed to build {source} with {clang}: {error:#}"));
+    }
 }
 
 /// `$CLANG`, or the newest clang on the path that is new enough.

@@ -378,7 +378,7 @@ fn programs(host: &Support) -> Vec<Line> {
         ),
         (
             "outcomes",
-            bpf.sockops,
+            bpf.sock_release,
             "connection events",
             "connected, refused and timed out are told apart",
             outcomes,

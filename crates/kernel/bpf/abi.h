@@ -22,7 +22,7 @@
 enum { BS_LAYOUT = 1 };
 
 enum { BS_NAME_MAX = 256, BS_EXE_MAX = 128, BS_ARGV_HEAD = 256, BS_ARGV_REST = 768 };
-enum { BS_LEASE_SLOTS = 8, BS_CHAIN_MAX = 6, BS_PACKET_MAX = 4096, BS_PATH_MAX = 112 };
+enum { BS_LEASE_SLOTS = 8, BS_CHAIN_MAX = 6, BS_PACKET_MAX = 4096, BS_PATH_MAX = 112, BS_ASKED = 4 };
 
 /* What became of an attempt; core::record::Verdict. */
 enum bs_verdict {
@@ -65,7 +65,7 @@ struct bs_config {
 	__u64 label_key;  /* start value of a label's hash */
 	__u64 multiplier; /* odd */
 	__u32 default_deny;
-	__u32 pad;
+	__u32 has_prefixes; /* 0: no rule names an address, nobody need ask */
 };
 
 /* ---- changed while the run is on; writes are single words ------------------------------------------- */
@@ -125,6 +125,14 @@ struct bs_address {
 	__u32 addr[4];
 };
 
+/* Flags of an address that is known without any lookup. */
+enum bs_known {
+	BS_KNOWN_OWN = 1,      /* the host's own */
+	BS_KNOWN_RESOLVER = 2, /* its answers give leases that permit */
+	BS_KNOWN_DENIED = 4,   /* while the self-probe runs */
+	BS_KNOWN_ALLOWED = 8,  /* likewise */
+};
+
 /* ---- names and leases ------------------------------------------------------------------------------- */
 
 struct bs_name {
@@ -135,8 +143,11 @@ struct bs_name {
 	__u16 pad;
 };
 
-/* An outstanding query. The server is the one asked (before any rewriting); a second row holds the one on the
- * wire where the two differ. */
+/*
+ * An outstanding query. Most sockets have one or two at a time: those lie with the socket (struct bs_asked).
+ * The rest, and those whose server was rewritten on the way, have rows in a map: the server asked for, and a
+ * second row with the one on the wire.
+ */
 struct bs_pending_key {
 	__u64 socket; /* cookie */
 	__u64 name;
@@ -294,11 +305,29 @@ struct bs_counters {
 
 /* ---- per socket ------------------------------------------------------------------------------------- */
 
+/*
+ * A query that waits for its answer. Threads may share the socket: `turn` is odd while one of them writes, so
+ * that a reader can tell that what it read belongs together; 0 is a slot never used.
+ */
+struct bs_asked {
+	__u64 name;
+	__u32 server[4];
+	__u32 turn;
+	__u32 answered; /* the slot may be used again */
+	__u32 class_id;
+	__u16 id;
+	__u16 qtype;
+	__u8 denied; /* as in struct bs_pending */
+	__u8 leases;
+	__u8 pad[6];
+};
+
 /* The verdict belongs to the socket: the packet path never asks the tables again for a judged one. */
 struct bs_socket {
 	__u64 subject;
 	__u64 name;
 	__u64 bytes; /* not yet added to the flow */
+	__u64 since_ns; /* of a TCP connect whose outcome is not known yet; 0 otherwise */
 	__u32 addr[4];
 	__u32 rule;
 	__u16 port;
@@ -306,6 +335,7 @@ struct bs_socket {
 	__u8 verdict; /* 0: never judged */
 	__u8 dns;     /* some send asked for port 53/UDP */
 	__u8 pad[7];
+	struct bs_asked asked[BS_ASKED];
 };
 
 /* ---- the live view ---------------------------------------------------------------------------------- */
@@ -371,7 +401,8 @@ BS_SIZE(bs_process, 16);
 BS_SIZE(bs_leaver_key, 24);
 BS_SIZE(bs_delegate_key, 128);
 BS_SIZE(bs_counters, 112);
-BS_SIZE(bs_socket, 56);
+BS_SIZE(bs_asked, 48);
+BS_SIZE(bs_socket, 256);
 BS_SIZE(bs_event, 48);
 BS_SIZE(bs_lookup_event, 328);
 

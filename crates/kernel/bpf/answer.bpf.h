@@ -41,6 +41,15 @@ struct {
 	__type(value, struct bs_answer_scratch);
 } bs_scratch SEC(".maps");
 
+/* Looked up anew in each global function, not handed over: 6.1 takes no pointer to plain memory as the key or
+ * value of a map helper, which is what a global function's argument is. */
+static __always_inline struct bs_answer_scratch *bs_answer_scratch_get(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&bs_scratch, &zero);
+}
+
 static __always_inline __u32 bs_u8(struct bs_answer_scratch *s, __u64 at)
 {
 	asm volatile("%0 &= 4095" : "+r"(at));
@@ -112,8 +121,9 @@ static __always_inline int bs_name_take(struct bs_answer_scratch *s, __u32 at)
 }
 
 /* Remember that s->key.addr was given for the question: the lease that verdicts ask, and the record. */
-__noinline int bs_lease_add(struct bs_answer_scratch *s)
+__noinline int bs_lease_add(void)
 {
+	struct bs_answer_scratch *s = bs_answer_scratch_get();
 	struct bs_address at = {};
 	struct bs_lease *lease;
 	struct bs_answer *row;
@@ -182,8 +192,9 @@ __noinline int bs_lease_add(struct bs_answer_scratch *s)
 }
 
 /* One record of the answer section. 0 go on, 1 stop. */
-__noinline int bs_answer_one(struct bs_answer_scratch *s)
+__noinline int bs_answer_one(void)
 {
+	struct bs_answer_scratch *s = bs_answer_scratch_get();
 	__u32 at, type, class, size, mine, i;
 
 	if (!s)
@@ -215,11 +226,11 @@ __noinline int bs_answer_one(struct bs_answer_scratch *s)
 		s->key.addr[0] = s->key.addr[1] = 0;
 		s->key.addr[2] = bpf_htonl(0xffff);
 		s->key.addr[3] = bpf_htonl(bs_u16(s, at) << 16 | bs_u16(s, at + 2));
-		bs_lease_add(s);
+		bs_lease_add();
 	} else if (type == 28 && size == 16) {
 		for (i = 0; i < 4; i++)
 			s->key.addr[i] = bpf_htonl(bs_u16(s, at + 4 * i) << 16 | bs_u16(s, at + 4 * i + 2));
-		bs_lease_add(s);
+		bs_lease_add();
 	} else if (type == 5) {
 		struct bs_class *c;
 
@@ -251,12 +262,30 @@ broken:
 
 static long bs_answer_step(__u32 index, void *unused)
 {
-	__u32 zero = 0;
-	struct bs_answer_scratch *s = bpf_map_lookup_elem(&bs_scratch, &zero);
+	return bs_answer_one() != 0;
+}
 
-	if (s && bs_answer_one(s) == 0)
-		return 0;
-	return 1;
+/* The query on its socket that this answers. 1 with its fields in `found`. */
+static __always_inline int bs_asked_find(struct bs_socket *st, struct bs_pending_key *key, struct bs_pending *found)
+{
+	for (__u32 i = 0; i < BS_ASKED; i++) {
+		struct bs_asked *a = &st->asked[i];
+		__u32 turn = *(volatile __u32 *)&a->turn;
+
+		if (!turn || turn & 1 || a->name != key->name || a->id != key->id || a->qtype != key->qtype ||
+		    a->server[3] != key->server[3] || a->server[2] != key->server[2] ||
+		    a->server[1] != key->server[1] || a->server[0] != key->server[0])
+			continue;
+		found->subject = st->subject;
+		found->class_id = a->class_id;
+		found->denied = a->denied;
+		found->leases = a->leases;
+		if (__sync_fetch_and_add(&a->turn, 0) != turn)
+			continue;
+		a->answered = 1;
+		return 1;
+	}
+	return 0;
 }
 
 static __always_inline int bs_answer_malformed(void)
@@ -265,10 +294,10 @@ static __always_inline int bs_answer_malformed(void)
 	return live.enforce ? BS_DROP : BS_PASS;
 }
 
-static __always_inline int bs_answer_read(struct __sk_buff *skb, struct bs_header *h)
+static __always_inline int bs_answer_read(struct __sk_buff *skb, struct bs_header *h, struct bs_socket *st)
 {
 	struct bs_pending_key key = {};
-	struct bs_pending *pending;
+	struct bs_pending found = {}, *pending = &found;
 	struct bs_answer_scratch *s;
 	__u32 zero = 0, len, flags, count, n;
 
@@ -302,12 +331,14 @@ static __always_inline int bs_answer_read(struct __sk_buff *skb, struct bs_heade
 	if (s->end + 4 > s->len)
 		return bs_answer_malformed();
 
-	key.socket = bpf_get_socket_cookie(skb);
 	key.name = s->target.name.hash;
 	__builtin_memcpy(key.server, h->source, 16);
 	key.id = bs_u16(s, 0);
 	key.qtype = bs_u16(s, s->end);
-	pending = bpf_map_lookup_elem(&bs_pending, &key);
+	if (!st || !bs_asked_find(st, &key, &found)) {
+		key.socket = bpf_get_socket_cookie(skb);
+		pending = bpf_map_lookup_elem(&bs_pending, &key);
+	}
 	if (!pending) {
 		/* Nobody here waits for it, or it answers a denied query from an address that we do not expect. */
 		BS_COUNT(answers_unasked, 1);
@@ -337,7 +368,8 @@ static __always_inline int bs_answer_read(struct __sk_buff *skb, struct bs_heade
 	return BS_PASS;
 }
 
-/* When: any packet is about to be queued to a socket of the run. Writes: leases, answers, names. Drops real
+/* When: any packet is about to be queued to a socket of the run. Writes: leases, answers, names, and for TCP
+ * the outcome of a connect. Drops real
  * answers to denied lookups, and in enforce answers that cannot be parsed. All else passes. */
 SEC("cgroup_skb/ingress")
 int bs_ingress(struct __sk_buff *skb)
@@ -345,17 +377,23 @@ int bs_ingress(struct __sk_buff *skb)
 	struct bpf_sock *sk = skb->sk;
 	struct bs_header h = {};
 	struct bs_socket *st;
+	__u32 protocol;
 
-	if (!sk || !(sk = bpf_sk_fullsock(sk)) || sk->protocol != IPPROTO_UDP)
+	if (!sk || !(sk = bpf_sk_fullsock(sk)))
 		return BS_PASS;
-	if (bs_header_read(skb, &h))
-		return BS_PASS;
-	if (h.source_port != 53) {
-		st = bpf_sk_storage_get(&bs_sockets, sk, 0, 0);
-		if (!st || !st->dns)
+	protocol = sk->protocol;
+	if (protocol == IPPROTO_TCP) {
+		if (sk->state != BPF_TCP_SYN_SENT || bs_header_read(skb, &h))
 			return BS_PASS;
+		bs_outcome(bpf_sk_storage_get(&bs_sockets, sk, 0, 0), h.tcp_flags);
+		return BS_PASS;
 	}
-	return bs_answer_read(skb, &h);
+	if (protocol != IPPROTO_UDP || bs_header_read(skb, &h))
+		return BS_PASS;
+	st = bpf_sk_storage_get(&bs_sockets, sk, 0, 0);
+	if (h.source_port != 53 && (!st || !st->dns))
+		return BS_PASS;
+	return bs_answer_read(skb, &h, st);
 }
 
 #endif

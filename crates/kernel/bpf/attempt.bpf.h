@@ -70,7 +70,7 @@ __noinline int bs_judge(struct bs_attempt *a)
 	struct bs_address at = {};
 	struct bs_prefix_key where = { .prefixlen = 128 };
 	__u64 ruling, address = 0, subject;
-	__u32 used, local, listed = 0;
+	__u32 used, local, known, listed = 0;
 	struct bs_lease *lease;
 	__u32 *prefix;
 	__u16 port;
@@ -90,22 +90,22 @@ __noinline int bs_judge(struct bs_attempt *a)
 	at.addr[2] = where.addr[2] = a->addr[2];
 	at.addr[3] = where.addr[3] = a->addr[3];
 
-	prefix = bpf_map_lookup_elem(&bs_prefixes, &where);
-	if (prefix)
-		address = bs_ruling(*prefix, protocol, port);
+	if (config.has_prefixes) {
+		prefix = bpf_map_lookup_elem(&bs_prefixes, &where);
+		if (prefix)
+			address = bs_ruling(*prefix, protocol, port);
+	}
 
 	lease = bpf_map_lookup_elem(&bs_leases, &at);
 	if (lease) {
-		for (__u32 i = 0; i < BS_LEASE_SLOTS; i++) {
+		used = *(volatile __u32 *)&lease->used;
+		for (__u32 i = 0; i < BS_LEASE_SLOTS && i < used; i++) {
 			struct bs_lease_slot slot;
 			__u32 mine;
 
 			bpf_spin_lock(&lease->lock);
-			used = lease->used;
 			slot = lease->slot[i];
 			bpf_spin_unlock(&lease->lock);
-			if (i >= used)
-				break;
 			if (i || slot.several)
 				a->several = 1;
 			/* The likeliest name: the latest that this subject asked for, else the latest. */
@@ -133,11 +133,16 @@ __noinline int bs_judge(struct bs_attempt *a)
 	}
 
 	local = bs_is_loopback(at.addr);
-	if (!local && (config.default_deny || !a->name))
-		local = bpf_map_lookup_elem(&bs_own, &at) != 0;
-	/* Lookups over TCP are not seen: that a server is ours permits datagrams only. */
-	if (port == 53 && protocol == IPPROTO_UDP)
-		listed = bpf_map_lookup_elem(&bs_resolvers, &at) != 0;
+	if (config.default_deny || !a->name) {
+		known = bs_known_as(at.addr);
+		local |= known & BS_KNOWN_OWN;
+		/* Lookups over TCP are not seen: that a server is ours permits datagrams only. */
+		listed = known & BS_KNOWN_RESOLVER && port == 53 && protocol == IPPROTO_UDP;
+		if (known & BS_KNOWN_DENIED)
+			address = (__u64)BS_EFFECT_DENY << 32 | BS_RULE_DEFAULT;
+		if (known & BS_KNOWN_ALLOWED)
+			address = (__u64)BS_EFFECT_ALLOW << 32 | BS_RULE_DEFAULT;
+	}
 
 	if (address >> 32 == BS_EFFECT_DENY) {
 		deny = 1;
@@ -176,16 +181,21 @@ __noinline int bs_record(struct bs_attempt *a)
 {
 	struct bs_flow_key key = {};
 	struct bs_flow fresh = {};
+	struct bs_counters *counters;
 	struct bs_flow *flow;
 	__u64 now = bpf_ktime_get_boot_ns();
+	__u32 zero = 0;
 
 	if (!a)
 		return 0;
-	BS_COUNT(attempts, 1);
-	if (a->backstop)
-		BS_COUNT(backstop, 1);
-	if (a->protocol == IPPROTO_TCP && a->port == 53 && a->verdict != BS_DENY)
-		BS_COUNT(dns_over_tcp, 1);
+	counters = bpf_map_lookup_elem(&bs_counters, &zero);
+	if (counters) {
+		__sync_fetch_and_add(&counters->attempts, 1);
+		if (a->backstop)
+			__sync_fetch_and_add(&counters->backstop, 1);
+		if (a->protocol == IPPROTO_TCP && a->port == 53 && a->verdict != BS_DENY)
+			__sync_fetch_and_add(&counters->dns_over_tcp, 1);
+	}
 	key.subject = a->subject;
 	key.name = a->name;
 	key.addr[0] = a->addr[0];
@@ -199,7 +209,7 @@ __noinline int bs_record(struct bs_attempt *a)
 	flow = bpf_map_lookup_elem(&bs_flows, &key);
 	if (!flow) {
 		struct bs_overflow_key sum = { .subject = key.subject, .verdict = key.verdict };
-		__u64 *more, one = 1;
+		__u64 *more;
 
 		fresh.attempts = 1;
 		fresh.first_ns = fresh.last_ns = now;
@@ -234,13 +244,13 @@ __noinline int bs_record(struct bs_attempt *a)
 		if (!flow) {
 			more = bpf_map_lookup_elem(&bs_overflow, &sum);
 			if (!more) {
-				__u64 zero = 0;
+				__u64 none = 0;
 
-				bpf_map_update_elem(&bs_overflow, &sum, &zero, BPF_NOEXIST);
+				bpf_map_update_elem(&bs_overflow, &sum, &none, BPF_NOEXIST);
 				more = bpf_map_lookup_elem(&bs_overflow, &sum);
 			}
 			if (more) {
-				__sync_fetch_and_add(more, one);
+				__sync_fetch_and_add(more, 1);
 				BS_COUNT(overflow, 1);
 			} else {
 				BS_COUNT(lost, 1);
@@ -271,7 +281,7 @@ static __always_inline struct bs_flow *bs_flow_of(struct bs_socket *st)
 	return bpf_map_lookup_elem(&bs_flows, &key);
 }
 
-/* Move the bytes counted on the socket to its row. */
+/* Move what was learned of the socket's last destination to its row. */
 static __always_inline void bs_flush(struct bs_socket *st)
 {
 	__u64 bytes = st->bytes;

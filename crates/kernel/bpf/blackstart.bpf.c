@@ -28,6 +28,7 @@ struct bs_event bs_type_event SEC(".data.types");
 struct bs_lookup_event bs_type_lookup_event SEC(".data.types");
 enum bs_verdict bs_type_verdict SEC(".data.types");
 enum bs_effect bs_type_effect SEC(".data.types");
+enum bs_known bs_type_known SEC(".data.types");
 enum bs_attribution bs_type_attribution SEC(".data.types");
 enum bs_event_kind bs_type_event_kind SEC(".data.types");
 

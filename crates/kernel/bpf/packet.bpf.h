@@ -70,7 +70,6 @@ struct bs_question {
 	__u64 claimed;
 	struct bs_reading read;
 	__u64 subject;
-	__u64 socket;
 	__u32 client[4];
 	__u32 server[4];
 	__u32 rule;
@@ -109,14 +108,12 @@ static __always_inline struct bs_question *bs_question_claim(void)
 }
 
 /* Row of (name, type, subject, verdict). */
-__noinline int bs_query_record(struct bs_question *q)
+static __always_inline void bs_query_record(struct bs_question *q)
 {
 	struct bs_query_key key = {};
 	struct bs_query *row, fresh = {};
 	__u64 now = bpf_ktime_get_boot_ns();
 
-	if (!q)
-		return 0;
 	key.name = q->read.name.hash;
 	key.subject = q->subject;
 	key.rule = q->rule;
@@ -124,19 +121,19 @@ __noinline int bs_query_record(struct bs_question *q)
 	key.verdict = q->verdict;
 	row = bpf_map_lookup_elem(&bs_queries, &key);
 	if (!row) {
+		bs_name_keep(&q->read.name);
 		fresh.queries = 1;
 		fresh.first_ns = fresh.last_ns = now;
 		if (!bpf_map_update_elem(&bs_queries, &key, &fresh, BPF_NOEXIST))
-			return 0;
+			return;
 		row = bpf_map_lookup_elem(&bs_queries, &key);
 		if (!row) {
 			BS_COUNT(queries_lost, 1);
-			return 0;
+			return;
 		}
 	}
 	__sync_fetch_and_add(&row->queries, 1);
 	row->last_ns = now;
-	return 0;
 }
 
 /* Tell user space of a denied lookup. 0 if it knows, so that an answer can be hoped for. */
@@ -176,6 +173,31 @@ static __always_inline int bs_query_tell(struct __sk_buff *skb, struct bs_questi
 		told = row ? 0 : -1;
 	bpf_ringbuf_submit(e, 0);
 	return told;
+}
+
+/* Note the query on its socket. 0: every slot waits for an answer. */
+static __always_inline int bs_asked_add(struct bs_socket *st, struct bs_question *q, struct bs_pending *pending)
+{
+	for (__u32 i = 0; i < BS_ASKED; i++) {
+		struct bs_asked *a = &st->asked[i];
+		__u32 turn = *(volatile __u32 *)&a->turn;
+
+		if ((turn && !a->answered) || turn & 1)
+			continue;
+		if (__sync_val_compare_and_swap(&a->turn, turn, turn + 1) != turn)
+			continue;
+		a->name = q->read.name.hash;
+		__builtin_memcpy(a->server, q->server, 16);
+		a->class_id = pending->class_id;
+		a->id = q->id;
+		a->qtype = q->qtype;
+		a->denied = pending->denied;
+		a->leases = pending->leases;
+		a->answered = 0;
+		__sync_lock_test_and_set(&a->turn, turn + 2);
+		return 1;
+	}
+	return 0;
 }
 
 static __always_inline int bs_query_malformed(void)
@@ -224,10 +246,9 @@ static __always_inline int bs_query_judge(struct __sk_buff *skb, struct bs_heade
 {
 	struct bs_pending pending = {};
 	struct bs_pending_key key = {};
-	struct bs_address server = {};
 	__u32 wire_differs = 0;
 	struct bs_class *c;
-	__u8 listed, effect;
+	__u8 effect;
 
 	__builtin_memcpy(q->client, h->source, 16);
 	q->client_port = h->source_port;
@@ -246,23 +267,21 @@ static __always_inline int bs_query_judge(struct __sk_buff *skb, struct bs_heade
 		wire_differs = 1;
 	}
 	q->subject = st ? st->subject : 0;
-	q->socket = bpf_get_socket_cookie(skb);
 
 	if (bs_name_match(&q->read) || !(c = bpf_map_lookup_elem(&bs_classes, &q->read.name.class_id)))
 		return bs_query_malformed();
 	effect = c->lookup_effect;
 	q->rule = c->lookup_rule;
 	q->verdict = effect != BS_EFFECT_DENY ? BS_ALLOW : live.enforce ? BS_DENY : BS_WOULD_DENY;
-	bs_name_keep(&q->read.name);
 	bs_query_record(q);
 
-	__builtin_memcpy(server.addr, q->server, 16);
-	listed = bpf_map_lookup_elem(&bs_resolvers, &server) != 0;
 	pending.subject = q->subject;
 	pending.class_id = q->read.name.class_id;
 	/* Under `default: deny` a stranger's answers permit nothing, and a name on the search list neither;
 	 * what only observe lets through is leased for the record. */
-	pending.leases = !config.default_deny || (listed && effect == BS_EFFECT_ALLOW) || !live.enforce;
+	pending.leases = 1;
+	if (config.default_deny && live.enforce)
+		pending.leases = effect == BS_EFFECT_ALLOW && bs_known_as(q->server) & BS_KNOWN_RESOLVER;
 
 	if (q->verdict != BS_ALLOW) {
 		__u8 alive = q->verdict == BS_DENY &&
@@ -280,7 +299,9 @@ static __always_inline int bs_query_judge(struct __sk_buff *skb, struct bs_heade
 			pending.denied = 1;
 		}
 	}
-	key.socket = q->socket;
+	if (!wire_differs && st && bs_asked_add(st, q, &pending))
+		return BS_PASS;
+	key.socket = bpf_get_socket_cookie(skb);
 	key.name = q->read.name.hash;
 	__builtin_memcpy(key.server, q->server, 16);
 	key.id = q->id;

@@ -6,6 +6,8 @@
 #define BLACKSTART_SOCKET_H
 
 #define ECONNREFUSED 111
+/* The first retry of a SYN is after one second. */
+#define BS_GIVEN_UP_NS 900000000ULL
 
 /*
  * One decision for both families and both hooks. 1 lets the call go on, 0 refuses it.
@@ -44,7 +46,10 @@ static __always_inline int bs_reach(struct bpf_sock_addr *ctx, struct bs_attempt
 	st->port = a->port;
 	st->protocol = a->protocol;
 	st->verdict = a->verdict;
-	if (a->port == 53 && a->protocol == IPPROTO_UDP)
+	st->since_ns = 0;
+	if (a->protocol == IPPROTO_TCP)
+		st->since_ns = bpf_ktime_get_boot_ns();
+	else if (a->port == 53 && a->protocol == IPPROTO_UDP)
 		st->dns = 1;
 	return 1;
 }
@@ -107,53 +112,46 @@ int bs_sendmsg6(struct bpf_sock_addr *ctx)
 	return bs_reach6(ctx);
 }
 
-/* When: a socket is closed. Writes: the bytes that its row does not have yet. */
+/* When: a socket is closed. Writes: the bytes that its row does not have yet, and the outcome of a connect
+ * that was never answered. Only observes. */
 SEC("cgroup/sock_release")
 int bs_release(struct bpf_sock *ctx)
 {
 	struct bs_socket *st = bpf_sk_storage_get(&bs_sockets, ctx, 0, 0);
+	struct bs_flow *flow;
 
-	if (st)
-		bs_flush(st);
+	if (!st)
+		return 1;
+	/* Closed by the kernel, before the owner: it gave up. In any other state the owner did. */
+	if (st->since_ns && st->bytes && ctx->state == BPF_TCP_CLOSE && (flow = bs_flow_of(st))) {
+		/* An error by ICMP comes soon, the last retry does not. */
+		if (bpf_ktime_get_boot_ns() - st->since_ns < BS_GIVEN_UP_NS)
+			__sync_fetch_and_add(&flow->refused, 1);
+		else
+			__sync_fetch_and_add(&flow->timed_out, 1);
+	}
+	bs_flush(st);
 	return 1;
 }
 
-/* When: the TCP life of a socket of the run. Writes: the outcome columns of its row. Only observes. */
-SEC("sockops")
-int bs_outcome(struct bpf_sock_ops *ctx)
+/* A segment has come in on a socket that waits for its handshake: what became of the connect. Here and not in
+ * a sockops program, which would run six times for each connection. */
+static __always_inline void bs_outcome(struct bs_socket *st, __u8 tcp_flags)
 {
-	struct bpf_sock *sk;
-	struct bs_socket *st;
 	struct bs_flow *flow;
-	__u32 op = ctx->op;
 
-	if (op == BPF_SOCK_OPS_TCP_CONNECT_CB) {
-		bpf_sock_ops_cb_flags_set(ctx, BPF_SOCK_OPS_STATE_CB_FLAG);
-		return 1;
-	}
-	if (op == BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB)
-		bpf_sock_ops_cb_flags_set(ctx, 0); /* the rest of its states is of no interest */
-	else if (op != BPF_SOCK_OPS_STATE_CB || ctx->args[0] != BPF_TCP_SYN_SENT || ctx->args[1] != BPF_TCP_CLOSE)
-		return 1;
-	sk = ctx->sk;
-	if (!sk)
-		return 1;
-	st = bpf_sk_storage_get(&bs_sockets, sk, 0, 0);
-	if (!st || !(flow = bs_flow_of(st)))
-		return 1;
-	if (op == BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB) {
+	if (!st || !st->since_ns)
+		return;
+	flow = bs_flow_of(st);
+	if (!flow)
+		return;
+	if (tcp_flags & 0x04) /* RST */
+		__sync_fetch_and_add(&flow->refused, 1);
+	else if ((tcp_flags & 0x12) == 0x12) /* SYN, ACK */
 		__sync_fetch_and_add(&flow->connected, 1);
-	} else {
-		struct tcp_sock *tcp = bpf_skc_to_tcp_sock(sk);
-		int error = tcp ? BPF_CORE_READ((struct sock *)tcp, sk_err) : 0;
-
-		/* The kernel sets the error before it leaves SYN_SENT; none: the caller closed it. */
-		if (error == ECONNREFUSED)
-			__sync_fetch_and_add(&flow->refused, 1);
-		else if (error)
-			__sync_fetch_and_add(&flow->timed_out, 1);
-	}
-	return 1;
+	else
+		return;
+	st->since_ns = 0;
 }
 
 #endif

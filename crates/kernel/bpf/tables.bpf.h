@@ -56,22 +56,14 @@ struct {
 	__type(value, struct bs_port_ruling);
 } bs_ports SEC(".maps");
 
-/* Resolvers whose answers give leases that permit. */
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 64);
-	__type(key, struct bs_address);
-	__type(value, __u8);
-} bs_resolvers SEC(".maps");
-
-/* The host's own addresses. */
+/* Addresses that need no lookup: enum bs_known. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 4096);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, struct bs_address);
-	__type(value, __u8);
-} bs_own SEC(".maps");
+	__type(value, __u32);
+} bs_known SEC(".maps");
 
 /* ---- names and leases: written by the packet programs ---- */
 
@@ -204,6 +196,14 @@ struct {
 		if (bs_c)                                                               \
 			__sync_fetch_and_add(&bs_c->field, (n));                        \
 	} while (0)
+
+static __always_inline __u32 bs_known_as(const __u32 *addr)
+{
+	struct bs_address key = { .addr = { addr[0], addr[1], addr[2], addr[3] } };
+	__u32 *flags = bpf_map_lookup_elem(&bs_known, &key);
+
+	return flags ? *flags : 0;
+}
 
 /* Make the verifier forget what it knows of a number, so that the paths through a loop converge. */
 #define BS_FORGET(x, unknown) asm volatile("%0 ^= %1; %0 ^= %1" : "+r"(x) : "r"(unknown))

@@ -38,13 +38,7 @@ enum {
 enum { BPF_ANY = 0, BPF_NOEXIST = 1, BPF_EXIST = 2 };
 enum { BPF_F_NO_PREALLOC = 1 };
 enum { BPF_SK_STORAGE_GET_F_CREATE = 1 };
-enum { BPF_SOCK_OPS_STATE_CB_FLAG = 4 };
-enum {
-	BPF_SOCK_OPS_TCP_CONNECT_CB = 3,
-	BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB = 4,
-	BPF_SOCK_OPS_STATE_CB = 10,
-};
-enum { BPF_TCP_ESTABLISHED = 1, BPF_TCP_SYN_SENT = 2, BPF_TCP_CLOSE = 7 };
+enum { BPF_TCP_SYN_SENT = 2, BPF_TCP_CLOSE = 7 };
 
 struct bpf_spin_lock {
 	__u32 val;
@@ -56,6 +50,7 @@ struct bpf_sock {
 	__u32 family;
 	__u32 type;
 	__u32 protocol;
+	__u32 state;
 };
 
 struct bpf_sock_addr {
@@ -75,13 +70,6 @@ struct __sk_buff {
 	__u32 data;
 	__u32 data_end;
 	__u32 gso_segs;
-	struct bpf_sock *sk;
-};
-
-struct bpf_sock_ops {
-	__u32 op;
-	__u32 args[4];
-	__u32 family;
 	struct bpf_sock *sk;
 };
 
@@ -128,14 +116,6 @@ struct task_struct {
 
 struct linux_binprm {
 	const char *filename;
-};
-
-struct sock {
-	int sk_err;
-};
-
-struct tcp_sock {
-	int bytes_sent;
 };
 
 struct sockaddr_un {

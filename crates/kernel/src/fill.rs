@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use blackstart_core::name::Name;
-use blackstart_core::tables::{ClassId, Effect, Protocol, RULE_DEFAULT, Ruling, Tables};
+use blackstart_core::tables::{Effect, Protocol, Ruling, Tables};
 use ipnet::IpNet;
 use libbpf_rs::{MapCore, MapFlags};
 
@@ -133,8 +133,6 @@ pub(crate) struct PolicyRows {
     pub(crate) classes: Rows,
     pub(crate) ports: Rows,
     pub(crate) prefixes: Rows,
-    /// A class beyond the policy's own that denies everything: the self-probe's.
-    pub(crate) probe_class: ClassId,
 }
 
 impl PolicyRows {
@@ -145,7 +143,6 @@ impl PolicyRows {
             classes: Rows::default(),
             ports: Rows::default(),
             prefixes: Rows::default(),
-            probe_class: tables.classes.len() as ClassId,
         };
         for (id, state) in (0u32..).zip(&tables.states) {
             rows.states.push(
@@ -195,21 +192,6 @@ impl PolicyRows {
                 }
             }
         }
-        let deny = effect(Ruling {
-            effect: Effect::Deny,
-            rule: RULE_DEFAULT,
-        });
-        rows.classes.push(
-            &rows.probe_class,
-            &abi::bs_class {
-                rule: RULE_DEFAULT,
-                lookup_rule: RULE_DEFAULT,
-                effect: deny,
-                lookup_effect: deny,
-                by_port: 0,
-                may_deny: 1,
-            },
-        );
         for (net, class) in &tables.prefixes {
             rows.prefixes.push(&prefix_key(net), class);
         }

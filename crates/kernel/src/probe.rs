@@ -14,6 +14,19 @@ use crate::{Error, ErrorKind};
 /// Attempts that the kernel must have counted afterwards. A host without IPv6 makes two fewer.
 pub(crate) const ATTEMPTS: u64 = 2;
 
+/// Addresses reserved for documentation (RFC 5737, RFC 3849): no deployment needs them, so that their verdicts
+/// may be set for a moment, whatever the policy says of loopback.
+pub(crate) const DENIED: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)),
+    IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)),
+];
+
+/// The ones to be let through.
+pub(crate) const ALLOWED: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2)),
+    IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2)),
+];
+
 /// The discard port (RFC 863): nobody waits there, and nothing is sent.
 const PORT: u16 = 9;
 
@@ -21,21 +34,17 @@ const PORT: u16 = 9;
 const DENIED_PASSED: i32 = 1;
 const ALLOWED_REFUSED: i32 = 2;
 
-/// Try `denied` and loopback from inside `cgroup`.
-pub(crate) fn from_inside(cgroup: BorrowedFd<'_>, denied: [IpAddr; 2]) -> Result<(), Error> {
+/// Try [`DENIED`] and [`ALLOWED`] from inside `cgroup`.
+pub(crate) fn from_inside(cgroup: BorrowedFd<'_>) -> Result<(), Error> {
     let failed = |error: io::Error| Error::caused(ErrorKind::Io, "run the self-probe", error);
-    let allowed = [
-        IpAddr::V4(Ipv4Addr::LOCALHOST),
-        IpAddr::V6(Ipv6Addr::LOCALHOST),
-    ];
     let child = clone_child(Some(cgroup), |_| {
         let mut status = 0;
-        for (denied, allowed) in denied.into_iter().zip(allowed) {
+        for (denied, allowed) in DENIED.into_iter().zip(ALLOWED) {
             // No socket of that family: nothing to guard.
             if connect(denied).is_some_and(|errno| errno != libc::ECONNREFUSED) {
                 status |= DENIED_PASSED;
             }
-            // Without a route (loopback down) the hook has passed all the same.
+            // Without a route the hook has passed all the same.
             if connect(allowed) == Some(libc::ECONNREFUSED) {
                 status |= ALLOWED_REFUSED;
             }

@@ -1,10 +1,10 @@
 //! One run's programs and maps: load, attach, pin, read, remove.
 
 use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::mem::MaybeUninit;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::Path;
 use std::ptr::NonNull;
@@ -14,7 +14,6 @@ use blackstart_core::name::Name;
 use blackstart_core::record::Snapshot;
 use blackstart_core::report::Mode;
 use blackstart_core::tables::Tables;
-use ipnet::IpNet;
 use libbpf_rs::skel::{OpenSkel, Skel, SkelBuilder};
 use libbpf_rs::{
     Link, MapCore, MapFlags, MapHandle, OpenProgramMut, ProgramMut, RingBuffer, RingBufferBuilder,
@@ -22,7 +21,7 @@ use libbpf_rs::{
 use rustix::time::ClockId;
 
 use crate::abi;
-use crate::fill::{NameKeys, PolicyRows, Rows, address, prefix_key, words};
+use crate::fill::{NameKeys, PolicyRows, Rows, address, words};
 use crate::probe;
 use crate::read::{Record, map_memory, nanoseconds, verdict, wire_text};
 use crate::{AnswerWanted, Error, ErrorKind, Event};
@@ -30,11 +29,11 @@ use crate::{AnswerWanted, Error, ErrorKind, Event};
 /// A group of programs that is loaded as a whole or not at all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Feature {
-    /// `cgroup_skb`: DNS queries and answers, backstop, bytes.
+    /// `cgroup_skb`: DNS queries and answers, backstop, bytes, handshakes.
     Names,
     /// `connect4/6`, `sendmsg4/6`: verdicts with an errno.
     Addresses,
-    /// `sockops`, `sock_release`: what became of a connection.
+    /// `sock_release`: what a socket had sent, and whether a connect was given up.
     Outcomes,
     /// `tp_btf/sched_process_*`: subjects.
     Processes,
@@ -62,7 +61,7 @@ impl Feature {
         match self {
             Self::Names => &["bs_egress", "bs_ingress"],
             Self::Addresses => &["bs_connect4", "bs_connect6", "bs_sendmsg4", "bs_sendmsg6"],
-            Self::Outcomes => &["bs_release", "bs_outcome"],
+            Self::Outcomes => &["bs_release"],
             Self::Processes => &["bs_fork", "bs_exec", "bs_exit"],
             Self::Leavers => &["bs_move"],
             Self::UnixSockets => &["bs_connect_unix", "bs_sendmsg_unix"],
@@ -98,7 +97,6 @@ pub struct Session {
     live: Live,
     events: Rc<RefCell<Vec<RawEvent>>>,
     features: BTreeSet<Feature>,
-    probe_class: u32,
     pins: Option<std::path::PathBuf>,
 }
 
@@ -149,13 +147,6 @@ fn layout_dir(pins: &Path) -> std::path::PathBuf {
 /// Version of `abi.h`; pins of another one are removed, never read.
 pub const LAYOUT: u32 = 1;
 
-/// Addresses reserved for documentation (RFC 5737, RFC 3849): no deployment needs them, so the self-probe may
-/// have them denied for a moment.
-const PROBE_DENIED: [IpAddr; 2] = [
-    IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)),
-    IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)),
-];
-
 impl Session {
     /// Load the programs of `features` and fill their tables. Nothing is attached yet.
     ///
@@ -196,6 +187,7 @@ impl Session {
         rodata.config.label_key = keys.label;
         rodata.config.multiplier = keys.multiplier;
         rodata.config.default_deny = u32::from(settings.tables.default_deny);
+        rodata.config.has_prefixes = u32::from(rows.prefixes.len() > 0);
 
         let mut skeleton = open.load().map_err(load_error)?;
         let record = Record::new(|name| {
@@ -222,7 +214,11 @@ impl Session {
         let ring = builder
             .build()
             .map_err(|error| Error::caused(ErrorKind::Io, "listen to the live view", error))?;
-        let live = skeleton.maps.bss_data.as_deref_mut().map(|bss| &mut bss.live);
+        let live = skeleton
+            .maps
+            .bss_data
+            .as_deref_mut()
+            .map(|bss| &mut bss.live);
         let live = Live::new(live.expect("the object has variables"));
         Ok(Self {
             ring,
@@ -232,7 +228,6 @@ impl Session {
             live,
             events,
             features: features.clone(),
-            probe_class: rows.probe_class,
             pins: None,
         })
     }
@@ -294,34 +289,32 @@ impl Session {
             return Ok(());
         }
         let failed = |error| Error::caused(ErrorKind::Io, "set up the self-probe", error);
-        let prefixes = MapHandle::try_from(&self.skeleton.maps.bs_prefixes).map_err(failed)?;
-        let keys = PROBE_DENIED.map(|address| prefix_key(&IpNet::from(address)));
+        let known = MapHandle::try_from(&self.skeleton.maps.bs_known).map_err(failed)?;
+        let flagged = probe::DENIED
+            .map(|address| (address, abi::bs_known::BS_KNOWN_DENIED))
+            .into_iter()
+            .chain(probe::ALLOWED.map(|address| (address, abi::bs_known::BS_KNOWN_ALLOWED)));
         let mut before = Vec::new();
-        for key in &keys {
-            // Only an exact row counts: the trie's lookup would also give a shorter prefix.
-            let exact = prefixes.keys().any(|known| known == abi::octets(key));
-            before.push(if exact {
-                prefixes
-                    .lookup(abi::octets(key), MapFlags::ANY)
-                    .map_err(failed)?
-            } else {
-                None
-            });
-            prefixes
-                .update(
-                    abi::octets(key),
-                    abi::octets(&self.probe_class),
-                    MapFlags::ANY,
-                )
+        for (address, flag) in flagged {
+            let key = abi::bs_address {
+                addr: words(address),
+            };
+            let key = abi::octets(&key).to_vec();
+            before.push((
+                key.clone(),
+                known.lookup(&key, MapFlags::ANY).map_err(failed)?,
+            ));
+            known
+                .update(&key, abi::octets(&flag.0), MapFlags::ANY)
                 .map_err(failed)?;
         }
         self.set_mode(Mode::Enforce)?;
-        let outcome = probe::from_inside(cgroup, PROBE_DENIED);
+        let outcome = probe::from_inside(cgroup);
         self.set_mode(Mode::Observe)?;
-        for (key, before) in keys.iter().zip(before) {
+        for (key, before) in before {
             let restored = match before {
-                Some(class) => prefixes.update(abi::octets(key), &class, MapFlags::ANY),
-                None => prefixes.delete(abi::octets(key)),
+                Some(flags) => known.update(&key, &flags, MapFlags::ANY),
+                None => known.delete(&key),
             };
             restored.map_err(failed)?;
         }
@@ -582,13 +575,15 @@ fn size_tables(open: &mut abi::OpenBlackstartSkel<'_>, rows: &PolicyRows) -> Res
         .bs_ports
         .set_max_entries(rows.ports.len().max(1))
         .map_err(failed)?;
-    let probes = PROBE_DENIED.len() as u32;
     open.maps
         .bs_prefixes
-        .set_max_entries(rows.prefixes.len() + probes)
+        .set_max_entries(rows.prefixes.len().max(1))
         .map_err(failed)?;
     Ok(())
 }
+
+/// Rows of `bs_known` that a run may fill; the self-probe has some more for a moment.
+const KNOWN_MOST: usize = 4000;
 
 fn write_tables(
     skeleton: &abi::BlackstartSkel<'_>,
@@ -602,20 +597,25 @@ fn write_tables(
     rows.classes.write(&maps.bs_classes, "rule classes")?;
     rows.ports.write(&maps.bs_ports, "ports")?;
     rows.prefixes.write(&maps.bs_prefixes, "address prefixes")?;
-    let present = |addresses: &[IpAddr], most: usize| {
-        let mut rows = Rows::default();
-        for address in addresses.iter().take(most) {
-            rows.push(
-                &abi::bs_address {
-                    addr: words(*address),
-                },
-                &1u8,
-            );
+    let mut known = BTreeMap::<IpAddr, u32>::new();
+    for (addresses, flag) in [
+        (settings.own_addresses, abi::bs_known::BS_KNOWN_OWN),
+        (settings.resolvers, abi::bs_known::BS_KNOWN_RESOLVER),
+    ] {
+        for address in addresses {
+            *known.entry(address.to_canonical()).or_default() |= flag.0;
         }
-        rows
-    };
-    present(settings.resolvers, 64).write(&maps.bs_resolvers, "resolvers")?;
-    present(settings.own_addresses, 4096).write(&maps.bs_own, "own addresses")?;
+    }
+    let mut present = Rows::default();
+    for (address, flags) in known.iter().take(KNOWN_MOST) {
+        present.push(
+            &abi::bs_address {
+                addr: words(*address),
+            },
+            flags,
+        );
+    }
+    present.write(&maps.bs_known, "known addresses")?;
     fixed_leases(skeleton, settings, keys)
 }
 

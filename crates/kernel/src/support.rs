@@ -122,8 +122,8 @@ pub struct Bpf {
     pub connect: Option<bool>,
     /// `cgroup/sendmsg4`: a verdict at an unconnected send.
     pub sendmsg: Option<bool>,
-    /// `sockops`: what became of a connection.
-    pub sockops: Option<bool>,
+    /// `sock_release`: what a socket had sent when it was closed, and how its connection ended.
+    pub sock_release: Option<bool>,
     /// `tp_btf`: typed tracepoints.
     pub tracing: Option<bool>,
     /// `cgroup/connect_unix` (6.7).
@@ -192,7 +192,7 @@ impl Support {
                 self.bpf.set_retval,
                 self.bpf.socket_storage,
             ],
-            Feature::Outcomes => &[self.bpf.sockops, self.bpf.socket_storage],
+            Feature::Outcomes => &[self.bpf.sock_release, self.bpf.socket_storage],
             Feature::Processes | Feature::Leavers => &[self.bpf.tracing],
             Feature::UnixSockets => &[self.bpf.connect_unix],
         };
@@ -256,7 +256,7 @@ mod tests {
                 cgroup_skb: yes,
                 connect: yes,
                 sendmsg: yes,
-                sockops: yes,
+                sock_release: yes,
                 tracing: yes,
                 connect_unix: yes,
                 set_retval: yes,

@@ -27,7 +27,10 @@ const CONNECT_UNIX: Hook = (
 );
 const EGRESS: Hook = (sys::BPF_PROG_TYPE_CGROUP_SKB, sys::BPF_CGROUP_INET_EGRESS);
 const EXEC: Hook = (sys::BPF_PROG_TYPE_TRACING, sys::BPF_TRACE_RAW_TP);
-const SOCKOPS: Hook = (sys::BPF_PROG_TYPE_SOCK_OPS, sys::BPF_CGROUP_SOCK_OPS);
+const SOCK_RELEASE: Hook = (
+    sys::BPF_PROG_TYPE_CGROUP_SOCK,
+    sys::BPF_CGROUP_INET_SOCK_RELEASE,
+);
 
 /// What it takes of all that a run's plan depends on.
 pub(super) fn bpf(facts: &Support) -> Bpf {
@@ -39,7 +42,7 @@ pub(super) fn bpf(facts: &Support) -> Bpf {
         cgroup_skb: takes(EGRESS, &[]),
         connect: takes(CONNECT4, &[]),
         sendmsg: takes(SENDMSG4, &[]),
-        sockops: takes(SOCKOPS, &[]),
+        sock_release: takes(SOCK_RELEASE, &[]),
         // Without type information the answer is known, and libbpf would complain on standard error.
         tracing: if facts.btf == Some(false) {
             Some(false)

@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: (MIT OR Apache-2.0) OR GPL-2.0-only */
+/*
+ * Decisions in bulk, for the property test that holds core::decide and the kernel together. Never loaded by a
+ * run. Same headers, same tables: the loader puts a session's maps in the place of the ones declared here.
+ *
+ * The socket hooks cannot be driven by BPF_PROG_RUN (error 524); a packet program can, and is verified under the
+ * same rules as the ones that decide in earnest.
+ */
+#include "vmlinux.h"
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_core_read.h>
+
+enum { IPPROTO_TCP = 6, IPPROTO_UDP = 17 };
+
+#include "abi.h"
+#include "tables.bpf.h"
+#include "name.bpf.h"
+#include "attempt.bpf.h"
+
+/* A name in, its class and that class's rulings on lookups out. */
+struct bs_trial_name {
+	struct bs_reading read;
+	struct bs_class class;
+	__s32 scan;
+	__s32 match;
+	__u32 pad;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct bs_attempt);
+} bs_trial_attempts SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct bs_trial_name);
+} bs_trial_names SEC(".maps");
+
+/* Rows in use. */
+__u32 trial_attempts = 0;
+__u32 trial_names = 0;
+
+static long bs_trial_attempt(__u32 index, void *unused)
+{
+	struct bs_attempt *a = bpf_map_lookup_elem(&bs_trial_attempts, &index);
+
+	if (!a)
+		return 1;
+	bs_judge(a);
+	return 0;
+}
+
+static long bs_trial_name(__u32 index, void *unused)
+{
+	struct bs_trial_name *t = bpf_map_lookup_elem(&bs_trial_names, &index);
+	struct bs_class *c;
+
+	if (!t)
+		return 1;
+	t->scan = bs_name_scan(&t->read);
+	if (t->scan)
+		return 0;
+	t->match = bs_name_match(&t->read);
+	c = bpf_map_lookup_elem(&bs_classes, &t->read.name.class_id);
+	if (c)
+		t->class = *c;
+	return 0;
+}
+
+SEC("cgroup_skb/egress")
+int bs_trial(struct __sk_buff *skb)
+{
+	bpf_loop(trial_attempts, bs_trial_attempt, (void *)0, 0);
+	bpf_loop(trial_names, bs_trial_name, (void *)0, 0);
+	return 1;
+}
+
+char LICENSE[] SEC("license") = "Dual MIT/GPL";

@@ -1,0 +1,562 @@
+//! What the kernel decides is what `core::decide` decides: random policies, random attempts, no difference.
+//!
+//! The tables are a session's own, filled by the loader as for any run; a small program of the same type as the
+//! packet programs calls the functions that they call. `BLACKSTART_PAIRS` says how many pairs are compared.
+
+use std::collections::BTreeSet;
+use std::fmt::Write;
+use std::mem::MaybeUninit;
+use std::net::{IpAddr, Ipv4Addr};
+
+use blackstart_core::decide::{Attempt, Lease, decide, decide_lookup};
+use blackstart_core::name::{Name, Pattern};
+use blackstart_core::policy::{Effect as Says, Policy, PortRange, Rule, Target};
+use blackstart_core::tables::{ClassId, Effect, Facts, Protocol, Tables, compile};
+use ipnet::IpNet;
+use libbpf_rs::skel::{OpenSkel, Skel, SkelBuilder};
+use libbpf_rs::{MapCore, MapFlags, ProgramInput};
+use proptest::prelude::*;
+use proptest::sample::Index;
+use proptest::test_runner::{RngAlgorithm, TestError, TestRng, TestRunner};
+
+use super::wire::need_root;
+use crate::abi::{self, Plain};
+use crate::fill::{NameKeys, Rows, words};
+use crate::session::{Session, Settings};
+
+#[expect(
+    unreachable_pub,
+    dead_code,
+    clippy::all,
+    clippy::undocumented_unsafe_blocks,
+    clippy::multiple_unsafe_ops_per_block,
+    reason = "generated from the object's BTF"
+)]
+mod skeleton {
+    include!(concat!(env!("OUT_DIR"), "/trial.skel.rs"));
+}
+use skeleton::TrialSkelBuilder;
+use skeleton::types::{bs_attempt, bs_trial_name};
+
+// SAFETY: plain widths, and what clang leaves between them is a field of its own in the generated type.
+unsafe impl Plain for bs_attempt {}
+// SAFETY: as above.
+unsafe impl Plain for bs_trial_name {}
+
+/// Attempts and names compared under one policy.
+const ATTEMPTS: usize = 800;
+const NAMES: usize = 200;
+/// As many pairs as a run of all tests has time for.
+const PAIRS: usize = 50_000;
+
+/// Everything of one policy.
+#[derive(Debug, Clone)]
+struct Case {
+    policy: Policy,
+    /// Each rule's pattern as text, for names that come near it.
+    patterns: Vec<String>,
+    search: Vec<Name>,
+    own: Vec<IpAddr>,
+    resolvers: Vec<IpAddr>,
+    hosts: Vec<(Near, IpAddr)>,
+    leased: Vec<(IpAddr, Vec<(Near, Option<Near>)>)>,
+    attempts: Vec<(IpAddr, Index, u8, Port)>,
+    names: Vec<Near>,
+    enforce: bool,
+}
+
+/// A name that is, or is nearly, what some rule speaks of.
+#[derive(Debug, Clone)]
+struct Near {
+    rule: Index,
+    fill: Vec<Vec<u8>>,
+    change: Change,
+}
+
+#[derive(Debug, Clone)]
+enum Change {
+    Nothing,
+    Below(Vec<u8>),
+    Above,
+    Prefixed(Vec<u8>),
+    Joined,
+    Letter(Index, u8),
+    Upper,
+    Only,
+}
+
+/// A port that some rule speaks of, or its neighbour; or any.
+#[derive(Debug, Clone)]
+enum Port {
+    First(i32),
+    Last(i32),
+    Number(u16),
+}
+
+impl Near {
+    /// Labels, leftmost first, case as it would be sent.
+    fn labels(&self, patterns: &[String]) -> Vec<Vec<u8>> {
+        let mut fill = self.fill.iter().cycle().cloned();
+        let mut any = || fill.next().unwrap_or_else(|| b"z".to_vec());
+        if patterns.is_empty() || matches!(self.change, Change::Only) {
+            return self.fill.clone();
+        }
+        let text = self.rule.get(patterns).trim_start_matches('.');
+        let mut labels: Vec<Vec<u8>> = text
+            .split('.')
+            .map(|label| if label == "*" { any() } else { label.into() })
+            .collect();
+        match &self.change {
+            Change::Nothing | Change::Only => {}
+            Change::Below(label) => labels.insert(0, label.clone()),
+            Change::Above => drop(labels.remove(0)),
+            Change::Prefixed(label) => {
+                let first = [label, &labels[0][..]].concat();
+                labels[0] = first;
+            }
+            Change::Joined if labels.len() > 1 => {
+                let first = labels.remove(0);
+                labels[0] = [&first, &b"-"[..], &labels[0]].concat();
+            }
+            Change::Joined => {}
+            Change::Letter(at, octet) => {
+                let label = at.index(labels.len());
+                let octets = &mut labels[label];
+                let place = at.index(octets.len());
+                octets[place] = *octet;
+            }
+            Change::Upper => labels.iter_mut().for_each(|l| l.make_ascii_uppercase()),
+        }
+        labels
+    }
+
+    fn name(&self, patterns: &[String]) -> Option<Name> {
+        Name::from_labels(self.labels(patterns)).ok()
+    }
+}
+
+impl Port {
+    fn number(&self, policy: &Policy, rule: &Index) -> u16 {
+        let range = (!policy.rules.is_empty())
+            .then(|| rule.get(&policy.rules).ports)
+            .flatten();
+        let near = |port: u16, by: i32| (i32::from(port) + by).clamp(0, 65535) as u16;
+        match (self, range) {
+            (Self::First(by), Some(range)) => near(range.first, *by),
+            (Self::Last(by), Some(range)) => near(range.last, *by),
+            (Self::First(_), None) => 53,
+            (Self::Last(_), None) => 443,
+            (Self::Number(port), _) => *port,
+        }
+    }
+}
+
+fn any_label() -> impl Strategy<Value = Vec<u8>> {
+    prop_oneof![
+        20 => "[abAB]{1,2}".prop_map(String::into_bytes),
+        4 => "[a-zA-Z0-9_-]{1,63}".prop_map(String::into_bytes),
+        1 => prop::collection::vec(any::<u8>(), 1..4),
+    ]
+}
+
+fn any_near() -> impl Strategy<Value = Near> {
+    let change = prop_oneof![
+        4 => Just(Change::Nothing),
+        3 => any_label().prop_map(Change::Below),
+        2 => Just(Change::Above),
+        2 => any_label().prop_map(Change::Prefixed),
+        1 => Just(Change::Joined),
+        2 => (any::<Index>(), any::<u8>()).prop_map(|(at, octet)| Change::Letter(at, octet)),
+        1 => Just(Change::Upper),
+        2 => Just(Change::Only),
+    ];
+    (any::<Index>(), prop::collection::vec(any_label(), 0..6), change)
+        .prop_map(|(rule, fill, change)| Near { rule, fill, change })
+}
+
+fn any_address() -> impl Strategy<Value = IpAddr> {
+    prop_oneof![
+        6 => (0u32..16).prop_map(|n| IpAddr::from((0x0a00_0000 | n).to_be_bytes())),
+        4 => (0u128..16).prop_map(|n| IpAddr::from(((0xfd00 << 112) | n).to_be_bytes())),
+        1 => (0u8..4).prop_map(|n| IpAddr::V4(Ipv4Addr::new(127, 0, 0, n))),
+        1 => (0u128..3).prop_map(|n| IpAddr::from(n.to_be_bytes())),
+        1 => any::<u32>().prop_map(|n| IpAddr::from(n.to_be_bytes())),
+        1 => any::<u128>().prop_map(|n| IpAddr::from(n.to_be_bytes())),
+    ]
+}
+
+fn any_net() -> impl Strategy<Value = IpNet> {
+    let up = prop_oneof![Just(0u8), 0u8..9, 0u8..33, Just(24)];
+    (any_address(), up).prop_map(|(address, up)| {
+        let address = address.to_canonical();
+        let most: u8 = if address.is_ipv4() { 32 } else { 128 };
+        IpNet::new(address, most - up).unwrap().trunc()
+    })
+}
+
+fn any_rule() -> impl Strategy<Value = (Rule, Option<String>)> {
+    let label = prop_oneof![
+        6 => "[ab]{1,2}",
+        1 => "[a-z0-9-]{1,20}",
+        1 => Just("*".to_owned()),
+    ];
+    let pattern = (
+        prop::sample::select(vec!["", ".", "*."]),
+        prop::collection::vec(label, 1..5),
+    )
+        .prop_filter_map("no pattern", |(reach, labels)| {
+            let text = format!("{reach}{}", labels.join("."));
+            let pattern = Pattern::parse(&text).ok()?;
+            Some((Target::Name(pattern), Some(text)))
+        });
+    let target = prop_oneof![
+        6 => pattern,
+        3 => any_net().prop_map(|net| (Target::Net(net), None)),
+        1 => Just((Target::Any, None)),
+    ];
+    let ports = prop_oneof![
+        3 => Just(None),
+        1 => Just(Some((443, 443))),
+        1 => Just(Some((1, u16::MAX))),
+        2 => (1u16..500, 0u16..3000).prop_map(|(first, width)| Some((first, first + width))),
+    ];
+    let protocol = prop_oneof![
+        3 => Just(None),
+        1 => Just(Some(Protocol::Tcp)),
+        1 => Just(Some(Protocol::Udp))
+    ];
+    (any::<bool>(), target, ports, protocol).prop_map(
+        |(allow, (target, text), ports, protocol)| {
+            let rule = Rule {
+                effect: if allow { Says::Allow } else { Says::Deny },
+                target,
+                ports: ports.map(|(first, last)| PortRange { first, last }),
+                protocol,
+                reason: None,
+                fix: None,
+                text: String::new(),
+                file: String::new(),
+                line: 1,
+                column: 1,
+            };
+            (rule, text)
+        },
+    )
+}
+
+fn any_case() -> impl Strategy<Value = Case> {
+    let port = prop_oneof![
+        (-1i32..2).prop_map(Port::First),
+        (-1i32..2).prop_map(Port::Last),
+        prop::sample::select(vec![0, 1, 53, 80, 443, u16::MAX]).prop_map(Port::Number),
+        any::<u16>().prop_map(Port::Number),
+    ];
+    let protocol = prop::sample::select(vec![6u8, 17, 136, 1, 58, 132, 0, 255]);
+    let link = (any_near(), prop::option::of(any_near()));
+    let names = prop::collection::vec(any_near(), NAMES);
+    let attempts = prop::collection::vec((any_address(), any::<Index>(), protocol, port), ATTEMPTS);
+    (
+        (any::<bool>(), prop::collection::vec(any_rule(), 0..16)),
+        prop::collection::vec(any_near(), 0..2),
+        (
+            prop::collection::vec(any_address(), 0..3),
+            prop::collection::vec(any_address(), 0..3),
+        ),
+        prop::collection::vec((any_near(), any_address()), 0..6),
+        prop::collection::vec((any_address(), prop::collection::vec(link, 1..9)), 0..30),
+        (attempts, names, any::<bool>()),
+    )
+        .prop_map(
+            |((allow, rules), search, (own, resolvers), hosts, leased, (attempts, names, enforce))| {
+                let (rules, patterns): (Vec<Rule>, Vec<_>) = rules.into_iter().unzip();
+                let patterns: Vec<String> = patterns.into_iter().flatten().collect();
+                let policy = Policy {
+                    default: if allow { Says::Allow } else { Says::Deny },
+                    rules,
+                    ..Policy::default()
+                };
+                let search = search.iter().filter_map(|near| near.name(&patterns)).collect();
+                Case { policy, patterns, search, own, resolvers, hosts, leased, attempts, names, enforce }
+            },
+        )
+}
+
+/// What is leased for an address, as `core` sees it, and whether all of it is told apart by whoever asked.
+#[derive(Default)]
+struct Leased {
+    leases: Vec<Lease>,
+    plain: bool,
+}
+
+/// Compare one case; how many pairs were compared, or what differs.
+fn compare(case: &Case) -> Result<usize, TestCaseError> {
+    let facts = Facts { search: case.search.clone() };
+    let tables = compile(&case.policy, &facts).expect("few rules compile");
+    let hosts: Vec<(String, IpAddr)> = case
+        .hosts
+        .iter()
+        .filter_map(|(near, address)| Some((near.name(&case.patterns)?.to_string(), *address)))
+        .collect();
+    let settings = Settings {
+        tables: &tables,
+        resolvers: &case.resolvers,
+        own_addresses: &case.own,
+        hosts: &hosts,
+    };
+    let session = Session::load(&BTreeSet::new(), &settings).expect("a session without programs");
+
+    let mut leased: std::collections::BTreeMap<IpAddr, Leased> = Default::default();
+    for (text, address) in &hosts {
+        let class = tables.class_of_name(&Name::parse(text).expect("was a name"));
+        let lease = Lease { class, deny_class: 0 };
+        let at = leased.entry(address.to_canonical()).or_default();
+        if !at.leases.contains(&lease) && at.leases.len() < 8 {
+            at.leases.push(lease);
+        }
+    }
+    for (address, links) in &case.leased {
+        let address = address.to_canonical();
+        if !leased.contains_key(&address) {
+            let leases = put_leases(&session, &tables, case, address, links);
+            leased.insert(address, Leased { leases, plain: true });
+        }
+    }
+    let (attempts, names) = in_kernel(&session, case);
+
+    for (attempt, got) in case.attempts.iter().zip(&attempts) {
+        judge(case, &tables, &leased, attempt, got)?;
+    }
+    let keys = keys_of(&session);
+    for (near, got) in case.names.iter().zip(&names) {
+        look_up(case, &tables, keys, near, got)?;
+    }
+    Ok(attempts.len() + names.len())
+}
+
+/// Write what answers would have left behind, and hand back what it says.
+fn put_leases(
+    session: &Session,
+    tables: &Tables,
+    case: &Case,
+    address: IpAddr,
+    links: &[(Near, Option<Near>)],
+) -> Vec<Lease> {
+    let class_of = |near: &Near| -> Option<ClassId> {
+        near.name(&case.patterns).map(|name| tables.class_of_name(&name))
+    };
+    let mut leases = Vec::new();
+    let mut row: abi::bs_lease = abi::zeroed();
+    for (asked, link) in links {
+        let Some(class) = class_of(asked) else { continue };
+        let deny_class = link
+            .as_ref()
+            .and_then(class_of)
+            .filter(|&class| tables.classes[class as usize].may_deny)
+            .unwrap_or(0);
+        row.slot[leases.len()] = abi::bs_lease_slot {
+            name: 1 + leases.len() as u64,
+            subject: 1,
+            class_id: class,
+            deny_class,
+            ..abi::zeroed()
+        };
+        leases.push(Lease { class, deny_class });
+    }
+    row.used = leases.len() as u32;
+    if !leases.is_empty() {
+        let key = abi::bs_address { addr: words(address) };
+        session
+            .skeleton
+            .maps
+            .bs_leases
+            .update(abi::octets(&key), abi::octets(&row), MapFlags::ANY)
+            .unwrap();
+    }
+    leases
+}
+
+/// The secrets that this session's names are hashed with.
+fn keys_of(session: &Session) -> NameKeys {
+    let config = session.skeleton.maps.rodata_data.as_deref().expect("constants").config;
+    NameKeys { name: config.name_key, label: config.label_key, multiplier: config.multiplier }
+}
+
+/// Let the kernel judge all of it, in one call.
+fn in_kernel(session: &Session, case: &Case) -> (Vec<bs_attempt>, Vec<bs_trial_name>) {
+    let mut attempts = Rows::default();
+    for (n, (address, rule, protocol, port)) in (0u32..).zip(&case.attempts) {
+        let row = bs_attempt {
+            subject: 1,
+            addr: words(*address),
+            port: port.number(&case.policy, rule),
+            protocol: *protocol,
+            ..abi::zeroed()
+        };
+        attempts.push(&n, &row);
+    }
+    let mut names = Rows::default();
+    for (n, near) in (0u32..).zip(&case.names) {
+        let mut row: bs_trial_name = abi::zeroed();
+        // What a longer name left behind in the buffer must not matter.
+        row.read.name.wire = [b'a'; 256];
+        let wire = wire_of(&near.labels(&case.patterns));
+        let fits = wire.len().min(256);
+        row.read.name.wire[..fits].copy_from_slice(&wire[..fits]);
+        names.push(&n, &row);
+    }
+
+    let mut storage = MaybeUninit::uninit();
+    let mut open = TrialSkelBuilder::default().open(&mut storage).unwrap();
+    open.maps.bs_trial_attempts.set_max_entries(attempts.len().max(1)).unwrap();
+    open.maps.bs_trial_names.set_max_entries(names.len().max(1)).unwrap();
+    let config = session.skeleton.maps.rodata_data.as_deref().expect("constants").config;
+    let constants = open.maps.rodata_data.as_deref_mut().expect("constants");
+    constants.config.name_key = config.name_key;
+    constants.config.label_key = config.label_key;
+    constants.config.multiplier = config.multiplier;
+    constants.config.default_deny = config.default_deny;
+    let variables = open.maps.bss_data.as_deref_mut().expect("variables");
+    variables.live.enforce = u32::from(case.enforce);
+    variables.trial_attempts = attempts.len();
+    variables.trial_names = names.len();
+    for mut map in open.open_object_mut().maps_mut() {
+        let name = map.name().to_owned();
+        let same = session.skeleton.object().maps().find(|own| own.name() == &*name);
+        if let Some(own) = same.filter(|own| !own.name().to_string_lossy().contains('.')) {
+            use std::os::fd::AsFd;
+            map.reuse_fd(own.as_fd()).unwrap();
+        }
+    }
+    let trial = open.load().expect("the kernel takes the trial program");
+    attempts.write(&trial.maps.bs_trial_attempts, "attempts").unwrap();
+    names.write(&trial.maps.bs_trial_names, "names").unwrap();
+    let frame = [0; 64];
+    let input = ProgramInput { data_in: Some(&frame), ..ProgramInput::default() };
+    assert_eq!(trial.progs.bs_trial.test_run(input).unwrap().return_value, 1);
+    (
+        rows_of(&trial.maps.bs_trial_attempts, case.attempts.len()),
+        rows_of(&trial.maps.bs_trial_names, case.names.len()),
+    )
+}
+
+fn rows_of<T: Plain>(map: &impl MapCore, count: usize) -> Vec<T> {
+    let mut rows: Vec<(u32, T)> = map
+        .lookup_batch(1024, MapFlags::ANY, MapFlags::ANY)
+        .unwrap()
+        .filter_map(|(key, row)| Some((abi::value(&key)?, abi::value(&row)?)))
+        .collect();
+    rows.sort_by_key(|(key, _)| *key);
+    rows.truncate(count);
+    assert_eq!(rows.len(), count);
+    rows.into_iter().map(|(_, row)| row).collect()
+}
+
+fn wire_of(labels: &[Vec<u8>]) -> Vec<u8> {
+    let mut wire = Vec::new();
+    for label in labels {
+        wire.push(label.len() as u8);
+        wire.extend_from_slice(label);
+    }
+    wire.push(0);
+    wire
+}
+
+/// One attempt: verdict, rule, and whether it is told as ambiguous.
+fn judge(
+    case: &Case,
+    tables: &Tables,
+    leased: &std::collections::BTreeMap<IpAddr, Leased>,
+    (address, rule, protocol, port): &(IpAddr, Index, u8, Port),
+    got: &bs_attempt,
+) -> Result<(), TestCaseError> {
+    let address = address.to_canonical();
+    let port = port.number(&case.policy, rule);
+    let known = |list: &[IpAddr]| list.iter().any(|one| one.to_canonical() == address);
+    let kind = Protocol::from_number(u16::from(*protocol));
+    let none = Leased { leases: Vec::new(), plain: true };
+    let at = leased.get(&address).unwrap_or(&none);
+    let attempt = Attempt {
+        address_class: tables.class_of_address(address),
+        local: address.is_loopback() || known(&case.own),
+        resolver_dns: port == 53 && kind == Protocol::Udp && known(&case.resolvers),
+        protocol: kind,
+        port,
+        leases: &at.leases,
+    };
+    let wanted = decide(tables, &attempt);
+    let verdict = match (wanted.allow, case.enforce) {
+        (true, _) => abi::bs_verdict::BS_ALLOW,
+        (false, true) => abi::bs_verdict::BS_DENY,
+        (false, false) => abi::bs_verdict::BS_WOULD_DENY,
+    };
+    let mut what = String::new();
+    let _ = write!(what, "{address} {protocol} {port}: {attempt:?}");
+    prop_assert_eq!((u32::from(got.verdict), got.rule), (verdict.0, wanted.rule), "{}", what);
+    let ambiguous = u32::from(got.attribution) == abi::bs_attribution::BS_AMBIGUOUS.0;
+    if wanted.allow && at.plain {
+        prop_assert_eq!(ambiguous, wanted.ambiguous, "{}", what);
+    } else if wanted.ambiguous {
+        prop_assert!(ambiguous, "{}", what);
+    }
+    Ok(())
+}
+
+/// One lookup: judgeable or not, hash, class, ruling.
+fn look_up(
+    case: &Case,
+    tables: &Tables,
+    keys: NameKeys,
+    near: &Near,
+    got: &bs_trial_name,
+) -> Result<(), TestCaseError> {
+    let labels = near.labels(&case.patterns);
+    let odd = |label: &Vec<u8>| label.is_empty() || label.len() > 63 || label.contains(&b'.') || label.contains(&0);
+    let name = Name::from_labels(&labels).ok().filter(|_| !labels.iter().any(odd));
+    let Some(name) = name else {
+        prop_assert_eq!(got.scan, -1, "{:?} cannot be judged", labels);
+        return Ok(());
+    };
+    prop_assert_eq!((got.scan, got.r#match), (0, 0), "{} can be judged", name);
+    let read = &got.read.name;
+    prop_assert_eq!(&read.wire[..usize::from(read.len)], name.as_wire());
+    prop_assert_eq!(read.hash, keys.of_name(&name), "hash of {}", name);
+    prop_assert_eq!(read.class_id, tables.class_of_name(&name), "class of {}", name);
+    let wanted = decide_lookup(tables, &name);
+    let effect = match wanted.effect {
+        Effect::None => abi::bs_effect::BS_EFFECT_NONE,
+        Effect::Allow => abi::bs_effect::BS_EFFECT_ALLOW,
+        Effect::Deny => abi::bs_effect::BS_EFFECT_DENY,
+        Effect::Search => abi::bs_effect::BS_EFFECT_SEARCH,
+    };
+    let class = &got.class;
+    prop_assert_eq!((u32::from(class.lookup_effect), class.lookup_rule), (effect.0, wanted.rule), "{}", name);
+    Ok(())
+}
+
+#[test]
+fn the_kernel_decides_as_core_does() {
+    need_root();
+    let pairs: usize = match std::env::var("BLACKSTART_PAIRS") {
+        Ok(text) => text.parse().expect("BLACKSTART_PAIRS is a number"),
+        Err(_) => PAIRS,
+    };
+    let config = ProptestConfig {
+        cases: pairs.div_ceil(ATTEMPTS + NAMES) as u32,
+        failure_persistence: None,
+        max_shrink_iters: 2000,
+        ..ProptestConfig::default()
+    };
+    let rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
+    let mut runner = TestRunner::new_with_rng(config, rng);
+    let compared = std::cell::Cell::new(0);
+    let verdict = runner.run(&any_case(), |case| {
+        compared.set(compared.get() + compare(&case)?);
+        Ok(())
+    });
+    println!("{} pairs compared", compared.get());
+    match verdict {
+        Ok(()) => assert!(compared.get() >= pairs),
+        Err(TestError::Fail(why, case)) => panic!("the kernel decides otherwise: {why}\n{case:#?}"),
+        Err(TestError::Abort(why)) => panic!("{why}"),
+    }
+}
