@@ -79,6 +79,13 @@ impl Terminal {
             .expect("type at the terminal");
     }
 
+    /// Press a key a moment after what is on the screen, as a person does. (A key that comes while a shell
+    /// is still starting a process is a race of that shell, with or without a guard.)
+    pub fn press(&mut self, key: &str) {
+        std::thread::sleep(Duration::from_millis(300));
+        self.type_in(key);
+    }
+
     /// Wait until the screen shows `text` after what was expected before.
     #[track_caller]
     pub fn expect(&mut self, text: &str) {

@@ -90,7 +90,14 @@ fn measure(
     } else {
         format!("exit {} guarded, {} bare", codes.0, codes.1)
     };
+    let slowest = |pick: fn(&(f64, f64)) -> f64| pairs.0.iter().map(pick).fold(0.0, f64::max);
+    let slowest = format!(
+        "slowest {:.0} guarded, {:.0} bare",
+        slowest(|pair| pair.0),
+        slowest(|pair| pair.1)
+    );
     Bar::paired(what, "ms", bound, pairs.difference(), &pairs)
+        .note(slowest)
         .note(ended)
         .note(last_line(&output("guarded")))
 }
@@ -136,17 +143,17 @@ fn tools(dir: &Path) -> Vec<Tool> {
         tool(
             "apt-get",
             &["apt-get"],
+            // Its own retries, with seconds between them, are no matter of ours; nor are pip's.
             format!(
                 "echo \"deb [trusted=yes] http://$1 lab main\" >{apt}/sources.$1\n\
                  exec apt-get update -qq --error-on=any -o Dir::Etc::sourcelist={apt}/sources.$1 -o Dir::Etc::sourceparts={apt}/parts \
                  -o Dir::State::lists={apt}/lists -o Dir::Cache={apt}/cache -o APT::Sandbox::User=root \
-                 -o Acquire::http::Proxy=false -o Acquire::Languages=none"
+                 -o Acquire::http::Proxy=false -o Acquire::Languages=none -o Acquire::Retries=0"
             ),
         ),
         tool(
             "pip",
             &["python3"],
-            // Its own retries, with seconds between them, are no matter of ours.
             format!(
                 "exec /usr/bin/python3 -m pip --isolated --disable-pip-version-check --retries 0 download \
                  --index-url http://$1/simple -d {} labpkg",
