@@ -50,6 +50,13 @@ unit: ## Run the tests of the product's crates
 lab: ## Run the tests that drive the released binary, and those that hold the workspace to its rules
 	$(AS_ROOT) BLACKSTART_BIN=$(abspath $(BINARY)) cargo test --locked -p blackstart-lab -- --test-threads=$(TEST_THREADS)
 
+.PHONY: bench
+bench: ## Measure every bar: prints the table, writes the raw results to benches/data
+	scripts/install-deps bench
+	$(MAKE) --no-print-directory build
+	cargo build --locked -p blackstart-lab --bin blackstart-bench
+	$(SUDO) env BLACKSTART_BIN=$(abspath $(BINARY)) $(TARGET)/debug/blackstart-bench benches/data
+
 .PHONY: direction
 direction: ## Check which crate may use which, and where unsafe may be
 	cargo test --locked -p blackstart-lab --test workspace
