@@ -292,7 +292,7 @@ fn with_unit(figure: f64, unit: &str) -> String {
 fn plain(figure: f64, unit: &str) -> String {
     match unit {
         "" => format!("{figure:.3}"),
-        "ns" | "of 20,000" | "refused" | "unaccounted" => format!("{figure:.0}"),
+        "ns" | "refused" | "attempts" => format!("{figure:.0}"),
         _ => format!("{figure:.2}"),
     }
 }

@@ -135,7 +135,7 @@ impl HighWater {
             // Gone, or a zombie: a zombie has no memory, and so no such line.
             while let Some(now) = high_water(pid) {
                 highest = highest.max(now);
-                std::thread::sleep(Duration::from_millis(1));
+                std::thread::sleep(Duration::from_millis(2));
             }
             highest
         }))

@@ -10,8 +10,8 @@ use super::client::Client;
 use super::pairs::{ENOUGH, Pairs};
 use super::scene::{ABSENT, DENIED, Scene};
 
-/// What no pair of one tool may take longer than in all; a tool that hangs gets fewer pairs.
-const PATIENCE: Duration = Duration::from_secs(40);
+/// What the pairs of one tool may take in all; one that hangs gets fewer pairs.
+const PATIENCE: Duration = Duration::from_secs(80);
 /// Seconds after which a tool is ended.
 const HANGS: u32 = 10;
 
