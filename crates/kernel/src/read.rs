@@ -15,9 +15,6 @@ use crate::abi::{self, Plain};
 use crate::fill::address;
 use crate::{Error, ErrorKind};
 
-/// Rows read with one system call.
-const BATCH: u32 = 512;
-
 /// The maps that hold the record: pinned, so that they outlive the supervisor.
 pub(crate) struct Record {
     maps: Vec<(&'static str, MapHandle)>,
@@ -72,8 +69,11 @@ impl Record {
         let failed = |error| Error::caused(ErrorKind::Io, format!("read the table {name}"), error);
         let map = self.map(name);
         let mut rows = Vec::new();
+        // As many as the table can hold, in one system call: the kernel ends a smaller batch early where the next
+        // bucket does not fit whole, and libbpf-rs takes a batch that is not full for the last one. Memory that no
+        // row is written to is never touched.
         for (key, value) in map
-            .lookup_batch(BATCH, MapFlags::ANY, MapFlags::ANY)
+            .lookup_batch(map.max_entries(), MapFlags::ANY, MapFlags::ANY)
             .map_err(failed)?
         {
             match (abi::value(&key), abi::value(&value)) {

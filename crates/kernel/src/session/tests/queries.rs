@@ -377,3 +377,15 @@ fn options_and_extension_headers_are_refused() {
         assert!(!refused(&client.send(&query.0)));
     }
 }
+
+#[test]
+fn the_record_is_read_whole_however_long_it_is() {
+    let wire = Wire::observe("default: allow\n");
+    let client = wire.client(SERVERS[0]);
+    for n in 0..30_000 {
+        let query = Message::query(1, &format!("n{n}.good.test"), A);
+        client.send(&query.0).unwrap();
+    }
+    let seen = wire.snapshot();
+    assert_eq!((seen.queries.len(), seen.names.len()), (30_000, 30_000));
+}
