@@ -6,6 +6,7 @@
 
 mod answers;
 mod decision;
+mod differential;
 mod message;
 mod packets;
 mod queries;

@@ -48,8 +48,8 @@ unsafe impl Plain for bs_attempt {}
 unsafe impl Plain for bs_trial_name {}
 
 /// Attempts and names compared under one policy.
-const ATTEMPTS: usize = 800;
-const NAMES: usize = 200;
+const ATTEMPTS: usize = 1600;
+const NAMES: usize = 400;
 /// As many pairs as a run of all tests has time for.
 const PAIRS: usize = 50_000;
 

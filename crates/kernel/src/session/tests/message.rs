@@ -30,7 +30,7 @@ pub(super) fn pointer(to: usize) -> Vec<u8> {
 }
 
 /// The section that a record stands in.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Section {
     Answer,
     Authority,
