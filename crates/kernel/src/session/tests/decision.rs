@@ -3,7 +3,8 @@
 //! The tables are a session's own, filled by the loader as for any run; a small program of the same type as the
 //! packet programs calls the functions that they call. `BLACKSTART_PAIRS` says how many pairs are compared.
 
-use std::collections::BTreeSet;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv4Addr};
@@ -26,7 +27,6 @@ use crate::session::{Session, Settings};
 
 #[expect(
     unreachable_pub,
-    clippy::all,
     clippy::undocumented_unsafe_blocks,
     clippy::multiple_unsafe_ops_per_block,
     reason = "generated from the object's BTF"
@@ -63,11 +63,14 @@ struct Case {
     own: Vec<IpAddr>,
     resolvers: Vec<IpAddr>,
     hosts: Vec<(Near, IpAddr)>,
-    leased: Vec<(IpAddr, Vec<(Near, Option<Near>)>)>,
+    leased: Vec<(IpAddr, Vec<Link>)>,
     attempts: Vec<(IpAddr, Index, u8, Port)>,
     names: Vec<Near>,
     enforce: bool,
 }
+
+/// A name asked for, and where its CNAME led.
+type Link = (Near, Option<Near>);
 
 /// A name that is, or is nearly, what some rule speaks of.
 #[derive(Debug, Clone)]
@@ -334,7 +337,7 @@ fn compare(case: &Case) -> Result<usize, TestCaseError> {
     };
     let session = Session::load(&BTreeSet::new(), &settings).expect("a session without programs");
 
-    let mut leased: std::collections::BTreeMap<IpAddr, Leased> = Default::default();
+    let mut leased: BTreeMap<IpAddr, Leased> = Default::default();
     for (text, address) in &hosts {
         let class = tables.class_of_name(&Name::parse(text).expect("was a name"));
         let lease = Lease {
@@ -348,15 +351,12 @@ fn compare(case: &Case) -> Result<usize, TestCaseError> {
     }
     for (address, links) in &case.leased {
         let address = address.to_canonical();
-        if !leased.contains_key(&address) {
+        if let Entry::Vacant(free) = leased.entry(address) {
             let leases = put_leases(&session, &tables, case, address, links);
-            leased.insert(
-                address,
-                Leased {
-                    leases,
-                    plain: true,
-                },
-            );
+            free.insert(Leased {
+                leases,
+                plain: true,
+            });
         }
     }
     let (attempts, names) = in_kernel(&session, case);
@@ -377,7 +377,7 @@ fn put_leases(
     tables: &Tables,
     case: &Case,
     address: IpAddr,
-    links: &[(Near, Option<Near>)],
+    links: &[Link],
 ) -> Vec<Lease> {
     let class_of = |near: &Near| -> Option<ClassId> {
         near.name(&case.patterns)
@@ -418,15 +418,15 @@ fn put_leases(
     leases
 }
 
+/// The constants that this session's programs were loaded with.
+fn config_of(session: &Session) -> abi::bs_config {
+    let constants = session.skeleton.maps.rodata_data;
+    constants.expect("the object has constants").config
+}
+
 /// The secrets that this session's names are hashed with.
 fn keys_of(session: &Session) -> NameKeys {
-    let config = session
-        .skeleton
-        .maps
-        .rodata_data
-        .as_deref()
-        .expect("constants")
-        .config;
+    let config = config_of(session);
     NameKeys {
         name: config.name_key,
         label: config.label_key,
@@ -468,13 +468,7 @@ fn in_kernel(session: &Session, case: &Case) -> (Vec<bs_attempt>, Vec<bs_trial_n
         .bs_trial_names
         .set_max_entries(names.len().max(1))
         .unwrap();
-    let config = session
-        .skeleton
-        .maps
-        .rodata_data
-        .as_deref()
-        .expect("constants")
-        .config;
+    let config = config_of(session);
     let constants = open.maps.rodata_data.as_deref_mut().expect("constants");
     constants.config = abi::value(abi::octets(&config)).expect("one header, one size");
     let variables = open.maps.bss_data.as_deref_mut().expect("variables");
@@ -539,7 +533,7 @@ fn wire_of(labels: &[Vec<u8>]) -> Vec<u8> {
 fn judge(
     case: &Case,
     tables: &Tables,
-    leased: &std::collections::BTreeMap<IpAddr, Leased>,
+    leased: &BTreeMap<IpAddr, Leased>,
     (address, rule, protocol, port): &(IpAddr, Index, u8, Port),
     got: &bs_attempt,
 ) -> Result<(), TestCaseError> {
