@@ -7,6 +7,7 @@
 mod answers;
 mod decision;
 mod differential;
+mod leases;
 mod message;
 mod packets;
 mod queries;

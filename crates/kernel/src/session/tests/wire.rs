@@ -29,6 +29,9 @@ pub(super) const SERVERS: [IpAddr; 2] = [
     IpAddr::V6(Ipv6Addr::LOCALHOST),
 ];
 
+/// No rule at all.
+pub(super) const ALLOW_ALL: &str = "default: allow\n";
+
 /// A message that the programs let pass whatever they are told to do: a query on its way *in*. The server
 /// sends it behind each answer, so that "nothing came" needs no waiting.
 const MARK: [u8; 17] = [0; 17];
@@ -59,12 +62,21 @@ impl Wire {
 
     /// The same in observe mode.
     pub(super) fn observe(rules: &str) -> Self {
+        Self::searching(rules, &[])
+    }
+
+    /// In observe mode, on a host whose resolv.conf has this search list.
+    pub(super) fn searching(rules: &str, search: &[&str]) -> Self {
         need_root();
         own_network();
         let text = format!("apiVersion: blackstart.dev/v1\nkind: Policy\n{rules}");
         let parsed = policy::parse(&text, "test.yaml");
         let policy = parsed.expect("a policy").policy;
-        let tables = compile(&policy, &Facts::default()).unwrap();
+        let search = search.iter().map(|name| name.parse().expect("a name"));
+        let facts = Facts {
+            search: search.collect(),
+        };
+        let tables = compile(&policy, &facts).unwrap();
         let features = BTreeSet::from([Feature::Names, Feature::Addresses]);
         let settings = Settings {
             tables: &tables,

@@ -1,0 +1,309 @@
+//! Whose answers give leases, and what a lease does to the next attempt.
+
+use std::net::{IpAddr, UdpSocket};
+
+use blackstart_core::report::Mode;
+use blackstart_core::tables::RULE_SEARCH;
+
+use super::message::{A, AAAA, IN, Message, QUESTION, name};
+use super::wire::{ALLOW_ALL, Got, SERVERS, Seen, Wire, refused};
+
+/// The lease that the next connect asks, by its verdict.
+#[test]
+fn a_lease_permits_or_refuses_the_next_connect() {
+    let connect = |wire: &Wire, address: &str| {
+        let address: IpAddr = address.parse().unwrap();
+        let socket = wire.unconnected(address);
+        match socket.connect((address, 443)) {
+            Ok(()) => true,
+            Err(error) => match error.raw_os_error() {
+                Some(libc::ECONNREFUSED) => false,
+                // Passed by the programs; this name space has no routes.
+                Some(libc::ENETUNREACH) => true,
+                _ => panic!("{error}"),
+            },
+        }
+    };
+    let resolve = |wire: &Wire, asked: &str, answer: Message| {
+        let client = wire.client(SERVERS[0]);
+        let query = Message::query(9, asked, A);
+        assert_eq!(
+            wire.exchange(&client, &query, &answer).unwrap(),
+            Got::Answer
+        );
+    };
+    let reply = |asked: &str| Message::reply(9, asked, A);
+
+    let wire = Wire::enforce("default: deny\nrules:\n  - allow: .good.test\n  - deny: .bad.test\n");
+    for address in ["192.0.2.1", "2001:db8::1"] {
+        assert!(!connect(&wire, address), "no lease yet");
+        resolve(
+            &wire,
+            "www.good.test",
+            reply("www.good.test").address(QUESTION, address),
+        );
+        assert!(connect(&wire, address));
+    }
+    assert!(!connect(&wire, "192.0.2.2"), "a neighbour");
+    let through_bad = reply("x.good.test")
+        .cname(QUESTION, &name("cdn.bad.test"))
+        .address(&name("cdn.bad.test"), "192.0.2.3");
+    resolve(&wire, "x.good.test", through_bad);
+    assert!(
+        !connect(&wire, "192.0.2.3"),
+        "a chain that touches a denied name"
+    );
+
+    let wire = Wire::observe("default: allow\nrules:\n  - deny: .bad.test\n");
+    resolve(
+        &wire,
+        "bad.test",
+        reply("bad.test").address(QUESTION, "192.0.2.1"),
+    );
+    resolve(
+        &wire,
+        "bad.test",
+        reply("bad.test").address(QUESTION, "192.0.2.2"),
+    );
+    resolve(
+        &wire,
+        "good.test",
+        reply("good.test").address(QUESTION, "192.0.2.2"),
+    );
+    let mut wire = wire;
+    wire.session.set_mode(Mode::Enforce).unwrap();
+    assert!(!connect(&wire, "192.0.2.1"), "every name of it is denied");
+    assert!(connect(&wire, "192.0.2.2"), "one of its names is not");
+    assert!(connect(&wire, "192.0.2.3"), "never leased");
+}
+
+/// Under `default: deny` what permits must come from a server that the run was told to trust: whoever may bind
+/// a port 53 could otherwise serve itself a lease for any address.
+#[test]
+fn a_server_that_is_not_listed_gives_no_lease_that_permits() {
+    let stranger = IpAddr::from([127, 0, 0, 2]);
+    let query = Message::query(9, "www.good.test", A);
+    let answer = Message::reply(9, "www.good.test", A).address(QUESTION, "192.0.2.1");
+    for (rules, leases) in [
+        ("default: deny\nrules:\n  - allow: .good.test\n", 0),
+        ("default: allow\nrules:\n  - deny: .evil.test\n", 1),
+    ] {
+        let wire = Wire::enforce(rules);
+        let server = UdpSocket::bind((stranger, 53)).unwrap();
+        let client = wire.client(stranger);
+        client.send(&query.0).unwrap();
+        server
+            .send_to(&answer.0, client.local_addr().unwrap())
+            .unwrap();
+        assert_eq!(client.recv(&mut [0; 512]).unwrap(), answer.len());
+        let seen = wire.snapshot();
+        assert_eq!(seen.leases("www.good.test").len(), leases);
+        assert_eq!(seen.counters.answers_unasked, 0);
+
+        let client = wire.client(SERVERS[0]);
+        assert_eq!(
+            wire.exchange(&client, &query, &answer).unwrap(),
+            Got::Answer
+        );
+        assert_eq!(wire.snapshot().leases("www.good.test"), ["192.0.2.1"]);
+    }
+}
+
+#[test]
+fn a_name_on_the_search_list_passes_without_a_lease() {
+    let rules = "default: deny\nrules:\n  - allow: .good.test\n  - deny: .bad.corp.test\n";
+    let mut wire = Wire::searching(rules, &["corp.test"]);
+    wire.session.set_mode(Mode::Enforce).unwrap();
+    let client = wire.client(SERVERS[0]);
+    let ask = |asked: &str| {
+        let query = Message::query(9, asked, A);
+        let answer = Message::reply(9, asked, A).address(QUESTION, "192.0.2.1");
+        wire.exchange(&client, &query, &answer)
+    };
+    assert_eq!(ask("www.good.test.corp.test").unwrap(), Got::Answer);
+    assert!(refused(&ask("www.bad.corp.test")));
+    assert!(refused(&ask("www.evil.test")));
+    assert_eq!(ask("www.good.test").unwrap(), Got::Answer);
+    let seen = wire.snapshot();
+    assert_eq!(
+        seen.query("www.good.test.corp.test").unwrap().rule,
+        RULE_SEARCH
+    );
+    assert_eq!(seen.answers.len(), 1);
+    assert_eq!(seen.leases("www.good.test"), ["192.0.2.1"]);
+}
+
+/// A socket of one family may speak the other: its hooks see `::ffff:127.0.0.1`, its packets are IPv4.
+#[test]
+fn a_mapped_server_is_the_same_server() {
+    let wire = Wire::enforce("default: deny\nrules:\n  - allow: .good.test\n");
+    let query = Message::query(9, "www.good.test", A);
+    let denied = Message::query(9, "www.evil.test", A);
+    let answer = Message::reply(9, "www.good.test", A).address(QUESTION, "192.0.2.1");
+    let server = wire.server(SERVERS[0]);
+    let mut octets = [0; 512];
+    for connected in [true, false] {
+        let client = wire.unconnected(SERVERS[1]);
+        let mapped: IpAddr = "::ffff:127.0.0.1".parse().unwrap();
+        let send = |message: &Message| {
+            if connected {
+                client.connect((mapped, 53)).unwrap();
+                client.send(&message.0)
+            } else {
+                client.send_to(&message.0, (mapped, 53))
+            }
+        };
+        assert!(refused(&send(&denied)));
+        send(&query).unwrap();
+        let (_, from) = server.recv_from(&mut octets).unwrap();
+        server.send_to(&answer.0, from).unwrap();
+        assert_eq!(client.recv(&mut octets).unwrap(), answer.len());
+        assert_eq!(wire.snapshot().leases("www.good.test"), ["192.0.2.1"]);
+        assert_eq!(wire.counters().answers_unasked, 0);
+        wire.forget_answers();
+    }
+}
+
+/// As musl does it: one unconnected socket asks several servers at once.
+#[test]
+fn an_unconnected_socket_is_judged_and_leased_like_any_other() {
+    let wire = Wire::enforce("default: deny\nrules:\n  - allow: .good.test\n");
+    let query = Message::query(9, "www.good.test", A);
+    let denied = Message::query(9, "www.evil.test", A);
+    for (address, leased) in SERVERS.into_iter().zip(["192.0.2.1", "2001:db8::1"]) {
+        let client = wire.unconnected(address);
+        assert!(refused(&client.send_to(&denied.0, (address, 53))));
+        client.send_to(&query.0, (address, 53)).unwrap();
+        let mut octets = [0; 512];
+        let (_, from) = wire.server(address).recv_from(&mut octets).unwrap();
+        let answer = Message::reply(9, "www.good.test", A).address(QUESTION, leased);
+        wire.server(address).send_to(&answer.0, from).unwrap();
+        assert_eq!(client.recv(&mut octets).unwrap(), answer.len());
+    }
+    assert_eq!(
+        wire.snapshot().leases("www.good.test"),
+        ["192.0.2.1", "2001:db8::1"]
+    );
+}
+
+#[test]
+fn another_server_cannot_answer() {
+    let wire = Wire::observe(ALLOW_ALL);
+    // Unconnected: the kernel itself would drop what comes from elsewhere on a connected one.
+    let client = wire.unconnected(SERVERS[0]);
+    let liar = UdpSocket::bind(("127.0.0.2", 53)).unwrap();
+    let query = Message::query(9, "shop.test", A);
+    let answer = Message::reply(9, "shop.test", A).address(QUESTION, "192.0.2.66");
+    client.send_to(&query.0, (SERVERS[0], 53)).unwrap();
+    let local = ("127.0.0.1", client.local_addr().unwrap().port());
+    liar.send_to(&answer.0, local).unwrap();
+    let mut octets = [0; 512];
+    client.recv(&mut octets).unwrap();
+    let seen = wire.snapshot();
+    assert_eq!((seen.counters.answers_unasked, seen.answers.len()), (1, 0));
+    wire.server(SERVERS[0]).send_to(&answer.0, local).unwrap();
+    client.recv(&mut octets).unwrap();
+    let seen = wire.snapshot();
+    assert_eq!((seen.counters.answers_unasked, seen.answers.len()), (1, 1));
+}
+
+#[test]
+fn what_nobody_asked_for_gives_no_lease() {
+    let asked = "shop.test";
+    let query = Message::query(9, asked, A);
+    let sound = Message::reply(9, asked, A).address(QUESTION, "192.0.2.66");
+    let cases = [
+        (
+            "another id",
+            Message::reply(10, asked, A).address(QUESTION, "192.0.2.66"),
+        ),
+        (
+            "another name",
+            Message::reply(9, "shup.test", A).address(QUESTION, "192.0.2.66"),
+        ),
+        (
+            "another type",
+            Message::reply(9, asked, AAAA).address(QUESTION, "192.0.2.66"),
+        ),
+    ];
+    for mode in [Mode::Observe, Mode::Enforce] {
+        let mut wire = Wire::observe(ALLOW_ALL);
+        wire.session.set_mode(mode).unwrap();
+        let client = wire.client(SERVERS[0]);
+        let arrives = if mode == Mode::Observe {
+            Got::Answer
+        } else {
+            Got::Nothing
+        };
+        for ((what, answer), count) in cases.iter().zip(1..) {
+            assert_eq!(
+                wire.exchange(&client, &query, answer).unwrap(),
+                arrives,
+                "{what}"
+            );
+            assert_eq!(wire.counters().answers_unasked, count, "{what}");
+        }
+        // Another socket of the run waits for nothing.
+        let other = wire.client(SERVERS[0]);
+        wire.server(SERVERS[0])
+            .send_to(&sound.0, other.local_addr().unwrap())
+            .unwrap();
+        wire.mark(&other);
+        assert_eq!(wire.take(&other, &sound.0).unwrap(), arrives);
+        assert_eq!(wire.counters().answers_unasked, 4);
+        assert!(wire.snapshot().answers.is_empty());
+
+        assert_eq!(wire.exchange(&client, &query, &sound).unwrap(), Got::Answer);
+        let seen = wire.snapshot();
+        assert_eq!(seen.leases(asked), ["192.0.2.66"]);
+        assert_eq!(seen.counters.answers_malformed, 0);
+    }
+}
+
+#[test]
+fn of_answers_to_a_denied_lookup_only_a_name_error_without_records_passes() {
+    let wire = Wire::enforce("default: allow\nrules:\n  - deny: .evil.test\n");
+    for (server, asked) in SERVERS.into_iter().zip(["a.evil.test", "b.evil.test"]) {
+        let client = wire.client(server);
+        let query = Message::query(9, asked, A);
+        let reply = |rcode: u16| Message::header(9, 0x8180 | rcode).question(&name(asked), A, IN);
+        let before = wire.counters().answers_dropped;
+        let dropped = [
+            reply(0).address(QUESTION, "192.0.2.66"),
+            reply(3).address(QUESTION, "192.0.2.66"),
+            reply(0),
+            reply(2),
+            reply(5),
+        ];
+        for (answer, count) in dropped.iter().zip(1..) {
+            assert_eq!(
+                wire.exchange(&client, &query, answer).unwrap(),
+                Got::Nothing
+            );
+            assert_eq!(wire.counters().answers_dropped, before + count);
+        }
+        for answer in [reply(3), reply(3).edns()] {
+            assert_eq!(
+                wire.exchange(&client, &query, &answer).unwrap(),
+                Got::Answer
+            );
+        }
+        assert_eq!(
+            wire.counters().answers_dropped,
+            before + dropped.len() as u64
+        );
+        assert!(wire.snapshot().answers.is_empty());
+    }
+}
+
+#[test]
+fn without_a_supervisor_a_denied_query_does_not_go_out() {
+    let wire = Wire::enforce("default: allow\nrules:\n  - deny: .evil.test\n");
+    let client = wire.client(SERVERS[0]);
+    assert!(!refused(&client.send(&Message::query(1, "evil.test", A).0)));
+    wire.session.live.set_heartbeat(1);
+    assert!(refused(&client.send(&Message::query(1, "evil.test", A).0)));
+    assert!(!refused(&client.send(&Message::query(1, "good.test", A).0)));
+    wire.session.heartbeat().unwrap();
+    assert!(!refused(&client.send(&Message::query(1, "evil.test", A).0)));
+}
