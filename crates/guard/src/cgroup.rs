@@ -9,6 +9,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use blackstart_core::report::Leftover;
+use serde::{Deserialize, Serialize};
 
 mod hierarchy;
 mod scope;
@@ -55,27 +56,50 @@ fn in_run(path: &Path) -> bool {
     })
 }
 
+/// How to find a run's cgroup again, by a process that may see another part of the tree, or all of it by
+/// other paths.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Whereabouts {
+    /// Below `root`.
+    pub(crate) path: PathBuf,
+    /// The caller's own, below `root`.
+    pub(crate) home: PathBuf,
+    /// The part of the tree that the mount showed, as the cgroup namespace names it.
+    pub(crate) root: PathBuf,
+    /// Inode of that cgroup namespace.
+    pub(crate) namespace: u64,
+    /// The kernel's id; none while the cgroup was only about to be made.
+    pub(crate) id: Option<u64>,
+}
+
+/// What became of the cgroup of an orphan.
+#[derive(Debug)]
+pub(crate) enum Found {
+    /// It is there.
+    Here(RunCgroup),
+    /// It was removed.
+    Gone,
+    /// It lies where this process cannot look, and why.
+    Unknown(String),
+}
+
 /// A cgroup made for one run.
 #[derive(Debug)]
 pub(crate) struct RunCgroup {
     hierarchy: Hierarchy,
-    /// Below the hierarchy's mount.
-    relative: PathBuf,
+    cgroup: Whereabouts,
     dir: File,
-    id: u64,
-    /// Where the caller was, and survivors are released to.
-    home: PathBuf,
     /// Keeps systemd's scope from being empty until the child is in.
     keeper: Option<scope::Keeper>,
 }
 
 impl RunCgroup {
-    /// Make one for run `id`. `announce` hears before it is made where it will be (its path and the
-    /// caller's, below the mount), so that it can be found after a death in between.
+    /// Make one for run `id`. `announce` hears before it is made where it will be, so that it can be found
+    /// after a death in between; if that fails, none is made.
     pub(crate) fn create(
         id: &str,
         systemd: bool,
-        announce: &mut dyn FnMut(&Path, &Path),
+        announce: &mut dyn FnMut(&Whereabouts) -> io::Result<()>,
     ) -> io::Result<Self> {
         let hierarchy = Hierarchy::find()?;
         let home = hierarchy.own()?;
@@ -90,9 +114,15 @@ impl RunCgroup {
                 }
             },
         };
-        let relative = parent.join(id);
-        let path = hierarchy.at(&relative);
-        announce(&relative, &home);
+        let mut cgroup = Whereabouts {
+            path: parent.join(id),
+            home,
+            root: hierarchy.root().to_owned(),
+            namespace: hierarchy::namespace()?,
+            id: None,
+        };
+        let path = hierarchy.at(&cgroup.path);
+        announce(&cgroup)?;
         // Another run's end may remove the shared parent in between.
         let mut tries = 0;
         while let Err(error) =
@@ -104,39 +134,44 @@ impl RunCgroup {
             }
         }
         let dir = File::open(&path)?;
-        let id = dir.metadata()?.ino();
+        cgroup.id = Some(dir.metadata()?.ino());
         Ok(Self {
             hierarchy,
-            relative,
+            cgroup,
             dir,
-            id,
-            home,
             keeper,
         })
     }
 
-    /// Find the cgroup of an orphan: same path and, where it is known, same id, or it is not the one.
-    pub(crate) fn existing(
-        relative: &Path,
-        id: Option<u64>,
-        home: &Path,
-    ) -> io::Result<Option<Self>> {
-        let hierarchy = Hierarchy::find()?;
-        let dir = match File::open(hierarchy.at(relative)) {
+    /// Find the cgroup of an orphan. It is gone only if this process looked at the very place where it was.
+    pub(crate) fn find(cgroup: &Whereabouts) -> io::Result<Found> {
+        if hierarchy::namespace()? != cgroup.namespace {
+            return Ok(Found::Unknown(
+                "its cgroup was made in another cgroup namespace".to_owned(),
+            ));
+        }
+        let Some(hierarchy) = Hierarchy::showing(&cgroup.root)? else {
+            return Ok(Found::Unknown(format!(
+                "no mount here shows {} of the cgroup tree, where its cgroup was made",
+                cgroup.root.display()
+            )));
+        };
+        let dir = match File::open(hierarchy.at(&cgroup.path)) {
             Ok(dir) => dir,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Gone),
             Err(error) => return Err(error),
         };
         let inode = dir.metadata()?.ino();
-        if id.is_some_and(|id| id != inode) {
-            return Ok(None);
+        if cgroup.id.is_some_and(|id| id != inode) {
+            return Ok(Found::Gone);
         }
-        Ok(Some(Self {
+        Ok(Found::Here(Self {
             hierarchy,
-            relative: relative.to_owned(),
+            cgroup: Whereabouts {
+                id: Some(inode),
+                ..cgroup.clone()
+            },
             dir,
-            id: inode,
-            home: home.to_owned(),
             keeper: None,
         }))
     }
@@ -146,35 +181,30 @@ impl RunCgroup {
         self.dir.as_fd()
     }
 
-    /// The kernel's id of it: the directory's inode.
-    pub(crate) fn id(&self) -> u64 {
-        self.id
-    }
-
-    /// Path below the cgroup2 mount.
-    pub(crate) fn relative(&self) -> &Path {
-        &self.relative
-    }
-
-    /// The caller's own cgroup, below the cgroup2 mount.
-    pub(crate) fn home(&self) -> &Path {
-        &self.home
+    /// How to find it again.
+    pub(crate) fn whereabouts(&self) -> &Whereabouts {
+        &self.cgroup
     }
 
     /// Is this process in it, or below?
     pub(crate) fn contains(&self, pid: u32) -> bool {
         self.hierarchy
             .of(&pid.to_string())
-            .is_ok_and(|path| path.starts_with(&self.relative))
+            .is_ok_and(|path| path.starts_with(&self.cgroup.path))
     }
 
     fn path(&self) -> PathBuf {
-        self.hierarchy.at(&self.relative)
+        self.hierarchy.at(&self.cgroup.path)
     }
 
     /// The child is in: nothing else need keep the cgroup alive.
     pub(crate) fn inhabited(&mut self) {
         self.keeper = None;
+    }
+
+    /// Is it still there? Until it is removed, whether empty or not.
+    pub(crate) fn exists(&self) -> bool {
+        self.path().is_dir()
     }
 
     /// Is any process in it, or below?
@@ -245,7 +275,7 @@ impl RunCgroup {
 
     /// Move every process to the cgroup that the caller came from.
     pub(crate) fn release(&self) -> io::Result<()> {
-        let home = self.hierarchy.at(&self.home).join("cgroup.procs");
+        let home = self.hierarchy.at(&self.cgroup.home).join("cgroup.procs");
         // Forks may outrun one sweep; 100 sweeps outlast any honest program.
         for _ in 0..100 {
             let pids = self.pids()?;
@@ -301,7 +331,8 @@ impl RunCgroup {
             }
         }
         if let Some(parent) = self
-            .relative
+            .cgroup
+            .path
             .parent()
             .filter(|parent| parent.file_name() == Some(OURS.as_ref()))
         {
@@ -372,7 +403,7 @@ mod tests {
             return;
         }
         let id = uuid::Uuid::now_v7().to_string();
-        let mut cgroup = RunCgroup::create(&id, false, &mut |_, _| {}).unwrap();
+        let mut cgroup = RunCgroup::create(&id, false, &mut |_| Ok(())).unwrap();
         assert!(!cgroup.populated().unwrap());
         let mut sleeper = std::process::Command::new("sleep")
             .arg("60")
@@ -392,9 +423,10 @@ mod tests {
         );
         assert!(cgroup.remove().is_err());
 
-        let found = RunCgroup::existing(cgroup.relative(), Some(cgroup.id()), cgroup.home())
-            .unwrap()
-            .unwrap();
+        let place = cgroup.whereabouts().clone();
+        let Found::Here(found) = RunCgroup::find(&place).unwrap() else {
+            panic!("not found at {place:?}");
+        };
         found.release().unwrap();
         assert!(!cgroup.populated().unwrap());
         fs::write(cgroup.path().join("below/cgroup.procs"), pid.to_string()).unwrap();
@@ -402,10 +434,23 @@ mod tests {
         sleeper.wait().unwrap();
         cgroup.remove().unwrap();
         cgroup.remove().unwrap();
-        assert!(
-            RunCgroup::existing(cgroup.relative(), Some(cgroup.id()), cgroup.home())
-                .unwrap()
-                .is_none()
-        );
+        assert!(!cgroup.exists());
+        assert!(matches!(RunCgroup::find(&place).unwrap(), Found::Gone));
+        // From where it cannot be seen, not seeing it says nothing.
+        for elsewhere in [
+            Whereabouts {
+                namespace: place.namespace + 1,
+                ..place.clone()
+            },
+            Whereabouts {
+                root: "/../outside".into(),
+                ..place.clone()
+            },
+        ] {
+            assert!(matches!(
+                RunCgroup::find(&elsewhere).unwrap(),
+                Found::Unknown(_)
+            ));
+        }
     }
 }

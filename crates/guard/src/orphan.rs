@@ -8,10 +8,10 @@ use blackstart_core::policy;
 use blackstart_core::record::Snapshot;
 use blackstart_kernel::{Orphan, Session};
 
-use crate::cgroup::RunCgroup;
+use crate::cgroup::{Found, RunCgroup};
 use crate::pins;
 use crate::plan::Need;
-use crate::state::{RunDir, RunFile, StateDir};
+use crate::state::{RunDir, RunFile, StateDir, boot};
 use crate::story::{End, tell, wall_ns};
 
 /// How long another command may take with its own sweep or set-up.
@@ -86,9 +86,22 @@ fn sweep_one(dir: RunDir) -> io::Result<Outcome> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         Err(error) => return Err(error),
     };
-    let cgroup = match run.as_ref().and_then(|run| run.cgroup.as_ref()) {
-        Some(file) => RunCgroup::existing(&file.path, file.id, &file.home)?,
-        None => None,
+    let pins = pins::existing(&id, dir.path());
+    let cgroup = match run.as_ref().map(|run| (&run.boot, &run.cgroup)) {
+        // What an earlier boot made went with it.
+        Some((run, _)) if !run.is_empty() && *run != boot()? => None,
+        Some((_, Some(cgroup))) => match RunCgroup::find(cgroup)? {
+            Found::Here(cgroup) => Some(cgroup),
+            Found::Gone => None,
+            // Its processes may live, and be guarded by nothing else than what would be taken down here.
+            Found::Unknown(why) => return Err(io::Error::other(format!("left alone: {why}"))),
+        },
+        _ if !pins.is_empty() => {
+            return Err(io::Error::other(
+                "left alone: its programs are there, and where its cgroup is was not recorded",
+            ));
+        }
+        _ => None,
     };
     if let (Some(run), Some(cgroup)) = (&run, &cgroup)
         && cgroup.populated()?
@@ -98,7 +111,6 @@ fn sweep_one(dir: RunDir) -> io::Result<Outcome> {
             service: run.service.clone(),
         }));
     }
-    let pins = pins::existing(&id, dir.path());
     let report = match run {
         // Begun, and then a signal or a death before the child: nothing happened that could be told.
         Some(run) if run.started_ns != 0 => {

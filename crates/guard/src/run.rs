@@ -16,7 +16,7 @@ use crate::cgroup::RunCgroup;
 use crate::orphan::remove_programs;
 use crate::plan::{Need, Terms};
 use crate::refusal::{Cause, Refusal};
-use crate::state::{LAYOUT, RunDir, RunFile, StateDir};
+use crate::state::{LAYOUT, RunDir, RunFile, StateDir, boot};
 use crate::story::wall_ns;
 use crate::terminal::Terminal;
 use crate::{Ended, Notice, Request, pins};
@@ -96,6 +96,8 @@ impl<'a> Setup<'a> {
             guarded: Guarded::No,
             known_addresses: Vec::new(),
             gaps: Vec::new(),
+            // Unknown, it is nobody's boot: such a run is left alone while its cgroup cannot be looked at.
+            boot: boot().unwrap_or_default(),
             cgroup: None,
             pins: None,
             kept: false,

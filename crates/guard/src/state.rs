@@ -18,6 +18,8 @@ use rustix::fs::{FlockOperation, flock};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::cgroup::Whereabouts;
+
 /// Shape of the files below; a later release recognises older ones by it.
 pub(crate) const LAYOUT: u32 = 1;
 
@@ -47,24 +49,16 @@ pub(crate) struct RunFile {
     pub(crate) known_addresses: Vec<IpAddr>,
     /// What was known to be missing at the start.
     pub(crate) gaps: Vec<Gap>,
-    pub(crate) cgroup: Option<CgroupFile>,
+    /// The kernel's id of this boot: of another one's runs nothing is left but files.
+    pub(crate) boot: String,
+    /// On disk before it is made.
+    pub(crate) cgroup: Option<Whereabouts>,
     /// The directory of pins, on a bpffs.
     pub(crate) pins: Option<PathBuf>,
     /// The run ended with processes left under guard on purpose.
     pub(crate) kept: bool,
     /// Exit code of the child, once it is known.
     pub(crate) exit_code: Option<i32>,
-}
-
-/// How to find the cgroup again.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct CgroupFile {
-    /// Below the mount.
-    pub(crate) path: PathBuf,
-    /// None while it was only about to be made.
-    pub(crate) id: Option<u64>,
-    /// The caller's, below the mount.
-    pub(crate) home: PathBuf,
 }
 
 /// The directory that all runs of a host share.
@@ -233,6 +227,12 @@ impl RunDir {
         self.lock = None;
         Ok(())
     }
+}
+
+/// The kernel's id of the boot that this is.
+pub(crate) fn boot() -> io::Result<String> {
+    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+    Ok(text.trim().to_owned())
 }
 
 /// State tells what was deployed with which arguments: not everybody's business.

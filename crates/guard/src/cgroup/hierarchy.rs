@@ -3,8 +3,10 @@
 use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
 
 /// A view of the cgroup2 tree that directories can be made in.
@@ -20,6 +22,7 @@ pub(crate) struct Hierarchy {
 /// A line of mountinfo, as far as it matters here.
 #[derive(Debug, PartialEq, Eq)]
 struct Mount {
+    id: u64,
     root: PathBuf,
     at: PathBuf,
     writable: bool,
@@ -29,27 +32,43 @@ impl Hierarchy {
     /// By the mount table; where that shows no writable mount (`ip netns exec` hides it, a container
     /// shows it read-only), a mount of our own that is attached nowhere.
     pub(crate) fn find() -> io::Result<Self> {
-        let table = fs::read_to_string("/proc/self/mountinfo")?;
-        let seen = mounts(&table)
-            .into_iter()
-            .filter(|mount| mount.writable && mount.at.is_dir());
         // The one that shows most of the tree.
-        if let Some(mount) = seen.min_by_key(|mount| mount.root.iter().count()) {
-            return Ok(Self {
-                top: mount.at,
-                root: mount.root,
-                _detached: None,
-            });
+        let seen = visible()?.into_iter();
+        match seen.min_by_key(|mount| mount.root.iter().count()) {
+            Some(mount) => Ok(mount.into()),
+            None => Self::detached(Path::new("/")),
         }
+    }
+
+    /// The view that shows `root`, as [`Self::root`] told it in this cgroup namespace; none if that part of the
+    /// tree cannot be reached from here.
+    pub(crate) fn showing(root: &Path) -> io::Result<Option<Self>> {
+        if let Some(mount) = visible()?.into_iter().find(|mount| mount.root == root) {
+            return Ok(Some(mount.into()));
+        }
+        // Above the root of this namespace; only a mount made outside of it shows that.
+        if root.iter().any(|part| part == "..") {
+            return Ok(None);
+        }
+        Self::detached(root).map(Some)
+    }
+
+    /// What this cgroup namespace has below `root`, by a mount that is attached nowhere.
+    fn detached(root: &Path) -> io::Result<Self> {
         let fs = fsopen("cgroup2", FsOpenFlags::FSOPEN_CLOEXEC)?;
         fsconfig_create(&fs)?;
         let mount = fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
         let top = PathBuf::from(format!("/proc/self/fd/{}", mount.as_raw_fd()));
         Ok(Self {
-            top,
-            root: PathBuf::from("/"),
+            top: top.join(root.strip_prefix("/").unwrap_or(root)),
+            root: root.to_owned(),
             _detached: Some(mount),
         })
+    }
+
+    /// Which part of the tree (of this cgroup namespace) is seen.
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
     }
 
     /// A path in this process for a path below the mount.
@@ -68,6 +87,41 @@ impl Hierarchy {
         // None: a kernel without cgroup2 has no such line.
         let path = of_lines(&text).ok_or(io::ErrorKind::Unsupported)?;
         Ok(below(&path, &self.root))
+    }
+}
+
+impl From<Mount> for Hierarchy {
+    fn from(mount: Mount) -> Self {
+        Self {
+            top: mount.at,
+            root: mount.root,
+            _detached: None,
+        }
+    }
+}
+
+/// The inode of the caller's cgroup namespace: paths mean something within one only.
+pub(super) fn namespace() -> io::Result<u64> {
+    Ok(fs::metadata("/proc/self/ns/cgroup")?.ino())
+}
+
+/// The writable mounts of the tree.
+fn visible() -> io::Result<Vec<Mount>> {
+    let table = fs::read_to_string("/proc/self/mountinfo")?;
+    let mut seen = mounts(&table);
+    seen.retain(|mount| mount.writable && mount.is_on_top());
+    Ok(seen)
+}
+
+impl Mount {
+    /// The table also lists mounts that a later one hides: their paths lead into that one.
+    fn is_on_top(&self) -> bool {
+        match statx(CWD, &self.at, AtFlags::empty(), StatxFlags::MNT_ID) {
+            // Before 5.8 the kernel does not tell.
+            Ok(found) if found.stx_mask & StatxFlags::MNT_ID.bits() == 0 => self.at.is_dir(),
+            Ok(found) => found.stx_mnt_id == self.id,
+            Err(_) => false,
+        }
     }
 }
 
@@ -98,12 +152,15 @@ fn mounts(table: &str) -> Vec<Mount> {
             return None;
         }
         let superblock = right.nth(1)?;
-        let mut left = left.split(' ').skip(3);
+        let mut left = left.split(' ');
+        let id = left.next()?.parse().ok()?;
+        let mut left = left.skip(2);
         let (root, at, options) = (left.next()?, left.next()?, left.next()?);
         let writable = [options, superblock]
             .iter()
             .all(|list| list.split(',').any(|option| option == "rw"));
         Some(Mount {
+            id,
             root: unescape(root).into(),
             at: unescape(at).into(),
             writable,
@@ -148,11 +205,13 @@ short line
             mounts(table),
             [
                 Mount {
+                    id: 41,
                     root: "/".into(),
                     at: "/sys/fs/cgroup/unified".into(),
                     writable: true
                 },
                 Mount {
+                    id: 52,
                     root: "/docker/a b".into(),
                     at: "/mnt/my\tcg".into(),
                     writable: false
@@ -188,10 +247,8 @@ short line
             eprintln!("skipped: needs root");
             return;
         }
-        let fs = fsopen("cgroup2", FsOpenFlags::FSOPEN_CLOEXEC).unwrap();
-        fsconfig_create(&fs).unwrap();
-        let mount = fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty()).unwrap();
-        let top = PathBuf::from(format!("/proc/self/fd/{}", mount.as_raw_fd()));
-        assert!(top.join("cgroup.procs").exists());
+        let whole = Hierarchy::detached(Path::new("/")).unwrap();
+        assert!(whole.at(Path::new("cgroup.procs")).exists());
+        assert!(Hierarchy::showing(Path::new("/../x")).unwrap().is_none());
     }
 }

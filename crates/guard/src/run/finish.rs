@@ -180,7 +180,7 @@ impl Setup<'_> {
                 Need::Leftovers,
                 format!(
                     "the run's cgroup {} could not be emptied and removed: {error}",
-                    cgroup.relative().display()
+                    cgroup.whereabouts().path.display()
                 ),
                 0,
             );

@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
-use std::path::Path;
 
 use blackstart_core::name::Name;
 use blackstart_core::policy::Policy;
@@ -19,7 +18,7 @@ use crate::orphan::{described, sweep_locked};
 use crate::plan::{FEATURES, Need, plan, replan};
 use crate::refusal::{Cause, Refusal};
 use crate::resolv::Resolving;
-use crate::state::{CgroupFile, StateDir};
+use crate::state::StateDir;
 use crate::{Notice, pins};
 
 impl Setup<'_> {
@@ -150,24 +149,26 @@ impl Setup<'_> {
 
     pub(super) fn make_cgroup(&mut self, host: &Support) -> Result<(), Refusal> {
         let id = self.file.id.clone();
+        let systemd = host.systemd == Some(true);
         let (file, dir) = (&mut self.file, self.dir.as_ref());
-        let mut announce = |path: &Path, home: &Path| {
-            file.cgroup = Some(CgroupFile {
-                path: path.to_owned(),
-                id: None,
-                home: home.to_owned(),
+        let mut unwritten = None;
+        let mut made = RunCgroup::create(&id, systemd, &mut |cgroup| {
+            file.cgroup = Some(cgroup.clone());
+            let written = dir.map_or(Ok(()), |dir| dir.write_run(file));
+            written.inspect_err(|error| unwritten = Some(error.to_string()))
+        });
+        if let Some(why) = unwritten {
+            // A sweep would take the guard off a run whose cgroup is not on record: no record, no pins.
+            self.without_state(&why)?;
+            let file = &mut self.file;
+            made = RunCgroup::create(&id, systemd, &mut |cgroup| {
+                file.cgroup = Some(cgroup.clone());
+                Ok(())
             });
-            if let Some(Err(error)) = dir.map(|dir| dir.write_run(file)) {
-                tracing::warn!(%error, "the cgroup of this run is not on record");
-            }
-        };
-        match RunCgroup::create(&id, host.systemd == Some(true), &mut announce) {
+        }
+        match made {
             Ok(cgroup) => {
-                self.file.cgroup = Some(CgroupFile {
-                    path: cgroup.relative().to_owned(),
-                    id: Some(cgroup.id()),
-                    home: cgroup.home().to_owned(),
-                });
+                self.file.cgroup = Some(cgroup.whereabouts().clone());
                 self.cgroup = Some(cgroup);
                 Ok(())
             }
@@ -178,6 +179,18 @@ impl Setup<'_> {
                     .lack(Need::Cgroup, format!("a cgroup cannot be made: {error}"))
             }
         }
+    }
+
+    /// Go on as if the state directory could not be used at all.
+    fn without_state(&mut self, why: &str) -> Result<(), Refusal> {
+        if let Some(dir) = self.dir.take()
+            && let Err(error) = dir.discard()
+        {
+            tracing::warn!(%error, "the run's directory stays");
+        }
+        let path = self.request.state_dir.display();
+        self.terms
+            .lack(Need::State, format!("{path} cannot be used: {why}"))
     }
 
     fn make_pins(&mut self) -> Result<(), Refusal> {

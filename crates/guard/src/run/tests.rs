@@ -1,6 +1,7 @@
 //! The life of a run without programs in the kernel: cgroup, command, leftovers, state, orphans.
 
 use super::*;
+use crate::cgroup::{Found, Whereabouts};
 use crate::{AtEnd, Living, sweep};
 use blackstart_core::report::Report;
 use blackstart_kernel::support::Support;
@@ -41,14 +42,14 @@ fn ended(script: &str, leftover: Option<AtEnd>) -> (Ended, tempfile::TempDir) {
     let signals = Signals::block().unwrap();
     let terminal = Terminal::open();
     let (setup, child) = started(&request, &signals);
-    let relative = setup.cgroup.as_ref().unwrap().relative().to_owned();
+    let place = setup.cgroup.as_ref().unwrap().whereabouts().clone();
     let ended = setup.see_through(&child, &signals, &terminal, &mut |_| {});
-    assert!(
-        RunCgroup::existing(&relative, None, Path::new(""))
-            .unwrap()
-            .is_none()
-    );
+    assert!(gone(&place));
     (ended, state)
+}
+
+fn gone(place: &Whereabouts) -> bool {
+    matches!(RunCgroup::find(place).unwrap(), Found::Gone)
 }
 
 fn without_root() -> bool {
@@ -154,7 +155,7 @@ fn an_orphan_lives_until_its_processes_end_and_is_then_adopted() {
     let signals = Signals::block().unwrap();
     let (setup, child) = started(&request, &signals);
     let id = setup.file.id.clone();
-    let relative = setup.cgroup.as_ref().unwrap().relative().to_owned();
+    let place = setup.cgroup.as_ref().unwrap().whereabouts().clone();
     assert!(
         sweep(state.path()).unwrap().living.is_empty(),
         "it is supervised"
@@ -210,8 +211,7 @@ fn an_orphan_lives_until_its_processes_end_and_is_then_adopted() {
         "{:?}",
         report.coverage
     );
-    let gone = RunCgroup::existing(&relative, None, Path::new("")).unwrap();
-    assert!(gone.is_none());
+    assert!(gone(&place));
     assert!(sweep(state.path()).unwrap().adopted.is_empty());
 }
 
@@ -234,7 +234,7 @@ fn a_command_that_is_not_there_leaves_nothing() {
         })
         .unwrap();
     drop(locked);
-    let relative = setup.cgroup.as_ref().unwrap().relative().to_owned();
+    let place = setup.cgroup.as_ref().unwrap().whereabouts().clone();
     let refusal = setup.start(&signals).unwrap_err();
     assert_eq!((refusal.cause, refusal.exit_code()), (Cause::NotFound, 127));
     setup.undo();
@@ -244,9 +244,88 @@ fn a_command_that_is_not_there_leaves_nothing() {
             .count(),
         0
     );
-    assert!(
-        RunCgroup::existing(&relative, None, Path::new(""))
-            .unwrap()
-            .is_none()
-    );
+    assert!(gone(&place));
+}
+
+#[test]
+fn an_orphan_that_cannot_be_looked_at_is_left_alone_until_the_next_boot() {
+    if without_root() {
+        return;
+    }
+    let state = tempfile::tempdir().unwrap();
+    let request = request("exec sleep 30", state.path(), None);
+    let signals = Signals::block().unwrap();
+    let (setup, child) = started(&request, &signals);
+    let file = setup.file.clone();
+    let place = file.cgroup.clone().unwrap();
+    drop(setup);
+    let path = state.path().join("runs").join(&file.id);
+    let rewrite = |file: &RunFile| {
+        let dir = RunDir::adopt(&path).unwrap().unwrap();
+        dir.write_run(file).unwrap();
+    };
+    let moved = |namespace, root: &str| RunFile {
+        cgroup: Some(Whereabouts {
+            namespace,
+            root: root.into(),
+            ..place.clone()
+        }),
+        ..file.clone()
+    };
+    for elsewhere in [
+        moved(place.namespace + 1, "/"),
+        moved(place.namespace, "/../outside"),
+    ] {
+        rewrite(&elsewhere);
+        let swept = sweep(state.path()).unwrap();
+        assert!(
+            swept.adopted.is_empty() && swept.living.is_empty(),
+            "{swept:?}"
+        );
+        assert_eq!(swept.failed.len(), 1, "{swept:?}");
+        assert!(swept.failed[0].1.contains("left alone"), "{swept:?}");
+    }
+    rewrite(&RunFile {
+        boot: "another".to_owned(),
+        ..moved(place.namespace + 1, "/")
+    });
+    let swept = sweep(state.path()).unwrap();
+    assert_eq!(swept.adopted.len(), 1, "{swept:?}");
+
+    rustix::process::pidfd_send_signal(&child.pidfd, Signal::KILL).unwrap();
+    let Found::Here(cgroup) = RunCgroup::find(&place).unwrap() else {
+        panic!("not at {place:?}");
+    };
+    cgroup.remove().unwrap();
+}
+
+#[test]
+fn a_cgroup_that_cannot_be_recorded_is_made_without_a_state_directory() {
+    if without_root() {
+        return;
+    }
+    let state = tempfile::tempdir().unwrap();
+    let request = request("true", state.path(), None);
+    let host = Support {
+        systemd: Some(false),
+        ..Support::for_run()
+    };
+    for enforce in [false, true] {
+        let terms = Terms::new(enforce, &[]).unwrap();
+        let mut setup = Setup::new(&request, Mode::Observe, terms);
+        let locked = setup.open_state().unwrap();
+        setup.begin_dir().unwrap();
+        // As a full disk does: the file is there from before, and cannot be written anew.
+        let path = setup.dir.as_ref().unwrap().path().to_owned();
+        std::fs::create_dir(path.join("run.new")).unwrap();
+        let made = setup.make_cgroup(&host);
+        assert!(setup.dir.is_none() && !path.exists());
+        assert_eq!(setup.cgroup.is_some(), !enforce);
+        match made {
+            Ok(()) => assert_eq!(setup.terms.gaps()[0].kind, "state"),
+            Err(refusal) => assert_eq!(refusal.cause, Cause::Unmet(Need::State)),
+        }
+        drop(locked);
+        setup.undo();
+    }
 }
