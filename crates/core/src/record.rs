@@ -235,6 +235,9 @@ pub struct Counters {
     /// Contacts with unix sockets that could not be given a row.
     #[serde(default)]
     pub delegates_lost: u64,
+    /// Packets of the run that claimed to come from its resolver.
+    #[serde(default)]
+    pub answers_forged: u64,
     /// Attempts judged in the packet path because no socket hook had judged them.
     pub backstop: u64,
 }

@@ -301,6 +301,7 @@ struct bs_counters {
 	__u64 events_lost;
 	__u64 backstop;
 	__u64 delegates_lost;
+	__u64 answers_forged;
 };
 
 /* ---- per socket ------------------------------------------------------------------------------------- */
@@ -322,6 +323,10 @@ struct bs_asked {
 	__u8 pad[6];
 };
 
+struct bs_asking {
+	struct bs_asked slot[BS_ASKED];
+};
+
 /* The verdict belongs to the socket: the packet path never asks the tables again for a judged one. */
 struct bs_socket {
 	__u64 subject;
@@ -334,8 +339,8 @@ struct bs_socket {
 	__u8 protocol;
 	__u8 verdict; /* 0: never judged */
 	__u8 dns;     /* some send asked for port 53/UDP */
-	__u8 pad[7];
-	struct bs_asked asked[BS_ASKED];
+	__u8 hooked;  /* judged by connect or sendmsg: its packets need no second judgement */
+	__u8 pad[6];
 };
 
 /* ---- the live view ---------------------------------------------------------------------------------- */
@@ -400,9 +405,9 @@ BS_SIZE(bs_subject, 424);
 BS_SIZE(bs_process, 16);
 BS_SIZE(bs_leaver_key, 24);
 BS_SIZE(bs_delegate_key, 128);
-BS_SIZE(bs_counters, 112);
+BS_SIZE(bs_counters, 120);
 BS_SIZE(bs_asked, 48);
-BS_SIZE(bs_socket, 256);
+BS_SIZE(bs_socket, 64);
 BS_SIZE(bs_event, 48);
 BS_SIZE(bs_lookup_event, 328);
 

@@ -13,6 +13,11 @@
 #ifndef BLACKSTART_ANSWER_H
 #define BLACKSTART_ANSWER_H
 
+enum {
+	BS_ADDRESSES = 256, /* as many A records as 4096 octets hold */
+	BS_CNAMES = 32,     /* resolvers themselves give up at 16 or before */
+};
+
 struct bs_answer_scratch {
 	__u8 packet[BS_PACKET_MAX]; /* the DNS message */
 	struct bs_reading target;   /* a name taken out of it */
@@ -30,8 +35,10 @@ struct bs_answer_scratch {
 	__u32 taken;
 	__u32 class_id;
 	__u32 deny_class;
-	__u32 leases;
+	__u32 steps;                /* CNAMEs followed */
+	__u32 found;                /* addresses taken out, leased once the whole section was read */
 	__u32 broken;
+	__u32 address[BS_ADDRESSES][4];
 };
 
 struct {
@@ -59,6 +66,12 @@ static __always_inline __u32 bs_u8(struct bs_answer_scratch *s, __u64 at)
 static __always_inline __u32 bs_u16(struct bs_answer_scratch *s, __u64 at)
 {
 	return bs_u8(s, at) << 8 | bs_u8(s, at + 1);
+}
+
+/* Four octets of an address, in network order as they stand. */
+static __always_inline __u32 bs_word(struct bs_answer_scratch *s, __u64 at)
+{
+	return bpf_htonl(bs_u16(s, at) << 16 | bs_u16(s, at + 2));
 }
 
 /* One octet of the name that is being taken out. 0 go on, 1 stop. */
@@ -222,30 +235,39 @@ __noinline int bs_answer_one(void)
 	s->offset = at + size;
 	if (!mine || class != 1)
 		return 0;
-	if (type == 1 && size == 4) {
-		s->key.addr[0] = s->key.addr[1] = 0;
-		s->key.addr[2] = bpf_htonl(0xffff);
-		s->key.addr[3] = bpf_htonl(bs_u16(s, at) << 16 | bs_u16(s, at + 2));
-		bs_lease_add();
-	} else if (type == 28 && size == 16) {
-		for (i = 0; i < 4; i++)
-			s->key.addr[i] = bpf_htonl(bs_u16(s, at + 4 * i) << 16 | bs_u16(s, at + 4 * i + 2));
-		bs_lease_add();
+	if ((type == 1 && size == 4) || (type == 28 && size == 16)) {
+		__u32 *address = s->address[s->found & (BS_ADDRESSES - 1)];
+
+		if (s->found >= BS_ADDRESSES) {
+			BS_COUNT(leases_lost, 1);
+			return 0;
+		}
+		s->found++;
+		address[0] = address[1] = 0;
+		address[2] = bpf_htonl(0xffff);
+		if (type == 1) {
+			address[3] = bs_word(s, at);
+		} else {
+			address[0] = bs_word(s, at);
+			address[1] = bs_word(s, at + 4);
+			address[2] = bs_word(s, at + 8);
+			address[3] = bs_word(s, at + 12);
+		}
 	} else if (type == 5) {
 		struct bs_class *c;
 
 		if (bs_name_take(s, at) || s->end != at + size || bs_name_scan(&s->target))
 			goto broken;
-		if (s->target.name.hash == s->key.name)
-			goto broken; /* a circle */
-		for (i = 0; i < BS_CHAIN_MAX; i++)
-			if (i < s->fresh.chain_len && s->fresh.chain[i] == s->target.name.hash)
-				goto broken;
-		i = s->fresh.chain_len;
-		if (i >= BS_CHAIN_MAX)
+		/* A circle comes back to where it began, or goes on too long. */
+		if (s->target.name.hash == s->key.name || s->steps >= BS_CNAMES)
 			goto broken;
-		s->fresh.chain[i] = s->target.name.hash;
-		s->fresh.chain_len = i + 1;
+		s->steps++;
+		/* The record keeps the first few, the verdict needs none of them but the one that is denied. */
+		i = s->fresh.chain_len;
+		if (i < BS_CHAIN_MAX) {
+			s->fresh.chain[i] = s->target.name.hash;
+			s->fresh.chain_len = i + 1;
+		}
 		s->head = s->target.name.hash;
 		s->head_offset = at;
 		bs_name_match(&s->target);
@@ -265,12 +287,32 @@ static long bs_answer_step(__u32 index, void *unused)
 	return bs_answer_one() != 0;
 }
 
+static long bs_lease_step(__u32 index, void *unused)
+{
+	struct bs_answer_scratch *s = bs_answer_scratch_get();
+	__u32 *address;
+
+	if (!s)
+		return 1;
+	address = s->address[index & (BS_ADDRESSES - 1)];
+	s->key.addr[0] = address[0];
+	s->key.addr[1] = address[1];
+	s->key.addr[2] = address[2];
+	s->key.addr[3] = address[3];
+	bs_lease_add();
+	return 0;
+}
+
 /* The query on its socket that this answers. 1 with its fields in `found`. */
 static __always_inline int bs_asked_find(struct bs_socket *st, struct bs_pending_key *key, struct bs_pending *found)
 {
+	struct bs_asking *asking = bpf_map_lookup_elem(&bs_asking, &key->socket);
+
+	if (!asking)
+		return 0;
 	for (__u32 i = 0; i < BS_ASKED; i++) {
-		struct bs_asked *a = &st->asked[i];
-		__u32 turn = *(volatile __u32 *)&a->turn;
+		struct bs_asked *a = &asking->slot[i];
+		__u32 turn = __sync_fetch_and_add(&a->turn, 0);
 
 		if (!turn || turn & 1 || a->name != key->name || a->id != key->id || a->qtype != key->qtype ||
 		    a->server[3] != key->server[3] || a->server[2] != key->server[2] ||
@@ -282,7 +324,9 @@ static __always_inline int bs_asked_find(struct bs_socket *st, struct bs_pending
 		found->leases = a->leases;
 		if (__sync_fetch_and_add(&a->turn, 0) != turn)
 			continue;
-		a->answered = 1;
+		/* An answered slot may be somebody else's by now; an unanswered one cannot. */
+		if (!a->answered)
+			a->answered = 1;
 		return 1;
 	}
 	return 0;
@@ -308,7 +352,7 @@ static __always_inline int bs_answer_read(struct __sk_buff *skb, struct bs_heade
 	if (h->odd || !h->payload || skb->gso_segs > 1 || skb->len <= h->payload)
 		return bs_answer_malformed();
 	len = skb->len - h->payload;
-	if (len < 17 || len > BS_PACKET_MAX)
+	if (len < 12 || len > BS_PACKET_MAX)
 		return bs_answer_malformed();
 	len -= 1;
 	asm volatile("%0 &= 4095" : "+r"(len));
@@ -320,7 +364,10 @@ static __always_inline int bs_answer_read(struct __sk_buff *skb, struct bs_heade
 	flags = bs_u16(s, 2);
 	if (!(flags & 0x8000))
 		return BS_PASS; /* a query, to a server that the run runs */
-	if (bs_u16(s, 4) != 1 || (flags & 0x7800))
+	/* A server that does not understand answers with a bare header and an error. It names nothing. */
+	if (s->len == 12 && (flags & 15) && !bs_u16(s, 6))
+		return BS_PASS;
+	if (s->len < 17 || bs_u16(s, 4) != 1 || (flags & 0x7800))
 		return bs_answer_malformed();
 	/* The question stands uncompressed, as it was asked. */
 	n = s->len - 12 > 255 ? 254 : s->len - 13;
@@ -331,14 +378,13 @@ static __always_inline int bs_answer_read(struct __sk_buff *skb, struct bs_heade
 	if (s->end + 4 > s->len)
 		return bs_answer_malformed();
 
+	key.socket = bpf_get_socket_cookie(skb);
 	key.name = s->target.name.hash;
 	__builtin_memcpy(key.server, h->source, 16);
 	key.id = bs_u16(s, 0);
 	key.qtype = bs_u16(s, s->end);
-	if (!st || !bs_asked_find(st, &key, &found)) {
-		key.socket = bpf_get_socket_cookie(skb);
+	if (!st || !bs_asked_find(st, &key, &found))
 		pending = bpf_map_lookup_elem(&bs_pending, &key);
-	}
 	if (!pending) {
 		/* Nobody here waits for it, or it answers a denied query from an address that we do not expect. */
 		BS_COUNT(answers_unasked, 1);
@@ -362,9 +408,12 @@ static __always_inline int bs_answer_read(struct __sk_buff *skb, struct bs_heade
 	s->deny_class = 0;
 	s->fresh.chain_len = 0;
 	s->fresh.fixed = 0;
+	s->steps = s->found = 0;
 	bpf_loop(count, bs_answer_step, (void *)0, 0);
 	if (s->broken)
 		return bs_answer_malformed();
+	if (s->found)
+		bpf_loop(s->found, bs_lease_step, (void *)0, 0);
 	return BS_PASS;
 }
 
@@ -385,12 +434,12 @@ int bs_ingress(struct __sk_buff *skb)
 	if (protocol == IPPROTO_TCP) {
 		if (sk->state != BPF_TCP_SYN_SENT || bs_header_read(skb, &h))
 			return BS_PASS;
-		bs_outcome(bpf_sk_storage_get(&bs_sockets, sk, 0, 0), h.tcp_flags);
+		bs_outcome(bs_socket_find(bpf_get_socket_cookie(skb)), h.tcp_flags);
 		return BS_PASS;
 	}
 	if (protocol != IPPROTO_UDP || bs_header_read(skb, &h))
 		return BS_PASS;
-	st = bpf_sk_storage_get(&bs_sockets, sk, 0, 0);
+	st = bs_socket_find(bpf_get_socket_cookie(skb));
 	if (h.source_port != 53 && (!st || !st->dns))
 		return BS_PASS;
 	return bs_answer_read(skb, &h, st);

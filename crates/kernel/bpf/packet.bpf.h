@@ -176,10 +176,18 @@ static __always_inline int bs_query_tell(struct __sk_buff *skb, struct bs_questi
 }
 
 /* Note the query on its socket. 0: every slot waits for an answer. */
-static __always_inline int bs_asked_add(struct bs_socket *st, struct bs_question *q, struct bs_pending *pending)
+static __always_inline int bs_asked_add(__u64 cookie, struct bs_question *q, struct bs_pending *pending)
 {
+	struct bs_asking *asking = bpf_map_lookup_elem(&bs_asking, &cookie);
+
+	if (!asking) {
+		bpf_map_update_elem(&bs_asking, &cookie, (void *)&no_asking, BPF_NOEXIST);
+		asking = bpf_map_lookup_elem(&bs_asking, &cookie);
+		if (!asking)
+			return 0;
+	}
 	for (__u32 i = 0; i < BS_ASKED; i++) {
-		struct bs_asked *a = &st->asked[i];
+		struct bs_asked *a = &asking->slot[i];
 		__u32 turn = *(volatile __u32 *)&a->turn;
 
 		if ((turn && !a->answered) || turn & 1)
@@ -206,7 +214,7 @@ static __always_inline int bs_query_malformed(void)
 	return live.enforce ? BS_DROP : BS_PASS;
 }
 
-/* Read the query at h->payload into q. -1: it cannot be judged. */
+/* Read the query at h->payload into q. -1: it cannot be judged; 1: it is none, and may pass. */
 static __always_inline int bs_query_read(struct __sk_buff *skb, struct bs_header *h, struct bs_question *q)
 {
 	__u16 head[6], tail[2];
@@ -219,6 +227,9 @@ static __always_inline int bs_query_read(struct __sk_buff *skb, struct bs_header
 	if (bpf_skb_load_bytes(skb, h->payload, head, sizeof(head)))
 		return -1;
 	q->flags = bpf_ntohs(head[1]);
+	/* Updates and notifications are no lookups: under `default: allow` they pass, counted. */
+	if ((q->flags & 0xf800) == 0x2000 || (q->flags & 0xf800) == 0x2800)
+		return config.default_deny ? -1 : 1;
 	/* QR and opcode 0, one question, no answer; an additional record is EDNS. */
 	if ((q->flags & 0xf800) || head[2] != bpf_htons(1) || head[3] || head[4])
 		return -1;
@@ -240,12 +251,37 @@ static __always_inline int bs_query_read(struct __sk_buff *skb, struct bs_header
 	return 0;
 }
 
+/* Expect an answer. -1: could not be noted (counted). */
+static __always_inline int bs_query_note(struct __sk_buff *skb, struct bs_header *h, struct bs_socket *st,
+					 struct bs_question *q, struct bs_pending *pending, int wire_differs)
+{
+	struct bs_pending_key key = {};
+	__u64 cookie = bpf_get_socket_cookie(skb);
+
+	/* Only a socket that a hook saw will be seen to close, and its slots removed. */
+	if (!wire_differs && st && st->dns && bs_asked_add(cookie, q, pending))
+		return 0;
+	key.socket = cookie;
+	key.name = q->read.name.hash;
+	__builtin_memcpy(key.server, q->server, 16);
+	key.id = q->id;
+	key.qtype = q->qtype;
+	if (bpf_map_update_elem(&bs_pending, &key, pending, BPF_ANY)) {
+		BS_COUNT(leases_lost, 1);
+		return -1;
+	}
+	if (wire_differs) {
+		__builtin_memcpy(key.server, h->dest, 16);
+		bpf_map_update_elem(&bs_pending, &key, pending, BPF_ANY);
+	}
+	return 0;
+}
+
 /* Judge a query that was read, and record it. */
 static __always_inline int bs_query_judge(struct __sk_buff *skb, struct bs_header *h, struct bs_socket *st,
 					  struct bs_question *q)
 {
 	struct bs_pending pending = {};
-	struct bs_pending_key key = {};
 	__u32 wire_differs = 0;
 	struct bs_class *c;
 	__u8 effect;
@@ -283,37 +319,26 @@ static __always_inline int bs_query_judge(struct __sk_buff *skb, struct bs_heade
 	if (config.default_deny && live.enforce)
 		pending.leases = effect == BS_EFFECT_ALLOW && bs_known_as(q->server) & BS_KNOWN_RESOLVER;
 
-	if (q->verdict != BS_ALLOW) {
-		__u8 alive = q->verdict == BS_DENY &&
-			     bpf_ktime_get_boot_ns() - live.heartbeat_ns < BS_HEARTBEAT_MAX_NS;
-		int told = bs_query_tell(skb, q, alive);
-
-		if (q->verdict == BS_DENY) {
-			/*
-			 * A drop here is EPERM for the sender, which glibc calls a temporary failure. Where the
-			 * query may go out (`default: allow`) and somebody will answer it for good, it passes, and
-			 * the real answer is dropped on its way back.
-			 */
-			if (told || !alive || config.default_deny)
-				return BS_DROP;
-			pending.denied = 1;
+	/*
+	 * How a denied lookup ends. A drop here is EPERM for the sender, which glibc calls a temporary failure and
+	 * others wait out. So, while somebody lives to give the final answer, the query is noted first (the answer
+	 * may come before this program ends) and, where names may go out at all, passes: its real answer is dropped
+	 * on the way back. Without a supervisor, or if it could not be told, it is dropped here.
+	 */
+	if (q->verdict == BS_DENY) {
+		if (bpf_ktime_get_boot_ns() - live.heartbeat_ns >= BS_HEARTBEAT_MAX_NS) {
+			bs_query_tell(skb, q, 0);
+			return BS_DROP;
 		}
-	}
-	if (!wire_differs && st && bs_asked_add(st, q, &pending))
+		pending.denied = 1;
+		if (bs_query_note(skb, h, st, q, &pending, wire_differs) || bs_query_tell(skb, q, 1) ||
+		    config.default_deny)
+			return BS_DROP;
 		return BS_PASS;
-	key.socket = bpf_get_socket_cookie(skb);
-	key.name = q->read.name.hash;
-	__builtin_memcpy(key.server, q->server, 16);
-	key.id = q->id;
-	key.qtype = q->qtype;
-	if (bpf_map_update_elem(&bs_pending, &key, &pending, BPF_ANY)) {
-		BS_COUNT(leases_lost, 1);
-		return pending.denied ? BS_DROP : BS_PASS;
 	}
-	if (wire_differs) {
-		__builtin_memcpy(key.server, h->dest, 16);
-		bpf_map_update_elem(&bs_pending, &key, &pending, BPF_ANY);
-	}
+	if (q->verdict == BS_WOULD_DENY)
+		bs_query_tell(skb, q, 0);
+	bs_query_note(skb, h, st, q, &pending, wire_differs);
 	return BS_PASS;
 }
 
@@ -322,22 +347,28 @@ static __always_inline int bs_query_judge(struct __sk_buff *skb, struct bs_heade
 static __noinline int bs_query(struct __sk_buff *skb, struct bs_header *h, struct bs_socket *st, int certain)
 {
 	struct bs_question *q = bs_question_claim();
-	int verdict;
+	int verdict, read;
 
 	if (!q)
 		return bs_query_malformed();
-	if (bs_query_read(skb, h, q))
+	read = bs_query_read(skb, h, q);
+	if (read < 0) {
 		verdict = certain ? bs_query_malformed() : BS_PASS;
-	else
+	} else if (read) {
+		BS_COUNT(queries_malformed, 1);
+		verdict = BS_PASS;
+	} else {
 		verdict = bs_query_judge(skb, h, st, q);
+	}
 	__sync_lock_test_and_set(&q->claimed, 0);
 	return verdict;
 }
 
 /* A packet of a socket that no hook has judged: raw and ping sockets, subflows. */
-static __always_inline int bs_backstop(struct bpf_sock *sk, struct bs_header *h, struct bs_socket *st)
+static __always_inline int bs_backstop(__u64 cookie, int stream, struct bs_header *h, struct bs_socket *st)
 {
 	struct bs_attempt a = {};
+	struct bs_socket fresh = {};
 
 	/* The same destination again: the verdict stands, and is not another attempt. */
 	if (st && st->verdict && st->protocol == h->protocol && st->port == h->dest_port &&
@@ -354,19 +385,24 @@ static __always_inline int bs_backstop(struct bpf_sock *sk, struct bs_header *h,
 	a.backstop = 1;
 	bs_judge(&a);
 	bs_record(&a);
-	st = bpf_sk_storage_get(&bs_sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	/* A TCP socket that no hook saw is the kernel's own (a subflow), and no hook will see it closed. */
+	if (stream)
+		return a.verdict == BS_DENY ? BS_DROP : BS_PASS;
+	fresh.subject = a.subject;
+	fresh.name = a.name;
+	fresh.addr[0] = a.addr[0];
+	fresh.addr[1] = a.addr[1];
+	fresh.addr[2] = a.addr[2];
+	fresh.addr[3] = a.addr[3];
+	fresh.rule = a.rule;
+	fresh.port = a.port;
+	fresh.protocol = a.protocol;
+	fresh.verdict = a.verdict;
 	if (st) {
-		st->subject = a.subject;
-		st->name = a.name;
-		st->addr[0] = a.addr[0];
-		st->addr[1] = a.addr[1];
-		st->addr[2] = a.addr[2];
-		st->addr[3] = a.addr[3];
-		st->rule = a.rule;
-		st->port = a.port;
-		st->protocol = a.protocol;
-		st->verdict = a.verdict;
+		bs_flush(st);
+		fresh.dns = st->dns;
 	}
+	bpf_map_update_elem(&bs_sockets, &cookie, &fresh, BPF_ANY);
 	return a.verdict == BS_DENY ? BS_DROP : BS_PASS;
 }
 
@@ -378,28 +414,37 @@ int bs_egress(struct __sk_buff *skb)
 	struct bpf_sock *sk = skb->sk;
 	struct bs_header h = {};
 	struct bs_socket *st;
-	__u32 protocol;
-	int verdict;
+	__u32 protocol, stream;
+	__u64 cookie;
 
 	if (!sk || !(sk = bpf_sk_fullsock(sk)))
 		return BS_PASS;
 	protocol = sk->protocol;
 	barrier_var(protocol); /* else the compiler moves arithmetic on the pointer, which is refused */
-	st = bpf_sk_storage_get(&bs_sockets, sk, 0, 0);
-	if (st && st->verdict && st->protocol == IPPROTO_TCP && protocol == IPPROTO_TCP) {
+	stream = protocol == IPPROTO_TCP && sk->type == SOCK_STREAM;
+	cookie = bpf_get_socket_cookie(skb);
+	st = bs_socket_find(cookie);
+	if (st && st->hooked && stream) {
 		__sync_fetch_and_add(&st->bytes, skb->len);
 		return BS_PASS;
 	}
 	if (bs_header_read(skb, &h))
 		return live.enforce && config.default_deny ? BS_DROP : BS_PASS;
-	if (!st || !st->verdict || protocol != st->protocol) {
+	/*
+	 * Nobody of the run speaks for its resolvers: who can bind their address, or write raw packets, could
+	 * otherwise answer itself into a lease.
+	 */
+	if (config.default_deny && h.source_port == 53 && !stream && bs_known_as(h.source) & BS_KNOWN_RESOLVER) {
+		BS_COUNT(answers_forged, 1);
+		return live.enforce ? BS_DROP : BS_PASS;
+	}
+	if (!st || !st->hooked) {
 		/* Accepted sockets have no verdict and need none: only the packet that opens a connection. */
-		if (protocol == IPPROTO_TCP && (h.tcp_flags & 0x12) != 0x02)
+		if (stream && (h.tcp_flags & 0x12) != 0x02)
 			return BS_PASS;
-		verdict = bs_backstop(sk, &h, st);
-		if (verdict == BS_DROP)
-			return verdict;
-		st = bpf_sk_storage_get(&bs_sockets, sk, 0, 0);
+		if (bs_backstop(cookie, stream, &h, st) == BS_DROP)
+			return BS_DROP;
+		st = bs_socket_find(cookie);
 	}
 	if (st)
 		__sync_fetch_and_add(&st->bytes, skb->len);

@@ -18,24 +18,32 @@
  */
 static __always_inline int bs_reach(struct bpf_sock_addr *ctx, struct bs_attempt *a)
 {
-	struct bpf_sock *sk = ctx->sk;
+	struct bs_socket fresh = {};
 	struct bs_socket *st;
+	__u64 cookie;
 
-	a->subject = bs_subject_now();
 	a->port = bpf_ntohs((__u16)ctx->user_port);
 	a->protocol = ctx->protocol;
+	cookie = bpf_get_socket_cookie(ctx);
+	st = bs_socket_find(cookie);
+	if (!a->port && a->protocol == IPPROTO_UDP) {
+		/* glibc sorts addresses by connecting a datagram socket to each (RFC 6724) and sends nothing. It
+		 * reaches for nobody; a packet, should there be one, is judged by itself. */
+		if (st)
+			st->hooked = 0;
+		return 1;
+	}
+	a->subject = bs_subject_now();
 	bs_judge(a);
 	bs_record(a);
 	if (a->verdict == BS_DENY) {
 		bpf_set_retval(-ECONNREFUSED);
 		return 0;
 	}
-	if (!sk)
-		return 1;
-	st = bpf_sk_storage_get(&bs_sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
-	if (!st)
-		return 1;
-	bs_flush(st);
+	if (st)
+		bs_flush(st);
+	else
+		st = &fresh;
 	st->subject = a->subject;
 	st->name = a->name;
 	st->addr[0] = a->addr[0];
@@ -46,11 +54,14 @@ static __always_inline int bs_reach(struct bpf_sock_addr *ctx, struct bs_attempt
 	st->port = a->port;
 	st->protocol = a->protocol;
 	st->verdict = a->verdict;
+	st->hooked = 1;
 	st->since_ns = 0;
 	if (a->protocol == IPPROTO_TCP)
 		st->since_ns = bpf_ktime_get_boot_ns();
 	else if (a->port == 53 && a->protocol == IPPROTO_UDP)
 		st->dns = 1;
+	if (st == &fresh)
+		bpf_map_update_elem(&bs_sockets, &cookie, &fresh, BPF_ANY);
 	return 1;
 }
 
@@ -117,7 +128,8 @@ int bs_sendmsg6(struct bpf_sock_addr *ctx)
 SEC("cgroup/sock_release")
 int bs_release(struct bpf_sock *ctx)
 {
-	struct bs_socket *st = bpf_sk_storage_get(&bs_sockets, ctx, 0, 0);
+	__u64 cookie = bpf_get_socket_cookie(ctx);
+	struct bs_socket *st = bs_socket_find(cookie);
 	struct bs_flow *flow;
 
 	if (!st)
@@ -131,6 +143,9 @@ int bs_release(struct bpf_sock *ctx)
 			__sync_fetch_and_add(&flow->timed_out, 1);
 	}
 	bs_flush(st);
+	if (st->dns)
+		bpf_map_delete_elem(&bs_asking, &cookie);
+	bpf_map_delete_elem(&bs_sockets, &cookie);
 	return 1;
 }
 

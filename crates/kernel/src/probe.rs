@@ -1,9 +1,13 @@
-//! The self-probe: a short-lived process inside the run's cgroup that tries one denied and one allowed
-//! address of each family. No packet leaves: connecting a datagram socket only asks the hooks and the routes.
+//! The self-probe: a short-lived process inside the run's cgroup that tries one denied and one allowed address
+//! through the hooks of either family. No packet leaves: connecting a datagram socket only asks the hooks and
+//! the routes.
+//!
+//! The addresses are loopback's, so that a guard around this one lets them pass too; which verdict they meet is
+//! set for that moment, whatever the policy says of loopback.
 
 use std::io;
 use std::mem::size_of;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::process::{WaitId, WaitIdOptions, waitid};
@@ -11,46 +15,45 @@ use rustix::process::{WaitId, WaitIdOptions, waitid};
 use crate::spawn::clone_child;
 use crate::{Error, ErrorKind};
 
-/// Attempts that the kernel must have counted afterwards. A host without IPv6 makes two fewer.
-pub(crate) const ATTEMPTS: u64 = 2;
+/// Must be refused.
+pub(crate) const DENIED: Ipv4Addr = Ipv4Addr::new(127, 254, 254, 253);
 
-/// Addresses reserved for documentation (RFC 5737, RFC 3849): no deployment needs them, so that their verdicts
-/// may be set for a moment, whatever the policy says of loopback.
-pub(crate) const DENIED: [IpAddr; 2] = [
-    IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)),
-    IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)),
-];
+/// Must be let through.
+pub(crate) const ALLOWED: Ipv4Addr = Ipv4Addr::new(127, 254, 254, 254);
 
-/// The ones to be let through.
-pub(crate) const ALLOWED: [IpAddr; 2] = [
-    IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2)),
-    IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2)),
-];
+/// Exit status of a probing process whose denied attempt passed.
+const PASSED: i32 = 100;
 
 /// The discard port (RFC 863): nobody waits there, and nothing is sent.
 const PORT: u16 = 9;
 
-/// What the probing process saw, as its exit status.
-const DENIED_PASSED: i32 = 1;
-const ALLOWED_REFUSED: i32 = 2;
-
-/// Try [`DENIED`] and [`ALLOWED`] from inside `cgroup`.
-pub(crate) fn from_inside(cgroup: BorrowedFd<'_>) -> Result<(), Error> {
+/// Try [`DENIED`] and [`ALLOWED`] from inside `cgroup`, plain and mapped into IPv6. How often each was tried.
+///
+/// A denied address that answers anything but ECONNREFUSED fails the probe. That an allowed one passed is for the
+/// record to tell: a guard around this one may refuse it too.
+pub(crate) fn from_inside(cgroup: BorrowedFd<'_>) -> Result<u64, Error> {
     let failed = |error: io::Error| Error::caused(ErrorKind::Io, "run the self-probe", error);
     let child = clone_child(Some(cgroup), |_| {
-        let mut status = 0;
-        for (denied, allowed) in DENIED.into_iter().zip(ALLOWED) {
-            // No socket of that family: nothing to guard.
-            if connect(denied).is_some_and(|errno| errno != libc::ECONNREFUSED) {
-                status |= DENIED_PASSED;
+        let mut tried = 0;
+        for map in [false, true] {
+            let form = |v4: Ipv4Addr| {
+                if map {
+                    IpAddr::V6(v4.to_ipv6_mapped())
+                } else {
+                    IpAddr::V4(v4)
+                }
+            };
+            match connect(form(DENIED)) {
+                // No socket of that family: nothing to guard.
+                None => continue,
+                Some(libc::ECONNREFUSED) => tried += 1,
+                // SAFETY: ends this process only, without running any destructor of the supervisor's.
+                Some(_) => unsafe { libc::_exit(PASSED) },
             }
-            // Without a route the hook has passed all the same.
-            if connect(allowed) == Some(libc::ECONNREFUSED) {
-                status |= ALLOWED_REFUSED;
-            }
+            connect(form(ALLOWED));
         }
-        // SAFETY: ends this process only, without running any destructor of the supervisor's.
-        unsafe { libc::_exit(status) }
+        // SAFETY: as above.
+        unsafe { libc::_exit(tried) }
     })
     .map_err(failed)?;
     let status = loop {
@@ -60,17 +63,17 @@ pub(crate) fn from_inside(cgroup: BorrowedFd<'_>) -> Result<(), Error> {
             Err(error) => return Err(failed(error.into())),
         }
     };
-    let wrong = match status {
-        Some(0) => return Ok(()),
-        Some(DENIED_PASSED) => "a denied address was let through",
-        Some(ALLOWED_REFUSED) => "an allowed address was refused",
-        Some(_) => "denied addresses were let through and allowed ones refused",
-        None => "the probing process was killed",
-    };
-    Err(Error::new(
-        ErrorKind::Unsupported,
-        format!("pass the self-probe: {wrong}"),
-    ))
+    match status {
+        Some(PASSED) => Err(Error::new(
+            ErrorKind::Unsupported,
+            "pass the self-probe: a denied address was let through",
+        )),
+        Some(tried) => Ok(tried.unsigned_abs().into()),
+        None => Err(Error::new(
+            ErrorKind::Unsupported,
+            "pass the self-probe: its process was killed",
+        )),
+    }
 }
 
 /// errno of connecting a datagram socket to `address`; 0 for success, `None` without such sockets. Only

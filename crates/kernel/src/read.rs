@@ -220,6 +220,7 @@ impl Record {
             sums.events_lost += one.events_lost;
             sums.backstop += one.backstop;
             sums.delegates_lost += one.delegates_lost;
+            sums.answers_forged += one.answers_forged;
         }
         Ok(sums)
     }

@@ -4,14 +4,14 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::mem::MaybeUninit;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::Path;
 use std::ptr::NonNull;
 use std::rc::Rc;
 
 use blackstart_core::name::Name;
-use blackstart_core::record::Snapshot;
+use blackstart_core::record::{Snapshot, Verdict};
 use blackstart_core::report::Mode;
 use blackstart_core::tables::Tables;
 use libbpf_rs::skel::{OpenSkel, Skel, SkelBuilder};
@@ -163,7 +163,7 @@ impl Session {
 
         let keys = NameKeys::random()?;
         let rows = PolicyRows::new(settings.tables, keys);
-        size_tables(&mut open, &rows)?;
+        size_tables(&mut open, &rows, settings.hosts.len() as u32)?;
         for mut program in open.open_object_mut().progs_mut() {
             let wanted = features.iter().any(|feature| is_of(&program, *feature));
             program.set_autoload(wanted);
@@ -290,14 +290,14 @@ impl Session {
         }
         let failed = |error| Error::caused(ErrorKind::Io, "set up the self-probe", error);
         let known = MapHandle::try_from(&self.skeleton.maps.bs_known).map_err(failed)?;
-        let flagged = probe::DENIED
-            .map(|address| (address, abi::bs_known::BS_KNOWN_DENIED))
-            .into_iter()
-            .chain(probe::ALLOWED.map(|address| (address, abi::bs_known::BS_KNOWN_ALLOWED)));
+        let flagged = [
+            (probe::DENIED, abi::bs_known::BS_KNOWN_DENIED),
+            (probe::ALLOWED, abi::bs_known::BS_KNOWN_ALLOWED),
+        ];
         let mut before = Vec::new();
         for (address, flag) in flagged {
             let key = abi::bs_address {
-                addr: words(address),
+                addr: words(address.into()),
             };
             let key = abi::octets(&key).to_vec();
             before.push((
@@ -323,14 +323,22 @@ impl Session {
         self.events.borrow_mut().clear();
         self.ring.consume().map_err(failed)?;
         self.events.borrow_mut().clear();
-        outcome?;
-        let seen = counted.counters.attempts;
-        if seen < probe::ATTEMPTS {
+        let tried = outcome?;
+        let recorded = |address: Ipv4Addr, verdict: Verdict| -> u64 {
+            let rows = counted.flows.iter();
+            rows.filter(|row| row.address == IpAddr::V4(address) && row.verdict == verdict)
+                .map(|row| row.attempts)
+                .sum()
+        };
+        let (denied, allowed) = (
+            recorded(probe::DENIED, Verdict::Deny),
+            recorded(probe::ALLOWED, Verdict::Allow),
+        );
+        if denied != tried || allowed != tried {
             return Err(Error::new(
                 ErrorKind::Unsupported,
                 format!(
-                    "pass the self-probe: it made {} attempts and {seen} were recorded",
-                    probe::ATTEMPTS
+                    "pass the self-probe: of {tried} attempts each, {denied} were refused and {allowed} let through"
                 ),
             ));
         }
@@ -557,7 +565,11 @@ fn load_error(error: libbpf_rs::Error) -> Error {
 }
 
 /// Maps that hold the policy get its size.
-fn size_tables(open: &mut abi::OpenBlackstartSkel<'_>, rows: &PolicyRows) -> Result<(), Error> {
+fn size_tables(
+    open: &mut abi::OpenBlackstartSkel<'_>,
+    rows: &PolicyRows,
+    hosts: u32,
+) -> Result<(), Error> {
     let failed = |error| Error::caused(ErrorKind::Io, "size the policy's tables", error);
     open.maps
         .bs_states
@@ -579,6 +591,15 @@ fn size_tables(open: &mut abi::OpenBlackstartSkel<'_>, rows: &PolicyRows) -> Res
         .bs_prefixes
         .set_max_entries(rows.prefixes.len().max(1))
         .map_err(failed)?;
+    // What /etc/hosts takes must not be missing to the run.
+    for map in [
+        &mut open.maps.bs_names,
+        &mut open.maps.bs_answers,
+        &mut open.maps.bs_leases,
+    ] {
+        let own = map.max_entries();
+        map.set_max_entries(own + hosts).map_err(failed)?;
+    }
     Ok(())
 }
 

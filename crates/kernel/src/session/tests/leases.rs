@@ -4,6 +4,7 @@ use std::net::{IpAddr, UdpSocket};
 
 use blackstart_core::report::Mode;
 use blackstart_core::tables::RULE_SEARCH;
+use libbpf_rs::MapCore;
 
 use super::message::{A, AAAA, IN, Message, QUESTION, name};
 use super::wire::{ALLOW_ALL, Got, SERVERS, Seen, Wire, refused};
@@ -306,4 +307,73 @@ fn without_a_supervisor_a_denied_query_does_not_go_out() {
     assert!(!refused(&client.send(&Message::query(1, "good.test", A).0)));
     wire.session.heartbeat().unwrap();
     assert!(!refused(&client.send(&Message::query(1, "evil.test", A).0)));
+}
+
+/// Resolvers with one socket for all their work (c-ares) ask much before anything is answered.
+#[test]
+fn many_queries_of_one_socket_wait_at_once() {
+    let wire = Wire::enforce("default: deny\nrules:\n  - allow: .good.test\n");
+    let mut octets = [0; 512];
+    for address in SERVERS {
+        let client = wire.client(address);
+        let asked = |n: u16| format!("n{n}.good.test");
+        for n in 0..100 {
+            client.send(&Message::query(n, &asked(n), A).0).unwrap();
+        }
+        let from = client.local_addr().unwrap();
+        for n in (0..100).rev() {
+            let answer = Message::reply(n, &asked(n), A).address(QUESTION, "192.0.2.1");
+            wire.server(address).send_to(&answer.0, from).unwrap();
+            assert_eq!(client.recv(&mut octets).unwrap(), answer.len());
+        }
+        let seen = wire.snapshot();
+        assert_eq!(
+            (seen.answers.len(), seen.counters.answers_unasked),
+            (100, 0)
+        );
+        wire.forget_answers();
+    }
+}
+
+/// An asker that lost patience asks again, and is answered twice.
+#[test]
+fn a_second_answer_to_the_same_query_passes() {
+    let wire = Wire::enforce(ALLOW_ALL);
+    let client = wire.client(SERVERS[0]);
+    let query = Message::query(9, "shop.test", A);
+    let answer = Message::reply(9, "shop.test", A).address(QUESTION, "192.0.2.1");
+    client.send(&query.0).unwrap();
+    assert_eq!(
+        wire.exchange(&client, &query, &answer).unwrap(),
+        Got::Answer
+    );
+    let server = wire.server(SERVERS[0]);
+    server
+        .send_to(&answer.0, client.local_addr().unwrap())
+        .unwrap();
+    wire.mark(&client);
+    assert_eq!(wire.take(&client, &answer.0).unwrap(), Got::Answer);
+    assert_eq!(wire.counters().answers_unasked, 0);
+}
+
+/// What is remembered of a socket ends with it, or the tables would be full after so many sockets.
+#[test]
+fn closed_sockets_leave_nothing_behind() {
+    let wire = Wire::enforce("default: deny\nrules:\n  - allow: .good.test\n");
+    let query = Message::query(9, "www.good.test", A);
+    let answer = Message::reply(9, "www.good.test", A).address(QUESTION, "192.0.2.1");
+    let rows = || {
+        let maps = &wire.session.skeleton.maps;
+        (
+            maps.bs_sockets.keys().count(),
+            maps.bs_asking.keys().count(),
+        )
+    };
+    let clients: Vec<UdpSocket> = (0..40).map(|n| wire.client(SERVERS[n % 2])).collect();
+    for client in &clients {
+        assert_eq!(wire.exchange(client, &query, &answer).unwrap(), Got::Answer);
+    }
+    assert_eq!(rows(), (40, 40));
+    drop(clients);
+    assert_eq!(rows(), (0, 0));
 }

@@ -7,8 +7,8 @@ use blackstart_core::record::Verdict;
 use blackstart_core::report::Mode;
 use blackstart_core::tables::RULE_DEFAULT;
 
-use super::message::{A, AAAA, CHAOS, IN, Message, QUESTION, Section, name};
-use super::wire::{SERVERS, Seen, Wire, refused};
+use super::message::{A, AAAA, CHAOS, IN, Message, QUESTION, SOA, Section, name};
+use super::wire::{ALLOW_ALL, SERVERS, Seen, Wire, refused};
 use crate::Event;
 
 /// What `good.test` and all below it are allowed under, and nothing else.
@@ -45,8 +45,6 @@ fn unjudgeable() -> Vec<(&'static str, Message)> {
         ),
         ("a response", good().with(2, 0x81)),
         ("a status request", good().with(2, 0x11)),
-        ("a notify", good().with(2, 0x21)),
-        ("an update", good().with(2, 0x29)),
         (
             "a compressed question",
             header().question(&[3, b'w', b'w', b'w', 0xc0, 12], A, IN),
@@ -388,4 +386,23 @@ fn the_record_is_read_whole_however_long_it_is() {
     }
     let seen = wire.snapshot();
     assert_eq!((seen.queries.len(), seen.names.len()), (30_000, 30_000));
+}
+
+/// They change names on a server (RFC 1996, RFC 2136) and look nothing up.
+#[test]
+fn notifications_and_updates_pass_where_the_default_lets_them() {
+    for (rules, pass) in [(ALLOW_ALL, true), (ONLY_GOOD, false)] {
+        let wire = Wire::enforce(rules);
+        let client = wire.client(SERVERS[0]);
+        for (opcode, count) in [0x21, 0x29].into_iter().zip(1..) {
+            let message = Message::query(7, "www.good.test", SOA).with(2, opcode);
+            assert_eq!(!refused(&client.send(&message.0)), pass);
+            assert_eq!(
+                wire.counters().queries_malformed,
+                count,
+                "a gap in either case"
+            );
+        }
+        assert!(wire.snapshot().queries.is_empty());
+    }
 }

@@ -77,7 +77,7 @@ impl Wire {
             search: search.collect(),
         };
         let tables = compile(&policy, &facts).unwrap();
-        let features = BTreeSet::from([Feature::Names, Feature::Addresses]);
+        let features = BTreeSet::from([Feature::Names, Feature::Addresses, Feature::Outcomes]);
         let settings = Settings {
             tables: &tables,
             resolvers: &SERVERS,
