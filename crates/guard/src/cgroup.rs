@@ -193,7 +193,8 @@ impl RunCgroup {
             .is_ok_and(|path| path.starts_with(&self.cgroup.path))
     }
 
-    fn path(&self) -> PathBuf {
+    /// Its directory, as this process sees it.
+    pub(crate) fn path(&self) -> PathBuf {
         self.hierarchy.at(&self.cgroup.path)
     }
 

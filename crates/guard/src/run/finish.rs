@@ -199,10 +199,7 @@ impl Setup<'_> {
         let path = dir.report_path();
         let written = dir.write_report(report);
         // While its cgroup or programs remain, the run is not finished: a later command goes on here.
-        let left = self
-            .cgroup
-            .as_ref()
-            .is_some_and(|cgroup| cgroup.populated().unwrap_or(true))
+        let left = self.cgroup.as_ref().is_some_and(RunCgroup::exists)
             || !pins::existing(&self.file.id, dir.path()).is_empty();
         let finished = if keep || left { Ok(()) } else { dir.finish() };
         match written.and(finished) {

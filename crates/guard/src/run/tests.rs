@@ -329,3 +329,27 @@ fn a_cgroup_that_cannot_be_recorded_is_made_without_a_state_directory() {
         setup.undo();
     }
 }
+
+#[test]
+fn a_cgroup_that_cannot_be_removed_keeps_its_run_unfinished() {
+    if without_root() {
+        return;
+    }
+    let state = tempfile::tempdir().unwrap();
+    let request = request("true", state.path(), None);
+    let signals = Signals::block().unwrap();
+    let terminal = Terminal::open();
+    let (setup, child) = started(&request, &signals);
+    // A mount point cannot be removed.
+    let path = setup.cgroup.as_ref().unwrap().path();
+    rustix::mount::mount_bind(&path, &path).unwrap();
+    let ended = setup.see_through(&child, &signals, &terminal, &mut |_| {});
+    rustix::mount::unmount(&path, rustix::mount::UnmountFlags::empty()).unwrap();
+    let gaps = &ended.report.coverage.gaps;
+    assert!(gaps.iter().any(|gap| gap.kind == "leftovers"), "{gaps:?}");
+
+    let swept = sweep(state.path()).unwrap();
+    assert_eq!(swept.adopted, [ended.record.unwrap()], "{swept:?}");
+    assert!(!path.exists());
+    assert!(sweep(state.path()).unwrap().adopted.is_empty());
+}
