@@ -37,6 +37,10 @@ pub enum Need {
     SelfProbe,
     /// A final answer to denied lookups.
     Answers,
+    /// Every name of /etc/hosts known.
+    HostsFile,
+    /// No sockets that were made before the run.
+    InheritedSockets,
     /// Processes that outlive the main child.
     Leftovers,
     /// A supervisor all the time.
@@ -45,7 +49,7 @@ pub enum Need {
 
 impl Need {
     /// All of them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::Bpf,
         Self::Cgroup,
         Self::Names,
@@ -59,6 +63,8 @@ impl Need {
         Self::State,
         Self::SelfProbe,
         Self::Answers,
+        Self::HostsFile,
+        Self::InheritedSockets,
         Self::Leftovers,
         Self::Supervision,
     ];
@@ -79,6 +85,8 @@ impl Need {
             Self::State => "state",
             Self::SelfProbe => "self_probe",
             Self::Answers => "answers",
+            Self::HostsFile => "hosts_file",
+            Self::InheritedSockets => "inherited_socket",
             Self::Leftovers => "leftovers",
             Self::Supervision => "unsupervised",
         }
@@ -96,10 +104,13 @@ impl Need {
             | Self::ResolverSockets
             | Self::Pins
             | Self::State
+            | Self::HostsFile
             | Self::SelfProbe => true,
             Self::Outcomes
             | Self::UnixSockets
             | Self::Answers
+            // They are the caller's doing, and what they reach was reached before.
+            | Self::InheritedSockets
             | Self::Leftovers
             | Self::Supervision => false,
         }

@@ -82,6 +82,10 @@ fn hosts(text: &str) -> Vec<(String, IpAddr)> {
         else {
             continue;
         };
+        // How lists of unwanted names are kept from resolving: nothing can be reached there.
+        if address.is_unspecified() {
+            continue;
+        }
         found.extend(words.map(|name| (domain(name), address)));
     }
     found
@@ -141,7 +145,8 @@ mod tests {
 
     #[test]
     fn hosts_files_give_each_alias() {
-        let text = "127.0.0.1 localhost\n10.1.1.1\tdb.internal DB # the database\n# 1.1.1.1 x\nnonsense y\n::1 localhost\n";
+        let text = "127.0.0.1 localhost\n10.1.1.1\tdb.internal DB # the database\n# 1.1.1.1 x\nnonsense y\n::1 localhost\n\
+                    0.0.0.0 tracker.example\n:: tracker.example\n";
         let expected = [
             ("localhost", ip("127.0.0.1")),
             ("db.internal", ip("10.1.1.1")),

@@ -3,13 +3,14 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
+use std::net::IpAddr;
 
 use blackstart_core::name::Name;
 use blackstart_core::policy::Policy;
 use blackstart_core::report::Guarded;
 use blackstart_core::tables::{Facts, Tables, compile};
 use blackstart_kernel::support::Support;
-use blackstart_kernel::{Feature, Session, Settings};
+use blackstart_kernel::{ErrorKind, Feature, Session, Settings};
 
 use super::{PATIENCE, Setup};
 use crate::answer::Answerer;
@@ -20,6 +21,9 @@ use crate::refusal::{Cause, Refusal};
 use crate::resolv::Resolving;
 use crate::state::StateDir;
 use crate::{Notice, pins};
+
+/// Names of /etc/hosts that are handed to the kernel: half of what its tables hold, the rest being for answers.
+const HOSTS_MOST: usize = 32_768;
 
 impl Setup<'_> {
     /// Everything that has to be there before the command starts.
@@ -35,8 +39,11 @@ impl Setup<'_> {
             }
         }
         let wanted = plan(&host, &mut self.terms)?;
-        let resolving = Resolving::read();
+        let mut resolving = Resolving::read();
         let tables = self.tables(&resolving)?;
+        if !wanted.is_empty() {
+            self.shorten_hosts(&mut resolving.hosts, &tables)?;
+        }
         self.file.known_addresses = resolving
             .servers
             .iter()
@@ -124,6 +131,38 @@ impl Setup<'_> {
             why: error.to_string(),
             remedy: String::new(),
         })
+    }
+
+    /// Keep what the kernel's tables have room for; names that a rule speaks of first, since only these
+    /// decide anything.
+    fn shorten_hosts(
+        &mut self,
+        hosts: &mut Vec<(String, IpAddr)>,
+        tables: &Tables,
+    ) -> Result<(), Refusal> {
+        let Some(over) = hosts.len().checked_sub(HOSTS_MOST).filter(|over| *over > 0) else {
+            return Ok(());
+        };
+        let ruled =
+            |name: &str| Name::parse(name).is_ok_and(|name| tables.class_of_name(&name) != 0);
+        hosts.sort_by_cached_key(|(name, _)| !ruled(name));
+        let left_out = hosts.split_off(HOSTS_MOST);
+        if left_out.iter().any(|(name, _)| ruled(name)) {
+            self.terms.lack(
+                Need::HostsFile,
+                format!(
+                    "the policy speaks of more names of /etc/hosts than the {HOSTS_MOST} that fit"
+                ),
+            )
+        } else {
+            let over = u64::try_from(over).unwrap_or(u64::MAX);
+            let detail = format!(
+                "/etc/hosts has more than the {HOSTS_MOST} names that fit; addresses of the others, \
+                 of which no rule speaks, go unnamed"
+            );
+            self.terms.note(Need::HostsFile, detail, over);
+            Ok(())
+        }
     }
 
     pub(super) fn begin_dir(&mut self) -> Result<(), Refusal> {
@@ -230,6 +269,16 @@ impl Setup<'_> {
         };
         let (session, loaded) = match attempt(wanted) {
             Ok(session) => (Some(session), wanted.clone()),
+            Err(error) if !is_of_the_programs(&error) => {
+                let why = described(&error);
+                let missing: Vec<_> = FEATURES
+                    .into_iter()
+                    .filter(|feature| wanted.contains(feature))
+                    .map(|feature| (feature, why.clone()))
+                    .collect();
+                replan(host, &BTreeSet::new(), &missing, &mut self.terms)?;
+                (None, BTreeSet::new())
+            }
             Err(error) => {
                 let first = described(&error);
                 tracing::warn!(
@@ -290,6 +339,11 @@ impl Setup<'_> {
     }
 }
 
+/// Would another choice of programs help?
+fn is_of_the_programs(error: &blackstart_kernel::Error) -> bool {
+    matches!(error.kind(), ErrorKind::Verifier | ErrorKind::Unsupported)
+}
+
 type Missing = Vec<(Feature, String)>;
 
 /// As much of `wanted` as `attempt` takes, after all of it failed with `first`. Slow, and seldom: a kernel
@@ -335,7 +389,11 @@ fn most_of<S>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use blackstart_kernel::{Error, ErrorKind};
+    use crate::plan::Terms;
+    use crate::{Request, run::Setup};
+    use blackstart_core::policy;
+    use blackstart_core::report::Mode;
+    use blackstart_kernel::Error;
 
     /// What is loaded on a kernel that refuses some features.
     fn loaded(refused: &[Feature]) -> (BTreeSet<Feature>, Vec<Feature>) {
@@ -367,5 +425,49 @@ mod tests {
             (4, vec![Feature::Names, Feature::UnixSockets])
         );
         assert_eq!(loaded(&FEATURES), (BTreeSet::new(), FEATURES.to_vec()));
+    }
+
+    #[test]
+    fn a_table_that_cannot_be_filled_is_no_fault_of_a_program() {
+        let of = |kind| is_of_the_programs(&Error::new(kind, "x"));
+        assert!(of(ErrorKind::Verifier) && of(ErrorKind::Unsupported));
+        assert!(!of(ErrorKind::Io) && !of(ErrorKind::Permission));
+    }
+
+    #[test]
+    fn of_a_huge_hosts_file_what_rules_speak_of_is_kept() {
+        let text = "apiVersion: blackstart.dev/v1\nkind: Policy\nrules:\n  - deny: .github.com\n";
+        let policy = policy::parse(text, "p.yaml").unwrap().policy;
+        let tables = compile(&policy, &Facts { search: Vec::new() }).unwrap();
+        let request = Request {
+            command: Vec::new(),
+            env: Vec::new(),
+            policy: None,
+            service: None,
+            mode: None,
+            leftover: None,
+            accept_gaps: Vec::new(),
+            concurrent: false,
+            state_dir: "/nowhere".into(),
+        };
+        let shortened = |count: u32, last: &str| {
+            let mut hosts: Vec<_> = (0..count)
+                .map(|n| (format!("n{n}.{last}"), IpAddr::from(n.to_be_bytes())))
+                .collect();
+            hosts.push(("api.github.com".to_owned(), IpAddr::from([10, 0, 0, 1])));
+            let mut setup = Setup::new(&request, Mode::Enforce, Terms::new(true, &[]).unwrap());
+            let outcome = setup.shorten_hosts(&mut hosts, &tables);
+            let first = hosts.iter().any(|(name, _)| name == "api.github.com");
+            (outcome.is_ok() && first, hosts.len(), setup.terms.gaps().to_vec())
+        };
+        assert_eq!(shortened(100, "example"), (true, 101, Vec::new()));
+        let (fine, kept, gaps) = shortened(70_000, "example");
+        assert!(fine && kept == HOSTS_MOST);
+        assert_eq!(
+            (gaps[0].kind.as_str(), gaps[0].count),
+            ("hosts_file", 37_233)
+        );
+        // Names left out of which a rule speaks would not be refused by their address.
+        assert!(!shortened(70_000, "github.com").0);
     }
 }
