@@ -6,6 +6,8 @@
 mod assemble;
 mod coverage;
 mod findings;
+mod image;
+mod probe;
 
 use std::net::IpAddr;
 
@@ -14,6 +16,9 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::record::{Attribution, Verdict};
 pub use assemble::{Leftover, RunFacts, assemble, rule_text};
+pub use coverage::{STANDING_GAPS, StandingGap};
+pub use image::image_name;
+pub use probe::told_by_another;
 
 /// Version of this document's shape; a reader refuses a higher one.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -206,7 +211,8 @@ pub struct Flow {
     pub attempts: u64,
     /// What became of it.
     pub outcome: Outcome,
-    /// Bytes sent, IP headers included.
+    /// Bytes sent, IP headers included. A `udp` flow with none is a route probe: a resolver library that sorts
+    /// addresses, which sends nothing.
     pub bytes_sent: u64,
     /// First time.
     pub first_seen: Time,
@@ -287,14 +293,15 @@ pub struct Coverage {
     pub attributed: u64,
     /// Seconds without a supervisor.
     pub unsupervised_seconds: f64,
-    /// What could not be seen.
+    /// What could not be seen. Those that stand, because this version has no eye for them, are in every report
+    /// of a run that was guarded.
     pub gaps: Vec<Gap>,
 }
 
 /// Something that could not be seen or done.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Gap {
-    /// Kind, as `--accept-gap` takes it.
+    /// Kind; one that would stop an enforcing run is accepted under this name by `--accept-gap`.
     pub kind: String,
     /// In words: what, why.
     pub detail: String,

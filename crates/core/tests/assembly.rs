@@ -3,8 +3,8 @@
 use blackstart_core::policy::{Parsed, Policy, parse};
 use blackstart_core::record::*;
 use blackstart_core::report::{
-    Finding, Gap, Guarded, Leftover, Mode, Outcome, Report, RunFacts, Severity, Usage, assemble,
-    schema,
+    Finding, Gap, Guarded, Leftover, Mode, Outcome, Report, RunFacts, STANDING_GAPS, Severity,
+    Usage, assemble, schema,
 };
 use blackstart_core::tables::{RULE_DEFAULT, RULE_LOCAL, RULE_RESOLVER_SOCKET};
 
@@ -127,6 +127,15 @@ fn of_kind<'r>(report: &'r Report, kind: &str) -> Vec<&'r Finding> {
 
 fn gap<'r>(report: &'r Report, kind: &str) -> Option<&'r Gap> {
     report.coverage.gaps.iter().find(|g| g.kind == kind)
+}
+
+/// The gaps of this run, as against those of every run.
+fn own_gaps(report: &Report) -> Vec<(&str, u64)> {
+    let stands = |kind: &str| STANDING_GAPS.iter().any(|standing| standing.kind == kind);
+    let gaps = report.coverage.gaps.iter();
+    gaps.map(|gap| (gap.kind.as_str(), gap.count))
+        .filter(|(kind, _)| !stands(kind))
+        .collect()
 }
 
 #[test]
@@ -361,7 +370,6 @@ fn the_sums_add_up() {
 #[test]
 fn every_blind_spot_is_a_gap_and_nothing_else_is() {
     let quiet = Counters {
-        answers_unasked: 5,
         answers_dropped: 5,
         events_lost: 5,
         backstop: 5,
@@ -371,7 +379,7 @@ fn every_blind_spot_is_a_gap_and_nothing_else_is() {
         counters: quiet.clone(),
         ..record()
     };
-    assert_eq!(assemble(&record, &facts(None)).coverage.gaps, []);
+    assert_eq!(own_gaps(&assemble(&record, &facts(None))), []);
 
     record.counters = Counters {
         subjects_lost: 1,
@@ -379,6 +387,8 @@ fn every_blind_spot_is_a_gap_and_nothing_else_is() {
         leases_lost: 3,
         queries_malformed: 4,
         answers_malformed: 5,
+        answers_forged: 8,
+        answers_unasked: 7,
         dns_over_tcp: 6,
         ..quiet
     };
@@ -399,16 +409,12 @@ fn every_blind_spot_is_a_gap_and_nothing_else_is() {
         ..facts(None)
     };
     let report = assemble(&record, &facts);
-    let kinds: Vec<_> = report
-        .coverage
-        .gaps
-        .iter()
-        .map(|g| (g.kind.as_str(), g.count))
-        .collect();
     assert_eq!(
-        kinds,
+        own_gaps(&report),
         [
+            ("answers_forged", 8),
             ("answers_malformed", 5),
+            ("answers_unasked", 7),
             ("dns_over_tcp", 6),
             ("late_subjects", 1),
             ("leases_lost", 3),
@@ -427,6 +433,77 @@ fn every_blind_spot_is_a_gap_and_nothing_else_is() {
     assert_eq!(
         (left.severity, &left.subjects[..]),
         (Severity::Warning, &[2, 1][..])
+    );
+
+    // In observe nothing is dropped.
+    let observing = RunFacts {
+        mode: Mode::Observe,
+        ..facts
+    };
+    let report = assemble(&record, &observing);
+    assert!(gap(&report, "answers_unasked").is_none());
+}
+
+#[test]
+fn no_report_says_that_everything_was_in_sight() {
+    for guarded in [Guarded::Yes, Guarded::Partly] {
+        let facts = RunFacts {
+            guarded,
+            ..facts(None)
+        };
+        let report = assemble(&record(), &facts);
+        assert_eq!(report.run.guarded, guarded);
+        for standing in STANDING_GAPS {
+            assert_eq!(gap(&report, standing.kind).unwrap().count, 0);
+        }
+    }
+    // Nothing was seen at all: whoever knows why has said so.
+    let facts = RunFacts {
+        guarded: Guarded::No,
+        ..facts(None)
+    };
+    assert_eq!(assemble(&record(), &facts).coverage.gaps, []);
+}
+
+#[test]
+fn asking_for_the_way_is_no_finding_of_its_own() {
+    let probe = |name, address, port| FlowRow {
+        protocol: 17,
+        port,
+        bytes_sent: 0,
+        ..flow(10, name, address, Verdict::Deny, 1)
+    };
+    let titles = |flows: Vec<FlowRow>| -> Vec<String> {
+        let record = Snapshot { flows, ..record() };
+        let report = assemble(&record, &facts(Some(&policy())));
+        assert_eq!(report.flows.len(), record.flows.len(), "all are flows");
+        let findings = of_kind(&report, "denied_dependency");
+        findings.iter().map(|f| f.title.clone()).collect()
+    };
+    let real = || flow(10, 1, "10.0.0.1", Verdict::Deny, 1);
+    let only = ["curl was refused github.com:443"];
+    assert_eq!(titles(vec![probe(1, "10.0.0.2", 443), real()]), only);
+    assert_eq!(titles(vec![probe(1, "10.0.0.2", 0), real()]), only);
+    assert_eq!(titles(vec![probe(1, "10.0.0.2", 0)]), [""; 0]);
+    // Datagrams in earnest.
+    assert_eq!(titles(vec![probe(1, "10.0.0.2", 443)]), only);
+    let both = [
+        "curl was refused github.com:443",
+        "curl was refused github.com:8125",
+    ];
+    assert_eq!(titles(vec![probe(1, "10.0.0.2", 8125), real()]), both);
+}
+
+#[test]
+fn a_finding_names_the_script_and_not_its_interpreter() {
+    let mut record = record();
+    record.subjects[0].exe = "/usr/bin/python3.11".into();
+    record.subjects[0].argv = ["python3", "/opt/schema-check"].map(String::from).into();
+    record.flows = vec![flow(10, 1, "10.0.0.1", Verdict::Deny, 1)];
+    let report = assemble(&record, &facts(None));
+    assert_eq!(
+        report.findings[0].title,
+        "schema-check was refused github.com:443"
     );
 }
 

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 
 use super::coverage::coverage;
 use super::findings::findings;
+use super::probe::told_by_another;
 use super::{
     Delegate, Flow, Gap, Guarded, Kernel, Mode, Name, Outcome, PolicySource, Report, Run,
     SCHEMA_VERSION, Subject, Time, Usage, Verdict,
@@ -114,6 +115,8 @@ pub fn assemble(record: &Snapshot, facts: &RunFacts<'_>) -> Report {
         .iter()
         .map(|row| lens.flow_entry(row))
         .collect();
+    // In the order of the record's rows, as long as the flows are.
+    let told_by_another = told_by_another(&flows);
     flows.sort_by(|a, b| {
         let key = |f: &Flow| {
             (
@@ -143,7 +146,7 @@ pub fn assemble(record: &Snapshot, facts: &RunFacts<'_>) -> Report {
     delegates.sort_by(|a, b| {
         (a.subject, &a.path, a.verdict, &a.rule).cmp(&(b.subject, &b.path, b.verdict, &b.rule))
     });
-    let findings = findings(&lens, &subjects);
+    let findings = findings(&lens, &subjects, &told_by_another);
     let mut features = facts.features.clone();
     features.sort();
     features.dedup();

@@ -3,9 +3,39 @@
 use std::net::IpAddr;
 
 use super::assemble::Lens;
-use super::{Attribution, Coverage, Gap};
+use super::{Attribution, Coverage, Gap, Guarded, Mode};
 use crate::record::FlowRow;
 use crate::tables::RULE_DEFAULT;
+
+/// A class of traffic that this version never sees, whatever the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StandingGap {
+    /// The gap's kind.
+    pub kind: &'static str,
+    /// In a few words, for a list.
+    pub brief: &'static str,
+    /// In words: what, why.
+    pub detail: &'static str,
+}
+
+/// All of them. A report without any gap would say that nothing was out of sight.
+pub const STANDING_GAPS: [StandingGap; 3] = [
+    StandingGap {
+        kind: "unseen_families",
+        brief: "packet, vsock and other non-IP sockets",
+        detail: "what is sent through packet sockets (AF_PACKET), to virtual machines (AF_VSOCK) or by other families than IP and unix is neither seen nor refused by this version",
+    },
+    StandingGap {
+        kind: "unseen_lookups",
+        brief: "lookups inside TCP, TLS or HTTPS (seen as connections only)",
+        detail: "lookups over TCP, TLS (DoT) or HTTPS (DoH) are seen as connections to their servers only: the names in them are not known, and addresses learnt there have no name",
+    },
+    StandingGap {
+        kind: "inherited_sockets",
+        brief: "sockets made outside the run",
+        detail: "a socket that was made outside the run and came into it, by inheritance or over a unix socket, belongs to where it was made: what is sent through it is neither seen nor refused",
+    },
+];
 
 /// Add up. `attempts == recorded + lost` by construction; where the kernel's own count of losses says
 /// otherwise, that is a gap of its own.
@@ -95,6 +125,20 @@ fn gaps(lens: &Lens<'_>, lost: u64, unnamed: u64) -> Vec<Gap> {
             "DNS answers could not be read in whole, so addresses in them may have no name",
         ),
         (
+            "answers_forged",
+            counters.answers_forged,
+            "packets of the run claimed to come from its own resolver, which could lease it any address; enforce drops them",
+        ),
+        (
+            "answers_unasked",
+            // Where nothing is enforced they pass, and give no lease.
+            match lens.facts.mode {
+                Mode::Enforce => counters.answers_unasked,
+                Mode::Observe => 0,
+            },
+            "DNS answers that nobody in the run waited for were dropped, as a forged or a late one must be; if lookups fail, their servers may answer from another address than was asked",
+        ),
+        (
             "dns_over_tcp",
             counters.dns_over_tcp,
             "TCP connections went to port 53; the lookups in them were not seen, and addresses learnt there have no name",
@@ -116,6 +160,14 @@ fn gaps(lens: &Lens<'_>, lost: u64, unnamed: u64) -> Vec<Gap> {
         ),
     ];
     let mut gaps = lens.facts.gaps.clone();
+    // Where nothing at all was seen, another gap says so.
+    if lens.facts.guarded != Guarded::No {
+        gaps.extend(STANDING_GAPS.map(|standing| Gap {
+            kind: standing.kind.to_owned(),
+            detail: standing.detail.to_owned(),
+            count: 0,
+        }));
+    }
     for (kind, count, detail) in counted {
         if count > 0 {
             gaps.push(Gap {

@@ -3,10 +3,12 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::assemble::Lens;
-use super::{Finding, Severity, Subject, Verdict};
+use super::{Finding, Severity, Subject, Verdict, image_name};
 use crate::record::SubjectId;
 use crate::redact::redact;
 use crate::tables::{RULE_DEFAULT, RULE_RESOLVER_SOCKET, RuleId};
+
+const UDP: u8 = 17;
 
 /// What tells one finding from another.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -35,8 +37,13 @@ impl Group {
     }
 }
 
-pub(super) fn findings(lens: &Lens<'_>, subjects: &[Subject]) -> Vec<Finding> {
-    let mut found = refusals(lens, subjects);
+/// `told_by_another` says of each flow in the record whether it is a route probe for another one.
+pub(super) fn findings(
+    lens: &Lens<'_>,
+    subjects: &[Subject],
+    told_by_another: &[bool],
+) -> Vec<Finding> {
+    let mut found = refusals(lens, subjects, told_by_another);
     found.extend(leavers(lens, subjects));
     found.extend(leftovers(lens, subjects));
     // The worst first; the id settles what is otherwise the same.
@@ -48,19 +55,23 @@ pub(super) fn findings(lens: &Lens<'_>, subjects: &[Subject]) -> Vec<Finding> {
     found
 }
 
-fn refusals(lens: &Lens<'_>, subjects: &[Subject]) -> Vec<Finding> {
+fn refusals(lens: &Lens<'_>, subjects: &[Subject], told_by_another: &[bool]) -> Vec<Finding> {
     let exe = |id: SubjectId| match lens.subject(id) {
-        Some(number) => base_name(&subjects[number as usize - 1].exe),
+        Some(number) => name_of(&subjects[number as usize - 1]),
         None => "unknown process".to_owned(),
     };
     let mut groups: BTreeMap<Key, Group> = BTreeMap::new();
     // (would, exe, name) → the first group of connects there, which a lookup of the name joins.
     let mut of_name: HashMap<(bool, String, String), Key> = HashMap::new();
 
-    for row in &lens.record.flows {
+    for (row, told) in lens.record.flows.iter().zip(told_by_another) {
         let Some(would) = refused(row.verdict) else {
             continue;
         };
+        // Nothing can be sent to port 0: whoever connected a datagram socket there asked for the way.
+        if *told || (row.protocol == UDP && row.port == 0 && row.bytes_sent == 0) {
+            continue;
+        }
         let name = (row.name != 0).then(|| lens.name(row.name));
         let host = match (&name, row.address) {
             (Some(name), _) => name.clone(),
@@ -189,7 +200,7 @@ fn leavers(lens: &Lens<'_>, subjects: &[Subject]) -> Vec<Finding> {
     for row in &lens.record.leavers {
         let number = lens.subject(row.subject);
         let exe = match number {
-            Some(number) => base_name(&subjects[number as usize - 1].exe),
+            Some(number) => name_of(&subjects[number as usize - 1]),
             None => format!("process {}", row.tgid),
         };
         let first = groups.entry(exe).or_insert(number);
@@ -224,10 +235,10 @@ fn leftovers(lens: &Lens<'_>, subjects: &[Subject]) -> Vec<Finding> {
         // The last image of that process id.
         let subject = subjects.iter().rev().find(|s| s.pid == leftover.tgid);
         let argv = redact(&leftover.argv);
-        let exe = match (subject, argv.first()) {
-            (Some(subject), _) => base_name(&subject.exe),
-            (None, Some(first)) => base_name(first),
-            (None, None) => "a process".to_owned(),
+        let exe = match subject {
+            Some(subject) => name_of(subject),
+            None if argv.is_empty() => "a process".to_owned(),
+            None => image_name("", &argv).to_owned(),
         };
         groups
             .entry((exe, argv))
@@ -269,11 +280,8 @@ fn chain(subjects: &[Subject], number: u64) -> Vec<u64> {
     std::iter::successors(Some(number), |&n| subjects[n as usize - 1].parent).collect()
 }
 
-fn base_name(exe: &str) -> String {
-    exe.rsplit('/')
-        .find(|part| !part.is_empty())
-        .unwrap_or(exe)
-        .to_owned()
+fn name_of(subject: &Subject) -> String {
+    image_name(&subject.exe, &subject.argv).to_owned()
 }
 
 /// Control characters escaped: a title is one line, and a process chose some of its text.
