@@ -122,9 +122,9 @@ pub(crate) struct Run {
     #[arg(long)]
     pub(crate) concurrent: bool,
 
-    /// No lines while the command runs, and no summary
+    /// No line for each new kind of refusal while the command runs
     ///
-    /// Reports are written all the same, and errors are shown.
+    /// The summary at the end has them all the same. Warnings and errors are shown.
     #[arg(short, long)]
     pub(crate) quiet: bool,
 

@@ -5,15 +5,29 @@ use blackstart_core::report::Verdict;
 use blackstart_guard::{Notice, Refused};
 
 use crate::plain::{Paint, cut, plain};
+use crate::summary::label;
 
 /// Longest text that a process or a policy may put into the line.
 const PART_WIDTH: usize = 200;
 
+/// What else the line is made from.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Telling<'a> {
+    /// The policy's rules, to say in which file and line each stands.
+    pub(crate) rules: &'a [Rule],
+    /// `-q`: refusals are left to the summary. What fails meanwhile is told all the same.
+    pub(crate) quiet: bool,
+    /// Colours.
+    pub(crate) paint: Paint,
+}
+
 /// The line, ending in a line feed. None for a gap: the terminal is the command's, and the summary
-/// lists them all.
-pub(crate) fn line(notice: &Notice, rules: &[Rule], paint: Paint) -> Option<String> {
+/// lists them all. `argv` is that of the refused process, if it could be asked.
+pub(crate) fn line(notice: &Notice, argv: &[String], telling: Telling<'_>) -> Option<String> {
+    let paint = telling.paint;
     match notice {
-        Notice::Refused(refused) => Some(refusal(refused, rules, paint)),
+        Notice::Refused(_) if telling.quiet => None,
+        Notice::Refused(refused) => Some(refusal(refused, argv, telling.rules, paint)),
         Notice::Warning(text) => Some(format!(
             "blackstart: {} {}\n",
             paint.doubtful("warning:"),
@@ -23,9 +37,9 @@ pub(crate) fn line(notice: &Notice, rules: &[Rule], paint: Paint) -> Option<Stri
     }
 }
 
-fn refusal(refused: &Refused, rules: &[Rule], paint: Paint) -> String {
+fn refusal(refused: &Refused, argv: &[String], rules: &[Rule], paint: Paint) -> String {
     let who = match refused.exe.as_deref() {
-        Some(exe) => part(exe.rsplit('/').next().unwrap_or(exe)),
+        Some(exe) => label(exe, argv),
         None => "a process".to_owned(),
     };
     let was = match refused.verdict {
@@ -71,9 +85,42 @@ mod tests {
     }
 
     fn told(notice: Notice) -> String {
+        told_of(notice, &[], false).unwrap()
+    }
+
+    fn told_of(notice: Notice, argv: &[&str], quiet: bool) -> Option<String> {
         let text = "apiVersion: blackstart.dev/v1\nkind: Policy\nrules:\n  - deny: .github.com\n";
         let rules = policy::parse(text, "p.yaml").unwrap().policy.rules;
-        line(&notice, &rules, Paint::None).unwrap()
+        let argv: Vec<String> = argv.iter().map(|&word| word.to_owned()).collect();
+        let telling = Telling {
+            rules: &rules,
+            quiet,
+            paint: Paint::None,
+        };
+        line(&notice, &argv, telling)
+    }
+
+    #[test]
+    fn a_script_is_called_as_in_the_summary() {
+        let mut refused = refused(Verdict::Deny);
+        refused.exe = Some("/usr/bin/python3.11".to_owned());
+        let argv = ["/usr/bin/python3", "./tools/schema-check", "my.cnf"];
+        let told = told_of(Notice::Refused(refused), &argv, false).unwrap();
+        assert!(
+            told.starts_with("blackstart: schema-check (pid 4711) was"),
+            "{told}"
+        );
+    }
+
+    #[test]
+    fn quiet_hides_refusals_and_no_warning() {
+        let refused = Notice::Refused(refused(Verdict::Deny));
+        assert_eq!(told_of(refused, &[], true), None);
+        let warning = Notice::Warning("the disk is full".to_owned());
+        assert_eq!(
+            told_of(warning, &[], true).unwrap(),
+            "blackstart: warning: the disk is full\n"
+        );
     }
 
     #[test]

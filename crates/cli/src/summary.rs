@@ -8,7 +8,11 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use blackstart_core::policy::Rule;
-use blackstart_core::report::{Guarded, Outcome, Report, Severity, Subject, Verdict};
+use blackstart_core::report::{
+    Flow, Gap, Guarded, Outcome, Report, STANDING_GAPS, Severity, Subject, Verdict, image_name,
+    rule_text, told_by_another,
+};
+use blackstart_core::tables::RULE_RESOLVER_SOCKET;
 
 use crate::plain::{Paint, cut, plain};
 
@@ -44,9 +48,10 @@ impl Telling<'_> {
     /// The summary, ending in a line feed.
     pub(crate) fn text(&self) -> String {
         let lines = Lineage::of(&self.report.subjects);
-        let refused = refusals(self.report, self.rules, Verdict::Deny, &lines);
-        let would = refusals(self.report, self.rules, Verdict::WouldDeny, &lines);
-        let dependencies = dependencies(self.report, &lines);
+        let flows = flows_of_their_own(self.report);
+        let refused = refusals(self.report, &flows, self.rules, Verdict::Deny, &lines);
+        let would = refusals(self.report, &flows, self.rules, Verdict::WouldDeny, &lines);
+        let dependencies = dependencies(&flows, &lines);
 
         let mut out = String::new();
         self.headline(&mut out, &refused, &would, &dependencies);
@@ -69,7 +74,7 @@ impl Telling<'_> {
         would: &[Refusal],
         reached: &[Dependency],
     ) {
-        let command = command_label(&self.report.run.command);
+        let command = label("", &self.report.run.command);
         let command = self.paint.bold(&command);
         if self.report.run.guarded == Guarded::No {
             let _ = writeln!(
@@ -183,37 +188,24 @@ impl Telling<'_> {
     }
 
     fn delegates(&self, out: &mut String, lines: &Lineage<'_>) {
-        let list = &self.report.delegates;
-        if list.is_empty() {
-            return;
+        let contacts = contacts(self.report, lines);
+        if !contacts.is_empty() {
+            let title = "daemons outside the run that were contacted";
+            let _ = writeln!(out, "\n{}", self.paint.bold(title));
+            let head = ["SOCKET", "DAEMON", "ATTEMPTS", "VERDICT", "PROCESS"].map(str::to_owned);
+            let rows = contacts
+                .iter()
+                .take(DELEGATES_SHOWN)
+                .map(|(contact, attempts)| {
+                    let [path, daemon, verdict, chain] = contact.clone();
+                    [path, daemon, attempts.to_string(), verdict, chain]
+                });
+            table(out, std::iter::once(head).chain(rows).collect());
+            self.more(out, contacts.len(), DELEGATES_SHOWN);
         }
-        let _ = writeln!(
-            out,
-            "\n{}",
-            self.paint
-                .bold("daemons outside the run that were contacted")
-        );
-        let mut rows: Vec<_> = list.iter().collect();
-        rows.sort_by(|a, b| {
-            b.attempts
-                .cmp(&a.attempts)
-                .then_with(|| a.path.cmp(&b.path))
-        });
-        let head = ["SOCKET", "DAEMON", "ATTEMPTS", "VERDICT", "PROCESS"].map(str::to_owned);
-        let rows = rows.into_iter().take(DELEGATES_SHOWN).map(|delegate| {
-            [
-                cut(&plain(&delegate.path), NAME_WIDTH),
-                delegate
-                    .listener_exe
-                    .as_deref()
-                    .map_or_else(|| "-".to_owned(), |exe| cut(&plain(exe), NAME_WIDTH)),
-                delegate.attempts.to_string(),
-                delegate_verdict(delegate.verdict, &delegate.rule),
-                lines.chain(delegate.subject),
-            ]
-        });
-        table(out, std::iter::once(head).chain(rows).collect());
-        self.more(out, list.len(), DELEGATES_SHOWN);
+        if asked_resolved(self.report) {
+            out.push_str("\nlookups through systemd-resolved were turned to DNS\n");
+        }
     }
 
     fn findings(&self, out: &mut String) {
@@ -272,7 +264,9 @@ impl Telling<'_> {
             }
             out.push('\n');
         }
-        for gap in coverage.gaps.iter().take(GAPS_SHOWN) {
+        let (standing, own): (Vec<_>, Vec<_>) =
+            coverage.gaps.iter().partition(|gap| brief(gap).is_some());
+        for gap in own.iter().take(GAPS_SHOWN) {
             let times = if gap.count > 0 {
                 format!(" ×{}", gap.count)
             } else {
@@ -286,7 +280,12 @@ impl Telling<'_> {
                 cut(&plain(&gap.detail), SENTENCE_WIDTH)
             );
         }
-        self.more(out, coverage.gaps.len(), GAPS_SHOWN);
+        self.more(out, own.len(), GAPS_SHOWN);
+        // The same in every run: one line for all of them.
+        let standing: Vec<_> = standing.into_iter().filter_map(brief).collect();
+        if !standing.is_empty() {
+            let _ = writeln!(out, "not watched by this version: {}", standing.join("; "));
+        }
     }
 
     /// ` (deploy.yaml:7)`, for a rule that stands in a policy.
@@ -310,34 +309,15 @@ impl Telling<'_> {
     }
 }
 
-/// The command's own name, as in the first line.
-pub(crate) fn command_label(argv: &[String]) -> String {
-    image_label(argv.first().map_or("", String::as_str), argv)
+/// What a process is called, for a terminal.
+pub(crate) fn label(exe: &str, argv: &[String]) -> String {
+    cut(&plain(image_name(exe, argv)), LABEL_WIDTH)
 }
 
-/// What a process image is called: the script for an interpreter that runs one, else the file's name.
-fn image_label(exe: &str, argv: &[String]) -> String {
-    let name = base(exe);
-    let bare = name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.');
-    let script = match bare {
-        "sh" | "bash" | "dash" | "zsh" | "ksh" | "python" | "perl" | "ruby" | "node" | "nodejs" => {
-            argv.get(1)
-                .filter(|argument| !argument.starts_with('-') && !argument.is_empty())
-        }
-        _ => None,
-    };
-    let label = script.map_or(name, |script| base(script));
-    cut(
-        &plain(if label.is_empty() { "?" } else { label }),
-        LABEL_WIDTH,
-    )
-}
-
-fn base(path: &str) -> &str {
-    path.trim_end_matches('/')
-        .rsplit('/')
-        .next()
-        .unwrap_or(path)
+/// What a list of gaps says of one that stands.
+fn brief(gap: &Gap) -> Option<&'static str> {
+    let stands = |standing: &&blackstart_core::report::StandingGap| standing.kind == gap.kind;
+    STANDING_GAPS.iter().find(stands).map(|found| found.brief)
 }
 
 /// Who came from whom.
@@ -365,7 +345,7 @@ impl<'a> Lineage<'a> {
             if !seen.insert(subject.id) {
                 break;
             }
-            let label = image_label(&subject.exe, &subject.argv);
+            let label = label(&subject.exe, &subject.argv);
             if links.last() != Some(&label) {
                 links.push(label);
             }
@@ -394,9 +374,26 @@ struct Refusal {
     fix: Option<String>,
 }
 
+/// The flows that are told: a route probe for another flow is not, and one to port 0 that was refused is
+/// no refusal of anything.
+fn flows_of_their_own(report: &Report) -> Vec<&Flow> {
+    report
+        .flows
+        .iter()
+        .zip(told_by_another(&report.flows))
+        .filter(|(flow, told)| {
+            let refused = matches!(flow.verdict, Verdict::Deny | Verdict::WouldDeny);
+            let nowhere = flow.is_route_probe() && flow.port == 0;
+            !(*told || refused && nowhere)
+        })
+        .map(|(flow, _)| flow)
+        .collect()
+}
+
 /// Lookups and attempts with this verdict, by destination and rule, the busiest first.
 fn refusals(
     report: &Report,
+    flows: &[&Flow],
     rules: &[Rule],
     verdict: Verdict,
     lines: &Lineage<'_>,
@@ -428,7 +425,7 @@ fn refusals(
             name.subject,
         );
     }
-    for flow in report.flows.iter().filter(|flow| flow.verdict == verdict) {
+    for flow in flows.iter().filter(|flow| flow.verdict == verdict) {
         let what = flow
             .name
             .as_deref()
@@ -519,16 +516,16 @@ impl Dependency {
 }
 
 /// Attempts at addresses outside this host, by destination, the busiest first.
-fn dependencies(report: &Report, lines: &Lineage<'_>) -> Vec<Dependency> {
+fn dependencies(flows: &[&Flow], lines: &Lineage<'_>) -> Vec<Dependency> {
     let mut groups: BTreeMap<_, Dependency> = BTreeMap::new();
-    for flow in &report.flows {
+    for flow in flows {
         let address = flow.address.to_canonical();
         if address.is_loopback() || address.is_unspecified() {
             continue;
         }
         let name = flow.name.as_deref().map(plain);
         let what = name.clone().unwrap_or_else(|| address.to_string());
-        let outcome = outcome_words(flow.verdict, flow.outcome);
+        let outcome = outcome_words(flow);
         let key = (
             what.clone(),
             flow.port,
@@ -575,19 +572,58 @@ fn names_only(report: &Report) -> usize {
         .len()
 }
 
-fn outcome_words(verdict: Verdict, outcome: Outcome) -> String {
-    let seen = match outcome {
+fn outcome_words(flow: &Flow) -> String {
+    let seen = match flow.outcome {
         Outcome::Connected => "connected",
         Outcome::Refused => "refused by peer",
         Outcome::TimedOut => "timed out",
+        Outcome::Unknown if flow.is_route_probe() => "probed",
+        // Handshakes that nobody answered while the command lived.
+        Outcome::Unknown if flow.protocol == "tcp" => "no answer seen",
         Outcome::Unknown => "sent",
     };
-    match verdict {
+    match flow.verdict {
         Verdict::Deny => "denied".to_owned(),
         Verdict::Allow | Verdict::WouldDeny => seen.to_owned(),
         Verdict::Waived => format!("{seen} (waived)"),
         Verdict::BreakGlass => format!("{seen} (break glass)"),
     }
+}
+
+/// Sockets of daemons by path, daemon, verdict and process chain, and how often, the busiest first.
+///
+/// Without those of the resolvers: every program of some C libraries tries them, whether anybody listens
+/// there or not, and goes on to DNS.
+fn contacts(report: &Report, lines: &Lineage<'_>) -> Vec<([String; 4], u64)> {
+    let mut groups: BTreeMap<[String; 4], u64> = BTreeMap::new();
+    let delegates = report.delegates.iter();
+    for delegate in delegates.filter(|delegate| !is_resolver_socket(&delegate.rule)) {
+        let contact = [
+            cut(&plain(&delegate.path), NAME_WIDTH),
+            delegate
+                .listener_exe
+                .as_deref()
+                .map_or_else(|| "-".to_owned(), |exe| cut(&plain(exe), NAME_WIDTH)),
+            delegate_verdict(delegate.verdict, &delegate.rule),
+            lines.chain(delegate.subject),
+        ];
+        *groups.entry(contact).or_default() += delegate.attempts;
+    }
+    let mut list: Vec<_> = groups.into_iter().collect();
+    list.sort_by(|(a, most), (b, next)| next.cmp(most).then_with(|| a.cmp(b)));
+    list
+}
+
+fn is_resolver_socket(rule: &str) -> bool {
+    rule == rule_text(None, RULE_RESOLVER_SOCKET)
+}
+
+/// Was systemd-resolved tried? Only hosts that are set up for it do; nscd's socket is tried everywhere, and
+/// says nothing.
+fn asked_resolved(report: &Report) -> bool {
+    report.delegates.iter().any(|delegate| {
+        is_resolver_socket(&delegate.rule) && delegate.path.contains("/systemd/resolve/")
+    })
 }
 
 /// A refusal that no policy asked for names the rule that did, or it would alarm.

@@ -112,9 +112,21 @@ fn the_streams_are_the_commands() {
 }
 
 #[test]
-fn quiet_is_silent() {
-    let out = Place::new().call(&["run", "-q", "--", "true"]);
-    assert_eq!((text(&out.stdout), text(&out.stderr)), ("", ""));
+fn quiet_leaves_the_summary() {
+    let place = Place::new();
+    let out = place.call(&["run", "-q", "--", "true"]);
+    assert_eq!(text(&out.stdout), "");
+    let told = text(&out.stderr);
+    assert!(
+        told.starts_with("blackstart: unguarded: true ran"),
+        "{told}"
+    );
+
+    // Who wants the report alone has it alone.
+    let out = place.call(&["run", "-q", "--format", "json", "--", "true"]);
+    assert_eq!(text(&out.stderr), "");
+    let report: Value = serde_json::from_slice(&out.stdout).unwrap();
+    assert_eq!(report["run"]["guarded"], "no");
 }
 
 #[test]
@@ -170,8 +182,11 @@ fn a_report_that_can_no_longer_be_written_is_shown_and_changes_nothing() {
     assert_eq!(out.status.code(), Some(5), "{}", text(&out.stderr));
     let (warning, document) = text(&out.stderr).split_once('\n').unwrap();
     assert!(warning.contains("cannot write the report to"), "{warning}");
-    let report: Value = serde_json::from_str(document).unwrap();
+    let mut documents = serde_json::Deserializer::from_str(document).into_iter::<Value>();
+    let report = documents.next().unwrap().unwrap();
     assert_eq!(report["run"]["exit_code"], 5);
+    let summary = document[documents.byte_offset()..].trim_start();
+    assert!(summary.starts_with("blackstart: unguarded: "), "{summary}");
 }
 
 #[test]

@@ -342,17 +342,131 @@ fn what_processes_choose_cannot_act_on_the_terminal() {
     assert!(!text.contains('\u{202e}'));
 }
 
+/// A resolver library that sorts addresses: a datagram socket is connected, and nothing sent.
+fn probe(subject: u64, name: Option<&str>, address: &str, port: u16) -> Flow {
+    Flow {
+        protocol: "udp".to_owned(),
+        outcome: Outcome::Unknown,
+        bytes_sent: 0,
+        ..flow(Some(subject), name, address, port, Verdict::Allow)
+    }
+}
+
 #[test]
-fn a_script_is_called_by_its_own_name() {
-    let label = |argv: &[&str]| {
-        let argv: Vec<String> = argv.iter().map(|&word| word.to_owned()).collect();
-        command_label(&argv)
+fn asking_for_the_way_does_not_double_the_list() {
+    let mut report = report(Guarded::Yes);
+    report.subjects = vec![subject(1, None, &["curl"]), subject(2, None, &["getent"])];
+    let name = Some("mirror.internal");
+    report.flows = vec![
+        probe(1, name, "10.0.7.1", 80),
+        probe(1, name, "fd00::7", 80),
+        flow(Some(1), name, "10.0.7.1", 80, Verdict::Allow),
+        // Nothing else tells of these two.
+        probe(2, Some("only.internal"), "10.0.7.2", 0),
+        Flow {
+            verdict: Verdict::Deny,
+            outcome: Outcome::Refused,
+            ..probe(2, Some("denied.internal"), "10.0.7.3", 0)
+        },
+    ];
+    let text = told(&report, &[]);
+    assert!(
+        text.contains("reached for 2 outside destinations\n"),
+        "{text}"
+    );
+    let rows = |name: &str| -> Vec<&str> { text.lines().filter(|l| l.contains(name)).collect() };
+    let [mirror] = rows("mirror.internal")[..] else {
+        panic!("{text}")
     };
-    assert_eq!(label(&["/bin/sh", "/srv/deploy.sh", "-x"]), "deploy.sh");
-    assert_eq!(label(&["python3.11", "migrate.py"]), "migrate.py");
-    assert_eq!(label(&["sh", "-c", "curl x"]), "sh");
-    assert_eq!(label(&["apt-get", "update"]), "apt-get");
-    assert_eq!(label(&[]), "?");
+    assert!(
+        mirror.contains("10.0.7.1:80  ") && mirror.contains("tcp       1         connected"),
+        "{text}"
+    );
+    let [only] = rows("only.internal")[..] else {
+        panic!("{text}")
+    };
+    assert!(only.contains("udp       1         probed"), "{text}");
+    assert!(
+        !text.contains("denied.internal") && !text.contains("sent"),
+        "{text}"
+    );
+}
+
+#[test]
+fn what_one_chain_did_at_one_socket_is_one_row() {
+    let contact = |subject, path: &str, attempts| Delegate {
+        subject: Some(subject),
+        path: path.to_owned(),
+        listener_pid: None,
+        listener_exe: None,
+        verdict: Verdict::Allow,
+        rule: "default".to_owned(),
+        attempts,
+    };
+    let resolver = |path: &str| Delegate {
+        verdict: Verdict::Deny,
+        rule: "built-in: resolver socket".to_owned(),
+        ..contact(2, path, 4)
+    };
+    let mut report = report(Guarded::Yes);
+    report.subjects = vec![
+        subject(1, None, &["deploy.sh"]),
+        subject(2, Some(1), &["docker"]),
+        subject(3, Some(1), &["docker"]),
+    ];
+    report.delegates = vec![
+        contact(2, "/run/docker.sock", 2),
+        contact(3, "/run/docker.sock", 3),
+        contact(1, "/run/docker.sock", 1),
+        resolver("/var/run/nscd/socket"),
+    ];
+    let text = told(&report, &[]);
+    let rows: Vec<_> = text.lines().filter(|l| l.contains("docker.sock")).collect();
+    assert_eq!(
+        rows,
+        [
+            "  /run/docker.sock  -       5         allowed  deploy.sh → docker",
+            "  /run/docker.sock  -       1         allowed  deploy.sh",
+        ]
+    );
+    // Every program of glibc tries nscd, whether there is one or not.
+    assert!(
+        !text.contains("nscd") && !text.contains("turned to DNS"),
+        "{text}"
+    );
+
+    report.delegates = vec![resolver("/run/systemd/resolve/io.systemd.Resolve")];
+    let text = told(&report, &[]);
+    assert!(!text.contains("daemons outside"), "{text}");
+    assert!(
+        text.contains("\nlookups through systemd-resolved were turned to DNS\n"),
+        "{text}"
+    );
+}
+
+#[test]
+fn what_no_run_sees_is_one_line() {
+    let mut report = report(Guarded::Yes);
+    let gap = |kind: &str| Gap {
+        kind: kind.to_owned(),
+        detail: "in words".to_owned(),
+        count: 0,
+    };
+    report.coverage.gaps = STANDING_GAPS.map(|standing| gap(standing.kind)).into();
+    report.coverage.gaps.push(gap("pins"));
+    let text = told(&report, &[]);
+    let gaps: Vec<_> = text.lines().filter(|l| l.starts_with("gap ")).collect();
+    assert_eq!(gaps, ["gap       pins: in words"]);
+    let [closing] = text
+        .lines()
+        .filter(|l| l.starts_with("not watched by this version: "))
+        .collect::<Vec<_>>()[..]
+    else {
+        panic!("{text}")
+    };
+    for standing in STANDING_GAPS {
+        assert!(closing.contains(standing.brief), "{closing}");
+    }
 }
 
 #[test]
@@ -395,7 +509,8 @@ fn advice_is_about_this_destination() {
             fix: Some(format!("allow {name}")),
         })
         .into();
-    let found = refusals(&report, &[], Verdict::Deny, &Lineage::of(&[]));
+    let flows = flows_of_their_own(&report);
+    let found = refusals(&report, &flows, &[], Verdict::Deny, &Lineage::of(&[]));
     let told: Vec<_> = found
         .iter()
         .map(|refusal| (refusal.what.as_str(), refusal.fix.as_deref()))
