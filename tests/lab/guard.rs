@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use blackstart_core::report::{Finding, Flow, Name, Report, Subject, Verdict};
+use blackstart_core::report::{Finding, Flow, Name, Report, STANDING_GAPS, Subject, Verdict};
 use serde_json::Value;
 
 use crate::child::{Ended, Running};
@@ -296,7 +296,7 @@ impl Guarded {
             .collect()
     }
 
-    /// The kinds of what could not be seen.
+    /// The kinds of what could not be seen, besides what this version never sees.
     #[track_caller]
     pub fn gaps(&self) -> BTreeSet<&str> {
         self.report()
@@ -304,6 +304,7 @@ impl Guarded {
             .gaps
             .iter()
             .map(|gap| gap.kind.as_str())
+            .filter(|kind| STANDING_GAPS.iter().all(|standing| standing.kind != *kind))
             .collect()
     }
 
