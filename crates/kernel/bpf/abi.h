@@ -22,7 +22,7 @@
 enum { BS_LAYOUT = 1 };
 
 enum { BS_NAME_MAX = 256, BS_EXE_MAX = 128, BS_ARGV_HEAD = 256, BS_ARGV_REST = 768 };
-enum { BS_LEASE_SLOTS = 8, BS_CHAIN_MAX = 6, BS_PACKET_MAX = 4096, BS_PATH_MAX = 112, BS_ASKED = 4 };
+enum { BS_LEASE_SLOTS = 8, BS_CHAIN_MAX = 6, BS_PACKET_MAX = 4096, BS_PATH_MAX = 112, BS_ASKED = 2 };
 
 /* What became of an attempt; core::record::Verdict. */
 enum bs_verdict {
@@ -323,10 +323,6 @@ struct bs_asked {
 	__u8 pad[6];
 };
 
-struct bs_asking {
-	struct bs_asked slot[BS_ASKED];
-};
-
 /* The verdict belongs to the socket: the packet path never asks the tables again for a judged one. */
 struct bs_socket {
 	__u64 subject;
@@ -341,6 +337,7 @@ struct bs_socket {
 	__u8 dns;     /* some send asked for port 53/UDP */
 	__u8 hooked;  /* judged by connect or sendmsg: its packets need no second judgement */
 	__u8 pad[6];
+	struct bs_asked asked[BS_ASKED];
 };
 
 /* ---- the live view ---------------------------------------------------------------------------------- */
@@ -407,7 +404,7 @@ BS_SIZE(bs_leaver_key, 24);
 BS_SIZE(bs_delegate_key, 128);
 BS_SIZE(bs_counters, 120);
 BS_SIZE(bs_asked, 48);
-BS_SIZE(bs_socket, 64);
+BS_SIZE(bs_socket, 160);
 BS_SIZE(bs_event, 48);
 BS_SIZE(bs_lookup_event, 328);
 

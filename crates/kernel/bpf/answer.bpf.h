@@ -15,6 +15,7 @@
 
 enum {
 	BS_ADDRESSES = 256, /* as many A records as 4096 octets hold */
+	BS_FEW = 4,
 	BS_CNAMES = 32,     /* resolvers themselves give up at 16 or before */
 };
 
@@ -37,6 +38,7 @@ struct bs_answer_scratch {
 	__u32 deny_class;
 	__u32 steps;                /* CNAMEs followed */
 	__u32 found;                /* addresses taken out, leased once the whole section was read */
+	__u32 leased;
 	__u32 broken;
 	__u32 address[BS_ADDRESSES][4];
 };
@@ -287,31 +289,34 @@ static long bs_answer_step(__u32 index, void *unused)
 	return bs_answer_one() != 0;
 }
 
-static long bs_lease_step(__u32 index, void *unused)
+/* Lease the next address that was taken out. */
+__noinline int bs_lease_next(void)
 {
 	struct bs_answer_scratch *s = bs_answer_scratch_get();
 	__u32 *address;
 
 	if (!s)
-		return 1;
-	address = s->address[index & (BS_ADDRESSES - 1)];
+		return 0;
+	address = s->address[s->leased & (BS_ADDRESSES - 1)];
+	s->leased++;
 	s->key.addr[0] = address[0];
 	s->key.addr[1] = address[1];
 	s->key.addr[2] = address[2];
 	s->key.addr[3] = address[3];
-	bs_lease_add();
+	return bs_lease_add();
+}
+
+static long bs_lease_step(__u32 index, void *unused)
+{
+	bs_lease_next();
 	return 0;
 }
 
 /* The query on its socket that this answers. 1 with its fields in `found`. */
 static __always_inline int bs_asked_find(struct bs_socket *st, struct bs_pending_key *key, struct bs_pending *found)
 {
-	struct bs_asking *asking = bpf_map_lookup_elem(&bs_asking, &key->socket);
-
-	if (!asking)
-		return 0;
 	for (__u32 i = 0; i < BS_ASKED; i++) {
-		struct bs_asked *a = &asking->slot[i];
+		struct bs_asked *a = &st->asked[i];
 		__u32 turn = __sync_fetch_and_add(&a->turn, 0);
 
 		if (!turn || turn & 1 || a->name != key->name || a->id != key->id || a->qtype != key->qtype ||
@@ -409,11 +414,19 @@ static __always_inline int bs_answer_read(struct __sk_buff *skb, struct bs_heade
 	s->fresh.chain_len = 0;
 	s->fresh.fixed = 0;
 	s->steps = s->found = 0;
-	bpf_loop(count, bs_answer_step, (void *)0, 0);
+	/* Most answers are short: their records need no indirect call. */
+	for (n = 0; n < BS_FEW && n < count; n++)
+		if (bs_answer_one())
+			break;
+	if (n == BS_FEW && count > BS_FEW)
+		bpf_loop(count - BS_FEW, bs_answer_step, (void *)0, 0);
 	if (s->broken)
 		return bs_answer_malformed();
-	if (s->found)
-		bpf_loop(s->found, bs_lease_step, (void *)0, 0);
+	s->leased = 0;
+	for (n = 0; n < BS_FEW && n < s->found; n++)
+		bs_lease_next();
+	if (s->found > BS_FEW)
+		bpf_loop(s->found - BS_FEW, bs_lease_step, (void *)0, 0);
 	return BS_PASS;
 }
 

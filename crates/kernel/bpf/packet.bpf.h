@@ -176,18 +176,10 @@ static __always_inline int bs_query_tell(struct __sk_buff *skb, struct bs_questi
 }
 
 /* Note the query on its socket. 0: every slot waits for an answer. */
-static __always_inline int bs_asked_add(__u64 cookie, struct bs_question *q, struct bs_pending *pending)
+static __always_inline int bs_asked_add(struct bs_socket *st, struct bs_question *q, struct bs_pending *pending)
 {
-	struct bs_asking *asking = bpf_map_lookup_elem(&bs_asking, &cookie);
-
-	if (!asking) {
-		bpf_map_update_elem(&bs_asking, &cookie, (void *)&no_asking, BPF_NOEXIST);
-		asking = bpf_map_lookup_elem(&bs_asking, &cookie);
-		if (!asking)
-			return 0;
-	}
 	for (__u32 i = 0; i < BS_ASKED; i++) {
-		struct bs_asked *a = &asking->slot[i];
+		struct bs_asked *a = &st->asked[i];
 		__u32 turn = *(volatile __u32 *)&a->turn;
 
 		if ((turn && !a->answered) || turn & 1)
@@ -256,12 +248,10 @@ static __always_inline int bs_query_note(struct __sk_buff *skb, struct bs_header
 					 struct bs_question *q, struct bs_pending *pending, int wire_differs)
 {
 	struct bs_pending_key key = {};
-	__u64 cookie = bpf_get_socket_cookie(skb);
 
-	/* Only a socket that a hook saw will be seen to close, and its slots removed. */
-	if (!wire_differs && st && st->dns && bs_asked_add(cookie, q, pending))
+	if (!wire_differs && st && bs_asked_add(st, q, pending))
 		return 0;
-	key.socket = cookie;
+	key.socket = bpf_get_socket_cookie(skb);
 	key.name = q->read.name.hash;
 	__builtin_memcpy(key.server, q->server, 16);
 	key.id = q->id;
@@ -368,7 +358,6 @@ static __noinline int bs_query(struct __sk_buff *skb, struct bs_header *h, struc
 static __always_inline int bs_backstop(__u64 cookie, int stream, struct bs_header *h, struct bs_socket *st)
 {
 	struct bs_attempt a = {};
-	struct bs_socket fresh = {};
 
 	/* The same destination again: the verdict stands, and is not another attempt. */
 	if (st && st->verdict && st->protocol == h->protocol && st->port == h->dest_port &&
@@ -388,21 +377,24 @@ static __always_inline int bs_backstop(__u64 cookie, int stream, struct bs_heade
 	/* A TCP socket that no hook saw is the kernel's own (a subflow), and no hook will see it closed. */
 	if (stream)
 		return a.verdict == BS_DENY ? BS_DROP : BS_PASS;
-	fresh.subject = a.subject;
-	fresh.name = a.name;
-	fresh.addr[0] = a.addr[0];
-	fresh.addr[1] = a.addr[1];
-	fresh.addr[2] = a.addr[2];
-	fresh.addr[3] = a.addr[3];
-	fresh.rule = a.rule;
-	fresh.port = a.port;
-	fresh.protocol = a.protocol;
-	fresh.verdict = a.verdict;
 	if (st) {
 		bs_flush(st);
-		fresh.dns = st->dns;
+	} else {
+		bpf_map_update_elem(&bs_sockets, &cookie, (void *)&no_socket, BPF_NOEXIST);
+		st = bs_socket_find(cookie);
 	}
-	bpf_map_update_elem(&bs_sockets, &cookie, &fresh, BPF_ANY);
+	if (st) {
+		st->subject = a.subject;
+		st->name = a.name;
+		st->addr[0] = a.addr[0];
+		st->addr[1] = a.addr[1];
+		st->addr[2] = a.addr[2];
+		st->addr[3] = a.addr[3];
+		st->rule = a.rule;
+		st->port = a.port;
+		st->protocol = a.protocol;
+		st->verdict = a.verdict;
+	}
 	return a.verdict == BS_DENY ? BS_DROP : BS_PASS;
 }
 

@@ -143,8 +143,6 @@ int bs_release(struct bpf_sock *ctx)
 			__sync_fetch_and_add(&flow->timed_out, 1);
 	}
 	bs_flush(st);
-	if (st->dns)
-		bpf_map_delete_elem(&bs_asking, &cookie);
 	bpf_map_delete_elem(&bs_sockets, &cookie);
 	return 1;
 }

@@ -186,14 +186,6 @@ struct {
 	__type(value, struct bs_socket);
 } bs_sockets SEC(".maps");
 
-/* Queries that wait for an answer, by the socket's cookie. Full: they go to bs_pending. */
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 1024);
-	__type(key, __u64);
-	__type(value, struct bs_asking);
-} bs_asking SEC(".maps");
-
 /* The live view. */
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
@@ -225,7 +217,7 @@ static __always_inline __u32 bs_known_as(const __u32 *addr)
  * overwrite it between two instructions. */
 const volatile struct bs_subject no_subject = {};
 const volatile struct bs_argv_rest no_argv = {};
-const volatile struct bs_asking no_asking = {};
+const volatile struct bs_socket no_socket = {};
 /* A struct bs_lease of zeros; as octets, since a lock may not lie in read-only data. */
 const volatile __u8 no_lease[sizeof(struct bs_lease)] = {};
 
