@@ -459,6 +459,27 @@ impl Session {
             .collect()
     }
 
+    /// Take the programs off, so that nothing more is judged or counted; the record stays readable.
+    pub fn detach(&mut self) -> Result<(), Error> {
+        let mut failed = Ok(());
+        for (name, link) in std::mem::take(&mut self.links) {
+            // At once, where the kernel can (a cgroup's links): the last reference may go a moment later.
+            let _ = link.detach();
+            let Some(pins) = &self.pins else { continue };
+            match fs::remove_file(layout_dir(pins).join(format!("link_{name}"))) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    failed = Err(Error::caused(
+                        ErrorKind::Io,
+                        format!("remove the pinned link of {name}"),
+                        error,
+                    ));
+                }
+                _ => {}
+            }
+        }
+        failed
+    }
+
     /// Detach and unpin everything. Dropping a pinned `Session` instead leaves the run guarded.
     pub fn remove(self) -> Result<(), Error> {
         let pins = self.pins.clone();
