@@ -3,15 +3,14 @@
 //! The kernel has dropped the query already: this is courtesy, so that the asker ends at once instead
 //! of waiting or trying again. Whatever fails here is counted and changes no verdict.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::fs;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use blackstart_kernel::AnswerWanted;
@@ -25,8 +24,9 @@ use crate::process;
 mod message;
 mod packet;
 
-/// Answers that may wait for the thread. A burst beyond it loses courtesy, not enforcement.
-const WAITING: usize = 1024;
+/// Answers that may wait for the thread. Beyond it askers wait in vain for as long as they have patience: where
+/// their query passed, its real answer is dropped.
+const WAITING: usize = 4096;
 
 /// Network namespaces whose sockets are kept. A run has one, seldom a handful.
 const NAMESPACES: usize = 8;
@@ -34,48 +34,37 @@ const NAMESPACES: usize = 8;
 /// Hands answers to a thread of its own: it changes network namespaces, which the main loop must not.
 #[derive(Debug)]
 pub(crate) struct Answerer {
-    queue: Option<SyncSender<(AnswerWanted, String)>>,
-    failed: Arc<AtomicU64>,
+    queue: Arc<Queue>,
     thread: Option<thread::JoinHandle<()>>,
 }
 
 impl Answerer {
     /// Start the thread.
     pub(crate) fn start() -> io::Result<Self> {
-        let (queue, wanted) = sync_channel(WAITING);
-        let failed = Arc::new(AtomicU64::new(0));
-        let count = Arc::clone(&failed);
+        let queue = Arc::new(Queue::default());
+        let wanted = Arc::clone(&queue);
         let thread = thread::Builder::new()
             .name("answers".to_owned())
-            .spawn(move || answer_all(&wanted, &count))?;
+            .spawn(move || answer_all(&wanted))?;
         Ok(Self {
-            queue: Some(queue),
-            failed,
+            queue,
             thread: Some(thread),
         })
     }
 
     /// Answer a lookup that `rule` (its text) denied. Never waits.
     pub(crate) fn answer(&self, wanted: AnswerWanted, rule: String) {
-        let taken = self
-            .queue
-            .as_ref()
-            .is_some_and(|queue| queue.try_send((wanted, rule)).is_ok());
-        if !taken {
-            self.failed.fetch_add(1, Ordering::Relaxed);
-        }
+        self.queue.put(wanted, rule);
     }
-}
 
-impl Answerer {
     /// Give the answers that still wait; how many, of all, could not be given.
     pub(crate) fn finish(mut self) -> u64 {
         self.join();
-        self.failed.load(Ordering::Relaxed)
+        self.queue.failed.load(Ordering::Relaxed)
     }
 
     fn join(&mut self) {
-        drop(self.queue.take());
+        self.queue.close();
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
@@ -88,12 +77,82 @@ impl Drop for Answerer {
     }
 }
 
-fn answer_all(wanted: &Receiver<(AnswerWanted, String)>, failed: &AtomicU64) {
+/// What waits for the thread.
+#[derive(Debug, Default)]
+struct Queue {
+    waiting: Mutex<Waiting>,
+    changed: Condvar,
+    failed: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    answers: VecDeque<(AnswerWanted, String)>,
+    /// A query sent again before it was answered: one answer does.
+    asked: HashSet<Asked>,
+    closed: bool,
+}
+
+/// What makes two queries the same to their asker.
+type Asked = (SocketAddr, SocketAddr, u16, u16, Vec<u8>);
+
+fn asked(wanted: &AnswerWanted) -> Asked {
+    let question = wanted.question.clone();
+    (
+        wanted.client,
+        wanted.server,
+        wanted.id,
+        wanted.qtype,
+        question,
+    )
+}
+
+impl Queue {
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn put(&self, wanted: AnswerWanted, rule: String) {
+        let mut waiting = self.waiting();
+        let same = asked(&wanted);
+        if waiting.asked.contains(&same) {
+            return;
+        }
+        if waiting.answers.len() >= WAITING {
+            self.failed.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        waiting.asked.insert(same);
+        waiting.answers.push_back((wanted, rule));
+        drop(waiting);
+        self.changed.notify_one();
+    }
+
+    /// The next one, waited for; none once the queue is closed and empty.
+    fn take(&self) -> Option<(AnswerWanted, String)> {
+        let mut waiting = self
+            .changed
+            .wait_while(self.waiting(), |waiting| {
+                waiting.answers.is_empty() && !waiting.closed
+            })
+            .unwrap_or_else(PoisonError::into_inner);
+        let (wanted, rule) = waiting.answers.pop_front()?;
+        waiting.asked.remove(&asked(&wanted));
+        Some((wanted, rule))
+    }
+
+    fn close(&self) {
+        self.waiting().closed = true;
+        self.changed.notify_one();
+    }
+}
+
+fn answer_all(queue: &Queue) {
     let mut namespaces = Namespaces::default();
-    while let Ok((wanted, rule)) = wanted.recv() {
+    while let Some((wanted, rule)) = queue.take() {
         if let Err(error) = give(&mut namespaces, &wanted, &rule) {
             tracing::debug!(%error, client = %wanted.client, "no final answer for a denied lookup");
-            failed.fetch_add(1, Ordering::Relaxed);
+            queue.failed.fetch_add(1, Ordering::Relaxed);
         }
     }
 }
@@ -111,6 +170,8 @@ fn give(namespaces: &mut Namespaces, wanted: &AnswerWanted, rule: &str) -> io::R
 #[derive(Default)]
 struct Namespaces {
     open: VecDeque<Sockets>,
+    /// The one that the thread is in, which keeps it.
+    entered: Option<u64>,
 }
 
 /// Raw sockets of one network namespace, each made when first needed.
@@ -144,7 +205,11 @@ impl Namespaces {
             v4: None,
             v6: None,
         });
-        move_into_link_name_space(sockets.namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
+        if self.entered != Some(inode) {
+            let network = Some(LinkNameSpaceType::Network);
+            move_into_link_name_space(sockets.namespace.as_fd(), network)?;
+            self.entered = Some(inode);
+        }
         if self.open.len() >= NAMESPACES {
             self.open.pop_front();
         }
@@ -169,6 +234,14 @@ impl Sockets {
         let probe = socket_with(family, SocketType::DGRAM, flags, None)?;
         let mut here = client;
         here.set_port(0);
+        if let SocketAddr::V6(here) = &mut here
+            && here.ip().is_unicast_link_local()
+        {
+            // The address of a link means nothing without the link, which the record does not know.
+            let table = fs::read_to_string("/proc/thread-self/net/if_inet6")?;
+            let link = link_of(&table, *here.ip()).ok_or(io::ErrorKind::AddrNotAvailable)?;
+            here.set_scope_id(link);
+        }
         bind(&probe, &here)?;
 
         // Sockets of this protocol take the IP header from the sender, in both families.
@@ -193,6 +266,16 @@ impl Sockets {
         sendto(&*socket, packet, SendFlags::empty(), &here)?;
         Ok(())
     }
+}
+
+/// The interface that has this address, by the kernel's table of its own IPv6 addresses.
+fn link_of(table: &str, address: Ipv6Addr) -> Option<u32> {
+    table.lines().find_map(|line| {
+        let mut words = line.split_ascii_whitespace();
+        let own = u128::from_str_radix(words.next()?, 16).ok()?;
+        let link = u32::from_str_radix(words.next()?, 16).ok()?;
+        (Ipv6Addr::from(own) == address).then_some(link)
+    })
 }
 
 /// IPPROTO_RAW: the packet comes with its IP header.
@@ -280,5 +363,36 @@ mod tests {
             String::new(),
         );
         assert_eq!(answerer.finish(), 1);
+    }
+
+    #[test]
+    fn a_query_sent_again_waits_once_and_a_flood_is_counted() {
+        let queue = Queue::default();
+        let client = "127.0.0.1:4000".parse().unwrap();
+        let query = wanted(client, "127.9.9.9:53".parse().unwrap());
+        for _ in 0..3 {
+            queue.put(query.clone(), String::new());
+        }
+        let mut other = query.clone();
+        for id in 0..=u16::try_from(WAITING).unwrap() {
+            other.id = id;
+            queue.put(other.clone(), String::new());
+        }
+        assert_eq!(queue.waiting().answers.len(), WAITING);
+        assert_eq!(queue.failed.load(Ordering::Relaxed), 2);
+        assert_eq!(queue.take().unwrap().0, query);
+        queue.put(query, String::new());
+        assert_eq!(queue.waiting().answers.len(), WAITING);
+        queue.close();
+        while queue.take().is_some() {}
+        assert!(queue.waiting().asked.is_empty());
+    }
+
+    #[test]
+    fn the_link_of_an_address_is_in_the_kernels_table() {
+        let table = "00000000000000000000000000000001 01 80 10 80       lo\n\
+                     fe80000000000000000000000000000a 1f 40 20 80     eth0\nshort 1\n";
+        assert_eq!(link_of(table, "fe80::a".parse().unwrap()), Some(31));
+        assert_eq!(link_of(table, "fe80::b".parse().unwrap()), None);
     }
 }
