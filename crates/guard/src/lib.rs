@@ -6,6 +6,7 @@
 
 mod answer;
 mod cgroup;
+mod inherited;
 mod late;
 mod orphan;
 mod pins;

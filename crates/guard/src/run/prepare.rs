@@ -10,7 +10,7 @@ use blackstart_core::policy::Policy;
 use blackstart_core::report::Guarded;
 use blackstart_core::tables::{Facts, Tables, compile};
 use blackstart_kernel::support::Support;
-use blackstart_kernel::{ErrorKind, Feature, Session, Settings};
+use blackstart_kernel::{Error, ErrorKind, Feature, Orphan, Session, Settings};
 
 use super::{PATIENCE, Setup};
 use crate::answer::Answerer;
@@ -20,9 +20,9 @@ use crate::plan::{FEATURES, Need, plan, replan};
 use crate::refusal::{Cause, Refusal};
 use crate::resolv::Resolving;
 use crate::state::StateDir;
-use crate::{Notice, pins};
+use crate::{Notice, inherited, pins};
 
-/// Names of /etc/hosts that are handed to the kernel: half of what its tables hold, the rest being for answers.
+/// Names of /etc/hosts that are handed to the kernel, each of which takes room there and time at the start.
 const HOSTS_MOST: usize = 32_768;
 
 impl Setup<'_> {
@@ -66,6 +66,11 @@ impl Setup<'_> {
             };
             self.load(&host, &wanted, &settings)?;
             self.arm()?;
+        }
+        if self.session.is_some() {
+            for detail in inherited::sockets() {
+                self.terms.note(Need::InheritedSockets, detail, 0);
+            }
         }
         for gap in self.terms.gaps() {
             notice(Notice::Gap(gap.clone()));
@@ -310,10 +315,24 @@ impl Setup<'_> {
         if let Some(pins) = &self.pins
             && let Err(error) = session.pin(pins)
         {
-            self.terms.lack(
-                Need::Pins,
-                format!("guarding ends with the supervisor: {}", described(&error)),
-            )?;
+            // The host's bpffs may refuse what one of our own does not.
+            let again = self.dir.as_ref().map(|dir| {
+                Orphan::remove(pins)?;
+                let own = pins::create_private(&self.file.id, dir.path()).map_err(|error| {
+                    Error::caused(ErrorKind::Io, "mount a bpffs of the run's own", error)
+                })?;
+                session.pin(&own).map(|()| own)
+            });
+            match again {
+                Some(Ok(own)) => {
+                    self.file.pins = Some(own.clone());
+                    self.pins = Some(own);
+                }
+                _ => self.terms.lack(
+                    Need::Pins,
+                    format!("guarding ends with the supervisor: {}", described(&error)),
+                )?,
+            }
         }
         if let Err(error) = session.self_probe(cgroup.fd()) {
             self.terms.lack(Need::SelfProbe, described(&error))?;
@@ -393,7 +412,6 @@ mod tests {
     use crate::{Request, run::Setup};
     use blackstart_core::policy;
     use blackstart_core::report::Mode;
-    use blackstart_kernel::Error;
 
     /// What is loaded on a kernel that refuses some features.
     fn loaded(refused: &[Feature]) -> (BTreeSet<Feature>, Vec<Feature>) {
@@ -458,7 +476,11 @@ mod tests {
             let mut setup = Setup::new(&request, Mode::Enforce, Terms::new(true, &[]).unwrap());
             let outcome = setup.shorten_hosts(&mut hosts, &tables);
             let first = hosts.iter().any(|(name, _)| name == "api.github.com");
-            (outcome.is_ok() && first, hosts.len(), setup.terms.gaps().to_vec())
+            (
+                outcome.is_ok() && first,
+                hosts.len(),
+                setup.terms.gaps().to_vec(),
+            )
         };
         assert_eq!(shortened(100, "example"), (true, 101, Vec::new()));
         let (fine, kept, gaps) = shortened(70_000, "example");
