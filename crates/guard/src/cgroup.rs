@@ -9,6 +9,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use blackstart_core::report::Leftover;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 
 mod hierarchy;
@@ -250,6 +251,20 @@ impl RunCgroup {
         Ok(self.pids()?.into_iter().map(leftover).collect())
     }
 
+    /// End one process, if it still is in here, and `still` the one that was meant. Both are looked at while
+    /// it is held by a descriptor, so that its number cannot have come to mean another.
+    pub(crate) fn kill_one(&self, pid: i32, still: impl FnOnce(Pid) -> bool) {
+        let Some(pid) = Pid::from_raw(pid) else {
+            return;
+        };
+        if let Ok(held) = pidfd_open(pid, PidfdFlags::empty())
+            && self.contains(pid.as_raw_pid().cast_unsigned())
+            && still(pid)
+        {
+            let _ = pidfd_send_signal(&held, Signal::KILL);
+        }
+    }
+
     /// End every process in it and wait until they are gone, up to `patience`.
     pub(crate) fn kill(&self, patience: Duration) -> io::Result<()> {
         let deadline = Instant::now() + patience;
@@ -258,9 +273,7 @@ impl RunCgroup {
             if !at_once {
                 // Before 5.14. Forks may outrun one sweep, hence once more each time round.
                 for pid in self.pids()? {
-                    if let Some(pid) = rustix::process::Pid::from_raw(pid) {
-                        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
-                    }
+                    self.kill_one(pid, |_| true);
                 }
             }
             if Instant::now() > deadline {
@@ -411,6 +424,10 @@ mod tests {
             .spawn()
             .unwrap();
         let pid = i32::try_from(sleeper.id()).unwrap();
+        // It was spawned a moment before it has arguments.
+        while crate::process::argv(sleeper.id()).is_empty() {
+            sleep(Duration::from_millis(1));
+        }
         fs::create_dir(cgroup.path().join("below")).unwrap();
         fs::write(cgroup.path().join("below/cgroup.procs"), pid.to_string()).unwrap();
         cgroup.inhabited();
@@ -430,7 +447,11 @@ mod tests {
         };
         found.release().unwrap();
         assert!(!cgroup.populated().unwrap());
+        cgroup.kill_one(pid, |_| true);
+        assert!(sleeper.try_wait().unwrap().is_none(), "it is outside");
         fs::write(cgroup.path().join("below/cgroup.procs"), pid.to_string()).unwrap();
+        cgroup.kill_one(pid, |_| false);
+        assert!(cgroup.populated().unwrap());
         cgroup.kill(Duration::from_secs(5)).unwrap();
         sleeper.wait().unwrap();
         cgroup.remove().unwrap();

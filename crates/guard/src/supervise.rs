@@ -1,6 +1,6 @@
 //! From the child's start to its end: one loop that owns everything that happens meanwhile.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
@@ -12,13 +12,13 @@ use blackstart_kernel::spawn::{Child, Received, Signals, stop_self};
 use blackstart_kernel::{Event, Session};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{
-    Pid, Signal, WaitId, WaitIdOptions, getpgid, kill_process, kill_process_group,
-    pidfd_send_signal, waitid,
+    Pid, Signal, WaitId, WaitIdOptions, getpgid, kill_process_group, pidfd_send_signal, waitid,
 };
 
 use crate::answer::Answerer;
 use crate::cgroup::RunCgroup;
 use crate::late::LateSubjects;
+use crate::orphan::described;
 use crate::process;
 use crate::state::RunDir;
 use crate::terminal::Terminal;
@@ -35,6 +35,14 @@ const IMPATIENCE: Duration = Duration::from_secs(10);
 const ECHO: Duration = Duration::from_millis(500);
 /// Kinds of refusal that are told live. Beyond it the summary has to do.
 const TOLD_MAX: usize = 10_000;
+
+/// How long one turn of the loop may go through events: a flood of them must not hold up signals and the
+/// heartbeat.
+const TURN: Duration = Duration::from_millis(50);
+/// How long the end of a run may go through what is left of a flood.
+const LAST_TURNS: Duration = Duration::from_secs(2);
+/// A program that cleans its screen up when the stop key is pressed stops itself within this time.
+const STOP_KEY: Duration = Duration::from_secs(2);
 
 /// How the child ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,6 +91,26 @@ impl TermHistory {
     }
 }
 
+/// Signals received, as far as they matter to what later ones mean.
+#[derive(Debug, Default)]
+struct Heard {
+    terms: TermHistory,
+    /// When the terminal last asked its foreground to stop.
+    stop_key: Option<Instant>,
+}
+
+/// Is a stop of the child by `signal` meant for the caller's shell to see? One by SIGSTOP seldom is: whoever
+/// stops just this process will continue just this process. But programs that handle the stop key (pressed
+/// a moment ago: `stop_key`) end in one, and so does a shell's `suspend`, which stops its own process group while
+/// that `holds` the terminal. (SIGSTOP to our whole group has stopped the supervisor already.)
+fn follows(signal: Signal, stop_key: bool, holds: bool) -> bool {
+    match signal {
+        Signal::TSTP | Signal::TTIN | Signal::TTOU => true,
+        Signal::STOP => stop_key || holds,
+        _ => false,
+    }
+}
+
 /// Everything that the loop looks after.
 pub(crate) struct Supervisor<'a> {
     pub(crate) child: &'a Child,
@@ -96,6 +124,8 @@ pub(crate) struct Supervisor<'a> {
     pub(crate) late: &'a mut LateSubjects,
     pub(crate) notice: &'a mut dyn FnMut(Notice),
     pub(crate) told: Told,
+    /// Events that were read and not gone through.
+    pub(crate) pending: VecDeque<Event>,
 }
 
 /// What the live lines have told already.
@@ -108,7 +138,7 @@ pub(crate) struct Told {
 impl Supervisor<'_> {
     /// Until the child has ended.
     pub(crate) fn until_exit(&mut self) -> Ending {
-        let mut terms = TermHistory::default();
+        let mut heard = Heard::default();
         let mut next_beat = Instant::now();
         let mut next_checkpoint = Instant::now() + CHECKPOINT;
         loop {
@@ -128,13 +158,13 @@ impl Supervisor<'_> {
             );
             self.take_events();
             while let Some(received) = self.signals.next() {
-                self.received(received, &mut terms);
+                self.received(received, &mut heard);
             }
             if child_ended && let Some(ending) = self.ending() {
                 return ending;
             }
             if let Some(signal) = self.stopped() {
-                self.stop(signal);
+                self.stop(signal, &heard);
                 next_beat = Instant::now();
             }
         }
@@ -170,7 +200,11 @@ impl Supervisor<'_> {
             fds.push(PollFd::new(events, PollFlags::IN));
         }
         // At least a millisecond, rounded up: a timeout of zero would spin until the moment has come.
-        let at_most = at_most.max(Duration::from_millis(1));
+        let at_most = if self.pending.is_empty() {
+            at_most.max(Duration::from_millis(1))
+        } else {
+            Duration::ZERO
+        };
         let timeout = Timespec::try_from(at_most).unwrap_or(Timespec {
             tv_sec: 0,
             tv_nsec: 1_000_000,
@@ -211,18 +245,47 @@ impl Supervisor<'_> {
         }
     }
 
-    /// Everything that the kernel has to tell.
+    /// What the kernel has to tell, for one turn. More is read only when that is gone through: what does not
+    /// fit into the ring meanwhile is counted there, and missing in the live view only.
     pub(crate) fn take_events(&mut self) {
-        let Some(session) = &mut self.session else {
-            return;
-        };
-        let mut events = Vec::new();
-        if let Err(error) = session.drain_events(&mut |event| events.push(event)) {
-            tracing::debug!(%error, "events");
+        let until = Instant::now() + TURN;
+        if self.pending.is_empty()
+            && let Some(session) = &mut self.session
+        {
+            let pending = &mut self.pending;
+            if let Err(error) = session.drain_events(&mut |event| pending.push_back(event)) {
+                tracing::debug!(%error, "events");
+            }
         }
-        for event in events {
+        while let Some(event) = self.pending.pop_front() {
             self.event(event);
+            if Instant::now() >= until {
+                return;
+            }
         }
+    }
+
+    /// The same at the end of the run, for all that is left.
+    pub(crate) fn last_events(&mut self) {
+        let until = Instant::now() + LAST_TURNS;
+        loop {
+            self.take_events();
+            if self.pending.is_empty() || Instant::now() >= until {
+                return;
+            }
+        }
+    }
+
+    /// Take the programs off.
+    pub(crate) fn detach(&mut self) -> Result<(), String> {
+        match &mut self.session {
+            Some(session) => session.detach().map_err(|error| described(&error)),
+            None => Ok(()),
+        }
+    }
+
+    pub(crate) fn tell_warning(&mut self, text: String) {
+        (self.notice)(Notice::Warning(text));
     }
 
     fn event(&mut self, event: Event) {
@@ -294,13 +357,16 @@ impl Supervisor<'_> {
         }
     }
 
-    fn received(&mut self, received: Received, terms: &mut TermHistory) {
+    fn received(&mut self, received: Received, heard: &mut Heard) {
         let Some(signal) = Signal::from_named_raw(received.signal) else {
             return;
         };
         // What the terminal sends goes to its whole foreground group, the child included. And a process
         // of the run that signals its own group has reached the child as well.
         let Some(sender) = received.sender else {
+            if signal == Signal::TSTP {
+                heard.stop_key = Some(Instant::now());
+            }
             return;
         };
         let from_run = match self.cgroup {
@@ -311,7 +377,7 @@ impl Supervisor<'_> {
             return;
         }
         match signal {
-            Signal::TERM => match terms.received(Instant::now()) {
+            Signal::TERM => match heard.terms.received(Instant::now()) {
                 Term::Forward => self.forward(signal),
                 Term::Ignore => {}
                 Term::Kill => self.kill(),
@@ -331,12 +397,12 @@ impl Supervisor<'_> {
         let child = self.child.pid.cast_unsigned();
         if let (Some(cgroup), Some((_, session))) = (self.cgroup, process::state_and_session(child))
         {
+            let same = |pid: Pid| {
+                process::state_and_session(pid.as_raw_pid().cast_unsigned())
+                    .is_some_and(|(_, other)| other == session)
+            };
             for pid in cgroup.pids().unwrap_or_default() {
-                let same = process::state_and_session(pid.cast_unsigned())
-                    .is_some_and(|(_, other)| other == session);
-                if let Some(pid) = Pid::from_raw(pid).filter(|_| same) {
-                    let _ = kill_process(pid, Signal::KILL);
-                }
+                cgroup.kill_one(pid, same);
             }
         }
         self.forward(Signal::KILL);
@@ -356,7 +422,7 @@ impl Supervisor<'_> {
 
     /// Stop as the child did, so that the caller's shell sees its job stop; and see to it, once
     /// continued, that the child goes on too.
-    fn stop(&self, signal: i32) {
+    fn stop(&self, signal: i32, heard: &Heard) {
         // Without a terminal nobody does job control over us; whoever stopped the child will continue
         // the child, and must not find the supervisor stopped for good.
         if !self.terminal.present() {
@@ -365,6 +431,10 @@ impl Supervisor<'_> {
         let group = Pid::from_raw(self.child.pid).and_then(|pid| getpgid(Some(pid)).ok());
         let apart = group.filter(|group| *group != self.terminal.own_group());
         let held = apart.is_some() && self.terminal.holder() == apart;
+        let stop_key = heard.stop_key.is_some_and(|at| at.elapsed() < STOP_KEY);
+        if !Signal::from_named_raw(signal).is_some_and(|signal| follows(signal, stop_key, held)) {
+            return;
+        }
         if let Err(error) = stop_self(signal) {
             tracing::debug!(%error, "stop with the child");
             return;
@@ -448,5 +518,15 @@ mod tests {
         assert_eq!(late.received(at(0)), Term::Forward);
         assert_eq!(late.received(at(10_001)), Term::Forward);
         assert_eq!(late.received(at(12_000)), Term::Kill);
+    }
+
+    #[test]
+    fn a_stop_is_followed_when_the_shell_is_meant() {
+        for signal in [Signal::TSTP, Signal::TTIN, Signal::TTOU] {
+            assert!(follows(signal, false, false));
+        }
+        assert!(!follows(Signal::STOP, false, false));
+        assert!(follows(Signal::STOP, true, false), "the stop key");
+        assert!(follows(Signal::STOP, false, true), "suspend");
     }
 }

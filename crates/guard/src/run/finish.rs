@@ -1,5 +1,6 @@
 //! From the command's start to the report, with nothing left behind.
 
+use std::collections::VecDeque;
 use std::fs;
 use std::path::PathBuf;
 use std::thread::sleep;
@@ -51,6 +52,7 @@ impl Setup<'_> {
             late: &mut late,
             notice: &mut *notice,
             told: Told::default(),
+            pending: VecDeque::new(),
         };
         let ending = supervisor.until_exit();
         terminal.take_back();
@@ -96,7 +98,17 @@ impl Setup<'_> {
                 );
             }
         }
-        supervisor.take_events();
+        let keep = at_end == AtEnd::Keep
+            && !leftovers.is_empty()
+            && self.pins.is_some()
+            && self.dir.is_some();
+        // What survivors do from here on is theirs: counted after the record was read, it would be lost unseen.
+        if !keep && let Err(error) = supervisor.detach() {
+            supervisor.tell_warning(format!(
+                "programs of this run could not be detached: {error}"
+            ));
+        }
+        supervisor.last_events();
         let ended_ns = wall_ns(SystemTime::now());
         let unanswered = self.answerer.take().map_or(0, |answerer| answerer.finish());
         if unanswered > 0 {
@@ -125,10 +137,6 @@ impl Setup<'_> {
             });
         late.complete(&mut record);
         let usage = usage(self.cgroup.as_ref());
-        let keep = at_end == AtEnd::Keep
-            && !leftovers.is_empty()
-            && self.pins.is_some()
-            && self.dir.is_some();
         if keep {
             self.file.kept = true;
         } else {
