@@ -16,7 +16,8 @@ struct bs_attempt {
 	/* out */
 	__u8 verdict;
 	__u8 attribution;
-	__u16 pad;
+	__u8 ruled_as; /* the protocol as rules tell it apart */
+	__u8 pad;
 	__u32 rule;
 	__u64 name;
 	/* bs_judge's own. In memory and not in registers, so that the verifier need not tell the paths through the
@@ -63,13 +64,45 @@ static __always_inline int bs_is_loopback(const __u32 *addr)
 	return 0;
 }
 
+/* What one class of names under which the address was leased says of the attempt. */
+__noinline int bs_weigh(struct bs_attempt *a, struct bs_lease_slot *slot)
+{
+	__u64 ruling;
+	__u32 mine;
+
+	if (!a || !slot)
+		return 0;
+	/* The likeliest name: the latest that this subject asked for, else the latest. */
+	mine = slot->subject == a->subject;
+	if (!a->name || mine > a->best_mine || (mine == a->best_mine && slot->seen >= a->best_seen)) {
+		a->name = slot->name;
+		a->best_seen = slot->seen;
+		a->best_mine = mine;
+	}
+	ruling = slot->deny_class ? bs_ruling(slot->deny_class, a->ruled_as, a->port) : 0;
+	if (ruling >> 32 != BS_EFFECT_DENY)
+		ruling = bs_ruling(slot->class_id, a->ruled_as, a->port);
+	if (ruling >> 32 == BS_EFFECT_DENY) {
+		if (!a->denied)
+			a->deny_rule = ruling;
+		a->denied = 1;
+	} else if (ruling >> 32 == BS_EFFECT_ALLOW) {
+		if (!a->allowed)
+			a->allow_rule = ruling;
+		a->allowed = 1;
+	} else {
+		a->other = 1;
+	}
+	return 0;
+}
+
 /* Fill a->verdict, rule, name, attribution. Writes no map. Fails closed: an impossible state denies only
  * where the default denies. */
 __noinline int bs_judge(struct bs_attempt *a)
 {
 	struct bs_address at = {};
 	struct bs_prefix_key where = { .prefixlen = 128 };
-	__u64 ruling, address = 0, subject;
+	__u64 address = 0, subject;
 	__u32 used, local, known, listed = 0;
 	struct bs_lease *lease;
 	__u32 *prefix;
@@ -85,6 +118,7 @@ __noinline int bs_judge(struct bs_attempt *a)
 	protocol = a->protocol == 136 ? IPPROTO_UDP : a->protocol;
 	if (protocol != IPPROTO_TCP && protocol != IPPROTO_UDP)
 		protocol = 0;
+	a->ruled_as = protocol;
 	at.addr[0] = where.addr[0] = a->addr[0];
 	at.addr[1] = where.addr[1] = a->addr[1];
 	at.addr[2] = where.addr[2] = a->addr[2];
@@ -101,34 +135,13 @@ __noinline int bs_judge(struct bs_attempt *a)
 		used = *(volatile __u32 *)&lease->used;
 		for (__u32 i = 0; i < BS_LEASE_SLOTS && i < used; i++) {
 			struct bs_lease_slot slot;
-			__u32 mine;
 
 			bpf_spin_lock(&lease->lock);
 			slot = lease->slot[i];
 			bpf_spin_unlock(&lease->lock);
 			if (i || slot.several)
 				a->several = 1;
-			/* The likeliest name: the latest that this subject asked for, else the latest. */
-			mine = slot.subject == subject;
-			if (!a->name || mine > a->best_mine || (mine == a->best_mine && slot.seen >= a->best_seen)) {
-				a->name = slot.name;
-				a->best_seen = slot.seen;
-				a->best_mine = mine;
-			}
-			ruling = slot.deny_class ? bs_ruling(slot.deny_class, protocol, port) : 0;
-			if (ruling >> 32 != BS_EFFECT_DENY)
-				ruling = bs_ruling(slot.class_id, protocol, port);
-			if (ruling >> 32 == BS_EFFECT_DENY) {
-				if (!a->denied)
-					a->deny_rule = ruling;
-				a->denied = 1;
-			} else if (ruling >> 32 == BS_EFFECT_ALLOW) {
-				if (!a->allowed)
-					a->allow_rule = ruling;
-				a->allowed = 1;
-			} else {
-				a->other = 1;
-			}
+			bs_weigh(a, &slot);
 		}
 	}
 

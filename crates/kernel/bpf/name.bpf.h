@@ -10,55 +10,67 @@
 #define BLACKSTART_NAME_H
 
 enum { BS_LABELS = 128 }; /* 255 octets hold 127 labels */
+enum { BS_OCTETS = 8 };
 
 /* A name and what reading it leaves behind. Too large for the stack: lies in scratch that its user owns. */
 struct bs_reading {
 	struct bs_name name;
 	__u64 label[BS_LABELS]; /* hashes, from the left */
 	__u32 labels;
+	__u32 at; /* next octet while it is read, then labels not yet walked */
+	/* between two handfuls of octets */
+	__u64 hash;
+	__u64 hash_label;
+	__u64 left; /* octets of the label that are to come */
+	__u64 bad;  /* sign bit: an octet that no label may hold was seen */
 	/* where the automaton stands */
-	__u32 at; /* labels not yet walked */
 	__u32 state;
 	__u32 star;
 	__u32 edges;
 	__u32 pad;
 };
 
-/* Lower-case the wire form in place, find its end, hash it and its labels. 0, or -1 for a name that cannot be
- * judged: compressed, too long, or with a `.` or NUL inside a label (those read like another name once
- * printed). */
-__noinline int bs_name_scan(struct bs_reading *r)
+/* The next few octets of the wire form. 0 to go on, 1 at the end, -1 for a name that cannot be judged. */
+__noinline int bs_name_octets(struct bs_reading *r)
 {
-	__u64 hash, label, key, multiplier, unknown, left = 0, bad = 0, count = 0;
+	__u64 hash, label, multiplier, unknown, left, bad, count, at;
 
 	if (!r)
 		return -1;
-	hash = config.name_key;
-	label = key = config.label_key;
+	hash = r->hash;
+	label = r->hash_label;
+	left = r->left;
+	bad = r->bad;
+	count = r->labels;
+	at = r->at;
 	multiplier = config.multiplier;
 	unknown = r->name.hash;
-	for (__u32 i = 0; i < 255; i++) {
-		__u64 c = r->name.wire[i];
+	for (__u32 i = 0; i < BS_OCTETS; i++) {
+		__u64 c;
 
+		if (at > 254)
+			return -1;
+		c = r->name.wire[at];
+		at++;
 		if (left == 0) {
-			if (i)
-				r->label[count++ & (BS_LABELS - 1)] = label ^ label >> 32;
+			r->label[(count - 1) & (BS_LABELS - 1)] = label ^ label >> 32;
 			if (c == 0) {
 				hash ^= hash >> 32;
 				r->name.hash = hash ? hash : 1;
-				r->name.len = i + 1;
+				r->name.len = at;
 				r->labels = count;
-				return bad >> 63 ? -1 : 0;
+				return bad >> 63 ? -1 : 1;
 			}
 			if (c > 63)
 				return -1;
+			count++;
 			left = c;
-			label = key;
+			label = config.label_key;
 		} else {
 			/* By sign bits instead of branches: each branch here doubles what is verified. */
 			bad |= ((c ^ '.') - 1) | (c - 1);
 			c += ((c - 'Z' - 1) & ~(c - 'A')) >> 63 << 5;
-			r->name.wire[i] = c;
+			r->name.wire[(at - 1) & 255] = c;
 			label = (label ^ c) * multiplier;
 			left--;
 		}
@@ -68,6 +80,32 @@ __noinline int bs_name_scan(struct bs_reading *r)
 		BS_FORGET(label, unknown);
 		BS_FORGET(count, unknown);
 		BS_FORGET(bad, unknown);
+		BS_FORGET(at, unknown);
+	}
+	r->hash = hash;
+	r->hash_label = label;
+	r->left = left;
+	r->bad = bad;
+	r->labels = count;
+	r->at = at;
+	return 0;
+}
+
+/* Lower-case the wire form in place, find its end, hash it and its labels. 0, or -1 for a name that cannot be
+ * judged: compressed, too long, or with a `.` or NUL inside a label (those read like another name once
+ * printed). Octets go by the handful, each handful a call that is verified once: as one loop this was nine
+ * tenths of what the verifier had to look at. */
+static __noinline int bs_name_scan(struct bs_reading *r)
+{
+	r->hash = config.name_key;
+	r->hash_label = config.label_key;
+	r->left = r->bad = 0;
+	r->labels = r->at = 0;
+	for (__u32 i = 0; i < 256 / BS_OCTETS; i++) {
+		int done = bs_name_octets(r);
+
+		if (done)
+			return done < 0 ? -1 : 0;
 	}
 	return -1;
 }
