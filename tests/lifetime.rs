@@ -153,6 +153,75 @@ fn a_killed_supervisor_leaves_its_run_guarded_and_the_next_command_sweeps() {
 }
 
 #[test]
+fn an_orphan_seen_from_elsewhere_stays_guarded() {
+    let world = world_with_names("elsewhere");
+    let mut run = world
+        .guard()
+        .policy(DENY_GITHUB)
+        .start(&["sh", "-c", LOOKER]);
+    run.running().wait_for("ready");
+    counts_after(&world, 3);
+    run.running().signal(Signal::KILL);
+    run.wait();
+    // In another cgroup namespace, and where mounts show a part of the tree only.
+    let part = format!("bsl-part-{}", std::process::id());
+    let partly = format!(
+        "set -e; awk '$0 ~ / - cgroup2 / {{ print $5 }}' /proc/self/mountinfo | while read -r top; do\n\
+           mkdir -p $top/{part}; mount --bind $top/{part} $top; done; exec \"$@\""
+    );
+    for view in [
+        &["unshare", "--cgroup"][..],
+        &["unshare", "--mount", "sh", "-c", &partly, "sh"],
+    ] {
+        let mut line: Vec<_> = view.iter().map(|&word| word.to_owned()).collect();
+        line.push("env".to_owned());
+        line.push(format!(
+            "BLACKSTART_STATE={}",
+            world.guard().state().display()
+        ));
+        line.extend(world.guard().line());
+        line.push("true".to_owned());
+        world.host().start(&line).wait().exits(0);
+        let counts = counts_after(&world, 3);
+        assert!(
+            counts.contains(" bad=0 leaks=0"),
+            "still guarded after {view:?}: {counts}"
+        );
+        assert!(!world.left_behind().is_empty());
+    }
+    std::fs::write(world.dir().join("stop"), "").unwrap();
+    let begin = Instant::now();
+    while !world.left_behind().is_empty() {
+        assert!(
+            begin.elapsed() < Duration::from_secs(20),
+            "left behind: {:?}",
+            world.left_behind()
+        );
+        world.guard().run(&["true"]).exits(0);
+    }
+    let tops = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    for line in tops.lines().filter(|line| line.contains(" - cgroup2 ")) {
+        let top = line.split(' ').nth(4).unwrap();
+        let _ = std::fs::remove_dir(std::path::Path::new(top).join(&part).join("blackstart"));
+        let _ = std::fs::remove_dir(std::path::Path::new(top).join(&part));
+    }
+}
+
+#[test]
+fn an_asker_at_a_link_local_address_is_answered() {
+    let world = world_with_names("link_local");
+    let asks = "link=$(ip -o -6 addr show scope link | awk 'NR == 1 { print $2 }'); \
+                dig +tries=1 +time=5 @fe80::53%$link A github.com";
+    world
+        .guard()
+        .policy(DENY_GITHUB)
+        .run(&["sh", "-c", asks])
+        .exits(0)
+        .says("status: NXDOMAIN")
+        .within(Duration::from_secs(2));
+}
+
+#[test]
 fn a_stopped_supervisor_changes_nothing_for_the_run() {
     let world = world_with_names("stopped");
     let mut run = world

@@ -94,6 +94,40 @@ fn an_interactive_shell_feels_as_without_the_guard() {
 }
 
 #[test]
+fn a_command_stopped_by_its_number_leaves_nobody_behind() {
+    let world = World::new("stop_child");
+    world.dns(Zone::new());
+    let mut terminal = shell(&world);
+    terminal.type_in(
+        "$G sh -c '(sleep 0.5; kill -STOP $$; sleep 0.5; kill -CONT $$; echo wo''ken) & wait; exit 7'\n",
+    );
+    terminal.expect("woken");
+    terminal.expect("shell> ");
+    terminal.type_in("echo code=$?=\n");
+    terminal.expect("code=7=");
+    assert!(
+        !terminal.shown().contains("Stopped"),
+        "{}",
+        terminal.shown()
+    );
+    // A shell's `suspend` is for its own caller to see.
+    terminal.type_in("PS1='in''ner> ' $G bash --norc --noprofile -i\n");
+    terminal.expect("inner> ");
+    terminal.type_in("suspend\n");
+    terminal.expect("Stopped");
+    terminal.expect("shell> ");
+    terminal.type_in("fg\n");
+    terminal.type_in("echo still he''re\n");
+    terminal.expect("still here");
+    terminal.type_in("exit 6\n");
+    terminal.expect("shell> ");
+    terminal.type_in("echo code=$?=\n");
+    terminal.expect("code=6=");
+    terminal.type_in("exit\n");
+    terminal.wait();
+}
+
+#[test]
 fn a_command_in_a_pipeline_or_in_the_background_is_no_hindrance() {
     let world = World::new("pipeline");
     world.dns(Zone::new());
