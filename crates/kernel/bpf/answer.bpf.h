@@ -31,6 +31,7 @@ struct bs_answer_scratch {
 	__u32 offset;               /* next record */
 	__u32 end;                  /* offset behind the name last taken out */
 	__u32 pos;                  /* where the taking stands: next octet, octets left of the label, */
+	__u32 start;                /* no pointer may aim at or behind this */
 	__u32 left;                 /* octets written, the root label seen */
 	__u32 out;
 	__u32 taken;
@@ -90,8 +91,9 @@ __noinline int bs_name_octet(struct bs_answer_scratch *s)
 	c = bs_u8(s, pos);
 	if (!s->left && c >= 0xc0) {
 		to = (c & 0x3f) << 8 | bs_u8(s, pos + 1);
-		if (to >= pos)
+		if (to >= s->start)
 			return 1;
+		s->start = to;
 		if (!s->end)
 			s->end = pos + 2;
 		s->pos = to;
@@ -129,7 +131,7 @@ static long bs_name_octet_step(__u32 index, void *unused)
  * mostly pointers to the last target), and it costs the verifier a hundredth of a plain loop. */
 static __always_inline int bs_name_take(struct bs_answer_scratch *s, __u32 at)
 {
-	s->pos = at;
+	s->pos = s->start = at;
 	s->left = s->out = s->end = s->taken = 0;
 	bpf_loop(280, bs_name_octet_step, (void *)0, 0);
 	return s->taken ? 0 : -1;
@@ -265,6 +267,9 @@ __noinline int bs_answer_one(void)
 			goto broken;
 		s->steps++;
 		/* The record keeps the first few, the verdict needs none of them but the one that is denied. */
+		for (i = 0; i < BS_CHAIN_MAX; i++)
+			if (i < s->fresh.chain_len && s->fresh.chain[i] == s->target.name.hash)
+				goto broken;
 		i = s->fresh.chain_len;
 		if (i < BS_CHAIN_MAX) {
 			s->fresh.chain[i] = s->target.name.hash;

@@ -23,7 +23,8 @@ struct bs_header {
 	__u8 protocol;
 	__u8 odd;      /* options, extension headers or fragments: ports may lie elsewhere */
 	__u8 tcp_flags;
-	__u8 pad[3];
+	__u8 hidden; /* the protocol is not known */
+	__u8 pad[2];
 };
 
 static __always_inline int bs_header_read(struct __sk_buff *skb, struct bs_header *h)
@@ -47,7 +48,10 @@ static __always_inline int bs_header_read(struct __sk_buff *skb, struct bs_heade
 		__builtin_memcpy(h->source, raw + 8, 16);
 		__builtin_memcpy(h->dest, raw + 24, 16);
 		h->protocol = raw[6];
-		h->odd = h->protocol != IPPROTO_TCP && h->protocol != IPPROTO_UDP && h->protocol != 58;
+		/* RFC 8200, 4: extension headers; what they carry lies behind them, whatever the socket's type. */
+		h->hidden = h->protocol == 0 || h->protocol == 43 || h->protocol == 44 || h->protocol == 51 ||
+			    h->protocol == 60 || h->protocol == 135 || h->protocol == 139 || h->protocol == 140;
+		h->odd = h->hidden;
 		offset = 40;
 	} else {
 		return -1;
@@ -441,7 +445,7 @@ int bs_egress(struct __sk_buff *skb)
 	if (st)
 		__sync_fetch_and_add(&st->bytes, skb->len);
 	/* A v6 extension header hides the protocol: then the socket's own counts. */
-	if (h.protocol == IPPROTO_UDP || protocol == IPPROTO_UDP) {
+	if (h.protocol == IPPROTO_UDP || protocol == IPPROTO_UDP || (h.hidden && !stream)) {
 		if (h.dest_port == 53 || (h.odd && (!st || st->dns || protocol != IPPROTO_UDP)))
 			return bs_query(skb, &h, st, 1);
 		if (st && st->dns && st->port == 53)

@@ -1,19 +1,25 @@
 //! The record out of the kernel's tables, for a run's own supervisor and for whoever adopts an orphan.
 
-use std::os::fd::AsFd;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
+use std::ptr;
 
 use blackstart_core::name::Name;
 use blackstart_core::record::{
     AnswerRow, Attribution, Counters, DelegateRow, FlowRow, LeaverRow, NameRow, QueryRow, Snapshot,
     SubjectRow, Verdict,
 };
+use libbpf_rs::libbpf_sys;
 use libbpf_rs::{MapCore, MapFlags, MapHandle};
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::abi::{self, Plain};
 use crate::fill::address;
 use crate::{Error, ErrorKind};
+
+/// Rows read with one system call, to begin with.
+const BATCH: u32 = 512;
 
 /// The maps that hold the record: pinned, so that they outlive the supervisor.
 pub(crate) struct Record {
@@ -68,25 +74,20 @@ impl Record {
     fn rows<K: Plain, V: Plain>(&self, name: &str) -> Result<Vec<(K, V)>, Error> {
         let failed = |error| Error::caused(ErrorKind::Io, format!("read the table {name}"), error);
         let map = self.map(name);
+        let (key_size, value_size) = (map.key_size() as usize, map.value_size() as usize);
+        if key_size != size_of::<K>() || value_size < size_of::<V>() {
+            return Err(Error::new(
+                ErrorKind::Layout,
+                format!("read the table {name}: its rows have another size than this release's"),
+            ));
+        }
         let mut rows = Vec::new();
-        // As many as the table can hold, in one system call: the kernel ends a smaller batch early where the next
-        // bucket does not fit whole, and libbpf-rs takes a batch that is not full for the last one. Memory that no
-        // row is written to is never touched.
-        for (key, value) in map
-            .lookup_batch(map.max_entries(), MapFlags::ANY, MapFlags::ANY)
-            .map_err(failed)?
-        {
-            match (abi::value(&key), abi::value(&value)) {
-                (Some(key), Some(value)) => rows.push((key, value)),
-                _ => {
-                    return Err(Error::new(
-                        ErrorKind::Layout,
-                        format!(
-                            "read the table {name}: its rows have another size than this release's"
-                        ),
-                    ));
-                }
-            }
+        let mut batches = Batches::new(map);
+        while let Some((keys, values)) = batches.next().map_err(failed)? {
+            let pairs = keys
+                .chunks_exact(key_size)
+                .zip(values.chunks_exact(value_size));
+            rows.extend(pairs.filter_map(|(key, row)| Some((abi::value(key)?, abi::value(row)?))));
         }
         Ok(rows)
     }
@@ -262,9 +263,90 @@ impl Record {
     }
 }
 
+/// A hash table's rows, a few hundred with one system call.
+///
+/// By hand, since libbpf-rs takes a batch that is not full for the last one, while the kernel also ends a batch
+/// early where the next bucket does not fit whole (kernel/bpf/hashtab.c). The last one is the one with ENOENT.
+struct Batches<'a> {
+    map: &'a MapHandle,
+    keys: Vec<u8>,
+    values: Vec<u8>,
+    rows: u32,
+    /// The kernel's place in the table; opaque, at most as large as a key or a bucket's number.
+    place: Option<Vec<u8>>,
+    done: bool,
+}
+
+impl<'a> Batches<'a> {
+    fn new(map: &'a MapHandle) -> Self {
+        let mut batches = Self {
+            map,
+            keys: Vec::new(),
+            values: Vec::new(),
+            rows: 0,
+            place: None,
+            done: false,
+        };
+        batches.make_room(BATCH);
+        batches
+    }
+
+    fn make_room(&mut self, rows: u32) {
+        self.rows = rows;
+        self.keys
+            .resize(rows as usize * self.map.key_size() as usize, 0);
+        self.values
+            .resize(rows as usize * self.map.value_size() as usize, 0);
+    }
+
+    /// Keys and values of the next batch, each row after the other; `None` behind the last.
+    fn next(&mut self) -> io::Result<Option<(&[u8], &[u8])>> {
+        if self.done {
+            return Ok(None);
+        }
+        let mut next = vec![0; (self.map.key_size() as usize).max(size_of::<u64>())];
+        loop {
+            let mut count = self.rows;
+            let place = self
+                .place
+                .as_mut()
+                .map_or(ptr::null_mut(), |place| place.as_mut_ptr().cast());
+            // SAFETY: the map's descriptor is open; keys and values have room for `count` rows of the map's sizes,
+            // both places for a key or a bucket's number; no options are given.
+            let result = unsafe {
+                libbpf_sys::bpf_map_lookup_batch(
+                    self.map.as_fd().as_raw_fd(),
+                    place,
+                    next.as_mut_ptr().cast(),
+                    self.keys.as_mut_ptr().cast(),
+                    self.values.as_mut_ptr().cast(),
+                    &raw mut count,
+                    ptr::null(),
+                )
+            };
+            match -result {
+                0 => {}
+                libc::ENOENT => self.done = true,
+                libc::EINTR | libc::EAGAIN => continue,
+                // A bucket with more rows than that.
+                libc::ENOSPC if self.rows < self.map.max_entries() => {
+                    self.make_room(self.rows.saturating_mul(2).min(self.map.max_entries()));
+                    continue;
+                }
+                errno => return Err(io::Error::from_raw_os_error(errno)),
+            }
+            self.place = Some(next);
+            let count = count as usize;
+            return Ok(Some((
+                &self.keys[..count * self.map.key_size() as usize],
+                &self.values[..count * self.map.value_size() as usize],
+            )));
+        }
+    }
+}
+
 /// `memlock` of a map as the kernel accounts it, in bytes.
 pub(crate) fn map_memory(map: &impl AsFd) -> Result<u64, Error> {
-    use std::os::fd::AsRawFd;
     let path = format!("/proc/self/fdinfo/{}", map.as_fd().as_raw_fd());
     let text = std::fs::read_to_string(&path)
         .map_err(|error| Error::caused(ErrorKind::Io, format!("read {path}"), error))?;

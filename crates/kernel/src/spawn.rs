@@ -156,6 +156,54 @@ pub fn placeholder() -> io::Result<Child> {
     })
 }
 
+/// A process that continues the calling one (SIGCONT, over and over) while `child` is not stopped, gone included.
+/// For a caller that is about to stop with its child: whoever continues the child alone would leave
+/// it stopped for good. It ends with the thread that made it; end it earlier by SIGKILL, and reap it.
+pub fn waker(child: &Child) -> io::Result<Child> {
+    let parent = rustix::process::getpid();
+    let stat = CString::new(format!("/proc/{}/stat", child.pid))?;
+    clone_child(None, |_| {
+        // SAFETY: close_range takes plain numbers; none of the caller's descriptors is used here.
+        unsafe { libc::syscall(libc::SYS_close_range, 0u32, u32::MAX, 0u32) };
+        // SAFETY: prctl(PR_SET_PDEATHSIG) takes a signal number only.
+        unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+        // SAFETY: getppid has no arguments and cannot fail.
+        while unsafe { libc::getppid() } == parent.as_raw_pid() {
+            let pause = libc::timespec {
+                tv_sec: 0,
+                tv_nsec: 100_000_000,
+            };
+            // SAFETY: reads a local value; what is left of the time is not asked for.
+            unsafe { libc::nanosleep(&pause, ptr::null_mut()) };
+            if !is_stopped(&stat) {
+                // SAFETY: plain numbers. The parent lives, or this process would not.
+                unsafe { libc::kill(parent.as_raw_pid(), libc::SIGCONT) };
+            }
+        }
+    })
+}
+
+/// Does this `/proc/PID/stat` tell of a stopped process? Neither allocates nor locks.
+fn is_stopped(stat: &CString) -> bool {
+    // SAFETY: a C string; open is async-signal-safe.
+    let file = unsafe { libc::open(stat.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) };
+    if file < 0 {
+        return false;
+    }
+    // The state follows the name, of at most 64 bytes, in parentheses.
+    let mut text = [0u8; 256];
+    // SAFETY: writes at most the array's length into it.
+    let have = unsafe { libc::read(file, text.as_mut_ptr().cast(), text.len()) };
+    // SAFETY: opened above, and closed once.
+    unsafe { libc::close(file) };
+    let text = &text[..usize::try_from(have).unwrap_or(0)];
+    let state = text
+        .iter()
+        .rposition(|byte| *byte == b')')
+        .and_then(|end| text.get(end + 2));
+    matches!(state, Some(b'T' | b't'))
+}
+
 /// Collect a child that is known to be ending.
 fn reap(child: &Child) {
     use rustix::process::{WaitId, WaitIdOptions, waitid};
@@ -522,6 +570,20 @@ mod tests {
             None,
         );
         assert_eq!(exit(&child.unwrap()), 128 + libc::SIGPIPE);
+    }
+
+    #[test]
+    fn a_stopped_process_is_told_from_one_that_runs_or_is_gone() {
+        let child = placeholder().unwrap();
+        let stat = CString::new(format!("/proc/{}/stat", child.pid)).unwrap();
+        assert!(!is_stopped(&stat));
+        rustix::process::pidfd_send_signal(&child.pidfd, rustix::process::Signal::STOP).unwrap();
+        let options = WaitIdOptions::STOPPED;
+        waitid(WaitId::PidFd(child.pidfd.as_fd()), options).unwrap();
+        assert!(is_stopped(&stat));
+        rustix::process::pidfd_send_signal(&child.pidfd, rustix::process::Signal::KILL).unwrap();
+        exit(&child);
+        assert!(!is_stopped(&stat));
     }
 
     #[test]

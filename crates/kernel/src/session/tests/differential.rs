@@ -419,6 +419,7 @@ fn in_order(octets: &[u8]) -> BTreeSet<IpAddr> {
         return BTreeSet::new();
     };
     let mut head = question.clone();
+    let mut chain = vec![question.clone()];
     let mut addresses = BTreeSet::new();
     for record in records {
         match record {
@@ -426,9 +427,11 @@ fn in_order(octets: &[u8]) -> BTreeSet<IpAddr> {
                 addresses.insert(address);
             }
             Seen::Alias(owner, target) if owner == head => {
-                if target == question {
+                // A circle, as far back as the record keeps the chain.
+                if chain.iter().take(7).any(|known| *known == target) {
                     return BTreeSet::new();
                 }
+                chain.push(target.clone());
                 head = target;
             }
             _ => {}
