@@ -264,8 +264,8 @@ impl Telling<'_> {
             }
             out.push('\n');
         }
-        let (standing, own): (Vec<_>, Vec<_>) =
-            coverage.gaps.iter().partition(|gap| brief(gap).is_some());
+        let of_kind = |kind: &str| coverage.gaps.iter().any(|gap| gap.kind == kind);
+        let own: Vec<_> = coverage.gaps.iter().filter(|gap| !stands(gap)).collect();
         for gap in own.iter().take(GAPS_SHOWN) {
             let times = if gap.count > 0 {
                 format!(" ×{}", gap.count)
@@ -282,7 +282,11 @@ impl Telling<'_> {
         }
         self.more(out, own.len(), GAPS_SHOWN);
         // The same in every run: one line for all of them.
-        let standing: Vec<_> = standing.into_iter().filter_map(brief).collect();
+        let standing: Vec<_> = STANDING_GAPS
+            .iter()
+            .filter(|standing| of_kind(standing.kind))
+            .map(|standing| standing.brief)
+            .collect();
         if !standing.is_empty() {
             let _ = writeln!(out, "not watched by this version: {}", standing.join("; "));
         }
@@ -314,10 +318,11 @@ pub(crate) fn label(exe: &str, argv: &[String]) -> String {
     cut(&plain(image_name(exe, argv)), LABEL_WIDTH)
 }
 
-/// What a list of gaps says of one that stands.
-fn brief(gap: &Gap) -> Option<&'static str> {
-    let stands = |standing: &&blackstart_core::report::StandingGap| standing.kind == gap.kind;
-    STANDING_GAPS.iter().find(stands).map(|found| found.brief)
+/// Is it in every report?
+fn stands(gap: &Gap) -> bool {
+    STANDING_GAPS
+        .iter()
+        .any(|standing| standing.kind == gap.kind)
 }
 
 /// Who came from whom.

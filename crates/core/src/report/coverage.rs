@@ -22,18 +22,18 @@ pub struct StandingGap {
 pub const STANDING_GAPS: [StandingGap; 3] = [
     StandingGap {
         kind: "unseen_families",
-        brief: "packet, vsock and other non-IP sockets",
+        brief: "packet and vsock sockets",
         detail: "what is sent through packet sockets (AF_PACKET), to virtual machines (AF_VSOCK) or by other families than IP and unix is neither seen nor refused by this version",
     },
     StandingGap {
-        kind: "unseen_lookups",
-        brief: "lookups inside TCP, TLS or HTTPS (seen as connections only)",
-        detail: "lookups over TCP, TLS (DoT) or HTTPS (DoH) are seen as connections to their servers only: the names in them are not known, and addresses learnt there have no name",
+        kind: "received_sockets",
+        brief: "sockets received from outside",
+        detail: "a socket that was made outside the run and is handed to it over a unix socket belongs to where it was made: what is sent through it is neither seen nor refused",
     },
     StandingGap {
-        kind: "inherited_sockets",
-        brief: "sockets made outside the run",
-        detail: "a socket that was made outside the run and came into it, by inheritance or over a unix socket, belongs to where it was made: what is sent through it is neither seen nor refused",
+        kind: "unseen_lookups",
+        brief: "lookups in TCP, TLS or HTTPS (seen as connections)",
+        detail: "lookups over TCP, TLS (DoT) or HTTPS (DoH) are seen as connections to their servers only: the names in them are not known, and addresses learnt there have no name",
     },
 ];
 
@@ -136,7 +136,7 @@ fn gaps(lens: &Lens<'_>, lost: u64, unnamed: u64) -> Vec<Gap> {
                 Mode::Enforce => counters.answers_unasked,
                 Mode::Observe => 0,
             },
-            "DNS answers that nobody in the run waited for were dropped, as a forged or a late one must be; if lookups fail, their servers may answer from another address than was asked",
+            "DNS answers that nobody waited for (any more) were dropped: late ones, such as the real answer to a denied lookup that had its final one already; ones from another server than was asked; forged ones",
         ),
         (
             "dns_over_tcp",
