@@ -110,6 +110,17 @@ fn a_command_stopped_by_its_number_leaves_nobody_behind() {
         "{}",
         terminal.shown()
     );
+    // Stopped as by the stop key, and continued or ended by its number.
+    for (then, told) in [("CONT", "Exit 7"), ("KILL", "Exit 137")] {
+        terminal.type_in(&format!(
+            "$G sh -c '(sleep 0.5; kill -TSTP $$; sleep 1; kill -{then} $$) & wait; exit 7'\n"
+        ));
+        terminal.expect("Stopped");
+        terminal.expect("shell> ");
+        terminal.type_in("sleep 2.5\n");
+        terminal.expect(told);
+        terminal.expect("shell> ");
+    }
     // A shell's `suspend` is for its own caller to see.
     terminal.type_in("PS1='in''ner> ' $G bash --norc --noprofile -i\n");
     terminal.expect("inner> ");

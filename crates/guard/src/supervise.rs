@@ -8,7 +8,7 @@ use blackstart_core::policy::Policy;
 use blackstart_core::record::Verdict;
 use blackstart_core::report::rule_text;
 use blackstart_core::tables::RuleId;
-use blackstart_kernel::spawn::{Child, Received, Signals, stop_self};
+use blackstart_kernel::spawn::{Child, Received, Signals, stop_self, waker};
 use blackstart_kernel::{Event, Session};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{
@@ -435,7 +435,16 @@ impl Supervisor<'_> {
         if !Signal::from_named_raw(signal).is_some_and(|signal| follows(signal, stop_key, held)) {
             return;
         }
-        if let Err(error) = stop_self(signal) {
+        // Whoever continues just the child must not leave us behind; nor whoever ends it.
+        let waker = Some(self.child)
+            .filter(|child| stopped(child))
+            .and_then(|child| waker(child).ok());
+        let outcome = stop_self(signal);
+        if let Some(waker) = waker {
+            let _ = pidfd_send_signal(&waker.pidfd, Signal::KILL);
+            let _ = waitid(WaitId::PidFd(waker.pidfd.as_fd()), WaitIdOptions::EXITED);
+        }
+        if let Err(error) = outcome {
             tracing::debug!(%error, "stop with the child");
             return;
         }
@@ -449,13 +458,17 @@ impl Supervisor<'_> {
             }
             // The caller's shell continued our whole group; a plain `kill -CONT` of us did not.
             None => {
-                let state = process::state_and_session(self.child.pid.cast_unsigned());
-                if state.is_some_and(|(state, _)| state == 'T') {
+                if stopped(self.child) {
                     self.forward(Signal::CONT);
                 }
             }
         }
     }
+}
+
+/// Is it stopped, as far as /proc tells?
+fn stopped(child: &Child) -> bool {
+    process::state_and_session(child.pid.cast_unsigned()).is_some_and(|(state, _)| state == 'T')
 }
 
 fn is_refusal(verdict: Verdict) -> bool {
