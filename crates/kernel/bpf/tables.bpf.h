@@ -65,11 +65,12 @@ struct {
 	__type(value, __u32);
 } bs_known SEC(".maps");
 
-/* ---- names and leases: written by the packet programs ---- */
+/* ---- names and leases: written by the packet programs; the loader adds room for /etc/hosts, and a table has a
+ * bucket for the next power of two, hence no round numbers ---- */
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 32768);
+	__uint(max_entries, 30000);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, __u64);
 	__type(value, struct bs_name);
@@ -86,7 +87,7 @@ struct {
  * and is refused under `default: deny`. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 32768);
+	__uint(max_entries, 30000);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, struct bs_address);
 	__type(value, struct bs_lease);
@@ -94,7 +95,7 @@ struct {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 32768);
+	__uint(max_entries, 30000);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, struct bs_answer_key);
 	__type(value, struct bs_answer);
