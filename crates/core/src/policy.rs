@@ -1,6 +1,6 @@
 //! A policy: what a run may reach, as its author wrote it.
 //!
-//! [`parse`] reads the YAML of DESIGN §6 and gives every diagnostic at once. Nothing that stands in a
+//! [`parse()`] reads the YAML of DESIGN §6 and gives every diagnostic at once. Nothing that stands in a
 //! policy is ever ignored: a key that this version does not act on is an error.
 
 mod diagnostic;
