@@ -94,11 +94,16 @@ fn another_process_on_the_host_is_untouched_at_the_same_time() {
     let github = world.node("github");
     github.http();
     world.dns(Zone::new().host("github.com", &github));
-    let mut run = world.guard().policy("mode: enforce\nrules:\n  - deny: github.com\n  - deny: 10.77.0.0/24\n").start(&[
-        "sh",
-        "-c",
-        "echo ready; for i in 1 2 3 4 5 6 7 8 9 10; do curl -sS http://github.com/ && exit 1; sleep 0.1; done; exit 0",
-    ]);
+    // The run goes on until the others are done, so that it surely was on while they were.
+    let on = world.file("on", "");
+    let script = format!(
+        "echo ready; while [ -e {} ]; do curl -sS http://github.com/ && exit 1; sleep 0.1; done; exit 0",
+        on.display()
+    );
+    let mut run = world
+        .guard()
+        .policy("mode: enforce\nrules:\n  - deny: github.com\n  - deny: 10.77.0.0/24\n")
+        .start(&["sh", "-c", &script]);
     run.running().wait_for("ready");
     for _ in 0..10 {
         world.run(&["curl", "-sS", "http://github.com/"]).succeeds();
@@ -108,6 +113,7 @@ fn another_process_on_the_host_is_untouched_at_the_same_time() {
         run.running().try_wait().is_none(),
         "the run should still have been on"
     );
+    std::fs::remove_file(&on).unwrap();
     run.wait().exits(0);
 }
 
