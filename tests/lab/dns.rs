@@ -1,7 +1,7 @@
 //! The world's name server: hickory's server on hickory's protocol, with answers from a [`Zone`].
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, UdpSocket};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -209,21 +209,7 @@ impl Dns {
             zone,
             seen: Arc::clone(&seen),
         };
-        let (datagrams, listener) = (node.datagrams(53), node.listen(53));
-        // Sockets are handed over within the runtime; the server is ready when this returns, since
-        // the sockets already take what is sent to them.
-        node.spawn(async move {
-            let mut server = Server::new(handler);
-            for socket in datagrams {
-                server.register_socket(
-                    tokio::net::UdpSocket::from_std(socket).expect("take the socket over"),
-                );
-            }
-            let listener =
-                tokio::net::TcpListener::from_std(listener).expect("take the listener over");
-            server.register_listener(listener, Duration::from_secs(5), 32);
-            let _ = server.block_until_done().await;
-        });
+        node.spawn(answer(handler, node.datagrams(53).into(), node.listen(53)));
         Self {
             seen,
             address: node.v4().into(),
@@ -246,6 +232,26 @@ impl Dns {
     pub fn address(&self) -> IpAddr {
         self.address
     }
+}
+
+/// Answer from `zone` on these sockets for ever: a name server without a world around it.
+pub async fn serve(zone: Zone, datagrams: Vec<UdpSocket>, listener: TcpListener) {
+    let seen = Arc::default();
+    answer(Answers { zone, seen }, datagrams, listener).await;
+}
+
+/// Sockets are handed over within the runtime; the server is ready before that, since the sockets
+/// already take what is sent to them.
+async fn answer(handler: Answers, datagrams: Vec<UdpSocket>, listener: TcpListener) {
+    let mut server = Server::new(handler);
+    for socket in datagrams {
+        server.register_socket(
+            tokio::net::UdpSocket::from_std(socket).expect("take the socket over"),
+        );
+    }
+    let listener = tokio::net::TcpListener::from_std(listener).expect("take the listener over");
+    server.register_listener(listener, Duration::from_secs(5), 32);
+    let _ = server.block_until_done().await;
 }
 
 struct Answers {
