@@ -1,0 +1,42 @@
+//! What runs in the machines of the kernel matrix (`make vm`), beside the released binary: the servers,
+//! the clients and the stories, in one static file, since such a machine has nothing but busybox.
+//!
+//! `blackstart-lab-vm stories enforces|refuses [GAP...]`: play them on this kernel, on which enforce does that and
+//! reports carry these gaps. `scripts/vm/init` calls it. The other commands are the clients that the stories run.
+//!
+//! There is no network: whole networks are routed to the loopback device, so that their addresses are
+//! not this host's own.
+#![forbid(unsafe_code)]
+
+#[path = "vm/client.rs"]
+mod client;
+#[path = "vm/guarded.rs"]
+mod guarded;
+#[path = "vm/servers.rs"]
+mod servers;
+#[path = "vm/stories.rs"]
+mod stories;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match arguments[..] {
+        ["lookup", name] => client::lookup(name),
+        ["connect", host, port] => client::connect(host, port),
+        ["datagram", address, port] => client::datagram(address, port),
+        ["stories", "enforces", ref gaps @ ..] => {
+            servers::start();
+            stories::where_enforce_works(gaps)
+        }
+        ["stories", "refuses", ..] => {
+            servers::start();
+            stories::where_enforce_refuses()
+        }
+        _ => {
+            eprintln!("blackstart-lab-vm: {arguments:?} is not a command");
+            ExitCode::from(2)
+        }
+    }
+}

@@ -1,0 +1,317 @@
+//! The stories that are played on each kernel. Each denial has its negation: bare, the same command works.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::net::IpAddr;
+use std::panic::catch_unwind;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use blackstart_core::report::{Gap, Guarded, Outcome, STANDING_GAPS, Verdict};
+
+use crate::guarded::{Ended, bare, left_behind, run, start};
+use crate::servers::{FORBIDDEN, GITHUB, MIRROR, PORT};
+
+const LAB: &str = "/bin/blackstart-lab-vm";
+
+const POLICY: &str = "mode: enforce\n\
+    rules:\n  - deny: github.com\n  - deny: 198.51.100.128/25\n  - deny: 2001:db8::80/121\n";
+
+/// "At once", in a slow emulated machine. A resolver that gets no answer takes 5 s or more, a TCP connect minutes.
+const AT_ONCE: Duration = Duration::from_millis(1500);
+
+/// Goes on looking both names up until it is told to stop, and counts what came of it.
+const LOOKER: &str = "good=0; bad=0; leaks=0\n\
+    until [ -e /tmp/stop ]; do\n\
+      blackstart-lab-vm lookup mirror.internal >/tmp/looked && good=$((good+1)) || bad=$((bad+1))\n\
+      blackstart-lab-vm lookup github.com >/dev/null && leaks=$((leaks+1))\n\
+      echo \"good=$good bad=$bad leaks=$leaks\" >/tmp/counts.new; mv /tmp/counts.new /tmp/counts\n\
+    done";
+
+/// Plays one story after the other, whatever came of the last.
+struct Play {
+    failed: u32,
+}
+
+impl Play {
+    fn story(&mut self, what: &str, story: impl FnOnce() + std::panic::UnwindSafe) {
+        let began = Instant::now();
+        let good = catch_unwind(story).is_ok();
+        self.failed += u32::from(!good);
+        let word = if good { "ok    " } else { "FAILED" };
+        println!("{word} {what} ({:.1?})", began.elapsed());
+    }
+
+    fn end(&self) -> ExitCode {
+        match self.failed {
+            0 => ExitCode::SUCCESS,
+            _ => ExitCode::FAILURE,
+        }
+    }
+}
+
+/// Stories for a kernel on which enforce works; a report may carry gaps of these kinds, and must.
+pub(crate) fn where_enforce_works(gaps: &[&str]) -> ExitCode {
+    let gaps: &BTreeSet<String> = &gaps.iter().map(|&gap| gap.to_owned()).collect();
+    let mut play = Play { failed: 0 };
+    play.story("doctor says that enforce is possible", || {
+        println!("{}", doctor().exits(0).stdout);
+    });
+    play.story("the servers answer whoever is not guarded", servers_answer);
+    play.story("observe lets all pass, and records it", || {
+        observe_records(gaps);
+    });
+    play.story("a denied name is refused at once", denied_name);
+    play.story("a denied address is refused at once", denied_address);
+    play.story("what is not denied passes", || allowed_passes(gaps));
+    play.story(
+        "an allow-list admits what was looked up, and nothing else",
+        allow_list,
+    );
+    play.story("the report tells the peak of memory", || {
+        let usage = run(&[], "", &["true"]).exits(0).report().run.usage.clone();
+        assert!(
+            usage.peak_memory.is_some_and(|bytes| bytes > 0),
+            "{usage:?}"
+        );
+    });
+    play.story("the guard holds without its supervisor", killed_supervisor);
+    play.story("nothing is left behind", || {
+        assert_eq!(left_behind(), BTreeSet::new());
+    });
+    play.end()
+}
+
+/// Stories for a kernel that lacks what enforce needs.
+pub(crate) fn where_enforce_refuses() -> ExitCode {
+    let mut play = Play { failed: 0 };
+    play.story("doctor says that enforce is not possible", || {
+        let doctor = doctor();
+        assert!([1, 2].contains(&doctor.code), "{doctor}");
+        println!("{}", doctor.stdout);
+    });
+    play.story(
+        "observe runs the command, and names what it cannot see",
+        || {
+            let seen = run(
+                &[],
+                "",
+                &["sh", "-c", &format!("{LAB} lookup mirror.internal; exit 7")],
+            )
+            .exits(7)
+            .says(&MIRROR.0.to_string());
+            let report = seen.report();
+            assert_ne!(report.run.guarded, Guarded::Yes, "{seen}");
+            assert!(!report.coverage.gaps.is_empty(), "{seen}");
+            println!("{:#?}", report.coverage.gaps);
+        },
+    );
+    play.story("enforce refuses, and nothing ran", || {
+        let refused = run(&[], POLICY, &["touch", "/tmp/it-ran"]).exits(125);
+        assert!(!Path::new("/tmp/it-ran").exists(), "{refused}");
+        assert!(refused.stderr.contains("cannot enforce"), "{refused}");
+        println!("{}", refused.stderr);
+    });
+    play.story("nothing is left behind", || {
+        assert_eq!(left_behind(), BTreeSet::new());
+    });
+    play.end()
+}
+
+fn doctor() -> Ended {
+    bare(&["blackstart", "doctor"])
+}
+
+fn servers_answer() {
+    for (name, (v4, v6)) in [("mirror.internal", MIRROR), ("github.com", GITHUB)] {
+        bare(&[LAB, "lookup", name])
+            .exits(0)
+            .says(&v4.to_string())
+            .says(&v6.to_string());
+    }
+    for address in both(FORBIDDEN) {
+        bare(&[LAB, "connect", &address, &PORT.to_string()])
+            .exits(0)
+            .says("hello");
+        bare(&[LAB, "datagram", &address, "9"]).exits(0);
+    }
+    bare(&[LAB, "lookup", "nowhere.internal"]).exits(1);
+}
+
+fn observe_records(gaps: &BTreeSet<String>) {
+    let command = [LAB, "connect", "github.com", &PORT.to_string()];
+    let seen = run(&["--mode", "observe"], POLICY, &command)
+        .exits(0)
+        .says("hello")
+        .judged("github.com", Verdict::WouldDeny);
+    for name in seen.names("github.com") {
+        assert_eq!(seen.argv(name.subject), command, "{name:?}");
+    }
+    let answered: Vec<_> = seen
+        .names("github.com")
+        .flat_map(|n| &n.addresses)
+        .collect();
+    assert!(
+        answered.contains(&&GITHUB.0.into()) && answered.contains(&&GITHUB.1.into()),
+        "{answered:?}"
+    );
+    let reached: Vec<_> = [seen.flows(GITHUB.0, PORT), seen.flows(GITHUB.1, PORT)].concat();
+    assert_eq!(reached.len(), 1, "one of the two families: {reached:?}");
+    assert_eq!(reached[0].name.as_deref(), Some("github.com"));
+    assert_eq!(reached[0].outcome, Outcome::Connected);
+    assert_eq!(seen.argv(reached[0].subject), command);
+    sound(&seen, gaps);
+}
+
+fn denied_name() {
+    let command = [LAB, "connect", "github.com", &PORT.to_string()];
+    let refused = run(&[], POLICY, &command)
+        .fails()
+        .judged("github.com", Verdict::Deny);
+    at_once(&refused);
+    for address in [IpAddr::from(GITHUB.0), GITHUB.1.into()] {
+        assert!(refused.flows(address, PORT).is_empty(), "{refused}");
+    }
+    assert!(
+        refused
+            .names("github.com")
+            .all(|name| name.addresses.is_empty() && refused.argv(name.subject) == command),
+        "{refused}"
+    );
+}
+
+fn denied_address() {
+    for address in both(FORBIDDEN) {
+        let port = PORT.to_string();
+        let refused = run(&[], POLICY, &[LAB, "connect", &address, &port])
+            .fails()
+            .says("ConnectionRefused");
+        at_once(&refused);
+        let flows = refused.flows(address.parse::<IpAddr>().expect("an address"), PORT);
+        assert!(
+            matches!(flows[..], [one] if one.verdict == Verdict::Deny && one.outcome == Outcome::Refused),
+            "{flows:?}"
+        );
+        assert_eq!(refused.argv(flows[0].subject)[1], "connect");
+        let refused = run(&[], POLICY, &[LAB, "datagram", &address, "9"])
+            .fails()
+            .says("ConnectionRefused");
+        at_once(&refused);
+    }
+}
+
+fn allowed_passes(gaps: &BTreeSet<String>) {
+    let command = [LAB, "connect", "mirror.internal", &PORT.to_string()];
+    let passed = run(&[], POLICY, &command)
+        .exits(0)
+        .says("hello")
+        .judged("mirror.internal", Verdict::Allow);
+    let reached: Vec<_> = [passed.flows(MIRROR.0, PORT), passed.flows(MIRROR.1, PORT)].concat();
+    assert_eq!(reached.len(), 1, "one of the two families: {reached:?}");
+    assert_eq!(reached[0].verdict, Verdict::Allow);
+    assert_eq!(reached[0].name.as_deref(), Some("mirror.internal"));
+    sound(&passed, gaps);
+}
+
+fn allow_list() {
+    let policy = "mode: enforce\ndefault: deny\nrules:\n  - allow: mirror.internal\n";
+    let port = PORT.to_string();
+    run(&[], policy, &[LAB, "connect", "mirror.internal", &port])
+        .exits(0)
+        .says("hello");
+    run(&[], policy, &[LAB, "connect", "github.com", &port])
+        .fails()
+        .judged("github.com", Verdict::Deny);
+    // Its address without its name is an address like any other.
+    for address in both(MIRROR) {
+        let refused = run(&[], policy, &[LAB, "connect", &address, &port])
+            .fails()
+            .says("ConnectionRefused");
+        at_once(&refused);
+    }
+}
+
+fn killed_supervisor() {
+    let guard = start(&[], POLICY, &["sh", "-c", LOOKER]);
+    rounds(2);
+    guard.kill();
+    guard.wait().exits(128 + 9);
+    let counts = rounds(3);
+    assert!(
+        counts.contains(" bad=0 leaks=0"),
+        "lookups go on and denials hold: {counts}"
+    );
+    assert!(
+        !left_behind().is_empty(),
+        "an orphan that lives keeps its pins"
+    );
+    fs::write("/tmp/stop", "").expect("tell the looker to stop");
+    let began = Instant::now();
+    while !left_behind().is_empty() {
+        assert!(
+            began.elapsed() < Duration::from_secs(30),
+            "the next command sweeps: {:?}",
+            left_behind()
+        );
+        run(&[], "", &["true"]).exits(0);
+    }
+}
+
+/// Wait until the looker has made so many further rounds, and give its last counts.
+fn rounds(more: u32) -> String {
+    let read = || fs::read_to_string("/tmp/counts").unwrap_or_default();
+    let (began, mut last, mut seen) = (Instant::now(), read(), 0);
+    while seen < more {
+        assert!(
+            began.elapsed() < Duration::from_secs(40),
+            "the looker does not go on: {last}"
+        );
+        std::thread::sleep(Duration::from_millis(10));
+        let now = read();
+        if now != last {
+            (last, seen) = (now, seen + 1);
+        }
+    }
+    last
+}
+
+/// A report as it must be on this kernel, whatever was done.
+#[track_caller]
+fn sound(run: &Ended, gaps: &BTreeSet<String>) {
+    let report = run.report();
+    let coverage = &report.coverage;
+    let standing = |gap: &&Gap| STANDING_GAPS.iter().any(|one| one.kind == gap.kind);
+    let named: BTreeSet<_> = coverage
+        .gaps
+        .iter()
+        .filter(|gap| !standing(gap))
+        .map(|gap| gap.kind.clone())
+        .collect();
+    assert_eq!(named, *gaps, "gaps: {run}");
+    assert_eq!(report.run.guarded == Guarded::Yes, gaps.is_empty(), "{run}");
+    assert!(coverage.attempts > 0, "{coverage:?}");
+    assert_eq!(coverage.attempts, coverage.recorded, "{coverage:?}");
+    assert_eq!(coverage.lost, 0, "{coverage:?}");
+    assert_eq!(coverage.attributed, coverage.recorded, "{coverage:?}");
+    assert_eq!(left_behind(), BTreeSet::new());
+}
+
+/// The refusal, not the guard around it: the client tells how long it took.
+#[track_caller]
+fn at_once(run: &Ended) {
+    let after = run
+        .stdout
+        .trim_end()
+        .rsplit_once(", after ")
+        .and_then(|(_, after)| after.strip_suffix(" ms")?.parse().ok())
+        .map(Duration::from_millis);
+    assert!(
+        after.is_some_and(|after| after < AT_ONCE),
+        "not at once: {run}"
+    );
+}
+
+fn both((v4, v6): (std::net::Ipv4Addr, std::net::Ipv6Addr)) -> [String; 2] {
+    [v4.to_string(), v6.to_string()]
+}
