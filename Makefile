@@ -57,6 +57,17 @@ bench: ## Measure every bar: prints the table, writes the raw results to benches
 	cargo build --locked -p blackstart-lab --bin blackstart-bench
 	$(SUDO) env BLACKSTART_BIN=$(abspath $(BINARY)) $(TARGET)/debug/blackstart-bench benches/data
 
+# The machines of the kernel matrix are x86_64 and have nothing but what is copied into them.
+VM_TRIPLE = x86_64-unknown-linux-gnu
+
+.PHONY: vm
+vm: ## Play the stories of the kernel matrix in emulated machines (minutes; fetches kernels once)
+	scripts/install-deps vm
+	scripts/vm/fetch-kernels >/dev/null
+	$(MAKE) --no-print-directory build
+	RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --target $(VM_TRIPLE) -p blackstart-lab --bin blackstart-lab-vm
+	BLACKSTART_BIN=$(BINARY) BLACKSTART_LAB_VM=$(TARGET)/$(VM_TRIPLE)/debug/blackstart-lab-vm VM_LOGS=$(TARGET)/vm scripts/vm/run
+
 .PHONY: direction
 direction: ## Check which crate may use which, and where unsafe may be
 	cargo test --locked -p blackstart-lab --test workspace
