@@ -6,12 +6,23 @@
 /// (`./deploy.sh`), /proc what ran (`/usr/bin/bash`): both lead to the same word.
 pub fn image_name<'a>(exe: &'a str, argv: &'a [String]) -> &'a str {
     let exe = match (exe, argv.first()) {
-        ("", Some(first)) => first,
+        (exe, Some(first)) if exe.is_empty() || is_link(exe) => first,
         (exe, _) => exe,
     };
     match script(base(exe), argv).map_or(base(exe), base) {
         "" => "?",
         name => name,
+    }
+}
+
+/// A path by which a program executes itself again, or a file that has no name (container runtimes do both):
+/// `/proc/self/exe`, `/dev/fd/6`. Its last part is no program's name.
+fn is_link(exe: &str) -> bool {
+    let mut parts = exe.split('/').skip(1);
+    match (parts.next(), parts.next()) {
+        (Some("dev"), Some("fd")) => true,
+        (Some("proc"), Some(_)) => matches!(parts.next(), Some("exe" | "fd")),
+        _ => false,
     }
 }
 
@@ -85,6 +96,11 @@ mod tests {
             ("/bin/sh", &["sh", ""], "sh"),
             ("/usr/bin/curl", &["curl", "https://x/deploy.sh"], "curl"),
             ("", &["/usr/bin/apt-get", "update"], "apt-get"),
+            ("/dev/fd/6", &["/usr/bin/runc", "init"], "runc"),
+            ("/proc/self/exe", &["wget", "x"], "wget"),
+            ("/proc/7/fd/3", &["tool"], "tool"),
+            ("/proc/self/exe", &[], "exe"),
+            ("/opt/proc/exe", &["x"], "exe"),
             ("/usr/bin/", &[], "bin"),
             ("/", &[], "/"),
             ("", &[], "?"),
