@@ -24,6 +24,10 @@ const OURS: &str = "blackstart";
 /// a moment after they are gone.
 const REMOVAL_PATIENCE: Duration = Duration::from_millis(500);
 
+/// How long emptying a cgroup may take. A process in the midst of its end, which may have much memory to give
+/// back, can only be waited for; and no honest program forks faster than this many sweeps.
+const RELEASE_PATIENCE: Duration = Duration::from_secs(2);
+
 /// Where a run's cgroup goes.
 #[derive(Debug, PartialEq, Eq)]
 enum Place {
@@ -290,13 +294,15 @@ impl RunCgroup {
     /// Move every process to the cgroup that the caller came from.
     pub(crate) fn release(&self) -> io::Result<()> {
         let home = self.hierarchy.at(&self.cgroup.home).join("cgroup.procs");
-        // Forks may outrun one sweep; 100 sweeps outlast any honest program.
-        for _ in 0..100 {
+        let deadline = Instant::now() + RELEASE_PATIENCE;
+        let mut before = Vec::new();
+        // Forks may outrun one sweep.
+        while Instant::now() < deadline {
             let pids = self.pids()?;
             if pids.is_empty() {
                 return Ok(());
             }
-            for pid in pids {
+            for pid in &pids {
                 match fs::write(&home, pid.to_string()) {
                     Err(error)
                         if error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) => {
@@ -304,9 +310,14 @@ impl RunCgroup {
                     other => other?,
                 }
             }
+            // Those that are about to end cannot be moved, and the kernel does not say so.
+            if pids == before {
+                sleep(Duration::from_millis(2));
+            }
+            before = pids;
         }
         Err(io::Error::other(
-            "processes of the run fork faster than they can be moved",
+            "processes of the run neither end nor stay where they are moved to",
         ))
     }
 
