@@ -343,8 +343,8 @@ fn programs(host: &Support) -> Vec<Line> {
     let asked = [
         (
             "maps",
-            all([bpf.ring_buffer, bpf.socket_storage]),
-            "ring buffers and socket storage",
+            bpf.ring_buffer,
+            "ring buffers",
             "the record is kept in the kernel",
             unguarded,
             (Impossible, "exit 125, nothing runs"),

@@ -22,12 +22,12 @@ pub(crate) struct Telling<'a> {
 }
 
 /// The line, ending in a line feed. None for a gap: the terminal is the command's, and the summary
-/// lists them all. `argv` is that of the refused process, if it could be asked.
-pub(crate) fn line(notice: &Notice, argv: &[String], telling: Telling<'_>) -> Option<String> {
+/// lists them all.
+pub(crate) fn line(notice: &Notice, telling: Telling<'_>) -> Option<String> {
     let paint = telling.paint;
     match notice {
         Notice::Refused(_) if telling.quiet => None,
-        Notice::Refused(refused) => Some(refusal(refused, argv, telling.rules, paint)),
+        Notice::Refused(refused) => Some(refusal(refused, telling.rules, paint)),
         Notice::Warning(text) => Some(format!(
             "blackstart: {} {}\n",
             paint.doubtful("warning:"),
@@ -37,9 +37,9 @@ pub(crate) fn line(notice: &Notice, argv: &[String], telling: Telling<'_>) -> Op
     }
 }
 
-fn refusal(refused: &Refused, argv: &[String], rules: &[Rule], paint: Paint) -> String {
+fn refusal(refused: &Refused, rules: &[Rule], paint: Paint) -> String {
     let who = match refused.exe.as_deref() {
-        Some(exe) => label(exe, argv),
+        Some(exe) => label(exe, &refused.argv),
         None => "a process".to_owned(),
     };
     let was = match refused.verdict {
@@ -76,6 +76,7 @@ mod tests {
         Refused {
             pid: 4711,
             exe: Some("/usr/bin/curl".to_owned()),
+            argv: vec!["curl".to_owned()],
             destination: "api.github.com:443".to_owned(),
             verdict,
             rule: "deny .github.com".to_owned(),
@@ -85,27 +86,28 @@ mod tests {
     }
 
     fn told(notice: Notice) -> String {
-        told_of(notice, &[], false).unwrap()
+        told_of(notice, false).unwrap()
     }
 
-    fn told_of(notice: Notice, argv: &[&str], quiet: bool) -> Option<String> {
+    fn told_of(notice: Notice, quiet: bool) -> Option<String> {
         let text = "apiVersion: blackstart.dev/v1\nkind: Policy\nrules:\n  - deny: .github.com\n";
         let rules = policy::parse(text, "p.yaml").unwrap().policy.rules;
-        let argv: Vec<String> = argv.iter().map(|&word| word.to_owned()).collect();
         let telling = Telling {
             rules: &rules,
             quiet,
             paint: Paint::None,
         };
-        line(&notice, &argv, telling)
+        line(&notice, telling)
     }
 
     #[test]
     fn a_script_is_called_as_in_the_summary() {
         let mut refused = refused(Verdict::Deny);
         refused.exe = Some("/usr/bin/python3.11".to_owned());
-        let argv = ["/usr/bin/python3", "./tools/schema-check", "my.cnf"];
-        let told = told_of(Notice::Refused(refused), &argv, false).unwrap();
+        refused.argv = ["/usr/bin/python3", "./tools/schema-check", "my.cnf"]
+            .map(str::to_owned)
+            .to_vec();
+        let told = told(Notice::Refused(refused));
         assert!(
             told.starts_with("blackstart: schema-check (pid 4711) was"),
             "{told}"
@@ -115,10 +117,10 @@ mod tests {
     #[test]
     fn quiet_hides_refusals_and_no_warning() {
         let refused = Notice::Refused(refused(Verdict::Deny));
-        assert_eq!(told_of(refused, &[], true), None);
+        assert_eq!(told_of(refused, true), None);
         let warning = Notice::Warning("the disk is full".to_owned());
         assert_eq!(
-            told_of(warning, &[], true).unwrap(),
+            told_of(warning, true).unwrap(),
             "blackstart: warning: the disk is full\n"
         );
     }

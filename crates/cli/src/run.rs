@@ -2,7 +2,7 @@
 
 use blackstart_core::policy::Rule;
 use blackstart_core::report::Report;
-use blackstart_guard::{AtEnd, Ended, GivenPolicy, Notice, Refused, Request};
+use blackstart_guard::{AtEnd, Ended, GivenPolicy, Notice, Request};
 
 use crate::FAILED;
 use crate::args::{self, Format, Leftover};
@@ -36,7 +36,7 @@ pub(crate) fn run(typed: args::Run, output: Output) -> u8 {
         paint: output.err,
     };
     let mut notice = |notice: Notice| {
-        if let Some(line) = live::line(&notice, &arguments(&notice), telling) {
+        if let Some(line) = live::line(&notice, telling) {
             output.say(&line);
         }
     };
@@ -47,25 +47,6 @@ pub(crate) fn run(typed: args::Run, output: Output) -> u8 {
             refusal.exit_code()
         }
     }
-}
-
-/// The arguments of a refused process, if it can be asked. Where the guard knew its executable, its number
-/// means the same process here.
-fn arguments(notice: &Notice) -> Vec<String> {
-    // A process may write what it likes there, without end; its name is in the first words.
-    const MOST: usize = 1024;
-    let Notice::Refused(Refused {
-        pid, exe: Some(_), ..
-    }) = notice
-    else {
-        return Vec::new();
-    };
-    let mut bytes = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    bytes.truncate(MOST);
-    bytes
-        .split(|byte| *byte == 0)
-        .map(|word| String::from_utf8_lossy(word).into_owned())
-        .collect()
 }
 
 /// The order in the guard's terms.

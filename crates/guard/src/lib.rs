@@ -96,8 +96,10 @@ pub enum Notice {
 pub struct Refused {
     /// The process.
     pub pid: u32,
-    /// Its executable, if it still was there to be asked.
+    /// What it executed, if the kernel saw it.
     pub exe: Option<String>,
+    /// Its arguments when it did, redacted.
+    pub argv: Vec<String>,
     /// A name (a lookup), or a name or address with a port.
     pub destination: String,
     /// [`Verdict::Deny`] or [`Verdict::WouldDeny`].

@@ -5,8 +5,9 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use blackstart_core::policy::Policy;
-use blackstart_core::record::Verdict;
-use blackstart_core::report::rule_text;
+use blackstart_core::record::{SubjectId, Verdict};
+use blackstart_core::redact::redact;
+use blackstart_core::report::{image_name, rule_text};
 use blackstart_core::tables::RuleId;
 use blackstart_kernel::spawn::{Child, Received, Signals, stop_self, waker};
 use blackstart_kernel::{Event, Session};
@@ -131,7 +132,7 @@ pub(crate) struct Supervisor<'a> {
 /// What the live lines have told already.
 #[derive(Debug, Default)]
 pub(crate) struct Told {
-    refusals: BTreeSet<(Option<String>, String, RuleId, Verdict)>,
+    refusals: BTreeSet<(String, String, RuleId, Verdict)>,
     warnings: BTreeSet<&'static str>,
 }
 
@@ -291,6 +292,7 @@ impl Supervisor<'_> {
     fn event(&mut self, event: Event) {
         match event {
             Event::Attempt {
+                subject,
                 tgid,
                 name,
                 address,
@@ -313,9 +315,10 @@ impl Supervisor<'_> {
                     (port, false) => format!("{host}:{port}"),
                     (port, true) => format!("[{host}]:{port}"),
                 };
-                self.tell(tgid, destination, verdict, rule);
+                self.tell(subject, tgid, destination, verdict, rule);
             }
             Event::Lookup {
+                subject,
                 tgid,
                 name,
                 verdict,
@@ -326,7 +329,7 @@ impl Supervisor<'_> {
                 if let (Some(answerer), Some(wanted)) = (self.answerer, answer) {
                     answerer.answer(wanted, rule_text(self.policy, rule));
                 }
-                self.tell(tgid, name, verdict, rule);
+                self.tell(subject, tgid, name, verdict, rule);
             }
             // The record has it; there is nothing to do about it here.
             Event::Left { .. } => {}
@@ -334,20 +337,34 @@ impl Supervisor<'_> {
     }
 
     /// One line for each new kind of refusal.
-    fn tell(&mut self, tgid: u32, destination: String, verdict: Verdict, rule: RuleId) {
+    fn tell(
+        &mut self,
+        subject: SubjectId,
+        tgid: u32,
+        destination: String,
+        verdict: Verdict,
+        rule: RuleId,
+    ) {
         if !is_refusal(verdict) || self.told.refusals.len() >= TOLD_MAX {
             return;
         }
-        let exe = process::exe(tgid).filter(|_| process::numbered_as_recorded());
+        let image = self
+            .session
+            .as_ref()
+            .and_then(|session| session.subject(subject));
+        let (exe, argv) =
+            image.map_or((None, Vec::new()), |row| (Some(row.exe), redact(&row.argv)));
+        let who = image_name(exe.as_deref().unwrap_or_default(), &argv).to_owned();
         if self
             .told
             .refusals
-            .insert((exe.clone(), destination.clone(), rule, verdict))
+            .insert((who, destination.clone(), rule, verdict))
         {
             let written = self.policy.and_then(|policy| policy.rule(rule));
             (self.notice)(Notice::Refused(Refused {
                 pid: tgid,
                 exe,
+                argv,
                 destination,
                 verdict,
                 rule: rule_text(self.policy, rule),

@@ -334,8 +334,9 @@ static __always_inline int bs_asked_find(struct bs_socket *st, struct bs_pending
 		found->leases = a->leases;
 		if (__sync_fetch_and_add(&a->turn, 0) != turn)
 			continue;
-		/* An answered slot may be somebody else's by now; an unanswered one cannot. */
-		if (!a->answered)
+		/* An answered slot may be somebody else's by now; an unanswered one cannot. A denied query has two
+		 * answers, ours and the real one: its slot stays. */
+		if (!a->answered && !a->denied)
 			a->answered = 1;
 		return 1;
 	}

@@ -1,5 +1,6 @@
 //! The record out of the kernel's tables, for a run's own supervisor and for whoever adopts an orphan.
 
+use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
@@ -8,7 +9,7 @@ use std::ptr;
 use blackstart_core::name::Name;
 use blackstart_core::record::{
     AnswerRow, Attribution, Counters, DelegateRow, FlowRow, LeaverRow, NameRow, QueryRow, Snapshot,
-    SubjectRow, Verdict,
+    SubjectId, SubjectRow, Verdict,
 };
 use libbpf_rs::libbpf_sys;
 use libbpf_rs::{MapCore, MapFlags, MapHandle};
@@ -28,8 +29,9 @@ pub(crate) struct Record {
 
 /// In the order in which a snapshot reads them: a row that refers to another is read first, so that what it
 /// refers to is there.
-pub(crate) const RECORD_MAPS: [&str; 10] = [
+pub(crate) const RECORD_MAPS: [&str; 11] = [
     "bs_counters",
+    "bs_sockets",
     "bs_overflow",
     "bs_flows",
     "bs_queries",
@@ -101,13 +103,34 @@ impl Record {
         Some(presentation(&abi::value(&row)?))
     }
 
-    /// The thread group of one subject.
-    pub(crate) fn tgid(&self, subject: u64) -> Option<u32> {
-        let row = self
-            .map("bs_subjects")
-            .lookup(&subject.to_ne_bytes(), MapFlags::ANY)
-            .ok()??;
-        Some(abi::value::<abi::bs_subject>(&row)?.tgid)
+    /// One subject; where it never called exec, with the program and the arguments of who did.
+    pub(crate) fn subject(&self, id: SubjectId) -> Option<SubjectRow> {
+        let mut found = self.one_subject(id)?;
+        let mut parent = found.parent;
+        // A chain of forks is as long as somebody made it; a name is not worth more.
+        for _ in 0..16 {
+            if !found.argv.is_empty() {
+                break;
+            }
+            let Some(row) = self.one_subject(parent) else {
+                break;
+            };
+            (found.exe, found.argv, found.argv_truncated) = (row.exe, row.argv, row.argv_truncated);
+            parent = row.parent;
+        }
+        Some(found)
+    }
+
+    fn one_subject(&self, id: SubjectId) -> Option<SubjectRow> {
+        let one = |map: &str| {
+            self.map(map)
+                .lookup(&id.to_ne_bytes(), MapFlags::ANY)
+                .ok()
+                .flatten()
+        };
+        let row = abi::value(&one("bs_subjects")?)?;
+        let rest = one("bs_argv_rest").and_then(|octets| abi::value(&octets));
+        Some(subject(id, &row, rest.as_ref()))
     }
 
     pub(crate) fn snapshot(&self) -> Result<Snapshot, Error> {
@@ -135,6 +158,7 @@ impl Record {
                 last_ns: row.last_ns,
             });
         }
+        self.add_open_sockets(&mut snapshot.flows)?;
         for (key, row) in self.rows::<abi::bs_query_key, abi::bs_query>("bs_queries")? {
             snapshot.queries.push(QueryRow {
                 name: key.name,
@@ -185,7 +209,7 @@ impl Record {
                 name: presentation(&row),
             });
         }
-        let rest: std::collections::HashMap<u64, abi::bs_argv_rest> =
+        let rest: HashMap<u64, abi::bs_argv_rest> =
             self.rows("bs_argv_rest")?.into_iter().collect();
         for (id, row) in self.rows::<u64, abi::bs_subject>("bs_subjects")? {
             snapshot.subjects.push(subject(id, &row, rest.get(&id)));
@@ -193,6 +217,35 @@ impl Record {
         snapshot.subjects.sort_by_key(|subject| subject.id);
         inherit_images(&mut snapshot.subjects);
         Ok(snapshot)
+    }
+
+    /// A socket's bytes come to its flow when it is closed; until then they are with the socket.
+    fn add_open_sockets(&self, flows: &mut [FlowRow]) -> Result<(), Error> {
+        let open = self.rows::<u64, abi::bs_socket>("bs_sockets")?;
+        if open.iter().all(|(_, socket)| socket.bytes == 0) {
+            return Ok(());
+        }
+        let mut by_key: HashMap<_, _> = flows
+            .iter_mut()
+            .map(|flow| {
+                let to = (flow.address, flow.port, flow.protocol);
+                ((flow.subject, flow.name, to, flow.verdict, flow.rule), flow)
+            })
+            .collect();
+        for (_, socket) in open.iter().filter(|(_, socket)| socket.bytes > 0) {
+            let to = (address(socket.addr), socket.port, socket.protocol);
+            let key = (
+                socket.subject,
+                socket.name,
+                to,
+                verdict(socket.verdict),
+                socket.rule,
+            );
+            if let Some(flow) = by_key.get_mut(&key) {
+                flow.bytes_sent += socket.bytes;
+            }
+        }
+        Ok(())
     }
 
     fn counters(&self) -> Result<Counters, Error> {
@@ -240,8 +293,8 @@ impl Record {
                     map.update_percpu(&0u32.to_ne_bytes(), &zero, MapFlags::ANY)
                         .map_err(failed)?;
                 }
-                // /etc/hosts is in these.
-                "bs_answers" | "bs_names" => {}
+                // /etc/hosts is in the first two; rows of the last go with their sockets.
+                "bs_answers" | "bs_names" | "bs_sockets" => {}
                 _ => {
                     for key in map.keys().collect::<Vec<_>>() {
                         map.delete(&key).map_err(failed)?;

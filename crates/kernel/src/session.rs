@@ -11,7 +11,7 @@ use std::ptr::NonNull;
 use std::rc::Rc;
 
 use blackstart_core::name::Name;
-use blackstart_core::record::{Snapshot, Verdict};
+use blackstart_core::record::{Snapshot, SubjectId, SubjectRow, Verdict};
 use blackstart_core::report::Mode;
 use blackstart_core::tables::Tables;
 use libbpf_rs::skel::{OpenSkel, Skel, SkelBuilder};
@@ -396,7 +396,10 @@ impl Session {
             }
             RawEvent::Short(event) => Event::Attempt {
                 subject: event.subject,
-                tgid: self.record.tgid(event.subject).unwrap_or(0),
+                tgid: self
+                    .record
+                    .subject(event.subject)
+                    .map_or(0, |subject| subject.tgid),
                 name: event.name,
                 address: address(event.addr),
                 port: event.port,
@@ -432,6 +435,11 @@ impl Session {
     /// The presentation form of a name id, if the kernel knows it.
     pub fn name(&self, id: u64) -> Option<String> {
         self.record.name(id)
+    }
+
+    /// One subject, as the kernel knows it now. Not redacted.
+    pub fn subject(&self, id: SubjectId) -> Option<SubjectRow> {
+        self.record.subject(id)
     }
 
     /// The record so far.

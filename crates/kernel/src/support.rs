@@ -134,8 +134,6 @@ pub struct Bpf {
     pub bounded_loop: Option<bool>,
     /// Ring buffers.
     pub ring_buffer: Option<bool>,
-    /// Per-socket storage.
-    pub socket_storage: Option<bool>,
 }
 
 impl Support {
@@ -181,18 +179,9 @@ impl Support {
     /// Can this kernel, as this user, load `feature`? `None`: could not be told; try it.
     pub fn feature(&self, feature: Feature) -> Option<bool> {
         let needs: &[Option<bool>] = match feature {
-            Feature::Names => &[
-                self.bpf.cgroup_skb,
-                self.bpf.bounded_loop,
-                self.bpf.socket_storage,
-            ],
-            Feature::Addresses => &[
-                self.bpf.connect,
-                self.bpf.sendmsg,
-                self.bpf.set_retval,
-                self.bpf.socket_storage,
-            ],
-            Feature::Outcomes => &[self.bpf.sock_release, self.bpf.socket_storage],
+            Feature::Names => &[self.bpf.cgroup_skb, self.bpf.bounded_loop],
+            Feature::Addresses => &[self.bpf.connect, self.bpf.sendmsg, self.bpf.set_retval],
+            Feature::Outcomes => &[self.bpf.sock_release],
             Feature::Processes | Feature::Leavers => &[self.bpf.tracing],
             Feature::UnixSockets => &[self.bpf.connect_unix],
         };
@@ -262,7 +251,6 @@ mod tests {
                 set_retval: yes,
                 bounded_loop: yes,
                 ring_buffer: yes,
-                socket_storage: yes,
             },
             ..Support::for_run()
         }

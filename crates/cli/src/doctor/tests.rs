@@ -41,7 +41,6 @@ fn good() -> Support {
             set_retval: yes,
             bounded_loop: yes,
             ring_buffer: yes,
-            socket_storage: yes,
         },
         clone_into_cgroup: yes,
         systemd: yes,
@@ -200,7 +199,6 @@ fn accepted_gaps_exist() {
     let none = Support {
         bpf: Bpf {
             ring_buffer: Some(true),
-            socket_storage: Some(true),
             ..NOTHING
         },
         bpffs: Some(None),
@@ -236,7 +234,6 @@ const NOTHING: Bpf = Bpf {
     set_retval: Some(false),
     bounded_loop: Some(false),
     ring_buffer: Some(false),
-    socket_storage: Some(false),
 };
 
 #[test]

@@ -58,7 +58,6 @@ pub(super) fn bpf(facts: &Support) -> Bpf {
             .is_helper_supported(sys::BPF_FUNC_loop)
             .ok(),
         ring_buffer: MapType::RingBuf.is_supported().ok(),
-        socket_storage: MapType::SkStorage.is_supported().ok(),
     }
 }
 
