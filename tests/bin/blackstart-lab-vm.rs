@@ -30,9 +30,9 @@ fn main() -> ExitCode {
             servers::start();
             stories::where_enforce_works(gaps)
         }
-        ["stories", "refuses", ..] => {
+        ["stories", "refuses", ref gaps @ ..] => {
             servers::start();
-            stories::where_enforce_refuses()
+            stories::where_enforce_refuses(gaps)
         }
         _ => {
             eprintln!("blackstart-lab-vm: {arguments:?} is not a command");
