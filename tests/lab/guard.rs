@@ -19,6 +19,7 @@ static GUARDS: AtomicU32 = AtomicU32::new(0);
 pub struct Guard<'w> {
     world: &'w World,
     node: Node,
+    through: Vec<String>,
     arguments: Vec<String>,
     policy: Option<String>,
     environment: Vec<(String, String)>,
@@ -46,6 +47,7 @@ impl<'w> Guard<'w> {
         Self {
             world,
             node: world.host().clone(),
+            through: Vec::new(),
             arguments: Vec::new(),
             policy: None,
             environment: Vec::new(),
@@ -85,9 +87,16 @@ impl<'w> Guard<'w> {
         self
     }
 
+    /// Put these words before it: a command that runs the rest of its line elsewhere, in a container for example.
+    pub fn through(mut self, line: Vec<String>) -> Self {
+        self.through = line;
+        self
+    }
+
     /// Start it.
     pub fn start<S: AsRef<str>>(self, command: &[S]) -> Guarding {
-        let mut line = self.line();
+        let mut line = self.through.clone();
+        line.extend(self.line());
         line.extend(command.iter().map(|argument| argument.as_ref().to_owned()));
         let report = self.report.clone();
         Guarding {

@@ -11,18 +11,22 @@
 pub mod bench;
 pub mod child;
 pub mod client;
+pub mod container;
 pub mod dns;
 pub mod guard;
 pub mod node;
+pub mod systemd;
 pub mod terminal;
 pub mod web;
 pub mod workspace;
 pub mod world;
 
 pub use child::{Ended, Running};
+pub use container::Podman;
 pub use dns::{Dns, Zone};
 pub use guard::{Guard, Guarded, Guarding};
 pub use node::Node;
+pub use systemd::Bus;
 pub use terminal::Terminal;
 pub use web::Web;
 pub use world::World;

@@ -11,9 +11,11 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 use crate::child::{Ended, Running};
+use crate::container::Podman;
 use crate::dns::{Dns, Zone};
 use crate::guard::{self, Guard};
 use crate::node::Node;
+use crate::systemd::{self, Bus};
 use crate::web::Authority;
 
 /// Where each world leaves its marker: a file that is locked as long as the world's process lives.
@@ -189,6 +191,22 @@ impl World {
         Guard::new(self)
     }
 
+    /// Containers on the host.
+    pub fn podman(&self) -> Podman<'_> {
+        Podman::new(self)
+    }
+
+    /// Start the host anew with systemd as PID 1, run a script there, and shut it down.
+    pub fn boot(&self, bus: Bus, script: &str) -> Ended {
+        systemd::boot(self, bus, script)
+    }
+
+    /// Its name among all worlds of this machine; also that of the cgroup that holds what the world starts in
+    /// cgroups of its own.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
     /// What is left of runs in this world: pins, cgroups, unfinished state. Empty if all is clean.
     pub fn left_behind(&self) -> Vec<PathBuf> {
         let mut left = self.host().pins();
@@ -289,7 +307,7 @@ impl Drop for World {
             runtime.shutdown_timeout(Duration::from_secs(2));
         }
         remove_namespaces(&self.id);
-        remove_cgroups(self.dir());
+        remove_cgroups(&self.id, self.dir());
         let _ = fs::remove_file(&self.marker.path);
     }
 }
@@ -334,7 +352,7 @@ fn sweep() {
                 .to_string_lossy()
                 .starts_with(&format!("{id}-"))
             {
-                remove_cgroups(&dir.path());
+                remove_cgroups(&id, &dir.path());
                 let _ = fs::remove_dir_all(dir.path());
             }
         }
@@ -370,25 +388,30 @@ fn remove_namespaces(id: &str) {
     }
 }
 
-/// Remove the cgroups of the runs that have their state below `dir`. A sound run leaves none.
-fn remove_cgroups(dir: &Path) {
+/// Remove the world's own cgroup, and those of the runs that have their state below `dir`. A sound run leaves none.
+fn remove_cgroups(id: &str, dir: &Path) {
+    remove_cgroup(id);
     for run in fs::read_dir(dir.join("state/runs"))
         .into_iter()
         .flatten()
         .flatten()
     {
-        for cgroup in cgroups_named(&run.file_name().to_string_lossy()) {
-            let _ = fs::write(cgroup.join("cgroup.kill"), "1");
-            // Deepest first, and more than once: the killed need a moment to go.
-            for _ in 0..50 {
-                for below in directories(&cgroup).into_iter().rev() {
-                    let _ = fs::remove_dir(below);
-                }
-                if fs::remove_dir(&cgroup).is_ok() {
-                    break;
-                }
-                std::thread::sleep(Duration::from_millis(10));
+        remove_cgroup(&run.file_name().to_string_lossy());
+    }
+}
+
+fn remove_cgroup(name: &str) {
+    for cgroup in cgroups_named(name) {
+        let _ = fs::write(cgroup.join("cgroup.kill"), "1");
+        // Deepest first, and more than once: the killed need a moment to go.
+        for _ in 0..50 {
+            for below in directories(&cgroup).into_iter().rev() {
+                let _ = fs::remove_dir(below);
             }
+            if fs::remove_dir(&cgroup).is_ok() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(10));
         }
     }
 }

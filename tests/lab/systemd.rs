@@ -1,0 +1,96 @@
+//! A world's host with systemd as PID 1: the real one, of its own pid, mount and cgroup namespaces.
+
+use crate::child::Ended;
+use crate::guard::state;
+use crate::world::World;
+
+/// Who is at the system bus.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bus {
+    /// D-Bus, and through it systemd.
+    Answers,
+    /// Somebody who takes connections and says nothing.
+    Silent,
+}
+
+/// One unit runs the script and ends the machine with its exit code.
+const SCRIPT: &str = "[Unit]\n\
+    DefaultDependencies=no\n\
+    Requires=dbus.socket dbus.service\n\
+    After=dbus.socket dbus.service\n\
+    SuccessAction=exit\n\
+    FailureAction=exit\n\
+    [Service]\n\
+    Type=oneshot\n\
+    Environment=BLACKSTART_STATE=STATE\n\
+    Environment=PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\n\
+    WorkingDirectory=DIR\n\
+    ExecStart=/bin/sh -e DIR/booted/script\n\
+    KillMode=control-group\n\
+    StandardOutput=file:DIR/booted/out\n\
+    StandardError=file:DIR/booted/err\n";
+
+const SOCKET: &str = "[Unit]\n\
+    DefaultDependencies=no\n\
+    [Socket]\n\
+    ListenStream=/run/dbus/system_bus_socket\n";
+
+const DAEMON: &str = "[Unit]\n\
+    DefaultDependencies=no\n\
+    Requires=dbus.socket\n\
+    [Service]\n";
+
+/// The machine writes nothing outside of its own /run, world and cgroup: /etc and /proc/sys are read-only, and its
+/// console is a file.
+const BOOT: &str = "mount -t proc proc /proc\n\
+    mount --bind -o ro /proc/sys /proc/sys\n\
+    mount --rbind /etc /etc\n\
+    mount -o remount,bind,ro /etc\n\
+    mount -t tmpfs -o mode=755 tmpfs /run\n\
+    mkdir -p /run/systemd/system\n\
+    mount -t cgroup2 cgroup2 /sys/fs/cgroup\n\
+    mount --bind DIR/booted/console /dev/console\n\
+    for init in /usr/lib/systemd/systemd /lib/systemd/systemd; do\n\
+      [ ! -x $init ] || exec env -i container=lab PATH=/usr/bin:/bin SYSTEMD_UNIT_PATH=DIR/booted/units $init \
+        --system --unit=script.service --log-target=console --show-status=no\n\
+    done\n";
+
+/// Everything goes into a cgroup of the world's own, which is the top of what the machine sees.
+const OUTER: &str = "top=$(findmnt -rnt cgroup2 -o TARGET | head -n1)\n\
+    mkdir -p $top/ID/machine\n\
+    echo $$ >$top/ID/machine/cgroup.procs\n\
+    code=0\n\
+    setpriv --pdeathsig KILL unshare --mount --propagation slave --pid --fork --kill-child --cgroup --ipc --uts \
+      sh -e DIR/booted/boot >&2 || code=$?\n\
+    cat DIR/booted/out\n\
+    cat DIR/booted/console DIR/booted/err >&2\n\
+    exit $code\n";
+
+/// Start the machine, run `script` (by `sh -e`) as a unit of it, and shut it down.
+pub(crate) fn boot(world: &World, bus: Bus, script: &str) -> Ended {
+    let here = |text: &str| {
+        text.replace("DIR", &world.dir().display().to_string())
+            .replace("STATE", &state(world).display().to_string())
+            .replace("ID", world.id())
+    };
+    let daemon = match bus {
+        Bus::Answers => {
+            "Type=notify\nNotifyAccess=main\nExecStart=/usr/bin/dbus-daemon --system --address=systemd: \
+             --nofork --nopidfile --systemd-activation\n"
+        }
+        Bus::Silent => "ExecStart=/bin/sleep infinity\n",
+    };
+    for (name, text) in [
+        ("units/script.service", SCRIPT),
+        ("units/dbus.socket", SOCKET),
+        ("units/dbus.service", &format!("{DAEMON}{daemon}")),
+        ("boot", BOOT),
+        ("script", script),
+        ("console", ""),
+        ("out", ""),
+        ("err", ""),
+    ] {
+        world.file(&format!("booted/{name}"), &here(text));
+    }
+    world.run(&["sh", "-ec", &here(OUTER)])
+}
