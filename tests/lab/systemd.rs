@@ -18,8 +18,8 @@ const SCRIPT: &str = "[Unit]\n\
     DefaultDependencies=no\n\
     Requires=dbus.socket dbus.service\n\
     After=dbus.socket dbus.service\n\
-    SuccessAction=exit\n\
-    FailureAction=exit\n\
+    SuccessAction=exit-force\n\
+    FailureAction=exit-force\n\
     [Service]\n\
     Type=oneshot\n\
     Environment=BLACKSTART_STATE=STATE\n\

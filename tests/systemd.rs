@@ -1,0 +1,130 @@
+//! A host whose PID 1 is systemd: a run is a scope of it, and needs it for nothing.
+
+use std::path::PathBuf;
+
+use blackstart_core::report::{Guarded, Report, Verdict};
+use blackstart_lab::{Bus, Ended, World, Zone};
+
+/// What the script says below the heading `[of this name]`.
+#[track_caller]
+fn part(ended: &Ended, heading: &str) -> String {
+    let begin = format!("[{heading}]");
+    assert!(ended.stdout.contains(&begin), "no {begin} in {ended:?}");
+    let mut lines = ended.stdout.lines();
+    lines.by_ref().find(|line| *line == begin);
+    let lines: Vec<_> = lines.take_while(|line| !line.starts_with('[')).collect();
+    lines.join("\n")
+}
+
+fn world_with_github(name: &str) -> World {
+    let world = World::new(name);
+    let github = world.node("github");
+    github.http();
+    world.dns(Zone::new().host("github.com", &github));
+    world
+}
+
+/// What the tests look at from within a run: its cgroup, what systemd knows of it, what is refused.
+const LOOK: &str = "echo '[cgroup]'; sed -n s/^0:://p /proc/self/cgroup\n\
+    echo '[scope]'; systemctl show -p ActiveState -p ControlGroup -p Delegate 'blackstart-*.scope'\n\
+    echo '[curl]'; curl -sS http://github.com/ 2>&1 || echo refused\n";
+
+/// Run the guard on the machine, then look at what is left of the run.
+fn story(world: &World, command: &str) -> String {
+    world.file("look", LOOK);
+    let guard = world
+        .guard()
+        .arg("-q")
+        .policy("mode: enforce\nrules:\n  - deny: github.com\n")
+        .line()
+        .join(" ");
+    format!(
+        "began=$(date +%s%3N)\n\
+         {guard} sh -c '{command}'\n\
+         echo '[took]'; echo $(($(date +%s%3N) - began))\n\
+         echo '[units]'; systemctl list-units --all --plain --no-legend 'blackstart*'\n\
+         echo '[cgroups]'; find /sys/fs/cgroup -name '*blackstart*'\n\
+         echo '[free]'; curl -sS http://github.com/\n\
+         echo '[end]'\n"
+    )
+}
+
+fn report(world: &World) -> Report {
+    let path = std::fs::read_dir(world.dir())
+        .unwrap()
+        .flatten()
+        .map(|entry| entry.path())
+        .find(|path| path.extension().is_some_and(|ending| ending == "json"));
+    serde_json::from_slice(&std::fs::read(path.expect("there is a report")).unwrap()).unwrap()
+}
+
+#[test]
+fn a_run_is_a_delegated_scope_and_leaves_none() {
+    let world = world_with_github("scope");
+    let command = format!(
+        "sh {0}/look; setsid sh -c \"echo \\$\\$ >{0}/pid; exec sleep 300\" >/dev/null 2>&1 & \
+         until [ -s {0}/pid ]; do sleep 0.01; done",
+        world.dir().display()
+    );
+    let mut script = story(&world, &command);
+    script += "echo '[daemon]'; sed -n s/^0:://p /proc/$(cat pid)/cgroup\n";
+    let ended = world.boot(Bus::Answers, &script).succeeds();
+    let report = report(&world);
+    let id = &report.run.id;
+    let scope = format!("/system.slice/blackstart-{id}.scope");
+    assert_eq!(part(&ended, "cgroup"), format!("{scope}/{id}"));
+    let told = part(&ended, "scope");
+    for line in [
+        "ActiveState=active",
+        "Delegate=yes",
+        &format!("ControlGroup={scope}"),
+    ] {
+        assert!(told.lines().any(|told| told == line), "{line} in {told}");
+    }
+    assert!(part(&ended, "curl").ends_with("refused"), "{ended:?}");
+    assert_eq!(report.run.guarded, Guarded::Yes);
+    let lookup = report.names.iter().find(|name| name.name == "github.com");
+    assert_eq!(lookup.unwrap().verdict, Verdict::Deny);
+    // What is asked of systemd is done outside of the run: that is told.
+    let contact = report
+        .delegates
+        .iter()
+        .find(|delegate| delegate.path == "/run/systemd/private");
+    assert!(contact.is_some(), "{:?}", report.delegates);
+    // Nothing of it is left, except the daemon, which is now where the guard was started.
+    assert_eq!(part(&ended, "units"), "");
+    assert_eq!(part(&ended, "cgroups"), "");
+    assert_eq!(part(&ended, "free"), "hello from github");
+    assert_eq!(part(&ended, "daemon"), "/system.slice/script.service");
+    assert_eq!(world.left_behind(), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn a_silent_bus_holds_nobody_up() {
+    let world = world_with_github("silent_bus");
+    let command = format!("sh {}/look", world.dir().display());
+    let ended = world.boot(Bus::Silent, &story(&world, &command)).succeeds();
+    let report = report(&world);
+    assert_eq!(
+        part(&ended, "cgroup"),
+        format!("/blackstart/{}", report.run.id)
+    );
+    assert!(part(&ended, "curl").ends_with("refused"), "{ended:?}");
+    assert_eq!(report.run.guarded, Guarded::Yes);
+    let took: u64 = part(&ended, "took").parse().unwrap();
+    assert!(
+        (500..3000).contains(&took),
+        "it asks for 500 ms, not for {took} ms"
+    );
+    assert_eq!(part(&ended, "units"), "");
+    assert_eq!(part(&ended, "cgroups"), "");
+    assert_eq!(part(&ended, "free"), "hello from github");
+    assert_eq!(world.left_behind(), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn the_machine_ends_as_its_script_does() {
+    let world = world_with_github("machine");
+    let ended = world.boot(Bus::Answers, "cat /proc/1/comm; exit 7");
+    ended.exits(7).says("systemd");
+}
