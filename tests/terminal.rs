@@ -150,3 +150,120 @@ fn a_command_in_a_pipeline_or_in_the_background_is_no_hindrance() {
     terminal.type_in("exit\n");
     terminal.wait();
 }
+
+/// Without the guard, and with it: what is expected of the one holds of the other.
+const BARE_AND_GUARDED: [&str; 2] = ["", "$G "];
+
+#[test]
+fn a_full_screen_editor_has_the_whole_terminal() {
+    let world = World::new("vim");
+    world.dns(Zone::new());
+    let mut terminal = shell(&world);
+    terminal.type_in("stty rows 24 cols 80; stty -a >before\n");
+    terminal.expect("shell> ");
+    for guard in BARE_AND_GUARDED {
+        world.file("notes", "first line\n");
+        terminal.type_in(&format!("{guard}vim.tiny -u NONE -n notes\n"));
+        terminal.expect("first line");
+        // Keys one by one, and the modes of the terminal: Ctrl-Z gives the shell its own back.
+        terminal.press("Osecond\x1b");
+        terminal.press("\x1a");
+        terminal.expect("Stopped");
+        terminal.expect("shell> ");
+        terminal.type_in("stty -a | cmp - before && echo as be''fore\n");
+        terminal.expect("as before");
+        terminal.expect("shell> ");
+        terminal.type_in("fg\n");
+        terminal.expect("first line");
+        terminal.press("Gothird\x1b");
+        terminal.press(":wq\n");
+        terminal.expect("shell> ");
+        terminal.type_in("echo code=$?=; stty -a | cmp - before && cat notes\n");
+        terminal.expect("code=0=");
+        terminal.expect("second\r\nfirst line\r\nthird");
+        terminal.expect("shell> ");
+        // An editor's own exit code: `:cq` tells git to give up a commit.
+        terminal.type_in(&format!("{guard}vim.tiny -u NONE -n notes\n"));
+        terminal.expect("first line");
+        terminal.press(":cq\n");
+        terminal.expect("shell> ");
+        terminal.type_in("echo code=$?=\n");
+        terminal.expect("code=1=");
+        terminal.expect("shell> ");
+    }
+    terminal.type_in("exit\n");
+    terminal.wait();
+    assert_eq!(world.left_behind(), Vec::<std::path::PathBuf>::new());
+}
+
+#[test]
+fn sudo_keeps_the_terminal_and_the_exit_code() {
+    let world = World::new("sudo_terminal");
+    world.dns(Zone::new());
+    let mut terminal = shell(&world);
+    for guard in BARE_AND_GUARDED {
+        terminal.type_in(&format!("{guard}sudo -n true; echo code=$?=\n"));
+        terminal.expect("code=0=");
+        terminal.expect("shell> ");
+        terminal.type_in(&format!(
+            "{guard}sudo -n sh -c 'tty; test -t 0 && exit 7'; echo code=$?=\n"
+        ));
+        terminal.expect("/dev/pts/");
+        terminal.expect("code=7=");
+        terminal.expect("shell> ");
+        terminal.type_in(&format!("{guard}sudo -n sh -c 'echo be''gun; sleep 100'\n"));
+        terminal.expect("begun");
+        terminal.press("\x03");
+        terminal.expect("shell> ");
+        terminal.type_in("echo code=$?=\n");
+        terminal.expect("code=130=");
+        terminal.expect("shell> ");
+        // Where sudo gives the command a terminal of its own, it passes keys and stops on.
+        terminal.type_in(&format!(
+            "{guard}sudo -n sh -c 'echo be''gun; read line; echo re''ad $line; exit 4'\n"
+        ));
+        terminal.expect("begun");
+        terminal.press("\x1a");
+        terminal.expect("Stopped");
+        terminal.expect("shell> ");
+        terminal.type_in("fg\n");
+        terminal.press("hello\n");
+        terminal.expect("read hello");
+        terminal.expect("shell> ");
+        terminal.type_in("echo code=$?=\n");
+        terminal.expect("code=4=");
+        terminal.expect("shell> ");
+    }
+    terminal.type_in("exit\n");
+    terminal.wait();
+    assert_eq!(world.left_behind(), Vec::<std::path::PathBuf>::new());
+}
+
+#[test]
+fn another_user_by_sudo_is_still_of_the_run() {
+    let world = World::new("sudo_user");
+    let github = world.node("github");
+    github.http();
+    world.dns(Zone::new().host("github.com", &github));
+    let run = world
+        .guard()
+        .policy("mode: enforce\nrules:\n  - deny: github.com\n")
+        .run(&[
+            "sudo",
+            "-n",
+            "-u",
+            "nobody",
+            "curl",
+            "-sS",
+            "http://github.com/",
+        ])
+        .exits(6);
+    let chain = run.chain(run.lookups("github.com")[0].subject);
+    assert!(
+        chain[0].starts_with("curl ") && chain[1].starts_with("sudo -n"),
+        "{chain:?}"
+    );
+    let left = run.findings("left_cgroup");
+    assert!(left.is_empty(), "{left:#?}");
+    assert_eq!(world.left_behind(), Vec::<std::path::PathBuf>::new());
+}
