@@ -138,6 +138,12 @@ impl RunCgroup {
                 return Err(error);
             }
         }
+        // For the report's peak memory. Where the controller is not offered, or the parent holds processes of its
+        // own (a run around this one), the report goes without.
+        let control = hierarchy.at(&parent).join("cgroup.subtree_control");
+        if let Err(error) = fs::write(&control, "+memory") {
+            tracing::debug!(%error, path = %control.display(), "no memory accounting");
+        }
         let dir = File::open(&path)?;
         cgroup.id = Some(dir.metadata()?.ino());
         Ok(Self {

@@ -575,9 +575,22 @@ fn attach_one(
     }
 }
 
+thread_local! {
+    /// The last complaint of libbpf's: its errors carry a number only.
+    static COMPLAINT: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
 /// What libbpf says while it works goes to the log, verifier's complaints included.
-fn say(_: libbpf_rs::PrintLevel, text: String) {
-    tracing::debug!(target: "libbpf", "{}", text.trim_end());
+fn say(level: libbpf_rs::PrintLevel, text: String) {
+    let text = text.trim_end();
+    tracing::debug!(target: "libbpf", "{text}");
+    // A refused program's whole log comes as one text: not that, but the line that names it.
+    if level == libbpf_rs::PrintLevel::Warn && text.contains("failed") && text.lines().count() == 1 {
+        COMPLAINT.with(|last| {
+            last.borrow_mut()
+                .get_or_insert_with(|| text.trim_start_matches("libbpf: ").to_owned());
+        });
+    }
 }
 
 fn load_error(error: libbpf_rs::Error) -> Error {
@@ -590,7 +603,11 @@ fn load_error(error: libbpf_rs::Error) -> Error {
         }
         _ => ErrorKind::Unsupported,
     };
-    Error::caused(kind, "load the BPF programs", error)
+    let doing = match COMPLAINT.with(RefCell::take) {
+        Some(complaint) => format!("load the BPF programs ({complaint})"),
+        None => "load the BPF programs".to_owned(),
+    };
+    Error::caused(kind, doing, error)
 }
 
 /// Maps that hold the policy get its size.
