@@ -301,7 +301,16 @@ mod tests {
         assert_eq!(state.unfinished().unwrap(), std::slice::from_ref(&path));
         assert!(RunDir::adopt(&path).unwrap().is_none());
         drop(run);
-        let orphan = RunDir::adopt(&path).unwrap().unwrap();
+        // A child that another test is just starting holds a copy of the lock until it execs.
+        let orphan = (0..1000)
+            .find_map(|_| {
+                let adopted = RunDir::adopt(&path).unwrap();
+                if adopted.is_none() {
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+                adopted
+            })
+            .unwrap();
         orphan.write_record(&Snapshot::default()).unwrap();
         assert_eq!(orphan.read_record().unwrap(), Snapshot::default());
         assert!(orphan.last_sign_of_life().is_some());
