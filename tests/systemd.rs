@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use blackstart_core::report::{Guarded, Report, Verdict};
-use blackstart_lab::{Bus, Ended, World, Zone};
+use blackstart_lab::{Bus, Cgroups, Ended, World, Zone};
 
 /// What the script says below the heading `[of this name]`.
 #[track_caller]
@@ -60,16 +60,27 @@ fn report(world: &World) -> Report {
 
 #[test]
 fn a_run_is_a_delegated_scope_and_leaves_none() {
-    let world = world_with_github("scope");
+    is_a_scope(&world_with_github("scope"), Cgroups::Unified);
+}
+
+#[test]
+fn a_run_on_a_hybrid_host_is_a_scope_as_well() {
+    is_a_scope(&world_with_github("hybrid"), Cgroups::Hybrid);
+}
+
+fn is_a_scope(world: &World, cgroups: Cgroups) {
     let command = format!(
         "sh {0}/look; setsid sh -c \"echo \\$\\$ >{0}/pid; exec sleep 300\" >/dev/null 2>&1 & \
          until [ -s {0}/pid ]; do sleep 0.01; done",
         world.dir().display()
     );
-    let mut script = story(&world, &command);
+    let mut script = story(world, &command);
+    script += "echo '[first version]'; sed -n 's/.*:name=systemd://p' /proc/self/cgroup\n";
     script += "echo '[daemon]'; sed -n s/^0:://p /proc/$(cat pid)/cgroup\n";
-    let ended = world.boot(Bus::Answers, &script).succeeds();
-    let report = report(&world);
+    let ended = world.boot(cgroups, Bus::Answers, &script).succeeds();
+    let both = part(&ended, "first version") == "/system.slice/script.service";
+    assert_eq!(both, cgroups == Cgroups::Hybrid, "{ended:?}");
+    let report = report(world);
     let id = &report.run.id;
     let scope = format!("/system.slice/blackstart-{id}.scope");
     assert_eq!(part(&ended, "cgroup"), format!("{scope}/{id}"));
@@ -103,7 +114,9 @@ fn a_run_is_a_delegated_scope_and_leaves_none() {
 fn a_silent_bus_holds_nobody_up() {
     let world = world_with_github("silent_bus");
     let command = format!("sh {}/look", world.dir().display());
-    let ended = world.boot(Bus::Silent, &story(&world, &command)).succeeds();
+    let ended = world
+        .boot(Cgroups::Unified, Bus::Silent, &story(&world, &command))
+        .succeeds();
     let report = report(&world);
     assert_eq!(
         part(&ended, "cgroup"),
@@ -125,6 +138,6 @@ fn a_silent_bus_holds_nobody_up() {
 #[test]
 fn the_machine_ends_as_its_script_does() {
     let world = world_with_github("machine");
-    let ended = world.boot(Bus::Answers, "cat /proc/1/comm; exit 7");
+    let ended = world.boot(Cgroups::Unified, Bus::Answers, "cat /proc/1/comm; exit 7");
     ended.exits(7).says("systemd");
 }

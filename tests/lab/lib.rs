@@ -26,7 +26,7 @@ pub use container::Podman;
 pub use dns::{Dns, Zone};
 pub use guard::{Guard, Guarded, Guarding};
 pub use node::Node;
-pub use systemd::Bus;
+pub use systemd::{Bus, Cgroups};
 pub use terminal::Terminal;
 pub use web::Web;
 pub use world::World;

@@ -13,6 +13,15 @@ pub enum Bus {
     Silent,
 }
 
+/// Where the machine has its cgroups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cgroups {
+    /// cgroup2 at `/sys/fs/cgroup`.
+    Unified,
+    /// cgroup2 at `/sys/fs/cgroup/unified`, beside systemd's own hierarchy of the first version.
+    Hybrid,
+}
+
 /// One unit runs the script and ends the machine with its exit code.
 const SCRIPT: &str = "[Unit]\n\
     DefaultDependencies=no\n\
@@ -48,7 +57,7 @@ const BOOT: &str = "mount -t proc proc /proc\n\
     mount -o remount,bind,ro /etc\n\
     mount -t tmpfs -o mode=755 tmpfs /run\n\
     mkdir -p /run/systemd/system\n\
-    mount -t cgroup2 cgroup2 /sys/fs/cgroup\n\
+    MOUNT\n\
     mount --bind DIR/booted/console /dev/console\n\
     for init in /usr/lib/systemd/systemd /lib/systemd/systemd; do\n\
       [ ! -x $init ] || exec env -i container=lab PATH=/usr/bin:/bin SYSTEMD_UNIT_PATH=DIR/booted/units $init \
@@ -56,20 +65,44 @@ const BOOT: &str = "mount -t proc proc /proc\n\
     done\n";
 
 /// Everything goes into a cgroup of the world's own, which is the top of what the machine sees.
-const OUTER: &str = "top=$(findmnt -rnt cgroup2 -o TARGET | head -n1)\n\
+const OUTER: &str = "ENTER\n\
+    top=$(findmnt -rnt cgroup2 -o TARGET | head -n1)\n\
     mkdir -p $top/ID/machine\n\
     echo $$ >$top/ID/machine/cgroup.procs\n\
     code=0\n\
     setpriv --pdeathsig KILL unshare --mount --propagation slave --pid --fork --kill-child --cgroup --ipc --uts \
       sh -e DIR/booted/boot >&2 || code=$?\n\
+    LEAVE\n\
     cat DIR/booted/out\n\
     cat DIR/booted/console DIR/booted/err >&2\n\
     exit $code\n";
 
+const UNIFIED: &str = "mount -t cgroup2 cgroup2 /sys/fs/cgroup";
+const HYBRID: &str = "mount -t tmpfs tmpfs /sys/fs/cgroup\n\
+    mkdir /sys/fs/cgroup/unified /sys/fs/cgroup/systemd\n\
+    mount -t cgroup2 cgroup2 /sys/fs/cgroup/unified\n\
+    mount -t cgroup -o none,name=systemd systemd /sys/fs/cgroup/systemd";
+
+/// A part of systemd's hierarchy of the first version for the machine alone, and its end.
+const ENTER: &str = "mkdir -p DIR/booted/v1\n\
+    mount -t cgroup -o none,name=systemd systemd DIR/booted/v1\n\
+    mkdir DIR/booted/v1/ID\n\
+    echo $$ >DIR/booted/v1/ID/cgroup.procs";
+const LEAVE: &str = "echo $$ >DIR/booted/v1/cgroup.procs\n\
+    find DIR/booted/v1/ID -depth -type d -exec rmdir {} ';'\n\
+    umount DIR/booted/v1";
+
 /// Start the machine, run `script` (by `sh -e`) as a unit of it, and shut it down.
-pub(crate) fn boot(world: &World, bus: Bus, script: &str) -> Ended {
+pub(crate) fn boot(world: &World, cgroups: Cgroups, bus: Bus, script: &str) -> Ended {
+    let (mount, enter, leave) = match cgroups {
+        Cgroups::Unified => (UNIFIED, "", ""),
+        Cgroups::Hybrid => (HYBRID, ENTER, LEAVE),
+    };
     let here = |text: &str| {
-        text.replace("DIR", &world.dir().display().to_string())
+        text.replace("MOUNT", mount)
+            .replace("ENTER", enter)
+            .replace("LEAVE", leave)
+            .replace("DIR", &world.dir().display().to_string())
             .replace("STATE", &state(world).display().to_string())
             .replace("ID", world.id())
     };

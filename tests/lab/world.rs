@@ -15,7 +15,7 @@ use crate::container::Podman;
 use crate::dns::{Dns, Zone};
 use crate::guard::{self, Guard};
 use crate::node::Node;
-use crate::systemd::{self, Bus};
+use crate::systemd::{self, Bus, Cgroups};
 use crate::web::Authority;
 
 /// Where each world leaves its marker: a file that is locked as long as the world's process lives.
@@ -197,8 +197,8 @@ impl World {
     }
 
     /// Start the host anew with systemd as PID 1, run a script there, and shut it down.
-    pub fn boot(&self, bus: Bus, script: &str) -> Ended {
-        systemd::boot(self, bus, script)
+    pub fn boot(&self, cgroups: Cgroups, bus: Bus, script: &str) -> Ended {
+        systemd::boot(self, cgroups, bus, script)
     }
 
     /// Its name among all worlds of this machine; also that of the cgroup that holds what the world starts in
