@@ -276,6 +276,21 @@ __noinline int bs_record(struct bs_attempt *a)
 	return 0;
 }
 
+/* The socket remembers what was decided for it. */
+static __always_inline void bs_socket_set(struct bs_socket *st, struct bs_attempt *a)
+{
+	st->subject = a->subject;
+	st->name = a->name;
+	st->addr[0] = a->addr[0];
+	st->addr[1] = a->addr[1];
+	st->addr[2] = a->addr[2];
+	st->addr[3] = a->addr[3];
+	st->rule = a->rule;
+	st->port = a->port;
+	st->protocol = a->protocol;
+	st->verdict = a->verdict;
+}
+
 /* The row of a judged socket, for what is learned of it later. */
 static __always_inline struct bs_flow *bs_flow_of(struct bs_socket *st)
 {

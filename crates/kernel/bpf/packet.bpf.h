@@ -387,18 +387,8 @@ static __always_inline int bs_backstop(__u64 cookie, int stream, struct bs_heade
 		bpf_map_update_elem(&bs_sockets, &cookie, (void *)&no_socket, BPF_NOEXIST);
 		st = bs_socket_find(cookie);
 	}
-	if (st) {
-		st->subject = a.subject;
-		st->name = a.name;
-		st->addr[0] = a.addr[0];
-		st->addr[1] = a.addr[1];
-		st->addr[2] = a.addr[2];
-		st->addr[3] = a.addr[3];
-		st->rule = a.rule;
-		st->port = a.port;
-		st->protocol = a.protocol;
-		st->verdict = a.verdict;
-	}
+	if (st)
+		bs_socket_set(st, &a);
 	return a.verdict == BS_DENY ? BS_DROP : BS_PASS;
 }
 

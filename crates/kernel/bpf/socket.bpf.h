@@ -44,16 +44,7 @@ static __always_inline int bs_reach(struct bpf_sock_addr *ctx, struct bs_attempt
 		bs_flush(st);
 	else
 		st = &fresh;
-	st->subject = a->subject;
-	st->name = a->name;
-	st->addr[0] = a->addr[0];
-	st->addr[1] = a->addr[1];
-	st->addr[2] = a->addr[2];
-	st->addr[3] = a->addr[3];
-	st->rule = a->rule;
-	st->port = a->port;
-	st->protocol = a->protocol;
-	st->verdict = a->verdict;
+	bs_socket_set(st, a);
 	st->hooked = 1;
 	st->since_ns = 0;
 	if (a->protocol == IPPROTO_TCP)
