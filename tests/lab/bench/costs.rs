@@ -30,7 +30,7 @@ pub(super) fn programs(scene: &Scene, results: &mut Results) {
     for (what, limit, order) in operations {
         let (mut worst, mut raw) = (0.0_f64, BTreeMap::new());
         for rules in Rules::ALL {
-            let mut client = scene.guarded(rules);
+            let mut client = scene.guarded_beside(rules);
             client.ask(&format!("lookup {} {KNOWN} 10", scene.resolver()));
             let statistics = Statistics::on();
             let mut rounds = Vec::new();

@@ -23,8 +23,8 @@ struct Contest {
 impl Contest {
     fn new(scene: &Scene) -> Self {
         Self {
-            guarded: scene.guarded(Rules::Live),
-            bare: scene.bare(),
+            guarded: scene.guarded_beside(Rules::Live),
+            bare: scene.bare_beside(),
         }
     }
 
