@@ -159,7 +159,7 @@ fn check(typed: &Check, output: Output) -> u8 {
 
 /// Shows a result; a result that could not be shown is a failure.
 fn finish(output: Output, text: &str, code: u8) -> u8 {
-    match output.result(text) {
+    match output.result(|out| out.write_all(text.as_bytes())) {
         Ok(()) => code,
         Err(error) => {
             output.error(&format!("cannot write to standard output: {error}"));

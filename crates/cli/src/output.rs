@@ -34,11 +34,24 @@ impl Output {
         let _nobody_listens = io::stderr().lock().write_all(text.as_bytes());
     }
 
+    /// The same for a document that is too large to be made as one text, where it has no other place to go.
+    pub(crate) fn instead(self, fill: impl FnOnce(&mut dyn io::Write) -> io::Result<()>) {
+        let mut err = io::BufWriter::new(io::stderr().lock());
+        let _nobody_listens = fill(&mut err).and_then(|()| err.flush());
+    }
+
     /// To standard output. A reader that has seen enough (`| head`) is no failure.
-    pub(crate) fn result(self, text: &str) -> io::Result<()> {
-        let mut out = io::stdout().lock();
-        match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+    pub(crate) fn result(
+        self,
+        fill: impl FnOnce(&mut dyn io::Write) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let mut out = io::BufWriter::new(io::stdout().lock());
+        match fill(&mut out).and_then(|()| out.flush()) {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                // What is still in the buffer has nowhere to go, and would be tried again when it is dropped.
+                let _unwritten = out.into_parts();
+                Ok(())
+            }
             other => other,
         }
     }

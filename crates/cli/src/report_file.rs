@@ -1,7 +1,7 @@
 //! A report on disk: there as a whole or not at all.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write as _};
+use std::io::{self, BufWriter};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -40,11 +40,16 @@ impl ReportFile {
         }
     }
 
-    /// Replaces what is there.
-    pub(crate) fn write(&self, document: &str) -> io::Result<()> {
+    /// Replaces what is there by what `fill` writes.
+    pub(crate) fn write(
+        &self,
+        fill: impl FnOnce(&mut dyn io::Write) -> io::Result<()>,
+    ) -> io::Result<()> {
         let beside = self.beside();
-        let written = create(&beside).and_then(|mut file| {
-            file.write_all(document.as_bytes())?;
+        let written = create(&beside).and_then(|file| {
+            let mut out = BufWriter::new(file);
+            fill(&mut out)?;
+            let file = out.into_inner().map_err(io::IntoInnerError::into_error)?;
             file.sync_all()?;
             fs::rename(&beside, &self.path)
         });
@@ -127,7 +132,7 @@ mod tests {
         fs::write(&path, "old").unwrap();
         let file = ReportFile::prepare(&path).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "old");
-        file.write("new").unwrap();
+        file.write(|out| out.write_all(b"new")).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "new");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
@@ -139,7 +144,7 @@ mod tests {
         std::os::unix::fs::symlink("real.json", dir.path().join("link.json")).unwrap();
         ReportFile::prepare(&dir.path().join("link.json"))
             .unwrap()
-            .write("new")
+            .write(|out| out.write_all(b"new"))
             .unwrap();
         assert_eq!(
             fs::read_to_string(dir.path().join("real.json")).unwrap(),
@@ -154,7 +159,7 @@ mod tests {
         let path = dir.path().join("out.json");
         let file = ReportFile::prepare(&path).unwrap();
         fs::create_dir(&path).unwrap();
-        file.write("new").unwrap_err();
+        file.write(|out| out.write_all(b"new")).unwrap_err();
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 }

@@ -1,5 +1,7 @@
 //! `blackstart run`: from what was typed to an exit code.
 
+use std::io;
+
 use blackstart_core::policy::Rule;
 use blackstart_core::report::Report;
 use blackstart_guard::{AtEnd, Ended, GivenPolicy, Notice, Request};
@@ -76,11 +78,10 @@ fn request(order: &Order) -> Request {
 /// Writes the report where it was asked for, and shows what is to be shown. Nothing that fails here
 /// changes the exit code: the command has run, and its result is its own.
 fn tell(order: &Order, ended: &Ended, rules: &[Rule], output: Output) -> u8 {
-    let document = document(&ended.report);
     let mut written = Vec::new();
     let mut unwritten = false;
     for file in &order.reports {
-        match file.write(&document) {
+        match file.write(|out| document(&ended.report, out)) {
             Ok(()) => written.push(file.path().to_string_lossy().into_owned()),
             Err(error) => {
                 unwritten = true;
@@ -92,7 +93,7 @@ fn tell(order: &Order, ended: &Ended, rules: &[Rule], output: Output) -> u8 {
         }
     }
     if unwritten {
-        output.say(&document);
+        output.instead(|out| document(&ended.report, out));
     }
     if written.is_empty()
         && let Some(record) = &ended.record
@@ -101,7 +102,7 @@ fn tell(order: &Order, ended: &Ended, rules: &[Rule], output: Output) -> u8 {
     }
     match order.format {
         Format::Json => {
-            if let Err(error) = output.result(&document) {
+            if let Err(error) = output.result(|out| document(&ended.report, out)) {
                 output.warning(&format!(
                     "cannot write the report to standard output: {error}"
                 ));
@@ -120,12 +121,10 @@ fn tell(order: &Order, ended: &Ended, rules: &[Rule], output: Output) -> u8 {
     u8::try_from(ended.exit_code).unwrap_or(FAILED)
 }
 
-/// The report as it is written.
-fn document(report: &Report) -> String {
-    // Nothing in a report fails to be written: its keys are text and its numbers finite.
-    let mut text = serde_json::to_string_pretty(report).unwrap_or_default();
-    text.push('\n');
-    text
+/// The report as it is written: piece by piece, since a long run's is larger than all else that we hold.
+fn document(report: &Report, out: &mut dyn io::Write) -> io::Result<()> {
+    serde_json::to_writer_pretty(&mut *out, report)?;
+    out.write_all(b"\n")
 }
 
 fn show(problem: &Problem, output: Output) {

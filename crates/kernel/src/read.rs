@@ -225,13 +225,8 @@ impl Record {
         if open.iter().all(|(_, socket)| socket.bytes == 0) {
             return Ok(());
         }
-        let mut by_key: HashMap<_, _> = flows
-            .iter_mut()
-            .map(|flow| {
-                let to = (flow.address, flow.port, flow.protocol);
-                ((flow.subject, flow.name, to, flow.verdict, flow.rule), flow)
-            })
-            .collect();
+        // By the few sockets, not by the many flows.
+        let mut bytes = HashMap::new();
         for (_, socket) in open.iter().filter(|(_, socket)| socket.bytes > 0) {
             let to = (address(socket.addr), socket.port, socket.protocol);
             let key = (
@@ -241,9 +236,12 @@ impl Record {
                 verdict(socket.verdict),
                 socket.rule,
             );
-            if let Some(flow) = by_key.get_mut(&key) {
-                flow.bytes_sent += socket.bytes;
-            }
+            *bytes.entry(key).or_insert(0) += socket.bytes;
+        }
+        for flow in flows {
+            let to = (flow.address, flow.port, flow.protocol);
+            let key = (flow.subject, flow.name, to, flow.verdict, flow.rule);
+            flow.bytes_sent += bytes.get(&key).copied().unwrap_or(0);
         }
         Ok(())
     }

@@ -585,7 +585,8 @@ fn say(level: libbpf_rs::PrintLevel, text: String) {
     let text = text.trim_end();
     tracing::debug!(target: "libbpf", "{text}");
     // A refused program's whole log comes as one text: not that, but the line that names it.
-    if level == libbpf_rs::PrintLevel::Warn && text.contains("failed") && text.lines().count() == 1 {
+    if level == libbpf_rs::PrintLevel::Warn && text.contains("failed") && text.lines().count() == 1
+    {
         COMPLAINT.with(|last| {
             last.borrow_mut()
                 .get_or_insert_with(|| text.trim_start_matches("libbpf: ").to_owned());

@@ -150,6 +150,8 @@ impl Setup<'_> {
             unsupervised_seconds: 0.0,
         };
         let report = tell(&self.file, self.policy, &record, end);
+        // As large as the report, which is written from here on.
+        drop(record);
         let record = self.put_away(&report, keep, notice);
         Ended {
             report,
