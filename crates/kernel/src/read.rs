@@ -396,17 +396,6 @@ impl<'a> Batches<'a> {
     }
 }
 
-/// `memlock` of a map as the kernel accounts it, in bytes.
-pub(crate) fn map_memory(map: &impl AsFd) -> Result<u64, Error> {
-    let path = format!("/proc/self/fdinfo/{}", map.as_fd().as_raw_fd());
-    let text = std::fs::read_to_string(&path)
-        .map_err(|error| Error::caused(ErrorKind::Io, format!("read {path}"), error))?;
-    text.lines()
-        .find_map(|line| line.strip_prefix("memlock:"))
-        .and_then(|number| number.trim().parse().ok())
-        .ok_or_else(|| Error::new(ErrorKind::Unsupported, format!("find memlock in {path}")))
-}
-
 fn subject(id: u64, row: &abi::bs_subject, rest: Option<&abi::bs_argv_rest>) -> SubjectRow {
     let mut argv = Vec::new();
     let kept = usize::from(row.argv_len);

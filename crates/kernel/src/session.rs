@@ -23,7 +23,7 @@ use rustix::time::ClockId;
 use crate::abi;
 use crate::fill::{NameKeys, PolicyRows, Rows, address, words};
 use crate::probe;
-use crate::read::{Record, map_memory, nanoseconds, verdict, wire_text};
+use crate::read::{Record, nanoseconds, verdict, wire_text};
 use crate::{AnswerWanted, Error, ErrorKind, Event};
 
 /// A group of programs that is loaded as a whole or not at all.
@@ -447,18 +447,6 @@ impl Session {
         self.record.snapshot()
     }
 
-    /// Kernel memory that the maps occupy, in bytes (`memlock` of their fdinfo).
-    pub fn map_memory(&self) -> Result<u64, Error> {
-        let mut sum = 0;
-        for map in self.skeleton.object().maps() {
-            // Left out at load: it has no descriptor.
-            if map.as_fd_opt().is_some() {
-                sum += map_memory(&map)?;
-            }
-        }
-        Ok(sum)
-    }
-
     /// Names of the features in use, for the report.
     pub fn features(&self) -> Vec<String> {
         self.features
@@ -496,18 +484,6 @@ impl Session {
             Some(dir) => Orphan::remove(&dir),
             None => Ok(()),
         }
-    }
-}
-
-/// A map's descriptor, if it was created.
-trait AsFdOpt {
-    fn as_fd_opt(&self) -> Option<i32>;
-}
-
-impl AsFdOpt for libbpf_rs::Map<'_> {
-    fn as_fd_opt(&self) -> Option<i32> {
-        use std::os::fd::AsFd;
-        self.autocreate().then(|| self.as_fd().as_raw_fd())
     }
 }
 
