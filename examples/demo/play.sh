@@ -6,7 +6,10 @@ here=$(cd "$(dirname "$0")" && pwd)
 : "${BLACKSTART:?}" "${REPORTS:?}"
 export MYSQL_ETC=$REPORTS/host-etc-mysql
 
-bold() { printf '\n\033[1m%s\033[0m\n' "$*"; }
+# Bold on a terminal only.
+on='' off=''
+if [ -t 1 ] && [ -z "${NO_COLOR:-}" ]; then on=$'\033[1m' off=$'\033[0m'; fi
+bold() { printf '\n%s%s%s\n' "$on" "$*" "$off"; }
 shown() { printf '$ %s\n' "$*"; }
 
 bold "1. Observe: what does this deployment reach for?"
