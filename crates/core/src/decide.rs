@@ -4,6 +4,8 @@
 //! a verdict cannot mean two things; change one, change both.
 
 use crate::name::Name;
+use crate::policy::{Failure, Rank};
+use crate::record::Verdict;
 use crate::tables::{
     ClassId, Effect, Protocol, RULE_DEFAULT, RULE_LOCAL, RULE_RESOLVER, RuleId, Ruling, Tables,
 };
@@ -30,90 +32,148 @@ pub struct Attempt<'a> {
     pub protocol: Protocol,
     /// Port; 0 where the protocol has none.
     pub port: u16,
+    /// Which of [`Tables::selectors`] hold for the process, as bits.
+    pub selectors: u64,
     /// Every live lease of the address.
     pub leases: &'a [Lease],
 }
 
-/// What becomes of an attempt in enforce mode, and why.
+/// What becomes of an attempt, and why.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Decision {
-    /// Let through?
-    pub allow: bool,
+    /// Let through, refused, refused for the record only, or waived. Where nothing is enforced, a refusal
+    /// is [`Verdict::WouldDeny`] as well.
+    pub verdict: Verdict,
     /// The rule behind it.
     pub rule: RuleId,
+    /// How a refusal ends.
+    pub failure: Failure,
     /// It was let through though one of the address's names is denied.
     pub ambiguous: bool,
 }
 
 /// Judge an attempt.
+///
+/// What is said of the address and what is said of its names are weighed rank by rank (DESIGN §6): finals,
+/// then waivers, then the rest. Within a rank a deny of the address stands whatever name leased it; names
+/// deny together or not at all; what allows one of them lets through. A deny that is only recorded takes
+/// nothing away from one that is enforced, and refuses nothing.
 pub fn decide(tables: &Tables, attempt: &Attempt<'_>) -> Decision {
-    let ruling = |class| tables.ruling(class, attempt.protocol, attempt.port);
-    let lease_ruling = |lease: &Lease| {
+    let ruling =
+        |class| tables.ruling(class, attempt.protocol, attempt.port, attempt.selectors);
+    let mut weighed = Weighed::default();
+    for lease in attempt.leases {
         let chain = ruling(lease.deny_class);
-        if chain.effect == Effect::Deny {
+        let of_lease = if chain.effect == Effect::Deny {
             chain
         } else {
             ruling(lease.class)
-        }
-    };
-    let deny = |rule| Decision {
-        allow: false,
-        rule,
-        ambiguous: false,
+        };
+        weighed.add(of_lease);
+    }
+    let address = ruling(attempt.address_class);
+    let ambiguous = weighed.denied.is_some();
+    let told = |ruling: Ruling| Decision {
+        verdict: match ruling.effect {
+            Effect::Deny if ruling.enforce => Verdict::Deny,
+            Effect::Deny => Verdict::WouldDeny,
+            _ if ruling.rank == Rank::Waiver => Verdict::Waived,
+            _ => Verdict::Allow,
+        },
+        rule: ruling.rule,
+        failure: ruling.failure,
+        ambiguous: ambiguous && ruling.effect != Effect::Deny,
     };
 
-    let mut first_allowed = None;
-    let mut first_denied = None;
-    let mut all_denied = true;
-    for lease in attempt.leases {
-        let Ruling { effect, rule } = lease_ruling(lease);
-        match effect {
+    let names = weighed.all_denied();
+    for rank in [Rank::Final, Rank::Waiver, Rank::Plain] {
+        let deny_address = Some(address).filter(|r| r.effect == Effect::Deny && r.rank == rank);
+        // Names that are denied by different ranks are denied by the lowest of these.
+        let deny_names = names.filter(|_| weighed.lowest_denial == Some(rank));
+        let enforced = |r: &Option<Ruling>| r.is_some_and(|r| r.enforce);
+        if let Some(deny) = [deny_address, deny_names]
+            .into_iter()
+            .find(enforced)
+            .flatten()
+            .or(deny_address)
+            .or(deny_names)
+        {
+            return told(deny);
+        }
+        if address.effect == Effect::Allow && address.rank == rank {
+            return told(address);
+        }
+        if let Some(allow) = weighed.allowed.filter(|r| r.rank == rank) {
+            return told(allow);
+        }
+    }
+    let default = |effect, rule| Ruling {
+        effect,
+        rule,
+        enforce: tables.enforce,
+        ..Ruling::NONE
+    };
+    told(if !tables.default_deny {
+        default(Effect::Allow, RULE_DEFAULT)
+    } else if attempt.local {
+        default(Effect::Allow, RULE_LOCAL)
+    } else if attempt.resolver_dns {
+        default(Effect::Allow, RULE_RESOLVER)
+    } else {
+        default(Effect::Deny, RULE_DEFAULT)
+    })
+}
+
+/// What the names of an address say together.
+#[derive(Debug, Default)]
+struct Weighed {
+    /// The first that is denied; one that is only recorded goes before those that are enforced, since
+    /// through that name the attempt would pass.
+    denied: Option<Ruling>,
+    lowest_denial: Option<Rank>,
+    /// The first of the highest rank that is allowed.
+    allowed: Option<Ruling>,
+    /// Some name is neither.
+    other: bool,
+}
+
+impl Weighed {
+    fn add(&mut self, ruling: Ruling) {
+        match ruling.effect {
             Effect::Deny => {
-                first_denied.get_or_insert(rule);
+                if self.denied.is_none_or(|first| first.enforce && !ruling.enforce) {
+                    self.denied = Some(ruling);
+                }
+                self.lowest_denial = Some(match self.lowest_denial {
+                    Some(lowest) => lowest.min(ruling.rank),
+                    None => ruling.rank,
+                });
             }
             Effect::Allow => {
-                first_allowed.get_or_insert(rule);
-                all_denied = false;
+                if self.allowed.is_none_or(|first| first.rank < ruling.rank) {
+                    self.allowed = Some(ruling);
+                }
             }
             // Neither: `Search` is for lookups only.
-            Effect::None | Effect::Search => all_denied = false,
+            Effect::None | Effect::Search => self.other = true,
         }
     }
-    let allow = |rule| Decision {
-        allow: true,
-        rule,
-        ambiguous: first_denied.is_some(),
-    };
 
-    let address = ruling(attempt.address_class);
-    // A denied address stays denied whatever name leased it.
-    if address.effect == Effect::Deny {
-        return deny(address.rule);
+    /// Why they are denied, if all are.
+    fn all_denied(&self) -> Option<Ruling> {
+        self.denied.filter(|_| self.allowed.is_none() && !self.other)
     }
-    if let Some(rule) = first_denied
-        && all_denied
-    {
-        return deny(rule);
-    }
-    if address.effect == Effect::Allow {
-        return allow(address.rule);
-    }
-    if let Some(rule) = first_allowed {
-        return allow(rule);
-    }
-    if !tables.default_deny {
-        return allow(RULE_DEFAULT);
-    }
-    if attempt.local {
-        return allow(RULE_LOCAL);
-    }
-    if attempt.resolver_dns {
-        return allow(RULE_RESOLVER);
-    }
-    deny(RULE_DEFAULT)
 }
 
 /// Judge the lookup of a name. Never [`Effect::None`].
-pub fn decide_lookup(tables: &Tables, name: &Name) -> Ruling {
-    tables.classes[tables.class_of_name(name) as usize].lookup
+pub fn decide_lookup(tables: &Tables, name: &Name, selectors: u64) -> Ruling {
+    let class = &tables.classes[tables.class_of_name(name) as usize];
+    tables.choose(class.lookup, selectors)
+}
+
+/// Judge a contact with a unix socket; [`Effect::None`] where no rule is about it, for the default does not
+/// apply to these.
+pub fn decide_socket(tables: &Tables, path: &[u8], selectors: u64) -> Ruling {
+    let class = tables.class_of_socket(path);
+    tables.ruling(class, Protocol::Other, 0, selectors)
 }

@@ -7,6 +7,7 @@
 
 pub mod decide;
 pub mod name;
+pub mod path;
 pub mod policy;
 pub mod record;
 pub mod redact;

@@ -1,7 +1,9 @@
-//! A policy: what a run may reach, as its author wrote it.
+//! A policy: what a run may reach.
 //!
-//! [`parse()`] reads the YAML of DESIGN §6 and gives every diagnostic at once. Nothing that stands in a
-//! policy is ever ignored: a key that this version does not act on is an error.
+//! [`parse()`] reads one file into a [`Document`], with every diagnostic at once; nothing that stands in a
+//! policy is ever ignored. [`resolve()`] makes the one [`Policy`] that a run is judged by out of the
+//! documents of all layers, the catalog and the day: from then on a rule has a rank and a place, and neither
+//! a service nor a date has to be looked up again.
 
 mod diagnostic;
 mod parse;
@@ -11,8 +13,10 @@ mod yaml;
 use std::fmt;
 
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
 use crate::name::Pattern;
+use crate::path::{PathPattern, Selector};
 use crate::report::Mode;
 use crate::tables::{Protocol, RULE_DEFAULT, RuleId};
 
@@ -20,7 +24,10 @@ pub use diagnostic::{Diagnostic, Severity};
 pub use parse::{API_VERSION, MAX_BYTES, Parsed, parse};
 
 /// Allow or deny.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
+)]
+#[serde(rename_all = "snake_case")]
 pub enum Effect {
     /// Let through.
     Allow,
@@ -38,7 +45,8 @@ impl fmt::Display for Effect {
 }
 
 /// What a rule is about.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Target {
     /// Names.
     Name(Pattern),
@@ -46,10 +54,12 @@ pub enum Target {
     Net(IpNet),
     /// Every address; only with a port.
     Any,
+    /// Unix sockets. The policy's default does not apply to them.
+    Unix(PathPattern),
 }
 
 /// An inclusive range of ports.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct PortRange {
     /// The first.
     pub first: u16,
@@ -57,21 +67,100 @@ pub struct PortRange {
     pub last: u16,
 }
 
-/// One line of policy.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What goes before what, DESIGN §6; within a rank, how closely a rule describes the attempt decides.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Rank {
+    /// A rule.
+    #[default]
+    Plain,
+    /// A waiver in force.
+    Waiver,
+    /// A guardrail with `final: true`: no waiver and no other rule goes before it.
+    Final,
+}
+
+/// How a refused attempt ends, for the process that made it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Failure {
+    /// At once, with this errno; a lookup with a final "no such name".
+    Refuse(u8),
+    /// Not at all: what is sent is lost, and the process waits.
+    Blackhole,
+}
+
+impl Failure {
+    /// ECONNREFUSED, as if nobody listened.
+    pub const REFUSE: Self = Self::Refuse(111);
+    /// ECONNRESET, as if the other side had hung up.
+    pub const RESET: Self = Self::Refuse(104);
+}
+
+impl Default for Failure {
+    fn default() -> Self {
+        Self::REFUSE
+    }
+}
+
+/// What an enforced refusal does to the run's exit code.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Reaction {
+    /// Nothing.
+    #[default]
+    Warn,
+    /// A run whose command succeeded exits with 120 all the same.
+    Fail,
+}
+
+/// Why a rule stands that nobody wrote: the catalog says so.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Derivation {
+    /// The service that provides what the rule is about.
+    pub service: String,
+    /// From that service, need by need, to the one that is protected; only the service itself where
+    /// that is protected, or named by the rule.
+    pub path: Vec<String>,
+}
+
+/// One line of policy, as it is judged by.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rule {
     /// Allow or deny.
     pub effect: Effect,
-    /// Of what.
+    /// Its rank.
+    pub rank: Rank,
+    /// Its layer: of two rules that describe an attempt as closely, that of the higher one holds.
+    pub layer: u16,
+    /// What it is about.
     pub target: Target,
     /// On which ports; none for all of them, and for protocols without ports.
     pub ports: Option<PortRange>,
     /// With which protocol; none for all of them. Never [`Protocol::Other`].
     pub protocol: Option<Protocol>,
+    /// For which processes; none for all of them.
+    pub process: Option<Selector>,
+    /// For a deny: is it enforced, or only recorded?
+    pub mode: Mode,
+    /// For a deny: how an attempt ends.
+    pub failure: Failure,
+    /// For a deny: what it does to the exit code.
+    pub reaction: Reaction,
     /// Why, in its author's words.
     pub reason: Option<String>,
     /// What to do instead, in its author's words.
     pub fix: Option<String>,
+    /// Who answers for it: a waiver's owner, or that of the service that it comes from.
+    pub owner: Option<String>,
+    /// For a waiver: its last day, as it was written.
+    pub expires: Option<String>,
+    /// Where the catalog made it.
+    pub derived: Option<Derivation>,
     /// The rule as it was written, such as `deny .github.com`.
     pub text: String,
     /// The file that it stands in.
@@ -82,12 +171,39 @@ pub struct Rule {
     pub column: usize,
 }
 
-/// A policy.
-#[derive(Debug, Clone, PartialEq, Eq)]
+impl Rule {
+    /// A rule about everything at its target, enforced, with nothing said besides.
+    pub fn new(effect: Effect, target: Target) -> Self {
+        Self {
+            effect,
+            rank: Rank::Plain,
+            layer: 0,
+            target,
+            ports: None,
+            protocol: None,
+            process: None,
+            mode: Mode::Enforce,
+            failure: Failure::REFUSE,
+            reaction: Reaction::Warn,
+            reason: None,
+            fix: None,
+            owner: None,
+            expires: None,
+            derived: None,
+            text: String::new(),
+            file: String::new(),
+            line: 1,
+            column: 1,
+        }
+    }
+}
+
+/// A policy, ready to be compiled.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Policy {
     /// What the run deploys.
     pub service: Option<String>,
-    /// Observe or enforce.
+    /// Observe or enforce: for the default, for what cannot be judged, and for rules that do not say.
     pub mode: Mode,
     /// What holds where no rule does.
     pub default: Effect,
@@ -114,5 +230,14 @@ impl Policy {
             return None;
         }
         self.rules.get(usize::try_from(id).ok()?.checked_sub(1)?)
+    }
+
+    /// Would anything be refused? A policy whose `mode` is observe may have rules that are enforced.
+    pub fn enforces(&self) -> bool {
+        self.mode == Mode::Enforce
+            || self
+                .rules
+                .iter()
+                .any(|rule| rule.effect == Effect::Deny && rule.mode == Mode::Enforce)
     }
 }

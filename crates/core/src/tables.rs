@@ -9,22 +9,32 @@
 //! port was worked out at compile time.
 
 mod automaton;
+mod choices;
 mod compile;
+mod paths;
 mod rulings;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
 use crate::name::Name;
+use crate::path::Selector;
+use crate::policy::{Failure, Rank};
 
-pub use compile::{CompileError, Facts, MAX_PORT_RULINGS, MAX_STATES, compile};
+pub use compile::{CompileError, Facts, MAX_PORT_RULINGS, MAX_SELECTORS, MAX_STATES, compile};
+pub use paths::Paths;
 
 /// Index into [`Tables::states`]. State 0 is the root of the name space.
 pub type StateId = u32;
 /// Index into [`Tables::classes`]. Class 0 is "no rule mentions this".
 pub type ClassId = u32;
+/// Index into [`Tables::choices`].
+pub type ChoiceId = u32;
+/// Index into [`Tables::selectors`], and the bit by which a process says that it is one of these.
+pub type SelectorId = u8;
 /// A rule's number: 0 is the policy's `default`, 1.. are the rules in the order of
 /// [`Policy::rules`](crate::policy::Policy::rules) (`rules[id - 1]`), and ids from [`BUILTIN`] up are Blackstart's own.
 pub type RuleId = u32;
@@ -57,17 +67,46 @@ pub enum Effect {
     Search,
 }
 
-/// An effect and the rule that has it.
+/// What a rule rules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Ruling {
     /// The effect.
     pub effect: Effect,
     /// The rule; [`RULE_DEFAULT`] where the effect is [`Effect::None`].
     pub rule: RuleId,
+    /// The rule's rank: what a name's rule and an address's say of one attempt is weighed by it.
+    pub rank: Rank,
+    /// For a deny: refuse, or only record?
+    pub enforce: bool,
+    /// For a deny that is enforced: how the attempt ends.
+    pub failure: Failure,
+}
+
+/// What holds, depending on the process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// This, for every process.
+    Is(Ruling),
+    /// As this choice says.
+    Choice(ChoiceId),
+}
+
+/// One question about the process, and what follows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Choice {
+    /// Does this selector hold for it?
+    pub selector: SelectorId,
+    /// If so.
+    pub yes: Outcome,
+    /// If not.
+    pub no: Outcome,
 }
 
 /// The transport protocols that a rule can tell apart.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
+)]
+#[serde(rename_all = "snake_case")]
 pub enum Protocol {
     /// IPPROTO_TCP (and MPTCP).
     Tcp,
@@ -77,30 +116,30 @@ pub enum Protocol {
     Other,
 }
 
-/// A stretch of ports with one ruling.
+/// A stretch of ports with one outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct PortRuling {
-    /// The protocol; `None` never occurs, ranges are spelled out for each protocol.
+    /// The protocol; ranges are spelled out for each.
     pub protocol: Protocol,
     /// First port, inclusive.
     pub first: u16,
     /// Last port, inclusive.
     pub last: u16,
     /// What holds there.
-    pub ruling: Ruling,
+    pub outcome: Outcome,
 }
 
-/// The set of rules that match one name (or one prefix), reduced to its rulings.
+/// The set of rules that match one name (or one prefix, or one socket), reduced to its rulings.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Class {
     /// What a DNS lookup of such a name meets. Default already applied: never [`Effect::None`].
     /// A name that is allowed on any port may be looked up.
-    pub lookup: Ruling,
-    /// The ruling where `by_port` is empty.
-    pub ruling: Ruling,
+    pub lookup: Outcome,
+    /// What holds where `by_port` is empty.
+    pub outcome: Outcome,
     /// If not empty: a partition of the port space of each protocol; covers everything.
     pub by_port: Vec<PortRuling>,
-    /// Some (protocol, port) of this class is denied by a rule.
+    /// Some (protocol, port, process) of this class is denied by a rule.
     pub may_deny: bool,
 }
 
@@ -122,13 +161,25 @@ pub struct NameState {
 pub struct Tables {
     /// `default: deny`?
     pub default_deny: bool,
+    /// `mode: enforce`? It holds for the default and for what cannot be judged; a rule has its own.
+    pub enforce: bool,
     /// The name automaton; `states[0]` is the root.
     pub states: Vec<NameState>,
     /// The classes; `classes[0]` is that of no rule.
     pub classes: Vec<Class>,
+    /// Questions about processes.
+    pub choices: Vec<Choice>,
     /// Longest prefix wins; a longer prefix's class already contains what it inherits from shorter ones.
     /// Sorted, each prefix once and without bits beyond its length; IPv4-mapped ones stand as IPv4.
     pub prefixes: Vec<(IpNet, ClassId)>,
+    /// The processes that rules speak of.
+    pub selectors: Vec<Selector>,
+    /// Which selectors a program matches: `programs.matching` are indices into `selectors`.
+    pub programs: Paths,
+    /// The paths of unix sockets that rules speak of.
+    pub sockets: Paths,
+    /// The class of a unix socket by the state of `sockets` in which its path ends.
+    pub socket_classes: Vec<ClassId>,
 }
 
 impl Ruling {
@@ -136,6 +187,9 @@ impl Ruling {
     pub const NONE: Self = Self {
         effect: Effect::None,
         rule: RULE_DEFAULT,
+        rank: Rank::Plain,
+        enforce: false,
+        failure: Failure::REFUSE,
     };
 }
 
@@ -154,15 +208,17 @@ impl Protocol {
 }
 
 impl Class {
-    /// What the class rules for a protocol and a port.
-    pub fn ruling(&self, protocol: Protocol, port: u16) -> Ruling {
+    /// What holds for a protocol and a port.
+    pub fn outcome(&self, protocol: Protocol, port: u16) -> Outcome {
         if self.by_port.is_empty() {
-            return self.ruling;
+            return self.outcome;
         }
         let at = self
             .by_port
             .partition_point(|p| (p.protocol, p.last) < (protocol, port));
-        self.by_port.get(at).map_or(Ruling::NONE, |p| p.ruling)
+        self.by_port
+            .get(at)
+            .map_or(Outcome::Is(Ruling::NONE), |p| p.outcome)
     }
 }
 
@@ -199,10 +255,53 @@ impl Tables {
         0
     }
 
-    /// What a class rules for a protocol and a port.
-    pub fn ruling(&self, class: ClassId, protocol: Protocol, port: u16) -> Ruling {
+    /// The class of a unix socket; abstract names begin with `@`.
+    pub fn class_of_socket(&self, path: &[u8]) -> ClassId {
+        let state = self.sockets.walk(path) as usize;
+        self.socket_classes.get(state).copied().unwrap_or(0)
+    }
+
+    /// The selectors of [`Self::selectors`] that hold for a process which executes `program`, as bits. For
+    /// those with `tree`, whoever it descends from counts as well.
+    pub fn selectors_of(&self, program: &[u8]) -> u64 {
+        let state = self.programs.walk(program) as usize;
+        self.programs
+            .matching
+            .get(state)
+            .map_or(0, |found| found.iter().fold(0, |bits, &id| bits | 1 << id))
+    }
+
+    /// The bits of selectors that hold for what such a process starts, too.
+    pub fn tree_selectors(&self) -> u64 {
+        let ids = (0..).zip(&self.selectors);
+        ids.filter(|(_, selector)| selector.tree)
+            .fold(0, |bits, (id, _)| bits | 1 << id)
+    }
+
+    /// What holds for a process of which these selectors hold.
+    pub fn choose(&self, outcome: Outcome, selectors: u64) -> Ruling {
+        let mut outcome = outcome;
+        loop {
+            match outcome {
+                Outcome::Is(ruling) => return ruling,
+                Outcome::Choice(id) => {
+                    let choice = &self.choices[id as usize];
+                    outcome = if selectors >> choice.selector & 1 == 1 {
+                        choice.yes
+                    } else {
+                        choice.no
+                    };
+                }
+            }
+        }
+    }
+
+    /// What a class rules for a protocol, a port and a process.
+    pub fn ruling(&self, class: ClassId, protocol: Protocol, port: u16, selectors: u64) -> Ruling {
         self.classes
             .get(class as usize)
-            .map_or(Ruling::NONE, |class| class.ruling(protocol, port))
+            .map_or(Ruling::NONE, |class| {
+                self.choose(class.outcome(protocol, port), selectors)
+            })
     }
 }

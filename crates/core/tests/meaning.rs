@@ -5,10 +5,13 @@ use std::net::IpAddr;
 
 use blackstart_core::decide::{Attempt, Decision, Lease, decide, decide_lookup};
 use blackstart_core::name::{Name, Pattern};
-use blackstart_core::policy::{Effect as Says, Policy, PortRange, Rule, Target};
+use blackstart_core::path::Selector;
+use blackstart_core::policy::{Effect as Says, Failure, Policy, PortRange, Rank, Rule, Target};
+use blackstart_core::record::Verdict;
+use blackstart_core::report::Mode;
 use blackstart_core::tables::{
     CompileError, Effect, Facts, Protocol, RULE_DEFAULT, RULE_LOCAL, RULE_RESOLVER, RULE_SEARCH,
-    Ruling, compile,
+    Ruling, Tables, compile,
 };
 use ipnet::IpNet;
 use proptest::prelude::*;
@@ -20,16 +23,9 @@ fn rule(
     protocol: Option<Protocol>,
 ) -> Rule {
     Rule {
-        effect,
-        target,
         ports: ports.map(|(first, last)| PortRange { first, last }),
         protocol,
-        reason: None,
-        fix: None,
-        text: String::new(),
-        file: String::new(),
-        line: 1,
-        column: 1,
+        ..Rule::new(effect, target)
     }
 }
 
@@ -56,18 +52,69 @@ fn name(text: &str) -> Name {
 
 // The reference: no tables, no automaton, nothing shared with the compiler but the meaning of a pattern.
 
-/// The rule that describes the attempt most closely. `closeness` is none where the target does not match.
-fn winner<K: Ord>(
-    policy: &Policy,
+/// A process: what it executes, and what those execute that it descends from.
+#[derive(Debug, Clone)]
+struct Process {
+    program: &'static str,
+    ancestors: Vec<&'static str>,
+}
+
+const PROGRAMS: [&str; 5] = ["/bin/a", "/bin/b", "b", "/opt/x/a", "/opt/x/y/b"];
+const SELECTORS: [&str; 7] = [
+    "a",
+    "b",
+    "/bin/a",
+    "/opt/*/a",
+    "/opt/**/b",
+    "ancestor:a",
+    "ancestor:/opt/**",
+];
+
+impl Process {
+    /// Spelled out for each of [`SELECTORS`].
+    fn is(&self, selector: &Selector) -> bool {
+        let matches = |pattern: &str, program: &str| match pattern {
+            "a" | "b" => program == pattern || program.ends_with(&format!("/{pattern}")),
+            "/bin/a" => program == "/bin/a",
+            "/opt/*/a" => program == "/opt/x/a",
+            "/opt/**/b" => program == "/opt/x/y/b",
+            "/opt/**" => program.starts_with("/opt/"),
+            other => panic!("what does {other} match?"),
+        };
+        let text = selector.program.to_string();
+        matches(&text, self.program)
+            || (selector.tree && self.ancestors.iter().any(|program| matches(&text, program)))
+    }
+
+    /// As the kernel would keep it: what holds for a parent is inherited where it is for the whole tree.
+    fn selectors(&self, tables: &Tables) -> u64 {
+        let tree = self.ancestors.iter().fold(0, |bits, program| {
+            bits | tables.selectors_of(program.as_bytes()) & tables.tree_selectors()
+        });
+        tree | tables.selectors_of(self.program.as_bytes())
+    }
+}
+
+/// Who tries what.
+#[derive(Debug, Clone, Copy)]
+struct Try<'a> {
+    process: &'a Process,
     protocol: Protocol,
     port: u16,
+}
+
+/// The rule that describes the attempt most closely. `closeness` is none where the target does not match.
+fn winner<'a, K: Ord>(
+    policy: &'a Policy,
+    attempt: Try<'_>,
     closeness: impl Fn(&Target) -> Option<K>,
-) -> Option<(&Rule, u32)> {
+) -> Option<(&'a Rule, u32)> {
     let applies = |rule: &Rule| {
-        rule.protocol.is_none_or(|p| p == protocol)
-            && rule
-                .ports
-                .is_none_or(|p| protocol != Protocol::Other && (p.first..=p.last).contains(&port))
+        rule.protocol.is_none_or(|p| p == attempt.protocol)
+            && rule.ports.is_none_or(|p| {
+                attempt.protocol != Protocol::Other && (p.first..=p.last).contains(&attempt.port)
+            })
+            && rule.process.as_ref().is_none_or(|p| attempt.process.is(p))
     };
     policy
         .rules
@@ -76,10 +123,18 @@ fn winner<K: Ord>(
         .filter(|(rule, _)| applies(rule))
         .filter_map(|(rule, id)| {
             let width = rule.ports.map_or(u32::MAX, |p| u32::from(p.last - p.first));
+            let process = rule.process.as_ref().map(|p| {
+                let text = p.program.to_string();
+                let literal = text.find('*').unwrap_or(usize::MAX);
+                (!p.tree, text.contains('/'), literal)
+            });
             let key = (
+                rule.rank,
                 closeness(&rule.target)?,
                 std::cmp::Reverse(width),
                 rule.protocol.is_some(),
+                process,
+                rule.layer,
                 rule.effect == Says::Deny,
                 std::cmp::Reverse(id),
             );
@@ -92,27 +147,32 @@ fn winner<K: Ord>(
 fn ruling(found: Option<(&Rule, u32)>) -> Ruling {
     match found {
         None => Ruling::NONE,
-        Some((rule, id)) => {
-            let effect = if rule.effect == Says::Deny {
-                Effect::Deny
-            } else {
-                Effect::Allow
-            };
-            Ruling { effect, rule: id }
-        }
+        Some((rule, id)) if rule.effect == Says::Deny => Ruling {
+            effect: Effect::Deny,
+            rule: id,
+            rank: rule.rank,
+            enforce: rule.mode == Mode::Enforce,
+            failure: rule.failure,
+        },
+        Some((rule, id)) => Ruling {
+            effect: Effect::Allow,
+            rule: id,
+            rank: rule.rank,
+            ..Ruling::NONE
+        },
     }
 }
 
-fn name_ruling(policy: &Policy, name: &Name, protocol: Protocol, port: u16) -> Ruling {
-    ruling(winner(policy, protocol, port, |target| match target {
+fn name_ruling(policy: &Policy, name: &Name, attempt: Try<'_>) -> Ruling {
+    ruling(winner(policy, attempt, |target| match target {
         Target::Name(pattern) => pattern.matches(name).then(|| pattern.specificity()),
         _ => None,
     }))
 }
 
-fn address_ruling(policy: &Policy, address: IpAddr, protocol: Protocol, port: u16) -> Ruling {
-    ruling(winner(policy, protocol, port, |target| match target {
-        Target::Name(_) => None,
+fn address_ruling(policy: &Policy, address: IpAddr, attempt: Try<'_>) -> Ruling {
+    ruling(winner(policy, attempt, |target| match target {
+        Target::Name(_) | Target::Unix(_) => None,
         Target::Net(net) => net
             .contains(&address.to_canonical())
             .then(|| net.prefix_len()),
@@ -134,42 +194,61 @@ fn corner_ports(policy: &Policy) -> Vec<u16> {
     ports
 }
 
-fn lookup_effect(policy: &Policy, search: &[Name], name: &Name) -> Effect {
+/// What the lookup meets, and whether a refusal is enforced.
+fn lookup_effect(
+    policy: &Policy,
+    search: &[Name],
+    name: &Name,
+    process: &Process,
+) -> (Effect, bool) {
     let ports = corner_ports(policy);
     let all = || {
         [Protocol::Tcp, Protocol::Udp]
             .into_iter()
-            .flat_map(|p| ports.iter().map(move |&port| (p, port)))
+            .flat_map(|protocol| {
+                ports.iter().map(move |&port| Try {
+                    process,
+                    protocol,
+                    port,
+                })
+            })
     };
-    let effects: Vec<Effect> = all()
-        .map(|(p, port)| name_ruling(policy, name, p, port).effect)
+    let rulings: Vec<Ruling> = all()
+        .map(|attempt| name_ruling(policy, name, attempt))
         .collect();
-    if effects.contains(&Effect::Allow) {
-        return Effect::Allow;
+    let some = |effect| rulings.iter().any(|r| r.effect == effect);
+    let recorded = rulings
+        .iter()
+        .any(|r| r.effect == Effect::Deny && !r.enforce);
+    if some(Effect::Allow) {
+        return (Effect::Allow, false);
     }
-    if effects.iter().all(|e| *e == Effect::Deny) {
-        return Effect::Deny;
+    if !some(Effect::None) {
+        return (Effect::Deny, !recorded);
     }
     if policy.default == Says::Allow {
-        return Effect::Allow;
+        return (Effect::Allow, false);
     }
-    let any = |protocol, port| {
-        ruling(winner(policy, protocol, port, |target| {
+    let any = |attempt| {
+        ruling(winner(policy, attempt, |target| {
             matches!(target, Target::Any).then_some(())
         }))
         .effect
     };
     if all()
-        .zip(&effects)
-        .any(|((p, port), e)| *e == Effect::None && any(p, port) == Effect::Allow)
+        .zip(&rulings)
+        .any(|(attempt, r)| r.effect == Effect::None && any(attempt) == Effect::Allow)
     {
-        return Effect::Allow;
+        return (Effect::Allow, false);
+    }
+    if recorded {
+        return (Effect::Deny, false);
     }
     let below = |domain: &Name| Pattern::below(domain).is_some_and(|p| p.matches(name));
     if search.iter().any(below) {
-        Effect::Search
+        (Effect::Search, false)
     } else {
-        Effect::Deny
+        (Effect::Deny, policy.mode == Mode::Enforce)
     }
 }
 
@@ -179,47 +258,86 @@ struct Case {
     resolver_dns: bool,
     protocol: Protocol,
     port: u16,
+    process: Process,
     /// Name asked for, and at most one CNAME target.
     leases: Vec<(Name, Option<Name>)>,
 }
 
-/// DESIGN §4, sentence by sentence.
+/// DESIGN §4 and §6, sentence by sentence.
 fn judge(policy: &Policy, case: &Case) -> Decision {
-    let address = address_ruling(policy, case.address, case.protocol, case.port);
+    let attempt = Try {
+        process: &case.process,
+        protocol: case.protocol,
+        port: case.port,
+    };
+    let address = address_ruling(policy, case.address, attempt);
     let leases: Vec<Ruling> = case
         .leases
         .iter()
         .map(|(asked, alias)| {
-            let of = |name| name_ruling(policy, name, case.protocol, case.port);
+            let of = |name| name_ruling(policy, name, attempt);
             match alias.as_ref().map(of) {
                 Some(denied) if denied.effect == Effect::Deny => denied,
                 _ => of(asked),
             }
         })
         .collect();
-    let with = |effect| leases.iter().find(move |r| r.effect == effect);
-    let ambiguous = with(Effect::Deny).is_some();
-    let (allow, rule) = if address.effect == Effect::Deny {
-        (false, address.rule)
-    } else if !leases.is_empty() && leases.iter().all(|r| r.effect == Effect::Deny) {
-        (false, leases[0].rule)
-    } else if address.effect == Effect::Allow {
-        (true, address.rule)
-    } else if let Some(allowed) = with(Effect::Allow) {
-        (true, allowed.rule)
-    } else if policy.default == Says::Allow {
-        (true, RULE_DEFAULT)
-    } else if case.local {
-        (true, RULE_LOCAL)
-    } else if case.resolver_dns {
-        (true, RULE_RESOLVER)
-    } else {
-        (false, RULE_DEFAULT)
-    };
-    Decision {
-        allow,
+    let denied: Vec<&Ruling> = leases.iter().filter(|r| r.effect == Effect::Deny).collect();
+    let all_denied = !leases.is_empty() && denied.len() == leases.len();
+    let pass = |verdict, rule| Decision {
+        verdict,
         rule,
-        ambiguous: allow && ambiguous,
+        failure: Failure::REFUSE,
+        ambiguous: !denied.is_empty(),
+    };
+    let refuse = |r: &Ruling| Decision {
+        verdict: if r.enforce {
+            Verdict::Deny
+        } else {
+            Verdict::WouldDeny
+        },
+        rule: r.rule,
+        failure: r.failure,
+        ambiguous: false,
+    };
+    for rank in [Rank::Final, Rank::Waiver, Rank::Plain] {
+        let mut refusals = Vec::new();
+        if address.effect == Effect::Deny && address.rank == rank {
+            refusals.push(&address);
+        }
+        if all_denied && denied.iter().map(|r| r.rank).min() == Some(rank) {
+            // Through a name that is denied for the record only it would pass.
+            let shadow = denied.iter().find(|r| !r.enforce);
+            refusals.push(shadow.unwrap_or(&denied[0]));
+        }
+        if let Some(stands) = refusals.iter().find(|r| r.enforce).or(refusals.first()) {
+            return refuse(stands);
+        }
+        let allows = std::iter::once(&address)
+            .chain(&leases)
+            .find(|r| r.effect == Effect::Allow && r.rank == rank);
+        if let Some(allow) = allows {
+            let verdict = if rank == Rank::Waiver {
+                Verdict::Waived
+            } else {
+                Verdict::Allow
+            };
+            return pass(verdict, allow.rule);
+        }
+    }
+    if policy.default == Says::Allow {
+        pass(Verdict::Allow, RULE_DEFAULT)
+    } else if case.local {
+        pass(Verdict::Allow, RULE_LOCAL)
+    } else if case.resolver_dns {
+        pass(Verdict::Allow, RULE_RESOLVER)
+    } else {
+        refuse(&Ruling {
+            effect: Effect::Deny,
+            rule: RULE_DEFAULT,
+            enforce: policy.mode == Mode::Enforce,
+            ..Ruling::NONE
+        })
     }
 }
 
@@ -268,19 +386,51 @@ fn any_rule() -> impl Strategy<Value = Rule> {
         1 => (1u16..500, 0u16..100).prop_map(|(first, width)| Some((first, first + width))),
     ];
     let protocol = prop_oneof![3 => Just(None), 1 => Just(Some(Protocol::Tcp)), 1 => Just(Some(Protocol::Udp))];
-    (prop::bool::ANY, target, ports, protocol).prop_map(|(allow, target, ports, protocol)| {
-        rule(
-            if allow { Says::Allow } else { Says::Deny },
-            target,
-            ports,
-            protocol,
+    let process = prop_oneof![
+        3 => Just(None),
+        2 => prop::sample::select(SELECTORS.to_vec()).prop_map(|text| Some(Selector::parse(text).unwrap())),
+    ];
+    let rank = prop_oneof![6 => Just(Rank::Plain), 1 => Just(Rank::Waiver), 1 => Just(Rank::Final)];
+    let failure = prop_oneof![3 => Just(Failure::REFUSE), 1 => Just(Failure::Blackhole)];
+    (
+        (prop::bool::ANY, target, ports, protocol),
+        (process, rank, 0u16..2, prop::bool::weighted(0.3), failure),
+    )
+        .prop_map(
+            |((allow, target, ports, protocol), (process, rank, layer, observe, failure))| {
+                // A waiver always allows.
+                let effect = if allow || rank == Rank::Waiver {
+                    Says::Allow
+                } else {
+                    Says::Deny
+                };
+                Rule {
+                    process,
+                    rank,
+                    layer,
+                    mode: if observe { Mode::Observe } else { Mode::Enforce },
+                    failure,
+                    ..rule(effect, target, ports, protocol)
+                }
+            },
         )
-    })
 }
 
 fn any_policy() -> impl Strategy<Value = Policy> {
-    (prop::bool::ANY, prop::collection::vec(any_rule(), 0..12))
-        .prop_map(|(allow, rules)| policy(if allow { Says::Allow } else { Says::Deny }, rules))
+    (
+        (prop::bool::ANY, prop::bool::ANY),
+        prop::collection::vec(any_rule(), 0..12),
+    )
+        .prop_map(|((allow, observe), rules)| Policy {
+            mode: if observe { Mode::Observe } else { Mode::Enforce },
+            ..policy(if allow { Says::Allow } else { Says::Deny }, rules)
+        })
+}
+
+fn any_process() -> impl Strategy<Value = Process> {
+    let program = || prop::sample::select(PROGRAMS.to_vec());
+    (program(), prop::collection::vec(program(), 0..3))
+        .prop_map(|(program, ancestors)| Process { program, ancestors })
 }
 
 const PROTOCOLS: [Protocol; 3] = [Protocol::Tcp, Protocol::Udp, Protocol::Other];
@@ -289,15 +439,18 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(600))]
 
     #[test]
-    fn names_mean_what_the_patterns_mean(policy in any_policy(), names in prop::collection::vec(any_name(), 1..8)) {
+    fn names_mean_what_the_patterns_mean(
+        policy in any_policy(), names in prop::collection::vec(any_name(), 1..8), process in any_process()
+    ) {
         let tables = compile(&policy, &Facts::default()).unwrap();
+        let selectors = process.selectors(&tables);
         for name in &names {
             let class = tables.class_of_name(name);
             for protocol in PROTOCOLS {
                 for port in corner_ports(&policy) {
                     prop_assert_eq!(
-                        tables.ruling(class, protocol, port),
-                        name_ruling(&policy, name, protocol, port),
+                        tables.ruling(class, protocol, port, selectors),
+                        name_ruling(&policy, name, Try { process: &process, protocol, port }),
                         "{} {:?} {}", name, protocol, port
                     );
                 }
@@ -306,13 +459,19 @@ proptest! {
     }
 
     #[test]
-    fn addresses_mean_the_longest_prefix(policy in any_policy(), addresses in prop::collection::vec(any_address(), 1..8)) {
+    fn addresses_mean_the_longest_prefix(
+        policy in any_policy(), addresses in prop::collection::vec(any_address(), 1..8), process in any_process()
+    ) {
         let tables = compile(&policy, &Facts::default()).unwrap();
+        let selectors = process.selectors(&tables);
         for address in addresses {
             let class = tables.class_of_address(address);
             for protocol in PROTOCOLS {
                 for port in corner_ports(&policy) {
-                    prop_assert_eq!(tables.ruling(class, protocol, port), address_ruling(&policy, address, protocol, port));
+                    prop_assert_eq!(
+                        tables.ruling(class, protocol, port, selectors),
+                        address_ruling(&policy, address, Try { process: &process, protocol, port })
+                    );
                 }
             }
         }
@@ -320,12 +479,13 @@ proptest! {
 
     #[test]
     fn lookups_pass_where_something_may_be_reached(
-        policy in any_policy(), names in prop::collection::vec(any_name(), 1..8), search in prop::collection::vec(any_name(), 0..2)
+        policy in any_policy(), names in prop::collection::vec(any_name(), 1..8),
+        search in prop::collection::vec(any_name(), 0..2), process in any_process()
     ) {
         let tables = compile(&policy, &Facts { search: search.clone() }).unwrap();
         for name in names {
-            let meets = decide_lookup(&tables, &name);
-            prop_assert_eq!(meets.effect, lookup_effect(&policy, &search, &name), "{}", name);
+            let meets = decide_lookup(&tables, &name, process.selectors(&tables));
+            prop_assert_eq!((meets.effect, meets.enforce), lookup_effect(&policy, &search, &name, &process), "{}", name);
             // The rule that is named has that effect.
             match meets.rule {
                 RULE_DEFAULT => prop_assert_eq!(meets.effect == Effect::Deny, policy.default == Says::Deny),
@@ -343,16 +503,19 @@ proptest! {
         protocol in prop::sample::select(PROTOCOLS.to_vec()),
         port in prop_oneof![Just(443u16), Just(53), 0u16..600],
         leases in prop::collection::vec((any_name(), prop::option::of(any_name())), 0..4),
+        process in any_process(),
     ) {
         let tables = compile(&policy, &Facts::default()).unwrap();
-        let case = Case { address, local, resolver_dns, protocol, port, leases };
+        let selectors = process.selectors(&tables);
+        let case = Case { address, local, resolver_dns, protocol, port, process, leases };
         let leases: Vec<Lease> = case.leases.iter().map(|(asked, alias)| {
             let alias = alias.as_ref().map_or(0, |name| tables.class_of_name(name));
             let deny_class = if tables.classes[alias as usize].may_deny { alias } else { 0 };
             Lease { class: tables.class_of_name(asked), deny_class }
         }).collect();
         let attempt = Attempt {
-            address_class: tables.class_of_address(address), local, resolver_dns, protocol, port, leases: &leases,
+            address_class: tables.class_of_address(address), local, resolver_dns, protocol, port, selectors,
+            leases: &leases,
         };
         prop_assert_eq!(decide(&tables, &attempt), judge(&policy, &case));
     }
@@ -369,10 +532,10 @@ proptest! {
         let other = compile(&Policy { rules: shuffled, ..policy.clone() }, &Facts::default()).unwrap();
         for name in names {
             for port in corner_ports(&policy) {
-                let [a, b] = [&one, &other].map(|t| t.ruling(t.class_of_name(&name), Protocol::Tcp, port).effect);
+                let [a, b] = [&one, &other].map(|t| t.ruling(t.class_of_name(&name), Protocol::Tcp, port, 0).effect);
                 prop_assert_eq!(a, b);
             }
-            prop_assert_eq!(decide_lookup(&one, &name).effect, decide_lookup(&other, &name).effect);
+            prop_assert_eq!(decide_lookup(&one, &name, 0).effect, decide_lookup(&other, &name, 0).effect);
         }
     }
 }
@@ -404,10 +567,10 @@ fn no_rules_cost_one_state_and_one_class() {
         (1, 1, 0)
     );
     assert_eq!(
-        decide_lookup(&tables, &name("a.b")),
+        decide_lookup(&tables, &name("a.b"), 0),
         Ruling {
             effect: Effect::Allow,
-            rule: RULE_DEFAULT
+            ..Ruling::NONE
         }
     );
 }
@@ -417,10 +580,10 @@ fn no_rules_cost_one_state_and_one_class() {
 fn an_empty_list_under_default_deny_denies() {
     let tables = compile(&policy(Says::Deny, vec![]), &Facts::default()).unwrap();
     assert_eq!(
-        decide_lookup(&tables, &name("a.b")),
+        decide_lookup(&tables, &name("a.b"), 0),
         Ruling {
             effect: Effect::Deny,
-            rule: RULE_DEFAULT
+            ..Ruling::NONE
         }
     );
     let attempt = Attempt {
@@ -429,13 +592,15 @@ fn an_empty_list_under_default_deny_denies() {
         resolver_dns: false,
         protocol: Protocol::Tcp,
         port: 443,
+        selectors: 0,
         leases: &[],
     };
     assert_eq!(
         decide(&tables, &attempt),
         Decision {
-            allow: false,
+            verdict: Verdict::WouldDeny,
             rule: RULE_DEFAULT,
+            failure: Failure::REFUSE,
             ambiguous: false
         }
     );
@@ -504,13 +669,16 @@ fn a_hundred_thousand_names_and_prefixes_compile() {
             tables.class_of_name(&name(&format!("x.host{n}.zone{}.example", n % 977))),
             Protocol::Tcp,
             1,
+            0,
         )
     };
     assert_eq!(
         of(4711),
         Ruling {
             effect: Effect::Deny,
-            rule: 4712
+            rule: 4712,
+            enforce: true,
+            ..Ruling::NONE
         }
     );
     assert_eq!(of(100_001), Ruling::NONE);

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::diagnostic::{Diagnostic, Places, Severity};
 use super::yaml::{self, Node, Value};
-use super::{Effect, Policy, Rule, Target, target};
+use super::{Effect, Failure, Policy, Rank, Reaction, Rule, Target, target};
 use crate::name::Breadth;
 use crate::report::Mode;
 use crate::tables::{BUILTIN, Protocol};
@@ -169,6 +169,9 @@ impl Reader<'_> {
                 "rules" => policy.rules = self.rules(node),
                 _ => {}
             }
+        }
+        for rule in &mut policy.rules {
+            rule.mode = policy.mode;
         }
         policy
     }
@@ -401,11 +404,20 @@ impl Reader<'_> {
         Some((
             Rule {
                 effect,
+                rank: Rank::Plain,
+                layer: 0,
                 target,
                 ports,
                 protocol,
+                process: None,
+                mode: Mode::Observe,
+                failure: Failure::REFUSE,
+                reaction: Reaction::Warn,
                 reason,
                 fix,
+                owner: None,
+                expires: None,
+                derived: None,
                 text,
                 file,
                 line,

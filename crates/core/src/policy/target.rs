@@ -56,7 +56,7 @@ pub(super) fn parse(text: &str) -> Result<(Target, Option<PortRange>), Wrong> {
     let everything = match &target {
         Target::Any => true,
         Target::Net(net) => net.prefix_len() == 0,
-        Target::Name(_) => false,
+        Target::Name(_) | Target::Unix(_) => false,
     };
     if everything && ports.is_none_or(|ports| ports.is_all()) {
         return wrong(
@@ -211,7 +211,7 @@ impl Target {
     /// The prefixes that the target stands for; none for names.
     pub fn prefixes(&self) -> Vec<IpNet> {
         match self {
-            Self::Name(_) => Vec::new(),
+            Self::Name(_) | Self::Unix(_) => Vec::new(),
             Self::Net(net) => vec![*net],
             Self::Any => vec![IpNet::V4(Ipv4Net::default()), IpNet::V6(Ipv6Net::default())],
         }
@@ -229,6 +229,7 @@ mod tests {
                     Target::Name(pattern) => format!("name {pattern}"),
                     Target::Net(net) => format!("net {net}"),
                     Target::Any => "any".to_owned(),
+                    Target::Unix(path) => format!("unix {path}"),
                 };
                 ports.map_or(target.clone(), |p| {
                     format!("{target} {}-{}", p.first, p.last)

@@ -6,15 +6,14 @@
 //! one path to each node and the automaton is exactly the trie.
 //!
 //! All nodes of a state lie at the same depth, so a rule that a state adds fixes more labels than any that
-//! it inherits, and simply lies over them.
+//! it inherits, and simply lies over those of its rank.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use super::compile::{CompileError, MAX_PORT_RULINGS, MAX_STATES};
-use super::rulings::{Classes, ProfileId};
-use super::{NameState, RuleId, StateId};
+use super::rulings::{Classes, Numbered, ProfileId};
+use super::{NameState, StateId};
 use crate::name::{Pattern, Reach};
-use crate::policy::Rule;
 
 /// States that the `*`s inside patterns may add to the trie.
 const MAX_EXTRA_STATES: usize = 1 << 16;
@@ -27,9 +26,9 @@ struct Node<'r> {
     children: BTreeMap<&'r [u8], usize>,
     star: Option<usize>,
     /// Rules that match the name that ends here.
-    end: Vec<(RuleId, &'r Rule)>,
+    end: Vec<Numbered<'r>>,
     /// Rules that match every name below.
-    below: Vec<(RuleId, &'r Rule)>,
+    below: Vec<Numbered<'r>>,
     /// Every name below is one of the search list's.
     search: bool,
 }
@@ -66,14 +65,14 @@ impl<'r> Trie<'r> {
         &mut self.nodes[at]
     }
 
-    pub(super) fn insert(&mut self, pattern: &'r Pattern, id: RuleId, rule: &'r Rule) {
+    pub(super) fn insert(&mut self, pattern: &'r Pattern, numbered: Numbered<'r>) {
         let node = self.node(pattern);
         match pattern.reach() {
-            Reach::Exact => node.end.push((id, rule)),
-            Reach::Below => node.below.push((id, rule)),
+            Reach::Exact => node.end.push(numbered),
+            Reach::Below => node.below.push(numbered),
             Reach::Subtree => {
-                node.end.push((id, rule));
-                node.below.push((id, rule));
+                node.end.push(numbered);
+                node.below.push(numbered);
             }
         }
     }

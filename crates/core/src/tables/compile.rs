@@ -1,21 +1,28 @@
 //! From a policy to the tables.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 
 use ipnet::IpNet;
 
 use super::automaton::Trie;
-use super::rulings::{self, Classes, ProfileId};
-use super::{RuleId, Tables};
+use super::paths::Paths;
+use super::rulings::{Classes, Default, Numbered, ProfileId};
+use super::{ClassId, SelectorId, Tables};
 use crate::name::{Name, Pattern};
-use crate::policy::{Effect, Policy, Rule, Target};
+use crate::path::{PathPattern, Selector};
+use crate::policy::{Effect, Policy, Target};
+use crate::report::Mode;
 
 /// Bound on the states of the name automaton. Without a `*` inside patterns there are never more than the
 /// patterns have labels; such a `*` may add no more than 65,536.
 pub const MAX_STATES: usize = 1 << 20;
 /// Bound on the stretches of ports in all classes together.
 pub const MAX_PORT_RULINGS: usize = 1 << 20;
+/// Different processes that the rules of a policy may speak of.
+pub const MAX_SELECTORS: usize = 64;
+/// Bound on the questions about processes.
+const MAX_CHOICES: usize = 1 << 20;
 
 /// What the host adds to a policy.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -32,6 +39,12 @@ pub enum CompileError {
     TooManyStates,
     /// Too many different combinations of ports.
     TooManyPortRulings,
+    /// More different processes than a row of bits has room for.
+    TooManySelectors,
+    /// Too many different combinations of processes.
+    TooManyChoices,
+    /// The path patterns overlap in too many ways.
+    TooManyPaths,
 }
 
 impl fmt::Display for CompileError {
@@ -45,6 +58,16 @@ impl fmt::Display for CompileError {
                 f,
                 "the rules divide the ports of their targets into more ranges than the kernel's table can hold ({MAX_PORT_RULINGS}); use fewer rules with ports for wide targets"
             ),
+            Self::TooManySelectors => write!(
+                f,
+                "the rules speak of more than {MAX_SELECTORS} different processes; let several rules speak of the same, or of an `ancestor:` that these have in common"
+            ),
+            Self::TooManyChoices => f.write_str(
+                "the processes of the rules combine in more ways than the kernel's table can hold; use fewer rules with a `process` about the same targets",
+            ),
+            Self::TooManyPaths => f.write_str(
+                "the path patterns overlap in more ways than the kernel's table can hold; use fewer of them with `**` or with a `*` in the middle",
+            ),
         }
     }
 }
@@ -53,40 +76,89 @@ impl std::error::Error for CompileError {}
 
 /// Compile a policy. The same policy and facts always give the same tables.
 pub fn compile(policy: &Policy, facts: &Facts) -> Result<Tables, CompileError> {
-    let default_deny = policy.default == Effect::Deny;
-    let rules = || {
-        policy
-            .rules
-            .iter()
-            .zip(1..)
-            .map(|(rule, id): (&Rule, RuleId)| (id, rule))
+    let default = Default {
+        deny: policy.default == Effect::Deny,
+        enforce: policy.mode == Mode::Enforce,
     };
+    let (rules, selectors) = numbered(policy)?;
 
-    let any: Vec<_> = rules()
-        .filter(|(_, rule)| rule.target == Target::Any)
+    let any: Vec<_> = rules
+        .iter()
+        .filter(|numbered| numbered.rule.target == Target::Any)
+        .copied()
         .collect();
-    let mut classes = Classes::new(default_deny, rulings::overlay(&rulings::NOTHING, &any));
+    let mut classes = Classes::new(default, &any);
 
-    let searches: Vec<Pattern> = if default_deny {
+    let searches: Vec<Pattern> = if default.deny {
         facts.search.iter().filter_map(Pattern::below).collect()
     } else {
         Vec::new()
     };
     let mut trie = Trie::new();
-    for (id, rule) in rules() {
-        if let Target::Name(pattern) = &rule.target {
-            trie.insert(pattern, id, rule);
+    for numbered in &rules {
+        if let Target::Name(pattern) = &numbered.rule.target {
+            trie.insert(pattern, *numbered);
         }
     }
     for search in &searches {
         trie.insert_search(search);
     }
     let states = trie.into_states(&mut classes)?;
+    let prefixes = prefixes(&rules, &mut classes)?;
+    let (sockets, socket_classes) = sockets(&rules, &mut classes)?;
+    let programs: Vec<&PathPattern> = selectors.iter().map(|selector| &selector.program).collect();
+    let programs = Paths::new(&programs)?;
+    if classes.choices.rows.len() > MAX_CHOICES {
+        return Err(CompileError::TooManyChoices);
+    }
+    Ok(Tables {
+        default_deny: default.deny,
+        enforce: default.enforce,
+        states,
+        classes: classes.classes,
+        choices: classes.choices.rows,
+        prefixes,
+        selectors,
+        programs,
+        sockets,
+        socket_classes,
+    })
+}
 
-    let mut by_prefix: BTreeMap<IpNet, Vec<(RuleId, &Rule)>> = BTreeMap::new();
-    for (id, rule) in rules() {
-        for prefix in rule.target.prefixes() {
-            by_prefix.entry(prefix).or_default().push((id, rule));
+/// The rules with their numbers, and the selectors with theirs: in the order of the rules, each once.
+fn numbered(policy: &Policy) -> Result<(Vec<Numbered<'_>>, Vec<Selector>), CompileError> {
+    let mut ids: HashMap<&Selector, SelectorId> = HashMap::new();
+    let mut selectors = Vec::new();
+    let mut rules = Vec::with_capacity(policy.rules.len());
+    for (rule, id) in policy.rules.iter().zip(1..) {
+        let selector = match &rule.process {
+            None => None,
+            Some(selector) => Some(match ids.get(selector) {
+                Some(&id) => id,
+                None if selectors.len() == MAX_SELECTORS => {
+                    return Err(CompileError::TooManySelectors);
+                }
+                None => {
+                    let id = selectors.len() as SelectorId;
+                    selectors.push(selector.clone());
+                    ids.insert(selector, id);
+                    id
+                }
+            }),
+        };
+        rules.push(Numbered { id, rule, selector });
+    }
+    Ok((rules, selectors))
+}
+
+fn prefixes(
+    rules: &[Numbered<'_>],
+    classes: &mut Classes,
+) -> Result<Vec<(IpNet, ClassId)>, CompileError> {
+    let mut by_prefix: BTreeMap<IpNet, Vec<Numbered<'_>>> = BTreeMap::new();
+    for numbered in rules {
+        for prefix in numbered.rule.target.prefixes() {
+            by_prefix.entry(prefix).or_default().push(*numbered);
         }
     }
     // In this order a prefix comes after all that contain it, and what it lies in is a stack.
@@ -107,10 +179,33 @@ pub fn compile(policy: &Policy, facts: &Facts) -> Result<Tables, CompileError> {
         around.push((prefix, profile));
         prefixes.push((prefix, classes.of_prefix(profile)));
     }
-    Ok(Tables {
-        default_deny,
-        states,
-        classes: classes.classes,
-        prefixes,
-    })
+    Ok(prefixes)
+}
+
+/// The automaton over the sockets' paths, and the class of each of its states.
+fn sockets(
+    rules: &[Numbered<'_>],
+    classes: &mut Classes,
+) -> Result<(Paths, Vec<ClassId>), CompileError> {
+    let mut by_path: BTreeMap<&PathPattern, Vec<Numbered<'_>>> = BTreeMap::new();
+    for numbered in rules {
+        if let Target::Unix(path) = &numbered.rule.target {
+            by_path.entry(path).or_default().push(*numbered);
+        }
+    }
+    let (patterns, rules): (Vec<&PathPattern>, Vec<_>) = by_path.into_iter().unzip();
+    let paths = Paths::new(&patterns)?;
+    let of_state = paths
+        .matching
+        .iter()
+        .map(|matching| {
+            let rules: Vec<_> = matching
+                .iter()
+                .flat_map(|&index| rules[index as usize].iter().copied())
+                .collect();
+            let profile = classes.overlay(0, &rules);
+            classes.of_prefix(profile)
+        })
+        .collect();
+    Ok((paths, of_state))
 }

@@ -1,20 +1,22 @@
-//! From overlapping rules to a partition of the port space: which rule rules where.
+//! From overlapping rules to a partition of the port space: which rule rules where, and for which processes.
 
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
 
+use super::choices::Choices;
 use super::{
-    Class, ClassId, Effect, PortRuling, Protocol, RULE_DEFAULT, RULE_SEARCH, RuleId, Ruling,
+    Class, ClassId, Effect, Outcome, PortRuling, Protocol, RULE_SEARCH, RuleId, Ruling, SelectorId,
 };
 use crate::name::Specificity;
-use crate::policy::{self, Rule};
+use crate::policy::{self, Rank, Rule};
+use crate::report::Mode;
 
-/// What rules where, for every protocol and port. Nearly every target has one ruling for all of them, and
+/// What rules where, for every protocol and port. Nearly every target has one outcome for all of them, and
 /// there may be hundreds of thousands of targets: that case costs no allocation.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Profile {
     /// The same everywhere.
-    Uniform(Ruling),
+    Uniform(Outcome),
     /// The same shape as [`Class::by_port`]; never the same everywhere.
     Parts(Vec<PortRuling>),
 }
@@ -22,12 +24,12 @@ pub(super) enum Profile {
 impl Profile {
     fn parts(&self) -> Cow<'_, [PortRuling]> {
         match self {
-            Self::Uniform(ruling) => Protocol::ALL
+            Self::Uniform(outcome) => Protocol::ALL
                 .map(|protocol| PortRuling {
                     protocol,
                     first: 0,
                     last: u16::MAX,
-                    ruling: *ruling,
+                    outcome: *outcome,
                 })
                 .to_vec()
                 .into(),
@@ -42,87 +44,126 @@ impl Profile {
             Self::Parts(parts) => parts.len(),
         }
     }
+
+    fn outcomes(&self) -> impl Iterator<Item = Outcome> {
+        let (one, parts): (_, &[PortRuling]) = match self {
+            Self::Uniform(outcome) => (Some(*outcome), &[]),
+            Self::Parts(parts) => (None, parts),
+        };
+        one.into_iter().chain(parts.iter().map(|part| part.outcome))
+    }
 }
 
 /// Index of a profile in [`Classes`]; 0 is the one in which no rule applies anywhere.
 pub(super) type ProfileId = u32;
 
-/// How closely a rule describes an attempt; the greater one wins. DESIGN §6: name (or prefix length, where
-/// all compared rules have the same one), port, protocol; a tie goes to deny. Of two rules that are the same
-/// in all this, the first in the file is named.
+/// A rule with its number, and that of its selector.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Numbered<'r> {
+    pub(super) id: RuleId,
+    pub(super) rule: &'r Rule,
+    pub(super) selector: Option<SelectorId>,
+}
+
+/// What goes before what among the rules of one target; the greater one wins. DESIGN §6: rank; then name (or
+/// prefix length, where all compared rules have the same one), port, protocol, process; then the later
+/// layer, then deny. Of two rules that are the same in all this, the first in the file is named.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Priority {
-    /// 0 for what is inherited from a wider target: any rule of this target beats it.
-    own: bool,
+    rank: Rank,
     name: Option<Specificity>,
+    /// Of a path pattern.
+    literal: usize,
     /// 0 without a port; the narrower the range, the greater.
     port: u32,
     protocol: bool,
+    /// None without a process; then a process before what it starts, a path before a name, and the longer text.
+    process: Option<(bool, bool, usize)>,
+    layer: u16,
     deny: bool,
     earlier: std::cmp::Reverse<RuleId>,
 }
 
 impl Priority {
-    pub(super) fn of(rule: &Rule, id: RuleId) -> Self {
+    pub(super) fn of(numbered: Numbered<'_>) -> Self {
+        let Numbered { id, rule, .. } = numbered;
+        let (name, literal) = match &rule.target {
+            policy::Target::Name(pattern) => (Some(pattern.specificity()), 0),
+            policy::Target::Unix(path) => (None, path.literal_octets()),
+            policy::Target::Net(_) | policy::Target::Any => (None, 0),
+        };
         Self {
-            own: true,
-            name: match &rule.target {
-                policy::Target::Name(pattern) => Some(pattern.specificity()),
-                policy::Target::Net(_) | policy::Target::Any => None,
-            },
+            rank: rule.rank,
+            name,
+            literal,
             port: rule
                 .ports
                 .map_or(0, |range| 65_536 - u32::from(range.last - range.first)),
             protocol: rule.protocol.is_some(),
+            process: rule.process.as_ref().map(|selector| {
+                (
+                    !selector.tree,
+                    selector.program.is_absolute(),
+                    selector.program.literal_octets(),
+                )
+            }),
+            layer: rule.layer,
             deny: rule.effect == policy::Effect::Deny,
             earlier: std::cmp::Reverse(id),
         }
     }
+}
 
-    fn inherited() -> Self {
-        Self {
-            own: false,
-            name: None,
-            port: 0,
-            protocol: false,
-            deny: false,
-            earlier: std::cmp::Reverse(0),
-        }
+/// What a rule rules where it wins.
+fn ruling(numbered: Numbered<'_>) -> Ruling {
+    let Numbered { id, rule, .. } = numbered;
+    match rule.effect {
+        policy::Effect::Allow => Ruling {
+            effect: Effect::Allow,
+            rule: id,
+            rank: rule.rank,
+            ..Ruling::NONE
+        },
+        policy::Effect::Deny => Ruling {
+            effect: Effect::Deny,
+            rule: id,
+            rank: rule.rank,
+            enforce: rule.mode == Mode::Enforce,
+            failure: rule.failure,
+        },
     }
 }
 
 /// Where no rule applies.
-pub(super) const NOTHING: Profile = Profile::Uniform(Ruling::NONE);
+pub(super) const NOTHING: Profile = Profile::Uniform(Outcome::Is(Ruling::NONE));
 
 /// Lay the rules of one target over what it inherits. Costs n log n in the rules and the inherited stretches.
-pub(super) fn overlay(inherited: &Profile, rules: &[(RuleId, &Rule)]) -> Profile {
-    let ruling = |rule: &Rule, id| {
-        let effect = match rule.effect {
-            policy::Effect::Allow => Effect::Allow,
-            policy::Effect::Deny => Effect::Deny,
-        };
-        Ruling { effect, rule: id }
-    };
+fn overlay(choices: &mut Choices, inherited: &Profile, rules: &[Numbered<'_>]) -> Profile {
+    // Nearly always one rule about everything.
+    if let ([only], &Profile::Uniform(under)) = (rules, inherited)
+        && only.rule.ports.is_none()
+        && only.rule.protocol.is_none()
+    {
+        return Profile::Uniform(choices.lay(under, ruling(*only), only.selector));
+    }
+    let mut sorted: Vec<(Priority, Numbered<'_>)> = rules
+        .iter()
+        .map(|&rule| (Priority::of(rule), rule))
+        .collect();
+    sorted.sort_unstable_by_key(|(priority, _)| *priority);
     if rules
         .iter()
-        .all(|(_, rule)| rule.ports.is_none() && rule.protocol.is_none())
+        .all(|numbered| numbered.rule.ports.is_none() && numbered.rule.protocol.is_none())
+        && let &Profile::Uniform(under) = inherited
     {
-        let first = rules
-            .iter()
-            .max_by_key(|&&(id, rule)| Priority::of(rule, id));
-        return first.map_or(inherited.clone(), |&(id, rule)| {
-            Profile::Uniform(ruling(rule, id))
-        });
+        let outcome = lay_all(choices, under, sorted.iter().map(|(_, rule)| *rule).rev());
+        return Profile::Uniform(outcome);
     }
     let inherited = inherited.parts();
     let mut parts = Vec::new();
     for protocol in Protocol::ALL {
-        let mut stretches: Vec<(u16, u16, Priority, Ruling)> = inherited
-            .iter()
-            .filter(|p| p.protocol == protocol && p.ruling.effect != Effect::None)
-            .map(|p| (p.first, p.last, Priority::inherited(), p.ruling))
-            .collect();
-        for &(id, rule) in rules {
+        let mut stretches: Vec<(u16, u16, usize)> = Vec::with_capacity(sorted.len());
+        for (index, (_, Numbered { rule, .. })) in sorted.iter().enumerate() {
             let (first, last) = match (rule.protocol, rule.ports) {
                 (Some(only), _) if only != protocol => continue,
                 // What has no port matches only rules without one.
@@ -130,85 +171,139 @@ pub(super) fn overlay(inherited: &Profile, rules: &[(RuleId, &Rule)]) -> Profile
                 (_, None) => (0, u16::MAX),
                 (_, Some(ports)) => (ports.first, ports.last),
             };
-            stretches.push((first, last, Priority::of(rule, id), ruling(rule, id)));
+            stretches.push((first, last, index));
         }
-        sweep(protocol, &stretches, &mut parts);
+        let under = inherited.iter().filter(|part| part.protocol == protocol);
+        sweep(choices, under, &stretches, &sorted, &mut parts);
     }
     match parts.first() {
-        Some(first) if parts.iter().all(|p| p.ruling == first.ruling) => {
-            Profile::Uniform(first.ruling)
+        Some(first) if parts.iter().all(|part| part.outcome == first.outcome) => {
+            Profile::Uniform(first.outcome)
         }
         _ => Profile::Parts(parts),
     }
 }
 
-/// Walk the ports once; at each place where a stretch begins or ends, the greatest open one rules.
-fn sweep(
-    protocol: Protocol,
-    stretches: &[(u16, u16, Priority, Ruling)],
+/// Lay rules, given greatest first, over an outcome. What lies below one that is about every process does
+/// not show: no rule below it has a higher rank.
+fn lay_all<'r>(
+    choices: &mut Choices,
+    under: Outcome,
+    greatest_first: impl Iterator<Item = Numbered<'r>>,
+) -> Outcome {
+    let mut showing = Vec::new();
+    for numbered in greatest_first {
+        showing.push(numbered);
+        if numbered.selector.is_none() {
+            break;
+        }
+    }
+    showing
+        .into_iter()
+        .rev()
+        .fold(under, |outcome, numbered| {
+            choices.lay(outcome, ruling(numbered), numbered.selector)
+        })
+}
+
+/// Walk the ports of one protocol once; between two places where a stretch begins or ends, the open ones lie
+/// over what is inherited there. `stretches` are ports with an index into `rules`, which ascend.
+fn sweep<'p>(
+    choices: &mut Choices,
+    inherited: impl Iterator<Item = &'p PortRuling>,
+    stretches: &[(u16, u16, usize)],
+    rules: &[(Priority, Numbered<'_>)],
     parts: &mut Vec<PortRuling>,
 ) {
     let start = parts.len();
     // (port, opens, index), ports up to 65536 for ends.
     let mut edges: Vec<(u32, bool, usize)> = Vec::with_capacity(stretches.len() * 2);
-    for (index, &(first, last, ..)) in stretches.iter().enumerate() {
+    for &(first, last, index) in stretches {
         edges.push((first.into(), true, index));
         edges.push((u32::from(last) + 1, false, index));
     }
     edges.sort_unstable();
-    let mut open: BTreeSet<(Priority, usize)> = BTreeSet::new();
-    let mut port = 0;
     let mut edges = edges.into_iter().peekable();
-    while port <= u32::from(u16::MAX) {
-        while let Some((_, opens, index)) = edges.next_if(|&(at, ..)| at <= port) {
-            let key = (stretches[index].2, index);
-            if opens {
-                open.insert(key);
-            } else {
-                open.remove(&key);
+    let mut open: BTreeSet<usize> = BTreeSet::new();
+    let mut port = 0;
+    for part in inherited {
+        while port <= u32::from(part.last) {
+            while let Some((_, opens, index)) = edges.next_if(|&(at, ..)| at <= port) {
+                if opens {
+                    open.insert(index);
+                } else {
+                    open.remove(&index);
+                }
             }
+            let next = edges
+                .peek()
+                .map_or(65_536, |&(at, ..)| at)
+                .min(u32::from(part.last) + 1);
+            let greatest_first = open.iter().rev().map(|&index| rules[index].1);
+            let outcome = lay_all(choices, part.outcome, greatest_first);
+            // Both bounds lie within 0..=65535 here.
+            let (first, last) = (port as u16, (next - 1) as u16);
+            match parts[start..].last_mut() {
+                Some(previous) if previous.outcome == outcome => previous.last = last,
+                _ => parts.push(PortRuling {
+                    protocol: part.protocol,
+                    first,
+                    last,
+                    outcome,
+                }),
+            }
+            port = next;
         }
-        let next = edges.peek().map_or(65_536, |&(at, ..)| at);
-        let ruling = open
-            .last()
-            .map_or(Ruling::NONE, |&(_, index)| stretches[index].3);
-        // Both bounds lie within 0..=65535 here.
-        let (first, last) = (port as u16, (next - 1) as u16);
-        match parts[start..].last_mut() {
-            Some(previous) if previous.ruling == ruling => previous.last = last,
-            _ => parts.push(PortRuling {
-                protocol,
-                first,
-                last,
-                ruling,
-            }),
+    }
+}
+
+/// What holds where no rule does.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Default {
+    pub(super) deny: bool,
+    pub(super) enforce: bool,
+}
+
+impl Default {
+    fn ruling(self) -> Ruling {
+        let effect = if self.deny { Effect::Deny } else { Effect::Allow };
+        Ruling {
+            effect,
+            enforce: self.deny && self.enforce,
+            ..Ruling::NONE
         }
-        port = next;
     }
 }
 
 /// Profiles and classes, each kept once.
 pub(super) struct Classes {
-    default_deny: bool,
+    default: Default,
     /// What the rules for any address say: a name may be looked up if they allow it to be reached.
     any: Profile,
+    pub(super) choices: Choices,
     profiles: Vec<Profile>,
     profile_ids: HashMap<Profile, ProfileId>,
     pub(super) classes: Vec<Class>,
     class_ids: HashMap<Class, ClassId>,
+    /// Classes of names by profile, and whether they lie below the search list.
+    of_names: HashMap<(ProfileId, bool), ClassId>,
     /// Stretches in all profiles: what bounds the memory.
     pub(super) stretches: usize,
 }
 
 impl Classes {
-    pub(super) fn new(default_deny: bool, any: Profile) -> Self {
+    pub(super) fn new(default: Default, any: &[Numbered<'_>]) -> Self {
+        let mut choices = Choices::default();
+        let any = overlay(&mut choices, &NOTHING, any);
         let mut classes = Self {
-            default_deny,
+            default,
             any,
+            choices,
             profiles: Vec::new(),
             profile_ids: HashMap::new(),
             classes: Vec::new(),
             class_ids: HashMap::new(),
+            of_names: HashMap::new(),
             stretches: 0,
         };
         let none = classes.profile(NOTHING);
@@ -228,56 +323,51 @@ impl Classes {
     }
 
     /// Lay rules over a profile.
-    pub(super) fn overlay(&mut self, inherited: ProfileId, rules: &[(RuleId, &Rule)]) -> ProfileId {
+    pub(super) fn overlay(&mut self, inherited: ProfileId, rules: &[Numbered<'_>]) -> ProfileId {
         if rules.is_empty() {
             return inherited;
         }
-        let profile = overlay(&self.profiles[inherited as usize], rules);
+        let profile = overlay(
+            &mut self.choices,
+            &self.profiles[inherited as usize],
+            rules,
+        );
         self.profile(profile)
     }
 
-    /// The class of addresses with this profile.
+    /// The class of addresses, or of sockets, with this profile.
     pub(super) fn of_prefix(&mut self, profile: ProfileId) -> ClassId {
-        let lookup = lookup(
-            &self.profiles[profile as usize],
-            &NOTHING,
-            self.default_deny,
-            false,
-        );
+        let lookup = self.lookup(profile, &NOTHING, false);
         self.class(profile, lookup)
     }
 
     /// The class of names with this profile.
     pub(super) fn of_name(&mut self, profile: ProfileId, below_search: bool) -> ClassId {
-        let lookup = lookup(
-            &self.profiles[profile as usize],
-            &self.any,
-            self.default_deny,
-            below_search,
-        );
-        self.class(profile, lookup)
+        if let Some(&id) = self.of_names.get(&(profile, below_search)) {
+            return id;
+        }
+        let any = self.any.clone();
+        let lookup = self.lookup(profile, &any, below_search);
+        let id = self.class(profile, lookup);
+        self.of_names.insert((profile, below_search), id);
+        id
     }
 
-    fn class(&mut self, profile: ProfileId, lookup: Ruling) -> ClassId {
-        let class = match &self.profiles[profile as usize] {
-            &Profile::Uniform(ruling) => {
-                let may_deny = ruling.effect == Effect::Deny;
-                Class {
-                    lookup,
-                    ruling,
-                    by_port: Vec::new(),
-                    may_deny,
-                }
-            }
-            Profile::Parts(parts) => {
-                let may_deny = parts.iter().any(|p| p.ruling.effect == Effect::Deny);
-                Class {
-                    lookup,
-                    ruling: Ruling::NONE,
-                    by_port: parts.clone(),
-                    may_deny,
-                }
-            }
+    fn class(&mut self, profile: ProfileId, lookup: Outcome) -> ClassId {
+        let profile = &self.profiles[profile as usize];
+        let denies = |ruling: Ruling| ruling.effect == Effect::Deny;
+        let may_deny = profile
+            .outcomes()
+            .any(|outcome| self.choices.any(outcome, &denies));
+        let (outcome, by_port) = match profile {
+            &Profile::Uniform(outcome) => (outcome, Vec::new()),
+            Profile::Parts(parts) => (Outcome::Is(Ruling::NONE), parts.clone()),
+        };
+        let class = Class {
+            lookup,
+            outcome,
+            by_port,
+            may_deny,
         };
         if let Some(&id) = self.class_ids.get(&class) {
             return id;
@@ -287,74 +377,91 @@ impl Classes {
         self.class_ids.insert(class, id);
         id
     }
+
+    /// What a lookup of a name with this profile meets: it passes if the name could be reached on any port
+    /// over TCP or UDP.
+    fn lookup(&mut self, profile: ProfileId, any: &Profile, below_search: bool) -> Outcome {
+        if let &Profile::Uniform(Outcome::Is(ruling)) = &self.profiles[profile as usize]
+            && ruling.effect != Effect::None
+        {
+            return Outcome::Is(ruling);
+        }
+        let default = self.default;
+        let profile = self.profiles[profile as usize].parts().into_owned();
+        // Only under an allow-list does it matter what is said of any address.
+        let any = if default.deny { any.parts().into_owned() } else { Vec::new() };
+        let outcomes: Vec<Outcome> = profile.iter().chain(&any).map(|part| part.outcome).collect();
+        self.choices.combine(&outcomes, &mut |rulings| {
+            let (of_profile, of_any) = rulings.split_at(profile.len());
+            let told = |parts: &[PortRuling], rulings: &[Ruling]| -> Vec<Stretch> {
+                parts
+                    .iter()
+                    .zip(rulings)
+                    .filter(|(part, _)| part.protocol != Protocol::Other)
+                    .map(|(part, ruling)| (part.protocol, part.first, part.last, *ruling))
+                    .collect()
+            };
+            lookup(
+                &told(&profile, of_profile),
+                &told(&any, of_any),
+                default,
+                below_search,
+            )
+        })
+    }
 }
 
-/// What a lookup of a name with this profile meets: it passes if the name could be reached on any port over
-/// TCP or UDP.
-///
+type Stretch = (Protocol, u16, u16, Ruling);
+
 /// The rule that is named is the one that decides on the most ports, the first of those that decide on as
-/// many. A name that is denied only in part by rules and for the rest by `default: deny` is denied by the default.
-fn lookup(profile: &Profile, any: &Profile, default_deny: bool, below_search: bool) -> Ruling {
-    if let Profile::Uniform(ruling) = profile
-        && ruling.effect != Effect::None
-    {
-        return *ruling;
-    }
-    let (profile, any) = (&*profile.parts(), &*any.parts());
-    let transport = |p: &&PortRuling| p.protocol != Protocol::Other;
-    let widest = |stretches: &[PortRuling], effect: Effect| -> Option<Ruling> {
-        let mut ports: HashMap<RuleId, u64> = HashMap::new();
-        for p in stretches
-            .iter()
-            .filter(transport)
-            .filter(|p| p.ruling.effect == effect)
-        {
-            *ports.entry(p.ruling.rule).or_default() += u64::from(p.last - p.first) + 1;
+/// many. A name that is denied only in part by rules and for the rest by `default: deny` is denied by the
+/// default. What is denied on some port for the record only can be reached there, so its lookup passes.
+fn lookup(profile: &[Stretch], any: &[Stretch], default: Default, below_search: bool) -> Ruling {
+    let widest = |stretches: &[Stretch], is: &dyn Fn(Ruling) -> bool| -> Option<Ruling> {
+        let mut ports: HashMap<Ruling, u64> = HashMap::new();
+        for &(_, first, last, ruling) in stretches.iter().filter(|stretch| is(stretch.3)) {
+            *ports.entry(ruling).or_default() += u64::from(last - first) + 1;
         }
-        let (rule, _) = ports
+        let (ruling, _) = ports
             .into_iter()
-            .max_by_key(|&(rule, ports)| (ports, std::cmp::Reverse(rule)))?;
-        Some(Ruling { effect, rule })
+            .max_by_key(|&(ruling, ports)| (ports, std::cmp::Reverse(ruling.rule)))?;
+        Some(ruling)
     };
-    let undecided = profile
-        .iter()
-        .filter(transport)
-        .any(|p| p.ruling.effect == Effect::None);
-    let default = |effect| Ruling {
-        effect,
-        rule: RULE_DEFAULT,
-    };
-    if let Some(allow) = widest(profile, Effect::Allow) {
+    let allows = |ruling: Ruling| ruling.effect == Effect::Allow;
+    let recorded = |ruling: Ruling| ruling.effect == Effect::Deny && !ruling.enforce;
+    let denies = |ruling: Ruling| ruling.effect == Effect::Deny;
+    let undecided = |stretch: &&Stretch| stretch.3.effect == Effect::None;
+
+    if let Some(allow) = widest(profile, &allows) {
         return allow;
     }
-    if !undecided {
-        return widest(profile, Effect::Deny).unwrap_or(default(Effect::Deny));
+    if profile.iter().find(undecided).is_none() {
+        return widest(profile, &recorded)
+            .or_else(|| widest(profile, &denies))
+            .unwrap_or(default.ruling());
     }
-    if !default_deny {
-        return default(Effect::Allow);
+    if !default.deny {
+        return default.ruling();
     }
     // Undecided ports fall to the rules for any address, if these allow one of them.
-    if let Some(allow) = widest(any, Effect::Allow)
-        && profile
-            .iter()
-            .filter(transport)
-            .filter(|p| p.ruling.effect == Effect::None)
-            .any(|open| {
-                any.iter().any(|a| {
-                    a.protocol == open.protocol
-                        && a.ruling.effect == Effect::Allow
-                        && a.first <= open.last
-                        && open.first <= a.last
-                })
+    if let Some(allow) = widest(any, &allows)
+        && profile.iter().filter(undecided).any(|open| {
+            any.iter().any(|a| {
+                a.0 == open.0 && allows(a.3) && a.1 <= open.2 && open.1 <= a.2
             })
+        })
     {
         return allow;
+    }
+    if let Some(deny) = widest(profile, &recorded) {
+        return deny;
     }
     if below_search {
         return Ruling {
             effect: Effect::Search,
             rule: RULE_SEARCH,
+            ..Ruling::NONE
         };
     }
-    default(Effect::Deny)
+    default.ruling()
 }

@@ -1,0 +1,204 @@
+//! Patterns over paths: which executables a rule is about, and which unix sockets.
+
+use std::fmt;
+use std::str::FromStr;
+
+use globset::GlobBuilder;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// Longest pattern that is read.
+const MAX_LENGTH: usize = 512;
+
+/// A pattern over paths.
+///
+/// - `terraform`: a file of that name, in any directory
+/// - `/usr/bin/git`: that path
+/// - `/opt/*/bin/tool`: `*` stands for anything but a `/`, `?` for one such character, `**` as a whole
+///   component for any number of directories, `[ab]` and `{a,b}` for one of several
+///
+/// A path is compared as exec or connect was given it: links in it are not followed.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PathPattern {
+    text: String,
+    regex: String,
+}
+
+/// Which processes a rule is about.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Selector {
+    /// Also every process that such a one has started, directly or through others.
+    pub tree: bool,
+    /// What the process executes.
+    pub program: PathPattern,
+}
+
+/// Why a text is no pattern over paths.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PathError {
+    /// Nothing.
+    Empty,
+    /// More than a pattern may have.
+    TooLong,
+    /// A path that does not begin at the root.
+    Relative,
+    /// A character that no path shown to a person should hold.
+    Control,
+    /// Not a pattern, in the words of the library.
+    Syntax(String),
+}
+
+impl fmt::Display for PathError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Empty => f.write_str("it is empty"),
+            Self::TooLong => write!(f, "it is longer than {MAX_LENGTH} octets"),
+            Self::Relative => f.write_str("a path begins with `/`"),
+            Self::Control => f.write_str("it has a control character"),
+            Self::Syntax(why) => f.write_str(why),
+        }
+    }
+}
+
+impl std::error::Error for PathError {}
+
+impl PathPattern {
+    /// A file name, or a path from the root.
+    pub fn parse(text: &str) -> Result<Self, PathError> {
+        let absolute = text.starts_with('/') || text.starts_with("**/");
+        if text.contains('/') && !absolute {
+            return Err(PathError::Relative);
+        }
+        let body = regex(text)?;
+        Ok(Self {
+            text: text.to_owned(),
+            regex: if absolute {
+                body
+            } else {
+                format!("(?:(?s-u:.)*/)?{body}")
+            },
+        })
+    }
+
+    /// A unix socket: a path from the root, or an abstract name, which begins with `@`.
+    pub fn socket(text: &str) -> Result<Self, PathError> {
+        if !text.is_empty() && !text.starts_with(['/', '@']) {
+            return Err(PathError::Relative);
+        }
+        Ok(Self {
+            text: text.to_owned(),
+            regex: regex(text)?,
+        })
+    }
+
+    /// What it means, over octets and without anchors.
+    pub(crate) fn regex(&self) -> &str {
+        &self.regex
+    }
+
+    /// A path from the root, not a file's name?
+    pub fn is_absolute(&self) -> bool {
+        self.text.contains('/') || self.text.starts_with('@')
+    }
+
+    /// How many octets stand before the first wildcard: of two patterns that match, the one with more of
+    /// them describes the path more closely.
+    pub fn literal_octets(&self) -> usize {
+        self.text
+            .find(['*', '?', '[', '{'])
+            .unwrap_or(usize::from(u16::MAX))
+    }
+}
+
+/// The pattern as a regular expression over octets, without the anchors that it is written with.
+fn regex(text: &str) -> Result<String, PathError> {
+    if text.is_empty() {
+        return Err(PathError::Empty);
+    }
+    if text.len() > MAX_LENGTH {
+        return Err(PathError::TooLong);
+    }
+    if text.chars().any(char::is_control) {
+        return Err(PathError::Control);
+    }
+    let glob = GlobBuilder::new(text)
+        .literal_separator(true)
+        .backslash_escape(true)
+        .build()
+        .map_err(|error| PathError::Syntax(error.kind().to_string()))?;
+    let written = glob.regex();
+    let body = written
+        .strip_prefix("(?-u)^")
+        .and_then(|rest| rest.strip_suffix('$'))
+        .unwrap_or(written);
+    Ok(format!("(?:(?-u){body})"))
+}
+
+impl fmt::Display for PathPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl Selector {
+    /// `terraform`, `/usr/bin/git`, `/opt/*/tool`; with `ancestor:` before it also what such a process starts.
+    pub fn parse(text: &str) -> Result<Self, PathError> {
+        let (tree, program) = match text.strip_prefix("ancestor:") {
+            Some(rest) => (true, rest),
+            None => (false, text),
+        };
+        Ok(Self {
+            tree,
+            program: PathPattern::parse(program.trim())?,
+        })
+    }
+}
+
+impl fmt::Display for Selector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.tree {
+            f.write_str("ancestor:")?;
+        }
+        write!(f, "{}", self.program)
+    }
+}
+
+impl FromStr for Selector {
+    type Err = PathError;
+
+    fn from_str(text: &str) -> Result<Self, PathError> {
+        Self::parse(text)
+    }
+}
+
+impl Serialize for PathPattern {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.text)
+    }
+}
+
+impl<'de> Deserialize<'de> for PathPattern {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        // What was a socket's cannot be told from an executable's path, and both mean the same.
+        if text.starts_with('@') {
+            Self::socket(&text)
+        } else {
+            Self::parse(&text)
+        }
+        .map_err(serde::de::Error::custom)
+    }
+}
+
+impl Serialize for Selector {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Selector {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Self::parse(&text).map_err(serde::de::Error::custom)
+    }
+}
