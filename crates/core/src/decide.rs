@@ -59,8 +59,7 @@ pub struct Decision {
 /// deny together or not at all; what allows one of them lets through. A deny that is only recorded takes
 /// nothing away from one that is enforced, and refuses nothing.
 pub fn decide(tables: &Tables, attempt: &Attempt<'_>) -> Decision {
-    let ruling =
-        |class| tables.ruling(class, attempt.protocol, attempt.port, attempt.selectors);
+    let ruling = |class| tables.ruling(class, attempt.protocol, attempt.port, attempt.selectors);
     let mut weighed = Weighed::default();
     for lease in attempt.leases {
         let chain = ruling(lease.deny_class);
@@ -141,7 +140,10 @@ impl Weighed {
     fn add(&mut self, ruling: Ruling) {
         match ruling.effect {
             Effect::Deny => {
-                if self.denied.is_none_or(|first| first.enforce && !ruling.enforce) {
+                if self
+                    .denied
+                    .is_none_or(|first| first.enforce && !ruling.enforce)
+                {
                     self.denied = Some(ruling);
                 }
                 self.lowest_denial = Some(match self.lowest_denial {
@@ -161,7 +163,8 @@ impl Weighed {
 
     /// Why they are denied, if all are.
     fn all_denied(&self) -> Option<Ruling> {
-        self.denied.filter(|_| self.allowed.is_none() && !self.other)
+        self.denied
+            .filter(|_| self.allowed.is_none() && !self.other)
     }
 }
 

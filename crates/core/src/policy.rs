@@ -24,9 +24,7 @@ pub use diagnostic::{Diagnostic, Severity};
 pub use parse::{API_VERSION, MAX_BYTES, Parsed, parse};
 
 /// Allow or deny.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Effect {
     /// Let through.

@@ -408,7 +408,11 @@ fn any_rule() -> impl Strategy<Value = Rule> {
                     process,
                     rank,
                     layer,
-                    mode: if observe { Mode::Observe } else { Mode::Enforce },
+                    mode: if observe {
+                        Mode::Observe
+                    } else {
+                        Mode::Enforce
+                    },
                     failure,
                     ..rule(effect, target, ports, protocol)
                 }
@@ -422,7 +426,11 @@ fn any_policy() -> impl Strategy<Value = Policy> {
         prop::collection::vec(any_rule(), 0..12),
     )
         .prop_map(|((allow, observe), rules)| Policy {
-            mode: if observe { Mode::Observe } else { Mode::Enforce },
+            mode: if observe {
+                Mode::Observe
+            } else {
+                Mode::Enforce
+            },
             ..policy(if allow { Says::Allow } else { Says::Deny }, rules)
         })
 }

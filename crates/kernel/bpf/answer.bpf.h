@@ -147,7 +147,8 @@ __noinline int bs_lease_put(struct bs_refill *n)
 	struct bs_address at = {};
 	struct bs_lease *lease;
 	__u64 name, subject;
-	__u32 class_id, deny_class, seen, place = BS_LEASE_SLOTS, oldest = 0, spare = BS_LEASE_SLOTS;
+	__u64 place = BS_LEASE_SLOTS, oldest = 0, oldest_seen = -1ULL, unknown;
+	__u32 class_id, deny_class, seen, used;
 	__u16 generation, current;
 
 	if (!n)
@@ -163,6 +164,7 @@ __noinline int bs_lease_put(struct bs_refill *n)
 	seen = n->seen;
 	generation = n->generation;
 	current = live.generation;
+	unknown = name;
 
 	lease = bpf_map_lookup_elem(&bs_leases, &at);
 	if (!lease) {
@@ -174,24 +176,32 @@ __noinline int bs_lease_put(struct bs_refill *n)
 		return 0;
 	}
 	bpf_spin_lock(&lease->lock);
+	used = lease->used;
 	for (__u32 i = 0; i < BS_LEASE_SLOTS; i++) {
-		__u16 of = lease->slot[i].generation;
+		struct bs_lease_slot *slot = &lease->slot[i];
+		__u32 age = slot->seen;
 
-		if (i < lease->used && of == generation && lease->slot[i].class_id == class_id &&
-		    lease->slot[i].deny_class == deny_class && place == BS_LEASE_SLOTS)
+		if (i < used && slot->generation == generation && slot->class_id == class_id &&
+		    slot->deny_class == deny_class)
 			place = i;
 		/* Whoever began before the last change may still judge by the policy before it. */
-		if (i < lease->used && (__u16)(of - current + 1) > 2)
-			spare = i;
-		if (lease->slot[i].seen < lease->slot[oldest & (BS_LEASE_SLOTS - 1)].seen)
+		if ((__u16)(slot->generation - current + 1) > 2)
+			age = 0;
+		if (age < oldest_seen) {
+			oldest_seen = age;
 			oldest = i;
+		}
+		BS_FORGET(place, unknown);
+		BS_FORGET(oldest, unknown);
+		BS_FORGET(oldest_seen, unknown);
 	}
-	if (place == BS_LEASE_SLOTS) {
-		if (spare < BS_LEASE_SLOTS) {
-			place = spare;
-		} else if (lease->used < BS_LEASE_SLOTS) {
-			place = lease->used;
-			lease->used++;
+	if (place >= BS_LEASE_SLOTS) {
+		/* A slot that says nothing any more, a fresh one, or the one not seen for longest. */
+		if (!oldest_seen && oldest < used) {
+			place = oldest;
+		} else if (used < BS_LEASE_SLOTS) {
+			place = used;
+			lease->used = used + 1;
 		} else {
 			place = oldest;
 			lease->evicted++;

@@ -22,11 +22,13 @@ struct bs_walk {
 };
 
 /* One octet further. State 0 matches nothing, whatever follows. */
-__noinline __u32 bs_path_step(__u32 state, __u8 octet, __u8 place, __u8 automaton)
+__noinline __u32 bs_path_step(__u32 state, __u32 octet, __u32 place, __u32 automaton)
 {
 	struct bs_policy *p = &policies[place & 1];
 	__u32 at, *next;
 
+	/* A global function's arguments may be anything. */
+	asm volatile("%0 &= 255" : "+r"(octet));
 	at = p->steps[automaton & 1] + state * p->kinds[automaton & 1] +
 	     kinds_of_octets[place & 1][automaton & 1][octet];
 	next = bpf_map_lookup_elem(&bs_steps, &at);

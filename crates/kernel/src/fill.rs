@@ -200,7 +200,11 @@ impl PolicyRows {
                 &abi::bs_state {
                     end: state.end + at.class,
                     below: state.below + at.class,
-                    star: if state.star == 0 { 0 } else { state.star + at.state },
+                    star: if state.star == 0 {
+                        0
+                    } else {
+                        state.star + at.state
+                    },
                     edges: state.edges.len() as u32,
                 },
             );
@@ -275,8 +279,7 @@ pub(crate) fn word(outcome: Outcome, at: &Offsets) -> u64 {
     let ruling = match outcome {
         Outcome::Is(ruling) => ruling,
         Outcome::Choice(id) => {
-            return u64::from(abi::bs_effect::BS_EFFECT_CHOICE.0) << 32
-                | u64::from(id + at.choice);
+            return u64::from(abi::bs_effect::BS_EFFECT_CHOICE.0) << 32 | u64::from(id + at.choice);
         }
     };
     let Ruling {

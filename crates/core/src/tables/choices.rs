@@ -33,12 +33,7 @@ impl Choices {
     }
 
     /// What remains once it is known whether a selector holds.
-    pub(super) fn given(
-        &mut self,
-        outcome: Outcome,
-        selector: SelectorId,
-        holds: bool,
-    ) -> Outcome {
+    pub(super) fn given(&mut self, outcome: Outcome, selector: SelectorId, holds: bool) -> Outcome {
         let Outcome::Choice(id) = outcome else {
             return outcome;
         };

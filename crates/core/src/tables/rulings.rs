@@ -198,12 +198,9 @@ fn lay_all<'r>(
             break;
         }
     }
-    showing
-        .into_iter()
-        .rev()
-        .fold(under, |outcome, numbered| {
-            choices.lay(outcome, ruling(numbered), numbered.selector)
-        })
+    showing.into_iter().rev().fold(under, |outcome, numbered| {
+        choices.lay(outcome, ruling(numbered), numbered.selector)
+    })
 }
 
 /// Walk the ports of one protocol once; between two places where a stretch begins or ends, the open ones lie
@@ -266,7 +263,11 @@ pub(super) struct Default {
 
 impl Default {
     fn ruling(self) -> Ruling {
-        let effect = if self.deny { Effect::Deny } else { Effect::Allow };
+        let effect = if self.deny {
+            Effect::Deny
+        } else {
+            Effect::Allow
+        };
         Ruling {
             effect,
             enforce: self.deny && self.enforce,
@@ -327,11 +328,7 @@ impl Classes {
         if rules.is_empty() {
             return inherited;
         }
-        let profile = overlay(
-            &mut self.choices,
-            &self.profiles[inherited as usize],
-            rules,
-        );
+        let profile = overlay(&mut self.choices, &self.profiles[inherited as usize], rules);
         self.profile(profile)
     }
 
@@ -389,8 +386,16 @@ impl Classes {
         let default = self.default;
         let profile = self.profiles[profile as usize].parts().into_owned();
         // Only under an allow-list does it matter what is said of any address.
-        let any = if default.deny { any.parts().into_owned() } else { Vec::new() };
-        let outcomes: Vec<Outcome> = profile.iter().chain(&any).map(|part| part.outcome).collect();
+        let any = if default.deny {
+            any.parts().into_owned()
+        } else {
+            Vec::new()
+        };
+        let outcomes: Vec<Outcome> = profile
+            .iter()
+            .chain(&any)
+            .map(|part| part.outcome)
+            .collect();
         self.choices.combine(&outcomes, &mut |rulings| {
             let (of_profile, of_any) = rulings.split_at(profile.len());
             let told = |parts: &[PortRuling], rulings: &[Ruling]| -> Vec<Stretch> {
@@ -446,9 +451,8 @@ fn lookup(profile: &[Stretch], any: &[Stretch], default: Default, below_search: 
     // Undecided ports fall to the rules for any address, if these allow one of them.
     if let Some(allow) = widest(any, &allows)
         && profile.iter().filter(undecided).any(|open| {
-            any.iter().any(|a| {
-                a.0 == open.0 && allows(a.3) && a.1 <= open.2 && open.1 <= a.2
-            })
+            any.iter()
+                .any(|a| a.0 == open.0 && allows(a.3) && a.1 <= open.2 && open.1 <= a.2)
         })
     {
         return allow;

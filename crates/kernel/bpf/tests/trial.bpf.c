@@ -17,6 +17,7 @@ enum { IPPROTO_TCP = 6, IPPROTO_UDP = 17, ECONNREFUSED = 111 };
 #include "tables.bpf.h"
 #include "name.bpf.h"
 #include "attempt.bpf.h"
+#include "path.bpf.h"
 
 /* A name in, its class and that class's rulings on lookups out. */
 struct bs_trial_name {
@@ -27,6 +28,19 @@ struct bs_trial_name {
 	__s32 scan;
 	__s32 match;
 };
+
+/* A path in, what it matches in each automaton out. */
+struct bs_trial_path {
+	__u8 path[512]; /* ends with NUL */
+	__u64 ends[2];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct bs_trial_path);
+} bs_trial_paths SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -45,6 +59,7 @@ struct {
 /* Rows in use. */
 __u32 trial_attempts = 0;
 __u32 trial_names = 0;
+__u32 trial_paths = 0;
 
 static long bs_trial_attempt(__u32 index, void *unused)
 {
@@ -66,6 +81,7 @@ static long bs_trial_name(__u32 index, void *unused)
 	t->scan = bs_name_scan(&t->read);
 	if (t->scan)
 		return 0;
+	t->read.place = live.generation & 1;
 	t->match = bs_name_match(&t->read);
 	c = bpf_map_lookup_elem(&bs_classes, &t->read.name.class_id);
 	if (c) {
@@ -75,11 +91,23 @@ static long bs_trial_name(__u32 index, void *unused)
 	return 0;
 }
 
+static long bs_trial_path(__u32 index, void *unused)
+{
+	struct bs_trial_path *t = bpf_map_lookup_elem(&bs_trial_paths, &index);
+
+	if (!t)
+		return 1;
+	t->ends[0] = bs_path_end((const char *)t->path, live.generation & 1, BS_PROGRAMS);
+	t->ends[1] = bs_path_end((const char *)t->path, live.generation & 1, BS_SOCKETS);
+	return 0;
+}
+
 SEC("cgroup_skb/egress")
 int bs_trial(struct __sk_buff *skb)
 {
 	bpf_loop(trial_attempts, bs_trial_attempt, (void *)0, 0);
 	bpf_loop(trial_names, bs_trial_name, (void *)0, 0);
+	bpf_loop(trial_paths, bs_trial_path, (void *)0, 0);
 	return 1;
 }
 

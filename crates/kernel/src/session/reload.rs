@@ -51,7 +51,8 @@ impl Room {
             edges: with_headroom(rows.edges.len()),
             classes: with_headroom(rows.classes.len()),
             choices: with_headroom(rows.choices.len()),
-            steps: with_headroom(rows.steps.len()),
+            // Path patterns make more steps than one would guess.
+            steps: with_headroom(rows.steps.len()) + (1 << 13),
             ends: with_headroom(rows.ends.len()),
         }
     }
@@ -82,7 +83,11 @@ impl Room {
             map.set_max_entries(PLENTY).map_err(failed)?;
         }
         // What /etc/hosts takes must not be missing to the run.
-        for map in [&mut maps.bs_names, &mut maps.bs_answers, &mut maps.bs_leases] {
+        for map in [
+            &mut maps.bs_names,
+            &mut maps.bs_answers,
+            &mut maps.bs_leases,
+        ] {
             let own = map.max_entries();
             map.set_max_entries(own + hosts).map_err(failed)?;
         }
@@ -90,7 +95,7 @@ impl Room {
     }
 
     /// Where the rows of the policy in a place begin.
-    fn offsets(&self, place: u32, rule: u32) -> Offsets {
+    pub(super) fn offsets(&self, place: u32, rule: u32) -> Offsets {
         Offsets {
             state: place * self.states,
             class: place * self.classes,
@@ -107,7 +112,11 @@ impl Room {
             ("names", rows.states.len(), self.states),
             ("labels of names", rows.edges.len(), self.edges),
             ("different rules", rows.classes.len(), self.classes),
-            ("combinations of processes", rows.choices.len(), self.choices),
+            (
+                "combinations of processes",
+                rows.choices.len(),
+                self.choices,
+            ),
             ("paths", rows.steps.len(), self.steps),
             ("paths", rows.ends.len(), self.ends),
         ]
@@ -208,12 +217,14 @@ impl Session {
             let Some(key) = abi::value::<abi::bs_answer_key>(&key) else {
                 continue;
             };
-            let Some(answer) = row::<_, abi::bs_answer>(&self.skeleton.maps.bs_answers, &key) else {
+            let Some(answer) = row::<_, abi::bs_answer>(&self.skeleton.maps.bs_answers, &key)
+            else {
                 continue;
             };
             let mut class_of = |id: u64| {
                 *classes.entry(id).or_insert_with(|| {
-                    let name = row(&self.skeleton.maps.bs_names, &id).and_then(|row| name_of(&row))?;
+                    let name =
+                        row(&self.skeleton.maps.bs_names, &id).and_then(|row| name_of(&row))?;
                     Some(class(tables, &name))
                 })
             };
@@ -222,11 +233,19 @@ impl Session {
             };
             let chain = &answer.chain[..(answer.chain_len as usize).min(answer.chain.len())];
             let denied = chain.iter().find_map(|&link| {
-                class_of(link).filter(|(_, may_deny)| *may_deny).map(|(class, _)| class)
+                class_of(link)
+                    .filter(|(_, may_deny)| *may_deny)
+                    .map(|(class, _)| class)
             });
             let at = abi::bs_address { addr: key.addr };
             let subject = row::<_, abi::bs_lease>(&self.skeleton.maps.bs_leases, &at)
-                .and_then(|lease| lease.slot.iter().find(|slot| slot.name == key.name).copied())
+                .and_then(|lease| {
+                    lease
+                        .slot
+                        .iter()
+                        .find(|slot| slot.name == key.name)
+                        .copied()
+                })
                 .map_or(0, |slot| slot.subject);
             self.refill(&abi::bs_refill {
                 name: key.name,
@@ -295,8 +314,13 @@ impl Session {
             ..ProgramInput::default()
         };
         let ran = self.skeleton.progs.bs_refill_one.test_run(input);
-        ran.map(drop)
-            .map_err(|error| Error::caused(ErrorKind::Io, "fill in what is kept for the new policy", error))
+        ran.map(drop).map_err(|error| {
+            Error::caused(
+                ErrorKind::Io,
+                "fill in what is kept for the new policy",
+                error,
+            )
+        })
     }
 
     /// Let everything pass from now on, and record what would have been refused as passed on purpose.
@@ -326,7 +350,11 @@ fn delete_where<K: Plain>(map: &impl MapCore, doomed: impl Fn(&K) -> bool) -> Re
     for key in keys_of(map) {
         if abi::value(&key).is_some_and(|key| doomed(&key)) {
             map.delete(&key).map_err(|error| {
-                Error::caused(ErrorKind::Io, "clear the tables of an earlier policy", error)
+                Error::caused(
+                    ErrorKind::Io,
+                    "clear the tables of an earlier policy",
+                    error,
+                )
             })?;
         }
     }

@@ -11,8 +11,13 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use blackstart_core::decide::{Attempt, Lease, decide, decide_lookup};
 use blackstart_core::name::{Name, Pattern};
-use blackstart_core::policy::{Effect as Says, Policy, PortRange, Rule, Target};
-use blackstart_core::tables::{ClassId, Effect, Facts, Protocol, Tables, compile};
+use blackstart_core::path::{PathPattern, Selector};
+use blackstart_core::policy::{Effect as Says, Failure, Policy, PortRange, Rank, Rule, Target};
+use blackstart_core::record::Verdict;
+use blackstart_core::report::Mode;
+use blackstart_core::tables::{
+    BUILTIN, ClassId, Facts, Outcome, Protocol, RULE_DEFAULT, Tables, compile,
+};
 use ipnet::IpNet;
 use libbpf_rs::skel::{OpenSkel, Skel, SkelBuilder};
 use libbpf_rs::{MapCore, MapFlags, ProgramInput};
@@ -22,7 +27,8 @@ use proptest::test_runner::{RngAlgorithm, TestError, TestRng, TestRunner};
 
 use super::wire::need_root;
 use crate::abi::{self, Plain};
-use crate::fill::{NameKeys, Rows, words};
+use crate::fill::{NameKeys, Offsets, PolicyRows, Rows, word, words};
+use crate::session::reload::Room;
 use crate::session::{Session, Settings};
 
 #[expect(
@@ -35,13 +41,21 @@ mod skeleton {
     include!(concat!(env!("OUT_DIR"), "/trial.skel.rs"));
 }
 use skeleton::TrialSkelBuilder;
-use skeleton::types::{bs_attempt, bs_config, bs_trial_name};
+use skeleton::types::{bs_attempt, bs_config, bs_live, bs_policy, bs_trial_name, bs_trial_path};
 
 // SAFETY: one struct of abi.h, without implicit padding.
 unsafe impl Plain for bs_config {}
 // SAFETY: the same, as a run's own object has it.
 unsafe impl Plain for abi::bs_config {}
 
+// SAFETY: as above.
+unsafe impl Plain for bs_policy {}
+// SAFETY: as above.
+unsafe impl Plain for bs_live {}
+// SAFETY: as above.
+unsafe impl Plain for abi::bs_live {}
+// SAFETY: as above.
+unsafe impl Plain for bs_trial_path {}
 // SAFETY: plain widths, and what clang leaves between them is a field of its own in the generated type.
 unsafe impl Plain for bs_attempt {}
 // SAFETY: as above.
@@ -49,7 +63,23 @@ unsafe impl Plain for bs_trial_name {}
 
 /// Attempts and names compared under one policy.
 const ATTEMPTS: usize = 1600;
-const NAMES: usize = 400;
+const NAMES: usize = 300;
+const PATHS: usize = 100;
+/// What rules may say of a process, or of a socket.
+const PATTERNS: [&str; 12] = [
+    "a",
+    "b",
+    "ab",
+    "/bin/a",
+    "/bin/*",
+    "/opt/*/a",
+    "/opt/**/b",
+    "/**",
+    "a?",
+    "*b",
+    "/opt/[ab]/**",
+    "/{bin,opt}/a",
+];
 /// As many pairs as a run of all tests has time for.
 const PAIRS: usize = 50_000;
 
@@ -66,7 +96,12 @@ struct Case {
     leased: Vec<(IpAddr, Vec<Link>)>,
     attempts: Vec<(IpAddr, Index, u8, Port)>,
     names: Vec<Near>,
+    /// What processes execute, and sockets are called; also who tries and looks up, in turn.
+    paths: Vec<String>,
     enforce: bool,
+    break_glass: bool,
+    /// The policy has taken over from another one.
+    reloaded: bool,
 }
 
 /// A name asked for, and where its CNAME led.
@@ -224,6 +259,10 @@ fn any_rule() -> impl Strategy<Value = (Rule, Option<String>)> {
         6 => pattern,
         3 => any_net().prop_map(|net| (Target::Net(net), None)),
         1 => Just((Target::Any, None)),
+        1 => prop::sample::select(PATTERNS.to_vec()).prop_map(|text| {
+            let path = PathPattern::parse(text).expect("a pattern");
+            (Target::Unix(path), None)
+        }),
     ];
     let ports = prop_oneof![
         3 => Just(None),
@@ -236,21 +275,55 @@ fn any_rule() -> impl Strategy<Value = (Rule, Option<String>)> {
         1 => Just(Some(Protocol::Tcp)),
         1 => Just(Some(Protocol::Udp))
     ];
-    (any::<bool>(), target, ports, protocol).prop_map(|(allow, (target, text), ports, protocol)| {
-        let rule = Rule {
-            effect: if allow { Says::Allow } else { Says::Deny },
-            target,
-            ports: ports.map(|(first, last)| PortRange { first, last }),
-            protocol,
-            reason: None,
-            fix: None,
-            text: String::new(),
-            file: String::new(),
-            line: 1,
-            column: 1,
-        };
-        (rule, text)
-    })
+    let process = prop_oneof![
+        3 => Just(None),
+        2 => (prop::sample::select(PATTERNS.to_vec()), any::<bool>()).prop_map(|(text, tree)| {
+            let program = PathPattern::parse(text).expect("a pattern");
+            Some(Selector { tree, program })
+        }),
+    ];
+    let rank = prop_oneof![6 => Just(Rank::Plain), 1 => Just(Rank::Waiver), 1 => Just(Rank::Final)];
+    let failure = prop_oneof![
+        2 => Just(Failure::REFUSE),
+        1 => (1u8..134).prop_map(Failure::Refuse),
+        1 => Just(Failure::Blackhole)
+    ];
+    (
+        (any::<bool>(), target, ports, protocol),
+        (process, rank, 0u16..2, prop::bool::weighted(0.3), failure),
+    )
+        .prop_map(
+            |(
+                (allow, (target, text), ports, protocol),
+                (process, rank, layer, observe, failure),
+            )| {
+                let allow = allow || rank == Rank::Waiver;
+                let rule = Rule {
+                    ports: ports.map(|(first, last)| PortRange { first, last }),
+                    protocol,
+                    process,
+                    rank,
+                    layer,
+                    mode: if observe {
+                        Mode::Observe
+                    } else {
+                        Mode::Enforce
+                    },
+                    failure,
+                    ..Rule::new(if allow { Says::Allow } else { Says::Deny }, target)
+                };
+                (rule, text)
+            },
+        )
+}
+
+fn any_path() -> impl Strategy<Value = String> {
+    prop_oneof![
+        4 => "(/(bin|opt))?(/[ab]{1,2}){0,3}/[ab]{1,2}",
+        2 => "[ab]{1,2}",
+        1 => "/[ -~]{0,200}",
+        1 => "(/opt){1,40}/x/[ab]",
+    ]
 }
 
 fn any_case() -> impl Strategy<Value = Case> {
@@ -265,7 +338,11 @@ fn any_case() -> impl Strategy<Value = Case> {
     let names = prop::collection::vec(any_near(), NAMES);
     let attempts = prop::collection::vec((any_address(), any::<Index>(), protocol, port), ATTEMPTS);
     (
-        (any::<bool>(), prop::collection::vec(any_rule(), 0..16)),
+        (
+            any::<bool>(),
+            any::<bool>(),
+            prop::collection::vec(any_rule(), 0..16),
+        ),
         prop::collection::vec(any_near(), 0..2),
         (
             prop::collection::vec(any_address(), 0..3),
@@ -273,20 +350,27 @@ fn any_case() -> impl Strategy<Value = Case> {
         ),
         prop::collection::vec((any_near(), any_address()), 0..6),
         prop::collection::vec((any_address(), prop::collection::vec(link, 1..9)), 0..30),
-        (attempts, names, any::<bool>()),
+        (attempts, names, prop::collection::vec(any_path(), PATHS)),
+        (any::<bool>(), any::<bool>(), any::<bool>()),
     )
         .prop_map(
             |(
-                (allow, rules),
+                (allow, observe, rules),
                 search,
                 (own, resolvers),
                 hosts,
                 leased,
-                (attempts, names, enforce),
+                (attempts, names, paths),
+                (enforce, break_glass, reloaded),
             )| {
                 let (rules, patterns): (Vec<Rule>, Vec<_>) = rules.into_iter().unzip();
                 let patterns: Vec<String> = patterns.into_iter().flatten().collect();
                 let policy = Policy {
+                    mode: if observe {
+                        Mode::Observe
+                    } else {
+                        Mode::Enforce
+                    },
                     default: if allow { Says::Allow } else { Says::Deny },
                     rules,
                     ..Policy::default()
@@ -305,7 +389,10 @@ fn any_case() -> impl Strategy<Value = Case> {
                     leased,
                     attempts,
                     names,
+                    paths,
                     enforce,
+                    break_glass,
+                    reloaded,
                 }
             },
         )
@@ -316,6 +403,14 @@ fn any_case() -> impl Strategy<Value = Case> {
 struct Leased {
     leases: Vec<Lease>,
     plain: bool,
+}
+
+/// What a case is compared by.
+struct Against<'a> {
+    case: &'a Case,
+    tables: &'a Tables,
+    /// Where the policy's rows lie in the kernel.
+    at: Offsets,
 }
 
 /// Compare one case; how many pairs were compared, or what differs.
@@ -329,14 +424,24 @@ fn compare(case: &Case) -> Result<usize, TestCaseError> {
         .iter()
         .filter_map(|(near, address)| Some((near.name(&case.patterns)?.to_string(), *address)))
         .collect();
+    let before = before(case);
+    let first = if case.reloaded { &before } else { &case.policy };
     let settings = Settings {
-        tables: &tables,
+        tables: &compile(first, &facts).expect("few rules compile"),
+        rules: first.rules.len() as u32,
         resolvers: &case.resolvers,
         own_addresses: &case.own,
         hosts: &hosts,
     };
-    let session = Session::load(&BTreeSet::new(), &settings).expect("a session without programs");
+    let mut session =
+        Session::load(&BTreeSet::new(), &settings).expect("a session without programs");
+    if case.reloaded {
+        session
+            .reload(&tables, case.policy.rules.len() as u32)
+            .expect("another policy");
+    }
 
+    let at = offsets(case);
     let mut leased: BTreeMap<IpAddr, Leased> = Default::default();
     for (text, address) in &hosts {
         let class = tables.class_of_name(&Name::parse(text).expect("was a name"));
@@ -352,23 +457,88 @@ fn compare(case: &Case) -> Result<usize, TestCaseError> {
     for (address, links) in &case.leased {
         let address = address.to_canonical();
         if let Entry::Vacant(free) = leased.entry(address) {
-            let leases = put_leases(&session, &tables, case, address, links);
+            let leases = put_leases(&session, &tables, case, &at, address, links);
             free.insert(Leased {
                 leases,
                 plain: true,
             });
         }
     }
-    let (attempts, names) = in_kernel(&session, case);
+    let (attempts, names, paths) = in_kernel(&session, &tables, case);
+    let against = Against {
+        case,
+        tables: &tables,
+        at,
+    };
 
-    for (attempt, got) in case.attempts.iter().zip(&attempts) {
-        judge(case, &tables, &leased, attempt, got)?;
+    for ((attempt, path), got) in case
+        .attempts
+        .iter()
+        .zip(case.paths.iter().cycle())
+        .zip(&attempts)
+    {
+        judge(
+            &against,
+            &leased,
+            attempt,
+            tables.selectors_of(path.as_bytes()),
+            got,
+        )?;
     }
     let keys = keys_of(&session);
-    for (near, got) in case.names.iter().zip(&names) {
-        look_up(case, &tables, keys, near, got)?;
+    for ((near, path), got) in case.names.iter().zip(case.paths.iter().cycle()).zip(&names) {
+        look_up(
+            &against,
+            keys,
+            near,
+            tables.selectors_of(path.as_bytes()),
+            got,
+        )?;
     }
-    Ok(attempts.len() + names.len())
+    for (path, got) in case.paths.iter().zip(&paths) {
+        let class = tables.class_of_socket(path.as_bytes());
+        let wanted = [
+            tables.selectors_of(path.as_bytes()),
+            if tables.sockets.next.is_empty() {
+                0
+            } else {
+                u64::from(class + at.class)
+            },
+        ];
+        prop_assert_eq!(got.ends, wanted, "{}", path);
+    }
+    Ok(attempts.len() + names.len() + paths.len())
+}
+
+/// The policy that a case's takes over from: as large, and of another opinion.
+fn before(case: &Case) -> Policy {
+    let mut policy = case.policy.clone();
+    policy.default = match policy.default {
+        Says::Allow => Says::Deny,
+        Says::Deny => Says::Allow,
+    };
+    policy.rules.reverse();
+    policy.rules.push(Rule::new(Says::Deny, Target::Any));
+    policy
+}
+
+/// Where a case's policy lies in the tables: second, behind the room that a small policy gets, or first.
+fn offsets(case: &Case) -> Offsets {
+    if !case.reloaded {
+        return Offsets::default();
+    }
+    let facts = Facts {
+        search: case.search.clone(),
+    };
+    let before = before(case);
+    let tables = compile(&before, &facts).expect("few rules compile");
+    let keys = NameKeys {
+        name: 1,
+        label: 1,
+        multiplier: 1,
+    };
+    let rows = PolicyRows::new(&tables, keys, &Offsets::default());
+    Room::for_policy(&rows).offsets(1, before.rules.len() as u32)
 }
 
 /// Write what answers would have left behind, and hand back what it says.
@@ -376,6 +546,7 @@ fn put_leases(
     session: &Session,
     tables: &Tables,
     case: &Case,
+    at: &Offsets,
     address: IpAddr,
     links: &[Link],
 ) -> Vec<Lease> {
@@ -397,8 +568,13 @@ fn put_leases(
         row.slot[leases.len()] = abi::bs_lease_slot {
             name: 1 + leases.len() as u64,
             subject: 1,
-            class_id: class,
-            deny_class,
+            class_id: class + at.class,
+            deny_class: if deny_class == 0 {
+                0
+            } else {
+                deny_class + at.class
+            },
+            generation: u16::from(case.reloaded),
             ..abi::zeroed()
         };
         leases.push(Lease { class, deny_class });
@@ -435,11 +611,25 @@ fn keys_of(session: &Session) -> NameKeys {
 }
 
 /// Let the kernel judge all of it, in one call.
-fn in_kernel(session: &Session, case: &Case) -> (Vec<bs_attempt>, Vec<bs_trial_name>) {
+fn in_kernel(
+    session: &Session,
+    tables: &Tables,
+    case: &Case,
+) -> (Vec<bs_attempt>, Vec<bs_trial_name>, Vec<bs_trial_path>) {
+    let selectors = || {
+        case.paths
+            .iter()
+            .cycle()
+            .map(|path| tables.selectors_of(path.as_bytes()))
+    };
     let mut attempts = Rows::default();
-    for (n, (address, rule, protocol, port)) in (0u32..).zip(&case.attempts) {
+    for ((n, (address, rule, protocol, port)), selectors) in
+        (0u32..).zip(&case.attempts).zip(selectors())
+    {
         let row = bs_attempt {
             subject: 1,
+            selectors,
+            generation: u32::from(case.reloaded),
             addr: words(*address),
             port: port.number(&case.policy, rule),
             protocol: *protocol,
@@ -448,14 +638,22 @@ fn in_kernel(session: &Session, case: &Case) -> (Vec<bs_attempt>, Vec<bs_trial_n
         attempts.push(&n, &row);
     }
     let mut names = Rows::default();
-    for (n, near) in (0u32..).zip(&case.names) {
+    for ((n, near), selectors) in (0u32..).zip(&case.names).zip(selectors()) {
         let mut row: bs_trial_name = abi::zeroed();
+        row.selectors = selectors;
         // What a longer name left behind in the buffer must not matter.
         row.read.name.wire = [b'a'; 256];
         let wire = wire_of(&near.labels(&case.patterns));
         let fits = wire.len().min(256);
         row.read.name.wire[..fits].copy_from_slice(&wire[..fits]);
         names.push(&n, &row);
+    }
+
+    let mut paths = Rows::default();
+    for (n, path) in (0u32..).zip(&case.paths) {
+        let mut row: bs_trial_path = abi::zeroed();
+        row.path[..path.len()].copy_from_slice(path.as_bytes());
+        paths.push(&n, &row);
     }
 
     let mut storage = MaybeUninit::uninit();
@@ -468,11 +666,28 @@ fn in_kernel(session: &Session, case: &Case) -> (Vec<bs_attempt>, Vec<bs_trial_n
         .bs_trial_names
         .set_max_entries(names.len().max(1))
         .unwrap();
+    open.maps
+        .bs_trial_paths
+        .set_max_entries(paths.len().max(1))
+        .unwrap();
     let config = config_of(session);
     let constants = open.maps.rodata_data.as_deref_mut().expect("constants");
     constants.config = abi::value(abi::octets(&config)).expect("one header, one size");
     let variables = open.maps.bss_data.as_deref_mut().expect("variables");
+    let own = session
+        .skeleton
+        .maps
+        .bss_data
+        .as_deref()
+        .expect("variables");
+    variables.live = abi::value(abi::octets(&own.live)).expect("one header, one size");
     variables.live.enforce = u32::from(case.enforce);
+    variables.live.break_glass = u32::from(case.break_glass);
+    for (copy, own) in variables.policies.iter_mut().zip(&own.policies) {
+        *copy = abi::value(abi::octets(own)).expect("one header, one size");
+    }
+    variables.kinds_of_octets = own.kinds_of_octets;
+    variables.trial_paths = paths.len();
     variables.trial_attempts = attempts.len();
     variables.trial_names = names.len();
     for mut map in open.open_object_mut().maps_mut() {
@@ -492,6 +707,7 @@ fn in_kernel(session: &Session, case: &Case) -> (Vec<bs_attempt>, Vec<bs_trial_n
         .write(&trial.maps.bs_trial_attempts, "attempts")
         .unwrap();
     names.write(&trial.maps.bs_trial_names, "names").unwrap();
+    paths.write(&trial.maps.bs_trial_paths, "paths").unwrap();
     let frame = [0; 64];
     let input = ProgramInput {
         data_in: Some(&frame),
@@ -504,6 +720,7 @@ fn in_kernel(session: &Session, case: &Case) -> (Vec<bs_attempt>, Vec<bs_trial_n
     (
         rows_of(&trial.maps.bs_trial_attempts, case.attempts.len()),
         rows_of(&trial.maps.bs_trial_names, case.names.len()),
+        rows_of(&trial.maps.bs_trial_paths, case.paths.len()),
     )
 }
 
@@ -531,10 +748,14 @@ fn wire_of(labels: &[Vec<u8>]) -> Vec<u8> {
 
 /// One attempt: verdict, rule, and whether it is told as ambiguous.
 fn judge(
-    case: &Case,
-    tables: &Tables,
+    &Against {
+        case,
+        tables,
+        at: place,
+    }: &Against<'_>,
     leased: &BTreeMap<IpAddr, Leased>,
     (address, rule, protocol, port): &(IpAddr, Index, u8, Port),
+    selectors: u64,
     got: &bs_attempt,
 ) -> Result<(), TestCaseError> {
     let address = address.to_canonical();
@@ -552,24 +773,40 @@ fn judge(
         resolver_dns: port == 53 && kind == Protocol::Udp && known(&case.resolvers),
         protocol: kind,
         port,
+        selectors,
         leases: &at.leases,
     };
     let wanted = decide(tables, &attempt);
-    let verdict = match (wanted.allow, case.enforce) {
-        (true, _) => abi::bs_verdict::BS_ALLOW,
-        (false, true) => abi::bs_verdict::BS_DENY,
-        (false, false) => abi::bs_verdict::BS_WOULD_DENY,
+    let verdict = match (wanted.verdict, case.enforce, case.break_glass) {
+        (Verdict::Deny, false, true) => abi::bs_verdict::BS_BREAK_GLASS,
+        (Verdict::Deny, true, _) => abi::bs_verdict::BS_DENY,
+        (Verdict::Deny | Verdict::WouldDeny, ..) => abi::bs_verdict::BS_WOULD_DENY,
+        (Verdict::Waived, ..) => abi::bs_verdict::BS_WAIVED,
+        (Verdict::Allow | Verdict::BreakGlass, ..) => abi::bs_verdict::BS_ALLOW,
+    };
+    let denied = matches!(wanted.verdict, Verdict::Deny | Verdict::WouldDeny);
+    let at_rule = if wanted.rule == RULE_DEFAULT || wanted.rule >= BUILTIN {
+        wanted.rule
+    } else {
+        wanted.rule + place.rule
+    };
+    let failure = match wanted.failure {
+        Failure::Refuse(errno) => u32::from(errno),
+        Failure::Blackhole => abi::bs_failure::BS_BLACKHOLE.0,
     };
     let mut what = String::new();
     let _ = write!(what, "{address} {protocol} {port}: {attempt:?}");
     prop_assert_eq!(
         (u32::from(got.verdict), got.rule),
-        (verdict.0, wanted.rule),
+        (verdict.0, at_rule),
         "{}",
         what
     );
+    if denied {
+        prop_assert_eq!(u32::from(got.failure), failure, "{}", what);
+    }
     let ambiguous = u32::from(got.attribution) == abi::bs_attribution::BS_AMBIGUOUS.0;
-    if wanted.allow && at.plain {
+    if !denied && at.plain {
         prop_assert_eq!(ambiguous, wanted.ambiguous, "{}", what);
     } else if wanted.ambiguous {
         prop_assert!(ambiguous, "{}", what);
@@ -579,10 +816,10 @@ fn judge(
 
 /// One lookup: judgeable or not, hash, class, ruling.
 fn look_up(
-    case: &Case,
-    tables: &Tables,
+    &Against { case, tables, at }: &Against<'_>,
     keys: NameKeys,
     near: &Near,
+    selectors: u64,
     got: &bs_trial_name,
 ) -> Result<(), TestCaseError> {
     let labels = near.labels(&case.patterns);
@@ -602,24 +839,12 @@ fn look_up(
     prop_assert_eq!(read.hash, keys.of_name(&name), "hash of {}", name);
     prop_assert_eq!(
         read.class_id,
-        tables.class_of_name(&name),
+        tables.class_of_name(&name) + at.class,
         "class of {}",
         name
     );
-    let wanted = decide_lookup(tables, &name);
-    let effect = match wanted.effect {
-        Effect::None => abi::bs_effect::BS_EFFECT_NONE,
-        Effect::Allow => abi::bs_effect::BS_EFFECT_ALLOW,
-        Effect::Deny => abi::bs_effect::BS_EFFECT_DENY,
-        Effect::Search => abi::bs_effect::BS_EFFECT_SEARCH,
-    };
-    let class = &got.class;
-    prop_assert_eq!(
-        (u32::from(class.lookup_effect), class.lookup_rule),
-        (effect.0, wanted.rule),
-        "{}",
-        name
-    );
+    let wanted = Outcome::Is(decide_lookup(tables, &name, selectors));
+    prop_assert_eq!(got.lookup, word(wanted, &at), "{}", name);
     Ok(())
 }
 
@@ -631,7 +856,7 @@ fn the_kernel_decides_as_core_does() {
         Err(_) => PAIRS,
     };
     let config = ProptestConfig {
-        cases: pairs.div_ceil(ATTEMPTS + NAMES) as u32,
+        cases: pairs.div_ceil(ATTEMPTS + NAMES + PATHS) as u32,
         failure_persistence: None,
         // A case is a policy with a thousand pairs, and the message names the one that differs.
         max_shrink_iters: 0,

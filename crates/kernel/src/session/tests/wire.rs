@@ -69,7 +69,8 @@ impl Wire {
     pub(super) fn searching(rules: &str, search: &[&str]) -> Self {
         need_root();
         own_network();
-        let text = format!("apiVersion: blackstart.dev/v1\nkind: Policy\n{rules}");
+        // Whether a session refuses is set by its mode; its rules would.
+        let text = format!("apiVersion: blackstart.dev/v1\nkind: Policy\nmode: enforce\n{rules}");
         let parsed = policy::parse(&text, "test.yaml");
         let policy = parsed.expect("a policy").policy;
         let search = search.iter().map(|name| name.parse().expect("a name"));
@@ -80,6 +81,7 @@ impl Wire {
         let features = BTreeSet::from([Feature::Names, Feature::Addresses, Feature::Outcomes]);
         let settings = Settings {
             tables: &tables,
+            rules: policy.rules.len() as u32,
             resolvers: &SERVERS,
             own_addresses: &[],
             hosts: &[],
