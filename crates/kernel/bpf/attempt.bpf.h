@@ -268,7 +268,7 @@ __noinline int bs_judge(struct bs_attempt *a)
 		a->attribution = BS_UNKNOWN;
 	else if (!a->name)
 		a->attribution = (address || local || listed) ? BS_EXACT : BS_UNNAMED;
-	else if ((a->denied && (a->allowed || a->other)) || (a->several && !a->best_mine))
+	else if ((a->denied && BS_EFFECT(ruling) != BS_EFFECT_DENY) || (a->several && !a->best_mine))
 		a->attribution = BS_AMBIGUOUS;
 	else
 		a->attribution = BS_EXACT;
