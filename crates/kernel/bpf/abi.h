@@ -19,10 +19,11 @@
 #define BLACKSTART_ABI_H
 
 /* Pins of a run are read by later releases. Raise it when any struct below changes. */
-enum { BS_LAYOUT = 1 };
+enum bs_layout { BS_LAYOUT = 2 };
 
 enum { BS_NAME_MAX = 256, BS_EXE_MAX = 128, BS_ARGV_HEAD = 256, BS_ARGV_REST = 768 };
 enum { BS_LEASE_SLOTS = 8, BS_CHAIN_MAX = 6, BS_PACKET_MAX = 4096, BS_PATH_MAX = 112, BS_ASKED = 2 };
+enum { BS_SEATS = 128 };
 
 /* What became of an attempt; core::record::Verdict. */
 enum bs_verdict {
@@ -340,6 +341,17 @@ struct bs_socket {
 	struct bs_asked asked[BS_ASKED];
 };
 
+/*
+ * Where the row of a socket lies as a rule: its cookie picks the seat, and cookies are dealt in order. Whoever
+ * finds the seat taken has its row elsewhere, in a hash table. All zero but `elsewhere` while nobody sits here.
+ */
+struct bs_seat {
+	__u64 cookie;
+	__u32 elsewhere; /* rows in the hash table whose seat this is */
+	__u32 pad;
+	struct bs_socket socket;
+};
+
 /* ---- the live view ---------------------------------------------------------------------------------- */
 
 enum bs_event_kind { BS_EVENT_ATTEMPT = 1, BS_EVENT_LOOKUP = 2, BS_EVENT_LEFT = 3 };
@@ -405,6 +417,7 @@ BS_SIZE(bs_delegate_key, 128);
 BS_SIZE(bs_counters, 120);
 BS_SIZE(bs_asked, 48);
 BS_SIZE(bs_socket, 160);
+BS_SIZE(bs_seat, 176);
 BS_SIZE(bs_event, 48);
 BS_SIZE(bs_lookup_event, 328);
 

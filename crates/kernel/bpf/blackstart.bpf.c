@@ -26,6 +26,7 @@ enum { IPPROTO_TCP = 6, IPPROTO_UDP = 17, SOCK_STREAM = 1 };
  * generated. */
 struct bs_event bs_type_event SEC(".data.types");
 struct bs_lookup_event bs_type_lookup_event SEC(".data.types");
+enum bs_layout bs_type_layout SEC(".data.types");
 enum bs_verdict bs_type_verdict SEC(".data.types");
 enum bs_effect bs_type_effect SEC(".data.types");
 enum bs_known bs_type_known SEC(".data.types");

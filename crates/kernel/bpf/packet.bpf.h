@@ -381,12 +381,10 @@ static __always_inline int bs_backstop(__u64 cookie, int stream, struct bs_heade
 	/* A TCP socket that no hook saw is the kernel's own (a subflow), and no hook will see it closed. */
 	if (stream)
 		return a.verdict == BS_DENY ? BS_DROP : BS_PASS;
-	if (st) {
+	if (st)
 		bs_flush(st);
-	} else {
-		bpf_map_update_elem(&bs_sockets, &cookie, (void *)&no_socket, BPF_NOEXIST);
-		st = bs_socket_find(cookie);
-	}
+	else
+		st = bs_socket_new(cookie);
 	if (st)
 		bs_socket_set(st, &a);
 	return a.verdict == BS_DENY ? BS_DROP : BS_PASS;
