@@ -175,7 +175,7 @@ struct bs_lease_slot {
 	__u64 subject; /* who asked for it */
 	__u32 class_id;
 	__u32 deny_class; /* class of the first CNAME target that some rule denies; 0 none */
-	__u32 seen;       /* CLOCK_BOOTTIME >> 20, for finding the latest and the oldest */
+	__u32 seen;       /* the lease's turn then, for finding the latest and the oldest */
 	__u32 several;    /* more than one name has this class here */
 };
 
@@ -183,7 +183,7 @@ struct bs_lease {
 	struct bpf_spin_lock lock;
 	__u32 used;
 	__u32 evicted; /* slots that had to make room */
-	__u32 pad;
+	__u32 turns;   /* answers that named the address */
 	struct bs_lease_slot slot[BS_LEASE_SLOTS];
 };
 
@@ -193,7 +193,6 @@ struct bs_answer_key {
 };
 
 struct bs_answer {
-	__u64 last_ns;
 	__u64 chain[BS_CHAIN_MAX];
 	__u32 chain_len;
 	__u32 fixed; /* from /etc/hosts */
@@ -404,7 +403,7 @@ BS_SIZE(bs_pending, 16);
 BS_SIZE(bs_lease_slot, 32);
 BS_SIZE(bs_lease, 272);
 BS_SIZE(bs_answer_key, 24);
-BS_SIZE(bs_answer, 64);
+BS_SIZE(bs_answer, 56);
 BS_SIZE(bs_query_key, 24);
 BS_SIZE(bs_query, 24);
 BS_SIZE(bs_flow_key, 40);

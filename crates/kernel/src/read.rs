@@ -179,7 +179,6 @@ impl Record {
                 address: address(key.addr),
                 chain: row.chain[..length].to_vec(),
                 fixed: row.fixed != 0,
-                last_ns: row.last_ns,
             });
         }
         for (key, attempts) in self.rows::<abi::bs_delegate_key, u64>("bs_delegates")? {
@@ -239,9 +238,9 @@ impl Record {
                 socket.rule,
             );
             *bytes.entry(key).or_insert(0) += socket.bytes;
+        }
         if bytes.is_empty() {
             return Ok(());
-        }
         }
         for flow in flows {
             let to = (flow.address, flow.port, flow.protocol);
