@@ -176,7 +176,8 @@ struct bs_lease_slot {
 	__u32 class_id;
 	__u32 deny_class; /* class of the first CNAME target that some rule denies; 0 none */
 	__u32 seen;       /* the lease's turn then, for finding the latest and the oldest */
-	__u32 several;    /* more than one name has this class here */
+	__u16 several;    /* more than one name has this class here */
+	__u16 recorded;   /* bs_answers has a row of the latest name */
 };
 
 struct bs_lease {

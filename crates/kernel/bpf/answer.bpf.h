@@ -211,7 +211,7 @@ static __always_inline int bs_lease_add(struct bs_answer_scratch *s)
 	struct bs_lease_slot *slot;
 	struct bs_lease *lease;
 	__u64 name, subject;
-	__u32 class_id, deny_class, turn, used, fresh = 0, place = BS_LEASE_SLOTS, oldest = 0;
+	__u32 class_id, deny_class, turn, used, recorded, fresh = 0, place = BS_LEASE_SLOTS, oldest = 0;
 
 	at.addr[0] = s->key.addr[0];
 	at.addr[1] = s->key.addr[1];
@@ -232,19 +232,24 @@ static __always_inline int bs_lease_add(struct bs_answer_scratch *s)
 		return 0;
 	}
 	turn = __sync_fetch_and_add(&lease->turns, 1) + 1;
-	/* The same again needs no lock. As long as none had to make room, a slot that is in use keeps its classes. */
+	/* The same again is in the record and needs no lock. As long as none had to make room, a slot that is in use
+	 * keeps its classes. */
 	used = __sync_fetch_and_add(&lease->used, 0);
 	if (used < BS_LEASE_SLOTS) {
 		for (__u32 i = 0; i < BS_LEASE_SLOTS - 1 && i < used; i++) {
 			slot = &lease->slot[i];
 			if (slot->class_id != class_id || slot->deny_class != deny_class)
 				continue;
-			if (slot->name != name || slot->subject != subject)
+			if (slot->name != name || slot->subject != subject || !slot->recorded)
 				break;
 			slot->seen = turn;
-			goto leased;
+			return 0;
 		}
 	}
+	recorded = bpf_map_lookup_elem(&bs_answers, &s->key) ||
+		   !bpf_map_update_elem(&bs_answers, &s->key, &s->fresh, BPF_ANY);
+	if (!recorded)
+		BS_COUNT(leases_lost, 1);
 	bpf_spin_lock(&lease->lock);
 	for (__u32 i = 0; i < BS_LEASE_SLOTS; i++) {
 		if (i < lease->used && lease->slot[i].class_id == class_id && lease->slot[i].deny_class == deny_class &&
@@ -273,13 +278,10 @@ static __always_inline int bs_lease_add(struct bs_answer_scratch *s)
 	lease->slot[place].class_id = class_id;
 	lease->slot[place].deny_class = deny_class;
 	lease->slot[place].seen = turn;
+	lease->slot[place].recorded = recorded;
 	/* Last, and with a barrier: who looks without the lock finds it filled. */
 	__sync_fetch_and_add(&lease->used, fresh);
 	bpf_spin_unlock(&lease->lock);
-leased:
-	if (!bpf_map_lookup_elem(&bs_answers, &s->key) &&
-	    bpf_map_update_elem(&bs_answers, &s->key, &s->fresh, BPF_ANY))
-		BS_COUNT(leases_lost, 1);
 	return 0;
 }
 
@@ -357,9 +359,7 @@ static long bs_answer_step(__u32 index, void *unused)
 {
 	long stop = bs_answer_one();
 
-	/* 0 or 1: clang 22 sees that by itself and leaves a test for it out; the verifier does not, since the
-	 * function is global. */
-	asm volatile("%0 &= 1" : "+r"(stop));
+	BS_BIT(stop);
 	return stop;
 }
 

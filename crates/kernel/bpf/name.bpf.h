@@ -10,7 +10,7 @@
 #define BLACKSTART_NAME_H
 
 enum { BS_LABELS = 128 }; /* 255 octets hold 127 labels */
-enum { BS_OCTETS = 16 };
+enum { BS_OCTETS = 32 };
 
 /* A name and what reading it leaves behind. Too large for the stack: lies in scratch that its user owns. */
 struct bs_reading {
@@ -75,6 +75,7 @@ __noinline int bs_name_octets(struct bs_reading *r)
 			if (c > 63)
 				return -1;
 			count++;
+			BS_FORGET(count, unknown);
 			left = c;
 			label = config.label_key;
 		} else {
@@ -86,7 +87,6 @@ __noinline int bs_name_octets(struct bs_reading *r)
 		}
 		hash = (hash ^ c) * multiplier;
 		BS_FORGET(left, unknown);
-		BS_FORGET(count, unknown);
 		BS_FORGET(bad, unknown);
 		BS_FORGET(at, unknown);
 	}

@@ -308,6 +308,15 @@ static __always_inline int bs_query_note(struct __sk_buff *skb, struct bs_header
 	return 0;
 }
 
+/* Do answers from this server give leases that permit? Where that is why the socket may reach it, it is known. */
+static __always_inline int bs_is_resolver(struct bs_socket *st, const __u32 *server)
+{
+	if (st && st->rule == BS_RULE_RESOLVER && st->addr[3] == server[3] && st->addr[2] == server[2] &&
+	    st->addr[1] == server[1] && st->addr[0] == server[0])
+		return 1;
+	return (bs_known_as(server) & BS_KNOWN_RESOLVER) != 0;
+}
+
 /* Judge a query that was read, and record it. */
 static __always_inline int bs_query_judge(struct __sk_buff *skb, struct bs_header *h, struct bs_socket *st,
 					  struct bs_question *q)
@@ -348,7 +357,7 @@ static __always_inline int bs_query_judge(struct __sk_buff *skb, struct bs_heade
 	 * what only observe lets through is leased for the record. */
 	pending.leases = 1;
 	if (config.default_deny && live.enforce)
-		pending.leases = effect == BS_EFFECT_ALLOW && bs_known_as(q->server) & BS_KNOWN_RESOLVER;
+		pending.leases = effect == BS_EFFECT_ALLOW && bs_is_resolver(st, q->server);
 
 	/*
 	 * How a denied lookup ends. A drop here is EPERM for the sender, which glibc calls a temporary failure and
@@ -375,12 +384,12 @@ static __always_inline int bs_query_judge(struct __sk_buff *skb, struct bs_heade
 
 /* `certain`: the packet goes to port 53, so what cannot be parsed is a query that cannot be judged. Otherwise
  * the socket has asked a DNS server before and this may be anything. */
-static __noinline int bs_query(struct __sk_buff *skb, struct bs_header *h, struct bs_socket *st, int certain)
+__noinline int bs_query(struct __sk_buff *skb, struct bs_header *h, struct bs_socket *st, int certain)
 {
-	struct bs_question *q = bs_question_claim();
+	struct bs_question *q;
 	int verdict, read;
 
-	if (!q)
+	if (!h || !(q = bs_question_claim()))
 		return bs_query_malformed();
 	read = bs_query_read(skb, h, q);
 	if (read < 0) {
@@ -391,7 +400,9 @@ static __noinline int bs_query(struct __sk_buff *skb, struct bs_header *h, struc
 	} else {
 		verdict = bs_query_judge(skb, h, st, q);
 	}
-	__sync_lock_test_and_set(&q->claimed, 0);
+	/* Only this CPU claims here: what a program on it sees is in order. */
+	barrier();
+	*(volatile __u64 *)&q->claimed = 0;
 	return verdict;
 }
 
@@ -435,7 +446,7 @@ int bs_egress(struct __sk_buff *skb)
 	struct bpf_sock *sk = skb->sk;
 	struct bs_header h = {};
 	struct bs_socket *st;
-	__u32 protocol, stream;
+	__u32 protocol, stream, certain, verdict;
 	__u64 cookie;
 
 	if (!sk || !(sk = bpf_sk_fullsock(sk)))
@@ -471,10 +482,12 @@ int bs_egress(struct __sk_buff *skb)
 		__sync_fetch_and_add(&st->bytes, skb->len);
 	/* A v6 extension header hides the protocol: then the socket's own counts. */
 	if (h.protocol == IPPROTO_UDP || protocol == IPPROTO_UDP || (h.hidden && !stream)) {
-		if (h.dest_port == 53 || (h.odd && (!st || st->dns || protocol != IPPROTO_UDP)))
-			return bs_query(skb, &h, st, 1);
-		if (st && st->dns && st->port == 53)
-			return bs_query(skb, &h, st, 0);
+		certain = h.dest_port == 53 || (h.odd && (!st || st->dns || protocol != IPPROTO_UDP));
+		if (certain || (st && st->dns && st->port == 53)) {
+			verdict = bs_query(skb, &h, st, certain);
+			BS_BIT(verdict);
+			return verdict;
+		}
 	}
 	return BS_PASS;
 }

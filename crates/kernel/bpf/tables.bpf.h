@@ -226,6 +226,10 @@ static __always_inline __u32 bs_known_as(const __u32 *addr)
 /* Make the verifier forget what it knows of a number, so that the paths through a loop converge. */
 #define BS_FORGET(x, unknown) asm volatile("%0 ^= %1; %0 ^= %1" : "+r"(x) : "r"(unknown))
 
+/* Show the verifier that what a global function returned is 0 or 1. A comparison does not: clang 22 sees into the
+ * function, finds that it is so, and leaves the comparison out. */
+#define BS_BIT(x) asm volatile("%0 &= 1" : "+r"(x))
+
 /* The record of one process image starts from this. Read-only data instead of per-CPU scratch: nobody can
  * overwrite it between two instructions. */
 const volatile struct bs_subject no_subject = {};
