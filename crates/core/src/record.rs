@@ -140,8 +140,6 @@ pub struct AnswerRow {
     pub chain: Vec<NameId>,
     /// From the run's /etc/hosts, not from an answer.
     pub fixed: bool,
-    /// Last time an answer gave it.
-    pub last_ns: u64,
 }
 
 /// Attempts of one subject at one destination with one verdict.

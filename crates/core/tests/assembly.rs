@@ -154,28 +154,24 @@ fn the_whole_document() {
             address: "10.1.0.2".parse().unwrap(),
             chain: vec![3],
             fixed: false,
-            last_ns: 1,
         },
         AnswerRow {
             name: 2,
             address: "10.1.0.1".parse().unwrap(),
             chain: vec![3],
             fixed: false,
-            last_ns: 1,
         },
         AnswerRow {
             name: 2,
             address: "fd00::1".parse().unwrap(),
             chain: vec![],
             fixed: false,
-            last_ns: 1,
         },
         AnswerRow {
             name: 2,
             address: "10.1.0.9".parse().unwrap(),
             chain: vec![],
             fixed: true,
-            last_ns: 1,
         },
     ];
     record.flows = vec![

@@ -19,10 +19,11 @@
 #define BLACKSTART_ABI_H
 
 /* Pins of a run are read by later releases. Raise it when any struct below changes. */
-enum { BS_LAYOUT = 2 };
+enum bs_layout { BS_LAYOUT = 2 };
 
 enum { BS_NAME_MAX = 256, BS_EXE_MAX = 128, BS_ARGV_HEAD = 256, BS_ARGV_REST = 768 };
 enum { BS_LEASE_SLOTS = 16, BS_CHAIN_MAX = 6, BS_PACKET_MAX = 4096, BS_PATH_MAX = 112, BS_ASKED = 2 };
+enum { BS_SEATS = 128 };
 
 /* What became of an attempt; core::record::Verdict. */
 enum bs_verdict {
@@ -227,8 +228,9 @@ struct bs_lease_slot {
 	__u64 subject; /* who asked for it */
 	__u32 class_id;
 	__u32 deny_class; /* class of the first CNAME target that some rule denies; 0 none */
-	__u32 seen;       /* CLOCK_BOOTTIME >> 20, for finding the latest and the oldest */
-	__u16 several;    /* more than one name has this class here */
+	__u32 seen;       /* the lease's turn then, for finding the latest and the oldest */
+	__u8 several;     /* more than one name has this class here */
+	__u8 recorded;    /* bs_answers has a row of the latest name */
 	__u16 generation; /* that the classes are of; a slot of another one says nothing, and makes room first */
 };
 
@@ -236,7 +238,7 @@ struct bs_lease {
 	struct bpf_spin_lock lock;
 	__u32 used;
 	__u32 evicted; /* slots that had to make room */
-	__u32 pad;
+	__u32 turns;   /* answers that named the address */
 	struct bs_lease_slot slot[BS_LEASE_SLOTS];
 };
 
@@ -246,7 +248,6 @@ struct bs_answer_key {
 };
 
 struct bs_answer {
-	__u64 last_ns;
 	__u64 chain[BS_CHAIN_MAX];
 	__u32 chain_len;
 	__u32 fixed; /* from /etc/hosts */
@@ -396,6 +397,17 @@ struct bs_socket {
 	struct bs_asked asked[BS_ASKED];
 };
 
+/*
+ * Where the row of a socket lies as a rule: its cookie picks the seat, and cookies are dealt in order. Whoever
+ * finds the seat taken has its row elsewhere, in a hash table. All zero but `elsewhere` while nobody sits here.
+ */
+struct bs_seat {
+	__u64 cookie;
+	__u32 elsewhere; /* rows in the hash table whose seat this is */
+	__u32 pad;
+	struct bs_socket socket;
+};
+
 /* ---- the live view ---------------------------------------------------------------------------------- */
 
 enum bs_event_kind { BS_EVENT_ATTEMPT = 1, BS_EVENT_LOOKUP = 2, BS_EVENT_LEFT = 3 };
@@ -447,7 +459,7 @@ struct bs_refill {
 	__u32 kind;
 	__u32 class_id;
 	__u32 deny_class;
-	__u32 seen;
+	__u32 recorded; /* bs_answers has a row of it */
 	__u32 generation;
 	__u32 pad;
 };
@@ -468,7 +480,7 @@ BS_SIZE(bs_pending, 16);
 BS_SIZE(bs_lease_slot, 32);
 BS_SIZE(bs_lease, 528);
 BS_SIZE(bs_answer_key, 24);
-BS_SIZE(bs_answer, 64);
+BS_SIZE(bs_answer, 56);
 BS_SIZE(bs_query_key, 24);
 BS_SIZE(bs_query, 24);
 BS_SIZE(bs_flow_key, 40);
@@ -481,6 +493,7 @@ BS_SIZE(bs_delegate_key, 128);
 BS_SIZE(bs_counters, 120);
 BS_SIZE(bs_asked, 48);
 BS_SIZE(bs_socket, 160);
+BS_SIZE(bs_seat, 176);
 BS_SIZE(bs_event, 48);
 BS_SIZE(bs_lookup_event, 328);
 BS_SIZE(bs_refill, 64);

@@ -16,16 +16,17 @@
 enum {
 	BS_ADDRESSES = 256, /* as many A records as 4096 octets hold */
 	BS_FEW = 4,
+	BS_LONG = 0x8000,
 	BS_CNAMES = 32,     /* resolvers themselves give up at 16 or before */
 };
 
+/* What every answer touches stands first and close together. */
 struct bs_answer_scratch {
-	__u8 packet[BS_PACKET_MAX]; /* the DNS message */
-	struct bs_reading target;   /* a name taken out of it */
-	struct bs_answer fresh;
 	struct bs_answer_key key;   /* question's hash, address at hand */
 	__u64 head;                 /* hash of the name that the next owner must be */
 	__u64 subject;
+	__u64 hash;                 /* of the question, while it is read */
+	__u64 bad;                  /* as in struct bs_reading */
 	__u32 head_offset;          /* where that name stands in the packet */
 	__u32 len;
 	__u32 offset;               /* next record */
@@ -41,10 +42,14 @@ struct bs_answer_scratch {
 	__u32 class_id[2];
 	__u32 deny_class[2];
 	__u32 steps;                /* CNAMEs followed */
-	__u32 found;                /* addresses taken out, leased once the whole section was read */
+	__u32 found;                /* addresses, leased once the whole section was read */
 	__u32 leased;
 	__u32 broken;
-	__u32 address[BS_ADDRESSES][4];
+	__u32 pad;
+	struct bs_answer fresh;
+	__u16 address[BS_ADDRESSES]; /* where they stand in the packet; BS_LONG with those of 16 octets */
+	__u8 packet[BS_PACKET_MAX]; /* the DNS message */
+	struct bs_reading target;   /* a name taken out of it */
 };
 
 struct {
@@ -78,6 +83,68 @@ static __always_inline __u32 bs_u16(struct bs_answer_scratch *s, __u64 at)
 static __always_inline __u32 bs_word(struct bs_answer_scratch *s, __u64 at)
 {
 	return bpf_htonl(bs_u16(s, at) << 16 | bs_u16(s, at + 2));
+}
+
+/* The next few octets of the question: the hash of its name, as bs_name_octets computes it. Its labels are not
+ * asked for, since the class was found when the query went out. */
+__noinline int bs_question_octets(struct bs_answer_scratch *s)
+{
+	__u64 hash, unknown, left, bad, at;
+
+	if (!s)
+		return -1;
+	hash = s->hash;
+	left = s->left;
+	bad = s->bad;
+	at = s->pos;
+	unknown = s->head;
+	for (__u32 i = 0; i < BS_OCTETS; i++) {
+		__u64 c;
+
+		if (at > 12 + 254)
+			return -1;
+		c = bs_u8(s, at);
+		at++;
+		if (left == 0) {
+			if (c == 0) {
+				hash ^= hash >> 32;
+				s->hash = hash ? hash : 1;
+				s->end = at;
+				return bad >> 63 ? -1 : 1;
+			}
+			if (c > 63)
+				return -1;
+			left = c;
+		} else {
+			bad |= bs_octet_is_bad(c);
+			c = bs_octet_lower(c);
+			left--;
+		}
+		hash = (hash ^ c) * config.multiplier;
+		BS_FORGET(left, unknown);
+		BS_FORGET(bad, unknown);
+		BS_FORGET(at, unknown);
+	}
+	s->hash = hash;
+	s->left = left;
+	s->bad = bad;
+	s->pos = at;
+	return 0;
+}
+
+/* The hash of the question's name, and where it ends. 0, or -1 as bs_name_scan. */
+static __noinline int bs_question_scan(struct bs_answer_scratch *s)
+{
+	s->hash = config.name_key;
+	s->left = s->bad = 0;
+	s->pos = 12;
+	for (__u32 i = 0; i < 256 / BS_OCTETS; i++) {
+		int done = bs_question_octets(s);
+
+		if (done)
+			return done < 0 ? -1 : 0;
+	}
+	return -1;
 }
 
 /* One octet of the name that is being taken out. 0 go on, 1 stop. */
@@ -148,7 +215,7 @@ __noinline int bs_lease_put(struct bs_refill *n)
 	struct bs_lease *lease;
 	__u64 name, subject;
 	__u64 place = BS_LEASE_SLOTS, oldest = 0, oldest_seen = -1ULL, unknown;
-	__u32 class_id, deny_class, seen, used;
+	__u32 class_id, deny_class, turn, used, recorded, fresh = 0;
 	__u16 generation, current;
 
 	if (!n)
@@ -161,7 +228,7 @@ __noinline int bs_lease_put(struct bs_refill *n)
 	subject = n->subject;
 	class_id = n->class_id;
 	deny_class = n->deny_class;
-	seen = n->seen;
+	recorded = n->recorded;
 	generation = n->generation;
 	current = live.generation;
 	unknown = name;
@@ -175,6 +242,7 @@ __noinline int bs_lease_put(struct bs_refill *n)
 		BS_COUNT(leases_lost, 1);
 		return 0;
 	}
+	turn = __sync_fetch_and_add(&lease->turns, 1) + 1;
 	bpf_spin_lock(&lease->lock);
 	used = lease->used;
 	for (__u32 i = 0; i < BS_LEASE_SLOTS; i++) {
@@ -201,7 +269,7 @@ __noinline int bs_lease_put(struct bs_refill *n)
 			place = oldest;
 		} else if (used < BS_LEASE_SLOTS) {
 			place = used;
-			lease->used = used + 1;
+			fresh = 1;
 		} else {
 			place = oldest;
 			lease->evicted++;
@@ -217,29 +285,59 @@ __noinline int bs_lease_put(struct bs_refill *n)
 	lease->slot[place].subject = subject;
 	lease->slot[place].class_id = class_id;
 	lease->slot[place].deny_class = deny_class;
-	lease->slot[place].seen = seen;
+	lease->slot[place].seen = turn;
+	lease->slot[place].recorded = recorded;
+	/* With a barrier, and the generation behind it: who looks without the lock, at slots that are in use and of its
+	 * own generation, finds them filled. */
+	__sync_fetch_and_add(&lease->used, fresh);
 	lease->slot[place].generation = generation;
 	bpf_spin_unlock(&lease->lock);
 	return 0;
 }
 
-/* Remember that s->key.addr was given for the question: the lease, and the record. */
-__noinline int bs_lease_add(void)
+/* Is the same in the record already? Then nothing is to be done, and no lock to be taken. As long as none had to make
+ * room, a slot that is in use keeps its classes while its generation judges. */
+static __always_inline int bs_lease_stands(struct bs_lease *lease, struct bs_answer_scratch *s, __u32 which)
 {
-	struct bs_answer_scratch *s = bs_answer_scratch_get();
-	struct bs_refill note = {};
-	struct bs_answer *row;
-	__u64 now = bpf_ktime_get_boot_ns();
+	__u32 class_id = s->class_id[which & 1], deny_class = s->deny_class[which & 1], used;
+	__u16 generation = s->generation + which;
 
-	if (!s)
+	used = __sync_fetch_and_add(&lease->used, 0);
+	if (used >= BS_LEASE_SLOTS)
 		return 0;
+	for (__u32 i = 0; i < BS_LEASE_SLOTS - 1 && i < used; i++) {
+		struct bs_lease_slot *slot = &lease->slot[i];
+
+		if (slot->class_id != class_id || slot->deny_class != deny_class || slot->generation != generation)
+			continue;
+		if (slot->name != s->key.name || slot->subject != s->subject || !slot->recorded)
+			return 0;
+		slot->seen = __sync_fetch_and_add(&lease->turns, 1) + 1;
+		return 1;
+	}
+	return 0;
+}
+
+/* Remember that s->key.addr was given for the question: the lease, and the record. */
+static __always_inline int bs_lease_add(struct bs_answer_scratch *s)
+{
+	struct bs_refill note = {};
+	struct bs_address at = {};
+	struct bs_lease *lease;
+
+	at.addr[0] = note.addr[0] = s->key.addr[0];
+	at.addr[1] = note.addr[1] = s->key.addr[1];
+	at.addr[2] = note.addr[2] = s->key.addr[2];
+	at.addr[3] = note.addr[3] = s->key.addr[3];
+	lease = bpf_map_lookup_elem(&bs_leases, &at);
+	if (lease && !s->coming && bs_lease_stands(lease, s, 0))
+		return 0;
+	note.recorded = bpf_map_lookup_elem(&bs_answers, &s->key) ||
+			!bpf_map_update_elem(&bs_answers, &s->key, &s->fresh, BPF_ANY);
+	if (!note.recorded)
+		BS_COUNT(leases_lost, 1);
 	note.name = s->key.name;
 	note.subject = s->subject;
-	note.addr[0] = s->key.addr[0];
-	note.addr[1] = s->key.addr[1];
-	note.addr[2] = s->key.addr[2];
-	note.addr[3] = s->key.addr[3];
-	note.seen = now >> 20;
 	note.class_id = s->class_id[0];
 	note.deny_class = s->deny_class[0];
 	note.generation = s->generation;
@@ -250,28 +348,25 @@ __noinline int bs_lease_add(void)
 		note.generation = s->generation + 1;
 		bs_lease_put(&note);
 	}
-
-	row = bpf_map_lookup_elem(&bs_answers, &s->key);
-	if (row) {
-		row->last_ns = now;
-		return 0;
-	}
-	s->fresh.last_ns = now;
-	if (bpf_map_update_elem(&bs_answers, &s->key, &s->fresh, BPF_ANY))
-		BS_COUNT(leases_lost, 1);
 	return 0;
+}
+
+/* The class of the name that was taken out last, by the policy of a generation. */
+static __always_inline __u32 bs_target_class(struct bs_answer_scratch *s, __u32 generation)
+{
+	s->target.place = generation & 1;
+	bs_name_match(&s->target);
+	return s->target.name.class_id;
 }
 
 /* Note the class of a CNAME's target if some rule of the policy (the one that judges, or the coming one) denies it. */
 static __always_inline void bs_target_denied(struct bs_answer_scratch *s, __u32 which)
 {
-	struct bs_class *c;
+	__u32 class_id = bs_target_class(s, s->generation + which);
+	struct bs_class *c = bpf_map_lookup_elem(&bs_classes, &class_id);
 
-	s->target.place = (s->generation + which) & 1;
-	bs_name_match(&s->target);
-	c = bpf_map_lookup_elem(&bs_classes, &s->target.name.class_id);
 	if (c && c->may_deny && !s->deny_class[which])
-		s->deny_class[which] = s->target.name.class_id;
+		s->deny_class[which] = class_id;
 }
 
 /* One record of the answer section. 0 go on, 1 stop. */
@@ -306,23 +401,12 @@ __noinline int bs_answer_one(void)
 	if (!mine || class != 1)
 		return 0;
 	if ((type == 1 && size == 4) || (type == 28 && size == 16)) {
-		__u32 *address = s->address[s->found & (BS_ADDRESSES - 1)];
-
 		if (s->found >= BS_ADDRESSES) {
 			BS_COUNT(leases_lost, 1);
 			return 0;
 		}
+		s->address[s->found & (BS_ADDRESSES - 1)] = type == 28 ? BS_LONG | at : at;
 		s->found++;
-		address[0] = address[1] = 0;
-		address[2] = bpf_htonl(0xffff);
-		if (type == 1) {
-			address[3] = bs_word(s, at);
-		} else {
-			address[0] = bs_word(s, at);
-			address[1] = bs_word(s, at + 4);
-			address[2] = bs_word(s, at + 8);
-			address[3] = bs_word(s, at + 12);
-		}
 	} else if (type == 5) {
 		if (bs_name_take(s, at) || s->end != at + size || bs_name_scan(&s->target))
 			goto broken;
@@ -356,27 +440,31 @@ static long bs_answer_step(__u32 index, void *unused)
 {
 	long stop = bs_answer_one();
 
-	/* 0 or 1: clang 22 sees that by itself and leaves a test for it out; the verifier does not, since the
-	 * function is global. */
-	asm volatile("%0 &= 1" : "+r"(stop));
+	BS_BIT(stop);
 	return stop;
 }
 
-/* Lease the next address that was taken out. */
+/* Lease the next address that was found. */
 __noinline int bs_lease_next(void)
 {
 	struct bs_answer_scratch *s = bs_answer_scratch_get();
-	__u32 *address;
+	__u32 at;
 
 	if (!s)
 		return 0;
-	address = s->address[s->leased & (BS_ADDRESSES - 1)];
+	at = s->address[s->leased & (BS_ADDRESSES - 1)];
 	s->leased++;
-	s->key.addr[0] = address[0];
-	s->key.addr[1] = address[1];
-	s->key.addr[2] = address[2];
-	s->key.addr[3] = address[3];
-	return bs_lease_add();
+	if (at & BS_LONG) {
+		s->key.addr[0] = bs_word(s, at);
+		s->key.addr[1] = bs_word(s, at + 4);
+		s->key.addr[2] = bs_word(s, at + 8);
+		s->key.addr[3] = bs_word(s, at + 12);
+	} else {
+		s->key.addr[0] = s->key.addr[1] = 0;
+		s->key.addr[2] = bpf_htonl(0xffff);
+		s->key.addr[3] = bs_word(s, at);
+	}
+	return bs_lease_add(s);
 }
 
 static long bs_lease_step(__u32 index, void *unused)
@@ -419,15 +507,17 @@ static __always_inline int bs_answer_malformed(__u32 generation)
 }
 
 /* A query that another policy judged: do its answers give leases under this one? */
-static __always_inline int bs_may_lease_now(struct bs_answer_scratch *s, struct bs_pending_key *key, __u64 subject)
+static __always_inline int bs_may_lease_now(struct bs_answer_scratch *s, struct bs_pending_key *key,
+					    struct bs_socket *st)
 {
 	struct bs_class *c = bpf_map_lookup_elem(&bs_classes, &s->class_id[0]);
 
-	return c && bs_may_lease(bs_choose(c->lookup, bs_selectors_of(subject, s->generation)), key->server,
+	return c && bs_may_lease(bs_choose(c->lookup, bs_selectors_of(s->subject, s->generation)), st, key->server,
 				 &policies[s->generation & 1]);
 }
 
-static __always_inline int bs_answer_read(struct __sk_buff *skb, struct bs_header *h, struct bs_socket *st)
+static __always_inline int bs_answer_read(struct __sk_buff *skb, struct bs_header *h, __u64 cookie,
+					  struct bs_socket *st)
 {
 	struct bs_pending_key key = {};
 	struct bs_pending found = {}, *pending = &found;
@@ -459,16 +549,13 @@ static __always_inline int bs_answer_read(struct __sk_buff *skb, struct bs_heade
 	if (s->len < 17 || bs_u16(s, 4) != 1 || (flags & 0x7800))
 		return bs_answer_malformed(generation);
 	/* The question stands uncompressed, as it was asked. */
-	n = s->len - 12 > 255 ? 254 : s->len - 13;
-	asm volatile("%0 &= 255" : "+r"(n));
-	if (bpf_skb_load_bytes(skb, h->payload + 12, s->target.name.wire, n + 1) || bs_name_scan(&s->target))
+	if (bs_question_scan(s))
 		return bs_answer_malformed(generation);
-	s->end = 12 + s->target.name.len;
 	if (s->end + 4 > s->len)
 		return bs_answer_malformed(generation);
 
-	key.socket = bpf_get_socket_cookie(skb);
-	key.name = s->target.name.hash;
+	key.socket = cookie;
+	key.name = s->hash;
 	__builtin_memcpy(key.server, h->source, 16);
 	key.id = bs_u16(s, 0);
 	key.qtype = bs_u16(s, s->end);
@@ -494,23 +581,22 @@ static __always_inline int bs_answer_read(struct __sk_buff *skb, struct bs_heade
 	s->class_id[0] = pending->class_id;
 	leases = pending->leases;
 	s->subject = pending->subject;
-	if (pending->generation != (__u16)generation) {
-		s->target.place = generation & 1;
-		bs_name_match(&s->target);
-		s->class_id[0] = s->target.name.class_id;
-		leases = bs_may_lease_now(s, &key, s->subject);
-	}
-	if (s->coming) {
+	s->offset = s->end + 4;
+	/* Another policy judged the query, or is about to judge what is reached for by its answer. */
+	if (s->coming || pending->generation != (__u16)generation) {
+		if (bs_name_take(s, 12) || bs_name_scan(&s->target))
+			return bs_answer_malformed(generation);
+		if (pending->generation != (__u16)generation) {
+			s->class_id[0] = bs_target_class(s, generation);
+			leases = bs_may_lease_now(s, &key, st);
+		}
 		/* Leased there whatever it will say of the lookup: who looked it up was allowed to. */
-		s->target.place = (generation + 1) & 1;
-		bs_name_match(&s->target);
-		s->class_id[1] = s->target.name.class_id;
+		s->class_id[1] = bs_target_class(s, generation + 1);
 	}
 	if (!leases)
 		return BS_PASS;
 	s->key.name = s->head = key.name;
 	s->head_offset = 12;
-	s->offset = s->end + 4;
 	s->deny_class[0] = s->deny_class[1] = 0;
 	s->fresh.chain_len = 0;
 	s->fresh.fixed = 0;
@@ -541,6 +627,7 @@ int bs_ingress(struct __sk_buff *skb)
 	struct bs_header h = {};
 	struct bs_socket *st;
 	__u32 protocol;
+	__u64 cookie;
 
 	if (!sk || !(sk = bpf_sk_fullsock(sk)))
 		return BS_PASS;
@@ -553,10 +640,11 @@ int bs_ingress(struct __sk_buff *skb)
 	}
 	if (protocol != IPPROTO_UDP || bs_header_read(skb, &h))
 		return BS_PASS;
-	st = bs_socket_find(bpf_get_socket_cookie(skb));
+	cookie = bpf_get_socket_cookie(skb);
+	st = bs_socket_find(cookie);
 	if (h.source_port != 53 && (!st || !st->dns))
 		return BS_PASS;
-	return bs_answer_read(skb, &h, st);
+	return bs_answer_read(skb, &h, cookie, st);
 }
 
 #endif

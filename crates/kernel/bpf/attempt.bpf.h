@@ -158,7 +158,7 @@ __noinline int bs_weigh(struct bs_attempt *a, struct bs_lease_slot *slot)
 }
 
 /* What the address and its names say at one rank; 0 if nothing. */
-static __always_inline __u64 bs_settle(__u64 address, __u64 names, __u8 names_rank, __u64 allowed, __u8 rank)
+static __always_inline __u64 bs_rank_says(__u64 address, __u64 names, __u8 names_rank, __u64 allowed, __u8 rank)
 {
 	__u64 deny_address = 0, deny_names = 0;
 
@@ -245,11 +245,11 @@ __noinline int bs_judge(struct bs_attempt *a)
 	}
 
 	names = a->allowed || a->other ? 0 : a->denied;
-	ruling = bs_settle(address, names, a->lowest_denial, a->allowed, BS_RANK_FINAL);
+	ruling = bs_rank_says(address, names, a->lowest_denial, a->allowed, BS_RANK_FINAL);
 	if (!ruling)
-		ruling = bs_settle(address, names, a->lowest_denial, a->allowed, BS_RANK_WAIVER);
+		ruling = bs_rank_says(address, names, a->lowest_denial, a->allowed, BS_RANK_WAIVER);
 	if (!ruling)
-		ruling = bs_settle(address, names, a->lowest_denial, a->allowed, BS_RANK_PLAIN);
+		ruling = bs_rank_says(address, names, a->lowest_denial, a->allowed, BS_RANK_PLAIN);
 	if (!ruling) {
 		if (!p->default_deny)
 			ruling = BS_RULING(BS_EFFECT_ALLOW, BS_RULE_DEFAULT);

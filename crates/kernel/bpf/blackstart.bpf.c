@@ -32,6 +32,7 @@ enum bs_refill_kind bs_type_refill_kind SEC(".data.types");
 enum bs_flags bs_type_flags SEC(".data.types");
 enum bs_failure bs_type_failure SEC(".data.types");
 struct bs_lookup_event bs_type_lookup_event SEC(".data.types");
+enum bs_layout bs_type_layout SEC(".data.types");
 enum bs_verdict bs_type_verdict SEC(".data.types");
 enum bs_effect bs_type_effect SEC(".data.types");
 enum bs_known bs_type_known SEC(".data.types");

@@ -10,12 +10,11 @@
 #define BLACKSTART_NAME_H
 
 enum { BS_LABELS = 128 }; /* 255 octets hold 127 labels */
-enum { BS_OCTETS = 8 };
+enum { BS_OCTETS = 32 };
 
 /* A name and what reading it leaves behind. Too large for the stack: lies in scratch that its user owns. */
 struct bs_reading {
 	struct bs_name name;
-	__u64 label[BS_LABELS]; /* hashes, from the left */
 	__u32 labels;
 	__u32 at; /* next octet while it is read, then labels not yet walked */
 	/* between two handfuls of octets */
@@ -28,7 +27,19 @@ struct bs_reading {
 	__u32 star;
 	__u32 edges;
 	__u32 place; /* of the policy that says which class */
+	__u64 label[BS_LABELS]; /* hashes, from the left */
 };
+
+/* By sign bits instead of branches: each branch in a loop over octets doubles what is verified. */
+static __always_inline __u64 bs_octet_is_bad(__u64 c)
+{
+	return ((c ^ '.') - 1) | (c - 1);
+}
+
+static __always_inline __u64 bs_octet_lower(__u64 c)
+{
+	return c + (((c - 'Z' - 1) & ~(c - 'A')) >> 63 << 5);
+}
 
 /* The next few octets of the wire form. 0 to go on, 1 at the end, -1 for a name that cannot be judged. */
 __noinline int bs_name_octets(struct bs_reading *r)
@@ -64,21 +75,18 @@ __noinline int bs_name_octets(struct bs_reading *r)
 			if (c > 63)
 				return -1;
 			count++;
+			BS_FORGET(count, unknown);
 			left = c;
 			label = config.label_key;
 		} else {
-			/* By sign bits instead of branches: each branch here doubles what is verified. */
-			bad |= ((c ^ '.') - 1) | (c - 1);
-			c += ((c - 'Z' - 1) & ~(c - 'A')) >> 63 << 5;
+			bad |= bs_octet_is_bad(c);
+			c = bs_octet_lower(c);
 			r->name.wire[(at - 1) & 255] = c;
 			label = (label ^ c) * multiplier;
 			left--;
 		}
 		hash = (hash ^ c) * multiplier;
 		BS_FORGET(left, unknown);
-		BS_FORGET(hash, unknown);
-		BS_FORGET(label, unknown);
-		BS_FORGET(count, unknown);
 		BS_FORGET(bad, unknown);
 		BS_FORGET(at, unknown);
 	}

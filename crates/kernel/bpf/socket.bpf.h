@@ -18,7 +18,6 @@
  */
 static __always_inline int bs_reach(struct bpf_sock_addr *ctx, struct bs_attempt *a)
 {
-	struct bs_socket fresh = {};
 	struct bs_socket *st;
 	__u64 cookie;
 
@@ -44,8 +43,8 @@ static __always_inline int bs_reach(struct bpf_sock_addr *ctx, struct bs_attempt
 	}
 	if (st)
 		bs_flush(st);
-	else
-		st = &fresh;
+	else if (!(st = bs_socket_new(cookie)))
+		return 1;
 	bs_socket_set(st, a);
 	st->hooked = 1;
 	st->since_ns = 0;
@@ -53,8 +52,6 @@ static __always_inline int bs_reach(struct bpf_sock_addr *ctx, struct bs_attempt
 		st->since_ns = bpf_ktime_get_boot_ns();
 	else if (a->port == 53 && a->protocol == IPPROTO_UDP)
 		st->dns = 1;
-	if (st == &fresh)
-		bpf_map_update_elem(&bs_sockets, &cookie, &fresh, BPF_ANY);
 	return 1;
 }
 
@@ -116,17 +113,11 @@ int bs_sendmsg6(struct bpf_sock_addr *ctx)
 	return bs_reach6(ctx);
 }
 
-/* When: a socket is closed. Writes: the bytes that its row does not have yet, and the outcome of a connect
- * that was never answered. Only observes. */
-SEC("cgroup/sock_release")
-int bs_release(struct bpf_sock *ctx)
+/* The socket is closed: what its row knows goes to the flow. */
+static __always_inline void bs_settle(struct bpf_sock *ctx, struct bs_socket *st)
 {
-	__u64 cookie = bpf_get_socket_cookie(ctx);
-	struct bs_socket *st = bs_socket_find(cookie);
 	struct bs_flow *flow;
 
-	if (!st)
-		return 1;
 	/* Closed by the kernel, before the owner: it gave up. In any other state the owner did. */
 	if (st->since_ns && st->bytes && ctx->state == BPF_TCP_CLOSE && (flow = bs_flow_of(st))) {
 		/* An error by ICMP comes soon, the last retry does not. */
@@ -136,7 +127,31 @@ int bs_release(struct bpf_sock *ctx)
 			__sync_fetch_and_add(&flow->timed_out, 1);
 	}
 	bs_flush(st);
-	bpf_map_delete_elem(&bs_sockets, &cookie);
+}
+
+/* When: a socket is closed. Writes: the bytes that its row does not have yet, and the outcome of a connect
+ * that was never answered. Only observes. */
+SEC("cgroup/sock_release")
+int bs_release(struct bpf_sock *ctx)
+{
+	__u64 cookie = bpf_get_socket_cookie(ctx);
+	struct bs_seat *seat = bs_seat_of(cookie);
+	struct bs_socket *st;
+
+	if (!seat)
+		return 1;
+	if (seat->cookie == cookie) {
+		bs_settle(ctx, &seat->socket);
+		__builtin_memset(&seat->socket, 0, sizeof(seat->socket));
+		/* Last, and with a barrier: the next to sit here finds it swept. */
+		__sync_lock_test_and_set(&seat->cookie, 0);
+	}
+	/* Two threads may have begun with one socket, the first while the seat was taken. */
+	if (seat->elsewhere && (st = bpf_map_lookup_elem(&bs_sockets, &cookie))) {
+		bs_settle(ctx, st);
+		if (!bpf_map_delete_elem(&bs_sockets, &cookie))
+			__sync_fetch_and_sub(&seat->elsewhere, 1);
+	}
 	return 1;
 }
 

@@ -52,6 +52,7 @@ plain!(
     bs_flow_key,
     bs_flow,
     bs_overflow_key,
+    bs_seat,
     bs_socket,
     bs_subject,
     bs_argv_rest,

@@ -29,8 +29,9 @@ pub(crate) struct Record {
 
 /// In the order in which a snapshot reads them: a row that refers to another is read first, so that what it
 /// refers to is there.
-pub(crate) const RECORD_MAPS: [&str; 11] = [
+pub(crate) const RECORD_MAPS: [&str; 12] = [
     "bs_counters",
+    "bs_seats",
     "bs_sockets",
     "bs_overflow",
     "bs_flows",
@@ -178,7 +179,6 @@ impl Record {
                 address: address(key.addr),
                 chain: row.chain[..length].to_vec(),
                 fixed: row.fixed != 0,
-                last_ns: row.last_ns,
             });
         }
         for (key, attempts) in self.rows::<abi::bs_delegate_key, u64>("bs_delegates")? {
@@ -221,13 +221,14 @@ impl Record {
 
     /// A socket's bytes come to its flow when it is closed; until then they are with the socket.
     fn add_open_sockets(&self, flows: &mut [FlowRow]) -> Result<(), Error> {
-        let open = self.rows::<u64, abi::bs_socket>("bs_sockets")?;
-        if open.iter().all(|(_, socket)| socket.bytes == 0) {
-            return Ok(());
-        }
+        let seats = self.rows::<u32, abi::bs_seat>("bs_seats")?;
+        let others = self.rows::<u64, abi::bs_socket>("bs_sockets")?;
+        // What nobody sits on is all zero.
+        let rows = seats.iter().map(|(_, seat)| &seat.socket);
+        let rows = rows.chain(others.iter().map(|(_, socket)| socket));
         // By the few sockets, not by the many flows.
         let mut bytes = HashMap::new();
-        for (_, socket) in open.iter().filter(|(_, socket)| socket.bytes > 0) {
+        for socket in rows.filter(|socket| socket.bytes > 0) {
             let to = (address(socket.addr), socket.port, socket.protocol);
             let key = (
                 socket.subject,
@@ -237,6 +238,9 @@ impl Record {
                 socket.rule,
             );
             *bytes.entry(key).or_insert(0) += socket.bytes;
+        }
+        if bytes.is_empty() {
+            return Ok(());
         }
         for flow in flows {
             let to = (flow.address, flow.port, flow.protocol);
@@ -291,8 +295,8 @@ impl Record {
                     map.update_percpu(&0u32.to_ne_bytes(), &zero, MapFlags::ANY)
                         .map_err(failed)?;
                 }
-                // /etc/hosts is in the first two; rows of the last go with their sockets.
-                "bs_answers" | "bs_names" | "bs_sockets" => {}
+                // /etc/hosts is in the first two; rows of the last two go with their sockets.
+                "bs_answers" | "bs_names" | "bs_seats" | "bs_sockets" => {}
                 _ => {
                     for key in map.keys().collect::<Vec<_>>() {
                         map.delete(&key).map_err(failed)?;

@@ -199,7 +199,7 @@ fn layout_dir(pins: &Path) -> std::path::PathBuf {
 }
 
 /// Version of `abi.h`; pins of another one are removed, never read.
-pub const LAYOUT: u32 = 2;
+pub const LAYOUT: u32 = abi::bs_layout::BS_LAYOUT.0;
 
 impl Session {
     /// Load the programs of `features` and fill their tables. Nothing is attached yet.

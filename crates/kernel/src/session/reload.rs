@@ -254,7 +254,7 @@ impl Session {
                 kind: abi::bs_refill_kind::BS_REFILL_LEASE.0,
                 class_id: of_name + first_class,
                 deny_class: denied.map_or(0, |class| class + first_class),
-                seen: (answer.last_ns >> 20) as u32,
+                recorded: 1,
                 generation,
                 ..abi::zeroed()
             })?;

@@ -4,10 +4,11 @@ use std::net::{IpAddr, UdpSocket};
 
 use blackstart_core::report::Mode;
 use blackstart_core::tables::RULE_SEARCH;
-use libbpf_rs::MapCore;
+use libbpf_rs::{MapCore, MapFlags};
 
 use super::message::{A, AAAA, IN, Message, QUESTION, name};
 use super::wire::{ALLOW_ALL, Got, SERVERS, Seen, Wire, refused};
+use crate::abi;
 
 /// The lease that the next connect asks, by its verdict.
 #[test]
@@ -356,18 +357,51 @@ fn a_second_answer_to_the_same_query_passes() {
     assert_eq!(wire.counters().answers_unasked, 0);
 }
 
-/// What is remembered of a socket ends with it, or the tables would be full after so many sockets.
+/// What is remembered of a socket ends with it, or the tables would be full after so many sockets. More are open
+/// than there are seats: the rest lie in the hash table, and are none the worse for it.
 #[test]
 fn closed_sockets_leave_nothing_behind() {
     let wire = Wire::enforce("default: deny\nrules:\n  - allow: .good.test\n");
     let query = Message::query(9, "www.good.test", A);
     let answer = Message::reply(9, "www.good.test", A).address(QUESTION, "192.0.2.1");
-    let rows = || wire.session.skeleton.maps.bs_sockets.keys().count();
-    let clients: Vec<UdpSocket> = (0..40).map(|n| wire.client(SERVERS[n % 2])).collect();
-    for client in &clients {
+    let maps = &wire.session.skeleton.maps;
+    let many = maps.bs_seats.keys().count() + 40;
+    let elsewhere = || maps.bs_sockets.keys().count();
+    let seats = || -> Vec<abi::bs_seat> {
+        let rows = maps.bs_seats.keys().map(|key| {
+            let row = maps.bs_seats.lookup(&key, MapFlags::ANY).unwrap();
+            abi::value(&row.expect("every key of an array has a row")).expect("a seat")
+        });
+        rows.collect()
+    };
+    let sitting = || seats().iter().filter(|seat| seat.cookie != 0).count();
+    let sent = || -> u64 { wire.snapshot().flows.iter().map(|row| row.bytes_sent).sum() };
+    let open =
+        |count: usize| -> Vec<UdpSocket> { (0..count).map(|_| wire.client(SERVERS[0])).collect() };
+    let ask = |client: &UdpSocket| {
         assert_eq!(wire.exchange(client, &query, &answer).unwrap(), Got::Answer);
-    }
-    assert_eq!(rows(), 40);
+    };
+    let length = 20 + 8 + query.0.len();
+
+    let mut clients = open(many);
+    clients.iter().for_each(ask);
+    assert_eq!(sitting() + elsewhere(), many);
+    assert!(elsewhere() >= 40 && sitting() > 0);
+    let counted: u32 = seats().iter().map(|seat| seat.elsewhere).sum();
+    assert_eq!(counted as usize, elsewhere());
+    assert_eq!(sent(), (many * length) as u64);
+
+    // Others sit down where the first ones sat, beside those that still have their rows elsewhere.
+    clients.drain(..many / 2);
+    clients.extend(open(many / 2));
+    clients.iter().for_each(ask);
+    assert_eq!(sitting() + elsewhere(), many);
+    assert_eq!(sent(), (2 * many * length) as u64);
+    assert_eq!(wire.counters().answers_unasked, 0);
+
     drop(clients);
-    assert_eq!(rows(), 0);
+    assert_eq!(elsewhere(), 0);
+    let swept = abi::octets(&abi::zeroed::<abi::bs_seat>()).to_vec();
+    assert!(seats().iter().all(|seat| abi::octets(seat) == swept));
+    assert_eq!(sent(), (2 * many * length) as u64);
 }

@@ -157,11 +157,14 @@ impl Wire {
         server.send_to(&MARK, client.local_addr().unwrap()).unwrap();
     }
 
-    /// Empty the table of answers.
+    /// Empty the tables of answers and of leases: a lease knows that its answer is in the record.
     pub(super) fn forget_answers(&self) {
-        let answers = &self.session.skeleton.maps.bs_answers;
-        for key in answers.keys().collect::<Vec<_>>() {
-            answers.delete(&key).unwrap();
+        let maps = &self.session.skeleton.maps;
+        for key in maps.bs_answers.keys().collect::<Vec<_>>() {
+            maps.bs_answers.delete(&key).unwrap();
+        }
+        for key in maps.bs_leases.keys().collect::<Vec<_>>() {
+            maps.bs_leases.delete(&key).unwrap();
         }
     }
 
