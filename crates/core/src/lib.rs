@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod decide;
+pub mod document;
 pub mod name;
 pub mod policy;
 pub mod record;

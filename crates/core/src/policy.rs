@@ -3,10 +3,8 @@
 //! [`parse()`] reads the YAML of DESIGN §6 and gives every diagnostic at once. Nothing that stands in a
 //! policy is ever ignored: a key that this version does not act on is an error.
 
-mod diagnostic;
 mod parse;
 mod target;
-mod yaml;
 
 use std::fmt;
 
@@ -16,7 +14,7 @@ use crate::name::Pattern;
 use crate::report::Mode;
 use crate::tables::{Protocol, RULE_DEFAULT, RuleId};
 
-pub use diagnostic::{Diagnostic, Severity};
+pub use crate::document::{Diagnostic, Severity};
 pub use parse::{API_VERSION, MAX_BYTES, Parsed, parse};
 
 /// Allow or deny.
