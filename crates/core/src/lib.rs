@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod decide;
+pub mod document;
 pub mod name;
 pub mod path;
 pub mod policy;

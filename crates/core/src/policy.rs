@@ -5,10 +5,8 @@
 //! documents of all layers, the catalog and the day: from then on a rule has a rank and a place, and neither
 //! a service nor a date has to be looked up again.
 
-mod diagnostic;
 mod parse;
 mod target;
-mod yaml;
 
 use std::fmt;
 
@@ -20,7 +18,7 @@ use crate::path::{PathPattern, Selector};
 use crate::report::Mode;
 use crate::tables::{Protocol, RULE_DEFAULT, RuleId};
 
-pub use diagnostic::{Diagnostic, Severity};
+pub use crate::document::{Diagnostic, Severity};
 pub use parse::{API_VERSION, MAX_BYTES, Parsed, parse};
 
 /// Allow or deny.

@@ -3,9 +3,8 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use super::diagnostic::{Diagnostic, Places, Severity};
-use super::yaml::{self, Node, Value};
 use super::{Effect, Failure, Policy, Rank, Reaction, Rule, Target, target};
+use crate::document::{Diagnostic, Node, Places, Reader, Severity, Value, yaml};
 use crate::name::Breadth;
 use crate::report::Mode;
 use crate::tables::{BUILTIN, Protocol};
@@ -14,8 +13,6 @@ use crate::tables::{BUILTIN, Protocol};
 pub const API_VERSION: &str = "blackstart.dev/v1";
 /// Longest policy that is read.
 pub const MAX_BYTES: usize = 32 << 20;
-/// A file with more errors than this is wrong as a whole; what follows would only hide the first.
-const MAX_DIAGNOSTICS: usize = 200;
 
 const TOP_KEYS: &[&str] = &["apiVersion", "kind", "service", "mode", "default", "rules"];
 const TOP_KEYS_LATER: &[&str] = &["protect", "waivers", "limits", "tests", "final", "lease"];
@@ -36,11 +33,7 @@ pub struct Parsed {
 /// On failure, every error that was found, warnings included, in the order of the text.
 pub fn parse(text: &str, file: &str) -> Result<Parsed, Vec<Diagnostic>> {
     let places = Places::new(if text.len() > MAX_BYTES { "" } else { text });
-    let mut reader = Reader {
-        file,
-        places: &places,
-        diagnostics: Vec::new(),
-    };
+    let mut reader = Reader::new(file, &places);
     let policy = reader.read(text);
     let mut diagnostics = reader.diagnostics;
     diagnostics.sort_by_key(|d| (d.span.start, d.span.end));
@@ -53,52 +46,7 @@ pub fn parse(text: &str, file: &str) -> Result<Parsed, Vec<Diagnostic>> {
     })
 }
 
-struct Reader<'a> {
-    file: &'a str,
-    places: &'a Places<'a>,
-    diagnostics: Vec<Diagnostic>,
-}
-
 impl Reader<'_> {
-    fn report(
-        &mut self,
-        severity: Severity,
-        span: &Range<usize>,
-        message: String,
-        help: Option<String>,
-    ) {
-        if self.diagnostics.len() >= MAX_DIAGNOSTICS && severity == Severity::Warning {
-            return;
-        }
-        if self.diagnostics.len() > MAX_DIAGNOSTICS {
-            return;
-        }
-        let message = if self.diagnostics.len() == MAX_DIAGNOSTICS {
-            "more errors follow; mend those above first".to_owned()
-        } else {
-            message
-        };
-        let (line, column) = self.places.line_and_column(span.start);
-        let file = self.file.to_owned();
-        self.diagnostics.push(Diagnostic {
-            severity,
-            message,
-            file,
-            span: span.clone(),
-            line,
-            column,
-            help,
-        });
-    }
-
-    fn error(&mut self, span: &Range<usize>, message: impl Into<String>, help: Option<String>) {
-        self.report(Severity::Error, span, message.into(), help);
-    }
-
-    fn warning(&mut self, span: &Range<usize>, message: impl Into<String>, help: Option<String>) {
-        self.report(Severity::Warning, span, message.into(), help);
-    }
-
     fn read(&mut self, text: &str) -> Policy {
         let mut policy = Policy::default();
         if text.len() > MAX_BYTES {
@@ -112,7 +60,7 @@ impl Reader<'_> {
             );
             return policy;
         }
-        let root = match yaml::read(text, self.places) {
+        let root = match yaml::read(text, self.places, "policy") {
             Ok(root) => root,
             Err(refusal) => {
                 self.error(&refusal.span, refusal.message, refusal.help);
@@ -174,87 +122,6 @@ impl Reader<'_> {
             rule.mode = policy.mode;
         }
         policy
-    }
-
-    /// The known keys of a mapping, each once, with its key's span. Whatever else stands there is an error.
-    fn keys<'k>(
-        &mut self,
-        pairs: Vec<(Node, Node)>,
-        known: &[&'k str],
-        later: &[&str],
-        owner: &str,
-    ) -> Vec<(&'k str, Range<usize>, Node)> {
-        let mut found: Vec<(&'k str, Range<usize>, Node)> = Vec::new();
-        for (key, value) in pairs {
-            let Value::Text(text) = &key.value else {
-                self.error(
-                    &key.span,
-                    format!("a key is text, found {}", key.value.kind()),
-                    None,
-                );
-                continue;
-            };
-            if let Some((_, first, _)) = found.iter().find(|(name, ..)| name == text) {
-                let (line, _) = self.places.line_and_column(first.start);
-                let help = format!("it stands first in line {line}; keep one of the two");
-                self.error(&key.span, format!("`{text}` stands twice"), Some(help));
-            } else if let Some(name) = known.iter().find(|name| *name == text) {
-                found.push((name, key.span, value));
-            } else if later.contains(&text.as_str()) {
-                let message = format!("`{text}` is not supported by this version");
-                self.error(
-                    &key.span,
-                    message,
-                    Some("remove it: this version would not act on it".to_owned()),
-                );
-            } else {
-                let help = match nearest(text, known) {
-                    Some(near) => format!("did you mean `{near}`?"),
-                    None => format!("the keys of {owner} are {}", listed(known)),
-                };
-                self.error(
-                    &key.span,
-                    format!("`{text}` is not a key of {owner}"),
-                    Some(help),
-                );
-            }
-        }
-        found
-    }
-
-    fn text<'n>(&mut self, key: &str, node: &'n Node) -> Option<&'n str> {
-        match &node.value {
-            Value::Text(text) => return Some(text),
-            Value::Bool => self.error(
-                &node.span,
-                format!("`{key}` takes text, found a boolean"),
-                Some("put it in quotes if the word is meant".to_owned()),
-            ),
-            other => self.error(
-                &node.span,
-                format!("`{key}` takes text, found {}", other.kind()),
-                None,
-            ),
-        }
-        None
-    }
-
-    fn choice<T: Copy>(&mut self, key: &str, node: &Node, choices: &[(&str, T)]) -> Option<T> {
-        let text = self.text(key, node)?;
-        if let Some((_, value)) = choices.iter().find(|(word, _)| *word == text) {
-            return Some(*value);
-        }
-        let words: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();
-        let help = match nearest(text, &words) {
-            Some(near) => format!("did you mean `{near}`?"),
-            None => format!("write {}", listed(&words)),
-        };
-        self.error(
-            &node.span,
-            format!("`{key}` cannot be {text:?}"),
-            Some(help),
-        );
-        None
     }
 
     fn rules(&mut self, node: Node) -> Vec<Rule> {
@@ -458,32 +325,4 @@ impl Reader<'_> {
             }
         }
     }
-}
-
-/// The word that was probably meant.
-fn nearest<'w>(text: &str, words: &[&'w str]) -> Option<&'w str> {
-    // Comparing is quadratic in the lengths, and nothing long is near any of our words.
-    if text.len() > 64 {
-        return None;
-    }
-    let text = text.to_lowercase();
-    words
-        .iter()
-        .map(|word| {
-            (
-                strsim::damerau_levenshtein(&text, &word.to_lowercase()),
-                *word,
-            )
-        })
-        .filter(|(distance, word)| *distance <= 1 + word.len() / 4)
-        .min()
-        .map(|(_, word)| word)
-}
-
-fn listed(words: &[&str]) -> String {
-    words
-        .iter()
-        .map(|word| format!("`{word}`"))
-        .collect::<Vec<_>>()
-        .join(", ")
 }

@@ -1,26 +1,26 @@
 //! YAML as a tree in which every node knows its bytes.
 //!
-//! Built from the parser's events and not by its own loader, because a policy's diagnostics need what a
+//! Built from the parser's events and not by its own loader, because diagnostics need what a
 //! loader throws away: the place of each key, and keys that stand twice.
 
 use std::ops::Range;
 
 use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, Span};
 
-use super::diagnostic::Places;
+use super::Places;
 
-/// Deeper nesting than any policy needs.
+/// Deeper nesting than any document needs.
 const MAX_DEPTH: usize = 16;
 
 /// A node and the bytes that it takes up.
 #[derive(Debug)]
-pub(super) struct Node {
-    pub(super) value: Value,
-    pub(super) span: Range<usize>,
+pub(crate) struct Node {
+    pub(crate) value: Value,
+    pub(crate) span: Range<usize>,
 }
 
 #[derive(Debug)]
-pub(super) enum Value {
+pub(crate) enum Value {
     /// Nothing, `~` or `null`.
     Null,
     /// `true` or `false`, unquoted.
@@ -34,7 +34,7 @@ pub(super) enum Value {
 
 impl Value {
     /// What it is, for "expected …, found …".
-    pub(super) fn kind(&self) -> &'static str {
+    pub(crate) fn kind(&self) -> &'static str {
         match self {
             Self::Null => "nothing",
             Self::Bool => "a boolean",
@@ -47,10 +47,10 @@ impl Value {
 
 /// What stops the reading of a text as YAML.
 #[derive(Debug)]
-pub(super) struct Refusal {
-    pub(super) message: String,
-    pub(super) help: Option<String>,
-    pub(super) span: Range<usize>,
+pub(crate) struct Refusal {
+    pub(crate) message: String,
+    pub(crate) help: Option<String>,
+    pub(crate) span: Range<usize>,
 }
 
 /// A collection whose end has not been met.
@@ -60,8 +60,8 @@ struct Open {
     mapping: bool,
 }
 
-/// Read one document; `None` if there is none.
-pub(super) fn read(text: &str, places: &Places<'_>) -> Result<Option<Node>, Refusal> {
+/// Read one document; `None` if there is none. `what` is what it ought to be, such as `policy`.
+pub(crate) fn read(text: &str, places: &Places<'_>, what: &str) -> Result<Option<Node>, Refusal> {
     let bytes = |span: Span| places.byte_of(span.start.index())..places.byte_of(span.end.index());
     let mut parser = Parser::new_from_str(text);
     let mut open: Vec<Open> = Vec::new();
@@ -70,8 +70,8 @@ pub(super) fn read(text: &str, places: &Places<'_>) -> Result<Option<Node>, Refu
     while let Some(next) = parser.next_event() {
         let (event, span) = next.map_err(|error| syntax_error(text, places, &error))?;
         let span = bytes(span);
-        let refuse = |message: &str, help| Refusal {
-            message: message.to_owned(),
+        let refuse = |message: String, help| Refusal {
+            message,
             help: Option::map(help, str::to_owned),
             span: span.clone(),
         };
@@ -82,7 +82,7 @@ pub(super) fn read(text: &str, places: &Places<'_>) -> Result<Option<Node>, Refu
                 documents += 1;
                 if documents > 1 {
                     return Err(refuse(
-                        "a second document begins here, a policy is one document",
+                        format!("a second document begins here, a {what} is one document"),
                         Some("put it in a file of its own, or join its rules to the first"),
                     ));
                 }
@@ -90,7 +90,7 @@ pub(super) fn read(text: &str, places: &Places<'_>) -> Result<Option<Node>, Refu
             }
             Event::Alias(_) => {
                 return Err(refuse(
-                    "aliases (`*name`) are not supported in a policy",
+                    format!("aliases (`*name`) are not supported in a {what}"),
                     Some(
                         "write the value out; quote it if it is a pattern, as in \"*.example.com\"",
                     ),
@@ -100,7 +100,7 @@ pub(super) fn read(text: &str, places: &Places<'_>) -> Result<Option<Node>, Refu
             | Event::SequenceStart(_, Some(_))
             | Event::MappingStart(_, Some(_)) => {
                 return Err(refuse(
-                    "tags (`!name`) are not supported in a policy",
+                    format!("tags (`!name`) are not supported in a {what}"),
                     Some("write the plain value"),
                 ));
             }
@@ -110,7 +110,10 @@ pub(super) fn read(text: &str, places: &Places<'_>) -> Result<Option<Node>, Refu
             },
             Event::SequenceStart(_, None) | Event::MappingStart(_, None) => {
                 if open.len() >= MAX_DEPTH {
-                    return Err(refuse("nested more deeply than any policy is", None));
+                    return Err(refuse(
+                        format!("nested more deeply than any {what} is"),
+                        None,
+                    ));
                 }
                 let mapping = matches!(event, Event::MappingStart(..));
                 open.push(Open {
