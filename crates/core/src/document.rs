@@ -130,7 +130,7 @@ impl<'a> Reader<'a> {
     pub(crate) fn text<'n>(&mut self, key: &str, node: &'n Node) -> Option<&'n str> {
         match &node.value {
             Value::Text(text) => return Some(text),
-            Value::Bool => self.error(
+            Value::Bool(_) => self.error(
                 &node.span,
                 format!("`{key}` takes text, found a boolean"),
                 Some("put it in quotes if the word is meant".to_owned()),

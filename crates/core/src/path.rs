@@ -19,8 +19,8 @@ const MAX_LENGTH: usize = 512;
 /// A path is compared as exec or connect was given it: links in it are not followed.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PathPattern {
-    text: String,
-    regex: String,
+    text: Box<str>,
+    regex: Box<str>,
 }
 
 /// Which processes a rule is about.
@@ -71,11 +71,11 @@ impl PathPattern {
         }
         let body = regex(text)?;
         Ok(Self {
-            text: text.to_owned(),
+            text: text.into(),
             regex: if absolute {
-                body
+                body.into()
             } else {
-                format!("(?:(?s-u:.)*/)?{body}")
+                format!("(?:(?s-u:.)*/)?{body}").into()
             },
         })
     }
@@ -86,8 +86,8 @@ impl PathPattern {
             return Err(PathError::Relative);
         }
         Ok(Self {
-            text: text.to_owned(),
-            regex: regex(text)?,
+            text: text.into(),
+            regex: regex(text)?.into(),
         })
     }
 

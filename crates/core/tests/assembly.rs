@@ -1,6 +1,6 @@
 //! From the kernel's record to the report.
 
-use blackstart_core::policy::{Parsed, Policy, parse};
+use blackstart_core::policy::{Policy, alone};
 use blackstart_core::record::*;
 use blackstart_core::report::{
     Finding, Gap, Guarded, Leftover, Mode, Outcome, Report, RunFacts, STANDING_GAPS, Severity,
@@ -12,8 +12,8 @@ const SECOND: u64 = 1_000_000_000;
 
 fn policy() -> Policy {
     let text = "apiVersion: blackstart.dev/v1\nkind: Policy\nservice: mysql\nmode: enforce\nrules:\n  - deny: .github.com\n    reason: served by this database\n    fix: use the mirror\n  - deny: 192.0.2.0/24:443\n";
-    match parse(text, "p.yaml") {
-        Ok(Parsed { policy, .. }) => policy,
+    match alone(text, "p.yaml") {
+        Ok(effective) => effective.policy,
         Err(errors) => panic!("{errors:?}"),
     }
 }

@@ -24,7 +24,7 @@ pub(crate) enum Value {
     /// Nothing, `~` or `null`.
     Null,
     /// `true` or `false`, unquoted.
-    Bool,
+    Bool(bool),
     /// Any other scalar, numbers included: what they mean is for the reader to say.
     Text(String),
     Sequence(Vec<Node>),
@@ -37,7 +37,7 @@ impl Value {
     pub(crate) fn kind(&self) -> &'static str {
         match self {
             Self::Null => "nothing",
-            Self::Bool => "a boolean",
+            Self::Bool(_) => "a boolean",
             Self::Text(_) => "text",
             Self::Sequence(_) => "a list",
             Self::Mapping(_) => "a mapping",
@@ -195,7 +195,8 @@ fn scalar(text: String, style: ScalarStyle) -> Value {
     }
     match text.as_str() {
         "" | "~" | "null" | "Null" | "NULL" => Value::Null,
-        "true" | "True" | "TRUE" | "false" | "False" | "FALSE" => Value::Bool,
+        "true" | "True" | "TRUE" => Value::Bool(true),
+        "false" | "False" | "FALSE" => Value::Bool(false),
         _ => Value::Text(text),
     }
 }

@@ -176,7 +176,7 @@ impl Setup<'_> {
         };
         let begun = state.begin(&self.file.id).and_then(|dir| {
             if let Some(given) = &self.request.policy {
-                dir.write_policy(&given.text)?;
+                dir.write_policy(&given.policy)?;
             }
             dir.write_run(&self.file)?;
             Ok(dir)
@@ -455,7 +455,7 @@ mod tests {
     #[test]
     fn of_a_huge_hosts_file_what_rules_speak_of_is_kept() {
         let text = "apiVersion: blackstart.dev/v1\nkind: Policy\nrules:\n  - deny: .github.com\n";
-        let policy = policy::parse(text, "p.yaml").unwrap().policy;
+        let policy = policy::alone(text, "p.yaml").unwrap().policy;
         let tables = compile(&policy, &Facts { search: Vec::new() }).unwrap();
         let request = Request {
             command: Vec::new(),
