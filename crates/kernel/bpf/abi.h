@@ -19,16 +19,18 @@
 #define BLACKSTART_ABI_H
 
 /* Pins of a run are read by later releases. Raise it when any struct below changes. */
-enum { BS_LAYOUT = 1 };
+enum { BS_LAYOUT = 2 };
 
 enum { BS_NAME_MAX = 256, BS_EXE_MAX = 128, BS_ARGV_HEAD = 256, BS_ARGV_REST = 768 };
-enum { BS_LEASE_SLOTS = 8, BS_CHAIN_MAX = 6, BS_PACKET_MAX = 4096, BS_PATH_MAX = 112, BS_ASKED = 2 };
+enum { BS_LEASE_SLOTS = 16, BS_CHAIN_MAX = 6, BS_PACKET_MAX = 4096, BS_PATH_MAX = 112, BS_ASKED = 2 };
 
 /* What became of an attempt; core::record::Verdict. */
 enum bs_verdict {
 	BS_ALLOW = 1,
 	BS_DENY = 2,
 	BS_WOULD_DENY = 3,
+	BS_WAIVED = 4,
+	BS_BREAK_GLASS = 5,
 };
 
 /* core::tables::Effect. */
@@ -37,6 +39,30 @@ enum bs_effect {
 	BS_EFFECT_ALLOW = 1,
 	BS_EFFECT_DENY = 2,
 	BS_EFFECT_SEARCH = 3,
+	/* The rule's place holds a row of bs_choices instead: what holds depends on the process. */
+	BS_EFFECT_CHOICE = 4,
+};
+
+/*
+ * A ruling is one word, core::tables::Outcome:
+ *
+ *   bits  0..31  rule, or row of bs_choices
+ *   bits 32..39  enum bs_effect
+ *   bits 40..47  enum bs_flags
+ *   bits 48..55  for a deny: the errno that an attempt gets, or BS_BLACKHOLE
+ *
+ * 0 is "no rule".
+ */
+enum bs_flags {
+	BS_RANK = 3, /* mask; core::policy::Rank: 0 plain, 1 waiver, 2 final */
+	BS_ENFORCE = 4, /* of a deny: else it is for the record only */
+};
+
+enum { BS_RANK_PLAIN = 0, BS_RANK_WAIVER = 1, BS_RANK_FINAL = 2 };
+
+/* Instead of an errno. */
+enum bs_failure {
+	BS_BLACKHOLE = 255, /* what is sent is lost, and nobody is told */
 };
 
 /* core::record::Attribution. */
@@ -64,8 +90,6 @@ struct bs_config {
 	__u64 name_key;   /* start value of a name's hash */
 	__u64 label_key;  /* start value of a label's hash */
 	__u64 multiplier; /* odd */
-	__u32 default_deny;
-	__u32 has_prefixes; /* 0: no rule names an address, nobody need ask */
 };
 
 /* ---- changed while the run is on; writes are single words ------------------------------------------- */
@@ -74,12 +98,37 @@ struct bs_live {
 	__u64 heartbeat_ns; /* last sign of life of the supervisor; older than 3 s = it answers no lookups */
 	__u64 cgroup_id;    /* the run's cgroup, set before anything is attached */
 	__u32 cgroup_level; /* its depth below the root; 0: not found out yet */
-	__u32 enforce;      /* 0 observe, 1 enforce */
+	__u32 enforce;      /* 0: nothing is refused, whatever the policy says */
+	__u32 break_glass;  /* 1: what would be refused is recorded as let through on purpose */
+	__u32 generation;   /* of the policy that judges; its lowest bit says which of the two places it has */
+	__u32 coming;       /* generation of a policy that is about to judge, in the other place; else 0 */
+	__u32 pad;
 };
 
 /* ---- the policy ------------------------------------------------------------------------------------- */
 
-/* states[0] is the root of the name space; see core::tables::NameState. */
+/*
+ * Two policies may be there at once, and one of them judges: a new one is written beside the old, then
+ * live.generation is raised. Every program reads that once, when it begins, so that no attempt is judged by
+ * half of two. Ids of states, classes and choices are places in shared tables, so those of the two policies
+ * never meet. What is kept of names and processes (classes in leases, selectors of subjects) is kept for a
+ * generation; while one is coming, for both.
+ */
+struct bs_policy {
+	__u64 tree; /* selectors that hold for what a process starts, too */
+	__u32 default_deny;
+	__u32 enforce;      /* mode of the default, and of what cannot be judged */
+	__u32 has_prefixes; /* 0: no rule names an address, nobody need ask */
+	__u32 has_selectors;
+	__u32 root;         /* state of the root of the name space */
+	/* The automata over paths: [0] of programs, [1] of sockets. Without patterns `kinds` is 0. */
+	__u32 kinds[2];
+	__u32 steps[2]; /* place in bs_steps of the transitions: state * kinds + kind of the octet */
+	__u32 ends[2];  /* place in bs_ends of the states */
+	__u32 none;     /* class of what no rule mentions */
+};
+
+/* See core::tables::NameState. */
 struct bs_state {
 	__u32 end;   /* class of a name that ends here */
 	__u32 below; /* class of a longer name with no way on */
@@ -94,13 +143,22 @@ struct bs_edge_key {
 };
 
 struct bs_class {
-	__u32 rule;
-	__u32 lookup_rule;
-	__u8 effect;
-	__u8 lookup_effect; /* default already applied: never NONE */
-	__u8 by_port;       /* 1: ask the ports trie instead of effect/rule */
+	__u64 reach;   /* ruling where by_port is 0 */
+	__u64 lookup;  /* ruling of a lookup; default already applied: never NONE */
+	__u8 by_port;  /* 1: ask the ports trie */
 	__u8 may_deny;
+	__u8 pad[6];
 };
+
+/* A question about the process; core::tables::Choice. No walk asks the same twice. */
+struct bs_choice {
+	__u64 yes; /* rulings */
+	__u64 no;
+	__u32 selector;
+	__u32 pad;
+};
+
+enum { BS_SELECTORS = 64 };
 
 struct bs_prefix_key {
 	__u32 prefixlen; /* in bits of the 128-bit form: 96 + n for IPv4 */
@@ -114,11 +172,6 @@ struct bs_port_key {
 	__u8 protocol; /* IPPROTO_TCP, IPPROTO_UDP, or 0 for all others */
 	__u8 port_be[2];
 	__u8 pad;
-};
-
-struct bs_port_ruling {
-	__u32 rule;
-	__u32 effect;
 };
 
 struct bs_address {
@@ -162,7 +215,7 @@ struct bs_pending {
 	__u32 class_id;
 	__u8 denied; /* drop the real answer; ours (NXDOMAIN without records) passes */
 	__u8 leases; /* answers give leases */
-	__u16 pad;
+	__u16 generation; /* that class_id is of; the lowest bits */
 };
 
 /*
@@ -175,7 +228,8 @@ struct bs_lease_slot {
 	__u32 class_id;
 	__u32 deny_class; /* class of the first CNAME target that some rule denies; 0 none */
 	__u32 seen;       /* CLOCK_BOOTTIME >> 20, for finding the latest and the oldest */
-	__u32 several;    /* more than one name has this class here */
+	__u16 several;    /* more than one name has this class here */
+	__u16 generation; /* that the classes are of; a slot of another one says nothing, and makes room first */
 };
 
 struct bs_lease {
@@ -255,6 +309,7 @@ struct bs_subject {
 	__u8 forked; /* no exec seen for this image */
 	__u8 late;   /* first seen when it acted */
 	__u8 replaced;
+	__u64 selectors[2]; /* which of the policy's selectors hold for it; by the place of the policy */
 	__u8 exe[BS_EXE_MAX];
 	__u8 argv[BS_ARGV_HEAD]; /* NUL-separated, as the kernel laid them out */
 };
@@ -320,7 +375,8 @@ struct bs_asked {
 	__u16 qtype;
 	__u8 denied; /* as in struct bs_pending */
 	__u8 leases;
-	__u8 pad[6];
+	__u16 generation;
+	__u8 pad[4];
 };
 
 /* The verdict belongs to the socket: the packet path never asks the tables again for a judged one. */
@@ -378,19 +434,39 @@ struct bs_lookup_event {
 	__u8 wire[BS_NAME_MAX]; /* as sent, upper case kept */
 };
 
+/* ---- a new policy while the run is on --------------------------------------------------------------- */
+
+enum bs_refill_kind { BS_REFILL_LEASE = 1, BS_REFILL_SELECTORS = 2 };
+
+/* What the loader works out for the policy that is coming, handed to bs_refill behind an Ethernet header. */
+struct bs_refill {
+	__u64 name;    /* LEASE: hash of the name asked for */
+	__u64 subject; /* SELECTORS: whose */
+	__u64 bits;
+	__u32 addr[4];
+	__u32 kind;
+	__u32 class_id;
+	__u32 deny_class;
+	__u32 seen;
+	__u32 generation;
+	__u32 pad;
+};
+
 #define BS_SIZE(type, size) _Static_assert(sizeof(struct type) == (size), #type)
-BS_SIZE(bs_config, 32);
-BS_SIZE(bs_live, 24);
+BS_SIZE(bs_config, 24);
+BS_SIZE(bs_live, 40);
+BS_SIZE(bs_policy, 56);
 BS_SIZE(bs_state, 16);
 BS_SIZE(bs_edge_key, 16);
-BS_SIZE(bs_class, 12);
+BS_SIZE(bs_class, 24);
+BS_SIZE(bs_choice, 24);
 BS_SIZE(bs_prefix_key, 20);
 BS_SIZE(bs_port_key, 12);
 BS_SIZE(bs_name, 272);
 BS_SIZE(bs_pending_key, 40);
 BS_SIZE(bs_pending, 16);
 BS_SIZE(bs_lease_slot, 32);
-BS_SIZE(bs_lease, 272);
+BS_SIZE(bs_lease, 528);
 BS_SIZE(bs_answer_key, 24);
 BS_SIZE(bs_answer, 64);
 BS_SIZE(bs_query_key, 24);
@@ -398,7 +474,7 @@ BS_SIZE(bs_query, 24);
 BS_SIZE(bs_flow_key, 40);
 BS_SIZE(bs_flow, 64);
 BS_SIZE(bs_overflow_key, 16);
-BS_SIZE(bs_subject, 424);
+BS_SIZE(bs_subject, 440);
 BS_SIZE(bs_process, 16);
 BS_SIZE(bs_leaver_key, 24);
 BS_SIZE(bs_delegate_key, 128);
@@ -407,5 +483,6 @@ BS_SIZE(bs_asked, 48);
 BS_SIZE(bs_socket, 160);
 BS_SIZE(bs_event, 48);
 BS_SIZE(bs_lookup_event, 328);
+BS_SIZE(bs_refill, 64);
 
 #endif

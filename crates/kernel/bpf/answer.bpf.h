@@ -35,8 +35,11 @@ struct bs_answer_scratch {
 	__u32 left;                 /* octets written, the root label seen */
 	__u32 out;
 	__u32 taken;
-	__u32 class_id;
-	__u32 deny_class;
+	/* Of the policy that judges, and of the one that is coming. */
+	__u32 generation;
+	__u32 coming;               /* 1: there is one */
+	__u32 class_id[2];
+	__u32 deny_class[2];
 	__u32 steps;                /* CNAMEs followed */
 	__u32 found;                /* addresses taken out, leased once the whole section was read */
 	__u32 leased;
@@ -137,26 +140,29 @@ static __always_inline int bs_name_take(struct bs_answer_scratch *s, __u32 at)
 	return s->taken ? 0 : -1;
 }
 
-/* Remember that s->key.addr was given for the question: the lease that verdicts ask, and the record. */
-__noinline int bs_lease_add(void)
+/* Note a name's class with the address that it was given for: what verdicts ask. Slots of a policy that neither
+ * judges, nor did a moment ago, nor comes are free. */
+__noinline int bs_lease_put(struct bs_refill *n)
 {
-	struct bs_answer_scratch *s = bs_answer_scratch_get();
 	struct bs_address at = {};
 	struct bs_lease *lease;
-	struct bs_answer *row;
-	__u64 now = bpf_ktime_get_boot_ns(), name, subject;
-	__u32 class_id, deny_class, place = BS_LEASE_SLOTS, oldest = 0;
+	__u64 name, subject;
+	__u32 class_id, deny_class, seen, place = BS_LEASE_SLOTS, oldest = 0, spare = BS_LEASE_SLOTS;
+	__u16 generation, current;
 
-	if (!s)
+	if (!n)
 		return 0;
-	at.addr[0] = s->key.addr[0];
-	at.addr[1] = s->key.addr[1];
-	at.addr[2] = s->key.addr[2];
-	at.addr[3] = s->key.addr[3];
-	name = s->key.name;
-	subject = s->subject;
-	class_id = s->class_id;
-	deny_class = s->deny_class;
+	at.addr[0] = n->addr[0];
+	at.addr[1] = n->addr[1];
+	at.addr[2] = n->addr[2];
+	at.addr[3] = n->addr[3];
+	name = n->name;
+	subject = n->subject;
+	class_id = n->class_id;
+	deny_class = n->deny_class;
+	seen = n->seen;
+	generation = n->generation;
+	current = live.generation;
 
 	lease = bpf_map_lookup_elem(&bs_leases, &at);
 	if (!lease) {
@@ -169,14 +175,21 @@ __noinline int bs_lease_add(void)
 	}
 	bpf_spin_lock(&lease->lock);
 	for (__u32 i = 0; i < BS_LEASE_SLOTS; i++) {
-		if (i < lease->used && lease->slot[i].class_id == class_id && lease->slot[i].deny_class == deny_class &&
-		    place == BS_LEASE_SLOTS)
+		__u16 of = lease->slot[i].generation;
+
+		if (i < lease->used && of == generation && lease->slot[i].class_id == class_id &&
+		    lease->slot[i].deny_class == deny_class && place == BS_LEASE_SLOTS)
 			place = i;
+		/* Whoever began before the last change may still judge by the policy before it. */
+		if (i < lease->used && (__u16)(of - current + 1) > 2)
+			spare = i;
 		if (lease->slot[i].seen < lease->slot[oldest & (BS_LEASE_SLOTS - 1)].seen)
 			oldest = i;
 	}
 	if (place == BS_LEASE_SLOTS) {
-		if (lease->used < BS_LEASE_SLOTS) {
+		if (spare < BS_LEASE_SLOTS) {
+			place = spare;
+		} else if (lease->used < BS_LEASE_SLOTS) {
 			place = lease->used;
 			lease->used++;
 		} else {
@@ -194,8 +207,39 @@ __noinline int bs_lease_add(void)
 	lease->slot[place].subject = subject;
 	lease->slot[place].class_id = class_id;
 	lease->slot[place].deny_class = deny_class;
-	lease->slot[place].seen = now >> 20;
+	lease->slot[place].seen = seen;
+	lease->slot[place].generation = generation;
 	bpf_spin_unlock(&lease->lock);
+	return 0;
+}
+
+/* Remember that s->key.addr was given for the question: the lease, and the record. */
+__noinline int bs_lease_add(void)
+{
+	struct bs_answer_scratch *s = bs_answer_scratch_get();
+	struct bs_refill note = {};
+	struct bs_answer *row;
+	__u64 now = bpf_ktime_get_boot_ns();
+
+	if (!s)
+		return 0;
+	note.name = s->key.name;
+	note.subject = s->subject;
+	note.addr[0] = s->key.addr[0];
+	note.addr[1] = s->key.addr[1];
+	note.addr[2] = s->key.addr[2];
+	note.addr[3] = s->key.addr[3];
+	note.seen = now >> 20;
+	note.class_id = s->class_id[0];
+	note.deny_class = s->deny_class[0];
+	note.generation = s->generation;
+	bs_lease_put(&note);
+	if (s->coming) {
+		note.class_id = s->class_id[1];
+		note.deny_class = s->deny_class[1];
+		note.generation = s->generation + 1;
+		bs_lease_put(&note);
+	}
 
 	row = bpf_map_lookup_elem(&bs_answers, &s->key);
 	if (row) {
@@ -206,6 +250,18 @@ __noinline int bs_lease_add(void)
 	if (bpf_map_update_elem(&bs_answers, &s->key, &s->fresh, BPF_ANY))
 		BS_COUNT(leases_lost, 1);
 	return 0;
+}
+
+/* Note the class of a CNAME's target if some rule of the policy (the one that judges, or the coming one) denies it. */
+static __always_inline void bs_target_denied(struct bs_answer_scratch *s, __u32 which)
+{
+	struct bs_class *c;
+
+	s->target.place = (s->generation + which) & 1;
+	bs_name_match(&s->target);
+	c = bpf_map_lookup_elem(&bs_classes, &s->target.name.class_id);
+	if (c && c->may_deny && !s->deny_class[which])
+		s->deny_class[which] = s->target.name.class_id;
 }
 
 /* One record of the answer section. 0 go on, 1 stop. */
@@ -258,8 +314,6 @@ __noinline int bs_answer_one(void)
 			address[3] = bs_word(s, at + 12);
 		}
 	} else if (type == 5) {
-		struct bs_class *c;
-
 		if (bs_name_take(s, at) || s->end != at + size || bs_name_scan(&s->target))
 			goto broken;
 		/* A circle comes back to where it began, or goes on too long. */
@@ -277,11 +331,10 @@ __noinline int bs_answer_one(void)
 		}
 		s->head = s->target.name.hash;
 		s->head_offset = at;
-		bs_name_match(&s->target);
 		bs_name_keep(&s->target.name);
-		c = bpf_map_lookup_elem(&bs_classes, &s->target.name.class_id);
-		if (c && c->may_deny && !s->deny_class)
-			s->deny_class = s->target.name.class_id;
+		bs_target_denied(s, 0);
+		if (s->coming)
+			bs_target_denied(s, 1);
 	}
 	return 0;
 broken:
@@ -291,7 +344,12 @@ broken:
 
 static long bs_answer_step(__u32 index, void *unused)
 {
-	return bs_answer_one() != 0;
+	long stop = bs_answer_one();
+
+	/* 0 or 1: clang 22 sees that by itself and leaves a test for it out; the verifier does not, since the
+	 * function is global. */
+	asm volatile("%0 &= 1" : "+r"(stop));
+	return stop;
 }
 
 /* Lease the next address that was taken out. */
@@ -332,6 +390,7 @@ static __always_inline int bs_asked_find(struct bs_socket *st, struct bs_pending
 		found->class_id = a->class_id;
 		found->denied = a->denied;
 		found->leases = a->leases;
+		found->generation = a->generation;
 		if (__sync_fetch_and_add(&a->turn, 0) != turn)
 			continue;
 		/* An answered slot may be somebody else's by now; an unanswered one cannot. A denied query has two
@@ -343,10 +402,19 @@ static __always_inline int bs_asked_find(struct bs_socket *st, struct bs_pending
 	return 0;
 }
 
-static __always_inline int bs_answer_malformed(void)
+static __always_inline int bs_answer_malformed(__u32 generation)
 {
 	BS_COUNT(answers_malformed, 1);
-	return live.enforce ? BS_DROP : BS_PASS;
+	return bs_enforcing(generation) ? BS_DROP : BS_PASS;
+}
+
+/* A query that another policy judged: do its answers give leases under this one? */
+static __always_inline int bs_may_lease_now(struct bs_answer_scratch *s, struct bs_pending_key *key, __u64 subject)
+{
+	struct bs_class *c = bpf_map_lookup_elem(&bs_classes, &s->class_id[0]);
+
+	return c && bs_may_lease(bs_choose(c->lookup, bs_selectors_of(subject, s->generation)), key->server,
+				 &policies[s->generation & 1]);
 }
 
 static __always_inline int bs_answer_read(struct __sk_buff *skb, struct bs_header *h, struct bs_socket *st)
@@ -354,21 +422,21 @@ static __always_inline int bs_answer_read(struct __sk_buff *skb, struct bs_heade
 	struct bs_pending_key key = {};
 	struct bs_pending found = {}, *pending = &found;
 	struct bs_answer_scratch *s;
-	__u32 zero = 0, len, flags, count, n;
+	__u32 zero = 0, len, flags, count, n, generation = live.generation, leases;
 
 	s = bpf_map_lookup_elem(&bs_scratch, &zero);
 	if (!s)
 		return BS_PASS;
 	/* Several datagrams in one buffer (GRO, for sockets that ask for it): we would read the first only. */
 	if (h->odd || !h->payload || skb->gso_segs > 1 || skb->len <= h->payload)
-		return bs_answer_malformed();
+		return bs_answer_malformed(generation);
 	len = skb->len - h->payload;
 	if (len < 12 || len > BS_PACKET_MAX)
-		return bs_answer_malformed();
+		return bs_answer_malformed(generation);
 	len -= 1;
 	asm volatile("%0 &= 4095" : "+r"(len));
 	if (bpf_skb_load_bytes(skb, h->payload, s->packet, len + 1))
-		return bs_answer_malformed();
+		return bs_answer_malformed(generation);
 	s->len = len + 1;
 	s->broken = 0;
 	s->subject = 0;
@@ -379,15 +447,15 @@ static __always_inline int bs_answer_read(struct __sk_buff *skb, struct bs_heade
 	if (s->len == 12 && (flags & 15) && !bs_u16(s, 6))
 		return BS_PASS;
 	if (s->len < 17 || bs_u16(s, 4) != 1 || (flags & 0x7800))
-		return bs_answer_malformed();
+		return bs_answer_malformed(generation);
 	/* The question stands uncompressed, as it was asked. */
 	n = s->len - 12 > 255 ? 254 : s->len - 13;
 	asm volatile("%0 &= 255" : "+r"(n));
 	if (bpf_skb_load_bytes(skb, h->payload + 12, s->target.name.wire, n + 1) || bs_name_scan(&s->target))
-		return bs_answer_malformed();
+		return bs_answer_malformed(generation);
 	s->end = 12 + s->target.name.len;
 	if (s->end + 4 > s->len)
-		return bs_answer_malformed();
+		return bs_answer_malformed(generation);
 
 	key.socket = bpf_get_socket_cookie(skb);
 	key.name = s->target.name.hash;
@@ -399,7 +467,7 @@ static __always_inline int bs_answer_read(struct __sk_buff *skb, struct bs_heade
 	if (!pending) {
 		/* Nobody here waits for it, or it answers a denied query from an address that we do not expect. */
 		BS_COUNT(answers_unasked, 1);
-		return live.enforce ? BS_DROP : BS_PASS;
+		return bs_enforcing(generation) ? BS_DROP : BS_PASS;
 	}
 	count = bs_u16(s, 6);
 	if (pending->denied) {
@@ -409,14 +477,31 @@ static __always_inline int bs_answer_read(struct __sk_buff *skb, struct bs_heade
 		BS_COUNT(answers_dropped, 1);
 		return BS_DROP;
 	}
-	if (!pending->leases || !count)
+	if (!count)
+		return BS_PASS;
+	s->generation = generation;
+	s->coming = live.coming == generation + 1;
+	s->class_id[0] = pending->class_id;
+	leases = pending->leases;
+	s->subject = pending->subject;
+	if (pending->generation != (__u16)generation) {
+		s->target.place = generation & 1;
+		bs_name_match(&s->target);
+		s->class_id[0] = s->target.name.class_id;
+		leases = bs_may_lease_now(s, &key, s->subject);
+	}
+	if (s->coming) {
+		/* Leased there whatever it will say of the lookup: who looked it up was allowed to. */
+		s->target.place = (generation + 1) & 1;
+		bs_name_match(&s->target);
+		s->class_id[1] = s->target.name.class_id;
+	}
+	if (!leases)
 		return BS_PASS;
 	s->key.name = s->head = key.name;
 	s->head_offset = 12;
 	s->offset = s->end + 4;
-	s->subject = pending->subject;
-	s->class_id = pending->class_id;
-	s->deny_class = 0;
+	s->deny_class[0] = s->deny_class[1] = 0;
 	s->fresh.chain_len = 0;
 	s->fresh.fixed = 0;
 	s->steps = s->found = 0;
@@ -427,7 +512,7 @@ static __always_inline int bs_answer_read(struct __sk_buff *skb, struct bs_heade
 	if (n == BS_FEW && count > BS_FEW)
 		bpf_loop(count - BS_FEW, bs_answer_step, (void *)0, 0);
 	if (s->broken)
-		return bs_answer_malformed();
+		return bs_answer_malformed(generation);
 	s->leased = 0;
 	for (n = 0; n < BS_FEW && n < s->found; n++)
 		bs_lease_next();

@@ -9,37 +9,63 @@
 struct bs_attempt {
 	/* in */
 	__u64 subject;
+	__u64 selectors; /* which hold for it */
 	__u32 addr[4];
 	__u16 port;
 	__u8 protocol;
-	__u8 backstop; /* judged in the packet path */
+	__u8 backstop;     /* judged in the packet path */
+	__u32 generation;  /* of the policy that judges */
 	/* out */
 	__u8 verdict;
 	__u8 attribution;
 	__u8 ruled_as; /* the protocol as rules tell it apart */
-	__u8 pad;
+	__u8 failure;  /* of a deny: errno or BS_BLACKHOLE */
 	__u32 rule;
 	__u64 name;
 	/* bs_judge's own. In memory and not in registers, so that the verifier need not tell the paths through the
 	 * leases apart. */
+	__u64 denied;  /* rulings: the first name that is denied; for the record only goes before enforced */
+	__u64 allowed; /* the first name of the highest rank that is allowed */
 	__u32 best_seen;
 	__u32 best_mine;
-	__u32 deny_rule;
-	__u32 allow_rule;
-	__u8 denied;
-	__u8 allowed;
-	__u8 other;
+	__u8 lowest_denial; /* rank */
+	__u8 other;         /* some name is neither */
 	__u8 several;
-	__u32 pad2;
+	__u8 pad[5];
 };
 
-/* effect << 32 | rule of a class for a protocol and a port. */
-__noinline __u64 bs_ruling(__u32 class_id, __u8 protocol, __u16 port)
+#define BS_EFFECT(ruling) ((__u8)((ruling) >> 32))
+#define BS_FLAGS(ruling) ((__u8)((ruling) >> 40))
+#define BS_FAILURE(ruling) ((__u8)((ruling) >> 48))
+#define BS_RANK_OF(ruling) (BS_FLAGS(ruling) & BS_RANK)
+#define BS_RULING(effect, rule) ((__u64)(effect) << 32 | (rule))
+
+/* What holds for a process: the end of the questions that a ruling may begin with. */
+__noinline __u64 bs_choose(__u64 ruling, __u64 selectors)
+{
+	for (__u32 i = 0; i < BS_SELECTORS; i++) {
+		__u32 row = ruling;
+		struct bs_choice *c;
+
+		if (BS_EFFECT(ruling) != BS_EFFECT_CHOICE)
+			return ruling;
+		c = bpf_map_lookup_elem(&bs_choices, &row);
+		if (!c)
+			return 0;
+		ruling = selectors >> (c->selector & 63) & 1 ? c->yes : c->no;
+	}
+	return BS_EFFECT(ruling) == BS_EFFECT_CHOICE ? 0 : ruling;
+}
+
+/* What a class rules for a protocol, a port and a process. */
+__noinline __u64 bs_ruling(__u32 class_id, __u8 protocol, __u16 port, __u64 selectors)
 {
 	struct bs_class *c = bpf_map_lookup_elem(&bs_classes, &class_id);
+	__u64 ruling;
 
 	if (!c)
 		return 0;
+	ruling = c->reach;
 	if (c->by_port) {
 		struct bs_port_key key = {
 			.prefixlen = 56,
@@ -47,11 +73,36 @@ __noinline __u64 bs_ruling(__u32 class_id, __u8 protocol, __u16 port)
 			.protocol = protocol,
 			.port_be = { port >> 8, port },
 		};
-		struct bs_port_ruling *r = bpf_map_lookup_elem(&bs_ports, &key);
+		__u64 *r = bpf_map_lookup_elem(&bs_ports, &key);
 
-		return r ? (__u64)r->effect << 32 | r->rule : 0;
+		ruling = r ? *r : 0;
 	}
-	return (__u64)c->effect << 32 | c->rule;
+	if (BS_EFFECT(ruling) == BS_EFFECT_CHOICE)
+		ruling = bs_choose(ruling, selectors);
+	return ruling;
+}
+
+/* What becomes of an attempt, or of a lookup, that is ruled so. */
+static __always_inline __u8 bs_verdict_of(__u64 ruling)
+{
+	if (BS_EFFECT(ruling) != BS_EFFECT_DENY)
+		return BS_RANK_OF(ruling) == BS_RANK_WAIVER ? BS_WAIVED : BS_ALLOW;
+	if (!(BS_FLAGS(ruling) & BS_ENFORCE))
+		return BS_WOULD_DENY;
+	if (live.enforce)
+		return BS_DENY;
+	return live.break_glass ? BS_BREAK_GLASS : BS_WOULD_DENY;
+}
+
+/* Which selectors hold for a subject; 0 where no rule speaks of any. */
+static __always_inline __u64 bs_selectors_of(__u64 subject, __u32 generation)
+{
+	struct bs_subject *row;
+
+	if (!policies[generation & 1].has_selectors)
+		return 0;
+	row = bpf_map_lookup_elem(&bs_subjects, &subject);
+	return row ? row->selectors[generation & 1] : 0;
 }
 
 static __always_inline int bs_is_loopback(const __u32 *addr)
@@ -64,14 +115,20 @@ static __always_inline int bs_is_loopback(const __u32 *addr)
 	return 0;
 }
 
-/* What one class of names under which the address was leased says of the attempt. */
+/* What one class of names under which the address was leased says of the attempt; core::decide::Weighed. */
 __noinline int bs_weigh(struct bs_attempt *a, struct bs_lease_slot *slot)
 {
-	__u64 ruling;
+	__u64 ruling = 0, was;
 	__u32 mine;
+	__u8 rank;
 
 	if (!a || !slot)
 		return 0;
+	/* Of another policy's classes: kept for that one, or left over from it. */
+	if (slot->generation != (__u16)a->generation)
+		return 0;
+	if (slot->several || a->name)
+		a->several = 1;
 	/* The likeliest name: the latest that this subject asked for, else the latest. */
 	mine = slot->subject == a->subject;
 	if (!a->name || mine > a->best_mine || (mine == a->best_mine && slot->seen >= a->best_seen)) {
@@ -79,41 +136,71 @@ __noinline int bs_weigh(struct bs_attempt *a, struct bs_lease_slot *slot)
 		a->best_seen = slot->seen;
 		a->best_mine = mine;
 	}
-	ruling = slot->deny_class ? bs_ruling(slot->deny_class, a->ruled_as, a->port) : 0;
-	if (ruling >> 32 != BS_EFFECT_DENY)
-		ruling = bs_ruling(slot->class_id, a->ruled_as, a->port);
-	if (ruling >> 32 == BS_EFFECT_DENY) {
-		if (!a->denied)
-			a->deny_rule = ruling;
-		a->denied = 1;
-	} else if (ruling >> 32 == BS_EFFECT_ALLOW) {
-		if (!a->allowed)
-			a->allow_rule = ruling;
-		a->allowed = 1;
+	if (slot->deny_class)
+		ruling = bs_ruling(slot->deny_class, a->ruled_as, a->port, a->selectors);
+	if (BS_EFFECT(ruling) != BS_EFFECT_DENY)
+		ruling = bs_ruling(slot->class_id, a->ruled_as, a->port, a->selectors);
+	rank = BS_RANK_OF(ruling);
+	if (BS_EFFECT(ruling) == BS_EFFECT_DENY) {
+		was = a->denied;
+		if (!was || rank < a->lowest_denial)
+			a->lowest_denial = rank;
+		if (!was || (BS_FLAGS(was) & BS_ENFORCE && !(BS_FLAGS(ruling) & BS_ENFORCE)))
+			a->denied = ruling;
+	} else if (BS_EFFECT(ruling) == BS_EFFECT_ALLOW) {
+		was = a->allowed;
+		if (!was || BS_RANK_OF(was) < rank)
+			a->allowed = ruling;
 	} else {
 		a->other = 1;
 	}
 	return 0;
 }
 
-/* Fill a->verdict, rule, name, attribution. Writes no map. Fails closed: an impossible state denies only
+/* What the address and its names say at one rank; 0 if nothing. */
+static __always_inline __u64 bs_settle(__u64 address, __u64 names, __u8 names_rank, __u64 allowed, __u8 rank)
+{
+	__u64 deny_address = 0, deny_names = 0;
+
+	if (BS_EFFECT(address) == BS_EFFECT_DENY && BS_RANK_OF(address) == rank)
+		deny_address = address;
+	if (names && names_rank == rank)
+		deny_names = names;
+	/* A deny for the record takes nothing away from one that is enforced. */
+	if (BS_FLAGS(deny_address) & BS_ENFORCE)
+		return deny_address;
+	if (BS_FLAGS(deny_names) & BS_ENFORCE)
+		return deny_names;
+	if (deny_address)
+		return deny_address;
+	if (deny_names)
+		return deny_names;
+	if (BS_EFFECT(address) == BS_EFFECT_ALLOW && BS_RANK_OF(address) == rank)
+		return address;
+	if (allowed && BS_RANK_OF(allowed) == rank)
+		return allowed;
+	return 0;
+}
+
+/* Fill a->verdict, rule, failure, name, attribution. Writes no map. Fails closed: an impossible state denies only
  * where the default denies. */
 __noinline int bs_judge(struct bs_attempt *a)
 {
 	struct bs_address at = {};
 	struct bs_prefix_key where = { .prefixlen = 128 };
-	__u64 address = 0, subject;
-	__u32 used, local, known, listed = 0;
+	__u64 address = 0, names, ruling;
+	__u32 used, local, known, place, listed = 0;
 	struct bs_lease *lease;
+	struct bs_policy *p;
 	__u32 *prefix;
 	__u16 port;
 	__u8 protocol;
-	int deny = 0;
 
 	if (!a)
 		return 0;
+	place = a->generation & 1;
+	p = &policies[place];
 	port = a->port;
-	subject = a->subject;
 	/* What rules can tell apart; the rest has no port. 136 is UDP-Lite, 262 (MPTCP) arrives as TCP. */
 	protocol = a->protocol == 136 ? IPPROTO_UDP : a->protocol;
 	if (protocol != IPPROTO_TCP && protocol != IPPROTO_UDP)
@@ -124,10 +211,11 @@ __noinline int bs_judge(struct bs_attempt *a)
 	at.addr[2] = where.addr[2] = a->addr[2];
 	at.addr[3] = where.addr[3] = a->addr[3];
 
-	if (config.has_prefixes) {
-		prefix = bpf_map_lookup_elem(&bs_prefixes, &where);
+	if (p->has_prefixes) {
+		prefix = place ? bpf_map_lookup_elem(&bs_prefixes_odd, &where) :
+				 bpf_map_lookup_elem(&bs_prefixes_even, &where);
 		if (prefix)
-			address = bs_ruling(*prefix, protocol, port);
+			address = bs_ruling(*prefix, protocol, port, a->selectors);
 	}
 
 	lease = bpf_map_lookup_elem(&bs_leases, &at);
@@ -139,46 +227,44 @@ __noinline int bs_judge(struct bs_attempt *a)
 			bpf_spin_lock(&lease->lock);
 			slot = lease->slot[i];
 			bpf_spin_unlock(&lease->lock);
-			if (i || slot.several)
-				a->several = 1;
 			bs_weigh(a, &slot);
 		}
 	}
 
 	local = bs_is_loopback(at.addr);
-	if (config.default_deny || !a->name) {
+	if (p->default_deny || !a->name) {
 		known = bs_known_as(at.addr);
 		local |= known & BS_KNOWN_OWN;
 		/* Lookups over TCP are not seen: that a server is ours permits datagrams only. */
 		listed = known & BS_KNOWN_RESOLVER && port == 53 && protocol == IPPROTO_UDP;
 		if (known & BS_KNOWN_DENIED)
-			address = (__u64)BS_EFFECT_DENY << 32 | BS_RULE_DEFAULT;
+			address = BS_RULING(BS_EFFECT_DENY, BS_RULE_DEFAULT) | (__u64)(BS_RANK_FINAL | BS_ENFORCE) << 40 |
+				  (__u64)ECONNREFUSED << 48;
 		if (known & BS_KNOWN_ALLOWED)
-			address = (__u64)BS_EFFECT_ALLOW << 32 | BS_RULE_DEFAULT;
+			address = BS_RULING(BS_EFFECT_ALLOW, BS_RULE_DEFAULT) | (__u64)BS_RANK_FINAL << 40;
 	}
 
-	if (address >> 32 == BS_EFFECT_DENY) {
-		deny = 1;
-		a->rule = address;
-	} else if (a->denied && !a->allowed && !a->other) {
-		deny = 1;
-		a->rule = a->deny_rule;
-	} else if (address >> 32 == BS_EFFECT_ALLOW) {
-		a->rule = address;
-	} else if (a->allowed) {
-		a->rule = a->allow_rule;
-	} else if (!config.default_deny) {
-		a->rule = BS_RULE_DEFAULT;
-	} else if (local) {
-		a->rule = BS_RULE_LOCAL;
-	} else if (listed) {
-		a->rule = BS_RULE_RESOLVER;
-	} else {
-		deny = 1;
-		a->rule = BS_RULE_DEFAULT;
+	names = a->allowed || a->other ? 0 : a->denied;
+	ruling = bs_settle(address, names, a->lowest_denial, a->allowed, BS_RANK_FINAL);
+	if (!ruling)
+		ruling = bs_settle(address, names, a->lowest_denial, a->allowed, BS_RANK_WAIVER);
+	if (!ruling)
+		ruling = bs_settle(address, names, a->lowest_denial, a->allowed, BS_RANK_PLAIN);
+	if (!ruling) {
+		if (!p->default_deny)
+			ruling = BS_RULING(BS_EFFECT_ALLOW, BS_RULE_DEFAULT);
+		else if (local)
+			ruling = BS_RULING(BS_EFFECT_ALLOW, BS_RULE_LOCAL);
+		else if (listed)
+			ruling = BS_RULING(BS_EFFECT_ALLOW, BS_RULE_RESOLVER);
+		else
+			ruling = BS_RULING(BS_EFFECT_DENY, BS_RULE_DEFAULT) |
+				 (__u64)(p->enforce ? BS_ENFORCE : 0) << 40 | (__u64)ECONNREFUSED << 48;
 	}
-	a->verdict = !deny ? BS_ALLOW : live.enforce ? BS_DENY : BS_WOULD_DENY;
-	if (!subject)
+	a->rule = ruling;
+	a->failure = BS_FAILURE(ruling);
+	a->verdict = bs_verdict_of(ruling);
+	if (!a->subject)
 		a->attribution = BS_UNKNOWN;
 	else if (!a->name)
 		a->attribution = (address || local || listed) ? BS_EXACT : BS_UNNAMED;

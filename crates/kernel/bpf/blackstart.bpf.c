@@ -9,22 +9,28 @@
 #include <bpf/bpf_core_read.h>
 #include <bpf/bpf_tracing.h>
 
-enum { IPPROTO_TCP = 6, IPPROTO_UDP = 17, SOCK_STREAM = 1 };
+enum { IPPROTO_TCP = 6, IPPROTO_UDP = 17, SOCK_STREAM = 1, ECONNREFUSED = 111 };
 
 #include "abi.h"
 #include "tables.bpf.h"
 #include "name.bpf.h"
 #include "attempt.bpf.h"
+#include "path.bpf.h"
 #include "subject.bpf.h"
 #include "process.bpf.h"
 #include "socket.bpf.h"
 #include "unix.bpf.h"
 #include "packet.bpf.h"
 #include "answer.bpf.h"
+#include "refill.bpf.h"
 
 /* Types that appear in no map: named here so that they are in the object's BTF, from which the Rust side is
  * generated. */
 struct bs_event bs_type_event SEC(".data.types");
+struct bs_refill bs_type_refill SEC(".data.types");
+enum bs_refill_kind bs_type_refill_kind SEC(".data.types");
+enum bs_flags bs_type_flags SEC(".data.types");
+enum bs_failure bs_type_failure SEC(".data.types");
 struct bs_lookup_event bs_type_lookup_event SEC(".data.types");
 enum bs_verdict bs_type_verdict SEC(".data.types");
 enum bs_effect bs_type_effect SEC(".data.types");

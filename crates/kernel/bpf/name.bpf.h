@@ -27,7 +27,7 @@ struct bs_reading {
 	__u32 state;
 	__u32 star;
 	__u32 edges;
-	__u32 pad;
+	__u32 place; /* of the policy that says which class */
 };
 
 /* The next few octets of the wire form. 0 to go on, 1 at the end, -1 for a name that cannot be judged. */
@@ -144,15 +144,16 @@ __noinline int bs_name_step(struct bs_reading *r)
 __noinline int bs_name_match(struct bs_reading *r)
 {
 	struct bs_state *s;
-	__u32 root = 0;
+	__u32 root;
 
 	if (!r)
 		return -1;
+	root = policies[r->place & 1].root;
 	s = bpf_map_lookup_elem(&bs_states, &root);
 	if (!s)
 		return -1;
 	r->at = r->labels;
-	r->state = 0;
+	r->state = root;
 	r->star = s->star;
 	r->edges = s->edges;
 	r->name.class_id = r->at ? s->below : s->end;

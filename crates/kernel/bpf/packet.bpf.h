@@ -10,7 +10,8 @@
 #define BLACKSTART_PACKET_H
 
 #define BS_HEARTBEAT_MAX_NS 3000000000ULL
-enum { BS_PASS = 1, BS_DROP = 0 };
+/* LOSE: dropped, and the sender does not learn of it. */
+enum { BS_PASS = 1, BS_DROP = 0, BS_LOSE = 2 };
 enum { ETH_P_IP = 0x0800, ETH_P_IPV6 = 0x86dd };
 
 /* What the network header says, read once. */
@@ -74,6 +75,8 @@ struct bs_question {
 	__u64 claimed;
 	struct bs_reading read;
 	__u64 subject;
+	__u32 generation; /* of the policy that judges */
+	__u32 pad;
 	__u32 client[4];
 	__u32 server[4];
 	__u32 rule;
@@ -197,6 +200,7 @@ static __always_inline int bs_asked_add(struct bs_socket *st, struct bs_question
 		a->qtype = q->qtype;
 		a->denied = pending->denied;
 		a->leases = pending->leases;
+		a->generation = pending->generation;
 		a->answered = 0;
 		__sync_lock_test_and_set(&a->turn, turn + 2);
 		return 1;
@@ -204,10 +208,16 @@ static __always_inline int bs_asked_add(struct bs_socket *st, struct bs_question
 	return 0;
 }
 
-static __always_inline int bs_query_malformed(void)
+/* Is what cannot be judged refused? */
+static __always_inline int bs_enforcing(__u32 generation)
+{
+	return live.enforce && policies[generation & 1].enforce;
+}
+
+static __always_inline int bs_query_malformed(__u32 generation)
 {
 	BS_COUNT(queries_malformed, 1);
-	return live.enforce ? BS_DROP : BS_PASS;
+	return bs_enforcing(generation) ? BS_DROP : BS_PASS;
 }
 
 /* Read the query at h->payload into q. -1: it cannot be judged; 1: it is none, and may pass. */
@@ -225,7 +235,7 @@ static __always_inline int bs_query_read(struct __sk_buff *skb, struct bs_header
 	q->flags = bpf_ntohs(head[1]);
 	/* Updates and notifications are no lookups: under `default: allow` they pass, counted. */
 	if ((q->flags & 0xf800) == 0x2000 || (q->flags & 0xf800) == 0x2800)
-		return config.default_deny ? -1 : 1;
+		return policies[q->generation & 1].default_deny ? -1 : 1;
 	/* QR and opcode 0, one question, no answer; an additional record is EDNS. */
 	if ((q->flags & 0xf800) || head[2] != bpf_htons(1) || head[3] || head[4])
 		return -1;
@@ -271,14 +281,26 @@ static __always_inline int bs_query_note(struct __sk_buff *skb, struct bs_header
 	return 0;
 }
 
+/* Do answers to a query that is ruled so give leases? Under `default: deny` a stranger's permit nothing, and those for
+ * a name on the search list neither; what passes for the record only is leased for the record. */
+static __always_inline int bs_may_lease(__u64 ruling, const __u32 *server, struct bs_policy *p)
+{
+	if (!p->default_deny || !live.enforce || !p->enforce)
+		return 1;
+	if (BS_EFFECT(ruling) == BS_EFFECT_DENY)
+		return !(BS_FLAGS(ruling) & BS_ENFORCE);
+	return BS_EFFECT(ruling) == BS_EFFECT_ALLOW && bs_known_as(server) & BS_KNOWN_RESOLVER;
+}
+
 /* Judge a query that was read, and record it. */
 static __always_inline int bs_query_judge(struct __sk_buff *skb, struct bs_header *h, struct bs_socket *st,
 					  struct bs_question *q)
 {
 	struct bs_pending pending = {};
+	struct bs_policy *p = &policies[q->generation & 1];
 	__u32 wire_differs = 0;
 	struct bs_class *c;
-	__u8 effect;
+	__u64 ruling;
 
 	__builtin_memcpy(q->client, h->source, 16);
 	q->client_port = h->source_port;
@@ -298,20 +320,20 @@ static __always_inline int bs_query_judge(struct __sk_buff *skb, struct bs_heade
 	}
 	q->subject = st ? st->subject : 0;
 
+	q->read.place = q->generation & 1;
 	if (bs_name_match(&q->read) || !(c = bpf_map_lookup_elem(&bs_classes, &q->read.name.class_id)))
-		return bs_query_malformed();
-	effect = c->lookup_effect;
-	q->rule = c->lookup_rule;
-	q->verdict = effect != BS_EFFECT_DENY ? BS_ALLOW : live.enforce ? BS_DENY : BS_WOULD_DENY;
+		return bs_query_malformed(q->generation);
+	ruling = c->lookup;
+	if (BS_EFFECT(ruling) == BS_EFFECT_CHOICE)
+		ruling = bs_choose(ruling, bs_selectors_of(q->subject, q->generation));
+	q->rule = ruling;
+	q->verdict = bs_verdict_of(ruling);
 	bs_query_record(q);
 
 	pending.subject = q->subject;
 	pending.class_id = q->read.name.class_id;
-	/* Under `default: deny` a stranger's answers permit nothing, and a name on the search list neither;
-	 * what only observe lets through is leased for the record. */
-	pending.leases = 1;
-	if (config.default_deny && live.enforce)
-		pending.leases = effect == BS_EFFECT_ALLOW && bs_known_as(q->server) & BS_KNOWN_RESOLVER;
+	pending.generation = q->generation;
+	pending.leases = bs_may_lease(ruling, q->server, p);
 
 	/*
 	 * How a denied lookup ends. A drop here is EPERM for the sender, which glibc calls a temporary failure and
@@ -320,13 +342,17 @@ static __always_inline int bs_query_judge(struct __sk_buff *skb, struct bs_heade
 	 * on the way back. Without a supervisor, or if it could not be told, it is dropped here.
 	 */
 	if (q->verdict == BS_DENY) {
+		if (BS_FAILURE(ruling) == BS_BLACKHOLE) {
+			bs_query_tell(skb, q, 0);
+			return BS_LOSE;
+		}
 		if (bpf_ktime_get_boot_ns() - live.heartbeat_ns >= BS_HEARTBEAT_MAX_NS) {
 			bs_query_tell(skb, q, 0);
 			return BS_DROP;
 		}
 		pending.denied = 1;
 		if (bs_query_note(skb, h, st, q, &pending, wire_differs) || bs_query_tell(skb, q, 1) ||
-		    config.default_deny)
+		    p->default_deny)
 			return BS_DROP;
 		return BS_PASS;
 	}
@@ -338,16 +364,18 @@ static __always_inline int bs_query_judge(struct __sk_buff *skb, struct bs_heade
 
 /* `certain`: the packet goes to port 53, so what cannot be parsed is a query that cannot be judged. Otherwise
  * the socket has asked a DNS server before and this may be anything. */
-static __noinline int bs_query(struct __sk_buff *skb, struct bs_header *h, struct bs_socket *st, int certain)
+static __noinline int bs_query(struct __sk_buff *skb, struct bs_header *h, struct bs_socket *st, int certain,
+			       __u32 generation)
 {
 	struct bs_question *q = bs_question_claim();
 	int verdict, read;
 
 	if (!q)
-		return bs_query_malformed();
+		return bs_query_malformed(generation);
+	q->generation = generation;
 	read = bs_query_read(skb, h, q);
 	if (read < 0) {
-		verdict = certain ? bs_query_malformed() : BS_PASS;
+		verdict = certain ? bs_query_malformed(generation) : BS_PASS;
 	} else if (read) {
 		BS_COUNT(queries_malformed, 1);
 		verdict = BS_PASS;
@@ -359,7 +387,8 @@ static __noinline int bs_query(struct __sk_buff *skb, struct bs_header *h, struc
 }
 
 /* A packet of a socket that no hook has judged: raw and ping sockets, subflows. */
-static __always_inline int bs_backstop(__u64 cookie, int stream, struct bs_header *h, struct bs_socket *st)
+static __always_inline int bs_backstop(__u64 cookie, int stream, struct bs_header *h, struct bs_socket *st,
+				       __u32 generation)
 {
 	struct bs_attempt a = {};
 
@@ -368,7 +397,9 @@ static __always_inline int bs_backstop(__u64 cookie, int stream, struct bs_heade
 	    st->addr[3] == h->dest[3] && st->addr[2] == h->dest[2] && st->addr[1] == h->dest[1] &&
 	    st->addr[0] == h->dest[0])
 		return st->verdict == BS_DENY ? BS_DROP : BS_PASS;
+	a.generation = generation;
 	a.subject = st ? st->subject : 0;
+	a.selectors = bs_selectors_of(a.subject, generation);
 	a.addr[0] = h->dest[0];
 	a.addr[1] = h->dest[1];
 	a.addr[2] = h->dest[2];
@@ -400,7 +431,7 @@ int bs_egress(struct __sk_buff *skb)
 	struct bpf_sock *sk = skb->sk;
 	struct bs_header h = {};
 	struct bs_socket *st;
-	__u32 protocol, stream;
+	__u32 protocol, stream, generation = live.generation;
 	__u64 cookie;
 
 	if (!sk || !(sk = bpf_sk_fullsock(sk)))
@@ -410,25 +441,28 @@ int bs_egress(struct __sk_buff *skb)
 	stream = protocol == IPPROTO_TCP && sk->type == SOCK_STREAM;
 	cookie = bpf_get_socket_cookie(skb);
 	st = bs_socket_find(cookie);
+	/* Refused, and not to be told so. */
+	if (st && st->hooked && st->verdict == BS_DENY)
+		return BS_LOSE;
 	if (st && st->hooked && stream) {
 		__sync_fetch_and_add(&st->bytes, skb->len);
 		return BS_PASS;
 	}
 	if (bs_header_read(skb, &h))
-		return live.enforce && config.default_deny ? BS_DROP : BS_PASS;
+		return bs_enforcing(generation) && policies[generation & 1].default_deny ? BS_DROP : BS_PASS;
 	/*
 	 * Nobody of the run speaks for its resolvers: who can bind their address, or write raw packets, could
 	 * otherwise answer itself into a lease.
 	 */
-	if (config.default_deny && h.source_port == 53 && !stream && bs_known_as(h.source) & BS_KNOWN_RESOLVER) {
+	if (policies[generation & 1].default_deny && h.source_port == 53 && !stream && bs_known_as(h.source) & BS_KNOWN_RESOLVER) {
 		BS_COUNT(answers_forged, 1);
-		return live.enforce ? BS_DROP : BS_PASS;
+		return bs_enforcing(generation) ? BS_DROP : BS_PASS;
 	}
 	if (!st || !st->hooked) {
 		/* Accepted sockets have no verdict and need none: only the packet that opens a connection. */
 		if (stream && (h.tcp_flags & 0x12) != 0x02)
 			return BS_PASS;
-		if (bs_backstop(cookie, stream, &h, st) == BS_DROP)
+		if (bs_backstop(cookie, stream, &h, st, generation) == BS_DROP)
 			return BS_DROP;
 		st = bs_socket_find(cookie);
 	}
@@ -437,9 +471,9 @@ int bs_egress(struct __sk_buff *skb)
 	/* A v6 extension header hides the protocol: then the socket's own counts. */
 	if (h.protocol == IPPROTO_UDP || protocol == IPPROTO_UDP || (h.hidden && !stream)) {
 		if (h.dest_port == 53 || (h.odd && (!st || st->dns || protocol != IPPROTO_UDP)))
-			return bs_query(skb, &h, st, 1);
+			return bs_query(skb, &h, st, 1, generation);
 		if (st && st->dns && st->port == 53)
-			return bs_query(skb, &h, st, 0);
+			return bs_query(skb, &h, st, 0, generation);
 	}
 	return BS_PASS;
 }

@@ -87,12 +87,23 @@ int BPF_PROG(bs_fork, struct task_struct *parent, struct task_struct *child)
 	return 0;
 }
 
+/* Which selectors hold for a subject that now executes `path`: those of who it descends from that are for the
+ * whole tree, which it has already, and those of the program. */
+static __always_inline void bs_select(struct bs_subject *row, const char *path, __u32 place)
+{
+	struct bs_policy *p = &policies[place];
+
+	if (!p->has_selectors)
+		return;
+	row->selectors[place] = (row->selectors[place] & p->tree) | bs_path_end(path, place, BS_PROGRAMS);
+}
+
 /* When: any successful exec on the host. Writes: subjects, argv_rest, processes. Fails open (counted).
  * The arguments are read up to arg_end and no further: behind them lies the environment, with its secrets. */
 SEC("tp_btf/sched_process_exec")
 int BPF_PROG(bs_exec, struct task_struct *task, int old_pid, struct linux_binprm *bprm)
 {
-	__u32 tgid = task->tgid;
+	__u32 tgid = task->tgid, generation = live.generation;
 	struct bs_process *p = bpf_map_lookup_elem(&bs_processes, &tgid);
 	struct bs_subject *row;
 	struct bs_argv_rest *rest;
@@ -121,6 +132,9 @@ int BPF_PROG(bs_exec, struct task_struct *task, int old_pid, struct linux_binprm
 	row->late = 0;
 	got = bpf_probe_read_kernel_str(row->exe, sizeof(row->exe), bprm->filename);
 	row->exe_len = got > 0 ? got - 1 : 0;
+	bs_select(row, bprm->filename, generation & 1);
+	if (live.coming == generation + 1)
+		bs_select(row, bprm->filename, (generation + 1) & 1);
 
 	start = BPF_CORE_READ(task, mm, arg_start);
 	end = BPF_CORE_READ(task, mm, arg_end);

@@ -5,12 +5,12 @@
 #ifndef BLACKSTART_SOCKET_H
 #define BLACKSTART_SOCKET_H
 
-#define ECONNREFUSED 111
 /* The first retry of a SYN is after one second. */
 #define BS_GIVEN_UP_NS 900000000ULL
 
 /*
- * One decision for both families and both hooks. 1 lets the call go on, 0 refuses it.
+ * One decision for both families and both hooks. 1 lets the call go on, 0 refuses it. Where a denied attempt is to
+ * end in nothing, the call goes on too, and what the socket sends is dropped (bs_egress).
  *
  * The socket remembers its verdict, so that its packets are not judged again. `dns` sticks on a datagram
  * socket once any send asked for port 53: two threads that share a socket could otherwise clear it between
@@ -33,11 +33,13 @@ static __always_inline int bs_reach(struct bpf_sock_addr *ctx, struct bs_attempt
 			st->hooked = 0;
 		return 1;
 	}
+	a->generation = live.generation;
 	a->subject = bs_subject_now();
+	a->selectors = bs_selectors_of(a->subject, a->generation);
 	bs_judge(a);
 	bs_record(a);
-	if (a->verdict == BS_DENY) {
-		bpf_set_retval(-ECONNREFUSED);
+	if (a->verdict == BS_DENY && a->failure != BS_BLACKHOLE) {
+		bpf_set_retval(-(int)a->failure);
 		return 0;
 	}
 	if (st)

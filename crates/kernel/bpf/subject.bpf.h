@@ -12,7 +12,7 @@ static __always_inline __u64 bs_subject_new(__u32 tgid, __u64 parent, __u8 forke
 {
 	__u64 id = __sync_fetch_and_add(&subject_count, 1) + 1;
 	struct bs_process process = { .subject = id };
-	struct bs_subject *row;
+	struct bs_subject *row, *from;
 
 	if (bpf_map_update_elem(&bs_subjects, &id, (void *)&no_subject, BPF_NOEXIST) ||
 	    !(row = bpf_map_lookup_elem(&bs_subjects, &id))) {
@@ -24,6 +24,11 @@ static __always_inline __u64 bs_subject_new(__u32 tgid, __u64 parent, __u8 forke
 	row->forked = forked;
 	row->late = late;
 	row->started_ns = bpf_ktime_get_boot_ns();
+	/* The same program until it executes another: what holds for who forked it holds for it. */
+	if (parent && (from = bpf_map_lookup_elem(&bs_subjects, &parent))) {
+		row->selectors[0] = from->selectors[0];
+		row->selectors[1] = from->selectors[1];
+	}
 	if (bpf_map_update_elem(&bs_processes, &tgid, &process, BPF_ANY)) {
 		BS_COUNT(subjects_lost, 1);
 		return 0;

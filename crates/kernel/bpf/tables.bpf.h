@@ -13,11 +13,14 @@ const volatile struct bs_config config = {};
 
 /* .bss, mapped into the supervisor. */
 struct bs_live live = {};
+struct bs_policy policies[2] = {};
+/* Kind of an octet in the automata over paths, by place of the policy, automaton, octet. */
+__u8 kinds_of_octets[2][2][256] = {};
 
 /* Numbers subjects. */
 __u64 subject_count = 0;
 
-/* ---- policy: written by the loader, read by every program ---- */
+/* ---- policy: written by the loader, read by every program; room for two, see struct bs_policy ---- */
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -41,19 +44,43 @@ struct {
 } bs_classes SEC(".maps");
 
 struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct bs_choice);
+} bs_choices SEC(".maps");
+
+/* Transitions of the automata over paths. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} bs_steps SEC(".maps");
+
+/* What a path that ends in a state matches: selectors as bits, or the class of a socket. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64);
+} bs_ends SEC(".maps");
+
+/* One for each place: the key of an address is the same in both policies. */
+struct {
 	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
 	__uint(max_entries, 1);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, struct bs_prefix_key);
 	__type(value, __u32);
-} bs_prefixes SEC(".maps");
+} bs_prefixes_even SEC(".maps"), bs_prefixes_odd SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
 	__uint(max_entries, 1);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, struct bs_port_key);
-	__type(value, struct bs_port_ruling);
+	__type(value, __u64);
 } bs_ports SEC(".maps");
 
 /* Addresses that need no lookup: enum bs_known. */

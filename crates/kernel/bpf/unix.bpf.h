@@ -2,8 +2,8 @@
 /*
  * cgroup/connect_unix and sendmsg_unix (6.7): daemons that act for the run outside of it.
  *
- * Recorded, never judged by the default: only the daemons that would resolve names where we cannot see it are
- * refused, in either mode, so that lookups fall back to DNS.
+ * Recorded, and judged by rules about unix sockets, never by the default. The daemons that would resolve names
+ * where we cannot see it are refused, in either mode, so that lookups fall back to DNS.
  */
 #ifndef BLACKSTART_UNIX_H
 #define BLACKSTART_UNIX_H
@@ -15,13 +15,38 @@ extern void *bpf_rdonly_cast(const void *object, __u32 btf_id) __ksym __weak;
 /* Does the path (NUL included) say the same? */
 #define BS_PATH_IS(path, len, text) ((len) >= sizeof(text) && !__builtin_memcmp((path), text, sizeof(text)))
 
+/* The class of a socket's path; an abstract name is read with `@` for its NUL, as rules write it. */
+static __always_inline __u32 bs_socket_class(const __u8 *path, __u32 len, __u32 place)
+{
+	struct bs_policy *p = &policies[place];
+	__u32 state = 1, at;
+	__u64 *end;
+
+	if (!p->kinds[BS_SOCKETS])
+		return p->none;
+	for (__u32 i = 0; i < 108; i++) {
+		__u8 octet;
+
+		if (i >= len || !state)
+			break;
+		octet = path[i];
+		if (!i && !octet)
+			octet = '@';
+		state = bs_path_step(state, octet, place, BS_SOCKETS);
+	}
+	at = p->ends[BS_SOCKETS] + state;
+	end = bpf_map_lookup_elem(&bs_ends, &at);
+	return end ? *end : p->none;
+}
+
 static __always_inline int bs_reach_unix(struct bpf_sock_addr *ctx)
 {
 	struct bpf_sock_addr_kern *kernel = bpf_cast_to_kern_ctx(ctx);
 	struct sockaddr_un *to = bpf_rdonly_cast(kernel->uaddr, bpf_core_type_id_kernel(struct sockaddr_un));
 	struct bs_delegate_key key = {};
-	__u64 *count, one = 1;
-	__u32 len = kernel->uaddrlen, n;
+	__u64 *count, one = 1, ruling = 0;
+	__u32 len = kernel->uaddrlen, n, generation = live.generation;
+	__u8 failure = ECONNREFUSED;
 
 	if (len <= 2)
 		return 1; /* unnamed: a socketpair's end */
@@ -39,8 +64,15 @@ static __always_inline int bs_reach_unix(struct bpf_sock_addr *ctx)
 	}
 	key.subject = bs_subject_now();
 	key.path_len = n;
-	key.verdict = BS_ALLOW;
-	if (BS_PATH_IS(key.path, sizeof(key.path), "/run/nscd/socket") ||
+	ruling = bs_ruling(bs_socket_class(key.path, n, generation & 1), 0, 0,
+			   bs_selectors_of(key.subject, generation));
+	key.verdict = bs_verdict_of(ruling);
+	key.rule = ruling;
+	if (BS_FAILURE(ruling) && BS_FAILURE(ruling) != BS_BLACKHOLE)
+		failure = BS_FAILURE(ruling);
+	if (live.break_glass) {
+		/* Lookups go where they please, too. */
+	} else if (BS_PATH_IS(key.path, sizeof(key.path), "/run/nscd/socket") ||
 	    BS_PATH_IS(key.path, sizeof(key.path), "/var/run/nscd/socket") ||
 	    BS_PATH_IS(key.path, sizeof(key.path), "/run/systemd/resolve/io.systemd.Resolve")) {
 		key.verdict = BS_DENY;
@@ -52,7 +84,7 @@ static __always_inline int bs_reach_unix(struct bpf_sock_addr *ctx)
 	else if (bpf_map_update_elem(&bs_delegates, &key, &one, BPF_NOEXIST))
 		BS_COUNT(delegates_lost, 1);
 	if (key.verdict == BS_DENY) {
-		bpf_set_retval(-ECONNREFUSED);
+		bpf_set_retval(-(int)failure);
 		return 0;
 	}
 	return 1;

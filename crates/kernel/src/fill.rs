@@ -3,7 +3,10 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use blackstart_core::name::Name;
-use blackstart_core::tables::{Effect, Protocol, Ruling, Tables};
+use blackstart_core::policy::{Failure, Rank};
+use blackstart_core::tables::{
+    BUILTIN, Effect, Outcome, Paths, Protocol, RULE_DEFAULT, Ruling, Tables,
+};
 use ipnet::IpNet;
 use libbpf_rs::{MapCore, MapFlags};
 
@@ -126,31 +129,78 @@ impl Rows {
     }
 }
 
+/// Where a policy's rows begin in the tables that it shares with another one, and its rules among theirs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Offsets {
+    pub(crate) state: u32,
+    pub(crate) class: u32,
+    pub(crate) choice: u32,
+    pub(crate) step: u32,
+    pub(crate) end: u32,
+    pub(crate) rule: u32,
+}
+
 /// All policy tables as rows, ready to be written once the maps have their sizes.
 pub(crate) struct PolicyRows {
     pub(crate) states: Rows,
     pub(crate) edges: Rows,
     pub(crate) classes: Rows,
+    pub(crate) choices: Rows,
     pub(crate) ports: Rows,
     pub(crate) prefixes: Rows,
+    pub(crate) steps: Rows,
+    pub(crate) ends: Rows,
+    /// What the programs read first.
+    pub(crate) head: abi::bs_policy,
+    /// Kinds of octets in the automata over programs and sockets.
+    pub(crate) kinds: [[u8; 256]; 2],
 }
 
 impl PolicyRows {
-    pub(crate) fn new(tables: &Tables, keys: NameKeys) -> Self {
+    pub(crate) fn new(tables: &Tables, keys: NameKeys, at: &Offsets) -> Self {
         let mut rows = Self {
             states: Rows::default(),
             edges: Rows::default(),
             classes: Rows::default(),
+            choices: Rows::default(),
             ports: Rows::default(),
             prefixes: Rows::default(),
+            steps: Rows::default(),
+            ends: Rows::default(),
+            head: abi::bs_policy {
+                tree: tables.tree_selectors(),
+                default_deny: u32::from(tables.default_deny),
+                enforce: u32::from(tables.enforce),
+                has_prefixes: u32::from(!tables.prefixes.is_empty()),
+                has_selectors: u32::from(!tables.selectors.is_empty()),
+                root: at.state,
+                none: at.class,
+                ..abi::zeroed()
+            },
+            kinds: [[0; 256]; 2],
         };
-        for (id, state) in (0u32..).zip(&tables.states) {
-            rows.states.push(
+        rows.names(tables, keys, at);
+        rows.classes(tables, at);
+        for (net, class) in &tables.prefixes {
+            rows.prefixes.push(&prefix_key(net), &(class + at.class));
+        }
+        let selectors = |matching: &Vec<u32>| matching.iter().fold(0, |bits, &id| bits | 1 << id);
+        let ends = tables.programs.matching.iter().map(selectors).collect();
+        rows.paths(0, &tables.programs, ends, at);
+        let classes = tables.socket_classes.iter();
+        let ends = classes.map(|class| u64::from(class + at.class)).collect();
+        rows.paths(1, &tables.sockets, ends, at);
+        rows
+    }
+
+    fn names(&mut self, tables: &Tables, keys: NameKeys, at: &Offsets) {
+        for (id, state) in (at.state..).zip(&tables.states) {
+            self.states.push(
                 &id,
                 &abi::bs_state {
-                    end: state.end,
-                    below: state.below,
-                    star: state.star,
+                    end: state.end + at.class,
+                    below: state.below + at.class,
+                    star: if state.star == 0 { 0 } else { state.star + at.state },
                     edges: state.edges.len() as u32,
                 },
             );
@@ -160,26 +210,36 @@ impl PolicyRows {
                     state: id,
                     pad: 0,
                 };
-                rows.edges.push(&key, next);
+                self.edges.push(&key, &(next + at.state));
             }
         }
-        for (id, class) in (0u32..).zip(&tables.classes) {
-            rows.classes.push(
+    }
+
+    fn classes(&mut self, tables: &Tables, at: &Offsets) {
+        for (id, choice) in (at.choice..).zip(&tables.choices) {
+            self.choices.push(
+                &id,
+                &abi::bs_choice {
+                    yes: word(choice.yes, at),
+                    no: word(choice.no, at),
+                    selector: u32::from(choice.selector),
+                    pad: 0,
+                },
+            );
+        }
+        for (id, class) in (at.class..).zip(&tables.classes) {
+            self.classes.push(
                 &id,
                 &abi::bs_class {
-                    rule: class.ruling.rule,
-                    lookup_rule: class.lookup.rule,
-                    effect: effect(class.ruling),
-                    lookup_effect: effect(class.lookup),
+                    reach: word(class.outcome, at),
+                    lookup: word(class.lookup, at),
                     by_port: u8::from(!class.by_port.is_empty()),
                     may_deny: u8::from(class.may_deny),
+                    pad: [0; 6],
                 },
             );
             for range in &class.by_port {
-                let ruling = abi::bs_port_ruling {
-                    rule: range.ruling.rule,
-                    effect: u32::from(effect(range.ruling)),
-                };
+                let ruling = word(range.outcome, at);
                 for (port, bits) in port_prefixes(range.first, range.last) {
                     let key = abi::bs_port_key {
                         prefixlen: 40 + bits,
@@ -188,25 +248,72 @@ impl PolicyRows {
                         port_be: port.to_be_bytes(),
                         pad: 0,
                     };
-                    rows.ports.push(&key, &ruling);
+                    self.ports.push(&key, &ruling);
                 }
             }
         }
-        for (net, class) in &tables.prefixes {
-            rows.prefixes.push(&prefix_key(net), class);
+    }
+
+    fn paths(&mut self, automaton: usize, paths: &Paths, ends: Vec<u64>, at: &Offsets) {
+        let (step, end) = (at.step + self.steps.len(), at.end + self.ends.len());
+        self.head.kinds[automaton] = paths.kinds;
+        self.head.steps[automaton] = step;
+        self.head.ends[automaton] = end;
+        for (id, next) in (step..).zip(&paths.next) {
+            self.steps.push(&id, next);
         }
-        rows
+        for (id, value) in (end..).zip(&ends) {
+            self.ends.push(&id, value);
+        }
+        let known = self.kinds[automaton].iter_mut().zip(&paths.kind);
+        known.for_each(|(kind, of)| *kind = *of);
     }
 }
 
-fn effect(ruling: Ruling) -> u8 {
-    let code = match ruling.effect {
-        Effect::None => abi::bs_effect::BS_EFFECT_NONE,
+/// An outcome as the kernel reads it: abi.h, "A ruling is one word".
+pub(crate) fn word(outcome: Outcome, at: &Offsets) -> u64 {
+    let ruling = match outcome {
+        Outcome::Is(ruling) => ruling,
+        Outcome::Choice(id) => {
+            return u64::from(abi::bs_effect::BS_EFFECT_CHOICE.0) << 32
+                | u64::from(id + at.choice);
+        }
+    };
+    let Ruling {
+        effect,
+        rule,
+        rank,
+        enforce,
+        failure,
+    } = ruling;
+    let code = match effect {
+        Effect::None => return 0,
         Effect::Allow => abi::bs_effect::BS_EFFECT_ALLOW,
         Effect::Deny => abi::bs_effect::BS_EFFECT_DENY,
         Effect::Search => abi::bs_effect::BS_EFFECT_SEARCH,
     };
-    code.0 as u8
+    // Blackstart's own rules are the same under every policy.
+    let rule = if rule == RULE_DEFAULT || rule >= BUILTIN {
+        rule
+    } else {
+        rule + at.rule
+    };
+    let rank = match rank {
+        Rank::Plain => 0,
+        Rank::Waiver => 1,
+        Rank::Final => 2,
+    };
+    let mut word = u64::from(rule) | u64::from(code.0) << 32 | rank << 40;
+    if effect == Effect::Deny {
+        if enforce {
+            word |= u64::from(abi::bs_flags::BS_ENFORCE.0) << 40;
+        }
+        word |= match failure {
+            Failure::Refuse(errno) => u64::from(errno),
+            Failure::Blackhole => u64::from(abi::bs_failure::BS_BLACKHOLE.0),
+        } << 48;
+    }
+    word
 }
 
 fn protocol_number(protocol: Protocol) -> u8 {

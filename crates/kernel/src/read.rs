@@ -456,6 +456,11 @@ fn presentation(row: &abi::bs_name) -> String {
     wire_text(wire)
 }
 
+/// A name of the record; none if its octets are not one.
+pub(crate) fn name_of(row: &abi::bs_name) -> Option<Name> {
+    Name::from_wire(&row.wire[..usize::from(row.len).min(row.wire.len())]).ok()
+}
+
 /// A name in wire form as text, or its octets in hexadecimal if it is none.
 pub(crate) fn wire_text(wire: &[u8]) -> String {
     match Name::from_wire(wire) {
@@ -469,6 +474,8 @@ pub(crate) fn verdict(code: u8) -> Verdict {
     match abi::bs_verdict(u32::from(code)) {
         abi::bs_verdict::BS_DENY => Verdict::Deny,
         abi::bs_verdict::BS_WOULD_DENY => Verdict::WouldDeny,
+        abi::bs_verdict::BS_WAIVED => Verdict::Waived,
+        abi::bs_verdict::BS_BREAK_GLASS => Verdict::BreakGlass,
         _ => Verdict::Allow,
     }
 }

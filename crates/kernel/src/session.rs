@@ -21,10 +21,14 @@ use libbpf_rs::{
 use rustix::time::ClockId;
 
 use crate::abi;
-use crate::fill::{NameKeys, PolicyRows, Rows, address, words};
+use crate::fill::{NameKeys, Offsets, PolicyRows, Rows, address, words};
+
 use crate::probe;
 use crate::read::{Record, nanoseconds, verdict, wire_text};
 use crate::{AnswerWanted, Error, ErrorKind, Event};
+use reload::{REFILL, Room, write_policy};
+
+mod reload;
 
 /// A group of programs that is loaded as a whole or not at all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -79,6 +83,8 @@ impl Feature {
 pub struct Settings<'a> {
     /// The compiled policy.
     pub tables: &'a Tables,
+    /// How many rules it has.
+    pub rules: u32,
     /// The run's own resolvers (resolv.conf as the run sees it).
     pub resolvers: &'a [IpAddr],
     /// The host's own addresses, loopback aside.
@@ -98,6 +104,10 @@ pub struct Session {
     events: Rc<RefCell<Vec<RawEvent>>>,
     features: BTreeSet<Feature>,
     pins: Option<std::path::PathBuf>,
+    keys: NameKeys,
+    room: Room,
+    /// Rules of all policies so far: the next one's are numbered from there.
+    rules: u32,
 }
 
 /// `struct bs_live` in the map's memory, which is mapped as long as the skeleton lives. The kernel reads each
@@ -106,15 +116,59 @@ struct Live {
     heartbeat_ns: NonNull<u64>,
     cgroup_id: NonNull<u64>,
     enforce: NonNull<u32>,
+    break_glass: NonNull<u32>,
+    generation: NonNull<u32>,
+    coming: NonNull<u32>,
+    policies: [NonNull<abi::bs_policy>; 2],
+    kinds: [NonNull<[[u8; 256]; 2]>; 2],
 }
 
 impl Live {
-    fn new(live: &mut abi::bs_live) -> Self {
+    fn new(variables: &mut abi::bss) -> Self {
+        let abi::bss {
+            live,
+            policies: [even, odd],
+            kinds_of_octets: [even_kinds, odd_kinds],
+            ..
+        } = variables;
         Self {
             heartbeat_ns: NonNull::from(&mut live.heartbeat_ns),
             cgroup_id: NonNull::from(&mut live.cgroup_id),
             enforce: NonNull::from(&mut live.enforce),
+            break_glass: NonNull::from(&mut live.break_glass),
+            generation: NonNull::from(&mut live.generation),
+            coming: NonNull::from(&mut live.coming),
+            policies: [NonNull::from(even), NonNull::from(odd)],
+            kinds: [NonNull::from(even_kinds), NonNull::from(odd_kinds)],
         }
+    }
+
+    /// Describe a policy in a place that no program reads yet.
+    fn set_policy(&self, place: usize, rows: &PolicyRows) {
+        // SAFETY: points into the mapped map; until the generation is raised no program reads this place.
+        unsafe { self.policies[place].write_volatile(rows.head) };
+        // SAFETY: as above.
+        unsafe { self.kinds[place].write_volatile(rows.kinds) };
+    }
+
+    fn generation(&self) -> u32 {
+        // SAFETY: points into the mapped map, and only this thread writes it.
+        unsafe { self.generation.read_volatile() }
+    }
+
+    fn set_generation(&self, generation: u32) {
+        // SAFETY: as above.
+        unsafe { self.generation.write_volatile(generation) };
+    }
+
+    fn set_coming(&self, coming: u32) {
+        // SAFETY: as above.
+        unsafe { self.coming.write_volatile(coming) };
+    }
+
+    fn set_break_glass(&self) {
+        // SAFETY: as above.
+        unsafe { self.break_glass.write_volatile(1) };
     }
 
     fn set_heartbeat(&self, now_ns: u64) {
@@ -145,7 +199,7 @@ fn layout_dir(pins: &Path) -> std::path::PathBuf {
 }
 
 /// Version of `abi.h`; pins of another one are removed, never read.
-pub const LAYOUT: u32 = 1;
+pub const LAYOUT: u32 = 2;
 
 impl Session {
     /// Load the programs of `features` and fill their tables. Nothing is attached yet.
@@ -162,11 +216,12 @@ impl Session {
             .map_err(|error| Error::caused(ErrorKind::Unsupported, "open the BPF object", error))?;
 
         let keys = NameKeys::random()?;
-        let rows = PolicyRows::new(settings.tables, keys);
-        size_tables(&mut open, &rows, settings.hosts.len() as u32)?;
+        let rows = PolicyRows::new(settings.tables, keys, &Offsets::default());
+        let room = Room::for_policy(&rows);
+        room.size(&mut open, settings.hosts.len() as u32)?;
         for mut program in open.open_object_mut().progs_mut() {
             let wanted = features.iter().any(|feature| is_of(&program, *feature));
-            program.set_autoload(wanted);
+            program.set_autoload(wanted || program.name() == REFILL);
         }
         open.maps
             .data_types
@@ -186,8 +241,6 @@ impl Session {
         rodata.config.name_key = keys.name;
         rodata.config.label_key = keys.label;
         rodata.config.multiplier = keys.multiplier;
-        rodata.config.default_deny = u32::from(settings.tables.default_deny);
-        rodata.config.has_prefixes = u32::from(rows.prefixes.len() > 0);
 
         let mut skeleton = open.load().map_err(load_error)?;
         let record = Record::new(|name| {
@@ -200,7 +253,8 @@ impl Session {
                 Error::caused(ErrorKind::Io, format!("hold the map {name}"), error)
             })
         })?;
-        write_tables(&skeleton, &rows, settings, keys)?;
+        write_policy(&skeleton, &rows, 0)?;
+        write_known(&skeleton, settings, keys)?;
 
         let events = Rc::new(RefCell::new(Vec::new()));
         let sink = Rc::clone(&events);
@@ -214,12 +268,9 @@ impl Session {
         let ring = builder
             .build()
             .map_err(|error| Error::caused(ErrorKind::Io, "listen to the live view", error))?;
-        let live = skeleton
-            .maps
-            .bss_data
-            .as_deref_mut()
-            .map(|bss| &mut bss.live);
-        let live = Live::new(live.expect("the object has variables"));
+        let variables = skeleton.maps.bss_data.as_deref_mut();
+        let live = Live::new(variables.expect("the object has variables"));
+        live.set_policy(0, &rows);
         Ok(Self {
             ring,
             links: Vec::new(),
@@ -229,6 +280,9 @@ impl Session {
             events,
             features: features.clone(),
             pins: None,
+            keys,
+            room,
+            rules: settings.rules,
         })
     }
 
@@ -587,60 +641,15 @@ fn load_error(error: libbpf_rs::Error) -> Error {
     Error::caused(kind, doing, error)
 }
 
-/// Maps that hold the policy get its size.
-fn size_tables(
-    open: &mut abi::OpenBlackstartSkel<'_>,
-    rows: &PolicyRows,
-    hosts: u32,
-) -> Result<(), Error> {
-    let failed = |error| Error::caused(ErrorKind::Io, "size the policy's tables", error);
-    open.maps
-        .bs_states
-        .set_max_entries(rows.states.len().max(1))
-        .map_err(failed)?;
-    open.maps
-        .bs_edges
-        .set_max_entries(rows.edges.len().max(1))
-        .map_err(failed)?;
-    open.maps
-        .bs_classes
-        .set_max_entries(rows.classes.len().max(1))
-        .map_err(failed)?;
-    open.maps
-        .bs_ports
-        .set_max_entries(rows.ports.len().max(1))
-        .map_err(failed)?;
-    open.maps
-        .bs_prefixes
-        .set_max_entries(rows.prefixes.len().max(1))
-        .map_err(failed)?;
-    // What /etc/hosts takes must not be missing to the run.
-    for map in [
-        &mut open.maps.bs_names,
-        &mut open.maps.bs_answers,
-        &mut open.maps.bs_leases,
-    ] {
-        let own = map.max_entries();
-        map.set_max_entries(own + hosts).map_err(failed)?;
-    }
-    Ok(())
-}
-
 /// Rows of `bs_known` that a run may fill; the self-probe has some more for a moment.
 const KNOWN_MOST: usize = 4000;
 
-fn write_tables(
+fn write_known(
     skeleton: &abi::BlackstartSkel<'_>,
-    rows: &PolicyRows,
     settings: &Settings<'_>,
     keys: NameKeys,
 ) -> Result<(), Error> {
     let maps = &skeleton.maps;
-    rows.states.write(&maps.bs_states, "name states")?;
-    rows.edges.write(&maps.bs_edges, "name labels")?;
-    rows.classes.write(&maps.bs_classes, "rule classes")?;
-    rows.ports.write(&maps.bs_ports, "ports")?;
-    rows.prefixes.write(&maps.bs_prefixes, "address prefixes")?;
     let mut known = BTreeMap::<IpAddr, u32>::new();
     for (addresses, flag) in [
         (settings.own_addresses, abi::bs_known::BS_KNOWN_OWN),

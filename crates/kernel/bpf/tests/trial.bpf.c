@@ -11,7 +11,7 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_core_read.h>
 
-enum { IPPROTO_TCP = 6, IPPROTO_UDP = 17 };
+enum { IPPROTO_TCP = 6, IPPROTO_UDP = 17, ECONNREFUSED = 111 };
 
 #include "abi.h"
 #include "tables.bpf.h"
@@ -22,9 +22,10 @@ enum { IPPROTO_TCP = 6, IPPROTO_UDP = 17 };
 struct bs_trial_name {
 	struct bs_reading read;
 	struct bs_class class;
+	__u64 selectors; /* in */
+	__u64 lookup;    /* ruling */
 	__s32 scan;
 	__s32 match;
-	__u32 pad;
 };
 
 struct {
@@ -67,8 +68,10 @@ static long bs_trial_name(__u32 index, void *unused)
 		return 0;
 	t->match = bs_name_match(&t->read);
 	c = bpf_map_lookup_elem(&bs_classes, &t->read.name.class_id);
-	if (c)
+	if (c) {
 		t->class = *c;
+		t->lookup = bs_choose(c->lookup, t->selectors);
+	}
 	return 0;
 }
 

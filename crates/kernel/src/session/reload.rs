@@ -1,0 +1,341 @@
+//! A policy's tables in the kernel: room for two, so that a new policy takes over from one attempt to the next.
+//!
+//! The order is abi.h's, at `struct bs_policy`: the new one is written to the place that nobody reads; what
+//! is kept of names and processes is worked out for it while the programs keep both; then one word
+//! says that it judges.
+
+use std::collections::HashMap;
+use std::thread::sleep;
+use std::time::Duration;
+
+use blackstart_core::name::Name;
+use blackstart_core::tables::{ClassId, Tables};
+use libbpf_rs::{MapCore, MapFlags, ProgramInput};
+use rustix::thread::{MembarrierCommand, membarrier};
+
+use crate::abi::{self, Plain};
+use crate::fill::{Offsets, PolicyRows};
+use crate::read::name_of;
+use crate::{Error, ErrorKind, Session};
+
+/// The program that fills in rows which others write, too.
+pub(crate) const REFILL: &str = "bs_refill_one";
+
+/// Bound on the entries of tables that take memory for rows only.
+const PLENTY: u32 = 1 << 22;
+
+/// Where neither the kernel nor a barrier says that every program has ended that began before, they have after
+/// this: none runs longer than some microseconds.
+const GRACE: Duration = Duration::from_millis(100);
+
+/// Rounds of looking for processes that came while selectors were worked out.
+const ROUNDS: usize = 8;
+
+/// How many rows each of the two policies may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Room {
+    states: u32,
+    edges: u32,
+    classes: u32,
+    choices: u32,
+    steps: u32,
+    ends: u32,
+}
+
+impl Room {
+    /// For a policy, and one that is half as large again, or somewhat larger than a small one.
+    pub(crate) fn for_policy(rows: &PolicyRows) -> Self {
+        let with_headroom = |rows: u32| rows + rows / 2 + 500;
+        Self {
+            states: with_headroom(rows.states.len()),
+            edges: with_headroom(rows.edges.len()),
+            classes: with_headroom(rows.classes.len()),
+            choices: with_headroom(rows.choices.len()),
+            steps: with_headroom(rows.steps.len()),
+            ends: with_headroom(rows.ends.len()),
+        }
+    }
+
+    /// Give the maps their sizes.
+    pub(crate) fn size(
+        &self,
+        open: &mut abi::OpenBlackstartSkel<'_>,
+        hosts: u32,
+    ) -> Result<(), Error> {
+        let failed = |error| Error::caused(ErrorKind::Io, "size the policy's tables", error);
+        let maps = &mut open.maps;
+        for (map, rows) in [
+            (&mut maps.bs_states, self.states),
+            (&mut maps.bs_edges, self.edges),
+            (&mut maps.bs_classes, self.classes),
+            (&mut maps.bs_choices, self.choices),
+            (&mut maps.bs_steps, self.steps),
+            (&mut maps.bs_ends, self.ends),
+        ] {
+            map.set_max_entries(2 * rows).map_err(failed)?;
+        }
+        for map in [
+            &mut maps.bs_ports,
+            &mut maps.bs_prefixes_even,
+            &mut maps.bs_prefixes_odd,
+        ] {
+            map.set_max_entries(PLENTY).map_err(failed)?;
+        }
+        // What /etc/hosts takes must not be missing to the run.
+        for map in [&mut maps.bs_names, &mut maps.bs_answers, &mut maps.bs_leases] {
+            let own = map.max_entries();
+            map.set_max_entries(own + hosts).map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    /// Where the rows of the policy in a place begin.
+    fn offsets(&self, place: u32, rule: u32) -> Offsets {
+        Offsets {
+            state: place * self.states,
+            class: place * self.classes,
+            choice: place * self.choices,
+            step: place * self.steps,
+            end: place * self.ends,
+            rule,
+        }
+    }
+
+    /// What of a policy there is no room for.
+    fn lacks(&self, rows: &PolicyRows) -> Option<&'static str> {
+        [
+            ("names", rows.states.len(), self.states),
+            ("labels of names", rows.edges.len(), self.edges),
+            ("different rules", rows.classes.len(), self.classes),
+            ("combinations of processes", rows.choices.len(), self.choices),
+            ("paths", rows.steps.len(), self.steps),
+            ("paths", rows.ends.len(), self.ends),
+        ]
+        .into_iter()
+        .find(|(_, wanted, there)| wanted > there)
+        .map(|(what, ..)| what)
+    }
+}
+
+/// Write a policy's rows.
+pub(crate) fn write_policy(
+    skeleton: &abi::BlackstartSkel<'_>,
+    rows: &PolicyRows,
+    place: u32,
+) -> Result<(), Error> {
+    let maps = &skeleton.maps;
+    rows.states.write(&maps.bs_states, "name states")?;
+    rows.edges.write(&maps.bs_edges, "name labels")?;
+    rows.classes.write(&maps.bs_classes, "rule classes")?;
+    rows.choices.write(&maps.bs_choices, "process choices")?;
+    rows.steps.write(&maps.bs_steps, "path steps")?;
+    rows.ends.write(&maps.bs_ends, "path ends")?;
+    rows.ports.write(&maps.bs_ports, "ports")?;
+    let prefixes = if place == 0 {
+        &maps.bs_prefixes_even
+    } else {
+        &maps.bs_prefixes_odd
+    };
+    rows.prefixes.write(prefixes, "address prefixes")
+}
+
+impl Session {
+    /// Judge by another policy from the next attempt on. `rules` is how many it has; in the record they are
+    /// numbered after those of the policies before.
+    ///
+    /// # Errors
+    /// The old policy goes on judging. [`ErrorKind::Unsupported`] where the new one is so much larger than
+    /// the one that the run began with that the tables have no room for it.
+    pub fn reload(&mut self, tables: &Tables, rules: u32) -> Result<(), Error> {
+        let generation = self.live.generation();
+        let place = (generation + 1) & 1;
+        let rows = PolicyRows::new(tables, self.keys, &self.room.offsets(place, self.rules));
+        if let Some(what) = self.room.lacks(&rows) {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                format!(
+                    "make room for the new policy: it has more {what} than the tables of this run hold; end the run and begin a new one"
+                ),
+            ));
+        }
+        self.clear_place(place)?;
+        write_policy(&self.skeleton, &rows, place)?;
+        self.live.set_policy(place as usize, &rows);
+        self.live.set_coming(generation + 1);
+        let filled = self
+            .refill_leases(tables, generation + 1, self.room.offsets(place, 0).class)
+            .and_then(|()| self.refill_selectors(tables, generation + 1));
+        if filled.is_ok() {
+            self.live.set_generation(generation + 1);
+        }
+        // Who began under the old policy keeps leases for both to its end; then that one's place is free.
+        wait_for_programs();
+        self.live.set_coming(0);
+        filled?;
+        self.rules += rules;
+        Ok(())
+    }
+
+    /// Remove what an earlier policy left in a place. Arrays are simply written over.
+    fn clear_place(&mut self, place: u32) -> Result<(), Error> {
+        let maps = &self.skeleton.maps;
+        let of = |id: u32, room: u32| (place * room..(place + 1) * room).contains(&id);
+        delete_where(&maps.bs_edges, |key: &abi::bs_edge_key| {
+            of(key.state, self.room.states)
+        })?;
+        delete_where(&maps.bs_ports, |key: &abi::bs_port_key| {
+            of(u32::from_be_bytes(key.class_be), self.room.classes)
+        })?;
+        let prefixes = if place == 0 {
+            &maps.bs_prefixes_even
+        } else {
+            &maps.bs_prefixes_odd
+        };
+        delete_where(prefixes, |_: &abi::bs_prefix_key| true)
+    }
+
+    /// Classes of every name under which an address was given, in the policy that is coming.
+    fn refill_leases(
+        &mut self,
+        tables: &Tables,
+        generation: u32,
+        first_class: ClassId,
+    ) -> Result<(), Error> {
+        // From here on the programs keep new leases for both: what they wrote before is in the table.
+        wait_for_programs();
+        let mut classes: HashMap<u64, Option<(ClassId, bool)>> = HashMap::new();
+        for key in keys_of(&self.skeleton.maps.bs_answers) {
+            let Some(key) = abi::value::<abi::bs_answer_key>(&key) else {
+                continue;
+            };
+            let Some(answer) = row::<_, abi::bs_answer>(&self.skeleton.maps.bs_answers, &key) else {
+                continue;
+            };
+            let mut class_of = |id: u64| {
+                *classes.entry(id).or_insert_with(|| {
+                    let name = row(&self.skeleton.maps.bs_names, &id).and_then(|row| name_of(&row))?;
+                    Some(class(tables, &name))
+                })
+            };
+            let Some((of_name, _)) = class_of(key.name) else {
+                continue;
+            };
+            let chain = &answer.chain[..(answer.chain_len as usize).min(answer.chain.len())];
+            let denied = chain.iter().find_map(|&link| {
+                class_of(link).filter(|(_, may_deny)| *may_deny).map(|(class, _)| class)
+            });
+            let at = abi::bs_address { addr: key.addr };
+            let subject = row::<_, abi::bs_lease>(&self.skeleton.maps.bs_leases, &at)
+                .and_then(|lease| lease.slot.iter().find(|slot| slot.name == key.name).copied())
+                .map_or(0, |slot| slot.subject);
+            self.refill(&abi::bs_refill {
+                name: key.name,
+                subject,
+                addr: key.addr,
+                kind: abi::bs_refill_kind::BS_REFILL_LEASE.0,
+                class_id: of_name + first_class,
+                deny_class: denied.map_or(0, |class| class + first_class),
+                seen: (answer.last_ns >> 20) as u32,
+                generation,
+                ..abi::zeroed()
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Selectors of every process that lives, for the policy that is coming.
+    fn refill_selectors(&mut self, tables: &Tables, generation: u32) -> Result<(), Error> {
+        if tables.selectors.is_empty() {
+            return Ok(());
+        }
+        let mut known: HashMap<u64, u64> = HashMap::new();
+        for _ in 0..ROUNDS {
+            let mut fresh: HashMap<u64, abi::bs_subject> = HashMap::new();
+            for key in keys_of(&self.skeleton.maps.bs_subjects) {
+                let Some(id) = abi::value::<u64>(&key).filter(|id| !known.contains_key(id)) else {
+                    continue;
+                };
+                fresh.extend(row(&self.skeleton.maps.bs_subjects, &id).map(|row| (id, row)));
+            }
+            if fresh.is_empty() {
+                return Ok(());
+            }
+            // A parent has the smaller number.
+            let mut order: Vec<u64> = fresh.keys().copied().collect();
+            order.sort_unstable();
+            for id in order {
+                let subject = &fresh[&id];
+                let from = known.get(&subject.parent).copied().unwrap_or(0);
+                let exe = &subject.exe[..usize::from(subject.exe_len).min(subject.exe.len())];
+                let bits = if subject.forked != 0 {
+                    from
+                } else {
+                    from & tables.tree_selectors() | tables.selectors_of(exe)
+                };
+                known.insert(id, bits);
+                if subject.ended_ns == 0 {
+                    self.refill(&abi::bs_refill {
+                        subject: id,
+                        bits,
+                        kind: abi::bs_refill_kind::BS_REFILL_SELECTORS.0,
+                        generation,
+                        ..abi::zeroed()
+                    })?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn refill(&mut self, what: &abi::bs_refill) -> Result<(), Error> {
+        let mut frame = [0; 14 + size_of::<abi::bs_refill>()];
+        frame[14..].copy_from_slice(abi::octets(what));
+        let input = ProgramInput {
+            data_in: Some(&frame),
+            ..ProgramInput::default()
+        };
+        let ran = self.skeleton.progs.bs_refill_one.test_run(input);
+        ran.map(drop)
+            .map_err(|error| Error::caused(ErrorKind::Io, "fill in what is kept for the new policy", error))
+    }
+
+    /// Let everything pass from now on, and record what would have been refused as passed on purpose.
+    pub fn break_glass(&mut self) {
+        self.live.set_break_glass();
+        self.live.set_enforce(false);
+    }
+}
+
+/// A name's class, and whether something may be denied to it.
+fn class(tables: &Tables, name: &Name) -> (ClassId, bool) {
+    let class = tables.class_of_name(name);
+    (class, tables.classes[class as usize].may_deny)
+}
+
+/// The keys of a map, as they are now: some that come or go meanwhile may be missing.
+fn keys_of(map: &impl MapCore) -> Vec<Vec<u8>> {
+    map.keys().collect()
+}
+
+fn row<K: Plain, V: Plain>(map: &impl MapCore, key: &K) -> Option<V> {
+    let octets = map.lookup(abi::octets(key), MapFlags::ANY).ok()??;
+    abi::value(&octets)
+}
+
+fn delete_where<K: Plain>(map: &impl MapCore, doomed: impl Fn(&K) -> bool) -> Result<(), Error> {
+    for key in keys_of(map) {
+        if abi::value(&key).is_some_and(|key| doomed(&key)) {
+            map.delete(&key).map_err(|error| {
+                Error::caused(ErrorKind::Io, "clear the tables of an earlier policy", error)
+            })?;
+        }
+    }
+    Ok(())
+}
+
+/// Until every program has ended that began before: they run under RCU, and the kernel's barrier waits for that.
+fn wait_for_programs() {
+    if membarrier(MembarrierCommand::Global).is_err() {
+        sleep(GRACE);
+    }
+}
