@@ -4,7 +4,7 @@
 //! policy is ever ignored: a key that this version does not act on is an error.
 
 mod parse;
-mod target;
+pub(crate) mod target;
 
 use std::fmt;
 

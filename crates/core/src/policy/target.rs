@@ -9,9 +9,9 @@ use crate::name::{NameError, Pattern};
 
 /// Why a target cannot be read, and what to write instead.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Wrong {
-    pub(super) message: String,
-    pub(super) help: Option<String>,
+pub(crate) struct Wrong {
+    pub(crate) message: String,
+    pub(crate) help: Option<String>,
 }
 
 fn wrong<T>(message: impl Into<String>, help: &str) -> Result<T, Wrong> {
@@ -25,7 +25,7 @@ fn wrong<T>(message: impl Into<String>, help: &str) -> Result<T, Wrong> {
 const FORMS: &str = "a target is a name pattern, an address or a CIDR, each optionally with `:port` or `:first-last`, or `*:port`";
 
 /// Read a target and its ports.
-pub(super) fn parse(text: &str) -> Result<(Target, Option<PortRange>), Wrong> {
+pub(crate) fn parse(text: &str) -> Result<(Target, Option<PortRange>), Wrong> {
     for (prefix, what) in [("service:", "`service:`"), ("unix:", "`unix:`")] {
         if text.starts_with(prefix) {
             return wrong(
