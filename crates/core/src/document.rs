@@ -81,6 +81,62 @@ impl<'a> Reader<'a> {
         self.report(Severity::Warning, span, message.into(), help);
     }
 
+    /// The pairs of a document that is a mapping. `start` says how one begins.
+    pub(crate) fn mapping(&mut self, root: Node, start: &str) -> Option<Vec<(Node, Node)>> {
+        match root.value {
+            Value::Mapping(pairs) => return Some(pairs),
+            Value::Null => {
+                let at = root.span.start..root.span.start;
+                self.error(&at, "the document is empty", Some(start.to_owned()));
+            }
+            other => self.error(
+                &root.span,
+                format!("expected a mapping, found {}", other.kind()),
+                Some(start.to_owned()),
+            ),
+        }
+        None
+    }
+
+    /// Does a document say of itself what it ought to? `key` is `apiVersion` or `kind`, `node` what stands
+    /// there, `start` where the document begins.
+    pub(crate) fn says(
+        &mut self,
+        key: &str,
+        wanted: &str,
+        node: Option<&Node>,
+        start: usize,
+    ) -> bool {
+        let help = Some(format!("write `{key}: {wanted}`"));
+        let Some(node) = node else {
+            self.error(&(start..start), format!("`{key}` is missing"), help);
+            return false;
+        };
+        let Some(text) = self.text(key, node) else {
+            return false;
+        };
+        if text == wanted {
+            return true;
+        }
+        let message = format!("`{key}` is {text:?}, this version reads only {wanted:?}");
+        self.error(&node.span, message, help);
+        false
+    }
+
+    /// The items of a list; nothing there is an empty one. `help` says how it is written.
+    pub(crate) fn list(&mut self, key: &str, node: Node, help: &str) -> Vec<Node> {
+        match node.value {
+            Value::Sequence(items) => return items,
+            Value::Null => {}
+            other => self.error(
+                &node.span,
+                format!("`{key}` takes a list, found {}", other.kind()),
+                Some(help.to_owned()),
+            ),
+        }
+        Vec::new()
+    }
+
     /// The known keys of a mapping, each once, with its key's span. Whatever else stands there is an error.
     pub(crate) fn keys<'k>(
         &mut self,
@@ -170,20 +226,31 @@ impl<'a> Reader<'a> {
 
 /// The word that was probably meant.
 pub(crate) fn nearest<'w>(text: &str, words: &[&'w str]) -> Option<&'w str> {
+    nearest_of(text, words.iter().copied())
+}
+
+/// The same for words that are not in a slice.
+pub(crate) fn nearest_of<'w>(
+    text: &str,
+    words: impl IntoIterator<Item = &'w str>,
+) -> Option<&'w str> {
     // Comparing is quadratic in the lengths, and nothing long is near any of our words.
     if text.len() > 64 {
         return None;
     }
     let text = text.to_lowercase();
+    let length = text.chars().count();
     words
-        .iter()
-        .map(|word| {
-            (
-                strsim::damerau_levenshtein(&text, &word.to_lowercase()),
-                *word,
-            )
+        .into_iter()
+        .filter_map(|word| {
+            let most = 1 + word.len() / 4;
+            // Words of other lengths are further away than that, and are most of a large catalog.
+            if word.chars().count().abs_diff(length) > most {
+                return None;
+            }
+            let distance = strsim::damerau_levenshtein(&text, &word.to_lowercase());
+            (distance <= most).then_some((distance, word))
         })
-        .filter(|(distance, word)| *distance <= 1 + word.len() / 4)
         .min()
         .map(|(_, word)| word)
 }

@@ -91,6 +91,18 @@ impl PathPattern {
         })
     }
 
+    /// The one unix socket with this path, whatever characters it has.
+    pub(crate) fn exact_socket(path: &str) -> Result<Self, PathError> {
+        let mut text = String::with_capacity(path.len());
+        for c in path.chars() {
+            if "*?[]{}\\!".contains(c) {
+                text.push('\\');
+            }
+            text.push(c);
+        }
+        Self::socket(&text)
+    }
+
     /// What it means, over octets and without anchors.
     pub(crate) fn regex(&self) -> &str {
         &self.regex

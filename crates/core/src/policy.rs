@@ -10,7 +10,7 @@ mod document;
 mod failure;
 mod parse;
 mod resolve;
-mod target;
+pub(crate) mod target;
 
 use std::fmt;
 use std::sync::Arc;

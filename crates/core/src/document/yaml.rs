@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, Span};
+use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, Span, StrInput};
 
 use super::Places;
 
@@ -62,98 +62,148 @@ struct Open {
 
 /// Read one document; `None` if there is none. `what` is what it ought to be, such as `policy`.
 pub(crate) fn read(text: &str, places: &Places<'_>, what: &str) -> Result<Option<Node>, Refusal> {
-    let bytes = |span: Span| places.byte_of(span.start.index())..places.byte_of(span.end.index());
-    let mut parser = Parser::new_from_str(text);
-    let mut open: Vec<Open> = Vec::new();
-    let mut root = None;
-    let mut documents = 0;
-    while let Some(next) = parser.next_event() {
-        let (event, span) = next.map_err(|error| syntax_error(text, places, &error))?;
-        let span = bytes(span);
-        let refuse = |message: String, help| Refusal {
-            message,
-            help: Option::map(help, str::to_owned),
-            span: span.clone(),
-        };
-        let done = match event {
-            Event::StreamStart | Event::Nothing | Event::DocumentEnd => continue,
-            Event::StreamEnd => break,
-            Event::DocumentStart(_) => {
-                documents += 1;
-                if documents > 1 {
-                    return Err(refuse(
-                        format!("a second document begins here, a {what} is one document"),
-                        Some("put it in a file of its own, or join its rules to the first"),
-                    ));
-                }
-                continue;
-            }
-            Event::Alias(_) => {
-                return Err(refuse(
-                    format!("aliases (`*name`) are not supported in a {what}"),
-                    Some(
-                        "write the value out; quote it if it is a pattern, as in \"*.example.com\"",
-                    ),
-                ));
-            }
-            Event::Scalar(_, _, _, Some(_))
-            | Event::SequenceStart(_, Some(_))
-            | Event::MappingStart(_, Some(_)) => {
-                return Err(refuse(
-                    format!("tags (`!name`) are not supported in a {what}"),
-                    Some("write the plain value"),
-                ));
-            }
-            Event::Scalar(value, style, _, None) => Node {
-                value: scalar(value.into_owned(), style),
-                span,
-            },
-            Event::SequenceStart(_, None) | Event::MappingStart(_, None) => {
-                if open.len() >= MAX_DEPTH {
-                    return Err(refuse(
-                        format!("nested more deeply than any {what} is"),
-                        None,
-                    ));
-                }
-                let mapping = matches!(event, Event::MappingStart(..));
-                open.push(Open {
-                    start: span.start,
-                    items: Vec::new(),
-                    mapping,
-                });
-                continue;
-            }
-            Event::SequenceEnd | Event::MappingEnd => {
-                let Some(Open {
-                    start,
-                    items,
-                    mapping,
-                }) = open.pop()
-                else {
-                    continue;
-                };
-                // A block collection's end event lies after the blank lines that follow it.
-                let end = match items.last() {
-                    Some(last) if span.is_empty() => last.span.end,
-                    _ => span.end,
-                }
-                .max(start);
-                Node {
-                    value: if mapping {
-                        pairs(items)
-                    } else {
-                        Value::Sequence(items)
-                    },
-                    span: start..end,
-                }
-            }
-        };
-        match open.last_mut() {
-            Some(parent) => parent.items.push(done),
-            None => root = Some(done),
+    let mut documents = Documents::new(text, places, what, 1);
+    let root = documents.next().transpose()?;
+    // A second one, or what stands behind the first and is no YAML.
+    documents.next().transpose()?;
+    Ok(root)
+}
+
+/// The documents of a text, one after the other. After a refusal nothing follows: where a text is not YAML,
+/// nobody can say where its next document begins.
+pub(crate) struct Documents<'a> {
+    text: &'a str,
+    places: &'a Places<'a>,
+    what: &'a str,
+    most: usize,
+    parser: Parser<'a, StrInput<'a>>,
+    begun: usize,
+    ended: bool,
+}
+
+impl<'a> Documents<'a> {
+    /// `most` is how many there may be.
+    pub(crate) fn new(text: &'a str, places: &'a Places<'a>, what: &'a str, most: usize) -> Self {
+        Self {
+            text,
+            places,
+            what,
+            most,
+            parser: Parser::new_from_str(text),
+            begun: 0,
+            ended: false,
         }
     }
-    Ok(root)
+}
+
+impl Iterator for Documents<'_> {
+    type Item = Result<Node, Refusal>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.ended {
+            return None;
+        }
+        let next = self.document().transpose();
+        self.ended = !matches!(next, Some(Ok(_)));
+        next
+    }
+}
+
+impl Documents<'_> {
+    fn document(&mut self) -> Result<Option<Node>, Refusal> {
+        let (text, places, what) = (self.text, self.places, self.what);
+        let bytes =
+            |span: Span| places.byte_of(span.start.index())..places.byte_of(span.end.index());
+        let mut open: Vec<Open> = Vec::new();
+        let mut root = None;
+        while let Some(next) = self.parser.next_event() {
+            let (event, span) = next.map_err(|error| syntax_error(text, places, &error))?;
+            let span = bytes(span);
+            let refuse = |message: String, help| Refusal {
+                message,
+                help: Option::map(help, str::to_owned),
+                span: span.clone(),
+            };
+            let done = match event {
+                Event::StreamStart | Event::Nothing => continue,
+                Event::DocumentEnd | Event::StreamEnd => return Ok(root),
+                Event::DocumentStart(_) => {
+                    self.begun += 1;
+                    if self.begun > self.most {
+                        return Err(refuse(
+                            format!("a second document begins here, a {what} is one document"),
+                            Some("put it in a file of its own, or join its rules to the first"),
+                        ));
+                    }
+                    continue;
+                }
+                Event::Alias(_) => {
+                    return Err(refuse(
+                        format!("aliases (`*name`) are not supported in a {what}"),
+                        Some(
+                            "write the value out; quote it if it is a pattern, as in \"*.example.com\"",
+                        ),
+                    ));
+                }
+                Event::Scalar(_, _, _, Some(_))
+                | Event::SequenceStart(_, Some(_))
+                | Event::MappingStart(_, Some(_)) => {
+                    return Err(refuse(
+                        format!("tags (`!name`) are not supported in a {what}"),
+                        Some("write the plain value"),
+                    ));
+                }
+                Event::Scalar(value, style, _, None) => Node {
+                    value: scalar(value.into_owned(), style),
+                    span,
+                },
+                Event::SequenceStart(_, None) | Event::MappingStart(_, None) => {
+                    if open.len() >= MAX_DEPTH {
+                        return Err(refuse(
+                            format!("nested more deeply than any {what} is"),
+                            None,
+                        ));
+                    }
+                    let mapping = matches!(event, Event::MappingStart(..));
+                    open.push(Open {
+                        start: span.start,
+                        items: Vec::new(),
+                        mapping,
+                    });
+                    continue;
+                }
+                Event::SequenceEnd | Event::MappingEnd => {
+                    let Some(Open {
+                        start,
+                        items,
+                        mapping,
+                    }) = open.pop()
+                    else {
+                        continue;
+                    };
+                    // A block collection's end event lies after the blank lines that follow it.
+                    let end = match items.last() {
+                        Some(last) if span.is_empty() => last.span.end,
+                        _ => span.end,
+                    }
+                    .max(start);
+                    Node {
+                        value: if mapping {
+                            pairs(items)
+                        } else {
+                            Value::Sequence(items)
+                        },
+                        span: start..end,
+                    }
+                }
+            };
+            match open.last_mut() {
+                Some(parent) => parent.items.push(done),
+                None => root = Some(done),
+            }
+        }
+        Ok(root)
+    }
 }
 
 /// The parser's words, except for the one mistake that everyone makes: `*.example.com` without quotes is an

@@ -11,6 +11,8 @@ use super::{Document, Effect, Place, Written};
 use crate::document::{Diagnostic, Node, Places, Reader, Severity, Value, yaml};
 use crate::report::Mode;
 
+pub(super) use rule::qualify;
+
 /// The only `apiVersion` that this version reads.
 pub const API_VERSION: &str = "blackstart.dev/v1";
 /// Longest file that is read.

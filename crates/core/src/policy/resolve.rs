@@ -1,13 +1,15 @@
 //! From the documents of all layers to the one policy that a run is judged by.
 
 mod compare;
+mod services;
 
 use std::ops::Range;
 
 use super::{
-    Case, Day, Diagnostic, Document, Effect, Parsed, Place, Policy, Rank, Severity, Waiver,
+    Case, Day, Diagnostic, Document, Effect, Parsed, Place, Policy, Rank, Rule, Severity, Waiver,
     Written, parse,
 };
+use crate::catalog::Reading;
 use crate::report::Mode;
 use crate::tables::BUILTIN;
 
@@ -30,9 +32,11 @@ pub struct Layer {
 
 /// All that the effective policy depends on.
 #[derive(Debug, Clone)]
-pub struct Given {
+pub struct Given<'a> {
     /// From the host's guardrails to the run's own, which is the last one if it has any.
     pub layers: Vec<Layer>,
+    /// The catalog, for `protect:` and `service:`.
+    pub catalog: Option<&'a Reading>,
     /// Today, in UTC.
     pub today: Day,
     /// The mode that was typed.
@@ -59,8 +63,9 @@ pub struct Effective {
 ///
 /// What a file says of `mode`, `default` and `service` goes before what it includes; of several included
 /// files that say it, the stricter `mode` and `default` hold, and the first `service`.
-pub fn resolve(given: Given) -> Result<Effective, Vec<Diagnostic>> {
+pub fn resolve(given: Given<'_>) -> Result<Effective, Vec<Diagnostic>> {
     let mut resolving = Resolving {
+        catalog: given.catalog,
         today: given.today,
         typed: given.mode,
         all_final: given.all_final,
@@ -97,6 +102,7 @@ pub fn alone(text: &str, file: &str) -> Result<Effective, Vec<Diagnostic>> {
     };
     let effective = resolve(Given {
         layers: vec![layer],
+        catalog: None,
         today: Day::MIN,
         mode: None,
         service: None,
@@ -115,13 +121,26 @@ pub fn alone(text: &str, file: &str) -> Result<Effective, Vec<Diagnostic>> {
     }
 }
 
-struct Resolving {
+struct Resolving<'a> {
+    catalog: Option<&'a Reading>,
     today: Day,
     typed: Option<Mode>,
     all_final: bool,
     diagnostics: Vec<Diagnostic>,
     policy: Policy,
 }
+
+/// A layer, while its documents are entered into the policy.
+struct Stratum {
+    guardrail: bool,
+    checked: bool,
+    number: u16,
+    /// The index of its first rule.
+    first: usize,
+}
+
+/// For each rule of a layer, the bytes that it stands at.
+type Spans = Vec<Range<u32>>;
 
 /// What a layer says of something that is said once: its own file's word, or else the strictest of what that
 /// includes.
@@ -164,7 +183,7 @@ fn service(layers: &[Layer]) -> Option<String> {
     layers.iter().rev().find_map(of)
 }
 
-impl Resolving {
+impl Resolving<'_> {
     fn error(
         &mut self,
         place: &Place,
@@ -240,27 +259,32 @@ impl Resolving {
     }
 
     fn layer(&mut self, layer: Layer, number: u16) {
-        let first = self.policy.rules.len();
-        let mut places = Vec::new();
+        let stratum = Stratum {
+            guardrail: layer.guardrail,
+            checked: layer.checked,
+            number,
+            first: self.policy.rules.len(),
+        };
+        let mut spans = Vec::new();
         for mut document in layer.documents {
+            let protect = std::mem::take(&mut document.protect);
+            let service_rules = std::mem::take(&mut document.service_rules);
             let waivers = std::mem::take(&mut document.waivers);
-            for protected in &document.protect {
-                self.without_catalog(protected);
+            self.rules(document, &stratum, &mut spans);
+            self.protect(protect, &stratum, &mut spans);
+            for rule in service_rules {
+                self.service_rule(rule, &stratum, &mut spans);
             }
-            for rule in &document.service_rules {
-                self.without_catalog(&rule.service);
-            }
-            self.rules(document, layer.guardrail, number, &mut places);
             for waiver in waivers {
-                self.waiver(waiver, layer.checked, number, &mut places);
+                self.waiver(waiver, &stratum, &mut spans);
             }
         }
-        let repeated = compare::repeated(&self.policy.rules[first..]);
-        for (at, message, help) in repeated {
-            let rule = &self.policy.rules[first + at];
+        let rules = &self.policy.rules[stratum.first..];
+        for (at, message, help) in compare::repeated(rules) {
+            let rule = &self.policy.rules[stratum.first + at];
             let place = Place {
                 file: rule.file.clone(),
-                span: places[at].start as usize..places[at].end as usize,
+                span: spans[at].start as usize..spans[at].end as usize,
                 line: rule.line,
                 column: rule.column,
             };
@@ -268,39 +292,16 @@ impl Resolving {
         }
     }
 
-    fn rules(
-        &mut self,
-        mut document: Document,
-        guardrail: bool,
-        number: u16,
-        places: &mut Vec<Range<u32>>,
-    ) {
+    fn rules(&mut self, mut document: Document, stratum: &Stratum, spans: &mut Spans) {
         for index in 0..document.rules.len() {
             let own_mode = document.notes[index].mode;
-            let place = || document.place_of(index);
-            let rule = &document.rules[index];
-            let lowered = self.typed == Some(Mode::Observe) && own_mode == Some(Mode::Enforce);
-            if rule.rank == Rank::Final && !guardrail {
-                let help = "remove `final`; the host's guardrails may have it".to_owned();
-                let message = "only a guardrail's rule can be final";
-                self.error(&place(), message, help);
-            }
-            if lowered && guardrail {
-                self.enforced(&place(), "this guardrail says `mode: enforce`");
-            }
-            let mode = match own_mode {
-                Some(_) if lowered => Mode::Observe,
-                Some(mode) => mode,
-                None => self.policy.mode,
-            };
+            let is_final = document.rules[index].rank == Rank::Final;
+            // Most rules say neither, and need no place.
+            let place = (is_final || own_mode.is_some()).then(|| document.place_of(index));
             let rule = &mut document.rules[index];
-            rule.mode = mode;
-            rule.layer = number;
-            if guardrail && self.all_final {
-                rule.rank = Rank::Final;
-            }
+            self.enter(rule, own_mode, place.as_ref(), stratum);
         }
-        places.extend(document.notes.into_iter().map(|note| note.span));
+        spans.extend(document.notes.into_iter().map(|note| note.span));
         if self.policy.rules.is_empty() {
             self.policy.rules = document.rules;
         } else {
@@ -308,16 +309,36 @@ impl Resolving {
         }
     }
 
-    fn without_catalog(&mut self, service: &Written<String>) {
-        let message = format!(
-            "what {} provides is not known without a catalog",
-            service.value
-        );
-        let help = "name its directory with `--catalog DIR`".to_owned();
-        self.error(&service.place, message, help);
+    /// Fill in what a rule of a layer does not know by itself. `place` is there if it says `final` or `mode`.
+    fn enter(
+        &mut self,
+        rule: &mut Rule,
+        own_mode: Option<Mode>,
+        place: Option<&Place>,
+        stratum: &Stratum,
+    ) {
+        let lowered = self.typed == Some(Mode::Observe) && own_mode == Some(Mode::Enforce);
+        if let Some(place) = place {
+            if rule.rank == Rank::Final && !stratum.guardrail {
+                let help = "remove `final`; a guardrail of the host may have it".to_owned();
+                self.error(place, "only a guardrail's rule can be final", help);
+            }
+            if lowered && stratum.guardrail {
+                self.enforced(place, "this rule of a guardrail says `mode: enforce`");
+            }
+        }
+        rule.mode = match own_mode {
+            Some(_) if lowered => Mode::Observe,
+            Some(mode) => mode,
+            None => self.policy.mode,
+        };
+        rule.layer = stratum.number;
+        if stratum.guardrail && self.all_final {
+            rule.rank = Rank::Final;
+        }
     }
 
-    fn waiver(&mut self, waiver: Waiver, checked: bool, number: u16, places: &mut Vec<Range<u32>>) {
+    fn waiver(&mut self, waiver: Waiver, stratum: &Stratum, spans: &mut Spans) {
         let Waiver {
             mut rule,
             service,
@@ -325,16 +346,12 @@ impl Resolving {
             until,
             place,
         } = waiver;
-        if let Some(service) = service {
-            self.without_catalog(&service);
-            return;
-        }
-        rule.layer = number;
+        rule.layer = stratum.number;
         let owner = rule.owner.clone().unwrap_or_default();
         if expires < self.today {
             let message = format!("the {} expired on {expires}", rule.text);
             let help = format!("remove it, or ask {owner} whether it is still needed");
-            if checked {
+            if stratum.checked {
                 self.error(&until, message, help);
             } else {
                 self.warning(&until, format!("{message} and has no effect"), help);
@@ -351,8 +368,16 @@ impl Resolving {
             let help = format!("ask {owner} what is to become of it");
             self.warning(&until, message, help);
         }
+        match service {
+            Some(service) => self.of_service(&rule, &service, spans),
+            None => self.push(rule, &place, spans),
+        }
+    }
+
+    fn push(&mut self, rule: Rule, place: &Place, spans: &mut Spans) {
+        // A file is not so long that its bytes could not be counted in 32 bits.
         let offset = |at: usize| u32::try_from(at).unwrap_or(u32::MAX);
-        places.push(offset(place.span.start)..offset(place.span.end));
+        spans.push(offset(place.span.start)..offset(place.span.end));
         self.policy.rules.push(rule);
     }
 

@@ -23,7 +23,9 @@ fn wrong<T>(message: impl Into<String>, help: &str) -> Result<T, Wrong> {
     })
 }
 
-const FORMS: &str = "a target is a name pattern, an address or a CIDR, each optionally with `:port` or `:first-last`, or `*:port`, `service:NAME` or `unix:PATH`";
+const FORMS: &str = "a target is a name pattern, an address or a CIDR, each optionally with `:port` or `:first-last`, or `*:port`";
+/// The same, and what only a rule may be about.
+const RULE_FORMS: &str = "a target is a name pattern, an address or a CIDR, each optionally with `:port` or `:first-last`, or `*:port`, `service:NAME`, or `unix:PATH`";
 
 const DEFAULT: &str = "what no rule mentions, `default: deny` at the top of the policy refuses, and `default: allow` lets pass";
 
@@ -44,7 +46,37 @@ pub(super) fn aim(text: &str) -> Result<Aim, Wrong> {
     if let Some(service) = text.strip_prefix("service:") {
         return parse_service(service).map(|(name, ports)| Aim::Service(name, ports));
     }
-    parse(text).map(|(target, ports)| Aim::Target(target, ports))
+    match parse(text) {
+        Ok((target, ports)) => Ok(Aim::Target(target, ports)),
+        Err(wrong) if wrong.help.as_deref() == Some(FORMS) => Err(Wrong {
+            help: Some(RULE_FORMS.to_owned()),
+            ..wrong
+        }),
+        Err(wrong) => Err(wrong),
+    }
+}
+
+/// A target and its ports as they are written in a policy.
+pub(super) fn written(target: &Target, ports: Option<PortRange>) -> String {
+    let address = |net: &IpNet| {
+        if net.prefix_len() == net.max_prefix_len() {
+            net.addr().to_string()
+        } else {
+            net.to_string()
+        }
+    };
+    let host = match target {
+        Target::Name(pattern) => pattern.to_string(),
+        Target::Net(net @ IpNet::V6(_)) if ports.is_some() => format!("[{}]", address(net)),
+        Target::Net(net) => address(net),
+        Target::Any => "*".to_owned(),
+        Target::Unix(path) => format!("unix:{path}"),
+    };
+    match ports {
+        None => host,
+        Some(PortRange { first, last }) if first == last => format!("{host}:{first}"),
+        Some(PortRange { first, last }) => format!("{host}:{first}-{last}"),
+    }
 }
 
 /// The path of a unix socket, or several.
@@ -114,6 +146,18 @@ pub(crate) fn parse(text: &str) -> Result<(Target, Option<PortRange>), Wrong> {
 }
 
 impl PortRange {
+    /// What both have in common; nothing, if they have.
+    pub(super) fn within(this: Option<Self>, other: Option<Self>) -> Option<Option<Self>> {
+        let (Some(a), Some(b)) = (this, other) else {
+            return Some(this.or(other));
+        };
+        let both = Self {
+            first: a.first.max(b.first),
+            last: a.last.min(b.last),
+        };
+        (both.first <= both.last).then_some(Some(both))
+    }
+
     /// Every port that can be written.
     fn is_all(self) -> bool {
         self.first <= 1 && self.last == u16::MAX
@@ -316,6 +360,28 @@ mod tests {
             ("unix:@abstract", "unix @abstract"),
         ] {
             assert_eq!(read(text), meaning, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_target_is_written_as_it_is_read() {
+        for text in [
+            "github.com",
+            "*.github.com:443",
+            ".github.com:8000-8999",
+            "10.1.2.3:22",
+            "10.20.0.0/16",
+            "::1",
+            "[::1]:443",
+            "[fd00::/8]:1-1024",
+            "*:25",
+            "unix:/run/*/bus",
+            "unix:@abstract",
+        ] {
+            let Ok(Aim::Target(target, ports)) = aim(text) else {
+                panic!("{text}")
+            };
+            assert_eq!(written(&target, ports), text);
         }
     }
 

@@ -60,6 +60,9 @@ impl Setup<'_> {
             drop(locked);
             let settings = Settings {
                 tables: &tables,
+                rules: self.policy.map_or(0, |policy| {
+                    u32::try_from(policy.rules.len()).unwrap_or(u32::MAX)
+                }),
                 resolvers: &resolving.servers,
                 own_addresses: &resolving.own,
                 hosts: &resolving.hosts,

@@ -305,7 +305,7 @@ impl File<'_> {
 }
 
 /// Add to a rule's text what narrows it.
-pub(super) fn qualify(text: &mut String, protocol: Option<Protocol>, process: Option<&Selector>) {
+pub(in super::super) fn qualify(text: &mut String, protocol: Option<Protocol>, process: Option<&Selector>) {
     match protocol {
         Some(Protocol::Tcp) => text.push_str(", protocol tcp"),
         Some(Protocol::Udp) => text.push_str(", protocol udp"),
