@@ -26,7 +26,7 @@ use crate::tables::{Protocol, RULE_DEFAULT, RuleId};
 pub use crate::document::{Diagnostic, Severity};
 pub use day::Day;
 pub use document::{Case, Destination, Document, Note, Place, ServiceRule, Waiver, Written};
-pub use parse::{API_VERSION, MAX_BYTES, Parsed, parse};
+pub use parse::{API_VERSION, MAX_BYTES, Parsed, parse, read};
 pub use resolve::{Effective, Given, Layer, alone, resolve};
 
 /// Allow or deny.

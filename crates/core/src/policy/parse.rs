@@ -48,6 +48,19 @@ pub struct Parsed {
 ///
 /// On failure, every error that was found, warnings included, in the order of the text.
 pub fn parse(text: &str, file: &str) -> Result<Parsed, Vec<Diagnostic>> {
+    let (document, diagnostics) = read(text, file);
+    if diagnostics.iter().any(|d| d.severity == Severity::Error) {
+        return Err(diagnostics);
+    }
+    Ok(Parsed {
+        document,
+        warnings: diagnostics,
+    })
+}
+
+/// The same for whoever goes on to find what else is wrong: where something could not be read, the document lacks
+/// it.
+pub fn read(text: &str, file: &str) -> (Document, Vec<Diagnostic>) {
     let places = Places::new(if text.len() > MAX_BYTES { "" } else { text });
     let mut file = File {
         name: Arc::from(file),
@@ -57,13 +70,7 @@ pub fn parse(text: &str, file: &str) -> Result<Parsed, Vec<Diagnostic>> {
     let document = file.read(text);
     let mut diagnostics = file.reader.diagnostics;
     diagnostics.sort_by_key(|d| (d.span.start, d.span.end));
-    if diagnostics.iter().any(|d| d.severity == Severity::Error) {
-        return Err(diagnostics);
-    }
-    Ok(Parsed {
-        document,
-        warnings: diagnostics,
-    })
+    (document, diagnostics)
 }
 
 /// The reading of one file.
