@@ -187,6 +187,8 @@ Exit codes:
 #[derive(Debug, Subcommand)]
 pub(crate) enum Policy {
     Check(Check),
+    /// Print the JSON Schema of a policy file, by which an editor completes and checks one.
+    Schema,
 }
 
 /// Check policies, and show everything that is wrong with them.

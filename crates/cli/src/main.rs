@@ -54,6 +54,9 @@ fn main() -> ExitCode {
         Command::Policy(Policy::Check(typed)) => {
             after_sweep(output, || finish_check(&typed, output))
         }
+        Command::Policy(Policy::Schema) => {
+            after_sweep(output, || finish(output, &reference::policy_schema(), 0))
+        }
         Command::Report(Report::Schema) => {
             after_sweep(output, || finish(output, &reference::report_schema(), 0))
         }

@@ -10,6 +10,7 @@ mod document;
 mod failure;
 mod parse;
 mod resolve;
+mod schema;
 pub(crate) mod target;
 
 use std::fmt;
@@ -28,6 +29,7 @@ pub use day::Day;
 pub use document::{Case, Destination, Document, Note, Place, ServiceRule, Waiver, Written};
 pub use parse::{API_VERSION, MAX_BYTES, Parsed, parse, read};
 pub use resolve::{Effective, Given, Layer, alone, resolve};
+pub use schema::schema;
 
 /// Allow or deny.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

@@ -119,6 +119,115 @@ tests: none
 }
 
 #[test]
+fn the_whole_language() {
+    let text = r#"apiVersion: blackstart.dev/v1
+kind: Policy
+include: [base.yaml, ../other.yaml]
+rules:
+  - deny: .github.com
+    process: ancestor:terraform
+    mode: observe
+    on_match: refuse EHOSTUNREACH
+    reaction: fail
+  - deny: unix:/run/docker.sock
+    process: /usr/bin/git*
+    on_match: reset
+  - deny: unix:@bus
+  - {deny: "*:25", on_match: blackhole, protocol: tcp}
+waivers:
+  - for: "*.hub.example:443"
+    process: terraform
+    owner: team-db
+    reason: until the mirror has providers
+    expires: 2026-12-31
+tests:
+  - { to: api.github.com:443, expect: deny }
+  - { to: 10.1.2.3, protocol: udp, expect: allow, rule: default }
+  - { to: "[::1]:22", process: /bin/ssh, expect: would_deny }
+  - { to: api.hub.example, address: 192.0.2.1, expect: waived }
+  - { to: unix:/run/docker.sock, expect: deny }
+"#;
+    let Ok(parsed) = parse(text, "p.yaml") else {
+        panic!("{}", complaints(text))
+    };
+    let document = parsed.document;
+    assert!(parsed.warnings.is_empty());
+    let includes: Vec<_> = document.include.iter().map(|w| w.value.as_str()).collect();
+    assert_eq!(includes, ["base.yaml", "../other.yaml"]);
+    let rules = document
+        .rules
+        .iter()
+        .zip(&document.notes)
+        .map(|(rule, note)| {
+            format!(
+                "{} | {:?} {:?} {:?} {:?}\n",
+                rule.text, rule.target, note.mode, rule.failure, rule.reaction
+            )
+        });
+    let waivers = document.waivers.iter().map(|waiver| {
+        format!(
+            "{} | until {} by {:?}\n",
+            waiver.rule.text, waiver.expires, waiver.rule.owner
+        )
+    });
+    let tests = document.tests.iter().map(|test| {
+        format!(
+            "{} | {:?} {:?} {:?}\n",
+            test.text, test.to, test.port, test.expect
+        )
+    });
+    insta::assert_snapshot!(rules.chain(waivers).chain(tests).collect::<String>());
+}
+
+#[test]
+fn what_makes_no_sense() {
+    let text = r#"apiVersion: blackstart.dev/v1
+kind: Policy
+service: ""
+include: base.yaml
+protect: [github, github, ""]
+rules:
+  - allow: a.example
+    mode: observe
+    on_match: reset
+    reaction: warn
+    fix: x
+  - deny: unix:/run/x.sock
+    protocol: tcp
+    on_match: blackhole
+  - deny: unix:/run/x.sock:80
+  - deny: b.example
+    on_match: refuse ENOENT
+    reaction: explode
+    final: "true"
+    process: ancestor:a/b
+  - deny: service:x:99999
+waivers:
+  - for: .com
+    owner: a
+    reason: b
+    expires: 2026-02-30
+  - {for: c.example, owner: "", expires: 2026-12-31}
+  - {owner: a, reason: b, expires: never}
+  - {fro: c.example, owner: a, reason: b, expires: 2026-12-31}
+  - {for: d.example, owner: a, reason: b, expires: 2026-12-31, final: true}
+  - c.example
+tests:
+  - {to: "*.github.com", expect: deny}
+  - {to: "github.com:1-2", expect: deny}
+  - {to: 10.0.0.0/8, expect: deny}
+  - {to: service:x, expect: deny}
+  - {to: "unix:/run/*", expect: deny}
+  - {to: 10.0.0.1, address: 10.0.0.2, expect: deny}
+  - {to: a.example, address: b.example, expect: refused}
+  - {to: unix:/run/x, protocol: tcp, expect: deny}
+  - {to: a.example}
+  - {expect: deny}
+"#;
+    insta::assert_snapshot!(complaints(text));
+}
+
+#[test]
 fn the_file_as_a_whole() {
     let deep = format!("{HEAD}rules: {}{}", "[".repeat(40), "]".repeat(40));
     let cases: &[(&str, &str)] = &[

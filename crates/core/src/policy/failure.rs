@@ -66,6 +66,13 @@ impl Failure {
         }
     }
 
+    /// All that may be written in a policy.
+    pub(super) fn all_words() -> Vec<String> {
+        let words = WORDS.iter().map(|word| (*word).to_owned());
+        let errnos = ERRNOS.iter().map(|(name, _)| format!("refuse {name}"));
+        words.chain(errnos).collect()
+    }
+
     /// As it is written in a policy.
     pub fn words(self) -> String {
         match self {

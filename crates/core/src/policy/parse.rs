@@ -12,6 +12,12 @@ use crate::document::{Diagnostic, Node, Places, Reader, Severity, Value, yaml};
 use crate::report::Mode;
 
 pub(super) use rule::qualify;
+#[cfg(test)]
+pub(super) use {
+    case::{KEYS as CASE_KEYS, VERDICTS},
+    rule::{KEYS as RULE_KEYS, PROTOCOLS, REACTIONS},
+    waiver::KEYS as WAIVER_KEYS,
+};
 
 /// The only `apiVersion` that this version reads.
 pub const API_VERSION: &str = "blackstart.dev/v1";

@@ -21,7 +21,8 @@ pub(in super::super) const KEYS: &[&str] = &[
 const KEYS_LATER: &[&str] = &["lease"];
 const SHAPE: &str = "a rule is written `- deny: TARGET` or `- allow: TARGET`";
 
-pub(super) const PROTOCOLS: &[(&str, Protocol)] = &[("tcp", Protocol::Tcp), ("udp", Protocol::Udp)];
+pub(in super::super) const PROTOCOLS: &[(&str, Protocol)] =
+    &[("tcp", Protocol::Tcp), ("udp", Protocol::Udp)];
 pub(in super::super) const REACTIONS: &[(&str, Reaction)] =
     &[("warn", Reaction::Warn), ("fail", Reaction::Fail)];
 
@@ -305,7 +306,11 @@ impl File<'_> {
 }
 
 /// Add to a rule's text what narrows it.
-pub(in super::super) fn qualify(text: &mut String, protocol: Option<Protocol>, process: Option<&Selector>) {
+pub(in super::super) fn qualify(
+    text: &mut String,
+    protocol: Option<Protocol>,
+    process: Option<&Selector>,
+) {
     match protocol {
         Some(Protocol::Tcp) => text.push_str(", protocol tcp"),
         Some(Protocol::Udp) => text.push_str(", protocol udp"),

@@ -1,7 +1,9 @@
 //! What the catalog makes of `protect:` and of `service:`.
 
 use super::super::target::written;
-use super::super::{Derivation, Effect, Place, PortRange, Rank, Rule, ServiceRule, Target, Written};
+use super::super::{
+    Derivation, Effect, Place, PortRange, Rank, Rule, ServiceRule, Target, Written,
+};
 use super::{Resolving, Spans, Stratum};
 use crate::catalog::{self, Catalog, UnknownService};
 use crate::path::PathPattern;
@@ -44,7 +46,9 @@ impl Resolving<'_> {
         let (message, help) = match self.catalog {
             Some(reading) if !reading.partial => return Some(&reading.catalog),
             Some(_) => (
-                format!("what {name} provides is not known: the catalog could not be read as a whole"),
+                format!(
+                    "what {name} provides is not known: the catalog could not be read as a whole"
+                ),
                 "mend the catalog first",
             ),
             None => (
@@ -91,7 +95,8 @@ impl Resolving<'_> {
             let message = format!(
                 "{service} ought to be out of reach as well, and the catalog does not say what it provides"
             );
-            let help = "say under `provides:` by which names and addresses it is reached".to_owned();
+            let help =
+                "say under `provides:` by which names and addresses it is reached".to_owned();
             self.warning(&protect[0].place, message, help);
         }
         for each in provided {
@@ -102,7 +107,10 @@ impl Resolving<'_> {
             let (source, reason) = if each.path.len() > 1 {
                 (
                     format!("protect {protected}: {through}"),
-                    format!("{} cannot serve without {protected}, which is protected ({through})", each.service),
+                    format!(
+                        "{} cannot serve without {protected}, which is protected ({through})",
+                        each.service
+                    ),
                 )
             } else {
                 (
@@ -162,7 +170,8 @@ impl Resolving<'_> {
                 "`{}` has no effect: the catalog has nothing of the kind that {} provides",
                 like.text, service.value
             );
-            let help = "say under its `provides:` by which names and addresses it is reached".to_owned();
+            let help =
+                "say under its `provides:` by which names and addresses it is reached".to_owned();
             self.warning(&service.place, message, help);
         }
     }
@@ -179,7 +188,10 @@ impl Resolving<'_> {
         };
         let owner = self.catalog.and_then(|reading| {
             let catalog = &reading.catalog;
-            catalog.service(catalog.find(&provided.service)?).owner.clone()
+            catalog
+                .service(catalog.find(&provided.service)?)
+                .owner
+                .clone()
         });
         let what = match like.rank {
             Rank::Waiver => "waiver for".to_owned(),
