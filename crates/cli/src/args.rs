@@ -41,12 +41,14 @@ Exit codes:
   125  typed wrongly, or Blackstart failed and nothing ran
 
 Environment:
-  BLACKSTART_STATE     where runs keep their state, an absolute path
-                       [default: /var/lib/blackstart]
-  BLACKSTART_LOG       what to log, such as `debug` or `blackstart_guard=trace`
-                       [default: nothing]
-  BLACKSTART_LOG_FILE  where to log to [default: standard error]
-  NO_COLOR             if set and not empty, no colour";
+  BLACKSTART_STATE       where runs keep their state, an absolute path
+                         [default: /var/lib/blackstart]
+  BLACKSTART_GUARDRAILS  where the host's guardrails are: policies that hold for every run, in the
+                         order of their names [default: /etc/blackstart/policy.d]
+  BLACKSTART_LOG         what to log, such as `debug` or `blackstart_guard=trace`
+                         [default: nothing]
+  BLACKSTART_LOG_FILE    where to log to [default: standard error]
+  NO_COLOR               if set and not empty, no colour";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -69,9 +71,16 @@ pub(crate) enum Command {
 pub(crate) struct Run {
     /// Judge by this policy
     ///
-    /// Without one, the run is observed and nothing is refused.
+    /// It is the last of the layers: the host's guardrails come before it. Without a policy and without
+    /// guardrails, the run is observed and nothing is refused.
     #[arg(long, value_name = "FILE")]
     pub(crate) policy: Option<PathBuf>,
+
+    /// Take from this catalog what `protect:` and `service:` stand for
+    ///
+    /// A directory with the files of services, or one such file.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) catalog: Option<PathBuf>,
 
     /// Name what this run deploys
     ///
@@ -83,9 +92,9 @@ pub(crate) struct Run {
     /// Observe or enforce, whatever the policy says
     ///
     /// Goes before the policy's own `mode:`, in either direction: `observe` lets everything pass and
-    /// records what would have been refused; `enforce` refuses it, or exits with 125 before anything
-    /// ran if this host cannot. Whoever may start a run may lower it, for they could as well run the
-    /// command without Blackstart.
+    /// records what would have been refused, whatever single rules say; `enforce` refuses it, or exits
+    /// with 125 before anything ran if this host cannot, and rules that say `mode: observe` go on
+    /// observing. A guardrail of the host that says `mode: enforce` cannot be lowered.
     #[arg(long, value_name = "MODE")]
     pub(crate) mode: Option<Mode>,
 
@@ -178,17 +187,29 @@ Exit codes:
 #[derive(Debug, Subcommand)]
 pub(crate) enum Policy {
     Check(Check),
+    /// Print the JSON Schema of a policy file, by which an editor completes and checks one.
+    Schema,
 }
 
 /// Check policies, and show everything that is wrong with them.
 ///
-/// Nothing is run, and no privilege is needed.
+/// Each is read as `run --policy` would read it on this host: after the host's guardrails, and with all
+/// that it includes. A file in the guardrails' directory is read as a guardrail. Nothing is run, and no
+/// privilege is needed.
 #[derive(Debug, Args)]
 #[command(after_long_help = AFTER_CHECK)]
 pub(crate) struct Check {
     /// How to show the result (on standard output)
     #[arg(long, value_name = "FORMAT", default_value = "human")]
     pub(crate) format: Format,
+
+    /// Take from this catalog what `protect:` and `service:` stand for
+    #[arg(long, value_name = "DIR")]
+    pub(crate) catalog: Option<PathBuf>,
+
+    /// Read them as guardrails, wherever they lie
+    #[arg(long)]
+    pub(crate) guardrail: bool,
 
     /// The policies
     #[arg(value_name = "FILE", required = true)]
@@ -198,7 +219,7 @@ pub(crate) struct Check {
 const AFTER_CHECK: &str = "\
 Examples:
     blackstart policy check deploy.yaml
-    blackstart policy check --format json policies/*.yaml
+    blackstart policy check --catalog catalog --format json policies/*.yaml
 
 Exit codes:
   0    all are valid, perhaps with warnings

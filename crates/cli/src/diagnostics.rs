@@ -1,4 +1,6 @@
-//! What is wrong with a policy, shown at the place in its text.
+//! What is wrong with a policy or a catalog, shown at the place in its text.
+
+use std::collections::BTreeMap;
 
 use annotate_snippets::renderer::DecorStyle;
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
@@ -7,8 +9,11 @@ use serde_json::{Value, json};
 
 use crate::plain::{Paint, plain};
 
-/// All of them, each with its line of `text`, one after the other.
-pub(crate) fn human(diagnostics: &[Diagnostic], text: &str, paint: Paint) -> String {
+/// The text of each file, by the name that its diagnostics have.
+pub(crate) type Texts = BTreeMap<String, String>;
+
+/// All of them, each with its line of its file's text, one after the other.
+pub(crate) fn human(diagnostics: &[Diagnostic], texts: &Texts, paint: Paint) -> String {
     let renderer = match paint {
         Paint::Ansi => Renderer::styled(),
         Paint::None => Renderer::plain(),
@@ -20,6 +25,7 @@ pub(crate) fn human(diagnostics: &[Diagnostic], text: &str, paint: Paint) -> Str
             Severity::Error => Level::ERROR,
             Severity::Warning => Level::WARNING,
         };
+        let text = texts.get(&diagnostic.file).map_or("", String::as_str);
         let file = plain(&diagnostic.file);
         let (start, end) = within(text, diagnostic.span.start, diagnostic.span.end);
         let snippet = Snippet::source(text)
@@ -89,10 +95,18 @@ rules:
   - allow: 10.20.0.0/99
 ";
 
+    fn texts(file: &str, text: &str) -> Texts {
+        Texts::from([(file.to_owned(), text.to_owned())])
+    }
+
     #[test]
     fn everything_wrong_is_shown_at_once_and_in_place() {
         let diagnostics = policy::parse(WRONG, "deploy.yaml").unwrap_err();
-        insta::assert_snapshot!(human(&diagnostics, WRONG, Paint::None));
+        insta::assert_snapshot!(human(
+            &diagnostics,
+            &texts("deploy.yaml", WRONG),
+            Paint::None
+        ));
     }
 
     #[test]
@@ -114,7 +128,7 @@ rules:
             column: 1,
             help: None,
         };
-        let shown = human(&[odd], "aü", Paint::None);
+        let shown = human(&[odd], &texts("p.yaml", "aü"), Paint::None);
         assert!(shown.contains("odd\\x1b[31m"), "{shown}");
     }
 }

@@ -46,7 +46,7 @@ fn refusal(refused: &Refused, rules: &[Rule], paint: Paint) -> String {
         Verdict::WouldDeny => paint.doubtful("would be refused"),
         _ => paint.bad("was refused"),
     };
-    let written = rules.iter().find(|rule| rule.text == refused.rule);
+    let written = rules.iter().find(|rule| *rule.text == *refused.rule);
     let place = written.map(|rule| format!(", {}:{}", part(&rule.file), rule.line));
     let why = refused
         .reason
@@ -91,7 +91,7 @@ mod tests {
 
     fn told_of(notice: Notice, quiet: bool) -> Option<String> {
         let text = "apiVersion: blackstart.dev/v1\nkind: Policy\nrules:\n  - deny: .github.com\n";
-        let rules = policy::parse(text, "p.yaml").unwrap().policy.rules;
+        let rules = policy::alone(text, "p.yaml").unwrap().policy.rules;
         let telling = Telling {
             rules: &rules,
             quiet,

@@ -2,8 +2,11 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod catalog_files;
+mod check;
 mod diagnostics;
 mod doctor;
+mod layers;
 mod live;
 mod log;
 mod output;
@@ -17,14 +20,12 @@ mod summary;
 use std::path::Path;
 use std::process::ExitCode;
 
-use blackstart_core::policy::Severity;
 use blackstart_guard::support::Support;
 use clap::Parser as _;
-use serde_json::json;
 
 use crate::args::{Check, Command, Doctor, Format, Policy, Report, Typed};
 use crate::output::Output;
-use crate::resolve::Problem;
+use crate::resolve::Surroundings;
 
 /// Blackstart failed, or was typed wrongly, and nothing ran.
 const FAILED: u8 = 125;
@@ -50,7 +51,12 @@ fn main() -> ExitCode {
         // Sweeps on its own, in one go with looking for an orphan of the same service.
         Command::Run(typed) => run::run(typed, output),
         Command::Doctor(typed) => after_sweep(output, || doctor(&typed, output)),
-        Command::Policy(Policy::Check(typed)) => after_sweep(output, || check(&typed, output)),
+        Command::Policy(Policy::Check(typed)) => {
+            after_sweep(output, || finish_check(&typed, output))
+        }
+        Command::Policy(Policy::Schema) => {
+            after_sweep(output, || finish(output, &reference::policy_schema(), 0))
+        }
         Command::Report(Report::Schema) => {
             after_sweep(output, || finish(output, &reference::report_schema(), 0))
         }
@@ -104,57 +110,9 @@ fn doctor(typed: &Doctor, output: Output) -> u8 {
     finish(output, &text, doctor::Fitness::of(&lines).exit_code())
 }
 
-fn check(typed: &Check, output: Output) -> u8 {
-    let mut human = String::new();
-    let mut files = Vec::new();
-    let mut valid = true;
-    for path in &typed.files {
-        let shown = path.display().to_string();
-        let (sound, error, text, found) = match resolve::policy_file(path) {
-            Ok(file) => (true, None, file.text, file.warnings),
-            Err(Problem::Policy { text, diagnostics }) => (false, None, text, diagnostics),
-            Err(Problem::Message(message)) => (false, Some(message), String::new(), Vec::new()),
-        };
-        valid &= sound;
-        human.push_str(&diagnostics::human(&found, &text, output.out));
-        if let Some(message) = &error {
-            human.push_str(&format!(
-                "{} {}\n",
-                output.out.bad("error:"),
-                plain::Plain(message)
-            ));
-        }
-        if sound {
-            let warnings = found
-                .iter()
-                .filter(|each| each.severity == Severity::Warning)
-                .count();
-            let with = if warnings == 0 {
-                String::new()
-            } else {
-                format!(", {warnings} to look at")
-            };
-            human.push_str(&format!(
-                "{}: {}{with}\n",
-                plain::Plain(&shown),
-                output.out.good("valid")
-            ));
-        }
-        files.push(json!({
-            "file": shown,
-            "valid": sound,
-            "error": error,
-            "diagnostics": diagnostics::document(&found),
-        }));
-    }
-    let text = match typed.format {
-        Format::Human => human,
-        Format::Json => format!(
-            "{:#}\n",
-            json!({ "schema_version": 1, "valid": valid, "files": files })
-        ),
-    };
-    finish(output, &text, u8::from(!valid))
+fn finish_check(typed: &Check, output: Output) -> u8 {
+    let checked = check::check(typed, &Surroundings::of_process(), output.out);
+    finish(output, &checked.text, u8::from(!checked.valid))
 }
 
 /// Shows a result; a result that could not be shown is a failure.

@@ -1,11 +1,16 @@
 //! The references, made from what they describe: the command line from its definitions, the report's
-//! schema from its types.
+//! schema from its types, the policy's from a description of its keys.
 
-use blackstart_core::report;
+use blackstart_core::{policy, report};
 
 /// The report's JSON Schema.
 pub(crate) fn report_schema() -> String {
     format!("{:#}\n", report::schema())
+}
+
+/// The JSON Schema of a policy file.
+pub(crate) fn policy_schema() -> String {
+    format!("{:#}\n", policy::schema())
 }
 
 #[cfg(test)]
@@ -75,6 +80,11 @@ mod tests {
     #[test]
     fn the_command_line_is_described() {
         holds("cli.md", &command_line());
+    }
+
+    #[test]
+    fn the_policy_is_described() {
+        holds("policy.schema.json", &policy_schema());
     }
 
     #[test]

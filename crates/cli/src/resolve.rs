@@ -2,15 +2,15 @@
 //! that is wrong is found at once, and before anything runs.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use blackstart_core::policy::{self, Diagnostic, Policy};
+use blackstart_core::policy::{self, Day, Diagnostic, Given, Layer, Policy, Severity};
 use blackstart_core::report::{Mode, PolicySource};
-use sha2::{Digest as _, Sha256};
 
 use crate::args::{self, Format};
+use crate::diagnostics::Texts;
+use crate::layers::{self, Files};
 use crate::report_file::ReportFile;
 
 /// Where runs keep their state, unless `BLACKSTART_STATE` says otherwise.
@@ -19,8 +19,8 @@ const STATE: &str = "/var/lib/blackstart";
 /// A run as it is to be.
 #[derive(Debug)]
 pub(crate) struct Order {
-    /// The policy and its text, if one was given.
-    pub(crate) policy: Option<PolicyFile>,
+    /// The policy, if the host has guardrails or one was given.
+    pub(crate) policy: Option<Effective>,
     /// Observe or enforce, all considered.
     pub(crate) mode: Mode,
     /// What the run deploys, all considered.
@@ -43,17 +43,19 @@ pub(crate) struct Order {
     pub(crate) state: PathBuf,
 }
 
-/// A policy with the text that it was read from.
+/// The policy that all files make together.
 #[derive(Debug)]
-pub(crate) struct PolicyFile {
+pub(crate) struct Effective {
     /// Where it came from.
     pub(crate) source: PolicySource,
-    /// Its text.
-    pub(crate) text: String,
-    /// Its meaning.
+    /// The policy.
     pub(crate) policy: Policy,
-    /// What its author ought to look at.
+    /// What its authors ought to look at.
     pub(crate) warnings: Vec<Diagnostic>,
+    /// The texts that the warnings are about.
+    pub(crate) texts: Texts,
+    /// What whoever typed this ought to know, in one line each.
+    pub(crate) remarks: Vec<String>,
 }
 
 /// Something that is wrong with what was typed.
@@ -61,24 +63,56 @@ pub(crate) struct PolicyFile {
 pub(crate) enum Problem {
     /// In one line: what, why, what to do.
     Message(String),
-    /// In a policy.
+    /// In a policy or a catalog.
     Policy {
-        /// Its text, to show the places.
-        text: String,
+        /// The texts, to show the places.
+        texts: Texts,
         /// What is wrong.
         diagnostics: Vec<Diagnostic>,
     },
 }
 
+/// What is given without being typed.
+#[derive(Debug)]
+pub(crate) struct Surroundings {
+    /// `BLACKSTART_STATE`.
+    pub(crate) state: Option<OsString>,
+    /// Where the host's guardrails are.
+    pub(crate) guardrails: PathBuf,
+    /// Every guardrail is final for this caller.
+    pub(crate) all_final: bool,
+    /// Today, in UTC.
+    pub(crate) today: Day,
+    /// Where the command will be started.
+    pub(crate) directory: PathBuf,
+}
+
+impl Surroundings {
+    /// Those of this process.
+    pub(crate) fn of_process() -> Self {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let seconds = now.map_or(0, |since| since.as_secs());
+        Self {
+            state: std::env::var_os("BLACKSTART_STATE"),
+            guardrails: layers::guardrail_directory(
+                std::env::var_os("BLACKSTART_GUARDRAILS").as_deref(),
+            ),
+            all_final: !rustix::process::getuid().is_root(),
+            today: Day::of_unix(i64::try_from(seconds).unwrap_or(i64::MAX)),
+            directory: std::env::current_dir().unwrap_or_default(),
+        }
+    }
+}
+
 /// Reads and checks everything that `typed` names.
-pub(crate) fn run(typed: args::Run, state: Option<&OsStr>) -> Result<Order, Vec<Problem>> {
+pub(crate) fn run(typed: args::Run, around: &Surroundings) -> Result<Order, Vec<Problem>> {
     let mut problems = Vec::new();
-    let policy = typed
-        .policy
-        .as_deref()
-        .and_then(|path| kept(policy_file(path), &mut problems));
+    let policy = effective(&typed, around).unwrap_or_else(|mut wrong| {
+        problems.append(&mut wrong);
+        None
+    });
     let state = kept(
-        state_directory(state).map_err(Problem::Message),
+        state_directory(around.state.as_deref()).map_err(Problem::Message),
         &mut problems,
     );
     let reports = typed
@@ -95,15 +129,16 @@ pub(crate) fn run(typed: args::Run, state: Option<&OsStr>) -> Result<Order, Vec<
         return Err(problems);
     };
 
-    let of_policy = policy.as_ref().map(|file| &file.policy);
-    let mode = match typed.mode {
-        Some(args::Mode::Observe) => Mode::Observe,
-        Some(args::Mode::Enforce) => Mode::Enforce,
-        None => of_policy.map_or(Mode::Observe, |policy| policy.mode),
+    let of_policy = policy.as_ref().map(|effective| &effective.policy);
+    // What was typed has been weighed against the guardrails, where there is a policy.
+    let mode = match of_policy {
+        Some(policy) => policy.mode,
+        None => mode(typed.mode).unwrap_or(Mode::Observe),
     };
-    let service = typed
-        .service
-        .or_else(|| of_policy.and_then(|policy| policy.service.clone()));
+    let service = match of_policy {
+        Some(policy) => policy.service.clone(),
+        None => typed.service,
+    };
     Ok(Order {
         policy,
         mode,
@@ -119,41 +154,126 @@ pub(crate) fn run(typed: args::Run, state: Option<&OsStr>) -> Result<Order, Vec<
     })
 }
 
+fn mode(typed: Option<args::Mode>) -> Option<Mode> {
+    Some(match typed? {
+        args::Mode::Observe => Mode::Observe,
+        args::Mode::Enforce => Mode::Enforce,
+    })
+}
+
 fn kept<T>(result: Result<T, Problem>, problems: &mut Vec<Problem>) -> Option<T> {
     result.map_err(|problem| problems.push(problem)).ok()
 }
 
-/// Reads a policy. No more than what a policy may hold is taken in, whatever the file is.
-pub(crate) fn policy_file(path: &Path) -> Result<PolicyFile, Problem> {
-    let shown = path.display();
-    let unreadable = |why: &dyn std::fmt::Display| {
-        Problem::Message(format!("cannot read the policy {shown}: {why}"))
-    };
-    let mut bytes = Vec::new();
-    File::open(path)
-        .and_then(|file| {
-            file.take(policy::MAX_BYTES as u64 + 1)
-                .read_to_end(&mut bytes)
-        })
-        .map_err(|error| unreadable(&error))?;
-    let text = String::from_utf8(bytes).map_err(|error| {
-        unreadable(&format!(
-            "it is not UTF-8 from byte {} on",
-            error.utf8_error().valid_up_to()
-        ))
-    })?;
-    match policy::parse(&text, &path.to_string_lossy()) {
-        Ok(parsed) => Ok(PolicyFile {
-            source: PolicySource {
-                digest: format!("{:x}", Sha256::digest(&text)),
-                files: vec![path.to_string_lossy().into_owned()],
-            },
-            policy: parsed.policy,
-            warnings: parsed.warnings,
-            text,
-        }),
-        Err(diagnostics) => Err(Problem::Policy { text, diagnostics }),
+/// The policy of a run; none without guardrails and without a policy of its own.
+fn effective(typed: &args::Run, around: &Surroundings) -> Result<Option<Effective>, Vec<Problem>> {
+    let mut files = Files::default();
+    let mut layers = files.guardrails(&around.guardrails);
+    layers.extend(typed.policy.as_deref().map(|path| files.layer(path, false)));
+    if layers.is_empty() && files.sound() {
+        return Ok(None);
     }
+    let asked = Asked {
+        layers,
+        catalog: typed.catalog.as_deref(),
+        mode: mode(typed.mode),
+        service: typed.service.clone(),
+    };
+    let mut effective = resolved(files, asked, around)?;
+    if let Some(path) = &typed.policy {
+        effective
+            .remarks
+            .extend(in_the_tree(path, &typed.command, &around.directory));
+    }
+    Ok(Some(effective))
+}
+
+/// What a policy is to be made of.
+pub(crate) struct Asked<'a> {
+    /// The guardrails, and the file.
+    pub(crate) layers: Vec<Layer>,
+    /// Where the catalog is.
+    pub(crate) catalog: Option<&'a Path>,
+    /// The mode that was typed.
+    pub(crate) mode: Option<Mode>,
+    /// The service that was typed.
+    pub(crate) service: Option<String>,
+}
+
+/// The policy that the layers make together, which were read by way of `files`.
+pub(crate) fn resolved(
+    mut files: Files,
+    asked: Asked<'_>,
+    around: &Surroundings,
+) -> Result<Effective, Vec<Problem>> {
+    // What is wrong with the catalog matters only to a policy that asks it for a service.
+    let mut of_catalog = Files::default();
+    let catalog = asked.catalog.map(|path| of_catalog.catalog(path));
+    let given = Given {
+        layers: asked.layers,
+        catalog: catalog.as_ref(),
+        today: around.today,
+        mode: asked.mode,
+        service: asked.service,
+        all_final: around.all_final,
+    };
+    let mut diagnostics = std::mem::take(&mut files.diagnostics);
+    let policy = match policy::resolve(given) {
+        Ok(mut effective) => {
+            diagnostics.append(&mut effective.warnings);
+            Some(effective.policy)
+        }
+        Err(mut wrong) => {
+            diagnostics.append(&mut wrong);
+            None
+        }
+    };
+    files.sort(&mut diagnostics);
+    diagnostics.append(&mut of_catalog.diagnostics);
+    let source = files.source();
+    let mut texts = files.texts;
+    texts.append(&mut of_catalog.texts);
+    let unread = !files.messages.is_empty();
+    let wrong = |d: &Diagnostic| d.severity == Severity::Error && source.files.contains(&d.file);
+    match policy.filter(|_| !unread && !diagnostics.iter().any(wrong)) {
+        Some(policy) => Ok(Effective {
+            source,
+            policy,
+            warnings: diagnostics,
+            texts,
+            remarks: of_catalog.messages,
+        }),
+        None => {
+            let messages = files.messages.into_iter().chain(of_catalog.messages);
+            let mut problems: Vec<_> = messages.map(Problem::Message).collect();
+            if !diagnostics.is_empty() {
+                problems.push(Problem::Policy { texts, diagnostics });
+            }
+            Err(problems)
+        }
+    }
+}
+
+/// A policy that comes with what it judges is changed by whoever changes that: what to say of it, if it lies below
+/// the directory of the command, or in the git work tree in which the command is started.
+fn in_the_tree(policy: &Path, command: &[OsString], directory: &Path) -> Option<String> {
+    let of_command = command.first().map(Path::new).and_then(|program| {
+        let named = program.components().count() > 1;
+        let path = layers::real(&directory.join(program));
+        path.parent().filter(|_| named).map(Path::to_owned)
+    });
+    let directory = layers::real(directory);
+    let work_tree = directory.ancestors().find(|at| at.join(".git").exists());
+    let policy_at = layers::real(policy);
+    let tree = [of_command.as_deref(), work_tree]
+        .into_iter()
+        .flatten()
+        .find(|tree| tree.parent().is_some() && policy_at.starts_with(tree))?;
+    Some(format!(
+        "the policy {} lies in the tree that is deployed ({}): whoever changes the deployment can change what judges it; keep it elsewhere, or put what must hold into a guardrail of the host",
+        policy.display(),
+        tree.display()
+    ))
 }
 
 /// From the value of `BLACKSTART_STATE`. A relative path would mean another place in each directory,
@@ -191,9 +311,20 @@ mod tests {
         }
     }
 
+    /// A host without guardrails.
+    fn around() -> Surroundings {
+        Surroundings {
+            state: None,
+            guardrails: PathBuf::from("/nowhere/policy.d"),
+            all_final: false,
+            today: Day::parse("2026-11-24").unwrap(),
+            directory: PathBuf::from("/"),
+        }
+    }
+
     #[test]
     fn nothing_typed_is_observe_without_a_policy() {
-        let order = run(typed(&["--", "true"]), None).unwrap();
+        let order = run(typed(&["--", "true"]), &around()).unwrap();
         assert_eq!((order.mode, order.service), (Mode::Observe, None));
         assert_eq!(order.state, Path::new("/var/lib/blackstart"));
         assert!(order.policy.is_none());
@@ -206,7 +337,7 @@ mod tests {
         std::fs::write(&path, POLICY).unwrap();
         let path = path.to_str().unwrap();
 
-        let order = run(typed(&["--policy", path, "true"]), None).unwrap();
+        let order = run(typed(&["--policy", path, "true"]), &around()).unwrap();
         // What sha256sum says of the same bytes.
         let digest = "21cd9070df0dbafc5fa13fe52cb4f15cb59f12855c047a46813a818e63b112d4";
         assert_eq!(order.policy.unwrap().source.digest, digest);
@@ -224,7 +355,7 @@ mod tests {
                 "s",
                 "true",
             ]),
-            None,
+            &around(),
         )
         .unwrap();
         assert_eq!(
@@ -247,7 +378,9 @@ mod tests {
             "/nowhere/x.json",
             "true",
         ];
-        let problems = run(typed(&words), Some(OsStr::new("state"))).unwrap_err();
+        let mut around = around();
+        around.state = Some("state".into());
+        let problems = run(typed(&words), &around).unwrap_err();
         assert_eq!(problems.len(), 4);
         assert!(matches!(problems[0], Problem::Policy { .. }));
         let Problem::Message(state) = &problems[1] else {
@@ -257,21 +390,31 @@ mod tests {
     }
 
     #[test]
-    fn an_unreadable_policy_says_why() {
+    fn a_policy_in_the_tree_that_is_deployed_is_remarked() {
         let dir = tempfile::tempdir().unwrap();
-        let Err(Problem::Message(absent)) = policy_file(&dir.path().join("absent.yaml")) else {
-            panic!()
+        let dir = dir.path();
+        std::fs::create_dir_all(dir.join("repo/.git")).unwrap();
+        std::fs::create_dir_all(dir.join("repo/ci")).unwrap();
+        std::fs::create_dir_all(dir.join("release/bin")).unwrap();
+        for file in [
+            "repo/ci/p.yaml",
+            "repo/deploy.sh",
+            "release/bin/deploy.sh",
+            "release/bin/p.yaml",
+            "p.yaml",
+        ] {
+            std::fs::write(dir.join(file), POLICY).unwrap();
+        }
+        let said = |policy: &str, command: &str, directory: &str| {
+            let command = [OsString::from(command)];
+            in_the_tree(&dir.join(policy), &command, &dir.join(directory)).is_some()
         };
-        assert!(absent.contains("No such file"), "{absent}");
-        let Err(Problem::Message(directory)) = policy_file(dir.path()) else {
-            panic!()
-        };
-        assert!(directory.contains("directory"), "{directory}");
-        let path = dir.path().join("latin1.yaml");
-        std::fs::write(&path, b"kind: \xe4").unwrap();
-        let Err(Problem::Message(latin1)) = policy_file(&path) else {
-            panic!()
-        };
-        assert!(latin1.contains("not UTF-8 from byte 6 on"), "{latin1}");
+        assert!(said("repo/ci/p.yaml", "./deploy.sh", "repo"));
+        assert!(said("repo/ci/p.yaml", "make", "repo/ci"));
+        assert!(said("release/bin/p.yaml", "release/bin/deploy.sh", ""));
+        assert!(!said("release/bin/p.yaml", "true", "release"));
+        assert!(!said("p.yaml", "./deploy.sh", "repo"));
+        assert!(!said("p.yaml", "release/bin/deploy.sh", "repo"));
+        assert!(!said("repo/ci/p.yaml", "/bin/true", ""));
     }
 }

@@ -12,26 +12,32 @@ use crate::diagnostics;
 use crate::live;
 use crate::output::Output;
 use crate::plain::plain;
-use crate::resolve::{self, Order, PolicyFile, Problem};
+use crate::resolve::{self, Order, Problem, Surroundings};
 use crate::summary::Telling;
 
 /// Runs it, tells about it, and says how to exit.
 pub(crate) fn run(typed: args::Run, output: Output) -> u8 {
-    let state = std::env::var_os("BLACKSTART_STATE");
-    let order = match resolve::run(typed, state.as_deref()) {
+    let order = match resolve::run(typed, &Surroundings::of_process()) {
         Ok(order) => order,
         Err(problems) => {
             problems.iter().for_each(|problem| show(problem, output));
             return FAILED;
         }
     };
-    if let Some(PolicyFile { warnings, text, .. }) = &order.policy {
-        output.say(&diagnostics::human(warnings, text, output.err));
+    if let Some(effective) = &order.policy {
+        output.say(&diagnostics::human(
+            &effective.warnings,
+            &effective.texts,
+            output.err,
+        ));
+        for remark in &effective.remarks {
+            output.warning(&plain(remark));
+        }
     }
     let rules = order
         .policy
         .as_ref()
-        .map_or(&[][..], |file| &file.policy.rules);
+        .map_or(&[][..], |effective| &effective.policy.rules);
     let telling = live::Telling {
         rules,
         quiet: order.quiet,
@@ -56,10 +62,9 @@ fn request(order: &Order) -> Request {
     Request {
         command: order.command.clone(),
         env: std::env::vars_os().collect(),
-        policy: order.policy.as_ref().map(|file| GivenPolicy {
-            policy: file.policy.clone(),
-            source: file.source.clone(),
-            text: file.text.clone(),
+        policy: order.policy.as_ref().map(|effective| GivenPolicy {
+            policy: effective.policy.clone(),
+            source: effective.source.clone(),
         }),
         service: order.service.clone(),
         mode: Some(order.mode),
@@ -130,8 +135,8 @@ fn document(report: &Report, out: &mut dyn io::Write) -> io::Result<()> {
 fn show(problem: &Problem, output: Output) {
     match problem {
         Problem::Message(message) => output.error(&plain(message)),
-        Problem::Policy { text, diagnostics } => {
-            output.say(&diagnostics::human(diagnostics, text, output.err))
+        Problem::Policy { texts, diagnostics } => {
+            output.say(&diagnostics::human(diagnostics, texts, output.err))
         }
     }
 }

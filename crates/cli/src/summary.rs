@@ -465,7 +465,7 @@ fn advice(
         .findings
         .iter()
         .find(|finding| finding.rule.as_deref() == Some(rule) && names_it(&finding.title));
-    let written = rules.iter().find(|written| written.text == rule);
+    let written = rules.iter().find(|written| *written.text == *rule);
     (
         finding
             .and_then(|finding| finding.reason.clone())

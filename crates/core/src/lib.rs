@@ -5,7 +5,9 @@
 //! without a kernel, and the kernel's tables are compiled here so that both sides share one meaning.
 #![forbid(unsafe_code)]
 
+pub mod catalog;
 pub mod decide;
+pub mod document;
 pub mod name;
 pub mod path;
 pub mod policy;

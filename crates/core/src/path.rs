@@ -19,8 +19,8 @@ const MAX_LENGTH: usize = 512;
 /// A path is compared as exec or connect was given it: links in it are not followed.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PathPattern {
-    text: String,
-    regex: String,
+    text: Box<str>,
+    regex: Box<str>,
 }
 
 /// Which processes a rule is about.
@@ -71,11 +71,11 @@ impl PathPattern {
         }
         let body = regex(text)?;
         Ok(Self {
-            text: text.to_owned(),
+            text: text.into(),
             regex: if absolute {
-                body
+                body.into()
             } else {
-                format!("(?:(?s-u:.)*/)?{body}")
+                format!("(?:(?s-u:.)*/)?{body}").into()
             },
         })
     }
@@ -86,9 +86,21 @@ impl PathPattern {
             return Err(PathError::Relative);
         }
         Ok(Self {
-            text: text.to_owned(),
-            regex: regex(text)?,
+            text: text.into(),
+            regex: regex(text)?.into(),
         })
+    }
+
+    /// The one unix socket with this path, whatever characters it has.
+    pub(crate) fn exact_socket(path: &str) -> Result<Self, PathError> {
+        let mut text = String::with_capacity(path.len());
+        for c in path.chars() {
+            if "*?[]{}\\!".contains(c) {
+                text.push('\\');
+            }
+            text.push(c);
+        }
+        Self::socket(&text)
     }
 
     /// What it means, over octets and without anchors.

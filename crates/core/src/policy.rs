@@ -5,12 +5,16 @@
 //! documents of all layers, the catalog and the day: from then on a rule has a rank and a place, and neither
 //! a service nor a date has to be looked up again.
 
-mod diagnostic;
+mod day;
+mod document;
+mod failure;
 mod parse;
-mod target;
-mod yaml;
+mod resolve;
+mod schema;
+pub(crate) mod target;
 
 use std::fmt;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -20,8 +24,12 @@ use crate::path::{PathPattern, Selector};
 use crate::report::Mode;
 use crate::tables::{Protocol, RULE_DEFAULT, RuleId};
 
-pub use diagnostic::{Diagnostic, Severity};
-pub use parse::{API_VERSION, MAX_BYTES, Parsed, parse};
+pub use crate::document::{Diagnostic, Severity};
+pub use day::Day;
+pub use document::{Case, Destination, Document, Note, Place, ServiceRule, Waiver, Written};
+pub use parse::{API_VERSION, MAX_BYTES, Parsed, parse, read};
+pub use resolve::{Effective, Given, Layer, alone, resolve};
+pub use schema::schema;
 
 /// Allow or deny.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -132,41 +140,58 @@ pub struct Rule {
     /// Allow or deny.
     pub effect: Effect,
     /// Its rank.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub rank: Rank,
     /// Its layer: of two rules that describe an attempt as closely, that of the higher one holds.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub layer: u16,
     /// What it is about.
     pub target: Target,
     /// On which ports; none for all of them, and for protocols without ports.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub ports: Option<PortRange>,
     /// With which protocol; none for all of them. Never [`Protocol::Other`].
+    #[serde(default, skip_serializing_if = "is_default")]
     pub protocol: Option<Protocol>,
     /// For which processes; none for all of them.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub process: Option<Selector>,
     /// For a deny: is it enforced, or only recorded?
     pub mode: Mode,
     /// For a deny: how an attempt ends.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub failure: Failure,
     /// For a deny: what it does to the exit code.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub reaction: Reaction,
     /// Why, in its author's words.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub reason: Option<String>,
     /// What to do instead, in its author's words.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub fix: Option<String>,
     /// Who answers for it: a waiver's owner, or that of the service that it comes from.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub owner: Option<String>,
     /// For a waiver: its last day, as it was written.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub expires: Option<String>,
     /// Where the catalog made it.
-    pub derived: Option<Derivation>,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub derived: Option<Box<Derivation>>,
     /// The rule as it was written, such as `deny .github.com`.
-    pub text: String,
+    pub text: Arc<str>,
     /// The file that it stands in.
-    pub file: String,
+    pub file: Arc<str>,
     /// Line, from 1.
     pub line: usize,
     /// Column, from 1, in characters.
     pub column: usize,
+}
+
+/// What most rules do not say is not written down for them.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 impl Rule {
@@ -188,8 +213,8 @@ impl Rule {
             owner: None,
             expires: None,
             derived: None,
-            text: String::new(),
-            file: String::new(),
+            text: "".into(),
+            file: "".into(),
             line: 1,
             column: 1,
         }
@@ -207,6 +232,9 @@ pub struct Policy {
     pub default: Effect,
     /// The rules; `rules[id - 1]` is the one with that [`RuleId`]. Their order means nothing else.
     pub rules: Vec<Rule>,
+    /// Waivers whose last day is over. They have no effect; whoever reads the report is to know of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub expired: Vec<Rule>,
 }
 
 /// What holds without a policy: observe, allow, record.
@@ -217,6 +245,7 @@ impl Default for Policy {
             mode: Mode::Observe,
             default: Effect::Allow,
             rules: Vec::new(),
+            expired: Vec::new(),
         }
     }
 }

@@ -262,7 +262,7 @@ pub enum Severity {
 pub struct Finding {
     /// Stable over runs and hosts: from kind, rule and destination.
     pub id: String,
-    /// `denied_dependency`, `would_deny`, `left_cgroup`, `leftover`, ….
+    /// `denied_dependency`, `would_deny`, `left_cgroup`, `leftover`, `waiver_expired`, ….
     pub kind: String,
     /// How bad.
     pub severity: Severity,

@@ -1,6 +1,7 @@
 //! From the kernel's record to the report.
 
-use blackstart_core::policy::{Parsed, Policy, parse};
+use blackstart_core::name::Pattern;
+use blackstart_core::policy::{Effect, Policy, Rule, Target, alone};
 use blackstart_core::record::*;
 use blackstart_core::report::{
     Finding, Gap, Guarded, Leftover, Mode, Outcome, Report, RunFacts, STANDING_GAPS, Severity,
@@ -12,8 +13,8 @@ const SECOND: u64 = 1_000_000_000;
 
 fn policy() -> Policy {
     let text = "apiVersion: blackstart.dev/v1\nkind: Policy\nservice: mysql\nmode: enforce\nrules:\n  - deny: .github.com\n    reason: served by this database\n    fix: use the mirror\n  - deny: 192.0.2.0/24:443\n";
-    match parse(text, "p.yaml") {
-        Ok(Parsed { policy, .. }) => policy,
+    match alone(text, "p.yaml") {
+        Ok(effective) => effective.policy,
         Err(errors) => panic!("{errors:?}"),
     }
 }
@@ -634,4 +635,32 @@ fn the_schema_describes_the_document() {
     );
     let back: Report = serde_json::from_value(report.clone()).unwrap();
     assert_eq!(serde_json::to_value(back).unwrap(), report);
+}
+
+#[test]
+fn an_expired_waiver_is_a_finding_of_the_run() {
+    let mut policy = policy();
+    policy.expired = vec![Rule {
+        owner: Some("team-db".to_owned()),
+        reason: Some("until the mirror has providers".to_owned()),
+        expires: Some("2026-01-31".to_owned()),
+        text: "waiver for api.github.com, process terraform".into(),
+        file: "p.yaml".into(),
+        line: 12,
+        ..Rule::new(
+            Effect::Allow,
+            Target::Name(Pattern::parse("api.github.com").unwrap()),
+        )
+    }];
+    let report = assemble(&record(), &facts(Some(&policy)));
+    let [finding] = &of_kind(&report, "waiver_expired")[..] else {
+        panic!("{:?}", report.findings)
+    };
+    assert_eq!(
+        finding.title,
+        "the waiver for api.github.com, process terraform expired on 2026-01-31"
+    );
+    assert_eq!(finding.owner.as_deref(), Some("team-db"));
+    assert!(finding.fix.as_ref().unwrap().contains("p.yaml:12"));
+    assert!(of_kind(&assemble(&record(), &facts(None)), "waiver_expired").is_empty());
 }

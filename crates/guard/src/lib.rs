@@ -56,15 +56,14 @@ pub struct Request {
     pub state_dir: PathBuf,
 }
 
-/// A policy, where it came from, and its text.
+/// A policy, and where it came from.
 #[derive(Debug, Clone)]
 pub struct GivenPolicy {
-    /// The policy.
+    /// The policy, as everything made it that was given: the state keeps it, since whoever adopts this run will
+    /// need it, and its files may have changed by then.
     pub policy: Policy,
     /// Where it came from.
     pub source: PolicySource,
-    /// Its text: whoever adopts this run will need it, and the file may have changed by then.
-    pub text: String,
 }
 
 /// What becomes of processes that outlive the command.

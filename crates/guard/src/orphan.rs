@@ -4,7 +4,6 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use blackstart_core::policy;
 use blackstart_core::record::Snapshot;
 use blackstart_kernel::{Orphan, Session};
 
@@ -176,14 +175,7 @@ fn adopt(
             "what happened after the last checkpoint is not known: {why}"
         ));
     }
-    let policy = dir.read_policy().and_then(|text| {
-        let file = run
-            .policy
-            .as_ref()
-            .and_then(|source| source.files.first().cloned())
-            .unwrap_or_default();
-        policy::parse(&text, &file).ok().map(|parsed| parsed.policy)
-    });
+    let policy = dir.read_policy();
     let usage = crate::run::usage(cgroup);
     let end = End {
         ended_ns: Some(over),

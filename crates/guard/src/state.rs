@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime};
 
+use blackstart_core::policy::Policy;
 use blackstart_core::record::Snapshot;
 use blackstart_core::report::{Gap, Guarded, Kernel, Mode, PolicySource, Report};
 use rustix::fs::{FlockOperation, flock};
@@ -25,7 +26,7 @@ pub(crate) const LAYOUT: u32 = 1;
 
 const LOCK: &str = "lock";
 const RUN: &str = "run.json";
-const POLICY: &str = "policy.yaml";
+const POLICY: &str = "policy.json";
 const RECORD: &str = "record.json";
 const REPORT: &str = "report.json";
 
@@ -174,15 +175,13 @@ impl RunDir {
         read_json(&self.path.join(RUN))
     }
 
-    /// The policy as it was given: adopting needs it, and its file may have changed by then.
-    pub(crate) fn write_policy(&self, text: &str) -> io::Result<()> {
-        replace(&self.path.join(POLICY), false, |out| {
-            out.write_all(text.as_bytes())
-        })
+    /// The policy that the run is judged by: adopting needs it, and its files may have changed by then.
+    pub(crate) fn write_policy(&self, policy: &Policy) -> io::Result<()> {
+        write_json(&self.path.join(POLICY), policy, false)
     }
 
-    pub(crate) fn read_policy(&self) -> Option<String> {
-        fs::read_to_string(self.path.join(POLICY)).ok()
+    pub(crate) fn read_policy(&self) -> Option<Policy> {
+        read_json(&self.path.join(POLICY)).ok()
     }
 
     /// The record so far. Its time stamp is the supervisor's last sign of life.

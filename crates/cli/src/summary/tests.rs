@@ -189,7 +189,7 @@ fn deploy(verdict: Verdict) -> Report {
 }
 
 fn told(report: &Report, written: &[&str]) -> String {
-    let rules = policy::parse(POLICY, "deploy.yaml").unwrap().policy.rules;
+    let rules = policy::alone(POLICY, "deploy.yaml").unwrap().policy.rules;
     let written: Vec<String> = written.iter().map(|&path| path.to_owned()).collect();
     Telling {
         report,

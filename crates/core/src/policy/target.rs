@@ -6,12 +6,13 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::{PortRange, Target};
 use crate::name::{NameError, Pattern};
+use crate::path::PathPattern;
 
 /// Why a target cannot be read, and what to write instead.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Wrong {
-    pub(super) message: String,
-    pub(super) help: Option<String>,
+pub(crate) struct Wrong {
+    pub(crate) message: String,
+    pub(crate) help: Option<String>,
 }
 
 fn wrong<T>(message: impl Into<String>, help: &str) -> Result<T, Wrong> {
@@ -23,17 +24,97 @@ fn wrong<T>(message: impl Into<String>, help: &str) -> Result<T, Wrong> {
 }
 
 const FORMS: &str = "a target is a name pattern, an address or a CIDR, each optionally with `:port` or `:first-last`, or `*:port`";
+/// The same, and what only a rule may be about.
+const RULE_FORMS: &str = "a target is a name pattern, an address or a CIDR, each optionally with `:port` or `:first-last`, or `*:port`, `service:NAME`, or `unix:PATH`";
 
-/// Read a target and its ports.
-pub(super) fn parse(text: &str) -> Result<(Target, Option<PortRange>), Wrong> {
-    for (prefix, what) in [("service:", "`service:`"), ("unix:", "`unix:`")] {
-        if text.starts_with(prefix) {
-            return wrong(
-                format!("{what} targets are not supported by this version"),
-                FORMS,
-            );
-        }
+const DEFAULT: &str = "what no rule mentions, `default: deny` at the top of the policy refuses, and `default: allow` lets pass";
+
+/// What a rule of a policy may be about.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Aim {
+    /// Something of the network, or of the file system.
+    Target(Target, Option<PortRange>),
+    /// Whatever this service provides, as far as it lies on these ports.
+    Service(String, Option<PortRange>),
+}
+
+/// Read what a rule is about.
+pub(super) fn aim(text: &str) -> Result<Aim, Wrong> {
+    if let Some(path) = text.strip_prefix("unix:") {
+        return socket(path).map(|path| Aim::Target(Target::Unix(path), None));
     }
+    if let Some(service) = text.strip_prefix("service:") {
+        return parse_service(service).map(|(name, ports)| Aim::Service(name, ports));
+    }
+    match parse(text) {
+        Ok((target, ports)) => Ok(Aim::Target(target, ports)),
+        Err(wrong) if wrong.help.as_deref() == Some(FORMS) => Err(Wrong {
+            help: Some(RULE_FORMS.to_owned()),
+            ..wrong
+        }),
+        Err(wrong) => Err(wrong),
+    }
+}
+
+/// A target and its ports as they are written in a policy.
+pub(super) fn written(target: &Target, ports: Option<PortRange>) -> String {
+    let address = |net: &IpNet| {
+        if net.prefix_len() == net.max_prefix_len() {
+            net.addr().to_string()
+        } else {
+            net.to_string()
+        }
+    };
+    let host = match target {
+        Target::Name(pattern) => pattern.to_string(),
+        Target::Net(net @ IpNet::V6(_)) if ports.is_some() => format!("[{}]", address(net)),
+        Target::Net(net) => address(net),
+        Target::Any => "*".to_owned(),
+        Target::Unix(path) => format!("unix:{path}"),
+    };
+    match ports {
+        None => host,
+        Some(PortRange { first, last }) if first == last => format!("{host}:{first}"),
+        Some(PortRange { first, last }) => format!("{host}:{first}-{last}"),
+    }
+}
+
+/// The path of a unix socket, or several.
+pub(super) fn socket(path: &str) -> Result<PathPattern, Wrong> {
+    if let Some((before, port)) = path.rsplit_once(':')
+        && !port.is_empty()
+        && port.bytes().all(|b| b.is_ascii_digit())
+    {
+        return wrong(
+            "a unix socket has no port",
+            &format!("write `unix:{before}`"),
+        );
+    }
+    PathPattern::socket(path).or_else(|error| {
+        wrong(
+            format!("{path:?} is not the path of a unix socket: {error}"),
+            "write `unix:/run/docker.sock`, `unix:/run/*/socket`, or `unix:@name` for an abstract one",
+        )
+    })
+}
+
+fn parse_service(text: &str) -> Result<(String, Option<PortRange>), Wrong> {
+    let (name, ports) = match text.rsplit_once(':') {
+        Some((name, ports)) => (name, Some(parse_ports(ports)?)),
+        None => (text, None),
+    };
+    let odd = |c: char| c.is_whitespace() || c.is_control() || c == ',' || c == ':';
+    if name.is_empty() || name.contains(odd) {
+        return wrong(
+            format!("{name:?} is not the name of a service"),
+            "write `service:` and a name from the catalog, such as `service:billing` or `service:billing:443`",
+        );
+    }
+    Ok((name.to_owned(), ports))
+}
+
+/// Read a target of the network and its ports.
+pub(crate) fn parse(text: &str) -> Result<(Target, Option<PortRange>), Wrong> {
     if text.is_empty() {
         return wrong("the target is empty", FORMS);
     }
@@ -59,15 +140,24 @@ pub(super) fn parse(text: &str) -> Result<(Target, Option<PortRange>), Wrong> {
         Target::Name(_) | Target::Unix(_) => false,
     };
     if everything && ports.is_none_or(|ports| ports.is_all()) {
-        return wrong(
-            format!("{text:?} would match every address"),
-            "to refuse what no rule allows, write `default: deny` at the top of the policy",
-        );
+        return wrong(format!("{text:?} would match every address"), DEFAULT);
     }
     Ok((target, ports))
 }
 
 impl PortRange {
+    /// What both have in common; nothing, if they have.
+    pub(super) fn within(this: Option<Self>, other: Option<Self>) -> Option<Option<Self>> {
+        let (Some(a), Some(b)) = (this, other) else {
+            return Some(this.or(other));
+        };
+        let both = Self {
+            first: a.first.max(b.first),
+            last: a.last.min(b.last),
+        };
+        (both.first <= both.last).then_some(Some(both))
+    }
+
     /// Every port that can be written.
     fn is_all(self) -> bool {
         self.first <= 1 && self.last == u16::MAX
@@ -75,7 +165,7 @@ impl PortRange {
 }
 
 /// Part the host from what stands after its `:`.
-fn split_ports(text: &str) -> Result<(&str, Option<PortRange>), Wrong> {
+pub(super) fn split_ports(text: &str) -> Result<(&str, Option<PortRange>), Wrong> {
     if let Some(rest) = text.strip_prefix('[') {
         let Some((address, after)) = rest.split_once(']') else {
             return wrong(
@@ -165,7 +255,7 @@ fn parse_host(host: &str) -> Result<Target, Wrong> {
         ),
         NameError::Everything => wrong(
             format!("{host:?} is not a name pattern: {error}"),
-            "to refuse what no rule allows, write `default: deny` at the top of the policy",
+            DEFAULT,
         ),
         _ => wrong(format!("{host:?} is not a name pattern: {error}"), FORMS),
     })
@@ -223,8 +313,12 @@ mod tests {
     use super::*;
 
     fn read(text: &str) -> String {
-        match parse(text) {
-            Ok((target, ports)) => {
+        match aim(text) {
+            Ok(Aim::Service(name, ports)) => match ports {
+                Some(ports) => format!("service {name} {}-{}", ports.first, ports.last),
+                None => format!("service {name}"),
+            },
+            Ok(Aim::Target(target, ports)) => {
                 let target = match target {
                     Target::Name(pattern) => format!("name {pattern}"),
                     Target::Net(net) => format!("net {net}"),
@@ -259,8 +353,35 @@ mod tests {
             ("::ffff:10.0.0.1", "net 10.0.0.1/32"),
             ("*:25", "any 25-25"),
             ("0.0.0.0/0:25", "net 0.0.0.0/0 25-25"),
+            ("service:billing", "service billing"),
+            ("service:team/billing:443", "service team/billing 443-443"),
+            ("unix:/run/docker.sock", "unix /run/docker.sock"),
+            ("unix:/run/*/bus", "unix /run/*/bus"),
+            ("unix:@abstract", "unix @abstract"),
         ] {
             assert_eq!(read(text), meaning, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_target_is_written_as_it_is_read() {
+        for text in [
+            "github.com",
+            "*.github.com:443",
+            ".github.com:8000-8999",
+            "10.1.2.3:22",
+            "10.20.0.0/16",
+            "::1",
+            "[::1]:443",
+            "[fd00::/8]:1-1024",
+            "*:25",
+            "unix:/run/*/bus",
+            "unix:@abstract",
+        ] {
+            let Ok(Aim::Target(target, ports)) = aim(text) else {
+                panic!("{text}")
+            };
+            assert_eq!(written(&target, ports), text);
         }
     }
 
@@ -288,13 +409,19 @@ mod tests {
             "github.com/x",
             "1:2:3",
             "10.0.0.300",
-            "service:billing",
-            "unix:/run/docker.sock",
+            "service:",
+            "service:a b",
+            "service:a:b",
+            "service:a:0",
+            "unix:",
+            "unix:run/docker.sock",
+            "unix:/run/docker.sock:80",
+            "unix:/run/[",
             "*.*",
             "a-*.b.c",
             "fe80::1%eth0",
         ] {
-            assert!(parse(text).is_err(), "{text} is {}", read(text));
+            assert!(aim(text).is_err(), "{text} is {}", read(text));
         }
     }
 }

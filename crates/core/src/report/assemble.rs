@@ -83,7 +83,7 @@ pub fn rule_text(policy: Option<&Policy>, id: RuleId) -> String {
         RULE_SEARCH => "built-in: search list".to_owned(),
         RULE_RESOLVER_SOCKET => "built-in: resolver socket".to_owned(),
         id => match policy.and_then(|p| p.rule(id)) {
-            Some(rule) => rule.text.clone(),
+            Some(rule) => rule.text.to_string(),
             None => format!("rule {id}"),
         },
     }

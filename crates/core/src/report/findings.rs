@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::assemble::Lens;
 use super::{Finding, Severity, Subject, Verdict, image_name};
+use crate::policy::Rule;
 use crate::record::SubjectId;
 use crate::redact::redact;
 use crate::tables::{RULE_DEFAULT, RULE_RESOLVER_SOCKET, RuleId};
@@ -46,6 +47,7 @@ pub(super) fn findings(
     let mut found = refusals(lens, subjects, told_by_another);
     found.extend(leavers(lens, subjects));
     found.extend(leftovers(lens, subjects));
+    found.extend(expired(lens));
     // The worst first; the id settles what is otherwise the same.
     found.sort_by(|a, b| {
         b.severity
@@ -181,7 +183,7 @@ fn refusal(lens: &Lens<'_>, subjects: &[Subject], key: &Key, group: &Group) -> F
         kind: kind.to_owned(),
         severity,
         title: printable(&format!("{} {verb} {what}{}", key.exe, key.destination)),
-        owner: None,
+        owner: rule.and_then(|r| r.owner.clone()),
         command: group
             .subject
             .map(|number| subjects[number as usize - 1].argv.clone()),
@@ -273,6 +275,30 @@ fn leftovers(lens: &Lens<'_>, subjects: &[Subject]) -> Vec<Finding> {
         });
     }
     found
+}
+
+/// Waivers whose last day was over when the run began.
+fn expired(lens: &Lens<'_>) -> Vec<Finding> {
+    let waivers = lens.facts.policy.map_or(&[][..], |policy| &policy.expired);
+    let finding = |waiver: &Rule| {
+        let until = waiver.expires.as_deref().unwrap_or("a day that is over");
+        let place = format!("{}:{}", waiver.file, waiver.line);
+        Finding {
+            id: stable_id(&["waiver_expired", &waiver.text, until, ""]),
+            kind: "waiver_expired".to_owned(),
+            severity: Severity::Warning,
+            title: printable(&format!("the {} expired on {until}", waiver.text)),
+            owner: waiver.owner.clone(),
+            command: None,
+            subjects: Vec::new(),
+            rule: Some(waiver.text.to_string()),
+            reason: waiver.reason.clone(),
+            fix: Some(printable(&format!(
+                "remove it from {place}, or give it a new day if it is still needed"
+            ))),
+        }
+    };
+    waivers.iter().map(finding).collect()
 }
 
 /// A subject and its ancestors. Ends, because a parent's number is always the smaller.

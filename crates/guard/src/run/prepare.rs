@@ -60,6 +60,9 @@ impl Setup<'_> {
             drop(locked);
             let settings = Settings {
                 tables: &tables,
+                rules: self.policy.map_or(0, |policy| {
+                    u32::try_from(policy.rules.len()).unwrap_or(u32::MAX)
+                }),
                 resolvers: &resolving.servers,
                 own_addresses: &resolving.own,
                 hosts: &resolving.hosts,
@@ -176,7 +179,7 @@ impl Setup<'_> {
         };
         let begun = state.begin(&self.file.id).and_then(|dir| {
             if let Some(given) = &self.request.policy {
-                dir.write_policy(&given.text)?;
+                dir.write_policy(&given.policy)?;
             }
             dir.write_run(&self.file)?;
             Ok(dir)
@@ -455,7 +458,7 @@ mod tests {
     #[test]
     fn of_a_huge_hosts_file_what_rules_speak_of_is_kept() {
         let text = "apiVersion: blackstart.dev/v1\nkind: Policy\nrules:\n  - deny: .github.com\n";
-        let policy = policy::parse(text, "p.yaml").unwrap().policy;
+        let policy = policy::alone(text, "p.yaml").unwrap().policy;
         let tables = compile(&policy, &Facts { search: Vec::new() }).unwrap();
         let request = Request {
             command: Vec::new(),

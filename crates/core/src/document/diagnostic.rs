@@ -1,4 +1,4 @@
-//! What is wrong with a policy, and where.
+//! What is wrong with a document, and where.
 
 use std::fmt;
 use std::ops::Range;
@@ -6,9 +6,9 @@ use std::ops::Range;
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Severity {
-    /// The policy is usable; its author ought to look.
+    /// The document is usable; its author ought to look.
     Warning,
-    /// The policy is not usable.
+    /// The document is not usable.
     Error,
 }
 
@@ -51,7 +51,7 @@ impl fmt::Display for Diagnostic {
 }
 
 /// Where a text's lines and characters begin.
-pub(super) struct Places<'a> {
+pub(crate) struct Places<'a> {
     text: &'a str,
     /// Byte offset of each line's first character.
     lines: Vec<usize>,
@@ -60,7 +60,7 @@ pub(super) struct Places<'a> {
 }
 
 impl<'a> Places<'a> {
-    pub(super) fn new(text: &'a str) -> Self {
+    pub(crate) fn new(text: &'a str) -> Self {
         let lines = std::iter::once(0)
             .chain(text.match_indices('\n').map(|(at, _)| at + 1))
             .collect();
@@ -74,7 +74,7 @@ impl<'a> Places<'a> {
     }
 
     /// The byte offset of the character with this index.
-    pub(super) fn byte_of(&self, character: usize) -> usize {
+    pub(crate) fn byte_of(&self, character: usize) -> usize {
         match &self.characters {
             None => character.min(self.text.len()),
             Some(offsets) => offsets.get(character).copied().unwrap_or(self.text.len()),
@@ -82,7 +82,7 @@ impl<'a> Places<'a> {
     }
 
     /// Line and column, both from 1, of a byte offset.
-    pub(super) fn line_and_column(&self, byte: usize) -> (usize, usize) {
+    pub(crate) fn line_and_column(&self, byte: usize) -> (usize, usize) {
         let line = self.lines.partition_point(|&start| start <= byte).max(1);
         let start = self.lines[line - 1];
         let before = self.text.get(start..byte).map_or(0, |t| t.chars().count());

@@ -1,0 +1,262 @@
+//! From what each file says to one catalog: needs find their services, and what is said twice comes out.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::ops::Range;
+
+use super::owners::{Owners, Provided};
+use super::read::Draft;
+use super::{At, Catalog, Need, Phase, Place, Service, ServiceId};
+use crate::document::{Reader, nearest_of};
+use crate::policy::{PortRange, Target};
+use crate::tables::Protocol;
+
+/// How many names are compared at most to guess what was meant; a guess is a courtesy.
+const COMPARISONS: usize = 2_000_000;
+
+/// `readers` are those of the files, by number. `lacking` says that there are documents that gave no
+/// service.
+pub(super) fn join(mut drafts: Vec<Draft>, readers: &mut [Reader<'_>], lacking: bool) -> Catalog {
+    // Stable: of two with one name, the one that was read first stays.
+    drafts.sort_by(|a, b| a.name.cmp(&b.name));
+    drafts.dedup_by(|later, first| {
+        let same = later.name == first.name;
+        if same {
+            readers[later.file].error(
+                &later.span,
+                format!("there is a service `{}` already", later.name),
+                Some(format!(
+                    "it stands first in {}; keep one of the two",
+                    first.place
+                )),
+            );
+        }
+        same
+    });
+    let (services, places) = resolve(drafts, readers, lacking);
+    let owners = endpoints(&services, &places, readers);
+    Catalog { services, owners }
+}
+
+/// Of a service: the number of its file, and the spans of what it provides.
+type Spans = (usize, Vec<Range<usize>>);
+
+fn resolve(
+    drafts: Vec<Draft>,
+    readers: &mut [Reader<'_>],
+    lacking: bool,
+) -> (Vec<Service>, Vec<Spans>) {
+    let names: Vec<String> = drafts.iter().map(|draft| draft.name.clone()).collect();
+    let ids: HashMap<&str, ServiceId> = names
+        .iter()
+        .enumerate()
+        .map(|(index, name)| (name.as_str(), ServiceId::new(index)))
+        .collect();
+    let mut guesses = Guesses {
+        names: &names,
+        made: HashMap::new(),
+        comparisons: 0,
+    };
+    let mut services = Vec::with_capacity(drafts.len());
+    let mut spans = Vec::with_capacity(drafts.len());
+    for draft in drafts {
+        let reader = &mut readers[draft.file];
+        let mut needs: Vec<Need> = Vec::with_capacity(draft.needs.len());
+        let mut seen: HashMap<(ServiceId, Phase), usize> = HashMap::new();
+        for need in draft.needs {
+            let Some(&service) = ids.get(need.service.as_str()) else {
+                let help = match guesses.nearest(&need.service) {
+                    Some(near) => format!("did you mean `{near}`?"),
+                    None if lacking => {
+                        "it may stand in a document that could not be read".to_owned()
+                    }
+                    None => "add a document for it, or remove the need".to_owned(),
+                };
+                reader.error(
+                    &need.span,
+                    format!("no service is called {:?}", need.service),
+                    Some(help),
+                );
+                continue;
+            };
+            match seen.entry((service, need.phase)) {
+                Entry::Occupied(first) => reader.warning(
+                    &need.span,
+                    format!("the need of `{}` stands twice", need.service),
+                    Some(format!(
+                        "it stands first in line {}; keep one of the two",
+                        needs[*first.get()].place.line
+                    )),
+                ),
+                Entry::Vacant(entry) => {
+                    entry.insert(needs.len());
+                    needs.push(Need {
+                        service,
+                        phase: need.phase,
+                        claim: need.claim,
+                        reason: need.reason,
+                        place: need.place,
+                    });
+                }
+            }
+        }
+        let (provides, of_provides) = draft.provides.into_iter().unzip();
+        services.push(Service {
+            name: draft.name,
+            owner: draft.owner,
+            tier: draft.tier,
+            provides,
+            needs,
+            place: draft.place,
+        });
+        spans.push((draft.file, of_provides));
+    }
+    (services, spans)
+}
+
+/// What was probably meant by names that no service has.
+struct Guesses<'a> {
+    names: &'a [String],
+    made: HashMap<String, Option<&'a str>>,
+    comparisons: usize,
+}
+
+impl<'a> Guesses<'a> {
+    fn nearest(&mut self, text: &str) -> Option<&'a str> {
+        if let Some(made) = self.made.get(text) {
+            return *made;
+        }
+        if self.comparisons >= COMPARISONS {
+            return None;
+        }
+        self.comparisons += self.names.len();
+        let guess = nearest_of(text, self.names.iter().map(String::as_str));
+        self.made.insert(text.to_owned(), guess);
+        guess
+    }
+}
+
+/// Index what is provided. What is provided twice is an error, addresses within those of another service
+/// are a warning.
+fn endpoints(services: &[Service], spans: &[Spans], readers: &mut [Reader<'_>]) -> Owners {
+    let mut owners = Owners::default();
+    let mut first: HashMap<&At, Provided> = HashMap::new();
+    let all = services.iter().enumerate().flat_map(|(number, service)| {
+        let provided = move |index| Provided {
+            service: ServiceId::new(number),
+            index,
+        };
+        (0..service.provides.len() as u32).map(provided)
+    });
+    let mut order: Vec<Provided> = all.collect();
+    // First is what was read first, not what comes first by name.
+    order.sort_by_key(|p| {
+        let (file, spans) = &spans[p.service.index()];
+        (*file, spans[p.index as usize].start)
+    });
+    let span = |provided: Provided| {
+        let (file, spans) = &spans[provided.service.index()];
+        (*file, &spans[provided.index as usize])
+    };
+    for &provided in &order {
+        let endpoint = provided.endpoint(services);
+        let earlier = match first.entry(&endpoint.at) {
+            Entry::Vacant(entry) => {
+                entry.insert(provided);
+                owners.add(&endpoint.at, provided);
+                continue;
+            }
+            Entry::Occupied(entry) => *entry.get(),
+        };
+        let (file, span) = span(provided);
+        let place = &earlier.endpoint(services).place;
+        if earlier.service == provided.service {
+            readers[file].warning(
+                span,
+                format!("`{}` stands twice", endpoint.text),
+                Some(format!("it stands first in {place}; keep one of the two")),
+            );
+        } else {
+            readers[file].error(
+                span,
+                format!(
+                    "`{}` is provided by `{}` already",
+                    endpoint.text,
+                    services[earlier.service.index()].name
+                ),
+                Some(format!("see {place}; an endpoint has one owner")),
+            );
+        }
+    }
+    for provided in order {
+        if let Some((around, place)) = overlap(services, &owners, provided) {
+            let (file, span) = span(provided);
+            let endpoint = provided.endpoint(services);
+            readers[file].warning(
+                span,
+                format!("`{}` overlaps with {around}", endpoint.text),
+                Some(format!("see {place}; what is described more closely wins")),
+            );
+        }
+    }
+    owners
+}
+
+/// The nearest prefix of another service that takes in some of what `provided` does.
+fn overlap<'s>(
+    services: &'s [Service],
+    owners: &Owners,
+    provided: Provided,
+) -> Option<(String, &'s Place)> {
+    let endpoint = provided.endpoint(services);
+    let At::Net {
+        target: Target::Net(net),
+        ports,
+        protocol,
+    } = &endpoint.at
+    else {
+        return None;
+    };
+    let meets = |other: &&Provided| {
+        let theirs = &other.endpoint(services).at;
+        let At::Net {
+            ports: their_ports,
+            protocol: their_protocol,
+            ..
+        } = theirs
+        else {
+            return false;
+        };
+        // The same twice has been told already, and of two with one prefix only the later one tells.
+        other.service != provided.service
+            && *theirs != endpoint.at
+            && ports_meet(*ports, *their_ports)
+            && protocols_meet(*protocol, *their_protocol)
+    };
+    owners
+        .around(*net)
+        .flat_map(|(around, provided)| {
+            let same = around == *net;
+            provided.iter().map(move |provided| (same, provided))
+        })
+        .find(|(same, other)| meets(other) && (!same || **other < provided))
+        .map(|(_, other)| {
+            let theirs = other.endpoint(services);
+            let name = &services[other.service.index()].name;
+            (format!("`{}` of `{name}`", theirs.text), &theirs.place)
+        })
+}
+
+fn ports_meet(a: Option<PortRange>, b: Option<PortRange>) -> bool {
+    match (a, b) {
+        (Some(a), Some(b)) => a.first <= b.last && b.first <= a.last,
+        _ => true,
+    }
+}
+
+fn protocols_meet(a: Option<Protocol>, b: Option<Protocol>) -> bool {
+    match (a, b) {
+        (Some(a), Some(b)) => a == b,
+        _ => true,
+    }
+}

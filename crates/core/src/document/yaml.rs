@@ -1,0 +1,261 @@
+//! YAML as a tree in which every node knows its bytes.
+//!
+//! Built from the parser's events and not by its own loader, because diagnostics need what a
+//! loader throws away: the place of each key, and keys that stand twice.
+
+use std::ops::Range;
+
+use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, Span, StrInput};
+
+use super::Places;
+
+/// Deeper nesting than any document needs.
+const MAX_DEPTH: usize = 16;
+
+/// A node and the bytes that it takes up.
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub(crate) value: Value,
+    pub(crate) span: Range<usize>,
+}
+
+#[derive(Debug)]
+pub(crate) enum Value {
+    /// Nothing, `~` or `null`.
+    Null,
+    /// `true` or `false`, unquoted.
+    Bool(bool),
+    /// Any other scalar, numbers included: what they mean is for the reader to say.
+    Text(String),
+    Sequence(Vec<Node>),
+    /// In the order of the text, with whatever stands twice.
+    Mapping(Vec<(Node, Node)>),
+}
+
+impl Value {
+    /// What it is, for "expected …, found …".
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            Self::Null => "nothing",
+            Self::Bool(_) => "a boolean",
+            Self::Text(_) => "text",
+            Self::Sequence(_) => "a list",
+            Self::Mapping(_) => "a mapping",
+        }
+    }
+}
+
+/// What stops the reading of a text as YAML.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    pub(crate) message: String,
+    pub(crate) help: Option<String>,
+    pub(crate) span: Range<usize>,
+}
+
+/// A collection whose end has not been met.
+struct Open {
+    start: usize,
+    items: Vec<Node>,
+    mapping: bool,
+}
+
+/// Read one document; `None` if there is none. `what` is what it ought to be, such as `policy`.
+pub(crate) fn read(text: &str, places: &Places<'_>, what: &str) -> Result<Option<Node>, Refusal> {
+    let mut documents = Documents::new(text, places, what, 1);
+    let root = documents.next().transpose()?;
+    // A second one, or what stands behind the first and is no YAML.
+    documents.next().transpose()?;
+    Ok(root)
+}
+
+/// The documents of a text, one after the other. After a refusal nothing follows: where a text is not YAML,
+/// nobody can say where its next document begins.
+pub(crate) struct Documents<'a> {
+    text: &'a str,
+    places: &'a Places<'a>,
+    what: &'a str,
+    most: usize,
+    parser: Parser<'a, StrInput<'a>>,
+    begun: usize,
+    ended: bool,
+}
+
+impl<'a> Documents<'a> {
+    /// `most` is how many there may be.
+    pub(crate) fn new(text: &'a str, places: &'a Places<'a>, what: &'a str, most: usize) -> Self {
+        Self {
+            text,
+            places,
+            what,
+            most,
+            parser: Parser::new_from_str(text),
+            begun: 0,
+            ended: false,
+        }
+    }
+}
+
+impl Iterator for Documents<'_> {
+    type Item = Result<Node, Refusal>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.ended {
+            return None;
+        }
+        let next = self.document().transpose();
+        self.ended = !matches!(next, Some(Ok(_)));
+        next
+    }
+}
+
+impl Documents<'_> {
+    fn document(&mut self) -> Result<Option<Node>, Refusal> {
+        let (text, places, what) = (self.text, self.places, self.what);
+        let bytes =
+            |span: Span| places.byte_of(span.start.index())..places.byte_of(span.end.index());
+        let mut open: Vec<Open> = Vec::new();
+        let mut root = None;
+        while let Some(next) = self.parser.next_event() {
+            let (event, span) = next.map_err(|error| syntax_error(text, places, &error))?;
+            let span = bytes(span);
+            let refuse = |message: String, help| Refusal {
+                message,
+                help: Option::map(help, str::to_owned),
+                span: span.clone(),
+            };
+            let done = match event {
+                Event::StreamStart | Event::Nothing => continue,
+                Event::DocumentEnd | Event::StreamEnd => return Ok(root),
+                Event::DocumentStart(_) => {
+                    self.begun += 1;
+                    if self.begun > self.most {
+                        return Err(refuse(
+                            format!("a second document begins here, a {what} is one document"),
+                            Some("put it in a file of its own, or join its rules to the first"),
+                        ));
+                    }
+                    continue;
+                }
+                Event::Alias(_) => {
+                    return Err(refuse(
+                        format!("aliases (`*name`) are not supported in a {what}"),
+                        Some(
+                            "write the value out; quote it if it is a pattern, as in \"*.example.com\"",
+                        ),
+                    ));
+                }
+                Event::Scalar(_, _, _, Some(_))
+                | Event::SequenceStart(_, Some(_))
+                | Event::MappingStart(_, Some(_)) => {
+                    return Err(refuse(
+                        format!("tags (`!name`) are not supported in a {what}"),
+                        Some("write the plain value"),
+                    ));
+                }
+                Event::Scalar(value, style, _, None) => Node {
+                    value: scalar(value.into_owned(), style),
+                    span,
+                },
+                Event::SequenceStart(_, None) | Event::MappingStart(_, None) => {
+                    if open.len() >= MAX_DEPTH {
+                        return Err(refuse(
+                            format!("nested more deeply than any {what} is"),
+                            None,
+                        ));
+                    }
+                    let mapping = matches!(event, Event::MappingStart(..));
+                    open.push(Open {
+                        start: span.start,
+                        items: Vec::new(),
+                        mapping,
+                    });
+                    continue;
+                }
+                Event::SequenceEnd | Event::MappingEnd => {
+                    let Some(Open {
+                        start,
+                        items,
+                        mapping,
+                    }) = open.pop()
+                    else {
+                        continue;
+                    };
+                    // A block collection's end event lies after the blank lines that follow it.
+                    let end = match items.last() {
+                        Some(last) if span.is_empty() => last.span.end,
+                        _ => span.end,
+                    }
+                    .max(start);
+                    Node {
+                        value: if mapping {
+                            pairs(items)
+                        } else {
+                            Value::Sequence(items)
+                        },
+                        span: start..end,
+                    }
+                }
+            };
+            match open.last_mut() {
+                Some(parent) => parent.items.push(done),
+                None => root = Some(done),
+            }
+        }
+        Ok(root)
+    }
+}
+
+/// The parser's words, except for the one mistake that everyone makes: `*.example.com` without quotes is an
+/// alias to YAML.
+fn syntax_error(text: &str, places: &Places<'_>, error: &ScanError) -> Refusal {
+    let at = places.byte_of(error.marker().index());
+    if error.info().contains("alias") || error.info().contains("anchor") {
+        let line = text[..at].rfind('\n').map_or(0, |newline| newline + 1);
+        let rest = text[line..].lines().next().unwrap_or_default();
+        // The last `*` that begins a word and is not behind the place of the error.
+        let star = rest
+            .match_indices('*')
+            .map(|(offset, _)| line + offset)
+            .rfind(|&star| star <= at && text[line..star].ends_with([' ', '[', '{', ',']));
+        if let Some(star) = star {
+            let word = text[star..]
+                .split([' ', '\n', '\r', ',', '}', ']'])
+                .next()
+                .unwrap_or("*");
+            return Refusal {
+                message: format!(
+                    "{word:?} is not in quotes, and to YAML an unquoted `*` begins an alias"
+                ),
+                help: Some(format!("write \"{word}\" with the quotes")),
+                span: star..star + word.len(),
+            };
+        }
+    }
+    Refusal {
+        message: format!("not valid YAML: {}", error.info()),
+        help: None,
+        span: at..at,
+    }
+}
+
+fn scalar(text: String, style: ScalarStyle) -> Value {
+    if style != ScalarStyle::Plain {
+        return Value::Text(text);
+    }
+    match text.as_str() {
+        "" | "~" | "null" | "Null" | "NULL" => Value::Null,
+        "true" | "True" | "TRUE" => Value::Bool(true),
+        "false" | "False" | "FALSE" => Value::Bool(false),
+        _ => Value::Text(text),
+    }
+}
+
+fn pairs(items: Vec<Node>) -> Value {
+    let mut items = items.into_iter();
+    let mut pairs = Vec::with_capacity(items.len() / 2);
+    while let (Some(key), Some(value)) = (items.next(), items.next()) {
+        pairs.push((key, value));
+    }
+    Value::Mapping(pairs)
+}
