@@ -4,6 +4,7 @@
 //! policy is ever ignored: a key that this version does not act on is an error.
 
 mod diagnostic;
+mod limits;
 mod parse;
 mod target;
 mod yaml;
@@ -17,6 +18,7 @@ use crate::report::Mode;
 use crate::tables::{Protocol, RULE_DEFAULT, RuleId};
 
 pub use diagnostic::{Diagnostic, Severity};
+pub use limits::{Cpus, Limits, memory_text, time_text};
 pub use parse::{API_VERSION, MAX_BYTES, Parsed, parse};
 
 /// Allow or deny.
@@ -93,6 +95,8 @@ pub struct Policy {
     pub default: Effect,
     /// The rules; `rules[id - 1]` is the one with that [`RuleId`]. Their order means nothing else.
     pub rules: Vec<Rule>,
+    /// What the run may use.
+    pub limits: Limits,
 }
 
 /// What holds without a policy: observe, allow, record.
@@ -103,6 +107,7 @@ impl Default for Policy {
             mode: Mode::Observe,
             default: Effect::Allow,
             rules: Vec::new(),
+            limits: Limits::default(),
         }
     }
 }

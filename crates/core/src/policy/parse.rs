@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::diagnostic::{Diagnostic, Places, Severity};
 use super::yaml::{self, Node, Value};
-use super::{Effect, Policy, Rule, Target, target};
+use super::{Effect, Policy, Rule, Target, limits, target};
 use crate::name::Breadth;
 use crate::report::Mode;
 use crate::tables::{BUILTIN, Protocol};
@@ -17,8 +17,16 @@ pub const MAX_BYTES: usize = 32 << 20;
 /// A file with more errors than this is wrong as a whole; what follows would only hide the first.
 const MAX_DIAGNOSTICS: usize = 200;
 
-const TOP_KEYS: &[&str] = &["apiVersion", "kind", "service", "mode", "default", "rules"];
-const TOP_KEYS_LATER: &[&str] = &["protect", "waivers", "limits", "tests", "final", "lease"];
+const TOP_KEYS: &[&str] = &[
+    "apiVersion",
+    "kind",
+    "service",
+    "mode",
+    "default",
+    "rules",
+    "limits",
+];
+const TOP_KEYS_LATER: &[&str] = &["protect", "waivers", "tests", "final", "lease"];
 const RULE_KEYS: &[&str] = &["allow", "deny", "protocol", "reason", "fix"];
 const RULE_KEYS_LATER: &[&str] = &["mode", "on_match", "reaction", "process", "final", "lease"];
 
@@ -167,6 +175,13 @@ impl Reader<'_> {
                     policy.default = self.choice(key, &node, &effects).unwrap_or(policy.default);
                 }
                 "rules" => policy.rules = self.rules(node),
+                "limits" => {
+                    let (limits, wrong) = limits::read(&node, self.places);
+                    policy.limits = limits;
+                    for complaint in wrong {
+                        self.error(&complaint.span, complaint.message, complaint.help);
+                    }
+                }
                 _ => {}
             }
         }
@@ -449,7 +464,7 @@ impl Reader<'_> {
 }
 
 /// The word that was probably meant.
-fn nearest<'w>(text: &str, words: &[&'w str]) -> Option<&'w str> {
+pub(super) fn nearest<'w>(text: &str, words: &[&'w str]) -> Option<&'w str> {
     // Comparing is quadratic in the lengths, and nothing long is near any of our words.
     if text.len() > 64 {
         return None;
@@ -468,7 +483,7 @@ fn nearest<'w>(text: &str, words: &[&'w str]) -> Option<&'w str> {
         .map(|(_, word)| word)
 }
 
-fn listed(words: &[&str]) -> String {
+pub(super) fn listed(words: &[&str]) -> String {
     words
         .iter()
         .map(|word| format!("`{word}`"))
