@@ -109,12 +109,9 @@ pub fn memory_text(bytes: u64) -> String {
     // Rounded down: a use shown as the limit shall have reached it.
     let hundredths = u128::from(bytes) * 100 / u128::from(unit);
     let (whole, rest) = (hundredths / 100, hundredths % 100);
-    match format!("{whole}.{rest:02}")
-        .trim_end_matches('0')
-        .trim_end_matches('.')
-    {
-        number => format!("{number}{name}"),
-    }
+    let number = format!("{whole}.{rest:02}");
+    let number = number.trim_end_matches('0').trim_end_matches('.');
+    format!("{number}{name}")
 }
 
 /// A duration as a policy would write it, to the second: `1h30m`, `90s` as `1m30s`.
