@@ -419,13 +419,14 @@ fn remove_cgroup(name: &str) {
 /// The cgroups of this name, wherever they are.
 fn cgroups_named(name: &str) -> Vec<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mounts").expect("read the list of mounts");
-    let root = mounts.lines().find_map(|line| {
+    // Those of the first version too: limits are there on a hybrid host.
+    let roots = mounts.lines().filter_map(|line| {
         let mut words = line.split(' ').skip(1);
-        words.next().filter(|_| words.next() == Some("cgroup2"))
+        let at = words.next()?;
+        ["cgroup", "cgroup2"].contains(&words.next()?).then_some(at)
     });
-    let Some(root) = root else { return Vec::new() };
-    directories(Path::new(root))
-        .into_iter()
+    roots
+        .flat_map(|root| directories(Path::new(root)))
         .filter(|dir| dir.file_name().is_some_and(|file| file == name))
         .collect()
 }

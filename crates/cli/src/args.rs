@@ -160,6 +160,7 @@ Examples:
 
 Exit codes:
   the command's own
+  124    the policy's time limit ended the command
   125    Blackstart failed, and nothing ran
   126    the command was found but could not be executed
   127    the command was not found

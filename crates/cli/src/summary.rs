@@ -16,6 +16,8 @@ use blackstart_core::tables::RULE_RESOLVER_SOCKET;
 
 use crate::plain::{Paint, cut, plain};
 
+mod limits;
+
 /// How many entries of each kind are shown.
 const REFUSED_SHOWN: usize = 10;
 const DEPENDENCIES_SHOWN: usize = 25;
@@ -79,8 +81,9 @@ impl Telling<'_> {
         if self.report.run.guarded == Guarded::No {
             let _ = writeln!(
                 out,
-                "blackstart: {} {command} ran, and nothing of what it reached for was seen",
-                self.paint.bad("unguarded:")
+                "blackstart: {} {command} ran, and nothing of what it reached for was seen{}",
+                self.paint.bad("unguarded:"),
+                self.limits_reached()
             );
             return;
         }
@@ -112,11 +115,20 @@ impl Telling<'_> {
             let words = format!("{spared} would be refused in enforce mode");
             let _ = write!(line, "; {}", self.paint.doubtful(&words));
         }
+        line.push_str(&self.limits_reached());
         if self.report.run.guarded == Guarded::Partly {
             line.push_str("; not everything could be seen, see the gaps");
         }
         out.push_str(&line);
         out.push('\n');
+    }
+
+    /// `; time limit of 30m reached`
+    fn limits_reached(&self) -> String {
+        let reached = limits::reached(&self.report.run.limits).into_iter();
+        reached
+            .map(|text| format!("; {}", self.paint.bad(&text)))
+            .collect()
     }
 
     fn refusals(&self, out: &mut String, title: &str, list: &[Refusal]) {
@@ -240,6 +252,9 @@ impl Telling<'_> {
     fn coverage(&self, out: &mut String) {
         let coverage = &self.report.coverage;
         out.push('\n');
+        if let Some(text) = limits::use_of(&self.report.run) {
+            let _ = writeln!(out, "limits    {text}");
+        }
         if self.report.run.guarded != Guarded::No {
             let _ = write!(
                 out,

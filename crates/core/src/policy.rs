@@ -8,6 +8,7 @@
 mod day;
 mod document;
 mod failure;
+mod limits;
 mod parse;
 mod resolve;
 mod schema;
@@ -27,6 +28,7 @@ use crate::tables::{Protocol, RULE_DEFAULT, RuleId};
 pub use crate::document::{Diagnostic, Severity};
 pub use day::Day;
 pub use document::{Case, Destination, Document, Note, Place, ServiceRule, Waiver, Written};
+pub use limits::{Cpus, Limits, memory_text, time_text};
 pub use parse::{API_VERSION, MAX_BYTES, Parsed, parse, read};
 pub use resolve::{Effective, Given, Layer, alone, resolve};
 pub use schema::schema;
@@ -235,6 +237,9 @@ pub struct Policy {
     /// Waivers whose last day is over. They have no effect; whoever reads the report is to know of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub expired: Vec<Rule>,
+    /// What the run may use: the tightest of all layers.
+    #[serde(default)]
+    pub limits: Limits,
 }
 
 /// What holds without a policy: observe, allow, record.
@@ -246,6 +251,7 @@ impl Default for Policy {
             default: Effect::Allow,
             rules: Vec::new(),
             expired: Vec::new(),
+            limits: Limits::default(),
         }
     }
 }

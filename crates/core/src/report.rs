@@ -7,6 +7,7 @@ mod assemble;
 mod coverage;
 mod findings;
 mod image;
+mod limits;
 mod probe;
 
 use std::net::IpAddr;
@@ -18,6 +19,7 @@ pub use crate::record::{Attribution, Verdict};
 pub use assemble::{Leftover, RunFacts, assemble, rule_text};
 pub use coverage::{STANDING_GAPS, StandingGap};
 pub use image::image_name;
+pub use limits::{Applied, HighestFrom, Limit, LimitFacts, Overtime, RunLimits};
 pub use probe::told_by_another;
 
 /// Version of this document's shape; a reader refuses a higher one.
@@ -94,6 +96,8 @@ pub struct Run {
     pub ended: Option<Time>,
     /// Exit code of `blackstart run`; none if the run's end was not seen.
     pub exit_code: Option<i32>,
+    /// What it was allowed to use.
+    pub limits: RunLimits,
     /// Use of resources.
     pub usage: Usage,
     /// The kernel.
@@ -118,6 +122,19 @@ pub struct Usage {
     pub cpu_seconds: Option<f64>,
     /// Peak memory of the cgroup in bytes, if the kernel told.
     pub peak_memory: Option<u64>,
+    /// Seconds from the command's start to the run's end.
+    pub wall_seconds: Option<f64>,
+    /// Seconds for which its processes could have run and had to wait for the limit of processor time, added up
+    /// over processors, if the kernel told.
+    pub throttled_seconds: Option<f64>,
+    /// Processes that the kernel killed for want of memory, if it told.
+    pub oom_kills: Option<u64>,
+    /// The most processes and threads at the same time, if anyone counted.
+    pub highest_pids: Option<u64>,
+    /// Who counted.
+    pub highest_pids_from: Option<HighestFrom>,
+    /// How often a process or thread could not be started because of a limit on their number, if the kernel told.
+    pub forks_refused: Option<u64>,
 }
 
 /// The kernel below.

@@ -4,8 +4,8 @@ use blackstart_core::name::Pattern;
 use blackstart_core::policy::{Effect, Policy, Rule, Target, alone};
 use blackstart_core::record::*;
 use blackstart_core::report::{
-    Finding, Gap, Guarded, Leftover, Mode, Outcome, Report, RunFacts, STANDING_GAPS, Severity,
-    Usage, assemble, schema,
+    Finding, Gap, Guarded, Leftover, LimitFacts, Mode, Outcome, Report, RunFacts, STANDING_GAPS,
+    Severity, Usage, assemble, schema,
 };
 use blackstart_core::tables::{RULE_DEFAULT, RULE_LOCAL, RULE_RESOLVER_SOCKET};
 
@@ -34,6 +34,7 @@ fn facts(policy: Option<&Policy>) -> RunFacts<'_> {
         started_ns: 1_767_225_600_000_001_999,
         ended_ns: Some(1_767_225_603_500_000_000),
         exit_code: Some(1),
+        limits: LimitFacts::default(),
         usage: Usage::default(),
         kernel_release: "6.1.0".into(),
         features: vec!["names".into(), "addresses".into()],

@@ -12,10 +12,15 @@ use blackstart_core::report::Leftover;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 
+mod below;
+mod first;
 mod hierarchy;
+mod limits;
 mod scope;
 
-pub(crate) use hierarchy::Hierarchy;
+use first::{FirstGroup, FirstPlace};
+use hierarchy::{Hierarchy, Tree};
+pub(crate) use limits::{Controller, Outcome};
 
 /// Name of the directory that holds runs, and mark of what is ours.
 const OURS: &str = "blackstart";
@@ -75,13 +80,16 @@ pub(crate) struct Whereabouts {
     pub(crate) namespace: u64,
     /// The kernel's id; none while the cgroup was only about to be made.
     pub(crate) id: Option<u64>,
+    /// The run's cgroups in hierarchies of the first version.
+    #[serde(default)]
+    pub(crate) first: Vec<FirstPlace>,
 }
 
 /// What became of the cgroup of an orphan.
 #[derive(Debug)]
 pub(crate) enum Found {
     /// It is there.
-    Here(RunCgroup),
+    Here(Box<RunCgroup>),
     /// It was removed.
     Gone,
     /// It lies where this process cannot look, and why.
@@ -94,19 +102,24 @@ pub(crate) struct RunCgroup {
     hierarchy: Hierarchy,
     cgroup: Whereabouts,
     dir: File,
+    /// Those in hierarchies of the first version.
+    first: Vec<FirstGroup>,
+    /// Controllers that were asked for and cannot be had, and why.
+    lacking: Vec<(Controller, String)>,
     /// Keeps systemd's scope from being empty until the child is in.
     keeper: Option<scope::Keeper>,
 }
 
 impl RunCgroup {
-    /// Make one for run `id`. `announce` hears before it is made where it will be, so that it can be found
-    /// after a death in between; if that fails, none is made.
+    /// Make one for run `id`, with these controllers as far as they can be had. `announce` hears before it is made
+    /// where it will be, so that it can be found after a death in between; if that fails, none is made.
     pub(crate) fn create(
         id: &str,
         systemd: bool,
+        controllers: &[Controller],
         announce: &mut dyn FnMut(&Whereabouts) -> io::Result<()>,
     ) -> io::Result<Self> {
-        let hierarchy = Hierarchy::find()?;
+        let hierarchy = Hierarchy::find(Tree::Second)?;
         let home = hierarchy.own()?;
         let (parent, keeper) = match place(&home, systemd) {
             Place::Nested(parent) => (parent, None),
@@ -119,37 +132,64 @@ impl RunCgroup {
                 }
             },
         };
+        let scope = parent.file_name().and_then(|name| name.to_str());
+        let scope = scope.zip(keeper.as_ref().map(scope::Keeper::pid));
+        let (planned, mut lacking) = plan_first(id, controllers, scope)?;
         let mut cgroup = Whereabouts {
             path: parent.join(id),
             home,
             root: hierarchy.root().to_owned(),
             namespace: hierarchy::namespace()?,
             id: None,
+            first: planned.iter().map(|(_, place)| place.clone()).collect(),
         };
         let path = hierarchy.at(&cgroup.path);
         announce(&cgroup)?;
-        // Another run's end may remove the shared parent in between.
-        let mut tries = 0;
-        while let Err(error) =
-            fs::create_dir_all(hierarchy.at(&parent)).and_then(|()| fs::create_dir(&path))
-        {
-            tries += 1;
-            if error.kind() != io::ErrorKind::NotFound || tries > 20 {
-                return Err(error);
+        below::make(&path)?;
+        // Memory and processes are counted for the report as well: where they cannot be, it goes without.
+        for controller in [Controller::Memory, Controller::Cpu, Controller::Pids] {
+            let wanted = controllers.contains(&controller);
+            let first = planned
+                .iter()
+                .any(|(_, place)| first::lists(place, controller));
+            if first || (controller == Controller::Cpu && !wanted) {
+                continue;
+            }
+            let top = keeper.is_none();
+            match limits::enable(controller, &hierarchy, &parent, wanted && top) {
+                Ok(()) => {}
+                Err(why) if wanted => lacking.push((controller, why)),
+                Err(why) => tracing::debug!(why, "no accounting of {controller}"),
             }
         }
-        // For the report's peak memory. Where the controller is not offered, or the parent holds processes of its
-        // own (a run around this one), the report goes without.
-        let control = hierarchy.at(&parent).join("cgroup.subtree_control");
-        if let Err(error) = fs::write(&control, "+memory") {
-            tracing::debug!(%error, path = %control.display(), "no memory accounting");
+        let mut groups = Vec::new();
+        for (hierarchy, place) in planned {
+            let refused = |error: io::Error| {
+                format!(
+                    "a cgroup in the hierarchy of {} cannot be made: {error}",
+                    place.controllers
+                )
+            };
+            match FirstGroup::create(hierarchy, place.clone()) {
+                Ok(group) => groups.push(group),
+                Err(error) => {
+                    let of_it = controllers
+                        .iter()
+                        .filter(|controller| first::lists(&place, **controller));
+                    let why = refused(error);
+                    lacking.extend(of_it.map(|controller| (*controller, why.clone())));
+                }
+            }
         }
+        cgroup.first = groups.iter().map(|group| group.place().clone()).collect();
         let dir = File::open(&path)?;
         cgroup.id = Some(dir.metadata()?.ino());
         Ok(Self {
             hierarchy,
             cgroup,
             dir,
+            first: groups,
+            lacking,
             keeper,
         })
     }
@@ -161,7 +201,7 @@ impl RunCgroup {
                 "its cgroup was made in another cgroup namespace".to_owned(),
             ));
         }
-        let Some(hierarchy) = Hierarchy::showing(&cgroup.root)? else {
+        let Some(hierarchy) = Hierarchy::showing(Tree::Second, &cgroup.root)? else {
             return Ok(Found::Unknown(format!(
                 "no mount here shows {} of the cgroup tree, where its cgroup was made",
                 cgroup.root.display()
@@ -176,20 +216,46 @@ impl RunCgroup {
         if cgroup.id.is_some_and(|id| id != inode) {
             return Ok(Found::Gone);
         }
-        Ok(Found::Here(Self {
+        let mut first = Vec::new();
+        for place in &cgroup.first {
+            match FirstGroup::find(place) {
+                Ok(group) => first.extend(group),
+                Err(error) => return Ok(Found::Unknown(error.to_string())),
+            }
+        }
+        Ok(Found::Here(Box::new(Self {
             hierarchy,
             cgroup: Whereabouts {
                 id: Some(inode),
                 ..cgroup.clone()
             },
             dir,
+            first,
+            lacking: Vec::new(),
             keeper: None,
-        }))
+        })))
+    }
+
+    /// Remove what is left of an orphan's cgroups in hierarchies of the first version, where the one in cgroup2 is gone
+    /// (systemd tidies its scopes by itself).
+    pub(crate) fn remove_rest(cgroup: &Whereabouts) -> io::Result<()> {
+        for place in &cgroup.first {
+            if let Some(group) = FirstGroup::find(place)? {
+                group.release()?;
+                group.remove()?;
+            }
+        }
+        Ok(())
     }
 
     /// For clone3 and for attaching programs.
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         self.dir.as_fd()
+    }
+
+    /// What the child has to write itself into, before it becomes the command.
+    pub(crate) fn joins(&self) -> Vec<BorrowedFd<'_>> {
+        self.first.iter().filter_map(FirstGroup::joins).collect()
     }
 
     /// How to find it again.
@@ -230,26 +296,7 @@ impl RunCgroup {
 
     /// Processes in it and below, as numbered in our pid namespace.
     pub(crate) fn pids(&self) -> io::Result<Vec<i32>> {
-        let mut pids = Vec::new();
-        for dir in tree(&self.path()) {
-            match fs::read_to_string(dir.join("cgroup.procs")) {
-                // Zero: a process that our pid namespace does not know.
-                Ok(text) => pids.extend(
-                    text.lines()
-                        .filter_map(|l| l.parse::<i32>().ok())
-                        .filter(|pid| *pid > 0),
-                ),
-                // Gone meanwhile, or threaded: its processes are listed at the domain's root.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error)
-                    if error.raw_os_error()
-                        == Some(rustix::io::Errno::OPNOTSUPP.raw_os_error()) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        pids.sort_unstable();
-        pids.dedup();
-        Ok(pids)
+        below::pids(&self.path())
     }
 
     /// Who is still in it.
@@ -261,9 +308,14 @@ impl RunCgroup {
         Ok(self.pids()?.into_iter().map(leftover).collect())
     }
 
-    /// End one process, if it still is in here, and `still` the one that was meant. Both are looked at while
-    /// it is held by a descriptor, so that its number cannot have come to mean another.
+    /// End one process, as [`Self::signal_one`] does.
     pub(crate) fn kill_one(&self, pid: i32, still: impl FnOnce(Pid) -> bool) {
+        self.signal_one(pid, Signal::KILL, still);
+    }
+
+    /// Signal one process, if it still is in here, and `still` the one that was meant. Both are looked at while
+    /// it is held by a descriptor, so that its number cannot have come to mean another.
+    pub(crate) fn signal_one(&self, pid: i32, signal: Signal, still: impl FnOnce(Pid) -> bool) {
         let Some(pid) = Pid::from_raw(pid) else {
             return;
         };
@@ -271,7 +323,7 @@ impl RunCgroup {
             && self.contains(pid.as_raw_pid().cast_unsigned())
             && still(pid)
         {
-            let _ = pidfd_send_signal(&held, Signal::KILL);
+            let _ = pidfd_send_signal(&held, signal);
         }
     }
 
@@ -297,34 +349,11 @@ impl RunCgroup {
         Ok(())
     }
 
-    /// Move every process to the cgroup that the caller came from.
+    /// Move every process to the cgroups that the caller came from: no limit of this run holds it any more.
     pub(crate) fn release(&self) -> io::Result<()> {
-        let home = self.hierarchy.at(&self.cgroup.home).join("cgroup.procs");
-        let deadline = Instant::now() + RELEASE_PATIENCE;
-        let mut before = Vec::new();
-        // Forks may outrun one sweep.
-        while Instant::now() < deadline {
-            let pids = self.pids()?;
-            if pids.is_empty() {
-                return Ok(());
-            }
-            for pid in &pids {
-                match fs::write(&home, pid.to_string()) {
-                    Err(error)
-                        if error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) => {
-                    }
-                    other => other?,
-                }
-            }
-            // Those that are about to end cannot be moved, and the kernel does not say so.
-            if pids == before {
-                sleep(Duration::from_millis(2));
-            }
-            before = pids;
-        }
-        Err(io::Error::other(
-            "processes of the run neither end nor stay where they are moved to",
-        ))
+        let home = self.hierarchy.at(&self.cgroup.home);
+        below::release(&self.path(), &home)?;
+        self.first.iter().try_for_each(FirstGroup::release)
     }
 
     /// CPU time of all processes that ever were in it, in seconds.
@@ -333,45 +362,53 @@ impl RunCgroup {
         cpu_seconds(&stat)
     }
 
-    /// Peak memory in bytes, where the kernel tells.
-    pub(crate) fn peak_memory(&self) -> Option<u64> {
-        fs::read_to_string(self.path().join("memory.peak"))
-            .ok()?
-            .trim()
-            .parse()
-            .ok()
-    }
-
     /// Remove it with all cgroups below, and the directory that holds runs if it was the last. Fails
     /// while a process is in it; may be called again.
     pub(crate) fn remove(&self) -> io::Result<()> {
-        let deadline = Instant::now() + REMOVAL_PATIENCE;
-        loop {
-            // Children come after their parents in `tree`.
-            let failed = tree(&self.path())
-                .into_iter()
-                .rev()
-                .find_map(|dir| match fs::remove_dir(dir) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => Some(error),
-                    _ => None,
-                });
-            match failed {
-                None => break,
-                Some(error) if Instant::now() > deadline => return Err(error),
-                Some(_) => sleep(Duration::from_millis(2)),
-            }
+        // cgroup2 last: by it a sweep finds the others.
+        for group in &self.first {
+            // Whoever left this one's cgroup2 group only is here still.
+            group.release()?;
+            group.remove()?;
         }
-        if let Some(parent) = self
-            .cgroup
-            .path
-            .parent()
-            .filter(|parent| parent.file_name() == Some(OURS.as_ref()))
-        {
-            // Fails while another run is in it, which is as it should be.
-            let _ = fs::remove_dir(self.hierarchy.at(parent));
-        }
-        Ok(())
+        below::remove(&self.path())
     }
+}
+
+/// Where the run's cgroups in hierarchies of the first version will be, and which controllers cannot be had although
+/// such a hierarchy has them.
+type FirstPlan = (Vec<(Hierarchy, FirstPlace)>, Vec<(Controller, String)>);
+
+fn plan_first(
+    id: &str,
+    controllers: &[Controller],
+    scope: Option<(&str, u32)>,
+) -> io::Result<FirstPlan> {
+    let (mut planned, mut lacking): FirstPlan = (Vec::new(), Vec::new());
+    if controllers.is_empty() {
+        return Ok((planned, lacking));
+    }
+    let own = fs::read_to_string("/proc/self/cgroup")?;
+    for controller in controllers {
+        let Some(tree) = Tree::first_with(controller.name(), &own) else {
+            continue;
+        };
+        // cpu and cpuacct, say, share one.
+        if planned
+            .iter()
+            .any(|(_, place)| first::lists(place, *controller))
+        {
+            continue;
+        }
+        match FirstGroup::plan(tree, id, scope) {
+            Ok(place) => planned.push(place),
+            Err(error) => lacking.push((
+                *controller,
+                format!("its hierarchy of the first version cannot be reached: {error}"),
+            )),
+        }
+    }
+    Ok((planned, lacking))
 }
 
 fn cpu_seconds(stat: &str) -> Option<f64> {
@@ -383,25 +420,15 @@ fn cpu_seconds(stat: &str) -> Option<f64> {
     Some(Duration::from_micros(micros).as_secs_f64())
 }
 
-/// A cgroup directory and all below, parents first.
-fn tree(top: &Path) -> Vec<PathBuf> {
-    let mut dirs = vec![top.to_owned()];
-    let mut next = 0;
-    while next < dirs.len() {
-        if let Ok(entries) = fs::read_dir(&dirs[next]) {
-            let below = entries
-                .flatten()
-                .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
-            dirs.extend(below.map(|entry| entry.path()));
-        }
-        next += 1;
-    }
-    dirs
-}
-
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    /// Is anything left in hierarchies of the first version?
+    pub(crate) fn is_left(cgroup: &Whereabouts) -> bool {
+        let mut places = cgroup.first.iter();
+        places.any(|place| FirstGroup::find(place).unwrap().is_some())
+    }
 
     const RUN: &str = "01980000-0000-7000-8000-000000000001";
 
@@ -434,7 +461,7 @@ mod tests {
             return;
         }
         let id = uuid::Uuid::now_v7().to_string();
-        let mut cgroup = RunCgroup::create(&id, false, &mut |_| Ok(())).unwrap();
+        let mut cgroup = RunCgroup::create(&id, false, &[], &mut |_| Ok(())).unwrap();
         assert!(!cgroup.populated().unwrap());
         let mut sleeper = std::process::Command::new("sleep")
             .arg("60")

@@ -19,6 +19,7 @@ mod state;
 mod story;
 mod supervise;
 mod terminal;
+mod watch;
 
 use std::ffi::OsString;
 use std::path::PathBuf;

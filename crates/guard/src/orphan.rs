@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use blackstart_core::record::Snapshot;
+use blackstart_core::report::LimitFacts;
 use blackstart_kernel::{Orphan, Session};
 
 use crate::cgroup::{Found, RunCgroup};
@@ -91,7 +92,10 @@ fn sweep_one(dir: RunDir) -> io::Result<Outcome> {
         Some((run, _)) if !run.is_empty() && *run != boot()? => None,
         Some((_, Some(cgroup))) => match RunCgroup::find(cgroup)? {
             Found::Here(cgroup) => Some(cgroup),
-            Found::Gone => None,
+            Found::Gone => {
+                RunCgroup::remove_rest(cgroup)?;
+                None
+            }
             // Its processes may live, and be guarded by nothing else than what would be taken down here.
             Found::Unknown(why) => return Err(io::Error::other(format!("left alone: {why}"))),
         },
@@ -114,7 +118,7 @@ fn sweep_one(dir: RunDir) -> io::Result<Outcome> {
         // Begun, and then a signal or a death before the child: nothing happened that could be told.
         Some(run) if run.started_ns != 0 => {
             if !dir.report_path().exists() || run.kept {
-                adopt(&dir, run, pins.first(), cgroup.as_ref())?;
+                adopt(&dir, run, pins.first(), cgroup.as_deref())?;
             }
             Some(dir.report_path())
         }
@@ -166,6 +170,9 @@ fn adopt(
             count: 0,
         });
     };
+    if run.limits.time.is_some() && unsupervised_seconds > 0.0 {
+        gap("without a supervisor nobody held the time limit".to_owned());
+    }
     // That there was no supervisor, and for how long, the report says by itself.
     if run.kept {
         gap("processes were left under guard without a supervisor, as asked for".to_owned());
@@ -176,10 +183,16 @@ fn adopt(
         ));
     }
     let policy = dir.read_policy();
-    let usage = crate::run::usage(cgroup);
+    let (mut usage, memory_hits) = crate::run::usage(cgroup, None);
+    let took = u64::try_from(over - run.started_ns).ok();
+    usage.wall_seconds = took.map(|ns| Duration::from_nanos(ns).as_secs_f64());
     let end = End {
         ended_ns: Some(over),
         usage,
+        limits: LimitFacts {
+            memory_hits,
+            ..LimitFacts::default()
+        },
         leftovers: Vec::new(),
         unsupervised_seconds,
     };

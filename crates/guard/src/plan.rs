@@ -41,6 +41,8 @@ pub enum Need {
     HostsFile,
     /// No sockets that were made before the run.
     InheritedSockets,
+    /// The policy's limits.
+    Limits,
     /// Processes that outlive the main child.
     Leftovers,
     /// A supervisor all the time.
@@ -49,7 +51,7 @@ pub enum Need {
 
 impl Need {
     /// All of them.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Bpf,
         Self::Cgroup,
         Self::Names,
@@ -65,6 +67,7 @@ impl Need {
         Self::Answers,
         Self::HostsFile,
         Self::InheritedSockets,
+        Self::Limits,
         Self::Leftovers,
         Self::Supervision,
     ];
@@ -87,6 +90,7 @@ impl Need {
             Self::Answers => "answers",
             Self::HostsFile => "hosts_file",
             Self::InheritedSockets => "inherited_socket",
+            Self::Limits => "limits",
             Self::Leftovers => "leftovers",
             Self::Supervision => "unsupervised",
         }
@@ -105,6 +109,7 @@ impl Need {
             | Self::Pins
             | Self::State
             | Self::HostsFile
+            | Self::Limits
             | Self::SelfProbe => true,
             Self::Outcomes
             | Self::UnixSockets
@@ -136,6 +141,10 @@ impl Need {
             Self::Pins => "mount a bpffs on /sys/fs/bpf",
             Self::State => "name a writable directory in BLACKSTART_STATE",
             Self::ResolverSockets => "stop nscd and systemd-resolved, or use kernel 6.7 or newer",
+            Self::Limits => {
+                "start from outside of containers and other runs, or enable the controllers in the \
+                 cgroup.subtree_control of cgroup2"
+            }
             _ => "see `blackstart doctor`",
         }
     }

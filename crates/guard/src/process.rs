@@ -42,14 +42,34 @@ pub(crate) fn exe(pid: u32) -> Option<String> {
 
 /// State letter and session id.
 pub(crate) fn state_and_session(pid: u32) -> Option<(char, i32)> {
+    stat(pid).map(|stat| (stat.state, stat.session))
+}
+
+/// Some of what `/proc/PID/stat` tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stat {
+    /// State letter.
+    pub(crate) state: char,
+    pub(crate) parent: u32,
+    pub(crate) session: i32,
+    /// Start, in ticks since boot.
+    pub(crate) started: u64,
+}
+
+/// What it tells of this process.
+pub(crate) fn stat(pid: u32) -> Option<Stat> {
     parse_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
 }
 
-fn parse_stat(stat: &str) -> Option<(char, i32)> {
+fn parse_stat(stat: &str) -> Option<Stat> {
     // The name in parentheses may hold anything, parentheses included.
     let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
-    let state = fields.next()?.chars().next()?;
-    Some((state, fields.nth(2)?.parse().ok()?))
+    Some(Stat {
+        state: fields.next()?.chars().next()?,
+        parent: fields.next()?.parse().ok()?,
+        session: fields.nth(1)?.parse().ok()?,
+        started: fields.nth(15)?.parse().ok()?,
+    })
 }
 
 #[cfg(test)]
@@ -59,8 +79,15 @@ mod tests {
     #[test]
     fn stat_is_read_past_any_name() {
         assert_eq!(
-            parse_stat("12 (a) b (c)) T 1 12 7 34816 12 4194304"),
-            Some(('T', 7))
+            parse_stat(
+                "12 (a) b (c)) T 1 12 7 34816 12 4194304 97 0 0 0 1 0 0 0 20 0 1 0 4242 8192 200"
+            ),
+            Some(Stat {
+                state: 'T',
+                parent: 1,
+                session: 7,
+                started: 4242,
+            })
         );
         assert_eq!(parse_stat("12 (a"), None);
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use blackstart_core::policy::Policy;
 use blackstart_core::redact::redact;
-use blackstart_core::report::{Guarded, Kernel, Mode};
+use blackstart_core::report::{Guarded, Kernel, Mode, RunLimits};
 use blackstart_kernel::Session;
 use blackstart_kernel::spawn::{Child, Command, Signals, SpawnError, spawn, stop_self};
 use rustix::process::Signal;
@@ -22,9 +22,10 @@ use crate::terminal::Terminal;
 use crate::{Ended, Notice, Request, pins};
 
 mod finish;
+mod limits;
 mod prepare;
 
-pub(crate) use finish::usage;
+pub(crate) use limits::usage;
 
 /// How long another command may take with its set-up, before this one goes on beside it.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -96,6 +97,7 @@ impl<'a> Setup<'a> {
             guarded: Guarded::No,
             known_addresses: Vec::new(),
             gaps: Vec::new(),
+            limits: RunLimits::default(),
             // Unknown, it is nobody's boot: such a run is left alone while its cgroup cannot be looked at.
             boot: boot().unwrap_or_default(),
             cgroup: None,
@@ -139,20 +141,26 @@ impl<'a> Setup<'a> {
         self.file.started_ns = wall_ns(SystemTime::now());
         self.file.gaps = self.terms.gaps().to_vec();
         self.write_run();
-        let mut command = Command {
-            argv: &self.request.command,
-            env: &self.request.env,
-            cgroup: self.cgroup.as_ref().map(RunCgroup::fd),
-            signals: signals.found(),
-        };
-        let mut started = spawn(&command);
+        let mut started = self.spawn(signals, true);
+        if let Err(SpawnError::Join(error)) = &started {
+            let why = format!("the command cannot join the cgroup that limits it: {error}");
+            self.lift_refused_limits(&why)?;
+            self.file.gaps = self.terms.gaps().to_vec();
+            started = self.spawn(signals, false);
+        }
         if let (Err(SpawnError::Process(error)), true) = (&started, self.cgroup.is_some()) {
             let why = format!("the command cannot be started in its cgroup: {error}");
             self.terms.nothing_left(&why)?;
             self.terms.lack(Need::Cgroup, why)?;
             self.file.guarded = Guarded::No;
             self.file.gaps = self.terms.gaps().to_vec();
-            command.cgroup = None;
+            let command = Command {
+                argv: &self.request.command,
+                env: &self.request.env,
+                cgroup: None,
+                joins: &[],
+                signals: signals.found(),
+            };
             started = spawn(&command);
         }
         let child = started.map_err(|error| not_started(&error))?;
@@ -160,6 +168,18 @@ impl<'a> Setup<'a> {
             cgroup.inhabited();
         }
         Ok(child)
+    }
+
+    /// In its cgroup, and with `limited` in those of hierarchies of the first version too.
+    fn spawn(&self, signals: &Signals, limited: bool) -> Result<Child, SpawnError> {
+        let joins = self.cgroup.as_ref().filter(|_| limited);
+        spawn(&Command {
+            argv: &self.request.command,
+            env: &self.request.env,
+            cgroup: self.cgroup.as_ref().map(RunCgroup::fd),
+            joins: &joins.map(RunCgroup::joins).unwrap_or_default(),
+            signals: signals.found(),
+        })
     }
 
     fn write_run(&self) {
@@ -200,7 +220,7 @@ fn not_started(error: &SpawnError) -> Refusal {
             Cause::NotExecutable,
             "check that it is a program that you may execute",
         ),
-        SpawnError::Process(_) => (Cause::System, ""),
+        SpawnError::Join(_) | SpawnError::Process(_) => (Cause::System, ""),
     };
     let why = std::error::Error::source(error)
         .map(ToString::to_string)

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use blackstart_core::policy::Policy;
 use blackstart_core::record::Snapshot;
-use blackstart_core::report::{Gap, Guarded, Kernel, Mode, PolicySource, Report};
+use blackstart_core::report::{Gap, Guarded, Kernel, Mode, PolicySource, Report, RunLimits};
 use rustix::fs::{FlockOperation, flock};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -50,6 +50,9 @@ pub(crate) struct RunFile {
     pub(crate) known_addresses: Vec<IpAddr>,
     /// What was known to be missing at the start.
     pub(crate) gaps: Vec<Gap>,
+    /// The limits, and how each was applied.
+    #[serde(default)]
+    pub(crate) limits: RunLimits,
     /// The kernel's id of this boot: of another one's runs nothing is left but files.
     pub(crate) boot: String,
     /// On disk before it is made.

@@ -4,7 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use blackstart_core::policy::Policy;
 use blackstart_core::record::Snapshot;
-use blackstart_core::report::{Leftover, Report, RunFacts, Usage, assemble};
+use blackstart_core::report::{Leftover, LimitFacts, Report, RunFacts, Usage, assemble};
 
 use crate::state::RunFile;
 
@@ -13,6 +13,8 @@ use crate::state::RunFile;
 pub(crate) struct End {
     pub(crate) ended_ns: Option<i64>,
     pub(crate) usage: Usage,
+    /// What the limits did; which there were, and how they were applied, stands in the run's file.
+    pub(crate) limits: LimitFacts,
     pub(crate) leftovers: Vec<Leftover>,
     pub(crate) unsupervised_seconds: f64,
 }
@@ -31,6 +33,10 @@ pub(crate) fn tell(run: &RunFile, policy: Option<&Policy>, record: &Snapshot, en
         started_ns: run.started_ns,
         ended_ns: end.ended_ns,
         exit_code: run.exit_code,
+        limits: LimitFacts {
+            limits: run.limits.clone(),
+            ..end.limits
+        },
         usage: end.usage,
         kernel_release: run.kernel.release.clone(),
         features: run.kernel.features.clone(),

@@ -4,10 +4,10 @@ use std::collections::{BTreeSet, VecDeque};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use blackstart_core::policy::Policy;
+use blackstart_core::policy::{Policy, time_text};
 use blackstart_core::record::{SubjectId, Verdict};
 use blackstart_core::redact::redact;
-use blackstart_core::report::{image_name, rule_text};
+use blackstart_core::report::{Leftover, image_name, rule_text};
 use blackstart_core::tables::RuleId;
 use blackstart_kernel::spawn::{Child, Received, Signals, stop_self, waker};
 use blackstart_kernel::{Event, Session};
@@ -23,6 +23,7 @@ use crate::orphan::described;
 use crate::process;
 use crate::state::RunDir;
 use crate::terminal::Terminal;
+use crate::watch::{Due, Watch};
 use crate::{Notice, Refused};
 
 /// Well within the three seconds after which the kernel takes the supervisor for dead.
@@ -42,6 +43,10 @@ const TOLD_MAX: usize = 10_000;
 const TURN: Duration = Duration::from_millis(50);
 /// How long the end of a run may go through what is left of a flood.
 const LAST_TURNS: Duration = Duration::from_secs(2);
+/// How long the end of a session may take, its grace included, once the time is over and the child has ended.
+const LAST_GRACE: Duration = Duration::from_secs(12);
+/// How often what is left of it is looked at.
+const SESSION_STEP: Duration = Duration::from_millis(20);
 /// A program that cleans its screen up when the stop key is pressed stops itself within this time.
 const STOP_KEY: Duration = Duration::from_secs(2);
 
@@ -123,6 +128,7 @@ pub(crate) struct Supervisor<'a> {
     pub(crate) answerer: Option<&'a Answerer>,
     pub(crate) policy: Option<&'a Policy>,
     pub(crate) late: &'a mut LateSubjects,
+    pub(crate) watch: &'a mut Watch,
     pub(crate) notice: &'a mut dyn FnMut(Notice),
     pub(crate) told: Told,
     /// Events that were read and not gone through.
@@ -137,8 +143,16 @@ pub(crate) struct Told {
 }
 
 impl Supervisor<'_> {
-    /// Until the child has ended.
+    /// Until the child has ended; and, if it did so for want of time, its session with it.
     pub(crate) fn until_exit(&mut self) -> Ending {
+        let ending = self.until_child_ends();
+        if self.watch.overtime.is_some() {
+            self.end_session();
+        }
+        ending
+    }
+
+    fn until_child_ends(&mut self) -> Ending {
         let mut heard = Heard::default();
         let mut next_beat = Instant::now();
         let mut next_checkpoint = Instant::now() + CHECKPOINT;
@@ -146,17 +160,17 @@ impl Supervisor<'_> {
             let now = Instant::now();
             if now >= next_beat {
                 self.beat();
+                self.watch.follow_child();
+                self.look();
                 next_beat = now + HEARTBEAT;
             }
             if now >= next_checkpoint {
                 self.checkpoint();
                 next_checkpoint = Instant::now() + CHECKPOINT;
             }
-            let child_ended = self.wait(
-                next_beat
-                    .min(next_checkpoint)
-                    .saturating_duration_since(Instant::now()),
-            );
+            let next = next_beat.min(next_checkpoint);
+            let next = self.watch.clock.next().map_or(next, |due| due.min(next));
+            let child_ended = self.wait(next.saturating_duration_since(Instant::now()));
             self.take_events();
             while let Some(received) = self.signals.next() {
                 self.received(received, &mut heard);
@@ -164,6 +178,7 @@ impl Supervisor<'_> {
             if child_ended && let Some(ending) = self.ending() {
                 return ending;
             }
+            self.keep_time();
             if let Some(signal) = self.stopped() {
                 self.stop(signal, &heard);
                 next_beat = Instant::now();
@@ -171,10 +186,79 @@ impl Supervisor<'_> {
         }
     }
 
+    /// Is the time over, and so the session asked to end, or ended? Once the time is over it is so for good.
+    pub(crate) fn time_is_over(&mut self) -> bool {
+        self.keep_time();
+        if self.watch.overtime.is_none() {
+            return false;
+        }
+        self.end_session();
+        true
+    }
+
+    /// Do what the clock asks for.
+    fn keep_time(&mut self) {
+        match self.watch.clock.due(Instant::now()) {
+            None => {}
+            Some(Due::Ask) => {
+                let alive = match self.cgroup {
+                    Some(cgroup) => cgroup.survivors().unwrap_or_default(),
+                    None => Vec::new(),
+                };
+                let child = self.child.pid.cast_unsigned();
+                let alive = if alive.is_empty() {
+                    vec![Leftover {
+                        tgid: child,
+                        argv: process::argv(child),
+                    }]
+                } else {
+                    alive
+                };
+                self.watch.time_is_over(alive);
+                let limit = self.watch.limits.time.map_or(0.0, |limit| limit.value);
+                let limit = time_text(Duration::from_secs_f64(limit));
+                self.tell_warning(format!(
+                    "time limit of {limit} reached: the command is ended"
+                ));
+                self.signal_session(Signal::TERM);
+                // Whoever is stopped would hear of it when continued.
+                self.signal_session(Signal::CONT);
+            }
+            Some(Due::End) => self.signal_session(Signal::KILL),
+        }
+    }
+
+    /// After the child's end for want of time: whoever is left of its session has the rest of the grace.
+    fn end_session(&mut self) {
+        let Some(cgroup) = self.cgroup else { return };
+        let give_up = Instant::now() + LAST_GRACE;
+        let left = |watch: &Watch| {
+            let pids = cgroup.pids().unwrap_or_default();
+            pids.into_iter()
+                .any(|pid| watch.in_session(pid.cast_unsigned()))
+        };
+        while left(self.watch) && Instant::now() < give_up {
+            self.keep_time();
+            if !self.idle(SESSION_STEP) {
+                // Somebody has no patience with them.
+                self.signal_session(Signal::KILL);
+            }
+        }
+    }
+
+    /// What the limits want to be looked after.
+    fn look(&mut self) {
+        let Some(cgroup) = self.cgroup else { return };
+        for warning in self.watch.look(cgroup) {
+            self.tell_warning(warning);
+        }
+    }
+
     /// After the child's end, while its leftovers live: go on for `step`. False if a signal says that this
     /// has been long enough.
     pub(crate) fn idle(&mut self, step: Duration) -> bool {
         self.beat();
+        self.look();
         std::thread::sleep(step);
         self.take_events();
         while let Some(received) = self.signals.next() {
@@ -397,7 +481,7 @@ impl Supervisor<'_> {
             Signal::TERM => match heard.terms.received(Instant::now()) {
                 Term::Forward => self.forward(signal),
                 Term::Ignore => {}
-                Term::Kill => self.kill(),
+                Term::Kill => self.signal_session(Signal::KILL),
             },
             Signal::HUP | Signal::TSTP | Signal::TTIN => self.forward(signal),
             // SIGINT and SIGQUIT are the terminal's business; SIGCHLD and SIGTTOU say nothing here.
@@ -409,20 +493,18 @@ impl Supervisor<'_> {
         let _ = pidfd_send_signal(&self.child.pidfd, signal);
     }
 
-    /// End the child, and what came of it and has not left its session. Daemons made a session of their own.
-    fn kill(&self) {
-        let child = self.child.pid.cast_unsigned();
-        if let (Some(cgroup), Some((_, session))) = (self.cgroup, process::state_and_session(child))
-        {
-            let same = |pid: Pid| {
-                process::state_and_session(pid.as_raw_pid().cast_unsigned())
-                    .is_some_and(|(_, other)| other == session)
-            };
+    /// Signal the child, and what came of it and has not left its session. Daemons made a session of their own.
+    fn signal_session(&self, signal: Signal) {
+        if let Some(cgroup) = self.cgroup {
+            let same = |pid: Pid| self.watch.in_session(pid.as_raw_pid().cast_unsigned());
+            let child = self.child.pid;
             for pid in cgroup.pids().unwrap_or_default() {
-                cgroup.kill_one(pid, same);
+                if pid != child {
+                    cgroup.signal_one(pid, signal, same);
+                }
             }
         }
-        self.forward(Signal::KILL);
+        self.forward(signal);
     }
 
     fn ending(&self) -> Option<Ending> {

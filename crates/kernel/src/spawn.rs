@@ -29,6 +29,9 @@ pub struct Command<'a> {
     pub env: &'a [(OsString, OsString)],
     /// The cgroup2 directory that the child is born into; without one it stays in the caller's.
     pub cgroup: Option<BorrowedFd<'a>>,
+    /// `cgroup.procs` files of further cgroups, open for writing, that the child joins by itself before it becomes the
+    /// program: those in hierarchies of the first version, into which no clone places it.
+    pub joins: &'a [BorrowedFd<'a>],
     /// Signal mask and dispositions as the caller found them, for the child.
     pub signals: SignalState,
 }
@@ -59,6 +62,9 @@ pub enum SpawnError {
         /// What exec said.
         source: io::Error,
     },
+    /// The kernel refused the process one of the cgroups that it was to join.
+    #[error("join a cgroup of the run")]
+    Join(#[source] io::Error),
     /// The kernel refused to make the process, or to place it in its cgroup.
     #[error("start a process in the run's cgroup")]
     Process(#[source] io::Error),
@@ -70,7 +76,7 @@ impl SpawnError {
         match self {
             Self::NotFound { .. } => Some(127),
             Self::NotExecutable { .. } => Some(126),
-            Self::Process(_) => None,
+            Self::Join(_) | Self::Process(_) => None,
         }
     }
 }
@@ -81,6 +87,7 @@ impl SpawnError {
 enum Stage {
     Cgroup = 1,
     Exec = 2,
+    Join = 3,
 }
 
 /// Start `command`. Returns once it runs the program, or could not.
@@ -124,6 +131,8 @@ pub fn spawn(command: &Command<'_>) -> Result<Child, SpawnError> {
     let source = io::Error::from_raw_os_error(errno);
     Err(if stage == Stage::Cgroup as i32 {
         SpawnError::Process(source)
+    } else if stage == Stage::Join as i32 {
+        SpawnError::Join(source)
     } else if errno == libc::ENOENT {
         SpawnError::NotFound {
             program: program.to_owned(),
@@ -357,6 +366,12 @@ impl Image {
                 give_up(tell, Stage::Cgroup, errno());
             }
         }
+        for procs in command.joins {
+            // SAFETY: writes one byte from a constant into an open file; "0" means the writer.
+            if unsafe { libc::write(procs.as_raw_fd(), c"0".as_ptr().cast(), 1) } != 1 {
+                give_up(tell, Stage::Join, errno());
+            }
+        }
         command.signals.restore_in_child();
 
         let mut denied = false;
@@ -458,6 +473,7 @@ mod tests {
             argv: &argv,
             env: &env,
             cgroup,
+            joins: &[],
             signals: SignalState::current().unwrap(),
         })
     }
@@ -505,6 +521,32 @@ mod tests {
                 .any(|l| l.starts_with("0::") && l.ends_with(&name)),
             "{seen}"
         );
+    }
+
+    #[test]
+    fn the_child_joins_before_it_becomes_the_program_or_there_is_none() {
+        let path = std::env::temp_dir().join(format!("blackstart-joins-{}", std::process::id()));
+        std::fs::write(&path, "").unwrap();
+        let argv = ["cat".into(), path.clone().into_os_string()];
+        let env = [(OsString::from("PATH"), OsString::from("/usr/bin:/bin"))];
+        let into = |file: &std::fs::File| {
+            let joins = [file.as_fd()];
+            spawn(&Command {
+                argv: &argv,
+                env: &env,
+                cgroup: None,
+                joins: &joins,
+                signals: SignalState::current().unwrap(),
+            })
+        };
+        let writable = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+        let joined = into(&writable).map(|child| exit(&child));
+        let written = std::fs::read_to_string(&path).unwrap();
+        // Not for writing: the kernel refuses, and so it is not started.
+        let refused = into(&std::fs::File::open(&path).unwrap());
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!((joined.unwrap(), written.as_str()), (0, "0"));
+        assert!(matches!(refused, Err(SpawnError::Join(_))), "{refused:?}");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 use blackstart_core::policy;
 use blackstart_core::report::{
-    Attribution, Coverage, Delegate, Finding, Flow, Gap, Kernel, Mode, Name, PolicySource, Run,
-    SCHEMA_VERSION, Usage,
+    Applied, Attribution, Coverage, Delegate, Finding, Flow, Gap, HighestFrom, Kernel, Limit, Mode,
+    Name, PolicySource, Run, RunLimits, SCHEMA_VERSION, Usage,
 };
 
 use super::*;
@@ -40,6 +40,7 @@ fn report(guarded: Guarded) -> Report {
             started: NOON.to_owned(),
             ended: Some(NOON.to_owned()),
             exit_code: Some(1),
+            limits: RunLimits::default(),
             usage: Usage::default(),
             kernel: Kernel {
                 release: "6.12".to_owned(),
@@ -522,4 +523,78 @@ fn advice_is_about_this_destination() {
             ("b.a.example", Some("allow b.a.example"))
         ]
     );
+}
+
+fn limit<T>(value: T, applied: Applied, reached: bool) -> Option<Limit<T>> {
+    Some(Limit {
+        value,
+        applied,
+        reached,
+    })
+}
+
+#[test]
+fn use_is_shown_against_each_limit() {
+    let mut report = report(Guarded::Yes);
+    assert!(!told(&report, &[]).contains("limits "));
+    report.run.limits = RunLimits {
+        memory: limit(2 << 30, Applied::V2, false),
+        cpu: limit(1.5, Applied::V2, true),
+        pids: limit(512, Applied::V1, false),
+        time: limit(1800.0, Applied::Supervisor, false),
+    };
+    report.run.usage = Usage {
+        cpu_seconds: Some(12.34),
+        peak_memory: Some(3 << 28),
+        wall_seconds: Some(182.4),
+        throttled_seconds: Some(3.25),
+        highest_pids: Some(31),
+        highest_pids_from: Some(HighestFrom::Kernel),
+        ..Usage::default()
+    };
+    let line = |report: &Report| {
+        let text = told(report, &[]);
+        let line = text.lines().find(|line| line.starts_with("limits "));
+        line.unwrap().to_owned()
+    };
+    assert_eq!(
+        line(&report),
+        "limits    memory 768MiB of 2GiB; cpu 12.3 s, waited 3.2 s for it, at most 1.5 at a time; pids 31 of 512; \
+         time 3m2s of 30m"
+    );
+    // To be held back is not to be ended.
+    assert!(
+        told(&report, &[])
+            .lines()
+            .next()
+            .unwrap()
+            .ends_with("outside this host")
+    );
+    report.run.usage = Usage {
+        wall_seconds: Some(2.04),
+        highest_pids: Some(31),
+        highest_pids_from: Some(HighestFrom::Sampled),
+        ..Usage::default()
+    };
+    report.run.limits.memory = limit(2 << 30, Applied::No, false);
+    report.run.limits.cpu = limit(1.5, Applied::No, false);
+    assert_eq!(
+        line(&report),
+        "limits    memory 2GiB not applied; cpu 1.5 not applied; pids 31 (sampled) of 512; time 2.0s of 30m"
+    );
+}
+
+#[test]
+fn the_first_line_says_which_limit_ended_something() {
+    for guarded in [Guarded::Yes, Guarded::No] {
+        let mut report = report(guarded);
+        report.run.limits.time = limit(90.0, Applied::Supervisor, true);
+        report.run.limits.memory = limit(64 << 20, Applied::V1, true);
+        let text = told(&report, &[]);
+        let first = text.lines().next().unwrap();
+        assert!(
+            first.contains("; memory limit of 64MiB reached; time limit of 1m30s reached"),
+            "{first}"
+        );
+    }
 }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::{Day, Diagnostic, Effect, Rule, Severity};
+use super::{Day, Diagnostic, Effect, Limits, Rule, Severity};
 use crate::name::Name;
 use crate::record::Verdict;
 use crate::report::Mode;
@@ -54,6 +54,8 @@ pub struct Document {
     pub service_rules: Vec<ServiceRule>,
     /// Exceptions.
     pub waivers: Vec<Waiver>,
+    /// What the run may use.
+    pub limits: Limits,
     /// What is expected of the policy. They are about the policy that this file makes together with what it
     /// includes; those of an included file are about that file alone.
     pub tests: Vec<Case>,

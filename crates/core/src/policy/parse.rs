@@ -7,7 +7,7 @@ mod waiver;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::{Document, Effect, Place, Written};
+use super::{Document, Effect, Place, Written, limits};
 use crate::document::{Diagnostic, Node, Places, Reader, Severity, Value, yaml};
 use crate::report::Mode;
 
@@ -34,9 +34,10 @@ pub(super) const KEYS: &[&str] = &[
     "protect",
     "rules",
     "waivers",
+    "limits",
     "tests",
 ];
-const KEYS_LATER: &[&str] = &["limits", "lease"];
+const KEYS_LATER: &[&str] = &["lease"];
 
 pub(super) const MODES: &[(&str, Mode)] = &[("observe", Mode::Observe), ("enforce", Mode::Enforce)];
 pub(super) const EFFECTS: &[(&str, Effect)] = &[("allow", Effect::Allow), ("deny", Effect::Deny)];
@@ -188,6 +189,14 @@ impl File<'_> {
             "waivers" => {
                 for item in self.list(key, node, waiver::SHAPE) {
                     document.waivers.extend(self.waiver(item));
+                }
+            }
+            "limits" => {
+                let (limits, wrong) = limits::read(&node, self.reader.places);
+                document.limits = limits;
+                for complaint in wrong {
+                    self.reader
+                        .error(&complaint.span, complaint.message, complaint.help);
                 }
             }
             "tests" => {

@@ -6,8 +6,8 @@ mod services;
 use std::ops::Range;
 
 use super::{
-    Case, Day, Diagnostic, Document, Effect, Parsed, Place, Policy, Rank, Rule, Severity, Waiver,
-    Written, parse,
+    Case, Day, Diagnostic, Document, Effect, Limits, Parsed, Place, Policy, Rank, Rule, Severity,
+    Waiver, Written, parse,
 };
 use crate::catalog::Reading;
 use crate::report::Mode;
@@ -62,7 +62,7 @@ pub struct Effective {
 /// layers and of their texts.
 ///
 /// What a file says of `mode`, `default` and `service` goes before what it includes; of several included
-/// files that say it, the stricter `mode` and `default` hold, and the first `service`.
+/// files that say it, the stricter `mode` and `default` hold, and the first `service`. Of limits the tightest hold.
 pub fn resolve(given: Given<'_>) -> Result<Effective, Vec<Diagnostic>> {
     let mut resolving = Resolving {
         catalog: given.catalog,
@@ -74,6 +74,10 @@ pub fn resolve(given: Given<'_>) -> Result<Effective, Vec<Diagnostic>> {
     };
     resolving.policy.mode = resolving.mode(&given.layers);
     resolving.policy.default = resolving.default(&given.layers);
+    let documents = given.layers.iter().flat_map(|layer| &layer.documents);
+    resolving.policy.limits = documents.fold(Limits::default(), |limits, document| {
+        limits.tightest(document.limits)
+    });
     resolving.policy.service = given.service.or_else(|| service(&given.layers));
     let mut tests = Vec::new();
     let mut number = 0;

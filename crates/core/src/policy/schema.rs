@@ -39,8 +39,32 @@ struct File {
     rules: Option<Vec<Rule>>,
     /// Exceptions, each with an owner, a reason and an end.
     waivers: Option<Vec<Waiver>>,
+    /// What the run may use; of several files that say it, the tightest limits hold.
+    limits: Option<LimitWords>,
     /// What is expected of this policy; `blackstart policy test` looks whether it holds.
     tests: Option<Vec<Test>>,
+}
+
+/// What a run may use of the host.
+#[derive(JsonSchema)]
+#[schemars(deny_unknown_fields)]
+struct LimitWords {
+    /// Memory of all its processes together, such as `2GiB` or `512MiB`.
+    memory: Option<String>,
+    /// Processors, such as `1.5`.
+    cpu: Option<NumberOrText>,
+    /// Processes and threads at the same time.
+    pids: Option<NumberOrText>,
+    /// From the command's start to its end, such as `30m` or `1h30m`.
+    time: Option<String>,
+}
+
+/// A number, in quotes or not.
+#[derive(JsonSchema)]
+#[schemars(untagged)]
+enum NumberOrText {
+    Number(f64),
+    Text(String),
 }
 
 /// One rule: either `allow` or `deny`.

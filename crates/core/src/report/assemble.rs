@@ -8,6 +8,7 @@ use jiff::Timestamp;
 
 use super::coverage::coverage;
 use super::findings::findings;
+use super::limits::{LimitFacts, told};
 use super::probe::told_by_another;
 use super::{
     Delegate, Flow, Gap, Guarded, Kernel, Mode, Name, Outcome, PolicySource, Report, Run,
@@ -46,6 +47,8 @@ pub struct RunFacts<'a> {
     pub ended_ns: Option<i64>,
     /// Exit code of `blackstart run`.
     pub exit_code: Option<i32>,
+    /// Limits, and what they did.
+    pub limits: LimitFacts,
     /// Use of resources.
     pub usage: Usage,
     /// `uname -r`.
@@ -166,6 +169,7 @@ pub fn assemble(record: &Snapshot, facts: &RunFacts<'_>) -> Report {
             started: wall_time(facts.started_ns.into()),
             ended: facts.ended_ns.map(|ns| wall_time(ns.into())),
             exit_code: facts.exit_code,
+            limits: told(&facts.limits, &facts.usage),
             usage: facts.usage.clone(),
             kernel: Kernel {
                 release: facts.kernel_release.clone(),

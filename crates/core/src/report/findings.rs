@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::assemble::Lens;
+use super::limits::limit_findings;
 use super::{Finding, Severity, Subject, Verdict, image_name};
 use crate::policy::Rule;
 use crate::record::SubjectId;
@@ -48,6 +49,7 @@ pub(super) fn findings(
     found.extend(leavers(lens, subjects));
     found.extend(leftovers(lens, subjects));
     found.extend(expired(lens));
+    found.extend(limit_findings(lens, subjects));
     // The worst first; the id settles what is otherwise the same.
     found.sort_by(|a, b| {
         b.severity
@@ -302,16 +304,16 @@ fn expired(lens: &Lens<'_>) -> Vec<Finding> {
 }
 
 /// A subject and its ancestors. Ends, because a parent's number is always the smaller.
-fn chain(subjects: &[Subject], number: u64) -> Vec<u64> {
+pub(super) fn chain(subjects: &[Subject], number: u64) -> Vec<u64> {
     std::iter::successors(Some(number), |&n| subjects[n as usize - 1].parent).collect()
 }
 
-fn name_of(subject: &Subject) -> String {
+pub(super) fn name_of(subject: &Subject) -> String {
     image_name(&subject.exe, &subject.argv).to_owned()
 }
 
 /// Control characters escaped: a title is one line, and a process chose some of its text.
-fn printable(text: &str) -> String {
+pub(super) fn printable(text: &str) -> String {
     text.chars()
         .map(|c| {
             if c.is_control() {
@@ -325,7 +327,7 @@ fn printable(text: &str) -> String {
 
 /// FNV-1a, 64 bit, over the parts, each ended by a byte that no text holds. The algorithm is part of the
 /// format: ids are compared across versions.
-fn stable_id(parts: &[&str]) -> String {
+pub(super) fn stable_id(parts: &[&str]) -> String {
     let bytes = parts.iter().flat_map(|part| part.bytes().chain([0xff]));
     let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)

@@ -1,4 +1,5 @@
-//! The cgroup2 hierarchy, wherever it is mounted.
+//! The hierarchies of cgroups, wherever they are mounted: cgroup2, and those of the first version that have its
+//! controllers on a hybrid host.
 
 use std::fs;
 use std::io;
@@ -7,11 +8,69 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
-use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_flag, fsmount, fsopen,
+};
 
-/// A view of the cgroup2 tree that directories can be made in.
+/// Which of the trees of cgroups.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Tree {
+    /// cgroup2.
+    Second,
+    /// The one of the first version with these controllers, as `/proc/PID/cgroup` lists them: `cpu,cpuacct`.
+    First(String),
+}
+
+impl Tree {
+    /// The tree of the first version that has this controller, by the lines of a `/proc/PID/cgroup`. None if there is
+    /// none: then cgroup2 has it, or nobody.
+    pub(crate) fn first_with(controller: &str, lines: &str) -> Option<Self> {
+        lines
+            .lines()
+            .filter_map(|line| line.split(':').nth(1))
+            .find(|list| list.split(',').any(|one| one == controller))
+            .map(|list| Self::First(list.to_owned()))
+    }
+
+    /// Does a process with these lines of `/proc/PID/cgroup` have a cgroup in it? Every process has one in each tree.
+    pub(super) fn is_among(&self, lines: &str) -> bool {
+        self.of_lines(lines).is_some()
+    }
+
+    /// Its cgroup among the lines of `/proc/PID/cgroup`.
+    fn of_lines(&self, text: &str) -> Option<PathBuf> {
+        let path = text.lines().find_map(|line| match self {
+            Self::Second => line.strip_prefix("0::"),
+            Self::First(controllers) => {
+                let (_, rest) = line.split_once(':')?;
+                let (list, path) = rest.split_once(':')?;
+                (list == controllers).then_some(path)
+            }
+        })?;
+        // A process may outlive its cgroup.
+        Some(PathBuf::from(
+            path.strip_suffix(" (deleted)").unwrap_or(path),
+        ))
+    }
+
+    /// Is this what a mount table tells of its mounts?
+    fn is_mounted(&self, kind: &str, superblock: &str) -> bool {
+        match self {
+            Self::Second => kind == "cgroup2",
+            Self::First(controllers) => {
+                kind == "cgroup"
+                    && controllers
+                        .split(',')
+                        .all(|one| superblock.split(',').any(|option| option == one))
+            }
+        }
+    }
+}
+
+/// A view of such a tree that directories can be made in.
 #[derive(Debug)]
 pub(crate) struct Hierarchy {
+    tree: Tree,
     top: PathBuf,
     /// Which part of the tree (of this cgroup namespace) `top` shows.
     root: PathBuf,
@@ -31,39 +90,65 @@ struct Mount {
 impl Hierarchy {
     /// By the mount table; where that shows no writable mount (`ip netns exec` hides it, a container
     /// shows it read-only), a mount of our own that is attached nowhere.
-    pub(crate) fn find() -> io::Result<Self> {
+    pub(crate) fn find(tree: Tree) -> io::Result<Self> {
         // The one that shows most of the tree.
-        let seen = visible()?.into_iter();
+        let seen = visible(&tree)?.into_iter();
         match seen.min_by_key(|mount| mount.root.iter().count()) {
-            Some(mount) => Ok(mount.into()),
-            None => Self::detached(Path::new("/")),
+            Some(mount) => Ok(Self::mounted(tree, mount)),
+            None => Self::detached(tree, Path::new("/")),
         }
     }
 
     /// The view that shows `root`, as [`Self::root`] told it in this cgroup namespace; none if that part of the
     /// tree cannot be reached from here.
-    pub(crate) fn showing(root: &Path) -> io::Result<Option<Self>> {
-        if let Some(mount) = visible()?.into_iter().find(|mount| mount.root == root) {
-            return Ok(Some(mount.into()));
+    pub(crate) fn showing(tree: Tree, root: &Path) -> io::Result<Option<Self>> {
+        let mut seen = visible(&tree)?.into_iter();
+        if let Some(mount) = seen.find(|mount| mount.root == root) {
+            return Ok(Some(Self::mounted(tree, mount)));
         }
         // Above the root of this namespace; only a mount made outside of it shows that.
         if root.iter().any(|part| part == "..") {
             return Ok(None);
         }
-        Self::detached(root).map(Some)
+        Self::detached(tree, root).map(Some)
     }
 
     /// What this cgroup namespace has below `root`, by a mount that is attached nowhere.
-    fn detached(root: &Path) -> io::Result<Self> {
-        let fs = fsopen("cgroup2", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fn detached(tree: Tree, root: &Path) -> io::Result<Self> {
+        let fs = match &tree {
+            Tree::Second => fsopen("cgroup2", FsOpenFlags::FSOPEN_CLOEXEC)?,
+            Tree::First(controllers) => {
+                // Asked for a tree that is not there, the kernel would make one, and take the controllers away from
+                // cgroup2.
+                let own = fs::read_to_string("/proc/self/cgroup")?;
+                if !tree.is_among(&own) {
+                    return Err(io::ErrorKind::NotFound.into());
+                }
+                let fs = fsopen("cgroup", FsOpenFlags::FSOPEN_CLOEXEC)?;
+                for controller in controllers.split(',') {
+                    fsconfig_set_flag(&fs, controller)?;
+                }
+                fs
+            }
+        };
         fsconfig_create(&fs)?;
         let mount = fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
         let top = PathBuf::from(format!("/proc/self/fd/{}", mount.as_raw_fd()));
         Ok(Self {
+            tree,
             top: top.join(root.strip_prefix("/").unwrap_or(root)),
             root: root.to_owned(),
             _detached: Some(mount),
         })
+    }
+
+    fn mounted(tree: Tree, mount: Mount) -> Self {
+        Self {
+            tree,
+            top: mount.at,
+            root: mount.root,
+            _detached: None,
+        }
     }
 
     /// Which part of the tree (of this cgroup namespace) is seen.
@@ -85,18 +170,11 @@ impl Hierarchy {
     pub(crate) fn of(&self, process: &str) -> io::Result<PathBuf> {
         let text = fs::read_to_string(format!("/proc/{process}/cgroup"))?;
         // None: a kernel without cgroup2 has no such line.
-        let path = of_lines(&text).ok_or(io::ErrorKind::Unsupported)?;
+        let path = self
+            .tree
+            .of_lines(&text)
+            .ok_or(io::ErrorKind::Unsupported)?;
         Ok(below(&path, &self.root))
-    }
-}
-
-impl From<Mount> for Hierarchy {
-    fn from(mount: Mount) -> Self {
-        Self {
-            top: mount.at,
-            root: mount.root,
-            _detached: None,
-        }
     }
 }
 
@@ -106,9 +184,9 @@ pub(super) fn namespace() -> io::Result<u64> {
 }
 
 /// The writable mounts of the tree.
-fn visible() -> io::Result<Vec<Mount>> {
+fn visible(tree: &Tree) -> io::Result<Vec<Mount>> {
     let table = fs::read_to_string("/proc/self/mountinfo")?;
-    let mut seen = mounts(&table);
+    let mut seen = mounts(tree, &table);
     seen.retain(|mount| mount.writable && mount.is_on_top());
     Ok(seen)
 }
@@ -125,15 +203,6 @@ impl Mount {
     }
 }
 
-/// The cgroup2 path among the lines of `/proc/PID/cgroup`.
-fn of_lines(text: &str) -> Option<PathBuf> {
-    let path = text.lines().find_map(|line| line.strip_prefix("0::"))?;
-    // A process may outlive its cgroup.
-    Some(PathBuf::from(
-        path.strip_suffix(" (deleted)").unwrap_or(path),
-    ))
-}
-
 /// `path` as seen below a mount that shows `root`. What lies outside of the mount cannot be named there:
 /// the top stands for it.
 fn below(path: &Path, root: &Path) -> PathBuf {
@@ -143,15 +212,16 @@ fn below(path: &Path, root: &Path) -> PathBuf {
     }
 }
 
-/// The cgroup2 mounts of a mount table.
-fn mounts(table: &str) -> Vec<Mount> {
+/// The tree's mounts in a mount table.
+fn mounts(tree: &Tree, table: &str) -> Vec<Mount> {
     let mount = |line: &str| {
         let (left, right) = line.split_once(" - ")?;
         let mut right = right.split(' ');
-        if right.next()? != "cgroup2" {
+        let kind = right.next()?;
+        let superblock = right.nth(1)?;
+        if !tree.is_mounted(kind, superblock) {
             return None;
         }
-        let superblock = right.nth(1)?;
         let mut left = left.split(' ');
         let id = left.next()?.parse().ok()?;
         let mut left = left.skip(2);
@@ -197,12 +267,14 @@ mod tests {
         let table = "\
 31 23 0:28 / /sys/fs/cgroup rw,relatime - tmpfs tmpfs rw,mode=755
 40 31 0:37 / /sys/fs/cgroup/systemd rw,relatime - cgroup cgroup rw,name=systemd
+42 31 0:39 / /sys/fs/cgroup/cpu,cpuacct rw,relatime - cgroup cgroup rw,cpu,cpuacct
+43 31 0:40 / /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory
 41 31 0:38 / /sys/fs/cgroup/unified rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate
 52 50 0:38 /docker/a\\040b /mnt/my\\011cg ro,nosuid - cgroup2 cgroup rw
 short line
 ";
         assert_eq!(
-            mounts(table),
+            mounts(&Tree::Second, table),
             [
                 Mount {
                     id: 41,
@@ -218,16 +290,36 @@ short line
                 },
             ]
         );
+        let first = |list: &str| {
+            let found = mounts(&Tree::First(list.to_owned()), table);
+            found.into_iter().map(|mount| mount.at).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            first("cpu,cpuacct"),
+            [Path::new("/sys/fs/cgroup/cpu,cpuacct")]
+        );
+        assert_eq!(first("memory"), [Path::new("/sys/fs/cgroup/memory")]);
+        assert_eq!(first("pids"), [] as [&Path; 0]);
     }
 
     #[test]
     fn own_path_is_told_below_the_mount() {
-        assert_eq!(
-            of_lines("4:memory:/x\n0::/a/b\n").unwrap(),
-            Path::new("/a/b")
-        );
-        assert_eq!(of_lines("0::/a (deleted)\n").unwrap(), Path::new("/a"));
-        assert_eq!(of_lines("4:memory:/x\n"), None);
+        let lines = "5:cpu,cpuacct:/y\n4:memory:/x\n1:name=systemd:/z\n0::/a/b\n";
+        let second = |text| Tree::Second.of_lines(text);
+        assert_eq!(second(lines).unwrap(), Path::new("/a/b"));
+        assert_eq!(second("0::/a (deleted)\n").unwrap(), Path::new("/a"));
+        assert_eq!(second("4:memory:/x\n"), None);
+        for (controller, tree, path) in [
+            ("memory", "memory", "/x"),
+            ("cpu", "cpu,cpuacct", "/y"),
+            ("cpuacct", "cpu,cpuacct", "/y"),
+        ] {
+            let found = Tree::first_with(controller, lines).unwrap();
+            assert_eq!(found, Tree::First(tree.to_owned()));
+            assert_eq!(found.of_lines(lines).unwrap(), Path::new(path));
+        }
+        // In cgroup2, or nowhere.
+        assert_eq!(Tree::first_with("pids", lines), None);
         assert_eq!(below(Path::new("/a/b"), Path::new("/")), Path::new("a/b"));
         assert_eq!(
             below(Path::new("/docker/1/x"), Path::new("/docker/1")),
@@ -247,8 +339,32 @@ short line
             eprintln!("skipped: needs root");
             return;
         }
-        let whole = Hierarchy::detached(Path::new("/")).unwrap();
+        let whole = Hierarchy::detached(Tree::Second, Path::new("/")).unwrap();
         assert!(whole.at(Path::new("cgroup.procs")).exists());
-        assert!(Hierarchy::showing(Path::new("/../x")).unwrap().is_none());
+        let outside = Hierarchy::showing(Tree::Second, Path::new("/../x"));
+        assert!(outside.unwrap().is_none());
+    }
+
+    #[test]
+    fn a_tree_of_the_first_version_is_found_and_never_made() {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skipped: needs root");
+            return;
+        }
+        let own = fs::read_to_string("/proc/self/cgroup").unwrap();
+        for controller in ["memory", "cpu", "pids"] {
+            let Some(tree) = Tree::first_with(controller, &own) else {
+                continue;
+            };
+            let hidden = Hierarchy::detached(tree.clone(), Path::new("/")).unwrap();
+            assert!(hidden.at(Path::new("tasks")).exists(), "{tree:?}");
+            assert_eq!(
+                hidden.own().unwrap(),
+                Hierarchy::find(tree).unwrap().own().unwrap()
+            );
+        }
+        let none = Tree::First("no_such_controller".to_owned());
+        assert!(Hierarchy::find(none).is_err());
+        assert_eq!(fs::read_to_string("/proc/self/cgroup").unwrap(), own);
     }
 }

@@ -1,8 +1,9 @@
 //! A transient scope from systemd. Why by `busctl`: docs/decisions/0003-systemd-scope-by-busctl.md.
 
+use std::fs;
 use std::io;
 use std::os::fd::AsFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -17,20 +18,49 @@ const PATIENCE: Duration = Duration::from_millis(500);
 
 /// The process that a scope is made around: systemd makes none without.
 #[derive(Debug)]
-pub(super) struct Keeper(Child);
+pub(super) struct Keeper {
+    child: Child,
+    /// Where it waits: a cgroup that holds processes lends no controllers to those below, so not in the scope itself.
+    aside: Option<PathBuf>,
+}
+
+impl Keeper {
+    pub(super) fn pid(&self) -> u32 {
+        self.child.pid.cast_unsigned()
+    }
+
+    /// Out of the run's way, into a cgroup of its own below the scope. Where that fails the run has no controllers.
+    fn step_aside(&mut self, scope: &Path) {
+        let aside = scope.join("placeholder");
+        let moved = fs::create_dir(&aside)
+            .and_then(|()| fs::write(aside.join("cgroup.procs"), self.child.pid.to_string()));
+        if let Err(error) = moved {
+            tracing::debug!(%error, "the placeholder stays in the scope");
+        }
+        self.aside = Some(aside);
+    }
+}
 
 impl Drop for Keeper {
     fn drop(&mut self) {
-        let _ = pidfd_send_signal(&self.0.pidfd, Signal::KILL);
-        let _ = waitid(WaitId::PidFd(self.0.pidfd.as_fd()), WaitIdOptions::EXITED);
+        let _ = pidfd_send_signal(&self.child.pidfd, Signal::KILL);
+        let pidfd = self.child.pidfd.as_fd();
+        let _ = waitid(WaitId::PidFd(pidfd), WaitIdOptions::EXITED);
+        if let Some(aside) = &self.aside {
+            // If not now, then by systemd with the scope.
+            let _ = fs::remove_dir(aside);
+        }
     }
 }
 
 /// Ask for `blackstart-<id>.scope`. Its cgroup (below the mount), and what keeps it there.
 pub(super) fn request(id: &str, hierarchy: &Hierarchy) -> io::Result<(PathBuf, Keeper)> {
     let deadline = Instant::now() + PATIENCE;
-    let keeper = Keeper(placeholder()?);
-    let pid = keeper.0.pid.to_string();
+    let mut keeper = Keeper {
+        child: placeholder()?,
+        aside: None,
+    };
+    let pid = keeper.child.pid.to_string();
     let scope = format!("blackstart-{id}.scope");
     let mut busctl = Command::new("busctl")
         .args([
@@ -75,6 +105,7 @@ pub(super) fn request(id: &str, hierarchy: &Hierarchy) -> io::Result<(PathBuf, K
     loop {
         let path = hierarchy.of(&pid)?;
         if path.file_name() == Some(scope.as_ref()) {
+            keeper.step_aside(&hierarchy.at(&path));
             return Ok((path, keeper));
         }
         if Instant::now() > deadline {

@@ -1,17 +1,16 @@
 //! From the command's start to the report, with nothing left behind.
 
 use std::collections::VecDeque;
-use std::fs;
 use std::path::PathBuf;
 use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime};
 
 use blackstart_core::policy::Effect;
 use blackstart_core::record::Snapshot;
-use blackstart_core::report::{Leftover, Report, Usage};
+use blackstart_core::report::{Leftover, LimitFacts, Report};
 use blackstart_kernel::spawn::{Child, Signals};
 
-use super::{PATIENCE, Setup};
+use super::{PATIENCE, Setup, usage};
 use crate::cgroup::RunCgroup;
 use crate::late::LateSubjects;
 use crate::orphan::{described, remove_programs};
@@ -19,6 +18,7 @@ use crate::plan::Need;
 use crate::story::{End, tell, wall_ns};
 use crate::supervise::{Ending, Supervisor, Told};
 use crate::terminal::Terminal;
+use crate::watch::Watch;
 use crate::{AtEnd, Ended, Notice, pins};
 
 /// How long killed leftovers may take to be gone.
@@ -26,6 +26,9 @@ const KILL_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How often a run that waits for its leftovers looks at them.
 const WAIT_STEP: Duration = Duration::from_millis(100);
+
+/// As timeout(1) exits.
+const TIME_LIMIT: i32 = 124;
 
 /// Processes that end with the command may end a moment after it, and have not outlived it.
 const GRACE: Duration = Duration::from_millis(20);
@@ -39,6 +42,16 @@ impl Setup<'_> {
         terminal: &Terminal,
         notice: &mut dyn FnMut(Notice),
     ) -> Ended {
+        let began = Instant::now();
+        let at_end = self.request.leftover.unwrap_or_else(|| {
+            match self.policy.map(|policy| policy.default) {
+                Some(Effect::Deny) => AtEnd::Kill,
+                _ => AtEnd::Release,
+            }
+        });
+        let time = self.limits().time;
+        let limits = self.file.limits.clone();
+        let mut watch = Watch::new(limits, time, at_end, child.pid.cast_unsigned());
         let mut late = LateSubjects::default();
         let mut supervisor = Supervisor {
             child,
@@ -50,31 +63,27 @@ impl Setup<'_> {
             answerer: self.answerer.as_ref(),
             policy: self.policy,
             late: &mut late,
+            watch: &mut watch,
             notice: &mut *notice,
             told: Told::default(),
             pending: VecDeque::new(),
         };
         let ending = supervisor.until_exit();
         terminal.take_back();
-        self.file.exit_code = Some(ending.exit_code());
 
-        let at_end = self.request.leftover.unwrap_or_else(|| {
-            match self.policy.map(|policy| policy.default) {
-                Some(Effect::Deny) => AtEnd::Kill,
-                _ => AtEnd::Release,
-            }
-        });
         let mut leftovers = self
             .cgroup
             .as_ref()
             .filter(|cgroup| !empties(cgroup, GRACE))
             .and_then(|cgroup| cgroup.survivors().ok())
             .unwrap_or_default();
+        supervisor.watch.last_look(&leftovers);
         match (&self.cgroup, at_end) {
             (Some(cgroup), AtEnd::Wait) => {
                 leftovers.clear();
                 while cgroup.populated().unwrap_or(false) {
-                    if !supervisor.idle(WAIT_STEP) {
+                    // A time limit is one on the whole run.
+                    if supervisor.time_is_over() || !supervisor.idle(WAIT_STEP) {
                         leftovers = cgroup.survivors().unwrap_or_default();
                         break;
                     }
@@ -109,7 +118,7 @@ impl Setup<'_> {
             ));
         }
         supervisor.last_events();
-        let ended_ns = wall_ns(SystemTime::now());
+        let (ended_ns, took) = (wall_ns(SystemTime::now()), began.elapsed());
         let unanswered = self.answerer.take().map_or(0, |answerer| answerer.finish());
         if unanswered > 0 {
             self.terms.note(
@@ -136,7 +145,10 @@ impl Setup<'_> {
                 })
             });
         late.complete(&mut record);
-        let usage = usage(self.cgroup.as_ref());
+        let ended = outcome(ending, watch.overtime.is_some());
+        self.file.exit_code = Some(ended.0);
+        let (mut usage, memory_hits) = usage(self.cgroup.as_ref(), watch.highest_pids);
+        usage.wall_seconds = Some(took.as_secs_f64());
         if keep {
             self.file.kept = true;
         } else {
@@ -146,6 +158,12 @@ impl Setup<'_> {
         let end = End {
             ended_ns: Some(ended_ns),
             usage,
+            limits: LimitFacts {
+                memory_hits,
+                daemons: watch.daemons(),
+                overtime: watch.overtime,
+                ..LimitFacts::default()
+            },
             leftovers,
             unsupervised_seconds: 0.0,
         };
@@ -155,11 +173,8 @@ impl Setup<'_> {
         let record = self.put_away(&report, keep, notice);
         Ended {
             report,
-            exit_code: ending.exit_code(),
-            signal: match ending {
-                Ending::Signal(signal) => Some(signal),
-                Ending::Exit(_) => None,
-            },
+            exit_code: ended.0,
+            signal: ended.1,
             record,
         }
     }
@@ -225,6 +240,15 @@ impl Setup<'_> {
     }
 }
 
+/// Exit code, and the signal that ended the command. If the time limit did, neither is the command's own.
+fn outcome(ending: Ending, overtime: bool) -> (i32, Option<i32>) {
+    match ending {
+        _ if overtime => (TIME_LIMIT, None),
+        Ending::Exit(code) => (code, None),
+        Ending::Signal(signal) => (ending.exit_code(), Some(signal)),
+    }
+}
+
 /// Is the cgroup empty, now or within `grace`?
 fn empties(cgroup: &RunCgroup, grace: Duration) -> bool {
     let deadline = Instant::now() + grace;
@@ -237,43 +261,16 @@ fn empties(cgroup: &RunCgroup, grace: Duration) -> bool {
     true
 }
 
-/// What the run used, as far as the kernel tells.
-pub(crate) fn usage(cgroup: Option<&RunCgroup>) -> Usage {
-    let children = || {
-        let stat = fs::read_to_string("/proc/self/stat").ok()?;
-        children_seconds(&stat, rustix::param::clock_ticks_per_second())
-    };
-    match cgroup {
-        Some(cgroup) => Usage {
-            cpu_seconds: cgroup.cpu_seconds(),
-            peak_memory: cgroup.peak_memory(),
-        },
-        None => Usage {
-            cpu_seconds: children(),
-            peak_memory: None,
-        },
-    }
-}
-
-/// CPU time of the children that were waited for, out of our own stat.
-fn children_seconds(stat: &str, ticks_per_second: u64) -> Option<f64> {
-    let fields: Vec<_> = stat.rsplit_once(')')?.1.split_ascii_whitespace().collect();
-    let ticks: u64 = [13, 14]
-        .into_iter()
-        .map(|at| fields.get(at)?.parse::<u64>().ok())
-        .sum::<Option<u64>>()?;
-    let millis = ticks.checked_mul(1000)?.checked_div(ticks_per_second)?;
-    Some(Duration::from_millis(millis).as_secs_f64())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn children_time_is_read_from_stat() {
-        let stat = "7 (a b) S 1 7 7 0 -1 4194560 1 2 3 4 5 6 150 50 20 0 1 0";
-        assert_eq!(children_seconds(stat, 100), Some(2.0));
-        assert_eq!(children_seconds("7 (a) S 1", 100), None);
+    fn a_run_that_was_out_of_time_says_so_whatever_the_command_made_of_it() {
+        assert_eq!(outcome(Ending::Exit(3), false), (3, None));
+        assert_eq!(outcome(Ending::Signal(15), false), (143, Some(15)));
+        for ending in [Ending::Exit(0), Ending::Signal(15), Ending::Signal(9)] {
+            assert_eq!(outcome(ending, true), (124, None));
+        }
     }
 }

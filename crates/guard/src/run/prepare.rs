@@ -14,7 +14,7 @@ use blackstart_kernel::{Error, ErrorKind, Feature, Orphan, Session, Settings};
 
 use super::{PATIENCE, Setup};
 use crate::answer::Answerer;
-use crate::cgroup::RunCgroup;
+use crate::cgroup::{Controller, RunCgroup};
 use crate::orphan::{described, sweep_locked};
 use crate::plan::{FEATURES, Need, plan, replan};
 use crate::refusal::{Cause, Refusal};
@@ -51,10 +51,12 @@ impl Setup<'_> {
             .copied()
             .collect();
         self.begin_dir()?;
-        if !wanted.is_empty() {
+        // Limits hold a run of which nothing can be seen as well.
+        if !(wanted.is_empty() && Controller::needed(&self.limits()).is_empty()) {
             self.make_cgroup(&host)?;
         }
-        if self.cgroup.is_some() {
+        self.apply_limits()?;
+        if self.cgroup.is_some() && !wanted.is_empty() {
             self.make_pins()?;
             // Others may begin: what follows takes time, and is found by its name if this one dies.
             drop(locked);
@@ -197,9 +199,10 @@ impl Setup<'_> {
     pub(super) fn make_cgroup(&mut self, host: &Support) -> Result<(), Refusal> {
         let id = self.file.id.clone();
         let systemd = host.systemd == Some(true);
+        let controllers = Controller::needed(&self.limits());
         let (file, dir) = (&mut self.file, self.dir.as_ref());
         let mut unwritten = None;
-        let mut made = RunCgroup::create(&id, systemd, &mut |cgroup| {
+        let mut made = RunCgroup::create(&id, systemd, &controllers, &mut |cgroup| {
             file.cgroup = Some(cgroup.clone());
             let written = dir.map_or(Ok(()), |dir| dir.write_run(file));
             written.inspect_err(|error| unwritten = Some(error.to_string()))
@@ -208,7 +211,7 @@ impl Setup<'_> {
             // A sweep would take the guard off a run whose cgroup is not on record: no record, no pins.
             self.without_state(&why)?;
             let file = &mut self.file;
-            made = RunCgroup::create(&id, systemd, &mut |cgroup| {
+            made = RunCgroup::create(&id, systemd, &controllers, &mut |cgroup| {
                 file.cgroup = Some(cgroup.clone());
                 Ok(())
             });

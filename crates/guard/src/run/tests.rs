@@ -7,6 +7,8 @@ use blackstart_core::report::Report;
 use blackstart_kernel::support::Support;
 use std::path::Path;
 
+mod limits;
+
 fn request(script: &str, state: &Path, leftover: Option<AtEnd>) -> Request {
     Request {
         command: ["sh", "-c", script].map(Into::into).to_vec(),
@@ -32,6 +34,7 @@ fn started<'a>(request: &'a Request, signals: &Signals) -> (Setup<'a>, Child) {
     let _locked = setup.open_state().unwrap();
     setup.begin_dir().unwrap();
     setup.make_cgroup(&host).unwrap();
+    setup.apply_limits().unwrap();
     let child = setup.start(signals).unwrap();
     (setup, child)
 }
