@@ -24,7 +24,7 @@ fn complaints(text: &str) -> String {
 
 fn limits(text: &str) -> Limits {
     match parse(&format!("{HEAD}{text}"), "p.yaml") {
-        Ok(Parsed { policy, .. }) => policy.limits,
+        Ok(Parsed { document, .. }) => document.limits,
         Err(_) => panic!("{}", complaints(&format!("{HEAD}{text}"))),
     }
 }
