@@ -71,7 +71,7 @@ impl Wire {
         own_network();
         // Whether a session refuses is set by its mode; its rules would.
         let text = format!("apiVersion: blackstart.dev/v1\nkind: Policy\nmode: enforce\n{rules}");
-        let parsed = policy::parse(&text, "test.yaml");
+        let parsed = policy::alone(&text, "test.yaml");
         let policy = parsed.expect("a policy").policy;
         let search = search.iter().map(|name| name.parse().expect("a name"));
         let facts = Facts {
