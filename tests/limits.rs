@@ -92,15 +92,15 @@ fn a_share_of_a_processor_is_all_there_is() {
     let world = World::new("cpu_share");
     let run = world
         .guard()
-        .policy("limits: { cpu: 0.2 }\n")
+        .policy("limits: { cpu: 0.05 }\n")
         .run(&["timeout", "2", "sh", "-c", "while :; do :; done"])
         .exits(124)
-        .warns(" s for it, at most 0.2 at a time");
+        .warns(" s for it, at most 0.05 at a time");
     let usage = &run.report().run.usage;
-    // Two seconds' worth is 0.4 s, and a period's share at each end. How long it waited for that depends on
-    // who else is on this machine.
-    assert!(usage.cpu_seconds.unwrap() < 0.6, "{usage:?}");
-    assert!(usage.throttled_seconds.unwrap() > 0.1, "{usage:?}");
+    // And a period's share at each end. So little that it is to be had on a busy machine too.
+    let most = 0.05 * usage.wall_seconds.unwrap() + 0.05;
+    assert!(usage.cpu_seconds.unwrap() < most, "{usage:?}");
+    assert!(usage.throttled_seconds.unwrap() > 0.05, "{usage:?}");
     assert!(run.report().run.limits.cpu.unwrap().reached);
     // 124 is the command's own here.
     assert!(run.findings("limit_time").is_empty());

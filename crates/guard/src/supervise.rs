@@ -494,17 +494,17 @@ impl Supervisor<'_> {
     }
 
     /// Signal the child, and what came of it and has not left its session. Daemons made a session of their own.
+    ///
+    /// The child first, and the others from the oldest on: a shell that sees the end of what it waits for before its
+    /// own goes on to the next command.
     fn signal_session(&self, signal: Signal) {
-        if let Some(cgroup) = self.cgroup {
-            let same = |pid: Pid| self.watch.in_session(pid.as_raw_pid().cast_unsigned());
-            let child = self.child.pid;
-            for pid in cgroup.pids().unwrap_or_default() {
-                if pid != child {
-                    cgroup.signal_one(pid, signal, same);
-                }
-            }
-        }
         self.forward(signal);
+        let Some(cgroup) = self.cgroup else { return };
+        let same = |pid: Pid| self.watch.in_session(pid.as_raw_pid().cast_unsigned());
+        let others = cgroup.pids().unwrap_or_default().into_iter();
+        for pid in others.filter(|pid| *pid != self.child.pid) {
+            cgroup.signal_one(pid, signal, same);
+        }
     }
 
     fn ending(&self) -> Option<Ending> {

@@ -106,14 +106,14 @@ fn one_process_more_cannot_be_started() {
 #[test]
 fn a_busy_process_gets_no_more_than_its_share() {
     let script = "timeout 1 sh -c 'while :; do :; done'";
-    let Some((ended, _)) = ended_under("{cpu: 0.2}", script, None) else {
+    let Some((ended, _)) = ended_under("{cpu: 0.05}", script, None) else {
         return;
     };
     let usage = &ended.report.run.usage;
-    let used = usage.cpu_seconds.unwrap() / usage.wall_seconds.unwrap();
-    // A period's worth may be used at once at the begin and at the end.
-    assert!(used < 0.45, "{usage:?}");
-    assert!(usage.throttled_seconds.unwrap() > 0.1, "{usage:?}");
+    // And a period's share at each end. So little that it is to be had on a busy machine too.
+    let most = 0.05 * usage.wall_seconds.unwrap() + 0.05;
+    assert!(usage.cpu_seconds.unwrap() < most, "{usage:?}");
+    assert!(usage.throttled_seconds.unwrap() > 0.05, "{usage:?}");
     assert!(ended.report.run.limits.cpu.unwrap().reached);
 }
 
@@ -121,7 +121,7 @@ fn a_busy_process_gets_no_more_than_its_share() {
 fn a_command_out_of_time_ends_and_a_daemon_of_it_does_not() {
     let pidfile = tempfile::NamedTempFile::new().unwrap();
     let script = format!(
-        "(setsid sleep 31 & echo $! >{}); sleep 60 & sleep 61; exit 0",
+        "(setsid sleep 31 & echo $! >{0}); sleep 60 & sleep 61; echo went on >{0}",
         pidfile.path().display()
     );
     let Some((ended, warnings)) = ended_under("{time: 2s, pids: 50}", &script, None) else {
