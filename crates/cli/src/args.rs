@@ -52,7 +52,8 @@ Environment:
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    Run(Run),
+    Run(Box<Run>),
+    Reload(Reload),
     Doctor(Doctor),
     #[command(subcommand)]
     Policy(Policy),
@@ -131,6 +132,15 @@ pub(crate) struct Run {
     #[arg(long)]
     pub(crate) concurrent: bool,
 
+    /// Emergency: run the command whatever of Blackstart fails, refuse nothing, and say why
+    ///
+    /// A policy that cannot be read, a host that cannot enforce, a guardrail that would refuse: none of
+    /// them stops the command. What would have been refused is recorded as let through, and the report
+    /// is marked with the reason. Limits of the policy still hold. Needs no network, and no policy can
+    /// ask for it.
+    #[arg(long, value_name = "REASON", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub(crate) break_glass: Option<String>,
+
     /// No line for each new kind of refusal while the command runs
     ///
     /// The summary at the end has them all the same. Warnings and errors are shown.
@@ -165,6 +175,37 @@ Exit codes:
   126    the command was found but could not be executed
   127    the command was not found
   128+n  the command was ended by signal n";
+
+/// Judge a run that is on by a changed policy, from its next attempt on.
+///
+/// The policy is read again from where the run's was read, guardrails and catalog included, unless another
+/// file is named. No attempt is judged by half of two policies. Limits, and what becomes of leftovers,
+/// stay as the run began. If anything is wrong with the new policy, the old one goes on judging.
+#[derive(Debug, Args)]
+#[command(after_long_help = AFTER_RELOAD)]
+pub(crate) struct Reload {
+    /// The run: its id, the beginning or the end of one, or the service that it deploys
+    #[arg(value_name = "RUN")]
+    pub(crate) run: String,
+
+    /// Judge by this policy instead of the one that the run began with
+    #[arg(long, value_name = "FILE")]
+    pub(crate) policy: Option<PathBuf>,
+
+    /// Look services up in this catalog instead of the one that the run began with
+    #[arg(long, value_name = "DIR")]
+    pub(crate) catalog: Option<PathBuf>,
+}
+
+const AFTER_RELOAD: &str = "\
+Examples:
+    blackstart reload mysql
+    blackstart reload 0193f8c2 --policy relaxed.yaml
+
+Exit codes:
+  0    the new policy judges
+  1    no such run is on, or it could not be changed: the old policy goes on judging
+  125  typed wrongly, or the policy is wrong";
 
 /// Say what this host can do for a run, and what to mend.
 ///
@@ -270,7 +311,7 @@ mod tests {
     fn run(words: &[&str]) -> Result<Run, clap::Error> {
         let words = ["blackstart", "run"].iter().chain(words);
         match Typed::try_parse_from(words)?.command {
-            Command::Run(run) => Ok(run),
+            Command::Run(run) => Ok(*run),
             other => panic!("parsed as {other:?}"),
         }
     }

@@ -12,6 +12,7 @@ mod log;
 mod output;
 mod plain;
 mod reference;
+mod reload;
 mod report_file;
 mod resolve;
 mod run;
@@ -49,7 +50,8 @@ fn main() -> ExitCode {
     }
     let code = match typed.command {
         // Sweeps on its own, in one go with looking for an orphan of the same service.
-        Command::Run(typed) => run::run(typed, output),
+        Command::Run(typed) => run::run(*typed, output),
+        Command::Reload(typed) => reload::reload(&typed, output),
         Command::Doctor(typed) => after_sweep(output, || doctor(&typed, output)),
         Command::Policy(Policy::Check(typed)) => {
             after_sweep(output, || finish_check(&typed, output))

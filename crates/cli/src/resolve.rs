@@ -8,6 +8,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use blackstart_core::policy::{self, Day, Diagnostic, Given, Layer, Policy, Severity};
 use blackstart_core::report::{Mode, PolicySource};
 
+use blackstart_guard::Origin;
+
 use crate::args::{self, Format};
 use crate::diagnostics::Texts;
 use crate::layers::{self, Files};
@@ -39,6 +41,12 @@ pub(crate) struct Order {
     pub(crate) quiet: bool,
     /// What to run.
     pub(crate) command: Vec<OsString>,
+    /// Why everything is to be let pass.
+    pub(crate) break_glass: Option<String>,
+    /// Where the policy was read from.
+    pub(crate) origin: Origin,
+    /// What does not hold up an emergency, and is told all the same.
+    pub(crate) overlooked: Vec<Problem>,
     /// Where state is kept.
     pub(crate) state: PathBuf,
 }
@@ -107,10 +115,14 @@ impl Surroundings {
 /// Reads and checks everything that `typed` names.
 pub(crate) fn run(typed: args::Run, around: &Surroundings) -> Result<Order, Vec<Problem>> {
     let mut problems = Vec::new();
+    let mut overlooked = Vec::new();
     let policy = effective(&typed, around).unwrap_or_else(|mut wrong| {
         problems.append(&mut wrong);
         None
     });
+    if typed.break_glass.is_some() {
+        overlooked.append(&mut problems);
+    }
     let state = kept(
         state_directory(around.state.as_deref()).map_err(Problem::Message),
         &mut problems,
@@ -125,10 +137,27 @@ pub(crate) fn run(typed: args::Run, around: &Surroundings) -> Result<Order, Vec<
             )
         })
         .collect();
+    let mut state = state;
+    if typed.break_glass.is_some() {
+        overlooked.append(&mut problems);
+        state = state.or_else(|| Some(PathBuf::from(STATE)));
+    }
     let Some(state) = state.filter(|_| problems.is_empty()) else {
         return Err(problems);
     };
 
+    let origin = Origin {
+        policy: typed
+            .policy
+            .as_deref()
+            .map(|path| around.directory.join(path)),
+        catalog: typed
+            .catalog
+            .as_deref()
+            .map(|path| around.directory.join(path)),
+        mode: mode(typed.mode),
+        service: typed.service.clone(),
+    };
     let of_policy = policy.as_ref().map(|effective| &effective.policy);
     // What was typed has been weighed against the guardrails, where there is a policy.
     let mode = match of_policy {
@@ -150,6 +179,9 @@ pub(crate) fn run(typed: args::Run, around: &Surroundings) -> Result<Order, Vec<
         format: typed.format,
         quiet: typed.quiet,
         command: typed.command,
+        break_glass: typed.break_glass,
+        origin,
+        overlooked,
         state,
     })
 }
@@ -186,6 +218,29 @@ fn effective(typed: &args::Run, around: &Surroundings) -> Result<Option<Effectiv
             .extend(in_the_tree(path, &typed.command, &around.directory));
     }
     Ok(Some(effective))
+}
+
+/// The policy that takes over in a run: read from where the run's was, unless another place is named.
+pub(crate) fn reload(
+    typed: &args::Reload,
+    origin: &Origin,
+    around: &Surroundings,
+) -> Result<Option<Effective>, Vec<Problem>> {
+    let policy = typed.policy.as_deref().or(origin.policy.as_deref());
+    let catalog = typed.catalog.as_deref().or(origin.catalog.as_deref());
+    let mut files = Files::default();
+    let mut layers = files.guardrails(&around.guardrails);
+    layers.extend(policy.map(|path| files.layer(path, false)));
+    if layers.is_empty() && files.sound() {
+        return Ok(None);
+    }
+    let asked = Asked {
+        layers,
+        catalog,
+        mode: origin.mode,
+        service: origin.service.clone(),
+    };
+    resolved(files, asked, around).map(Some)
 }
 
 /// What a policy is to be made of.
@@ -306,7 +361,7 @@ mod tests {
     fn typed(words: &[&str]) -> args::Run {
         let words = ["blackstart", "run"].iter().chain(words);
         match args::Typed::parse_from(words).command {
-            args::Command::Run(run) => run,
+            args::Command::Run(run) => *run,
             other => panic!("parsed as {other:?}"),
         }
     }

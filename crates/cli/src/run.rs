@@ -24,6 +24,12 @@ pub(crate) fn run(typed: args::Run, output: Output) -> u8 {
             return FAILED;
         }
     };
+    if !order.overlooked.is_empty() {
+        for problem in &order.overlooked {
+            show(problem, output);
+        }
+        output.warning("the glass is broken: the command runs in spite of what is said above");
+    }
     if let Some(effective) = &order.policy {
         output.say(&diagnostics::human(
             &effective.warnings,
@@ -49,7 +55,13 @@ pub(crate) fn run(typed: args::Run, output: Output) -> u8 {
         }
     };
     match blackstart_guard::run(&request(&order), &mut notice) {
-        Ok(ended) => tell(&order, &ended, rules, output),
+        Ok(ended) => {
+            let rules = ended
+                .reloaded
+                .as_ref()
+                .map_or(rules, |policy| &policy.rules);
+            tell(&order, &ended, rules, output)
+        }
         Err(refusal) => {
             output.error(&plain(&refusal.to_string()));
             refusal.exit_code()
@@ -76,6 +88,8 @@ fn request(order: &Order) -> Request {
         }),
         accept_gaps: order.accept_gaps.clone(),
         concurrent: order.concurrent,
+        break_glass: order.break_glass.clone(),
+        origin: order.origin.clone(),
         state_dir: order.state.clone(),
     }
 }
@@ -132,7 +146,7 @@ fn document(report: &Report, out: &mut dyn io::Write) -> io::Result<()> {
     out.write_all(b"\n")
 }
 
-fn show(problem: &Problem, output: Output) {
+pub(crate) fn show(problem: &Problem, output: Output) {
     match problem {
         Problem::Message(message) => output.error(&plain(message)),
         Problem::Policy { texts, diagnostics } => {

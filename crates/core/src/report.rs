@@ -16,7 +16,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use crate::record::{Attribution, Verdict};
-pub use assemble::{Leftover, RunFacts, assemble, rule_text};
+pub use assemble::{Leftover, Reload, RunFacts, assemble, rule_text};
 pub use coverage::{STANDING_GAPS, StandingGap};
 pub use image::image_name;
 pub use limits::{Applied, HighestFrom, Limit, LimitFacts, Overtime, RunLimits};
@@ -98,6 +98,12 @@ pub struct Run {
     pub exit_code: Option<i32>,
     /// What it was allowed to use.
     pub limits: RunLimits,
+    /// Policies that took over while the run was on; `policy` is the last one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reloads: Vec<Reloaded>,
+    /// Why everything was let pass, if the run was started with `--break-glass`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub break_glass: Option<String>,
     /// Use of resources.
     pub usage: Usage,
     /// The kernel.
@@ -113,6 +119,15 @@ pub struct PolicySource {
     pub digest: String,
     /// The files.
     pub files: Vec<String>,
+}
+
+/// A policy that took over while the run was on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Reloaded {
+    /// When.
+    pub at: Time,
+    /// The policy.
+    pub policy: PolicySource,
 }
 
 /// What the run used.

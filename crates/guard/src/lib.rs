@@ -6,6 +6,7 @@
 
 mod answer;
 mod cgroup;
+mod control;
 mod inherited;
 mod late;
 mod orphan;
@@ -29,6 +30,7 @@ use blackstart_core::record::Verdict;
 use blackstart_core::report::{Gap, Mode, PolicySource, Report};
 
 pub use blackstart_kernel::support;
+pub use control::{Origin, Running, running};
 pub use orphan::{Living, Swept, sweep};
 pub use plan::Need;
 pub use refusal::{Cause, Refusal};
@@ -53,6 +55,10 @@ pub struct Request {
     pub accept_gaps: Vec<String>,
     /// Run beside an orphan of the same service.
     pub concurrent: bool,
+    /// Run the command whatever of ours fails, let everything pass and record what can be; why.
+    pub break_glass: Option<String>,
+    /// Where the policy was read from.
+    pub origin: Origin,
     /// Where state is kept.
     pub state_dir: PathBuf,
 }
@@ -117,11 +123,13 @@ pub struct Refused {
 pub struct Ended {
     /// What happened.
     pub report: Report,
-    /// The child's own exit code, or 128+n.
+    /// The child's own exit code, or 128+n; 120 if it succeeded and a rule says that a refusal fails the run.
     pub exit_code: i32,
     /// The signal that ended the child: a caller that ends by the same one looks to its own parent as the
     /// child would have.
     pub signal: Option<i32>,
     /// Where the report is kept; none if it could not be.
     pub record: Option<PathBuf>,
+    /// What the run was judged by, if that changed while it was on: the rules of all policies.
+    pub reloaded: Option<Policy>,
 }

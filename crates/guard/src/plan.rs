@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use blackstart_core::report::Gap;
+use blackstart_core::policy::{Effect, Policy, Rule, Target};
+use blackstart_core::report::{Gap, Mode};
 use blackstart_kernel::Feature;
 use blackstart_kernel::support::{Lockdown, Support};
 
@@ -27,6 +28,8 @@ pub enum Need {
     Outcomes,
     /// Unix sockets seen and judged.
     UnixSockets,
+    /// Rules about unix sockets.
+    UnixRules,
     /// Daemons that resolve names out of sight, refused.
     ResolverSockets,
     /// Guarding that outlives the supervisor.
@@ -51,7 +54,7 @@ pub enum Need {
 
 impl Need {
     /// All of them.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Bpf,
         Self::Cgroup,
         Self::Names,
@@ -60,6 +63,7 @@ impl Need {
         Self::Leavers,
         Self::Outcomes,
         Self::UnixSockets,
+        Self::UnixRules,
         Self::ResolverSockets,
         Self::Pins,
         Self::State,
@@ -83,6 +87,7 @@ impl Need {
             Self::Leavers => "leavers",
             Self::Outcomes => "outcomes",
             Self::UnixSockets => "unix_sockets",
+            Self::UnixRules => "unix_rules",
             Self::ResolverSockets => "resolver_sockets",
             Self::Pins => "pins",
             Self::State => "state",
@@ -105,6 +110,7 @@ impl Need {
             | Self::Addresses
             | Self::Processes
             | Self::Leavers
+            | Self::UnixRules
             | Self::ResolverSockets
             | Self::Pins
             | Self::State
@@ -140,6 +146,7 @@ impl Need {
             Self::Cgroup => "mount cgroup2 writable, or start from outside of the container",
             Self::Pins => "mount a bpffs on /sys/fs/bpf",
             Self::State => "name a writable directory in BLACKSTART_STATE",
+            Self::UnixRules => "use kernel 6.7 or newer, or let the rule say `mode: observe`",
             Self::ResolverSockets => "stop nscd and systemd-resolved, or use kernel 6.7 or newer",
             Self::Limits => {
                 "start from outside of containers and other runs, or enable the controllers in the \
@@ -185,6 +192,21 @@ impl Terms {
             accepted: accepted.iter().cloned().collect(),
             gaps: Vec::new(),
         })
+    }
+
+    /// Is something to be refused?
+    pub(crate) fn enforcing(&self) -> bool {
+        self.enforce
+    }
+
+    /// Is everything there that enforcing needs, asked for or not?
+    pub(crate) fn may_enforce(&self) -> bool {
+        let needed = |kind: &str| {
+            Need::ALL
+                .into_iter()
+                .any(|need| need.kind() == kind && need.enforcing_needs())
+        };
+        self.enforce || !self.gaps.iter().any(|gap| needed(&gap.kind))
     }
 
     /// Go on without something, or refuse to.
@@ -298,6 +320,37 @@ fn resolver_sockets(
         daemons.join(" and ")
     );
     terms.lack(Need::ResolverSockets, why)
+}
+
+/// A rule about unix sockets needs the hooks that see them.
+pub(crate) fn unix_rules(
+    policy: &Policy,
+    features: &BTreeSet<Feature>,
+    terms: &mut Terms,
+) -> Result<(), Refusal> {
+    if features.contains(&Feature::UnixSockets) {
+        return Ok(());
+    }
+    let about_sockets =
+        |rule: &&Rule| rule.effect == Effect::Deny && matches!(rule.target, Target::Unix(_));
+    let denies = || policy.rules.iter().filter(about_sockets);
+    // The first that refuses something, or else the first that only records.
+    let Some(rule) = denies()
+        .find(|rule| rule.mode == Mode::Enforce)
+        .or_else(|| denies().next())
+    else {
+        return Ok(());
+    };
+    let why = format!(
+        "`{}` ({}:{}) has no effect: this kernel has no hooks for unix sockets",
+        rule.text, rule.file, rule.line
+    );
+    if rule.mode == Mode::Enforce {
+        terms.lack(Need::UnixRules, why)
+    } else {
+        terms.note(Need::UnixRules, why, 0);
+        Ok(())
+    }
 }
 
 /// Why no program at all can be loaded here, if so.

@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
+use blackstart_core::name::Name;
 use blackstart_core::policy::Policy;
 use blackstart_core::redact::redact;
 use blackstart_core::report::{Guarded, Kernel, Mode, RunLimits};
@@ -13,6 +14,7 @@ use rustix::process::Signal;
 
 use crate::answer::Answerer;
 use crate::cgroup::RunCgroup;
+use crate::control::Control;
 use crate::orphan::remove_programs;
 use crate::plan::{Need, Terms};
 use crate::refusal::{Cause, Refusal};
@@ -40,7 +42,12 @@ pub fn run(request: &Request, notice: &mut dyn FnMut(Notice)) -> Result<Ended, R
         .mode
         .or(policy.map(|policy| policy.mode))
         .unwrap_or(Mode::Observe);
-    let terms = Terms::new(mode == Mode::Enforce, &request.accept_gaps)?;
+    // A policy that observes may have rules that are enforced; broken glass refuses nothing.
+    let enforces = mode == Mode::Enforce || policy.is_some_and(Policy::enforces);
+    let terms = Terms::new(
+        enforces && request.break_glass.is_none(),
+        &request.accept_gaps,
+    )?;
     // Before any thread is made: threads inherit the block.
     let signals =
         Signals::block().map_err(|error| system("signals cannot be taken over", &error))?;
@@ -69,6 +76,9 @@ struct Setup<'a> {
     session: Option<Session>,
     pins: Option<PathBuf>,
     answerer: Option<Answerer>,
+    control: Option<Control>,
+    /// The search list of the run's resolv.conf.
+    search: Vec<Name>,
 }
 
 impl<'a> Setup<'a> {
@@ -104,6 +114,9 @@ impl<'a> Setup<'a> {
             pins: None,
             kept: false,
             exit_code: None,
+            origin: request.origin.clone(),
+            reloads: Vec::new(),
+            break_glass: request.break_glass.clone(),
         };
         Self {
             request,
@@ -116,6 +129,8 @@ impl<'a> Setup<'a> {
             session: None,
             pins: None,
             answerer: None,
+            control: None,
+            search: Vec::new(),
         }
     }
 

@@ -14,12 +14,15 @@ use std::time::{Duration, Instant, SystemTime};
 
 use blackstart_core::policy::Policy;
 use blackstart_core::record::Snapshot;
-use blackstart_core::report::{Gap, Guarded, Kernel, Mode, PolicySource, Report, RunLimits};
+use blackstart_core::report::{
+    Gap, Guarded, Kernel, Mode, PolicySource, Reload, Report, RunLimits,
+};
 use rustix::fs::{FlockOperation, flock};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::cgroup::Whereabouts;
+use crate::control::{self, Origin};
 
 /// Shape of the files below; a later release recognises older ones by it.
 pub(crate) const LAYOUT: u32 = 1;
@@ -63,6 +66,15 @@ pub(crate) struct RunFile {
     pub(crate) kept: bool,
     /// Exit code of the child, once it is known.
     pub(crate) exit_code: Option<i32>,
+    /// Where the policy was read from.
+    #[serde(default)]
+    pub(crate) origin: Origin,
+    /// Policies that took over while the run was on.
+    #[serde(default)]
+    pub(crate) reloads: Vec<Reload>,
+    /// Why everything was let pass.
+    #[serde(default)]
+    pub(crate) break_glass: Option<String>,
 }
 
 /// The directory that all runs of a host share.
@@ -161,6 +173,11 @@ impl RunDir {
         }
     }
 
+    /// What a run says of itself, without its lock.
+    pub(crate) fn peek(path: &Path) -> io::Result<RunFile> {
+        read_json(&path.join(RUN))
+    }
+
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
@@ -213,6 +230,7 @@ impl RunDir {
 
     /// The run is over and nothing of it is left in the kernel: only its report stays.
     pub(crate) fn finish(mut self) -> io::Result<()> {
+        control::remove(&self.path);
         for name in [RECORD, LOCK] {
             match fs::remove_file(self.path.join(name)) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}

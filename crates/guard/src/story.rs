@@ -33,6 +33,8 @@ pub(crate) fn tell(run: &RunFile, policy: Option<&Policy>, record: &Snapshot, en
         started_ns: run.started_ns,
         ended_ns: end.ended_ns,
         exit_code: run.exit_code,
+        reloads: run.reloads.clone(),
+        break_glass: run.break_glass.clone(),
         limits: LimitFacts {
             limits: run.limits.clone(),
             ..end.limits

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use blackstart_core::policy::{Policy, time_text};
+use blackstart_core::policy::time_text;
 use blackstart_core::record::{SubjectId, Verdict};
 use blackstart_core::redact::redact;
 use blackstart_core::report::{Leftover, image_name, rule_text};
@@ -18,10 +18,11 @@ use rustix::process::{
 
 use crate::answer::Answerer;
 use crate::cgroup::RunCgroup;
+use crate::control::{Control, Judged};
 use crate::late::LateSubjects;
 use crate::orphan::described;
 use crate::process;
-use crate::state::RunDir;
+use crate::state::{RunDir, RunFile};
 use crate::terminal::Terminal;
 use crate::watch::{Due, Watch};
 use crate::{Notice, Refused};
@@ -118,7 +119,7 @@ fn follows(signal: Signal, stop_key: bool, holds: bool) -> bool {
 }
 
 /// Everything that the loop looks after.
-pub(crate) struct Supervisor<'a> {
+pub(crate) struct Supervisor<'a, 'p> {
     pub(crate) child: &'a Child,
     pub(crate) signals: &'a Signals,
     pub(crate) terminal: &'a Terminal,
@@ -126,7 +127,9 @@ pub(crate) struct Supervisor<'a> {
     pub(crate) cgroup: Option<&'a RunCgroup>,
     pub(crate) dir: Option<&'a RunDir>,
     pub(crate) answerer: Option<&'a Answerer>,
-    pub(crate) policy: Option<&'a Policy>,
+    pub(crate) judged: &'a mut Judged<'p>,
+    pub(crate) control: Option<&'a Control>,
+    pub(crate) file: &'a mut RunFile,
     pub(crate) late: &'a mut LateSubjects,
     pub(crate) watch: &'a mut Watch,
     pub(crate) notice: &'a mut dyn FnMut(Notice),
@@ -142,7 +145,7 @@ pub(crate) struct Told {
     warnings: BTreeSet<&'static str>,
 }
 
-impl Supervisor<'_> {
+impl Supervisor<'_, '_> {
     /// Until the child has ended; and, if it did so for want of time, its session with it.
     pub(crate) fn until_exit(&mut self) -> Ending {
         let ending = self.until_child_ends();
@@ -172,6 +175,7 @@ impl Supervisor<'_> {
             let next = self.watch.clock.next().map_or(next, |due| due.min(next));
             let child_ended = self.wait(next.saturating_duration_since(Instant::now()));
             self.take_events();
+            self.hear();
             while let Some(received) = self.signals.next() {
                 self.received(received, &mut heard);
             }
@@ -254,6 +258,16 @@ impl Supervisor<'_> {
         }
     }
 
+    /// Whoever asks for a change of this run.
+    fn hear(&mut self) {
+        let Some(control) = self.control else { return };
+        control.serve(|policy, source| {
+            let session = self.session.as_deref_mut();
+            self.judged
+                .reload(session, self.dir, self.file, policy, source)
+        });
+    }
+
     /// After the child's end, while its leftovers live: go on for `step`. False if a signal says that this
     /// has been long enough.
     pub(crate) fn idle(&mut self, step: Duration) -> bool {
@@ -280,6 +294,10 @@ impl Supervisor<'_> {
             PollFd::new(&signals, PollFlags::IN),
             PollFd::new(&self.child.pidfd, PollFlags::IN),
         ];
+        let control = self.control.map(Control::fd);
+        if let Some(control) = &control {
+            fds.push(PollFd::new(control, PollFlags::IN));
+        }
         let events = self.session.as_ref().map(|session| session.events_fd());
         if let Some(events) = &events {
             fds.push(PollFd::new(events, PollFlags::IN));
@@ -411,7 +429,7 @@ impl Supervisor<'_> {
                 ..
             } => {
                 if let (Some(answerer), Some(wanted)) = (self.answerer, answer) {
-                    answerer.answer(wanted, rule_text(self.policy, rule));
+                    answerer.answer(wanted, rule_text(self.judged.policy.as_deref(), rule));
                 }
                 self.tell(subject, tgid, name, verdict, rule);
             }
@@ -444,14 +462,18 @@ impl Supervisor<'_> {
             .refusals
             .insert((who, destination.clone(), rule, verdict))
         {
-            let written = self.policy.and_then(|policy| policy.rule(rule));
+            let written = self
+                .judged
+                .policy
+                .as_deref()
+                .and_then(|policy| policy.rule(rule));
             (self.notice)(Notice::Refused(Refused {
                 pid: tgid,
                 exe,
                 argv,
                 destination,
                 verdict,
-                rule: rule_text(self.policy, rule),
+                rule: rule_text(self.judged.policy.as_deref(), rule),
                 reason: written.and_then(|rule| rule.reason.clone()),
                 fix: written.and_then(|rule| rule.fix.clone()),
             }));

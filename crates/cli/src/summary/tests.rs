@@ -41,6 +41,8 @@ fn report(guarded: Guarded) -> Report {
             ended: Some(NOON.to_owned()),
             exit_code: Some(1),
             limits: RunLimits::default(),
+            reloads: Vec::new(),
+            break_glass: None,
             usage: Usage::default(),
             kernel: Kernel {
                 release: "6.12".to_owned(),

@@ -5,13 +5,14 @@ use std::collections::{BinaryHeap, HashMap};
 use std::net::IpAddr;
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 use super::coverage::coverage;
 use super::findings::findings;
 use super::limits::{LimitFacts, told};
 use super::probe::told_by_another;
 use super::{
-    Delegate, Flow, Gap, Guarded, Kernel, Mode, Name, Outcome, PolicySource, Report, Run,
+    Delegate, Flow, Gap, Guarded, Kernel, Mode, Name, Outcome, PolicySource, Reloaded, Report, Run,
     SCHEMA_VERSION, Subject, Time, Usage, Verdict,
 };
 use crate::policy::Policy;
@@ -47,6 +48,10 @@ pub struct RunFacts<'a> {
     pub ended_ns: Option<i64>,
     /// Exit code of `blackstart run`.
     pub exit_code: Option<i32>,
+    /// Policies that took over while the run was on.
+    pub reloads: Vec<Reload>,
+    /// Why everything was let pass, if it was.
+    pub break_glass: Option<String>,
     /// Limits, and what they did.
     pub limits: LimitFacts,
     /// Use of resources.
@@ -169,6 +174,8 @@ pub fn assemble(record: &Snapshot, facts: &RunFacts<'_>) -> Report {
             started: wall_time(facts.started_ns.into()),
             ended: facts.ended_ns.map(|ns| wall_time(ns.into())),
             exit_code: facts.exit_code,
+            reloads: facts.reloads.iter().map(told_reload).collect(),
+            break_glass: facts.break_glass.clone(),
             limits: told(&facts.limits, &facts.usage),
             usage: facts.usage.clone(),
             kernel: Kernel {
@@ -183,6 +190,22 @@ pub fn assemble(record: &Snapshot, facts: &RunFacts<'_>) -> Report {
         delegates,
         findings,
         coverage: coverage(&lens),
+    }
+}
+
+/// A policy that took over while the run was on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reload {
+    /// Wall-clock nanoseconds since the epoch.
+    pub at_ns: i64,
+    /// The policy.
+    pub policy: PolicySource,
+}
+
+fn told_reload(reload: &Reload) -> Reloaded {
+    Reloaded {
+        at: wall_time(reload.at_ns.into()),
+        policy: reload.policy.clone(),
     }
 }
 

@@ -49,6 +49,7 @@ pub(super) fn findings(
     found.extend(leavers(lens, subjects));
     found.extend(leftovers(lens, subjects));
     found.extend(expired(lens));
+    found.extend(broken_glass(lens));
     found.extend(limit_findings(lens, subjects));
     // The worst first; the id settles what is otherwise the same.
     found.sort_by(|a, b| {
@@ -277,6 +278,25 @@ fn leftovers(lens: &Lens<'_>, subjects: &[Subject]) -> Vec<Finding> {
         });
     }
     found
+}
+
+/// Everything was let pass, on purpose.
+fn broken_glass(lens: &Lens<'_>) -> Option<Finding> {
+    let reason = lens.facts.break_glass.as_ref()?;
+    Some(Finding {
+        id: stable_id(&["break_glass", "", "", ""]),
+        kind: "break_glass".to_owned(),
+        severity: Severity::Warning,
+        title: printable(&format!(
+            "nothing was refused, the glass was broken: {reason}"
+        )),
+        owner: None,
+        command: None,
+        subjects: Vec::new(),
+        rule: None,
+        reason: Some(printable(reason)),
+        fix: None,
+    })
 }
 
 /// Waivers whose last day was over when the run began.

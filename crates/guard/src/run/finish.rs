@@ -1,17 +1,19 @@
 //! From the command's start to the report, with nothing left behind.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime};
 
-use blackstart_core::policy::Effect;
-use blackstart_core::record::Snapshot;
+use blackstart_core::policy::{Effect, Policy, Reaction};
+use blackstart_core::record::{Snapshot, Verdict};
 use blackstart_core::report::{Leftover, LimitFacts, Report};
 use blackstart_kernel::spawn::{Child, Signals};
 
 use super::{PATIENCE, Setup, usage};
 use crate::cgroup::RunCgroup;
+use crate::control::Judged;
 use crate::late::LateSubjects;
 use crate::orphan::{described, remove_programs};
 use crate::plan::Need;
@@ -26,6 +28,9 @@ const KILL_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How often a run that waits for its leftovers looks at them.
 const WAIT_STEP: Duration = Duration::from_millis(100);
+
+/// The command succeeded, and a finding gates the run (DESIGN §10).
+const GATED: i32 = 120;
 
 /// As timeout(1) exits.
 const TIME_LIMIT: i32 = 124;
@@ -53,6 +58,12 @@ impl Setup<'_> {
         let limits = self.file.limits.clone();
         let mut watch = Watch::new(limits, time, at_end, child.pid.cast_unsigned());
         let mut late = LateSubjects::default();
+        let mut judged = Judged {
+            policy: self.policy.map(Cow::Borrowed),
+            search: std::mem::take(&mut self.search),
+            may_enforce: self.terms.may_enforce(),
+            broken_glass: self.file.break_glass.is_some(),
+        };
         let mut supervisor = Supervisor {
             child,
             signals,
@@ -61,7 +72,9 @@ impl Setup<'_> {
             cgroup: self.cgroup.as_ref(),
             dir: self.dir.as_ref(),
             answerer: self.answerer.as_ref(),
-            policy: self.policy,
+            judged: &mut judged,
+            control: self.control.as_ref(),
+            file: &mut self.file,
             late: &mut late,
             watch: &mut watch,
             notice: &mut *notice,
@@ -145,7 +158,7 @@ impl Setup<'_> {
                 })
             });
         late.complete(&mut record);
-        let ended = outcome(ending, watch.overtime.is_some());
+        let mut ended = outcome(ending, watch.overtime.is_some());
         self.file.exit_code = Some(ended.0);
         let (mut usage, memory_hits) = usage(self.cgroup.as_ref(), watch.highest_pids);
         usage.wall_seconds = Some(took.as_secs_f64());
@@ -167,7 +180,12 @@ impl Setup<'_> {
             leftovers,
             unsupervised_seconds: 0.0,
         };
-        let report = tell(&self.file, self.policy, &record, end);
+        let policy = judged.policy;
+        if ended.0 == 0 && gates(policy.as_deref(), &record) {
+            ended.0 = GATED;
+            self.file.exit_code = Some(GATED);
+        }
+        let report = tell(&self.file, policy.as_deref(), &record, end);
         // As large as the report, which is written from here on.
         drop(record);
         let record = self.put_away(&report, keep, notice);
@@ -176,6 +194,10 @@ impl Setup<'_> {
             exit_code: ended.0,
             signal: ended.1,
             record,
+            reloaded: policy.and_then(|policy| match policy {
+                Cow::Owned(changed) => Some(changed),
+                Cow::Borrowed(_) => None,
+            }),
         }
     }
 
@@ -238,6 +260,26 @@ impl Setup<'_> {
             }
         }
     }
+}
+
+/// Was something refused by a rule whose author wants the run to fail for it?
+fn gates(policy: Option<&Policy>, record: &Snapshot) -> bool {
+    let Some(policy) = policy else { return false };
+    let fails = |verdict, rule| {
+        verdict == Verdict::Deny
+            && policy
+                .rule(rule)
+                .is_some_and(|rule| rule.reaction == Reaction::Fail)
+    };
+    record.flows.iter().any(|row| fails(row.verdict, row.rule))
+        || record
+            .queries
+            .iter()
+            .any(|row| fails(row.verdict, row.rule))
+        || record
+            .delegates
+            .iter()
+            .any(|row| fails(row.verdict, row.rule))
 }
 
 /// Exit code, and the signal that ended the command. If the time limit did, neither is the command's own.

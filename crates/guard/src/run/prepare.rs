@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use blackstart_core::name::Name;
 use blackstart_core::policy::Policy;
-use blackstart_core::report::Guarded;
+use blackstart_core::report::{Guarded, Mode};
 use blackstart_core::tables::{Facts, Tables, compile};
 use blackstart_kernel::support::Support;
 use blackstart_kernel::{Error, ErrorKind, Feature, Orphan, Session, Settings};
@@ -15,8 +15,9 @@ use blackstart_kernel::{Error, ErrorKind, Feature, Orphan, Session, Settings};
 use super::{PATIENCE, Setup};
 use crate::answer::Answerer;
 use crate::cgroup::{Controller, RunCgroup};
+use crate::control::Control;
 use crate::orphan::{described, sweep_locked};
-use crate::plan::{FEATURES, Need, plan, replan};
+use crate::plan::{FEATURES, Need, plan, replan, unix_rules};
 use crate::refusal::{Cause, Refusal};
 use crate::resolv::Resolving;
 use crate::state::StateDir;
@@ -39,6 +40,9 @@ impl Setup<'_> {
             }
         }
         let wanted = plan(&host, &mut self.terms)?;
+        if let Some(policy) = self.policy.filter(|_| !wanted.is_empty()) {
+            unix_rules(policy, &wanted, &mut self.terms)?;
+        }
         let mut resolving = Resolving::read();
         let tables = self.tables(&resolving)?;
         if !wanted.is_empty() {
@@ -128,12 +132,13 @@ impl Setup<'_> {
         }
     }
 
-    fn tables(&self, resolving: &Resolving) -> Result<Tables, Refusal> {
-        let search = resolving
+    fn tables(&mut self, resolving: &Resolving) -> Result<Tables, Refusal> {
+        let search: Vec<Name> = resolving
             .search
             .iter()
             .filter_map(|domain| Name::parse(domain).ok())
             .collect();
+        self.search.clone_from(&search);
         let default = Policy::default();
         compile(self.policy.unwrap_or(&default), &Facts { search }).map_err(|error| Refusal {
             cause: Cause::Request,
@@ -344,10 +349,24 @@ impl Setup<'_> {
             self.terms.lack(Need::SelfProbe, described(&error))?;
             self.file.guarded = Guarded::Partly;
         }
-        if let Err(error) = session.set_mode(self.file.mode) {
+        let mode = if self.terms.enforcing() {
+            Mode::Enforce
+        } else {
+            Mode::Observe
+        };
+        if self.file.break_glass.is_some() {
+            session.break_glass();
+        }
+        if let Err(error) = session.set_mode(mode) {
             // Nothing was refused up to here, and nothing would be from here on.
             self.terms.nothing_left(&described(&error))?;
             self.terms.lack(Need::SelfProbe, described(&error))?;
+        }
+        if let Some(dir) = &self.dir {
+            match Control::listen(dir.path()) {
+                Ok(control) => self.control = Some(control),
+                Err(error) => tracing::warn!(%error, "this run cannot be changed while it is on"),
+            }
         }
         match Answerer::start() {
             Ok(answerer) => {
@@ -417,7 +436,6 @@ mod tests {
     use crate::plan::Terms;
     use crate::{Request, run::Setup};
     use blackstart_core::policy;
-    use blackstart_core::report::Mode;
 
     /// What is loaded on a kernel that refuses some features.
     fn loaded(refused: &[Feature]) -> (BTreeSet<Feature>, Vec<Feature>) {
@@ -472,6 +490,8 @@ mod tests {
             leftover: None,
             accept_gaps: Vec::new(),
             concurrent: false,
+            break_glass: None,
+            origin: crate::Origin::default(),
             state_dir: "/nowhere".into(),
         };
         let shortened = |count: u32, last: &str| {

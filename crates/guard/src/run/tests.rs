@@ -20,6 +20,8 @@ fn request(script: &str, state: &Path, leftover: Option<AtEnd>) -> Request {
         accept_gaps: Vec::new(),
         concurrent: false,
         state_dir: state.to_owned(),
+        break_glass: None,
+        origin: crate::Origin::default(),
     }
 }
 
