@@ -7,7 +7,7 @@ use blackstart_lab::client::{musl_lookup, reach};
 use blackstart_lab::{World, Zone};
 
 /// "At once": a generous bound for a loaded test machine, far below any resolver's or TCP's patience.
-const AT_ONCE: Duration = Duration::from_millis(1500);
+const AT_ONCE: Duration = Duration::from_secs(4);
 
 #[test]
 fn a_denied_name_is_refused_to_every_resolver() {

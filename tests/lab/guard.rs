@@ -69,6 +69,11 @@ impl<'w> Guard<'w> {
         self
     }
 
+    /// The run's policy, a file that is there already.
+    pub fn policy_path(self, file: &std::path::Path) -> Self {
+        self.arg(&format!("--policy={}", file.display()))
+    }
+
     /// A flag or argument of `blackstart run`.
     pub fn arg(mut self, argument: &str) -> Self {
         self.arguments.push(argument.to_owned());

@@ -34,6 +34,8 @@ fn facts(policy: Option<&Policy>) -> RunFacts<'_> {
         started_ns: 1_767_225_600_000_001_999,
         ended_ns: Some(1_767_225_603_500_000_000),
         exit_code: Some(1),
+        reloads: Vec::new(),
+        break_glass: None,
         limits: LimitFacts::default(),
         usage: Usage::default(),
         kernel_release: "6.1.0".into(),

@@ -1,0 +1,176 @@
+//! A policy as a team lives with it: for one program only, for a while, as a trial, changed while the run is on,
+//! and set aside in an emergency.
+
+use std::time::Duration;
+
+use blackstart_core::report::Verdict;
+use blackstart_lab::client::reach;
+use blackstart_lab::{World, Zone};
+
+/// A world with a server that is to be out of reach, and its name service.
+fn world(test: &str) -> (World, blackstart_lab::Node) {
+    let world = World::new(test);
+    let github = world.node("github");
+    github.http();
+    world.dns(
+        Zone::new()
+            .host("github.com", &github)
+            .host("api.github.com", &github),
+    );
+    (world, github)
+}
+
+const CURL: &[&str] = &["curl", "-sS", "-m", "20", "-o", "/dev/null", "http://api.github.com/"];
+const PYTHON: &str = "import urllib.request as r; r.urlopen('http://api.github.com/', timeout=20)";
+
+#[test]
+fn a_waiver_is_for_the_program_that_it_names() {
+    let (world, _) = world("waiver");
+    let policy = "mode: enforce\nrules:\n  - deny: .github.com\nwaivers:\n  - for: api.github.com\n    process: curl\n    owner: team-db\n    reason: until the mirror has it\n    expires: 2999-12-31\n";
+    let waived = world.guard().policy(policy).run(CURL).exits(0);
+    assert_eq!(waived.verdict_on("api.github.com"), Verdict::Waived);
+    let other = ["/usr/bin/python3", "-c", PYTHON];
+    let refused = world.guard().policy(policy).run(&other).exits(1);
+    assert_eq!(refused.verdict_on("api.github.com"), Verdict::Deny);
+    // What a shell starts is curl, whoever started it.
+    let line = CURL.join(" ");
+    world.guard().policy(policy).run(&["sh", "-c", &line]).exits(0);
+}
+
+#[test]
+fn an_expired_waiver_has_no_effect_and_is_told() {
+    let (world, _) = world("expired");
+    let policy = "mode: enforce\nrules:\n  - deny: .github.com\nwaivers:\n  - for: api.github.com\n    owner: team-db\n    reason: it was urgent\n    expires: 2020-01-01\n";
+    let run = world.guard().policy(policy).run(CURL).exits(6);
+    assert_eq!(run.findings("waiver_expired").len(), 1);
+}
+
+#[test]
+fn a_rule_for_what_a_program_starts_holds_for_its_children() {
+    let (world, _) = world("ancestor");
+    let policy = "mode: enforce\nrules:\n  - deny: .github.com\n    process: ancestor:env\n";
+    let line = CURL.join(" ");
+    world.guard().policy(policy).run(CURL).exits(0);
+    let below = ["env", "sh", "-c", &format!("sh -c '{line}'; exit $?")];
+    world.guard().policy(policy).run(&below).exits(6);
+}
+
+#[test]
+fn one_rule_enforces_while_the_rest_observes_and_the_other_way_round() {
+    let (world, github) = world("modes");
+    let address = github.v4().to_string();
+    let trial = format!(
+        "mode: enforce\nrules:\n  - deny: .github.com\n    mode: observe\n  - deny: {address}:9\n"
+    );
+    let run = world.guard().policy(&trial).run(CURL).exits(0);
+    assert_eq!(run.verdict_on("api.github.com"), Verdict::WouldDeny);
+    world.guard().policy(&trial).run(&reach("tcp", &address, 9)).exits(1);
+    let one = format!("rules:\n  - deny: .github.com\n  - deny: {address}:80\n    mode: enforce\n");
+    let run = world.guard().policy(&one).run(CURL).exits(7);
+    assert_eq!(run.flow(github.v4(), 80).verdict, Verdict::Deny);
+}
+
+#[test]
+fn a_denied_attempt_ends_as_the_rule_says() {
+    let (world, github) = world("failure");
+    let address = github.v4().to_string();
+    let with = |on_match: &str| {
+        let policy = format!("mode: enforce\nrules:\n  - deny: {address}\n    on_match: {on_match}\n");
+        world.guard().policy(&policy)
+    };
+    for (on_match, said) in [
+        ("refuse", "ECONNREFUSED"),
+        ("refuse EHOSTUNREACH", "EHOSTUNREACH"),
+        ("reset", "ECONNRESET"),
+    ] {
+        let run = with(on_match).run(&reach("tcp", &address, 80)).exits(1);
+        assert!(run.ended.stdout.contains(said), "{on_match}: {:?}", run.ended);
+    }
+    let url = format!("http://{address}/");
+    let lost = ["curl", "-sS", "-m", "2", "-o", "/dev/null", &url];
+    with("blackhole").run(&lost).exits(28);
+}
+
+#[test]
+fn a_refusal_may_fail_a_run_that_succeeded() {
+    let (world, _) = world("reaction");
+    let line = format!("{} || true", CURL.join(" "));
+    let shell = ["sh", "-c", &line];
+    let deny = "mode: enforce\nrules:\n  - deny: .github.com\n";
+    world.guard().policy(deny).run(&shell).exits(0);
+    let gates = format!("{deny}    reaction: fail\n");
+    world.guard().policy(&gates).run(&shell).exits(120);
+    // For the record only, it gates nothing.
+    let observed = gates.replace("mode: enforce", "mode: observe");
+    world.guard().policy(&observed).run(&shell).exits(0);
+}
+
+#[test]
+fn a_daemons_socket_is_refused_by_a_rule() {
+    let (world, _) = world("unix");
+    let path = world.dir().join("daemon.sock");
+    let _daemon = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let path = path.to_string_lossy();
+    let code = "import socket,sys; socket.socket(socket.AF_UNIX).connect(sys.argv[1])";
+    let client = ["/usr/bin/python3", "-c", code, &path];
+    let policy = format!("mode: enforce\nrules:\n  - deny: unix:{path}\n");
+    world.guard().policy("mode: enforce\n").run(&client).exits(0);
+    world.guard().policy(&policy).run(&client).exits(1);
+}
+
+#[test]
+fn the_policy_of_a_run_is_changed_while_it_is_on() {
+    let (world, _) = world("reload");
+    let go = world.dir().join("go");
+    let script = format!(
+        "{curl}; echo first $?; while [ ! -e {go} ]; do sleep 0.05; done; {curl}; echo second $?",
+        curl = CURL.join(" "),
+        go = go.display()
+    );
+    let file = world.file("changing.yaml", &whole("rules: []"));
+    let mut run = world
+        .guard()
+        .policy_path(&file)
+        .arg("--service=changing")
+        .start(&["sh", "-c", &script]);
+    run.running().wait_for("first 0");
+    // A policy that is wrong changes nothing, and says why.
+    std::fs::write(&file, whole("rulez: []")).unwrap();
+    world.guard().blackstart(&["reload", "changing"]).exits(125).warns("rules");
+    std::fs::write(&file, whole("rules:\n  - deny: .github.com\n    reason: changed")).unwrap();
+    world.guard().blackstart(&["reload", "changing"]).exits(0).warns("1 rule");
+    std::fs::write(&go, "").unwrap();
+    let ended = run.wait().exits(0).says("second 6");
+    assert_eq!(ended.report().run.reloads.len(), 1);
+    let verdicts: std::collections::BTreeSet<_> = ended
+        .lookups("api.github.com")
+        .iter()
+        .map(|lookup| lookup.verdict)
+        .collect();
+    assert!(verdicts.contains(&Verdict::Allow) && verdicts.contains(&Verdict::Deny));
+    let refused = ended.findings("denied_dependency");
+    assert_eq!(refused[0].reason.as_deref(), Some("changed"));
+    // The run is over.
+    world.guard().blackstart(&["reload", "changing"]).exits(1).warns("no run");
+}
+
+fn whole(rest: &str) -> String {
+    format!("apiVersion: blackstart.dev/v1\nkind: Policy\nmode: enforce\n{rest}\n")
+}
+
+#[test]
+fn broken_glass_lets_everything_pass_and_says_so() {
+    let (world, _) = world("glass");
+    let policy = "mode: enforce\nrules:\n  - deny: .github.com\n";
+    let broken = |guard: blackstart_lab::Guard<'_>| guard.arg("--break-glass=the site is down");
+    let run = broken(world.guard().policy(policy)).run(CURL).exits(0);
+    assert_eq!(run.verdict_on("api.github.com"), Verdict::BreakGlass);
+    assert_eq!(run.report().run.break_glass.as_deref(), Some("the site is down"));
+    assert_eq!(run.findings("break_glass").len(), 1);
+    // Not even a policy that cannot be read is in the way.
+    let wrong = world.file("wrong.yaml", "mode: [");
+    broken(world.guard().policy_path(&wrong))
+        .run(CURL)
+        .exits(0)
+        .within(Duration::from_secs(30));
+}
