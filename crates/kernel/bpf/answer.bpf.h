@@ -237,6 +237,8 @@ static __always_inline int bs_lease_add(struct bs_answer_scratch *s)
 	used = __sync_fetch_and_add(&lease->used, 0);
 	if (used < BS_LEASE_SLOTS) {
 		for (__u32 i = 0; i < BS_LEASE_SLOTS - 1 && i < used; i++) {
+			/* Else the compiler counts down from the lesser of the two, and most kernels lose the bound. */
+			barrier_var(used);
 			slot = &lease->slot[i];
 			if (slot->class_id != class_id || slot->deny_class != deny_class)
 				continue;
