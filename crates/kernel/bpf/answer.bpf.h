@@ -306,8 +306,11 @@ static __always_inline int bs_lease_stands(struct bs_lease *lease, struct bs_ans
 	if (used >= BS_LEASE_SLOTS)
 		return 0;
 	for (__u32 i = 0; i < BS_LEASE_SLOTS - 1 && i < used; i++) {
-		struct bs_lease_slot *slot = &lease->slot[i];
+		struct bs_lease_slot *slot;
 
+		/* Else the compiler counts down from the lesser of the two, and most kernels lose the bound. */
+		barrier_var(used);
+		slot = &lease->slot[i];
 		if (slot->class_id != class_id || slot->deny_class != deny_class || slot->generation != generation)
 			continue;
 		if (slot->name != s->key.name || slot->subject != s->subject || !slot->recorded)
