@@ -20,7 +20,15 @@ fn world(test: &str) -> (World, blackstart_lab::Node) {
     (world, github)
 }
 
-const CURL: &[&str] = &["curl", "-sS", "-m", "20", "-o", "/dev/null", "http://api.github.com/"];
+const CURL: &[&str] = &[
+    "curl",
+    "-sS",
+    "-m",
+    "20",
+    "-o",
+    "/dev/null",
+    "http://api.github.com/",
+];
 const PYTHON: &str = "import urllib.request as r; r.urlopen('http://api.github.com/', timeout=20)";
 
 #[test]
@@ -34,7 +42,11 @@ fn a_waiver_is_for_the_program_that_it_names() {
     assert_eq!(refused.verdict_on("api.github.com"), Verdict::Deny);
     // What a shell starts is curl, whoever started it.
     let line = CURL.join(" ");
-    world.guard().policy(policy).run(&["sh", "-c", &line]).exits(0);
+    world
+        .guard()
+        .policy(policy)
+        .run(&["sh", "-c", &line])
+        .exits(0);
 }
 
 #[test]
@@ -64,7 +76,11 @@ fn one_rule_enforces_while_the_rest_observes_and_the_other_way_round() {
     );
     let run = world.guard().policy(&trial).run(CURL).exits(0);
     assert_eq!(run.verdict_on("api.github.com"), Verdict::WouldDeny);
-    world.guard().policy(&trial).run(&reach("tcp", &address, 9)).exits(1);
+    world
+        .guard()
+        .policy(&trial)
+        .run(&reach("tcp", &address, 9))
+        .exits(1);
     let one = format!("rules:\n  - deny: .github.com\n  - deny: {address}:80\n    mode: enforce\n");
     let run = world.guard().policy(&one).run(CURL).exits(7);
     assert_eq!(run.flow(github.v4(), 80).verdict, Verdict::Deny);
@@ -75,7 +91,8 @@ fn a_denied_attempt_ends_as_the_rule_says() {
     let (world, github) = world("failure");
     let address = github.v4().to_string();
     let with = |on_match: &str| {
-        let policy = format!("mode: enforce\nrules:\n  - deny: {address}\n    on_match: {on_match}\n");
+        let policy =
+            format!("mode: enforce\nrules:\n  - deny: {address}\n    on_match: {on_match}\n");
         world.guard().policy(&policy)
     };
     for (on_match, said) in [
@@ -84,7 +101,11 @@ fn a_denied_attempt_ends_as_the_rule_says() {
         ("reset", "ECONNRESET"),
     ] {
         let run = with(on_match).run(&reach("tcp", &address, 80)).exits(1);
-        assert!(run.ended.stdout.contains(said), "{on_match}: {:?}", run.ended);
+        assert!(
+            run.ended.stdout.contains(said),
+            "{on_match}: {:?}",
+            run.ended
+        );
     }
     let url = format!("http://{address}/");
     let lost = ["curl", "-sS", "-m", "2", "-o", "/dev/null", &url];
@@ -114,7 +135,11 @@ fn a_daemons_socket_is_refused_by_a_rule() {
     let code = "import socket,sys; socket.socket(socket.AF_UNIX).connect(sys.argv[1])";
     let client = ["/usr/bin/python3", "-c", code, &path];
     let policy = format!("mode: enforce\nrules:\n  - deny: unix:{path}\n");
-    world.guard().policy("mode: enforce\n").run(&client).exits(0);
+    world
+        .guard()
+        .policy("mode: enforce\n")
+        .run(&client)
+        .exits(0);
     world.guard().policy(&policy).run(&client).exits(1);
 }
 
@@ -136,9 +161,21 @@ fn the_policy_of_a_run_is_changed_while_it_is_on() {
     run.running().wait_for("first 0");
     // A policy that is wrong changes nothing, and says why.
     std::fs::write(&file, whole("rulez: []")).unwrap();
-    world.guard().blackstart(&["reload", "changing"]).exits(125).warns("rules");
-    std::fs::write(&file, whole("rules:\n  - deny: .github.com\n    reason: changed")).unwrap();
-    world.guard().blackstart(&["reload", "changing"]).exits(0).warns("1 rule");
+    world
+        .guard()
+        .blackstart(&["reload", "changing"])
+        .exits(125)
+        .warns("rules");
+    std::fs::write(
+        &file,
+        whole("rules:\n  - deny: .github.com\n    reason: changed"),
+    )
+    .unwrap();
+    world
+        .guard()
+        .blackstart(&["reload", "changing"])
+        .exits(0)
+        .warns("1 rule");
     std::fs::write(&go, "").unwrap();
     let ended = run.wait().exits(0).says("second 6");
     assert_eq!(ended.report().run.reloads.len(), 1);
@@ -151,7 +188,11 @@ fn the_policy_of_a_run_is_changed_while_it_is_on() {
     let refused = ended.findings("denied_dependency");
     assert_eq!(refused[0].reason.as_deref(), Some("changed"));
     // The run is over.
-    world.guard().blackstart(&["reload", "changing"]).exits(1).warns("no run");
+    world
+        .guard()
+        .blackstart(&["reload", "changing"])
+        .exits(1)
+        .warns("no run");
 }
 
 fn whole(rest: &str) -> String {
@@ -162,10 +203,12 @@ fn whole(rest: &str) -> String {
 fn broken_glass_lets_everything_pass_and_says_so() {
     let (world, _) = world("glass");
     let policy = "mode: enforce\nrules:\n  - deny: .github.com\n";
-    let broken = |guard: blackstart_lab::Guard<'_>| guard.arg("--break-glass=the site is down");
     let run = broken(world.guard().policy(policy)).run(CURL).exits(0);
     assert_eq!(run.verdict_on("api.github.com"), Verdict::BreakGlass);
-    assert_eq!(run.report().run.break_glass.as_deref(), Some("the site is down"));
+    assert_eq!(
+        run.report().run.break_glass.as_deref(),
+        Some("the site is down")
+    );
     assert_eq!(run.findings("break_glass").len(), 1);
     // Not even a policy that cannot be read is in the way.
     let wrong = world.file("wrong.yaml", "mode: [");
@@ -173,4 +216,8 @@ fn broken_glass_lets_everything_pass_and_says_so() {
         .run(CURL)
         .exits(0)
         .within(Duration::from_secs(30));
+}
+
+fn broken(guard: blackstart_lab::Guard<'_>) -> blackstart_lab::Guard<'_> {
+    guard.arg("--break-glass=the site is down")
 }
