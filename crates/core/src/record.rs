@@ -220,6 +220,9 @@ pub struct Counters {
     pub queries_lost: u64,
     /// Names, answers or leases that could not be stored.
     pub leases_lost: u64,
+    /// Leases that made room for another name's at the same address.
+    #[serde(default)]
+    pub leases_evicted: u64,
     /// DNS queries that could not be parsed.
     pub queries_malformed: u64,
     /// DNS answers that could not be parsed, in whole or in part.

@@ -19,7 +19,7 @@
 #define BLACKSTART_ABI_H
 
 /* Pins of a run are read by later releases. Raise it when any struct below changes. */
-enum { BS_LAYOUT = 1 };
+enum { BS_LAYOUT = 2 };
 
 enum { BS_NAME_MAX = 256, BS_EXE_MAX = 128, BS_ARGV_HEAD = 256, BS_ARGV_REST = 768 };
 enum { BS_LEASE_SLOTS = 8, BS_CHAIN_MAX = 6, BS_PACKET_MAX = 4096, BS_PATH_MAX = 112, BS_ASKED = 2 };
@@ -181,8 +181,7 @@ struct bs_lease_slot {
 struct bs_lease {
 	struct bpf_spin_lock lock;
 	__u32 used;
-	__u32 evicted; /* slots that had to make room */
-	__u32 pad;
+	__u32 pad[2];
 	struct bs_lease_slot slot[BS_LEASE_SLOTS];
 };
 
@@ -302,6 +301,7 @@ struct bs_counters {
 	__u64 backstop;
 	__u64 delegates_lost;
 	__u64 answers_forged;
+	__u64 leases_evicted;
 };
 
 /* ---- per socket ------------------------------------------------------------------------------------- */
@@ -402,7 +402,7 @@ BS_SIZE(bs_subject, 424);
 BS_SIZE(bs_process, 16);
 BS_SIZE(bs_leaver_key, 24);
 BS_SIZE(bs_delegate_key, 128);
-BS_SIZE(bs_counters, 120);
+BS_SIZE(bs_counters, 128);
 BS_SIZE(bs_asked, 48);
 BS_SIZE(bs_socket, 160);
 BS_SIZE(bs_event, 48);

@@ -145,7 +145,7 @@ __noinline int bs_lease_add(void)
 	struct bs_lease *lease;
 	struct bs_answer *row;
 	__u64 now = bpf_ktime_get_boot_ns(), name, subject;
-	__u32 class_id, deny_class, place = BS_LEASE_SLOTS, oldest = 0;
+	__u32 class_id, deny_class, place = BS_LEASE_SLOTS, oldest = 0, evicted = 0;
 
 	if (!s)
 		return 0;
@@ -181,7 +181,7 @@ __noinline int bs_lease_add(void)
 			lease->used++;
 		} else {
 			place = oldest;
-			lease->evicted++;
+			evicted = 1;
 		}
 		place &= BS_LEASE_SLOTS - 1;
 		lease->slot[place].several = 0;
@@ -196,6 +196,8 @@ __noinline int bs_lease_add(void)
 	lease->slot[place].deny_class = deny_class;
 	lease->slot[place].seen = now >> 20;
 	bpf_spin_unlock(&lease->lock);
+	if (evicted)
+		BS_COUNT(leases_evicted, 1);
 
 	row = bpf_map_lookup_elem(&bs_answers, &s->key);
 	if (row) {

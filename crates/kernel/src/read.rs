@@ -264,6 +264,7 @@ impl Record {
             sums.subjects_lost += one.subjects_lost;
             sums.queries_lost += one.queries_lost;
             sums.leases_lost += one.leases_lost;
+            sums.leases_evicted += one.leases_evicted;
             sums.queries_malformed += one.queries_malformed;
             sums.answers_malformed += one.answers_malformed;
             sums.answers_unasked += one.answers_unasked;

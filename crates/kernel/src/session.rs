@@ -145,7 +145,7 @@ fn layout_dir(pins: &Path) -> std::path::PathBuf {
 }
 
 /// Version of `abi.h`; pins of another one are removed, never read.
-pub const LAYOUT: u32 = 1;
+pub const LAYOUT: u32 = 2;
 
 impl Session {
     /// Load the programs of `features` and fill their tables. Nothing is attached yet.

@@ -115,6 +115,11 @@ fn gaps(lens: &Lens<'_>, lost: u64, unnamed: u64) -> Vec<Gap> {
             "names or addresses in DNS answers could not be stored: the tables were full; attempts at these addresses may have no name and were judged without it",
         ),
         (
+            "leases_evicted",
+            counters.leases_evicted,
+            "leases of an address made room for other names' at the same address: attempts at it may have been judged, and listed, without the name that they were made for",
+        ),
+        (
             "queries_malformed",
             counters.queries_malformed,
             "DNS queries could not be read, so the names in them are not listed",
