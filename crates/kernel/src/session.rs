@@ -373,11 +373,13 @@ impl Session {
         unsafe { BorrowedFd::borrow_raw(fd) }
     }
 
-    /// Hand every waiting event to `each`, without blocking.
-    pub fn drain_events(&mut self, each: &mut dyn FnMut(Event)) -> Result<(), Error> {
-        self.ring
-            .consume()
-            .map_err(|error| Error::caused(ErrorKind::Io, "read the live view", error))?;
+    /// Hand waiting events to `each`, without blocking; `most` of them, since more may come as fast as they are read.
+    pub fn drain_events(&mut self, most: usize, each: &mut dyn FnMut(Event)) -> Result<(), Error> {
+        let read = self.ring.consume_raw_n(most);
+        if read < 0 {
+            let error = std::io::Error::from_raw_os_error(-read);
+            return Err(Error::caused(ErrorKind::Io, "read the live view", error));
+        }
         let waiting = std::mem::take(&mut *self.events.borrow_mut());
         for raw in waiting {
             each(self.resolve(raw));
