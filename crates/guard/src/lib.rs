@@ -25,7 +25,7 @@ use std::path::PathBuf;
 
 use blackstart_core::policy::Policy;
 use blackstart_core::record::Verdict;
-use blackstart_core::report::{Gap, Mode, PolicySource, Report};
+use blackstart_core::report::{Account, Gap, Mode, PolicySource};
 
 pub use blackstart_kernel::support;
 pub use orphan::{Living, Swept, sweep};
@@ -116,7 +116,7 @@ pub struct Refused {
 #[derive(Debug, Clone)]
 pub struct Ended {
     /// What happened.
-    pub report: Report,
+    pub report: Account,
     /// The child's own exit code, or 128+n.
     pub exit_code: i32,
     /// The signal that ended the child: a caller that ends by the same one looks to its own parent as the

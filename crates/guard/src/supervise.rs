@@ -1,6 +1,7 @@
 //! From the child's start to its end: one loop that owns everything that happens meanwhile.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::io;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
@@ -232,13 +233,14 @@ impl Supervisor<'_> {
         let (Some(session), Some(dir)) = (&self.session, self.dir) else {
             return;
         };
-        let written = session
-            .snapshot()
-            .map_err(|error| error.to_string())
-            .and_then(|mut record| {
-                self.late.complete(&mut record);
-                dir.write_record(&record).map_err(|error| error.to_string())
-            });
+        let late = &mut *self.late;
+        let written = dir.write_record(|each| {
+            let mut completed = |mut row| {
+                late.complete(&mut row);
+                each(&row);
+            };
+            session.read(&mut completed).map_err(io::Error::other)
+        });
         if let Err(error) = written
             && self.told.warnings.insert("checkpoint")
         {

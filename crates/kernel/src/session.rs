@@ -11,7 +11,7 @@ use std::ptr::NonNull;
 use std::rc::Rc;
 
 use blackstart_core::name::Name;
-use blackstart_core::record::{Snapshot, SubjectId, SubjectRow, Verdict};
+use blackstart_core::record::{Row, SubjectId, SubjectRow, Verdict};
 use blackstart_core::report::Mode;
 use blackstart_core::tables::Tables;
 use libbpf_rs::skel::{OpenSkel, Skel, SkelBuilder};
@@ -444,9 +444,9 @@ impl Session {
         self.record.subject(id)
     }
 
-    /// The record so far.
-    pub fn snapshot(&self) -> Result<Snapshot, Error> {
-        self.record.snapshot()
+    /// Hand the record so far to `each`, row by row.
+    pub fn read(&self, each: &mut dyn FnMut(Row)) -> Result<(), Error> {
+        self.record.read(each)
     }
 
     /// Names of the features in use, for the report.
@@ -515,9 +515,9 @@ impl Orphan {
         })
     }
 
-    /// The record.
-    pub fn snapshot(&self) -> Result<Snapshot, Error> {
-        self.record.snapshot()
+    /// Hand the record to `each`, row by row.
+    pub fn read(&self, each: &mut dyn FnMut(Row)) -> Result<(), Error> {
+        self.record.read(each)
     }
 
     /// Remove every pin below `dir`, whatever its layout, and `dir` itself: programs are detached with their last

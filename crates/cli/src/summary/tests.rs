@@ -1,7 +1,9 @@
+use std::borrow::Cow;
+
 use blackstart_core::policy;
 use blackstart_core::report::{
-    Attribution, Coverage, Delegate, Finding, Flow, Gap, Kernel, Mode, Name, PolicySource, Run,
-    SCHEMA_VERSION, Usage,
+    Attribution, Coverage, Delegate, Finding, Flow, Gap, Kernel, Mode, Name, Outcome, PolicySource,
+    Report, Run, SCHEMA_VERSION, Subject, Usage,
 };
 
 use super::*;
@@ -472,8 +474,9 @@ fn what_no_run_sees_is_one_line() {
 #[test]
 fn lineage_ends_though_the_record_goes_in_circles() {
     let subjects = [subject(1, Some(2), &["a"]), subject(2, Some(1), &["b"])];
-    assert_eq!(Lineage::of(&subjects).chain(Some(1)), "b → a");
-    assert_eq!(Lineage::of(&subjects).chain(Some(9)), "unknown process");
+    let lineage = |subjects: &[Subject]| Lineage::of(subjects.iter().map(Cow::Borrowed));
+    assert_eq!(lineage(&subjects).chain(Some(1)), "b → a");
+    assert_eq!(lineage(&subjects).chain(Some(9)), "unknown process");
     let deep: Vec<_> = (1..=9)
         .map(|id| {
             subject(
@@ -483,7 +486,7 @@ fn lineage_ends_though_the_record_goes_in_circles() {
             )
         })
         .collect();
-    assert_eq!(Lineage::of(&deep).chain(Some(9)), "q → … → p → q");
+    assert_eq!(lineage(&deep).chain(Some(9)), "q → … → p → q");
 }
 
 #[test]
@@ -509,9 +512,10 @@ fn advice_is_about_this_destination() {
             fix: Some(format!("allow {name}")),
         })
         .into();
-    let flows = flows_of_their_own(&report);
-    let found = refusals(&report, &flows, &[], Verdict::Deny, &Lineage::of(&[]));
+    let found = Destinations::of(&report, &[], &Lineage::of(report.subjects()));
     let told: Vec<_> = found
+        .refused
+        .shown
         .iter()
         .map(|refusal| (refusal.what.as_str(), refusal.fix.as_deref()))
         .collect();

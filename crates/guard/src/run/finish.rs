@@ -7,14 +7,13 @@ use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime};
 
 use blackstart_core::policy::Effect;
-use blackstart_core::record::Snapshot;
-use blackstart_core::report::{Leftover, Report, Usage};
+use blackstart_core::report::{Account, Ledger, Leftover, Usage};
 use blackstart_kernel::spawn::{Child, Signals};
 
 use super::{PATIENCE, Setup};
 use crate::cgroup::RunCgroup;
 use crate::late::LateSubjects;
-use crate::orphan::{described, remove_programs};
+use crate::orphan::{described, kept_record, remove_programs};
 use crate::plan::Need;
 use crate::story::{End, tell, wall_ns};
 use crate::supervise::{Ending, Supervisor, Told};
@@ -119,23 +118,7 @@ impl Setup<'_> {
             );
         }
 
-        let mut record = self
-            .session
-            .as_ref()
-            .map_or_else(Snapshot::default, |session| {
-                session.snapshot().unwrap_or_else(|error| {
-                    self.terms.note(
-                        Need::Supervision,
-                        format!("the record cannot be read: {}", described(&error)),
-                        0,
-                    );
-                    self.dir
-                        .as_ref()
-                        .and_then(|dir| dir.read_record().ok())
-                        .unwrap_or_default()
-                })
-            });
-        late.complete(&mut record);
+        let record = self.record(&mut late);
         let usage = usage(self.cgroup.as_ref());
         if keep {
             self.file.kept = true;
@@ -149,9 +132,7 @@ impl Setup<'_> {
             leftovers,
             unsupervised_seconds: 0.0,
         };
-        let report = tell(&self.file, self.policy, &record, end);
-        // As large as the report, which is written from here on.
-        drop(record);
+        let report = tell(&self.file, self.policy, record, end);
         let record = self.put_away(&report, keep, notice);
         Ended {
             report,
@@ -162,6 +143,25 @@ impl Setup<'_> {
             },
             record,
         }
+    }
+
+    /// What the kernel recorded; where that cannot be read, what of it is on disk.
+    fn record(&mut self, late: &mut LateSubjects) -> Ledger {
+        let Some(session) = &self.session else {
+            return Ledger::default();
+        };
+        let mut record = Ledger::default();
+        let read = session.read(&mut |mut row| {
+            late.complete(&mut row);
+            record.add(row);
+        });
+        let Err(error) = read else { return record };
+        self.terms.note(
+            Need::Supervision,
+            format!("the record cannot be read: {}", described(&error)),
+            0,
+        );
+        self.dir.as_ref().map_or_else(Ledger::default, kept_record)
     }
 
     /// Take down the guard; what still lives is the caller's again. `leftovers` gains whoever came since.
@@ -200,7 +200,7 @@ impl Setup<'_> {
     /// The report on disk; where it is.
     fn put_away(
         &mut self,
-        report: &Report,
+        report: &Account,
         keep: bool,
         notice: &mut dyn FnMut(Notice),
     ) -> Option<PathBuf> {
