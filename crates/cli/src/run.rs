@@ -3,7 +3,7 @@
 use std::io;
 
 use blackstart_core::policy::Rule;
-use blackstart_core::report::Report;
+use blackstart_core::report::Account;
 use blackstart_guard::{AtEnd, Ended, GivenPolicy, Notice, Request};
 
 use crate::FAILED;
@@ -140,8 +140,8 @@ fn tell(order: &Order, ended: &Ended, rules: &[Rule], output: Output) -> u8 {
     u8::try_from(ended.exit_code).unwrap_or(FAILED)
 }
 
-/// The report as it is written: piece by piece, since a long run's is larger than all else that we hold.
-fn document(report: &Report, out: &mut dyn io::Write) -> io::Result<()> {
+/// The report as it is written: made entry by entry, since a long run's is larger than all else that we hold.
+fn document(report: &Account, out: &mut dyn io::Write) -> io::Result<()> {
     serde_json::to_writer_pretty(&mut *out, report)?;
     out.write_all(b"\n")
 }

@@ -3,20 +3,20 @@
 //! The first line is the verdict. What was refused comes before what passed, and what could not be
 //! seen is never left out. Large runs are cut to what a person reads; the report has the rest.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod destinations;
+mod limits;
+
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::net::IpAddr;
 
 use blackstart_core::policy::Rule;
 use blackstart_core::report::{
-    Flow, Gap, Guarded, Outcome, Report, STANDING_GAPS, Severity, Subject, Verdict, image_name,
-    rule_text, told_by_another,
+    Gap, Guarded, Parts, STANDING_GAPS, Severity, Verdict, image_name, rule_text,
 };
 use blackstart_core::tables::RULE_RESOLVER_SOCKET;
 
+use self::destinations::{Busiest, Dependency, Destinations, Lineage, Refusal};
 use crate::plain::{Paint, cut, plain};
-
-mod limits;
 
 /// How many entries of each kind are shown.
 const REFUSED_SHOWN: usize = 10;
@@ -37,7 +37,7 @@ const TOLD_AS_REFUSAL: [&str; 2] = ["denied_dependency", "would_deny"];
 /// What to tell, and how.
 pub(crate) struct Telling<'a> {
     /// The report.
-    pub(crate) report: &'a Report,
+    pub(crate) report: &'a dyn Parts,
     /// The policy's rules, to say in which file and line each stands.
     pub(crate) rules: &'a [Rule],
     /// The files that it was written to.
@@ -49,17 +49,15 @@ pub(crate) struct Telling<'a> {
 impl Telling<'_> {
     /// The summary, ending in a line feed.
     pub(crate) fn text(&self) -> String {
-        let lines = Lineage::of(&self.report.subjects);
-        let flows = flows_of_their_own(self.report);
-        let refused = refusals(self.report, &flows, self.rules, Verdict::Deny, &lines);
-        let would = refusals(self.report, &flows, self.rules, Verdict::WouldDeny, &lines);
-        let dependencies = dependencies(&flows, &lines);
+        let lines = Lineage::of(self.report.subjects());
+        let destinations = Destinations::of(self.report, self.rules, &lines);
+        let (refused, would) = (&destinations.refused, &destinations.would);
 
         let mut out = String::new();
-        self.headline(&mut out, &refused, &would, &dependencies);
-        self.refusals(&mut out, "refused", &refused);
-        self.refusals(&mut out, "would be refused in enforce mode", &would);
-        self.dependencies(&mut out, &dependencies);
+        self.headline(&mut out, &destinations);
+        self.refusals(&mut out, "refused", refused);
+        self.refusals(&mut out, "would be refused in enforce mode", would);
+        self.dependencies(&mut out, &destinations.reached, destinations.names_only);
         self.delegates(&mut out, &lines);
         self.findings(&mut out);
         self.coverage(&mut out);
@@ -69,16 +67,11 @@ impl Telling<'_> {
         out
     }
 
-    fn headline(
-        &self,
-        out: &mut String,
-        refused: &[Refusal],
-        would: &[Refusal],
-        reached: &[Dependency],
-    ) {
-        let command = label("", &self.report.run.command);
+    fn headline(&self, out: &mut String, destinations: &Destinations) {
+        let run = self.report.run();
+        let command = label("", &run.command);
         let command = self.paint.bold(&command);
-        if self.report.run.guarded == Guarded::No {
+        if run.guarded == Guarded::No {
             let _ = writeln!(
                 out,
                 "blackstart: {} {command} ran, and nothing of what it reached for was seen{}",
@@ -87,20 +80,11 @@ impl Telling<'_> {
             );
             return;
         }
-        let what: BTreeSet<&str> = refused
-            .iter()
-            .chain(would)
-            .map(|refusal| refusal.what.as_str())
-            .chain(reached.iter().map(|dependency| dependency.what.as_str()))
-            .collect();
-        let distinct = |list: &[Refusal]| {
-            list.iter()
-                .map(|r| r.what.clone())
-                .collect::<BTreeSet<_>>()
-                .len()
-        };
-        let (stopped, spared) = (distinct(refused), distinct(would));
-        let mut line = match what.len() {
+        let (stopped, spared) = (
+            destinations.refused.destinations,
+            destinations.would.destinations,
+        );
+        let mut line = match destinations.count {
             0 => format!("blackstart: {command} reached for nothing outside this host"),
             count => format!(
                 "blackstart: {command} reached for {}",
@@ -116,7 +100,7 @@ impl Telling<'_> {
             let _ = write!(line, "; {}", self.paint.doubtful(&words));
         }
         line.push_str(&self.limits_reached());
-        if self.report.run.guarded == Guarded::Partly {
+        if run.guarded == Guarded::Partly {
             line.push_str("; not everything could be seen, see the gaps");
         }
         out.push_str(&line);
@@ -125,18 +109,18 @@ impl Telling<'_> {
 
     /// `; time limit of 30m reached`
     fn limits_reached(&self) -> String {
-        let reached = limits::reached(&self.report.run.limits).into_iter();
+        let reached = limits::reached(&self.report.run().limits).into_iter();
         reached
             .map(|text| format!("; {}", self.paint.bad(&text)))
             .collect()
     }
 
-    fn refusals(&self, out: &mut String, title: &str, list: &[Refusal]) {
-        if list.is_empty() {
+    fn refusals(&self, out: &mut String, title: &str, list: &Busiest<Refusal>) {
+        if list.all == 0 {
             return;
         }
         let _ = writeln!(out, "\n{}", self.paint.bold(title));
-        for refusal in list.iter().take(REFUSED_SHOWN) {
+        for refusal in &list.shown {
             let ways = refusal.ways.iter().cloned().collect::<Vec<_>>().join(", ");
             let _ = writeln!(
                 out,
@@ -163,12 +147,11 @@ impl Telling<'_> {
                 }
             }
         }
-        self.more(out, list.len(), REFUSED_SHOWN);
+        self.more(out, list.all, REFUSED_SHOWN);
     }
 
-    fn dependencies(&self, out: &mut String, list: &[Dependency]) {
-        let looked_up = names_only(self.report);
-        if list.is_empty() && looked_up == 0 {
+    fn dependencies(&self, out: &mut String, list: &Busiest<Dependency>, looked_up: usize) {
+        if list.all == 0 && looked_up == 0 {
             return;
         }
         let _ = writeln!(out, "\n{}", self.paint.bold("outside dependencies"));
@@ -176,7 +159,7 @@ impl Telling<'_> {
             "NAME", "ADDRESS", "PROTOCOL", "ATTEMPTS", "OUTCOME", "PROCESS",
         ]
         .map(str::to_owned);
-        let rows = list.iter().take(DEPENDENCIES_SHOWN).map(|dependency| {
+        let rows = list.shown.iter().map(|dependency| {
             [
                 cut(dependency.name.as_deref().unwrap_or("-"), NAME_WIDTH),
                 dependency.place(),
@@ -186,10 +169,10 @@ impl Telling<'_> {
                 dependency.by(),
             ]
         });
-        if !list.is_empty() {
+        if list.all > 0 {
             table(out, std::iter::once(head).chain(rows).collect());
         }
-        self.more(out, list.len(), DEPENDENCIES_SHOWN);
+        self.more(out, list.all, DEPENDENCIES_SHOWN);
         if looked_up > 0 {
             let _ = writeln!(
                 out,
@@ -199,7 +182,7 @@ impl Telling<'_> {
         }
     }
 
-    fn delegates(&self, out: &mut String, lines: &Lineage<'_>) {
+    fn delegates(&self, out: &mut String, lines: &Lineage) {
         let contacts = contacts(self.report, lines);
         if !contacts.is_empty() {
             let title = "daemons outside the run that were contacted";
@@ -223,7 +206,7 @@ impl Telling<'_> {
     fn findings(&self, out: &mut String) {
         let list: Vec<_> = self
             .report
-            .findings
+            .findings()
             .iter()
             .filter(|finding| !TOLD_AS_REFUSAL.contains(&finding.kind.as_str()))
             .collect();
@@ -250,12 +233,12 @@ impl Telling<'_> {
     }
 
     fn coverage(&self, out: &mut String) {
-        let coverage = &self.report.coverage;
+        let coverage = self.report.coverage();
         out.push('\n');
-        if let Some(text) = limits::use_of(&self.report.run) {
+        if let Some(text) = limits::use_of(self.report.run()) {
             let _ = writeln!(out, "limits    {text}");
         }
-        if self.report.run.guarded != Guarded::No {
+        if self.report.run().guarded != Guarded::No {
             let _ = write!(
                 out,
                 "coverage  {} of {} recorded, {} with process and name",
@@ -340,283 +323,13 @@ fn stands(gap: &Gap) -> bool {
         .any(|standing| standing.kind == gap.kind)
 }
 
-/// Who came from whom.
-struct Lineage<'a> {
-    by_id: BTreeMap<u64, &'a Subject>,
-}
-
-impl<'a> Lineage<'a> {
-    fn of(subjects: &'a [Subject]) -> Self {
-        Self {
-            by_id: subjects
-                .iter()
-                .map(|subject| (subject.id, subject))
-                .collect(),
-        }
-    }
-
-    /// `deploy.sh → terraform → provider`: the first process first. Images that only forked, and a
-    /// process that exec'ed itself anew, are one link.
-    fn chain(&self, subject: Option<u64>) -> String {
-        let mut links: Vec<String> = Vec::new();
-        let mut seen = BTreeSet::new();
-        let mut next = subject;
-        while let Some(subject) = next.and_then(|id| self.by_id.get(&id)) {
-            if !seen.insert(subject.id) {
-                break;
-            }
-            let label = label(&subject.exe, &subject.argv);
-            if links.last() != Some(&label) {
-                links.push(label);
-            }
-            next = subject.parent;
-        }
-        links.reverse();
-        match links.as_slice() {
-            [] => "unknown process".to_owned(),
-            [first, .., last_but_one, last] if links.len() > CHAIN_LINKS => {
-                format!("{first} → … → {last_but_one} → {last}")
-            }
-            links => links.join(" → "),
-        }
-    }
-}
-
-/// Everything that one rule refused at one destination.
-struct Refusal {
-    what: String,
-    /// `tcp/443`, `lookup`.
-    ways: BTreeSet<String>,
-    attempts: u64,
-    chains: BTreeSet<String>,
-    rule: String,
-    reason: Option<String>,
-    fix: Option<String>,
-}
-
-/// The flows that are told: a route probe for another flow is not, and one to port 0 that was refused is
-/// no refusal of anything.
-fn flows_of_their_own(report: &Report) -> Vec<&Flow> {
-    report
-        .flows
-        .iter()
-        .zip(told_by_another(&report.flows))
-        .filter(|(flow, told)| {
-            let refused = matches!(flow.verdict, Verdict::Deny | Verdict::WouldDeny);
-            let nowhere = flow.is_route_probe() && flow.port == 0;
-            !(*told || refused && nowhere)
-        })
-        .map(|(flow, _)| flow)
-        .collect()
-}
-
-/// Lookups and attempts with this verdict, by destination and rule, the busiest first.
-fn refusals(
-    report: &Report,
-    flows: &[&Flow],
-    rules: &[Rule],
-    verdict: Verdict,
-    lines: &Lineage<'_>,
-) -> Vec<Refusal> {
-    let mut groups: BTreeMap<(String, &str), Refusal> = BTreeMap::new();
-    let mut add = |what: String, rule, way: String, attempts, subject| {
-        let group = groups.entry((what.clone(), rule)).or_insert_with(|| {
-            let (reason, fix) = advice(report, rules, rule, &what);
-            Refusal {
-                what,
-                ways: BTreeSet::new(),
-                attempts: 0,
-                chains: BTreeSet::new(),
-                rule: plain(rule),
-                reason,
-                fix,
-            }
-        });
-        group.ways.insert(way);
-        group.attempts += attempts;
-        group.chains.insert(lines.chain(subject));
-    };
-    for name in report.names.iter().filter(|name| name.verdict == verdict) {
-        add(
-            plain(&name.name),
-            &name.rule,
-            "lookup".to_owned(),
-            name.queries,
-            name.subject,
-        );
-    }
-    for flow in flows.iter().filter(|flow| flow.verdict == verdict) {
-        let what = flow
-            .name
-            .as_deref()
-            .map_or_else(|| flow.address.to_canonical().to_string(), plain);
-        let way = way(&flow.protocol, flow.port);
-        add(what, &flow.rule, way, flow.attempts, flow.subject);
-    }
-    let mut list: Vec<_> = groups.into_values().collect();
-    list.sort_by(|a, b| {
-        b.attempts
-            .cmp(&a.attempts)
-            .then_with(|| a.what.cmp(&b.what))
-    });
-    list
-}
-
-/// Why a rule stands and what to do about this destination: from the finding about the two, since it
-/// knows more (what to allow, say), else from the rule itself.
-fn advice(
-    report: &Report,
-    rules: &[Rule],
-    rule: &str,
-    what: &str,
-) -> (Option<String>, Option<String>) {
-    let names_it = |title: &str| {
-        title.split_whitespace().any(|word| {
-            let rest = word.trim_start_matches('[').strip_prefix(what);
-            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with([':', ']']))
-        })
-    };
-    let finding = report
-        .findings
-        .iter()
-        .find(|finding| finding.rule.as_deref() == Some(rule) && names_it(&finding.title));
-    let written = rules.iter().find(|written| *written.text == *rule);
-    (
-        finding
-            .and_then(|finding| finding.reason.clone())
-            .or_else(|| written?.reason.clone()),
-        finding
-            .and_then(|finding| finding.fix.clone())
-            .or_else(|| written?.fix.clone()),
-    )
-}
-
-fn way(protocol: &str, port: u16) -> String {
-    if port == 0 {
-        plain(protocol)
-    } else {
-        format!("{}/{port}", plain(protocol))
-    }
-}
-
-/// One outside destination that was reached for, on one port.
-struct Dependency {
-    /// The name, or the address.
-    what: String,
-    name: Option<String>,
-    addresses: BTreeSet<IpAddr>,
-    port: u16,
-    protocol: String,
-    attempts: u64,
-    outcome: String,
-    chains: BTreeSet<String>,
-}
-
-impl Dependency {
-    fn place(&self) -> String {
-        let first = match self.addresses.first() {
-            Some(address @ IpAddr::V6(_)) if self.port != 0 => format!("[{address}]:{}", self.port),
-            Some(address) if self.port != 0 => format!("{address}:{}", self.port),
-            Some(address) => address.to_string(),
-            None => "-".to_owned(),
-        };
-        match self.addresses.len() {
-            0 | 1 => first,
-            several => format!("{first} (+{})", several - 1),
-        }
-    }
-
-    fn by(&self) -> String {
-        let first = self.chains.first().map_or("-", String::as_str);
-        match self.chains.len() {
-            0 | 1 => first.to_owned(),
-            several => format!("{first} (+{})", several - 1),
-        }
-    }
-}
-
-/// Attempts at addresses outside this host, by destination, the busiest first.
-fn dependencies(flows: &[&Flow], lines: &Lineage<'_>) -> Vec<Dependency> {
-    let mut groups: BTreeMap<_, Dependency> = BTreeMap::new();
-    for flow in flows {
-        let address = flow.address.to_canonical();
-        if address.is_loopback() || address.is_unspecified() {
-            continue;
-        }
-        let name = flow.name.as_deref().map(plain);
-        let what = name.clone().unwrap_or_else(|| address.to_string());
-        let outcome = outcome_words(flow);
-        let key = (
-            what.clone(),
-            flow.port,
-            flow.protocol.as_str(),
-            outcome.clone(),
-        );
-        let group = groups.entry(key).or_insert_with(|| Dependency {
-            what,
-            name,
-            addresses: BTreeSet::new(),
-            port: flow.port,
-            protocol: plain(&flow.protocol),
-            attempts: 0,
-            outcome,
-            chains: BTreeSet::new(),
-        });
-        group.addresses.insert(address);
-        group.attempts += flow.attempts;
-        group.chains.insert(lines.chain(flow.subject));
-    }
-    let mut list: Vec<_> = groups.into_values().collect();
-    list.sort_by(|a, b| {
-        b.attempts
-            .cmp(&a.attempts)
-            .then_with(|| a.what.cmp(&b.what))
-    });
-    list
-}
-
-/// How many names were looked up with leave, and never contacted under that name.
-fn names_only(report: &Report) -> usize {
-    let contacted: BTreeSet<_> = report
-        .flows
-        .iter()
-        .filter_map(|flow| flow.name.as_deref())
-        .collect();
-    report
-        .names
-        .iter()
-        .filter(|name| !matches!(name.verdict, Verdict::Deny | Verdict::WouldDeny))
-        .map(|name| name.name.as_str())
-        .filter(|name| !contacted.contains(name))
-        .collect::<BTreeSet<_>>()
-        .len()
-}
-
-fn outcome_words(flow: &Flow) -> String {
-    let seen = match flow.outcome {
-        Outcome::Connected => "connected",
-        Outcome::Refused => "refused by peer",
-        Outcome::TimedOut => "timed out",
-        Outcome::Unknown if flow.is_route_probe() => "probed",
-        // Handshakes that nobody answered while the command lived.
-        Outcome::Unknown if flow.protocol == "tcp" => "no answer seen",
-        Outcome::Unknown => "sent",
-    };
-    match flow.verdict {
-        Verdict::Deny => "denied".to_owned(),
-        Verdict::Allow | Verdict::WouldDeny => seen.to_owned(),
-        Verdict::Waived => format!("{seen} (waived)"),
-        Verdict::BreakGlass => format!("{seen} (break glass)"),
-    }
-}
-
 /// Sockets of daemons by path, daemon, verdict and process chain, and how often, the busiest first.
 ///
 /// Without those of the resolvers: every program of some C libraries tries them, whether anybody listens
 /// there or not, and goes on to DNS.
-fn contacts(report: &Report, lines: &Lineage<'_>) -> Vec<([String; 4], u64)> {
+fn contacts(report: &dyn Parts, lines: &Lineage) -> Vec<([String; 4], u64)> {
     let mut groups: BTreeMap<[String; 4], u64> = BTreeMap::new();
-    let delegates = report.delegates.iter();
+    let delegates = report.delegates().iter();
     for delegate in delegates.filter(|delegate| !is_resolver_socket(&delegate.rule)) {
         let contact = [
             cut(&plain(&delegate.path), NAME_WIDTH),
@@ -640,8 +353,8 @@ fn is_resolver_socket(rule: &str) -> bool {
 
 /// Was systemd-resolved tried? Only hosts that are set up for it do; nscd's socket is tried everywhere, and
 /// says nothing.
-fn asked_resolved(report: &Report) -> bool {
-    report.delegates.iter().any(|delegate| {
+fn asked_resolved(report: &dyn Parts) -> bool {
+    report.delegates().iter().any(|delegate| {
         is_resolver_socket(&delegate.rule) && delegate.path.contains("/systemd/resolve/")
     })
 }

@@ -1,7 +1,8 @@
 //! The record of a run as the kernel keeps it, in plain types.
 //!
-//! The loader turns map rows into these; the report is assembled from them. Times are nanoseconds of
-//! CLOCK_BOOTTIME; [`Snapshot::boot_offset_ns`] turns them into wall-clock time.
+//! The loader turns map rows into these; the report is assembled from them. A record is passed on [`Row`] by row,
+//! so that nobody need hold it as a whole. Times are nanoseconds of CLOCK_BOOTTIME; [`Row::Clock`] turns them into
+//! wall-clock time.
 
 use std::net::IpAddr;
 
@@ -218,6 +219,9 @@ pub struct Counters {
     pub queries_lost: u64,
     /// Names, answers or leases that could not be stored.
     pub leases_lost: u64,
+    /// Leases that made room for another name's at the same address.
+    #[serde(default)]
+    pub leases_evicted: u64,
     /// DNS queries that could not be parsed.
     pub queries_malformed: u64,
     /// DNS answers that could not be parsed, in whole or in part.
@@ -240,8 +244,33 @@ pub struct Counters {
     pub backstop: u64,
 }
 
-/// Everything that the kernel recorded of a run, read at one time.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// One row of a record, of whatever kind. Rows come in no order that a reader may depend on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Row {
+    /// Wall-clock nanoseconds since the epoch at CLOCK_BOOTTIME 0.
+    Clock(i64),
+    /// Sums.
+    Counters(Counters),
+    /// A process image.
+    Subject(SubjectRow),
+    /// A name.
+    Name(NameRow),
+    /// Lookups.
+    Query(QueryRow),
+    /// An address that an answer gave.
+    Answer(AnswerRow),
+    /// Attempts.
+    Flow(FlowRow),
+    /// A unix socket.
+    Delegate(DelegateRow),
+    /// A process that left.
+    Leaver(LeaverRow),
+}
+
+/// Everything that the kernel recorded of a run, read at one time. A long run's is large: what has to do with any
+/// run takes the rows one at a time.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Snapshot {
     /// Wall-clock nanoseconds since the epoch at CLOCK_BOOTTIME 0.
     pub boot_offset_ns: i64,
@@ -261,4 +290,37 @@ pub struct Snapshot {
     pub leavers: Vec<LeaverRow>,
     /// Sums.
     pub counters: Counters,
+}
+
+impl Snapshot {
+    /// Take one row.
+    pub fn add(&mut self, row: Row) {
+        match row {
+            Row::Clock(boot_offset_ns) => self.boot_offset_ns = boot_offset_ns,
+            Row::Counters(counters) => self.counters = counters,
+            Row::Subject(row) => self.subjects.push(row),
+            Row::Name(row) => self.names.push(row),
+            Row::Query(row) => self.queries.push(row),
+            Row::Answer(row) => self.answers.push(row),
+            Row::Flow(row) => self.flows.push(row),
+            Row::Delegate(row) => self.delegates.push(row),
+            Row::Leaver(row) => self.leavers.push(row),
+        }
+    }
+
+    /// All of it, row by row.
+    pub fn rows(&self) -> impl Iterator<Item = Row> {
+        [
+            Row::Clock(self.boot_offset_ns),
+            Row::Counters(self.counters.clone()),
+        ]
+        .into_iter()
+        .chain(self.subjects.iter().cloned().map(Row::Subject))
+        .chain(self.names.iter().cloned().map(Row::Name))
+        .chain(self.queries.iter().cloned().map(Row::Query))
+        .chain(self.answers.iter().cloned().map(Row::Answer))
+        .chain(self.flows.iter().cloned().map(Row::Flow))
+        .chain(self.delegates.iter().cloned().map(Row::Delegate))
+        .chain(self.leavers.iter().cloned().map(Row::Leaver))
+    }
 }

@@ -1,12 +1,17 @@
 //! The report: one document per run, and the pure function that makes it from the record.
 //!
+//! The types here are the document. A supervisor does not hold them: from the rows ([`Ledger`]) it makes an
+//! [`Account`], which makes the long lists entry by entry while they are written.
+//!
 //! Field order is the document's order. Times are RFC 3339 UTC with microseconds. Lists are sorted, so
 //! that the same record gives the same document.
 
+mod account;
 mod assemble;
 mod coverage;
 mod findings;
 mod image;
+mod ledger;
 mod limits;
 mod probe;
 
@@ -16,9 +21,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use crate::record::{Attribution, Verdict};
+pub use account::{Account, Parts};
 pub use assemble::{Leftover, Reload, RunFacts, assemble, rule_text};
 pub use coverage::{STANDING_GAPS, StandingGap};
 pub use image::image_name;
+pub use ledger::Ledger;
 pub use limits::{Applied, HighestFrom, Limit, LimitFacts, Overtime, RunLimits};
 pub use probe::told_by_another;
 

@@ -4,8 +4,8 @@ use blackstart_core::name::Pattern;
 use blackstart_core::policy::{Effect, Policy, Rule, Target, alone};
 use blackstart_core::record::*;
 use blackstart_core::report::{
-    Finding, Gap, Guarded, Leftover, LimitFacts, Mode, Outcome, Report, RunFacts, STANDING_GAPS,
-    Severity, Usage, assemble, schema,
+    Account, Finding, Gap, Guarded, Ledger, Leftover, LimitFacts, Mode, Outcome, Parts,
+    PolicySource, Reload, Report, RunFacts, STANDING_GAPS, Severity, Usage, assemble, schema,
 };
 use blackstart_core::tables::{RULE_DEFAULT, RULE_LOCAL, RULE_RESOLVER_SOCKET};
 
@@ -142,8 +142,8 @@ fn own_gaps(report: &Report) -> Vec<(&str, u64)> {
         .collect()
 }
 
-#[test]
-fn the_whole_document() {
+/// Something of everything.
+fn full_record() -> Snapshot {
     let mut record = record();
     record.subjects[0].wait_status = 6 << 8;
     record.subjects[1].wait_status = 9;
@@ -194,8 +194,102 @@ fn the_whole_document() {
         attempts: 1,
     }];
     record.counters.attempts = 6;
+    record
+}
+
+#[test]
+fn the_whole_document() {
     let policy = policy();
-    insta::assert_json_snapshot!(assemble(&record, &facts(Some(&policy))));
+    insta::assert_json_snapshot!(assemble(&full_record(), &facts(Some(&policy))));
+}
+
+#[test]
+fn what_is_written_entry_by_entry_is_the_report() {
+    let policy = policy();
+    for record in [full_record(), Snapshot::default()] {
+        let facts = facts(Some(&policy));
+        let mut ledger = Ledger::default();
+        record.rows().for_each(|row| ledger.add(row));
+        let account = Account::new(ledger, &facts);
+        let report = assemble(&record, &facts);
+        assert_eq!(account.to_report(), report);
+        assert_eq!(
+            serde_json::to_string_pretty(&account).unwrap(),
+            serde_json::to_string_pretty(&report).unwrap()
+        );
+
+        let (one, other): (&dyn Parts, &dyn Parts) = (&account, &report);
+        assert!(one.subjects().eq(other.subjects()));
+        assert!(one.names().eq(other.names()));
+        assert!(one.flows().eq(other.flows()));
+        assert_eq!(one.told_by_another(), other.told_by_another());
+        assert_eq!(one.run(), other.run());
+        assert_eq!(one.delegates(), other.delegates());
+        assert_eq!(one.findings(), other.findings());
+        assert_eq!(one.coverage(), other.coverage());
+    }
+}
+
+#[test]
+fn a_record_is_passed_on_whole() {
+    let mut record = full_record();
+    record.leavers = vec![LeaverRow {
+        subject: 10,
+        tgid: 110,
+        cgroup: 7,
+    }];
+    let mut back = Snapshot::default();
+    for row in record.rows() {
+        let text = serde_json::to_string(&row).unwrap();
+        assert!(!text.contains('\n'), "a row is a line: {text}");
+        back.add(serde_json::from_str(&text).unwrap());
+    }
+    assert_eq!(back, record);
+}
+
+#[test]
+fn a_process_that_never_called_exec_runs_what_its_parent_runs() {
+    let mut record = record();
+    let forked = |id, parent| SubjectRow {
+        exe: String::new(),
+        argv: vec![],
+        forked: true,
+        ..subject(id, parent, "", 4)
+    };
+    record.subjects[1].argv = ["git", "--token", "hunter2"].map(String::from).into();
+    record.subjects[1].argv_truncated = true;
+    // A worker's worker, and one of nobody known; what /proc told of one stands.
+    record.subjects.insert(0, forked(42, 41));
+    record.subjects.insert(0, forked(41, 20));
+    record.subjects.push(forked(43, 0));
+    record.subjects.push(SubjectRow {
+        argv: vec!["told".into()],
+        ..forked(44, 20)
+    });
+    let report = assemble(&record, &facts(None));
+    let words = |pid: u32| {
+        let subject = report.subjects.iter().find(|s| s.pid == pid).unwrap();
+        let argv: Vec<_> = subject.argv.iter().map(String::as_str).collect();
+        (subject.exe.as_str(), argv, subject.argv_truncated)
+    };
+    let git = ("/usr/bin/git", vec!["git", "--token", "***"], true);
+    assert_eq!((words(141), words(142)), (git.clone(), git));
+    assert_eq!(words(143), ("", vec![], false));
+    assert_eq!(words(144).1, ["told"]);
+}
+
+#[test]
+fn the_last_end_is_known_when_all_have_ended() {
+    let end = |record: &Snapshot| {
+        let mut ledger = Ledger::default();
+        record.rows().for_each(|row| ledger.add(row));
+        ledger.last_end_ns()
+    };
+    let mut record = record();
+    assert_eq!(end(&record), Some(1_767_225_604 * SECOND as i64));
+    record.subjects[0].ended_ns = 0;
+    assert_eq!(end(&record), None);
+    assert_eq!(end(&Snapshot::default()), None);
 }
 
 #[test]
@@ -385,6 +479,7 @@ fn every_blind_spot_is_a_gap_and_nothing_else_is() {
         subjects_lost: 1,
         queries_lost: 2,
         leases_lost: 3,
+        leases_evicted: 9,
         queries_malformed: 4,
         answers_malformed: 5,
         answers_forged: 8,
@@ -417,6 +512,7 @@ fn every_blind_spot_is_a_gap_and_nothing_else_is() {
             ("answers_unasked", 7),
             ("dns_over_tcp", 6),
             ("late_subjects", 1),
+            ("leases_evicted", 9),
             ("leases_lost", 3),
             ("left_cgroup", 1),
             ("queries_lost", 2),
@@ -666,4 +762,59 @@ fn an_expired_waiver_is_a_finding_of_the_run() {
     assert_eq!(finding.owner.as_deref(), Some("team-db"));
     assert!(finding.fix.as_ref().unwrap().contains("p.yaml:12"));
     assert!(of_kind(&assemble(&record(), &facts(None)), "waiver_expired").is_empty());
+}
+
+#[test]
+fn policies_that_took_over_and_broken_glass_are_told() {
+    let source = |file: &str| PolicySource {
+        digest: "sha256:00".to_owned(),
+        files: vec![file.to_owned()],
+    };
+    let facts = RunFacts {
+        reloads: vec![Reload {
+            at_ns: 1_767_225_601_000_000_000,
+            policy: source("second.yaml"),
+        }],
+        break_glass: Some("the mirror is down".to_owned()),
+        ..facts(None)
+    };
+    let report = assemble(&record(), &facts);
+    let [reloaded] = &report.run.reloads[..] else {
+        panic!("{:?}", report.run.reloads)
+    };
+    assert_eq!(reloaded.at, "2026-01-01T00:00:01.000000Z");
+    assert_eq!(reloaded.policy, source("second.yaml"));
+    assert_eq!(
+        report.run.break_glass.as_deref(),
+        Some("the mirror is down")
+    );
+    let [finding] = &of_kind(&report, "break_glass")[..] else {
+        panic!("{:?}", report.findings)
+    };
+    assert!(finding.title.contains("the mirror is down"), "{finding:?}");
+}
+
+#[test]
+fn what_refused_in_deed_is_known_before_the_report_is_made() {
+    let refusing = |record: &Snapshot| {
+        let mut ledger = Ledger::default();
+        record.rows().for_each(|row| ledger.add(row));
+        let mut rules: Vec<_> = ledger.refusing().collect();
+        rules.sort_unstable();
+        rules
+    };
+    let flow = |verdict, rule| flow(20, 0, "192.0.2.1", verdict, rule);
+    let query = |verdict, rule| query(1, 20, verdict, rule);
+    let delegate = |verdict, rule| DelegateRow {
+        subject: 20,
+        path: "/run/docker.sock".to_owned(),
+        verdict,
+        rule,
+        attempts: 1,
+    };
+    let mut record = record();
+    record.flows = vec![flow(Verdict::Deny, 1), flow(Verdict::WouldDeny, 2)];
+    record.queries = vec![query(Verdict::Deny, 3), query(Verdict::BreakGlass, 4)];
+    record.delegates = vec![delegate(Verdict::Deny, 5), delegate(Verdict::Waived, 6)];
+    assert_eq!(refusing(&record), [1, 3, 5]);
 }

@@ -127,6 +127,8 @@ fn told(facts: LimitFacts, usage: Usage, leftovers: Vec<Leftover>) -> Report {
         started_ns: 0,
         ended_ns: None,
         exit_code: None,
+        reloads: Vec::new(),
+        break_glass: None,
         limits: facts,
         usage,
         kernel_release: String::new(),

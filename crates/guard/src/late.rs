@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use blackstart_core::record::{Snapshot, SubjectId};
+use blackstart_core::record::{Row, SubjectId, SubjectRow};
 
 use crate::process;
 
@@ -28,22 +28,23 @@ impl LateSubjects {
         }
     }
 
-    /// Fill what the kernel left open, as far as it can be read now or could be before. To be called now
+    /// Fill what the kernel left open in a row, as far as it can be read now or could be before. To be called now
     /// and then while the run is on.
-    pub(crate) fn complete(&mut self, record: &mut Snapshot) {
-        for row in record
-            .subjects
-            .iter_mut()
-            .filter(|row| row.late && row.argv.is_empty())
-        {
-            if row.ended_ns == 0 {
-                self.look_at(row.id, row.tgid);
-            }
-            if let Some(seen) = self.seen.get(&row.id) {
-                row.argv.clone_from(&seen.argv);
-                if let Some(exe) = seen.exe.as_ref().filter(|_| row.exe.is_empty()) {
-                    row.exe.clone_from(exe);
-                }
+    pub(crate) fn complete(&mut self, row: &mut Row) {
+        let Row::Subject(row) = row else { return };
+        if row.late && row.argv.is_empty() {
+            self.complete_subject(row);
+        }
+    }
+
+    fn complete_subject(&mut self, row: &mut SubjectRow) {
+        if row.ended_ns == 0 {
+            self.look_at(row.id, row.tgid);
+        }
+        if let Some(seen) = self.seen.get(&row.id) {
+            row.argv.clone_from(&seen.argv);
+            if let Some(exe) = seen.exe.as_ref().filter(|_| row.exe.is_empty()) {
+                row.exe.clone_from(exe);
             }
         }
     }
@@ -59,10 +60,9 @@ fn look(tgid: u32) -> Seen {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use blackstart_core::record::SubjectRow;
 
-    fn row(id: SubjectId, late: bool) -> SubjectRow {
-        SubjectRow {
+    fn row(id: SubjectId, late: bool) -> Row {
+        Row::Subject(SubjectRow {
             id,
             parent: 0,
             tgid: std::process::id(),
@@ -75,18 +75,21 @@ mod tests {
             ended_ns: 0,
             wait_status: 0,
             replaced: false,
-        }
+        })
     }
 
     #[test]
     fn only_late_subjects_are_completed() {
-        let mut record = Snapshot {
-            subjects: vec![row(1, true), row(2, false)],
-            ..Snapshot::default()
-        };
-        LateSubjects::default().complete(&mut record);
+        let mut late = LateSubjects::default();
         let own: Vec<_> = std::env::args().collect();
-        assert_eq!(record.subjects[0].argv[0], own[0]);
-        assert!(record.subjects[1].argv.is_empty());
+        let mut argv = |mut row: Row| {
+            late.complete(&mut row);
+            match row {
+                Row::Subject(row) => row.argv,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(argv(row(1, true))[0], own[0]);
+        assert!(argv(row(2, false)).is_empty());
     }
 }

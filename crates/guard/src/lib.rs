@@ -27,7 +27,7 @@ use std::path::PathBuf;
 
 use blackstart_core::policy::Policy;
 use blackstart_core::record::Verdict;
-use blackstart_core::report::{Gap, Mode, PolicySource, Report};
+use blackstart_core::report::{Account, Gap, Mode, PolicySource};
 
 pub use blackstart_kernel::support;
 pub use control::{Origin, Running, running};
@@ -122,7 +122,7 @@ pub struct Refused {
 #[derive(Debug, Clone)]
 pub struct Ended {
     /// What happened.
-    pub report: Report,
+    pub report: Account,
     /// The child's own exit code, or 128+n; 120 if it succeeded and a rule says that a refusal fails the run.
     pub exit_code: i32,
     /// The signal that ended the child: a caller that ends by the same one looks to its own parent as the

@@ -4,9 +4,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use blackstart_core::record::Snapshot;
-use blackstart_core::report::LimitFacts;
-use blackstart_kernel::{Orphan, Session};
+use blackstart_core::report::{Ledger, LimitFacts};
+use blackstart_kernel::{Error, Orphan, Session};
 
 use crate::cgroup::{Found, RunCgroup};
 use crate::pins;
@@ -145,20 +144,19 @@ fn adopt(
     pins: Option<&PathBuf>,
     cgroup: Option<&RunCgroup>,
 ) -> io::Result<()> {
-    let read = pins.map(|pins| Orphan::open(pins).and_then(|orphan| orphan.snapshot()));
-    let (record, lost) = match read {
+    let read = |pins: &PathBuf| {
+        let mut record = Ledger::default();
+        Orphan::open(pins)?.read(&mut |row| record.add(row))?;
+        Ok(record)
+    };
+    let (record, lost) = match pins.map(read) {
         Some(Ok(record)) => (record, None),
-        Some(Err(error)) => (
-            dir.read_record().unwrap_or_default(),
-            Some(described(&error)),
-        ),
-        None => (
-            dir.read_record().unwrap_or_default(),
-            Some("its maps are gone".to_owned()),
-        ),
+        Some(Err::<_, Error>(error)) => (kept_record(dir), Some(described(&error))),
+        None => (kept_record(dir), Some("its maps are gone".to_owned())),
     };
     let last_seen = dir.last_sign_of_life().map_or(run.started_ns, wall_ns);
-    let over = last_end(&record)
+    let over = record
+        .last_end_ns()
         .filter(|end| *end >= last_seen)
         .unwrap_or_else(|| wall_ns(SystemTime::now()));
     let unsupervised_seconds =
@@ -196,18 +194,19 @@ fn adopt(
         leftovers: Vec::new(),
         unsupervised_seconds,
     };
-    dir.write_report(&tell(&run, policy.as_ref(), &record, end))
+    dir.write_report(&tell(&run, policy.as_ref(), record, end))
 }
 
-/// When the last process ended, if all did.
-fn last_end(record: &Snapshot) -> Option<i64> {
-    let ends = record.subjects.iter().map(|row| row.ended_ns);
-    if ends.clone().any(|end| end == 0) {
-        return None;
+/// What of a run's record is on disk; nothing, where that cannot be read.
+pub(crate) fn kept_record(dir: &RunDir) -> Ledger {
+    let mut record = Ledger::default();
+    match dir.read_record(&mut |row| record.add(row)) {
+        Ok(()) => record,
+        Err(error) => {
+            tracing::debug!(%error, "the record on disk");
+            Ledger::default()
+        }
     }
-    i64::try_from(ends.max()?)
-        .ok()?
-        .checked_add(record.boot_offset_ns)
 }
 
 /// An error with its causes.

@@ -5,7 +5,7 @@
 //! existence says that the run is not finished. It is removed last.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufRead as _, BufWriter, Write};
 use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -13,9 +13,9 @@ use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime};
 
 use blackstart_core::policy::Policy;
-use blackstart_core::record::Snapshot;
+use blackstart_core::record::Row;
 use blackstart_core::report::{
-    Gap, Guarded, Kernel, Mode, PolicySource, Reload, Report, RunLimits,
+    Account, Gap, Guarded, Kernel, Mode, PolicySource, Reload, RunLimits,
 };
 use rustix::fs::{FlockOperation, flock};
 use serde::de::DeserializeOwned;
@@ -30,7 +30,8 @@ pub(crate) const LAYOUT: u32 = 1;
 const LOCK: &str = "lock";
 const RUN: &str = "run.json";
 const POLICY: &str = "policy.json";
-const RECORD: &str = "record.json";
+/// A row a line: it is never in memory as a whole.
+const RECORD: &str = "record.jsonl";
 const REPORT: &str = "report.json";
 
 /// What is known of a run when it starts.
@@ -204,13 +205,30 @@ impl RunDir {
         read_json(&self.path.join(POLICY)).ok()
     }
 
-    /// The record so far. Its time stamp is the supervisor's last sign of life.
-    pub(crate) fn write_record(&self, record: &Snapshot) -> io::Result<()> {
-        write_json(&self.path.join(RECORD), record, false)
+    /// The record so far, as `read` gives it. Its time stamp is the supervisor's last sign of life.
+    pub(crate) fn write_record(
+        &self,
+        read: impl FnOnce(&mut dyn FnMut(&Row)) -> io::Result<()>,
+    ) -> io::Result<()> {
+        replace(&self.path.join(RECORD), false, |out| {
+            let mut written = Ok(());
+            read(&mut |row| {
+                if written.is_ok() {
+                    written = serde_json::to_writer(&mut *out, row)
+                        .map_err(io::Error::from)
+                        .and_then(|()| out.write_all(b"\n"));
+                }
+            })?;
+            written
+        })
     }
 
-    pub(crate) fn read_record(&self) -> io::Result<Snapshot> {
-        read_json(&self.path.join(RECORD))
+    /// Hand every row of it to `each`.
+    pub(crate) fn read_record(&self, each: &mut dyn FnMut(Row)) -> io::Result<()> {
+        for line in io::BufReader::new(File::open(self.path.join(RECORD))?).lines() {
+            each(serde_json::from_str(&line?)?);
+        }
+        Ok(())
     }
 
     /// When the supervisor was last known to live.
@@ -224,7 +242,7 @@ impl RunDir {
     }
 
     /// The report, on disk for good.
-    pub(crate) fn write_report(&self, report: &Report) -> io::Result<()> {
+    pub(crate) fn write_report(&self, report: &Account) -> io::Result<()> {
         write_json(&self.report_path(), report, true)
     }
 
@@ -311,6 +329,7 @@ fn replace(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use blackstart_core::record::Counters;
 
     #[test]
     fn liveness_is_the_lock() {
@@ -331,8 +350,16 @@ mod tests {
                 adopted
             })
             .unwrap();
-        orphan.write_record(&Snapshot::default()).unwrap();
-        assert_eq!(orphan.read_record().unwrap(), Snapshot::default());
+        let rows = [Row::Clock(7), Row::Counters(Counters::default())];
+        orphan
+            .write_record(|each| {
+                rows.iter().for_each(each);
+                Ok(())
+            })
+            .unwrap();
+        let mut read = Vec::new();
+        orphan.read_record(&mut |row| read.push(row)).unwrap();
+        assert_eq!(read, rows);
         assert!(orphan.last_sign_of_life().is_some());
         orphan.finish().unwrap();
         assert!(state.unfinished().unwrap().is_empty());

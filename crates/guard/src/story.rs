@@ -3,8 +3,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use blackstart_core::policy::Policy;
-use blackstart_core::record::Snapshot;
-use blackstart_core::report::{Leftover, LimitFacts, Report, RunFacts, Usage, assemble};
+use blackstart_core::report::{Account, Ledger, Leftover, LimitFacts, RunFacts, Usage};
 
 use crate::state::RunFile;
 
@@ -20,7 +19,7 @@ pub(crate) struct End {
 }
 
 /// The report.
-pub(crate) fn tell(run: &RunFile, policy: Option<&Policy>, record: &Snapshot, end: End) -> Report {
+pub(crate) fn tell(run: &RunFile, policy: Option<&Policy>, record: Ledger, end: End) -> Account {
     let facts = RunFacts {
         id: run.id.clone(),
         service: run.service.clone(),
@@ -48,7 +47,7 @@ pub(crate) fn tell(run: &RunFile, policy: Option<&Policy>, record: &Snapshot, en
         unsupervised_seconds: end.unsupervised_seconds,
         known_addresses: run.known_addresses.clone(),
     };
-    assemble(record, &facts)
+    Account::new(record, &facts)
 }
 
 /// A moment as the report counts them.

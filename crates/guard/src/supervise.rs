@@ -1,6 +1,7 @@
 //! From the child's start to its end: one loop that owns everything that happens meanwhile.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::io;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
@@ -42,6 +43,8 @@ const TOLD_MAX: usize = 10_000;
 /// How long one turn of the loop may go through events: a flood of them must not hold up signals and the
 /// heartbeat.
 const TURN: Duration = Duration::from_millis(50);
+/// How many events are read at once.
+const EVENTS: usize = 1024;
 /// How long the end of a run may go through what is left of a flood.
 const LAST_TURNS: Duration = Duration::from_secs(2);
 /// How long the end of a session may take, its grace included, once the time is over and the child has ended.
@@ -332,13 +335,14 @@ impl Supervisor<'_, '_> {
         let (Some(session), Some(dir)) = (&self.session, self.dir) else {
             return;
         };
-        let written = session
-            .snapshot()
-            .map_err(|error| error.to_string())
-            .and_then(|mut record| {
-                self.late.complete(&mut record);
-                dir.write_record(&record).map_err(|error| error.to_string())
-            });
+        let late = &mut *self.late;
+        let written = dir.write_record(|each| {
+            let mut completed = |mut row| {
+                late.complete(&mut row);
+                each(&row);
+            };
+            session.read(&mut completed).map_err(io::Error::other)
+        });
         if let Err(error) = written
             && self.told.warnings.insert("checkpoint")
         {
@@ -349,34 +353,32 @@ impl Supervisor<'_, '_> {
     }
 
     /// What the kernel has to tell, for one turn. More is read only when that is gone through: what does not
-    /// fit into the ring meanwhile is counted there, and missing in the live view only.
-    pub(crate) fn take_events(&mut self) {
+    /// fit into the ring meanwhile is counted there, and missing in the live view only. False if there was nothing.
+    pub(crate) fn take_events(&mut self) -> bool {
         let until = Instant::now() + TURN;
         if self.pending.is_empty()
             && let Some(session) = &mut self.session
         {
             let pending = &mut self.pending;
-            if let Err(error) = session.drain_events(&mut |event| pending.push_back(event)) {
+            if let Err(error) = session.drain_events(EVENTS, &mut |event| pending.push_back(event))
+            {
                 tracing::debug!(%error, "events");
             }
         }
+        let any = !self.pending.is_empty();
         while let Some(event) = self.pending.pop_front() {
             self.event(event);
             if Instant::now() >= until {
-                return;
+                break;
             }
         }
+        any
     }
 
     /// The same at the end of the run, for all that is left.
     pub(crate) fn last_events(&mut self) {
         let until = Instant::now() + LAST_TURNS;
-        loop {
-            self.take_events();
-            if self.pending.is_empty() || Instant::now() >= until {
-                return;
-            }
-        }
+        while self.take_events() && Instant::now() < until {}
     }
 
     /// Take the programs off.

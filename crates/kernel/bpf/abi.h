@@ -237,8 +237,8 @@ struct bs_lease_slot {
 struct bs_lease {
 	struct bpf_spin_lock lock;
 	__u32 used;
-	__u32 evicted; /* slots that had to make room */
-	__u32 turns;   /* answers that named the address */
+	__u32 turns; /* answers that named the address */
+	__u32 pad;
 	struct bs_lease_slot slot[BS_LEASE_SLOTS];
 };
 
@@ -358,6 +358,7 @@ struct bs_counters {
 	__u64 backstop;
 	__u64 delegates_lost;
 	__u64 answers_forged;
+	__u64 leases_evicted;
 };
 
 /* ---- per socket ------------------------------------------------------------------------------------- */
@@ -490,7 +491,7 @@ BS_SIZE(bs_subject, 440);
 BS_SIZE(bs_process, 16);
 BS_SIZE(bs_leaver_key, 24);
 BS_SIZE(bs_delegate_key, 128);
-BS_SIZE(bs_counters, 120);
+BS_SIZE(bs_counters, 128);
 BS_SIZE(bs_asked, 48);
 BS_SIZE(bs_socket, 160);
 BS_SIZE(bs_seat, 176);

@@ -215,7 +215,7 @@ __noinline int bs_lease_put(struct bs_refill *n)
 	struct bs_lease *lease;
 	__u64 name, subject;
 	__u64 place = BS_LEASE_SLOTS, oldest = 0, oldest_seen = -1ULL, unknown;
-	__u32 class_id, deny_class, turn, used, recorded, fresh = 0;
+	__u32 class_id, deny_class, turn, used, recorded, fresh = 0, evicted = 0;
 	__u16 generation, current;
 
 	if (!n)
@@ -272,7 +272,7 @@ __noinline int bs_lease_put(struct bs_refill *n)
 			fresh = 1;
 		} else {
 			place = oldest;
-			lease->evicted++;
+			evicted = 1;
 		}
 		place &= BS_LEASE_SLOTS - 1;
 		lease->slot[place].several = 0;
@@ -292,6 +292,8 @@ __noinline int bs_lease_put(struct bs_refill *n)
 	__sync_fetch_and_add(&lease->used, fresh);
 	lease->slot[place].generation = generation;
 	bpf_spin_unlock(&lease->lock);
+	if (evicted)
+		BS_COUNT(leases_evicted, 1);
 	return 0;
 }
 

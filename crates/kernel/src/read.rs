@@ -8,8 +8,8 @@ use std::ptr;
 
 use blackstart_core::name::Name;
 use blackstart_core::record::{
-    AnswerRow, Attribution, Counters, DelegateRow, FlowRow, LeaverRow, NameRow, QueryRow, Snapshot,
-    SubjectId, SubjectRow, Verdict,
+    AnswerRow, Attribution, Counters, DelegateRow, FlowRow, LeaverRow, NameRow, QueryRow, Row,
+    Snapshot, SubjectId, SubjectRow, Verdict,
 };
 use libbpf_rs::libbpf_sys;
 use libbpf_rs::{MapCore, MapFlags, MapHandle};
@@ -27,7 +27,7 @@ pub(crate) struct Record {
     maps: Vec<(&'static str, MapHandle)>,
 }
 
-/// In the order in which a snapshot reads them: a row that refers to another is read first, so that what it
+/// In the order in which they are read: a row that refers to another is read first, so that what it
 /// refers to is there.
 pub(crate) const RECORD_MAPS: [&str; 12] = [
     "bs_counters",
@@ -74,7 +74,12 @@ impl Record {
         map
     }
 
-    fn rows<K: Plain, V: Plain>(&self, name: &str) -> Result<Vec<(K, V)>, Error> {
+    /// Hand every row of a table to `each`, a batch at a time.
+    fn rows<K: Plain, V: Plain>(
+        &self,
+        name: &str,
+        each: &mut dyn FnMut(K, V),
+    ) -> Result<(), Error> {
         let failed = |error| Error::caused(ErrorKind::Io, format!("read the table {name}"), error);
         let map = self.map(name);
         let (key_size, value_size) = (map.key_size() as usize, map.value_size() as usize);
@@ -84,15 +89,18 @@ impl Record {
                 format!("read the table {name}: its rows have another size than this release's"),
             ));
         }
-        let mut rows = Vec::new();
         let mut batches = Batches::new(map);
         while let Some((keys, values)) = batches.next().map_err(failed)? {
             let pairs = keys
                 .chunks_exact(key_size)
                 .zip(values.chunks_exact(value_size));
-            rows.extend(pairs.filter_map(|(key, row)| Some((abi::value(key)?, abi::value(row)?))));
+            for (key, row) in pairs {
+                if let (Some(key), Some(row)) = (abi::value(key), abi::value(row)) {
+                    each(key, row);
+                }
+            }
         }
-        Ok(rows)
+        Ok(())
     }
 
     /// The name of one id.
@@ -123,131 +131,142 @@ impl Record {
     }
 
     fn one_subject(&self, id: SubjectId) -> Option<SubjectRow> {
-        let one = |map: &str| {
-            self.map(map)
-                .lookup(&id.to_ne_bytes(), MapFlags::ANY)
-                .ok()
-                .flatten()
-        };
-        let row = abi::value(&one("bs_subjects")?)?;
-        let rest = one("bs_argv_rest").and_then(|octets| abi::value(&octets));
-        Some(subject(id, &row, rest.as_ref()))
+        let row = self
+            .map("bs_subjects")
+            .lookup(&id.to_ne_bytes(), MapFlags::ANY)
+            .ok()??;
+        Some(self.with_all_arguments(id, &abi::value(&row)?))
     }
 
-    pub(crate) fn snapshot(&self) -> Result<Snapshot, Error> {
-        let mut snapshot = Snapshot {
-            boot_offset_ns: boot_offset_ns(),
-            counters: self.counters()?,
-            ..Snapshot::default()
+    /// A subject's row, with what of its arguments did not fit there.
+    fn with_all_arguments(&self, id: SubjectId, row: &abi::bs_subject) -> SubjectRow {
+        let rest = || {
+            let octets = self
+                .map("bs_argv_rest")
+                .lookup(&id.to_ne_bytes(), MapFlags::ANY)
+                .ok()??;
+            abi::value(&octets)
         };
-        for (key, row) in self.rows::<abi::bs_flow_key, abi::bs_flow>("bs_flows")? {
-            snapshot.flows.push(FlowRow {
-                subject: key.subject,
-                name: key.name,
-                address: address(key.addr),
-                port: key.port,
-                protocol: key.protocol,
-                verdict: verdict(key.verdict),
-                rule: key.rule,
-                attribution: attribution(row.attribution),
-                attempts: row.attempts,
-                connected: row.connected,
-                refused: row.refused,
-                timed_out: row.timed_out,
-                bytes_sent: row.bytes,
-                first_ns: row.first_ns,
-                last_ns: row.last_ns,
-            });
-        }
-        self.add_open_sockets(&mut snapshot.flows)?;
-        for (key, row) in self.rows::<abi::bs_query_key, abi::bs_query>("bs_queries")? {
-            snapshot.queries.push(QueryRow {
-                name: key.name,
-                subject: key.subject,
-                qtype: key.qtype,
-                verdict: verdict(key.verdict),
-                rule: key.rule,
-                queries: row.queries,
-                first_ns: row.first_ns,
-                last_ns: row.last_ns,
-            });
-        }
-        for (key, row) in self.rows::<abi::bs_answer_key, abi::bs_answer>("bs_answers")? {
-            let length = (row.chain_len as usize).min(row.chain.len());
-            snapshot.answers.push(AnswerRow {
-                name: key.name,
-                address: address(key.addr),
-                chain: row.chain[..length].to_vec(),
-                fixed: row.fixed != 0,
-            });
-        }
-        for (key, attempts) in self.rows::<abi::bs_delegate_key, u64>("bs_delegates")? {
-            let length = usize::from(key.path_len).min(key.path.len());
-            let path = &key.path[..length];
-            let path = match path.strip_prefix(&[0]) {
-                Some(rest) => format!("@{}", String::from_utf8_lossy(rest)),
-                None => String::from_utf8_lossy(path).into_owned(),
-            };
-            snapshot.delegates.push(DelegateRow {
-                subject: key.subject,
-                path,
-                verdict: verdict(key.verdict),
-                rule: key.rule,
-                attempts,
-            });
-        }
-        for (key, _) in self.rows::<abi::bs_leaver_key, u64>("bs_leavers")? {
-            snapshot.leavers.push(LeaverRow {
+        let rest = (usize::from(row.argv_len) > row.argv.len())
+            .then(rest)
+            .flatten();
+        subject(id, row, rest.as_ref())
+    }
+
+    /// Hand the whole record to `each`, row by row.
+    pub(crate) fn read(&self, each: &mut dyn FnMut(Row)) -> Result<(), Error> {
+        each(Row::Clock(boot_offset_ns()));
+        each(Row::Counters(self.counters()?));
+        let open = self.open_sockets()?;
+        self.rows(
+            "bs_flows",
+            &mut |key: abi::bs_flow_key, row: abi::bs_flow| {
+                let waiting = open.get(&FlowId::of_flow(&key)).copied().unwrap_or(0);
+                each(Row::Flow(FlowRow {
+                    subject: key.subject,
+                    name: key.name,
+                    address: address(key.addr),
+                    port: key.port,
+                    protocol: key.protocol,
+                    verdict: verdict(key.verdict),
+                    rule: key.rule,
+                    attribution: attribution(row.attribution),
+                    attempts: row.attempts,
+                    connected: row.connected,
+                    refused: row.refused,
+                    timed_out: row.timed_out,
+                    bytes_sent: row.bytes + waiting,
+                    first_ns: row.first_ns,
+                    last_ns: row.last_ns,
+                }));
+            },
+        )?;
+        self.rows(
+            "bs_queries",
+            &mut |key: abi::bs_query_key, row: abi::bs_query| {
+                each(Row::Query(QueryRow {
+                    name: key.name,
+                    subject: key.subject,
+                    qtype: key.qtype,
+                    verdict: verdict(key.verdict),
+                    rule: key.rule,
+                    queries: row.queries,
+                    first_ns: row.first_ns,
+                    last_ns: row.last_ns,
+                }));
+            },
+        )?;
+        self.rows(
+            "bs_answers",
+            &mut |key: abi::bs_answer_key, row: abi::bs_answer| {
+                let length = (row.chain_len as usize).min(row.chain.len());
+                each(Row::Answer(AnswerRow {
+                    name: key.name,
+                    address: address(key.addr),
+                    chain: row.chain[..length].to_vec(),
+                    fixed: row.fixed != 0,
+                }));
+            },
+        )?;
+        self.rows(
+            "bs_delegates",
+            &mut |key: abi::bs_delegate_key, attempts: u64| {
+                let length = usize::from(key.path_len).min(key.path.len());
+                let path = &key.path[..length];
+                let path = match path.strip_prefix(&[0]) {
+                    Some(rest) => format!("@{}", String::from_utf8_lossy(rest)),
+                    None => String::from_utf8_lossy(path).into_owned(),
+                };
+                each(Row::Delegate(DelegateRow {
+                    subject: key.subject,
+                    path,
+                    verdict: verdict(key.verdict),
+                    rule: key.rule,
+                    attempts,
+                }));
+            },
+        )?;
+        self.rows("bs_leavers", &mut |key: abi::bs_leaver_key, _: u64| {
+            each(Row::Leaver(LeaverRow {
                 subject: key.subject,
                 tgid: key.tgid,
                 cgroup: key.cgroup,
-            });
-        }
-        for (id, row) in self.rows::<u64, abi::bs_name>("bs_names")? {
-            snapshot.names.push(NameRow {
+            }));
+        })?;
+        self.rows("bs_names", &mut |id: u64, row: abi::bs_name| {
+            each(Row::Name(NameRow {
                 id,
                 name: presentation(&row),
-            });
-        }
-        let rest: HashMap<u64, abi::bs_argv_rest> =
-            self.rows("bs_argv_rest")?.into_iter().collect();
-        for (id, row) in self.rows::<u64, abi::bs_subject>("bs_subjects")? {
-            snapshot.subjects.push(subject(id, &row, rest.get(&id)));
-        }
-        snapshot.subjects.sort_by_key(|subject| subject.id);
-        inherit_images(&mut snapshot.subjects);
+            }));
+        })?;
+        self.rows("bs_subjects", &mut |id: u64, row: abi::bs_subject| {
+            each(Row::Subject(self.with_all_arguments(id, &row)));
+        })
+    }
+
+    /// The whole record at once. For small ones.
+    pub(crate) fn snapshot(&self) -> Result<Snapshot, Error> {
+        let mut snapshot = Snapshot::default();
+        self.read(&mut |row| snapshot.add(row))?;
         Ok(snapshot)
     }
 
     /// A socket's bytes come to its flow when it is closed; until then they are with the socket.
-    fn add_open_sockets(&self, flows: &mut [FlowRow]) -> Result<(), Error> {
-        let seats = self.rows::<u32, abi::bs_seat>("bs_seats")?;
-        let others = self.rows::<u64, abi::bs_socket>("bs_sockets")?;
-        // What nobody sits on is all zero.
-        let rows = seats.iter().map(|(_, seat)| &seat.socket);
-        let rows = rows.chain(others.iter().map(|(_, socket)| socket));
-        // By the few sockets, not by the many flows.
+    fn open_sockets(&self) -> Result<HashMap<FlowId, u64>, Error> {
         let mut bytes = HashMap::new();
-        for socket in rows.filter(|socket| socket.bytes > 0) {
-            let to = (address(socket.addr), socket.port, socket.protocol);
-            let key = (
-                socket.subject,
-                socket.name,
-                to,
-                verdict(socket.verdict),
-                socket.rule,
-            );
-            *bytes.entry(key).or_insert(0) += socket.bytes;
-        }
-        if bytes.is_empty() {
-            return Ok(());
-        }
-        for flow in flows {
-            let to = (flow.address, flow.port, flow.protocol);
-            let key = (flow.subject, flow.name, to, flow.verdict, flow.rule);
-            flow.bytes_sent += bytes.get(&key).copied().unwrap_or(0);
-        }
-        Ok(())
+        let mut add = |socket: &abi::bs_socket| {
+            if socket.bytes > 0 {
+                *bytes.entry(FlowId::of_socket(socket)).or_insert(0) += socket.bytes;
+            }
+        };
+        // What nobody sits on is all zero.
+        self.rows("bs_seats", &mut |_: u32, seat: abi::bs_seat| {
+            add(&seat.socket);
+        })?;
+        self.rows("bs_sockets", &mut |_: u64, socket: abi::bs_socket| {
+            add(&socket);
+        })?;
+        Ok(bytes)
     }
 
     fn counters(&self) -> Result<Counters, Error> {
@@ -268,6 +287,7 @@ impl Record {
             sums.subjects_lost += one.subjects_lost;
             sums.queries_lost += one.queries_lost;
             sums.leases_lost += one.leases_lost;
+            sums.leases_evicted += one.leases_evicted;
             sums.queries_malformed += one.queries_malformed;
             sums.answers_malformed += one.answers_malformed;
             sums.answers_unasked += one.answers_unasked;
@@ -315,6 +335,44 @@ impl Record {
             })?;
         }
         Ok(())
+    }
+}
+
+/// Which flow a socket belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct FlowId {
+    subject: SubjectId,
+    name: u64,
+    addr: [u32; 4],
+    rule: u32,
+    port: u16,
+    protocol: u8,
+    verdict: u8,
+}
+
+impl FlowId {
+    fn of_flow(key: &abi::bs_flow_key) -> Self {
+        Self {
+            subject: key.subject,
+            name: key.name,
+            addr: key.addr,
+            rule: key.rule,
+            port: key.port,
+            protocol: key.protocol,
+            verdict: key.verdict,
+        }
+    }
+
+    fn of_socket(socket: &abi::bs_socket) -> Self {
+        Self {
+            subject: socket.subject,
+            name: socket.name,
+            addr: socket.addr,
+            rule: socket.rule,
+            port: socket.port,
+            protocol: socket.protocol,
+            verdict: socket.verdict,
+        }
     }
 }
 
@@ -422,23 +480,6 @@ fn subject(id: u64, row: &abi::bs_subject, rest: Option<&abi::bs_argv_rest>) -> 
         ended_ns: row.ended_ns,
         wait_status: row.wait_status,
         replaced: row.replaced != 0,
-    }
-}
-
-/// A process that never called exec runs its parent's program with its parent's arguments. Rows are sorted by
-/// id, and a parent's is lower.
-fn inherit_images(subjects: &mut [SubjectRow]) {
-    for at in 0..subjects.len() {
-        let (before, rest) = subjects.split_at_mut(at);
-        let subject = &mut rest[0];
-        if !subject.forked || !subject.argv.is_empty() {
-            continue;
-        }
-        if let Ok(parent) = before.binary_search_by_key(&subject.parent, |row| row.id) {
-            subject.exe.clone_from(&before[parent].exe);
-            subject.argv.clone_from(&before[parent].argv);
-            subject.argv_truncated = before[parent].argv_truncated;
-        }
     }
 }
 

@@ -11,7 +11,7 @@ use std::ptr::NonNull;
 use std::rc::Rc;
 
 use blackstart_core::name::Name;
-use blackstart_core::record::{Snapshot, SubjectId, SubjectRow, Verdict};
+use blackstart_core::record::{Row, SubjectId, SubjectRow, Verdict};
 use blackstart_core::report::Mode;
 use blackstart_core::tables::Tables;
 use libbpf_rs::skel::{OpenSkel, Skel, SkelBuilder};
@@ -427,11 +427,13 @@ impl Session {
         unsafe { BorrowedFd::borrow_raw(fd) }
     }
 
-    /// Hand every waiting event to `each`, without blocking.
-    pub fn drain_events(&mut self, each: &mut dyn FnMut(Event)) -> Result<(), Error> {
-        self.ring
-            .consume()
-            .map_err(|error| Error::caused(ErrorKind::Io, "read the live view", error))?;
+    /// Hand waiting events to `each`, without blocking; `most` of them, since more may come as fast as they are read.
+    pub fn drain_events(&mut self, most: usize, each: &mut dyn FnMut(Event)) -> Result<(), Error> {
+        let read = self.ring.consume_raw_n(most);
+        if read < 0 {
+            let error = std::io::Error::from_raw_os_error(-read);
+            return Err(Error::caused(ErrorKind::Io, "read the live view", error));
+        }
         let waiting = std::mem::take(&mut *self.events.borrow_mut());
         for raw in waiting {
             each(self.resolve(raw));
@@ -496,9 +498,9 @@ impl Session {
         self.record.subject(id)
     }
 
-    /// The record so far.
-    pub fn snapshot(&self) -> Result<Snapshot, Error> {
-        self.record.snapshot()
+    /// Hand the record so far to `each`, row by row.
+    pub fn read(&self, each: &mut dyn FnMut(Row)) -> Result<(), Error> {
+        self.record.read(each)
     }
 
     /// Names of the features in use, for the report.
@@ -567,9 +569,9 @@ impl Orphan {
         })
     }
 
-    /// The record.
-    pub fn snapshot(&self) -> Result<Snapshot, Error> {
-        self.record.snapshot()
+    /// Hand the record to `each`, row by row.
+    pub fn read(&self, each: &mut dyn FnMut(Row)) -> Result<(), Error> {
+        self.record.read(each)
     }
 
     /// Remove every pin below `dir`, whatever its layout, and `dir` itself: programs are detached with their last

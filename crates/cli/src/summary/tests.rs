@@ -1,7 +1,9 @@
+use std::borrow::Cow;
+
 use blackstart_core::policy;
 use blackstart_core::report::{
     Applied, Attribution, Coverage, Delegate, Finding, Flow, Gap, HighestFrom, Kernel, Limit, Mode,
-    Name, PolicySource, Run, RunLimits, SCHEMA_VERSION, Usage,
+    Name, Outcome, PolicySource, Report, Run, RunLimits, SCHEMA_VERSION, Subject, Usage,
 };
 
 use super::*;
@@ -475,8 +477,9 @@ fn what_no_run_sees_is_one_line() {
 #[test]
 fn lineage_ends_though_the_record_goes_in_circles() {
     let subjects = [subject(1, Some(2), &["a"]), subject(2, Some(1), &["b"])];
-    assert_eq!(Lineage::of(&subjects).chain(Some(1)), "b → a");
-    assert_eq!(Lineage::of(&subjects).chain(Some(9)), "unknown process");
+    let lineage = |subjects: &[Subject]| Lineage::of(subjects.iter().map(Cow::Borrowed));
+    assert_eq!(lineage(&subjects).chain(Some(1)), "b → a");
+    assert_eq!(lineage(&subjects).chain(Some(9)), "unknown process");
     let deep: Vec<_> = (1..=9)
         .map(|id| {
             subject(
@@ -486,7 +489,7 @@ fn lineage_ends_though_the_record_goes_in_circles() {
             )
         })
         .collect();
-    assert_eq!(Lineage::of(&deep).chain(Some(9)), "q → … → p → q");
+    assert_eq!(lineage(&deep).chain(Some(9)), "q → … → p → q");
 }
 
 #[test]
@@ -512,9 +515,10 @@ fn advice_is_about_this_destination() {
             fix: Some(format!("allow {name}")),
         })
         .into();
-    let flows = flows_of_their_own(&report);
-    let found = refusals(&report, &flows, &[], Verdict::Deny, &Lineage::of(&[]));
+    let found = Destinations::of(&report, &[], &Lineage::of(report.subjects()));
     let told: Vec<_> = found
+        .refused
+        .shown
         .iter()
         .map(|refusal| (refusal.what.as_str(), refusal.fix.as_deref()))
         .collect();

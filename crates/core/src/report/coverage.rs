@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use super::assemble::Lens;
+use super::ledger::Reach;
 use super::{Attribution, Coverage, Gap, Guarded, Mode};
-use crate::record::FlowRow;
 use crate::tables::RULE_DEFAULT;
 
 /// A class of traffic that this version never sees, whatever the host.
@@ -41,7 +41,7 @@ pub const STANDING_GAPS: [StandingGap; 3] = [
 /// otherwise, that is a gap of its own.
 pub(super) fn coverage(lens: &Lens<'_>) -> Coverage {
     let counters = &lens.record.counters;
-    let sum = |f: &dyn Fn(&FlowRow) -> bool| -> u64 {
+    let sum = |f: &dyn Fn(&Reach) -> bool| -> u64 {
         lens.record
             .flows
             .iter()
@@ -67,7 +67,7 @@ pub(super) fn coverage(lens: &Lens<'_>) -> Coverage {
     }
 }
 
-fn is_attributed(lens: &Lens<'_>, row: &FlowRow) -> bool {
+fn is_attributed(lens: &Lens<'_>, row: &Reach) -> bool {
     lens.subject(row.subject).is_some()
         && match row.attribution {
             Attribution::Exact | Attribution::Inherited | Attribution::Ambiguous => true,
@@ -77,7 +77,7 @@ fn is_attributed(lens: &Lens<'_>, row: &FlowRow) -> bool {
 }
 
 /// A rule is about the address itself, or everyone knows what it is.
-fn needs_no_name(lens: &Lens<'_>, row: &FlowRow) -> bool {
+fn needs_no_name(lens: &Lens<'_>, row: &Reach) -> bool {
     let loopback = match row.address.to_canonical() {
         IpAddr::V4(v4) => v4.is_loopback() || v4.is_unspecified(),
         IpAddr::V6(v6) => v6.is_loopback() || v6.is_unspecified(),
@@ -113,6 +113,11 @@ fn gaps(lens: &Lens<'_>, lost: u64, unnamed: u64) -> Vec<Gap> {
             "leases_lost",
             counters.leases_lost,
             "names or addresses in DNS answers could not be stored: the tables were full; attempts at these addresses may have no name and were judged without it",
+        ),
+        (
+            "leases_evicted",
+            counters.leases_evicted,
+            "leases of an address made room for other names' at the same address: attempts at it may have been judged, and listed, without the name that they were made for",
         ),
         (
             "queries_malformed",

@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::assemble::Lens;
+use super::ledger::Slot;
 use super::limits::limit_findings;
-use super::{Finding, Severity, Subject, Verdict, image_name};
+use super::{Finding, Severity, Verdict, image_name};
 use crate::policy::Rule;
-use crate::record::SubjectId;
 use crate::redact::redact;
 use crate::tables::{RULE_DEFAULT, RULE_RESOLVER_SOCKET, RuleId};
 
@@ -39,18 +39,13 @@ impl Group {
     }
 }
 
-/// `told_by_another` says of each flow in the record whether it is a route probe for another one.
-pub(super) fn findings(
-    lens: &Lens<'_>,
-    subjects: &[Subject],
-    told_by_another: &[bool],
-) -> Vec<Finding> {
-    let mut found = refusals(lens, subjects, told_by_another);
-    found.extend(leavers(lens, subjects));
-    found.extend(leftovers(lens, subjects));
+pub(super) fn findings(lens: &Lens<'_>) -> Vec<Finding> {
+    let mut found = refusals(lens);
+    found.extend(leavers(lens));
+    found.extend(leftovers(lens));
     found.extend(expired(lens));
     found.extend(broken_glass(lens));
-    found.extend(limit_findings(lens, subjects));
+    found.extend(limit_findings(lens));
     // The worst first; the id settles what is otherwise the same.
     found.sort_by(|a, b| {
         b.severity
@@ -60,21 +55,21 @@ pub(super) fn findings(
     found
 }
 
-fn refusals(lens: &Lens<'_>, subjects: &[Subject], told_by_another: &[bool]) -> Vec<Finding> {
-    let exe = |id: SubjectId| match lens.subject(id) {
-        Some(number) => name_of(&subjects[number as usize - 1]),
+fn refusals(lens: &Lens<'_>) -> Vec<Finding> {
+    let exe = |slot: Slot| match lens.subject(slot) {
+        Some(number) => lens.name_of(number),
         None => "unknown process".to_owned(),
     };
     let mut groups: BTreeMap<Key, Group> = BTreeMap::new();
     // (would, exe, name) → the first group of connects there, which a lookup of the name joins.
     let mut of_name: HashMap<(bool, String, String), Key> = HashMap::new();
 
-    for (row, told) in lens.record.flows.iter().zip(told_by_another) {
+    for row in &lens.record.flows {
         let Some(would) = refused(row.verdict) else {
             continue;
         };
         // Nothing can be sent to port 0: whoever connected a datagram socket there asked for the way.
-        if *told || (row.protocol == UDP && row.port == 0 && row.bytes_sent == 0) {
+        if row.told_by_another || (row.protocol == UDP && row.port == 0 && row.bytes_sent == 0) {
             continue;
         }
         let name = (row.name != 0).then(|| lens.name(row.name));
@@ -147,7 +142,7 @@ fn refusals(lens: &Lens<'_>, subjects: &[Subject], told_by_another: &[bool]) -> 
     }
     groups
         .into_iter()
-        .map(|(key, group)| refusal(lens, subjects, &key, &group))
+        .map(|(key, group)| refusal(lens, &key, &group))
         .collect()
 }
 
@@ -160,7 +155,7 @@ fn refused(verdict: Verdict) -> Option<bool> {
     }
 }
 
-fn refusal(lens: &Lens<'_>, subjects: &[Subject], key: &Key, group: &Group) -> Finding {
+fn refusal(lens: &Lens<'_>, key: &Key, group: &Group) -> Finding {
     let (kind, severity, verb) = if key.would {
         ("would_deny", Severity::Warning, "would be refused")
     } else {
@@ -187,12 +182,10 @@ fn refusal(lens: &Lens<'_>, subjects: &[Subject], key: &Key, group: &Group) -> F
         severity,
         title: printable(&format!("{} {verb} {what}{}", key.exe, key.destination)),
         owner: rule.and_then(|r| r.owner.clone()),
-        command: group
-            .subject
-            .map(|number| subjects[number as usize - 1].argv.clone()),
+        command: group.subject.map(|number| lens.argv_of(number)),
         subjects: group
             .subject
-            .map(|number| chain(subjects, number))
+            .map(|number| lens.chain_of(number))
             .unwrap_or_default(),
         rule: Some(text),
         reason: rule.and_then(|r| r.reason.clone()),
@@ -200,12 +193,12 @@ fn refusal(lens: &Lens<'_>, subjects: &[Subject], key: &Key, group: &Group) -> F
     }
 }
 
-fn leavers(lens: &Lens<'_>, subjects: &[Subject]) -> Vec<Finding> {
+fn leavers(lens: &Lens<'_>) -> Vec<Finding> {
     let mut groups: BTreeMap<String, Option<u64>> = BTreeMap::new();
     for row in &lens.record.leavers {
         let number = lens.subject(row.subject);
         let exe = match number {
-            Some(number) => name_of(&subjects[number as usize - 1]),
+            Some(number) => lens.name_of(number),
             None => format!("process {}", row.tgid),
         };
         let first = groups.entry(exe).or_insert(number);
@@ -222,9 +215,9 @@ fn leavers(lens: &Lens<'_>, subjects: &[Subject]) -> Vec<Finding> {
             "{exe} left the run's cgroup and was not seen from then on"
         )),
         owner: None,
-        command: number.map(|number| subjects[number as usize - 1].argv.clone()),
+        command: number.map(|number| lens.argv_of(number)),
         subjects: number
-            .map(|number| chain(subjects, number))
+            .map(|number| lens.chain_of(number))
             .unwrap_or_default(),
         rule: None,
         reason: None,
@@ -233,22 +226,21 @@ fn leavers(lens: &Lens<'_>, subjects: &[Subject]) -> Vec<Finding> {
     groups.into_iter().map(finding).collect()
 }
 
-fn leftovers(lens: &Lens<'_>, subjects: &[Subject]) -> Vec<Finding> {
+fn leftovers(lens: &Lens<'_>) -> Vec<Finding> {
     // Workers of one daemon look all the same: one finding, with every process id.
     let mut groups: BTreeMap<(String, Vec<String>), BTreeMap<u32, Option<u64>>> = BTreeMap::new();
     for leftover in &lens.facts.leftovers {
-        // The last image of that process id.
-        let subject = subjects.iter().rev().find(|s| s.pid == leftover.tgid);
+        let subject = lens.last_image(leftover.tgid);
         let argv = redact(&leftover.argv);
         let exe = match subject {
-            Some(subject) => name_of(subject),
+            Some(number) => lens.name_of(number),
             None if argv.is_empty() => "a process".to_owned(),
             None => image_name("", &argv).to_owned(),
         };
         groups
             .entry((exe, argv))
             .or_default()
-            .insert(leftover.tgid, subject.map(|s| s.id));
+            .insert(leftover.tgid, subject);
     }
     let mut found = Vec::with_capacity(groups.len());
     for ((exe, argv), processes) in groups {
@@ -270,7 +262,7 @@ fn leftovers(lens: &Lens<'_>, subjects: &[Subject]) -> Vec<Finding> {
             owner: None,
             command: Some(argv),
             subjects: subject
-                .map(|number| chain(subjects, number))
+                .map(|number| lens.chain_of(number))
                 .unwrap_or_default(),
             rule: None,
             reason: None,
@@ -321,15 +313,6 @@ fn expired(lens: &Lens<'_>) -> Vec<Finding> {
         }
     };
     waivers.iter().map(finding).collect()
-}
-
-/// A subject and its ancestors. Ends, because a parent's number is always the smaller.
-pub(super) fn chain(subjects: &[Subject], number: u64) -> Vec<u64> {
-    std::iter::successors(Some(number), |&n| subjects[n as usize - 1].parent).collect()
-}
-
-pub(super) fn name_of(subject: &Subject) -> String {
-    image_name(&subject.exe, &subject.argv).to_owned()
 }
 
 /// Control characters escaped: a title is one line, and a process chose some of its text.

@@ -7,10 +7,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::assemble::{Leftover, Lens};
-use super::findings::{chain, name_of, printable, stable_id};
-use super::{Finding, Severity, Subject, Usage, Verdict, image_name};
+use super::findings::{printable, stable_id};
+use super::ledger::Slot;
+use super::{Finding, Severity, Usage, Verdict, image_name};
 use crate::policy::{self, memory_text, time_text};
-use crate::record::SubjectId;
 use crate::redact::redact;
 
 /// Processes named in one title.
@@ -174,27 +174,27 @@ fn killed_by_limit(facts: &LimitFacts, usage: &Usage) -> bool {
 }
 
 /// What limits did.
-pub(super) fn limit_findings(lens: &Lens<'_>, subjects: &[Subject]) -> Vec<Finding> {
+pub(super) fn limit_findings(lens: &Lens<'_>) -> Vec<Finding> {
     let facts = &lens.facts.limits;
     let usage = &lens.facts.usage;
     let mut found: Vec<_> = [
-        memory(lens, subjects),
+        memory(lens),
         pids(facts, usage),
         cpu(facts, usage),
-        time(lens, subjects),
+        time(lens),
     ]
     .into_iter()
     .flatten()
     .collect();
-    found.extend(daemons(facts, subjects));
+    found.extend(daemons(lens));
     found
 }
 
-fn memory(lens: &Lens<'_>, subjects: &[Subject]) -> Option<Finding> {
+fn memory(lens: &Lens<'_>) -> Option<Finding> {
     let (facts, usage) = (&lens.facts.limits, &lens.facts.usage);
     let kills = usage.oom_kills.filter(|kills| *kills > 0)?;
-    let killed = killed(lens, subjects);
-    let names = named(killed.iter().map(|subject| name_of(subject)));
+    let killed = killed(lens);
+    let names = named(killed.iter().map(|number| lens.name_of(*number)));
     let who = match killed.len() as u64 {
         0 => String::new(),
         count if count <= kills => format!(" ({names})"),
@@ -205,16 +205,16 @@ fn memory(lens: &Lens<'_>, subjects: &[Subject]) -> Option<Finding> {
         1 => ("1 process".to_owned(), "was"),
         count => (format!("{count} processes"), "were"),
     };
-    let chief = killed.first();
+    let chief = killed.first().copied();
     let finding = |kind: &str, title: String, rule: Option<String>, fix: &str| Finding {
         id: stable_id(&[kind, rule.as_deref().unwrap_or_default(), "", &names]),
         kind: kind.to_owned(),
         severity: Severity::Error,
         title: printable(&title),
         owner: None,
-        command: chief.map(|subject| subject.argv.clone()),
+        command: chief.map(|number| lens.argv_of(number)),
         subjects: chief
-            .map(|subject| chain(subjects, subject.id))
+            .map(|number| lens.chain_of(number))
             .unwrap_or_default(),
         rule,
         reason: None,
@@ -241,26 +241,19 @@ fn memory(lens: &Lens<'_>, subjects: &[Subject]) -> Option<Finding> {
     })
 }
 
-/// Images that SIGKILL ended, without those that we ended.
-fn killed<'s>(lens: &Lens<'_>, subjects: &'s [Subject]) -> Vec<&'s Subject> {
+/// The numbers of images that SIGKILL ended, without those that we ended.
+fn killed(lens: &Lens<'_>) -> Vec<u64> {
     let facts = lens.facts;
     let over_ns = facts.limits.overtime.as_ref().map(|over| over.at_ns);
     let by_us = |tgid: u32, ended_ns: u64| {
-        let ended = i128::from(ended_ns) + i128::from(lens.record.boot_offset_ns);
-        over_ns.is_some_and(|over| ended >= i128::from(over))
+        over_ns.is_some_and(|over| lens.record.wall_ns(ended_ns) >= i128::from(over))
             || facts.leftovers.iter().any(|leftover| leftover.tgid == tgid)
     };
-    let numbers: BTreeSet<u64> = lens
-        .record
-        .subjects
-        .iter()
-        .filter(|row| row.ended_ns != 0 && !row.replaced && row.wait_status & 0x7f == KILLED)
-        .filter(|row| !by_us(row.tgid, row.ended_ns))
-        .filter_map(|row| lens.subject(row.id))
-        .collect();
-    subjects
-        .iter()
-        .filter(|subject| numbers.contains(&subject.id))
+    let images = lens.record.subjects.iter().zip(1..);
+    images
+        .filter(|(row, _)| row.ended_ns != 0 && !row.replaced && row.wait_status & 0x7f == KILLED)
+        .filter(|(row, _)| !by_us(row.tgid, row.ended_ns))
+        .map(|(_, number)| number)
         .collect()
 }
 
@@ -305,7 +298,7 @@ fn cpu(facts: &LimitFacts, usage: &Usage) -> Option<Finding> {
     ))
 }
 
-fn time(lens: &Lens<'_>, subjects: &[Subject]) -> Option<Finding> {
+fn time(lens: &Lens<'_>) -> Option<Finding> {
     let facts = &lens.facts.limits;
     let over = facts.overtime.as_ref()?;
     let text = time_text(Duration::from_secs_f64(facts.limits.time?.value));
@@ -314,10 +307,7 @@ fn time(lens: &Lens<'_>, subjects: &[Subject]) -> Option<Finding> {
     let mut title = format!("time limit of {text} reached after {after:.1} s");
     for (words, list) in [("ended", &over.ended), ("left alone", &over.spared)] {
         if !list.is_empty() {
-            let processes = named(
-                list.iter()
-                    .map(|one| alive(lens, subjects, one, over.at_ns)),
-            );
+            let processes = named(list.iter().map(|one| alive(lens, one, over.at_ns)));
             title = format!("{title}; {words}: {processes}");
         }
     }
@@ -325,14 +315,12 @@ fn time(lens: &Lens<'_>, subjects: &[Subject]) -> Option<Finding> {
     let last = over
         .ended
         .iter()
-        .filter_map(|one| last_image(subjects, one.tgid))
-        .max_by_key(|subject| subject.id);
+        .filter_map(|one| lens.last_image(one.tgid))
+        .max();
     let rule = format!("limits: time {text}");
     Some(Finding {
-        command: last.map(|subject| subject.argv.clone()),
-        subjects: last
-            .map(|subject| chain(subjects, subject.id))
-            .unwrap_or_default(),
+        command: last.map(|number| lens.argv_of(number)),
+        subjects: last.map(|number| lens.chain_of(number)).unwrap_or_default(),
         ..of_limit(
             "limit_time",
             Severity::Error,
@@ -344,8 +332,8 @@ fn time(lens: &Lens<'_>, subjects: &[Subject]) -> Option<Finding> {
 }
 
 /// `apt-get (pid 12, last reached for mirror.internal:443)`
-fn alive(lens: &Lens<'_>, subjects: &[Subject], process: &Leftover, at_ns: i64) -> String {
-    let name = called(subjects, process);
+fn alive(lens: &Lens<'_>, process: &Leftover, at_ns: i64) -> String {
+    let name = called(lens, process);
     let tgid = process.tgid;
     match last_reached(lens, tgid, at_ns) {
         Some(what) => format!("{name} (pid {tgid}, last reached for {what})"),
@@ -355,27 +343,22 @@ fn alive(lens: &Lens<'_>, subjects: &[Subject], process: &Leftover, at_ns: i64) 
 
 /// What a process reached for last before a moment: the destination, and whether it was refused.
 fn last_reached(lens: &Lens<'_>, tgid: u32, at_ns: i64) -> Option<String> {
-    let images: BTreeSet<SubjectId> = lens
-        .record
-        .subjects
-        .iter()
-        .filter(|row| row.tgid == tgid)
-        .map(|row| row.id)
-        .collect();
-    let before = |first_ns: u64| {
-        i128::from(first_ns) + i128::from(lens.record.boot_offset_ns) <= i128::from(at_ns)
+    let of_it = |slot: Slot| {
+        lens.subject(slot)
+            .is_some_and(|number| lens.record.image(number).tgid == tgid)
     };
+    let before = |first_ns: u64| lens.record.wall_ns(first_ns) <= i128::from(at_ns);
     let lookups = lens
         .record
         .queries
         .iter()
-        .filter(|row| images.contains(&row.subject) && before(row.first_ns))
+        .filter(|row| of_it(row.subject) && before(row.first_ns))
         .map(|row| (row.last_ns, row.verdict, lens.name(row.name)));
     let flows = lens
         .record
         .flows
         .iter()
-        .filter(|row| images.contains(&row.subject) && before(row.first_ns))
+        .filter(|row| of_it(row.subject) && before(row.first_ns))
         .map(|row| {
             let host = match row.name {
                 0 if row.address.is_ipv6() && row.port != 0 => format!("[{}]", row.address),
@@ -395,18 +378,19 @@ fn last_reached(lens: &Lens<'_>, tgid: u32, at_ns: i64) -> Option<String> {
     })
 }
 
-fn daemons(facts: &LimitFacts, subjects: &[Subject]) -> Vec<Finding> {
+fn daemons(lens: &Lens<'_>) -> Vec<Finding> {
+    let facts = &lens.facts.limits;
     let names: BTreeSet<String> = facts
         .daemons
         .iter()
-        .map(|daemon| called(subjects, daemon))
+        .map(|daemon| called(lens, daemon))
         .collect();
     let held = facts.limits.held();
     let finding = |name: String| {
         let of_name: Vec<_> = facts
             .daemons
             .iter()
-            .filter(|daemon| called(subjects, daemon) == name)
+            .filter(|daemon| called(lens, daemon) == name)
             .collect();
         let ids: Vec<_> = of_name.iter().map(|one| one.tgid.to_string()).collect();
         let word = if ids.len() == 1 {
@@ -416,8 +400,8 @@ fn daemons(facts: &LimitFacts, subjects: &[Subject]) -> Vec<Finding> {
         };
         let image = of_name
             .iter()
-            .filter_map(|one| last_image(subjects, one.tgid))
-            .min_by_key(|subject| subject.id);
+            .filter_map(|one| lens.last_image(one.tgid))
+            .min();
         Finding {
             id: stable_id(&["daemon_under_limits", "", "", &name]),
             kind: "daemon_under_limits".to_owned(),
@@ -429,7 +413,7 @@ fn daemons(facts: &LimitFacts, subjects: &[Subject]) -> Vec<Finding> {
             owner: None,
             command: of_name.first().map(|one| redact(&one.argv)),
             subjects: image
-                .map(|subject| chain(subjects, subject.id))
+                .map(|number| lens.chain_of(number))
                 .unwrap_or_default(),
             rule: None,
             reason: None,
@@ -456,13 +440,9 @@ fn of_limit(kind: &str, severity: Severity, title: String, rule: String, fix: &s
     }
 }
 
-fn last_image(subjects: &[Subject], tgid: u32) -> Option<&Subject> {
-    subjects.iter().rev().find(|subject| subject.pid == tgid)
-}
-
-fn called(subjects: &[Subject], process: &Leftover) -> String {
-    match last_image(subjects, process.tgid) {
-        Some(subject) => name_of(subject),
+fn called(lens: &Lens<'_>, process: &Leftover) -> String {
+    match lens.last_image(process.tgid) {
+        Some(number) => lens.name_of(number),
         None if process.argv.is_empty() => "a process".to_owned(),
         None => image_name("", &redact(&process.argv)).to_owned(),
     }

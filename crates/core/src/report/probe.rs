@@ -5,7 +5,7 @@
 //! they are, attempts; but a reader who counts dependencies must not count them beside the connection
 //! that they were made for.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::{Flow, Verdict};
@@ -21,10 +21,15 @@ impl Flow {
     }
 }
 
-#[derive(Debug, PartialEq, Eq, Hash)]
-enum Target<'a> {
-    Name(&'a str),
-    Address(IpAddr),
+/// What of a flow says whether it is told by another.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Attempt<N> {
+    pub(super) subject: Option<u64>,
+    pub(super) name: Option<N>,
+    pub(super) address: IpAddr,
+    pub(super) port: u16,
+    pub(super) is_probe: bool,
+    pub(super) verdict: Verdict,
 }
 
 /// For each flow, whether it is a route probe for another one in the list: one of the same subject to the
@@ -33,31 +38,63 @@ enum Target<'a> {
 /// A refused one must also have the port of the other, or one that only probes go to: a refused datagram
 /// to another port may have been a dependency of its own.
 pub fn told_by_another(flows: &[Flow]) -> Vec<bool> {
-    let mut reached: HashMap<(u64, Target<'_>), BTreeSet<u16>> = HashMap::new();
-    for flow in flows.iter().filter(|flow| !flow.is_route_probe()) {
-        for key in targets(flow) {
-            reached.entry(key).or_default().insert(flow.port);
+    told(flows.len(), |at| {
+        let flow = &flows[at];
+        Attempt {
+            subject: flow.subject,
+            name: flow.name.as_deref(),
+            address: flow.address,
+            port: flow.port,
+            is_probe: flow.is_route_probe(),
+            verdict: flow.verdict,
         }
-    }
-    let told = |flow: &Flow| {
-        flow.is_route_probe()
-            && targets(flow).any(|key| {
-                reached.get(&key).is_some_and(|ports| {
-                    flow.verdict != Verdict::Deny
-                        || ANYWHERE.contains(&flow.port)
-                        || ports.contains(&flow.port)
-                })
-            })
-    };
-    flows.iter().map(told).collect()
+    })
 }
 
-/// Nothing for an unknown subject: it may be several.
-fn targets(flow: &Flow) -> impl Iterator<Item = (u64, Target<'_>)> {
-    let name = flow.name.as_deref().map(Target::Name);
-    name.into_iter()
-        .chain([Target::Address(flow.address)])
-        .filter_map(|target| Some((flow.subject?, target)))
+/// The same of flows in whatever form. In little memory: a run may have nothing but probes.
+pub(super) fn told<N: Ord>(count: usize, attempt: impl Fn(usize) -> Attempt<N>) -> Vec<bool> {
+    let mut told = vec![false; count];
+    // Nothing of an unknown subject: it may be several.
+    let mut order: Vec<usize> = (0..count)
+        .filter(|&at| attempt(at).subject.is_some())
+        .collect();
+    if order.iter().any(|&at| attempt(at).is_probe) {
+        tell(&mut told, &mut order, &attempt, |of| Some(of.address));
+        tell(&mut told, &mut order, &attempt, |of| of.name);
+    }
+    told
+}
+
+/// Mark the probes for another attempt of the same subject at the same target.
+fn tell<N, T: Ord>(
+    told: &mut [bool],
+    order: &mut [usize],
+    attempt: &impl Fn(usize) -> Attempt<N>,
+    target: impl Fn(Attempt<N>) -> Option<T>,
+) {
+    let key = |at: usize| {
+        let of = attempt(at);
+        (of.subject, target(of))
+    };
+    order.sort_unstable_by_key(|&at| key(at));
+    for group in order.chunk_by(|&a, &b| key(a) == key(b)) {
+        if key(group[0]).1.is_none() {
+            continue;
+        }
+        let of_kind = |probe: bool| {
+            let flows = group.iter().map(|&at| (at, attempt(at)));
+            flows.filter(move |(_, of)| of.is_probe == probe)
+        };
+        if of_kind(true).next().is_none() {
+            continue;
+        }
+        let ports: BTreeSet<u16> = of_kind(false).map(|(_, of)| of.port).collect();
+        for (at, probe) in of_kind(true).filter(|_| !ports.is_empty()) {
+            told[at] |= probe.verdict != Verdict::Deny
+                || ANYWHERE.contains(&probe.port)
+                || ports.contains(&probe.port);
+        }
+    }
 }
 
 #[cfg(test)]

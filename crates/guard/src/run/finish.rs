@@ -7,15 +7,14 @@ use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime};
 
 use blackstart_core::policy::{Effect, Policy, Reaction};
-use blackstart_core::record::{Snapshot, Verdict};
-use blackstart_core::report::{Leftover, LimitFacts, Report};
+use blackstart_core::report::{Account, Ledger, Leftover, LimitFacts};
 use blackstart_kernel::spawn::{Child, Signals};
 
 use super::{PATIENCE, Setup, usage};
 use crate::cgroup::RunCgroup;
 use crate::control::Judged;
 use crate::late::LateSubjects;
-use crate::orphan::{described, remove_programs};
+use crate::orphan::{described, kept_record, remove_programs};
 use crate::plan::Need;
 use crate::story::{End, tell, wall_ns};
 use crate::supervise::{Ending, Supervisor, Told};
@@ -141,23 +140,7 @@ impl Setup<'_> {
             );
         }
 
-        let mut record = self
-            .session
-            .as_ref()
-            .map_or_else(Snapshot::default, |session| {
-                session.snapshot().unwrap_or_else(|error| {
-                    self.terms.note(
-                        Need::Supervision,
-                        format!("the record cannot be read: {}", described(&error)),
-                        0,
-                    );
-                    self.dir
-                        .as_ref()
-                        .and_then(|dir| dir.read_record().ok())
-                        .unwrap_or_default()
-                })
-            });
-        late.complete(&mut record);
+        let record = self.record(&mut late);
         let mut ended = outcome(ending, watch.overtime.is_some());
         self.file.exit_code = Some(ended.0);
         let (mut usage, memory_hits) = usage(self.cgroup.as_ref(), watch.highest_pids);
@@ -185,9 +168,7 @@ impl Setup<'_> {
             ended.0 = GATED;
             self.file.exit_code = Some(GATED);
         }
-        let report = tell(&self.file, policy.as_deref(), &record, end);
-        // As large as the report, which is written from here on.
-        drop(record);
+        let report = tell(&self.file, policy.as_deref(), record, end);
         let record = self.put_away(&report, keep, notice);
         Ended {
             report,
@@ -199,6 +180,25 @@ impl Setup<'_> {
                 Cow::Borrowed(_) => None,
             }),
         }
+    }
+
+    /// What the kernel recorded; where that cannot be read, what of it is on disk.
+    fn record(&mut self, late: &mut LateSubjects) -> Ledger {
+        let Some(session) = &self.session else {
+            return Ledger::default();
+        };
+        let mut record = Ledger::default();
+        let read = session.read(&mut |mut row| {
+            late.complete(&mut row);
+            record.add(row);
+        });
+        let Err(error) = read else { return record };
+        self.terms.note(
+            Need::Supervision,
+            format!("the record cannot be read: {}", described(&error)),
+            0,
+        );
+        self.dir.as_ref().map_or_else(Ledger::default, kept_record)
     }
 
     /// Take down the guard; what still lives is the caller's again. `leftovers` gains whoever came since.
@@ -237,7 +237,7 @@ impl Setup<'_> {
     /// The report on disk; where it is.
     fn put_away(
         &mut self,
-        report: &Report,
+        report: &Account,
         keep: bool,
         notice: &mut dyn FnMut(Notice),
     ) -> Option<PathBuf> {
@@ -263,23 +263,13 @@ impl Setup<'_> {
 }
 
 /// Was something refused by a rule whose author wants the run to fail for it?
-fn gates(policy: Option<&Policy>, record: &Snapshot) -> bool {
+fn gates(policy: Option<&Policy>, record: &Ledger) -> bool {
     let Some(policy) = policy else { return false };
-    let fails = |verdict, rule| {
-        verdict == Verdict::Deny
-            && policy
-                .rule(rule)
-                .is_some_and(|rule| rule.reaction == Reaction::Fail)
-    };
-    record.flows.iter().any(|row| fails(row.verdict, row.rule))
-        || record
-            .queries
-            .iter()
-            .any(|row| fails(row.verdict, row.rule))
-        || record
-            .delegates
-            .iter()
-            .any(|row| fails(row.verdict, row.rule))
+    record.refusing().any(|rule| {
+        policy
+            .rule(rule)
+            .is_some_and(|rule| rule.reaction == Reaction::Fail)
+    })
 }
 
 /// Exit code, and the signal that ended the command. If the time limit did, neither is the command's own.

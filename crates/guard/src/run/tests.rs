@@ -3,7 +3,7 @@
 use super::*;
 use crate::cgroup::{Found, Whereabouts};
 use crate::{AtEnd, Living, sweep};
-use blackstart_core::report::Report;
+use blackstart_core::report::{Parts, Report};
 use blackstart_kernel::support::Support;
 use std::path::Path;
 
@@ -70,9 +70,9 @@ fn lives(pid: u32) -> bool {
     crate::process::state_and_session(pid).is_some_and(|(state, _)| state != 'Z')
 }
 
-fn leftovers(report: &Report) -> usize {
+fn leftovers(report: &dyn Parts) -> usize {
     report
-        .findings
+        .findings()
         .iter()
         .filter(|finding| finding.kind == "leftover")
         .count()
@@ -85,12 +85,12 @@ fn the_exit_code_is_the_commands_and_only_the_report_stays() {
     }
     let (ended, state) = ended("exit 9", None);
     assert_eq!((ended.exit_code, ended.signal), (9, None));
-    assert_eq!(ended.report.run.exit_code, Some(9));
-    assert!(ended.report.run.usage.cpu_seconds.is_some());
+    assert_eq!(ended.report.run().exit_code, Some(9));
+    assert!(ended.report.run().usage.cpu_seconds.is_some());
     assert_eq!(leftovers(&ended.report), 0);
     let path = ended.record.unwrap();
     let kept: Report = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
-    assert_eq!(kept, ended.report);
+    assert_eq!(kept, ended.report.to_report());
     let mut files: Vec<_> = std::fs::read_dir(path.parent().unwrap())
         .unwrap()
         .map(|entry| entry.unwrap().file_name())
@@ -133,7 +133,7 @@ fn leftovers_are_released_killed_or_waited_for() {
     assert_eq!(leftovers(&released.report), 1, "{:?}", released.report);
     assert!(lives(pid()));
     let cgroup = std::fs::read_to_string(format!("/proc/{}/cgroup", pid())).unwrap();
-    assert!(!cgroup.contains(&released.report.run.id), "{cgroup}");
+    assert!(!cgroup.contains(&released.report.run().id), "{cgroup}");
     rustix::process::kill_process(
         rustix::process::Pid::from_raw(pid().cast_signed()).unwrap(),
         Signal::KILL,
@@ -350,7 +350,7 @@ fn a_cgroup_that_cannot_be_removed_keeps_its_run_unfinished() {
     rustix::mount::mount_bind(&path, &path).unwrap();
     let ended = setup.see_through(&child, &signals, &terminal, &mut |_| {});
     rustix::mount::unmount(&path, rustix::mount::UnmountFlags::empty()).unwrap();
-    let gaps = &ended.report.coverage.gaps;
+    let gaps = &ended.report.coverage().gaps;
     assert!(gaps.iter().any(|gap| gap.kind == "leftovers"), "{gaps:?}");
 
     let swept = sweep(state.path()).unwrap();

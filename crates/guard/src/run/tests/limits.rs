@@ -52,10 +52,10 @@ fn ended_under(
 }
 
 #[track_caller]
-fn title<'r>(report: &'r Report, kind: &str) -> &'r str {
-    let found = report.findings.iter().find(|one| one.kind == kind);
+fn title<'r>(report: &'r dyn Parts, kind: &str) -> &'r str {
+    let found = report.findings().iter().find(|one| one.kind == kind);
     let Some(found) = found else {
-        panic!("no {kind} in {:#?}", report.findings)
+        panic!("no {kind} in {:#?}", report.findings())
     };
     &found.title
 }
@@ -68,7 +68,7 @@ fn what_needs_more_memory_is_killed_and_the_run_goes_on() {
         return;
     };
     assert_eq!(ended.exit_code, 3);
-    let run = &ended.report.run;
+    let run = ended.report.run();
     let limit = run.limits.memory.unwrap();
     assert!(limit.reached && limit.applied != Applied::No, "{limit:?}");
     assert_eq!(run.usage.oom_kills, Some(1));
@@ -82,7 +82,10 @@ fn what_needs_more_memory_is_killed_and_the_run_goes_on() {
     // The same without a limit.
     let (free, _) = ended_under("{pids: 100}", script, None).unwrap();
     assert_eq!(
-        (free.exit_code, free.report.run.usage.oom_kills.unwrap_or(0)),
+        (
+            free.exit_code,
+            free.report.run().usage.oom_kills.unwrap_or(0)
+        ),
         (3, 0)
     );
 }
@@ -93,14 +96,14 @@ fn one_process_more_cannot_be_started() {
     let Some((ended, _)) = ended_under("{pids: 8}", script, None) else {
         return;
     };
-    let run = &ended.report.run;
+    let run = ended.report.run();
     assert!(run.limits.pids.unwrap().reached);
     assert!(run.usage.forks_refused.unwrap() >= 1);
     assert_eq!(run.usage.highest_pids, Some(8));
     title(&ended.report, "limit_pids");
     let (free, _) = ended_under("{pids: 100}", script, None).unwrap();
-    assert!(!free.report.run.limits.pids.unwrap().reached);
-    assert!(free.report.run.usage.highest_pids.unwrap() >= 9);
+    assert!(!free.report.run().limits.pids.unwrap().reached);
+    assert!(free.report.run().usage.highest_pids.unwrap() >= 9);
 }
 
 #[test]
@@ -109,12 +112,12 @@ fn a_busy_process_gets_no_more_than_its_share() {
     let Some((ended, _)) = ended_under("{cpu: 0.05}", script, None) else {
         return;
     };
-    let usage = &ended.report.run.usage;
+    let usage = &ended.report.run().usage;
     // And a period's share at each end. So little that it is to be had on a busy machine too.
     let most = 0.05 * usage.wall_seconds.unwrap() + 0.05;
     assert!(usage.cpu_seconds.unwrap() < most, "{usage:?}");
     assert!(usage.throttled_seconds.unwrap() > 0.05, "{usage:?}");
-    assert!(ended.report.run.limits.cpu.unwrap().reached);
+    assert!(ended.report.run().limits.cpu.unwrap().reached);
 }
 
 #[test]
@@ -133,7 +136,7 @@ fn a_command_out_of_time_ends_and_a_daemon_of_it_does_not() {
         .parse()
         .unwrap();
     assert_eq!((ended.exit_code, ended.signal), (124, None));
-    let run = &ended.report.run;
+    let run = ended.report.run();
     assert_eq!(run.exit_code, Some(124));
     let took = run.usage.wall_seconds.unwrap();
     assert!((2.0..6.0).contains(&took), "{took}");
@@ -167,7 +170,7 @@ fn whoever_does_not_end_when_asked_is_killed() {
         return;
     };
     assert_eq!(ended.exit_code, 124);
-    let took = ended.report.run.usage.wall_seconds.unwrap();
+    let took = ended.report.run().usage.wall_seconds.unwrap();
     assert!((11.0..15.0).contains(&took), "ten seconds of grace: {took}");
     assert_eq!(leftovers(&ended.report), 0);
 }
@@ -179,11 +182,11 @@ fn a_run_that_waits_for_its_daemons_waits_no_longer_than_its_time() {
         return;
     };
     assert_eq!(ended.exit_code, 124);
-    let took = ended.report.run.usage.wall_seconds.unwrap();
+    let took = ended.report.run().usage.wall_seconds.unwrap();
     assert!((2.0..6.0).contains(&took), "{took}");
     let left = ended
         .report
-        .findings
+        .findings()
         .iter()
         .find(|one| one.kind == "leftover")
         .unwrap();
@@ -207,7 +210,7 @@ fn a_run_that_is_quick_enough_keeps_its_own_code() {
         return;
     };
     assert_eq!(ended.exit_code, 5);
-    assert!(!ended.report.run.limits.time.unwrap().reached);
+    assert!(!ended.report.run().limits.time.unwrap().reached);
     assert_eq!(warnings, [""; 0]);
 }
 

@@ -79,6 +79,31 @@ fn a_lease_permits_or_refuses_the_next_connect() {
     assert!(connect(&wire, "192.0.2.3"), "never leased");
 }
 
+/// A lease has a slot for each class of names, up to a number. One more class takes the oldest's, and that is counted.
+#[test]
+fn what_makes_room_in_a_lease_is_counted() {
+    let slots = abi::zeroed::<abi::bs_lease>().slot.len() as u32;
+    let mut rules = String::from("default: allow\nrules:\n");
+    for n in 0..=slots {
+        rules += &format!("  - deny: .c{n}.test\n");
+    }
+    let wire = Wire::observe(&rules);
+    let client = wire.client(SERVERS[0]);
+    let lease = |n: u32| {
+        let asked = format!("www.c{n}.test");
+        let answer = Message::reply(9, &asked, A).address(QUESTION, "192.0.2.1");
+        let got = wire.exchange(&client, &Message::query(9, &asked, A), &answer);
+        assert_eq!(got.unwrap(), Got::Answer);
+    };
+    (0..slots).for_each(lease);
+    // Of a class that is there already.
+    lease(slots - 1);
+    assert_eq!(wire.counters().leases_evicted, 0);
+    lease(slots);
+    assert_eq!(wire.counters().leases_evicted, 1);
+    assert_eq!(wire.counters().leases_lost, 0);
+}
+
 /// Under `default: deny` what permits must come from a server that the run was told to trust: whoever may bind
 /// a port 53 could otherwise serve itself a lease for any address.
 #[test]

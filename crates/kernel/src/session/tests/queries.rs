@@ -306,7 +306,7 @@ fn a_denied_query_is_told_as_it_was_sent() {
             .unwrap();
         let mut events = Vec::new();
         wire.session
-            .drain_events(&mut |event| events.push(event))
+            .drain_events(1000, &mut |event| events.push(event))
             .unwrap();
         let [
             Event::Lookup {
@@ -333,6 +333,23 @@ fn a_denied_query_is_told_as_it_was_sent() {
         assert!(wanted.edns);
         assert_eq!(wanted.client, client.local_addr().unwrap());
         assert_eq!(wanted.server, (server, 53).into());
+    }
+}
+
+#[test]
+fn events_are_read_as_many_at_a_time_as_asked_for() {
+    let mut wire = Wire::enforce("default: allow\nrules:\n  - deny: .evil.test\n");
+    let client = wire.client(SERVERS[0]);
+    for n in 0..5 {
+        let query = Message::query(n, &format!("n{n}.evil.test"), A);
+        client.send(&query.0).unwrap();
+    }
+    for (most, expected) in [(2, 2), (2, 2), (2, 1), (2, 0)] {
+        let mut events = 0;
+        wire.session
+            .drain_events(most, &mut |_| events += 1)
+            .unwrap();
+        assert_eq!(events, expected);
     }
 }
 

@@ -170,7 +170,7 @@ impl Wire {
 
     /// What of the record there is.
     pub(super) fn snapshot(&self) -> Snapshot {
-        self.session.snapshot().unwrap()
+        self.session.record.snapshot().unwrap()
     }
 
     /// The counters.

@@ -1,0 +1,573 @@
+//! What a run reached for, by destination: all of it counted, and the busiest told in detail.
+//!
+//! A large run may reach for as many destinations as its report has flows. The report is gone through twice: once to
+//! count, with numbers for texts, and once more for the few destinations that are shown.
+
+use std::borrow::Cow;
+use std::cmp::Ordering;
+use std::collections::{BTreeSet, HashMap};
+use std::hash::Hash;
+use std::net::IpAddr;
+use std::rc::Rc;
+
+use blackstart_core::policy::Rule;
+use blackstart_core::report::{Flow, Outcome, Parts, Subject, Verdict};
+
+use super::{CHAIN_LINKS, DEPENDENCIES_SHOWN, REFUSED_SHOWN, label};
+use crate::plain::plain;
+
+/// All destinations of a run.
+pub(super) struct Destinations {
+    /// How many different ones.
+    pub(super) count: usize,
+    /// What was refused.
+    pub(super) refused: Busiest<Refusal>,
+    /// What enforce mode would have refused.
+    pub(super) would: Busiest<Refusal>,
+    /// What was reached for outside this host.
+    pub(super) reached: Busiest<Dependency>,
+    /// How many names were looked up with leave, and never contacted under that name.
+    pub(super) names_only: usize,
+}
+
+/// The first of a list that may be long.
+pub(super) struct Busiest<T> {
+    /// In order.
+    pub(super) shown: Vec<T>,
+    /// How long the list is.
+    pub(super) all: usize,
+    /// How many different destinations are in it.
+    pub(super) destinations: usize,
+}
+
+/// Everything that one rule refused at one destination.
+pub(super) struct Refusal {
+    pub(super) what: String,
+    /// `tcp/443`, `lookup`.
+    pub(super) ways: BTreeSet<String>,
+    pub(super) attempts: u64,
+    pub(super) chains: BTreeSet<String>,
+    pub(super) rule: String,
+    pub(super) reason: Option<String>,
+    pub(super) fix: Option<String>,
+}
+
+/// One outside destination that was reached for, on one port.
+pub(super) struct Dependency {
+    pub(super) name: Option<String>,
+    pub(super) addresses: BTreeSet<IpAddr>,
+    pub(super) port: u16,
+    pub(super) protocol: String,
+    pub(super) attempts: u64,
+    pub(super) outcome: String,
+    pub(super) chains: BTreeSet<String>,
+}
+
+impl Dependency {
+    pub(super) fn place(&self) -> String {
+        let first = match self.addresses.first() {
+            Some(address @ IpAddr::V6(_)) if self.port != 0 => format!("[{address}]:{}", self.port),
+            Some(address) if self.port != 0 => format!("{address}:{}", self.port),
+            Some(address) => address.to_string(),
+            None => "-".to_owned(),
+        };
+        match self.addresses.len() {
+            0 | 1 => first,
+            several => format!("{first} (+{})", several - 1),
+        }
+    }
+
+    pub(super) fn by(&self) -> String {
+        let first = self.chains.first().map_or("-", String::as_str);
+        match self.chains.len() {
+            0 | 1 => first.to_owned(),
+            several => format!("{first} (+{})", several - 1),
+        }
+    }
+}
+
+/// Texts by number, in the order in which they were met.
+#[derive(Default)]
+struct Texts {
+    numbers: HashMap<Rc<str>, u32>,
+    all: Vec<Rc<str>>,
+}
+
+impl Texts {
+    fn number(&mut self, text: &str) -> u32 {
+        if let Some(number) = self.numbers.get(text) {
+            return *number;
+        }
+        let number = u32::try_from(self.all.len()).unwrap_or(u32::MAX);
+        let text: Rc<str> = text.into();
+        self.all.push(Rc::clone(&text));
+        self.numbers.insert(text, number);
+        number
+    }
+
+    fn get(&self, number: u32) -> &str {
+        &self.all[number as usize]
+    }
+}
+
+/// The text by which a destination is told from another. Most are addresses, whose texts are not held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum What {
+    Address(IpAddr),
+    Text(u32),
+}
+
+impl What {
+    fn of_name(name: &str, texts: &mut Texts) -> Self {
+        let text = plain(name);
+        match text.parse::<IpAddr>() {
+            Ok(address) if address.to_string() == text => Self::Address(address),
+            _ => Self::Text(texts.number(&text)),
+        }
+    }
+
+    fn of_flow(flow: &Flow, texts: &mut Texts) -> Self {
+        match &flow.name {
+            Some(name) => Self::of_name(name, texts),
+            None => Self::Address(flow.address.to_canonical()),
+        }
+    }
+
+    fn text(self, texts: &Texts) -> Cow<'_, str> {
+        match self {
+            Self::Address(address) => Cow::Owned(address.to_string()),
+            Self::Text(number) => Cow::Borrowed(texts.get(number)),
+        }
+    }
+}
+
+/// Destination and rule.
+type Refused = (What, u32);
+/// Destination, port, and way.
+type Reached = (What, u16, u16);
+
+/// Protocols and outcomes, as numbers of their texts. There are a few thousand pairs at most.
+#[derive(Default)]
+struct Ways {
+    numbers: HashMap<(u32, u32), u16>,
+    all: Vec<(u32, u32)>,
+}
+
+impl Ways {
+    fn number(&mut self, flow: &Flow, texts: &mut Texts) -> u16 {
+        let way = (
+            texts.number(&flow.protocol),
+            texts.number(&outcome_words(flow)),
+        );
+        *self.numbers.entry(way).or_insert_with(|| {
+            self.all.push(way);
+            u16::try_from(self.all.len() - 1).unwrap_or(u16::MAX)
+        })
+    }
+
+    fn get<'a>(&self, number: u16, texts: &'a Texts) -> (&'a str, &'a str) {
+        let (protocol, outcome) = self.all[usize::from(number)];
+        (texts.get(protocol), texts.get(outcome))
+    }
+}
+
+/// How often each was met. First every meeting by itself, in one piece of memory; then added up.
+struct Tally<K>(Vec<(K, u64)>);
+
+impl<K: Ord> Tally<K> {
+    fn add_up(mut self) -> Self {
+        self.0.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        self.0.dedup_by(|(next, more), (key, attempts)| {
+            let same = next == key;
+            if same {
+                *attempts = attempts.saturating_add(*more);
+            }
+            same
+        });
+        self
+    }
+
+    /// The first `most` keys of the list that begins with the busiest; what is met equally often is in `order`.
+    fn busiest(self, most: usize, order: impl Fn(&K, &K) -> Ordering) -> Vec<(K, u64)> {
+        let compare =
+            |(a, many): &(K, u64), (b, more): &(K, u64)| more.cmp(many).then_with(|| order(a, b));
+        let mut list = self.0;
+        if list.len() > most {
+            list.select_nth_unstable_by(most, compare);
+            list.truncate(most);
+        }
+        list.sort_by(compare);
+        list
+    }
+}
+
+/// Destinations in a sorted list, each once.
+fn different<'a, K>(
+    tally: &'a Tally<K>,
+    what: impl Fn(&K) -> What + 'a,
+) -> impl Iterator<Item = What> + 'a {
+    let mut last = None;
+    tally.0.iter().filter_map(move |(key, _)| {
+        let what = what(key);
+        (last.replace(what) != Some(what)).then_some(what)
+    })
+}
+
+fn has<K>(tally: &Tally<K>, wanted: What, what: impl Fn(&K) -> What) -> bool {
+    tally
+        .0
+        .binary_search_by(|(key, _)| what(key).cmp(&wanted))
+        .is_ok()
+}
+
+impl Destinations {
+    pub(super) fn of(report: &dyn Parts, rules: &[Rule], lines: &Lineage) -> Self {
+        let mut texts = Texts::default();
+        let told = report.told_by_another();
+        let mut refused = Tally(Vec::new());
+        let mut would = Tally(Vec::new());
+        // Nearly every flow is one: enlarged step by step, it would be held twice for moments.
+        let mut reached = Tally(Vec::with_capacity(told.len()));
+        let mut ways = Ways::default();
+        // By the number of a name: contacted, and looked up with leave.
+        let mut contacted = Vec::new();
+        let mut looked_up = Vec::new();
+        let mut names = Texts::default();
+
+        for name in report.names() {
+            let what = |texts: &mut Texts| {
+                let rule = texts.number(&name.rule);
+                (What::of_name(&name.name, texts), rule)
+            };
+            match name.verdict {
+                Verdict::Deny => refused.0.push((what(&mut texts), name.queries)),
+                Verdict::WouldDeny => would.0.push((what(&mut texts), name.queries)),
+                _ => mark(&mut looked_up, names.number(&name.name)),
+            }
+        }
+        for (flow, told) in report.flows().zip(&told) {
+            if let Some(name) = &flow.name
+                && let Some(number) = names.numbers.get(name.as_str())
+            {
+                mark(&mut contacted, *number);
+            }
+            if !is_told(&flow, *told) {
+                continue;
+            }
+            let what = What::of_flow(&flow, &mut texts);
+            let list = match flow.verdict {
+                Verdict::Deny => Some(&mut refused),
+                Verdict::WouldDeny => Some(&mut would),
+                _ => None,
+            };
+            if let Some(list) = list {
+                list.0
+                    .push(((what, texts.number(&flow.rule)), flow.attempts));
+            }
+            if let Some(key) = reached_key(&flow, what, &mut ways, &mut texts) {
+                reached.0.push((key, flow.attempts));
+            }
+        }
+        let names_only = (0..looked_up.len())
+            .filter(|&at| looked_up[at] && !contacted.get(at).is_some_and(|met| *met))
+            .count();
+
+        let (refused, would, reached) = (refused.add_up(), would.add_up(), reached.add_up());
+        let of_refused = |key: &Refused| key.0;
+        let of_reached = |key: &Reached| key.0;
+        let outside = different(&reached, of_reached).count();
+        let stopped = different(&refused, of_refused).count();
+        let spared = different(&would, of_refused).count();
+        let count = outside
+            + different(&refused, of_refused)
+                .filter(|what| !has(&reached, *what, of_reached))
+                .count()
+            + different(&would, of_refused)
+                .filter(|what| !has(&reached, *what, of_reached))
+                .filter(|what| !has(&refused, *what, of_refused))
+                .count();
+        let all = (refused.0.len(), would.0.len(), reached.0.len());
+
+        let text = |what: What| what.text(&texts);
+        let by_text = |a: &Refused, b: &Refused| {
+            (text(a.0), texts.get(a.1)).cmp(&(text(b.0), texts.get(b.1)))
+        };
+        let place = |key: &Reached| {
+            let (what, port, way) = *key;
+            (text(what), port, ways.get(way, &texts))
+        };
+        let refused = refused.busiest(REFUSED_SHOWN, by_text);
+        let would = would.busiest(REFUSED_SHOWN, by_text);
+        let reached = reached.busiest(DEPENDENCIES_SHOWN, |a, b| place(a).cmp(&place(b)));
+
+        let mut refusals = |list, verdict| {
+            let of_verdict = Refusals {
+                report,
+                told: &told,
+                verdict,
+                rules,
+                lines,
+            };
+            of_verdict.in_detail(list, &mut texts)
+        };
+        let refused = refusals(refused, Verdict::Deny);
+        let would = refusals(would, Verdict::WouldDeny);
+        Self {
+            count,
+            refused: Busiest {
+                shown: refused,
+                all: all.0,
+                destinations: stopped,
+            },
+            would: Busiest {
+                shown: would,
+                all: all.1,
+                destinations: spared,
+            },
+            reached: Busiest {
+                shown: dependencies(report, &told, reached, lines, (ways, texts)),
+                all: all.2,
+                destinations: outside,
+            },
+            names_only,
+        }
+    }
+}
+
+fn mark(list: &mut Vec<bool>, number: u32) {
+    let at = number as usize;
+    if list.len() <= at {
+        list.resize(at + 1, false);
+    }
+    list[at] = true;
+}
+
+/// A route probe for another flow is not told by itself, and one to port 0 that was refused is no refusal of
+/// anything.
+fn is_told(flow: &Flow, told_by_another: bool) -> bool {
+    let refused = matches!(flow.verdict, Verdict::Deny | Verdict::WouldDeny);
+    let nowhere = flow.is_route_probe() && flow.port == 0;
+    !(told_by_another || refused && nowhere)
+}
+
+/// None for what stays on this host.
+fn reached_key(flow: &Flow, what: What, ways: &mut Ways, texts: &mut Texts) -> Option<Reached> {
+    let address = flow.address.to_canonical();
+    if address.is_loopback() || address.is_unspecified() {
+        return None;
+    }
+    Some((what, flow.port, ways.number(flow, texts)))
+}
+
+/// Where each key's place in the list is.
+fn places<K: Copy + Eq + Hash>(list: &[(K, u64)]) -> HashMap<K, usize> {
+    list.iter()
+        .enumerate()
+        .map(|(at, (key, _))| (*key, at))
+        .collect()
+}
+
+/// Where the details of refusals come from.
+struct Refusals<'a> {
+    report: &'a dyn Parts,
+    told: &'a [bool],
+    verdict: Verdict,
+    rules: &'a [Rule],
+    lines: &'a Lineage,
+}
+
+impl Refusals<'_> {
+    fn in_detail(&self, list: Vec<(Refused, u64)>, texts: &mut Texts) -> Vec<Refusal> {
+        if list.is_empty() {
+            return Vec::new();
+        }
+        let places = places(&list);
+        let mut shown: Vec<_> = list
+            .into_iter()
+            .map(|((what, rule), attempts)| {
+                let (what, rule) = (what.text(texts).into_owned(), texts.get(rule));
+                let (reason, fix) = advice(self.report, self.rules, rule, &what);
+                Refusal {
+                    what,
+                    ways: BTreeSet::new(),
+                    attempts,
+                    chains: BTreeSet::new(),
+                    rule: plain(rule),
+                    reason,
+                    fix,
+                }
+            })
+            .collect();
+        let mut add = |key, way: String, subject| {
+            if let Some(&at) = places.get(&key) {
+                shown[at].ways.insert(way);
+                shown[at].chains.insert(self.lines.chain(subject));
+            }
+        };
+        for name in self.report.names().filter(|n| n.verdict == self.verdict) {
+            let rule = texts.number(&name.rule);
+            let key = (What::of_name(&name.name, texts), rule);
+            add(key, "lookup".to_owned(), name.subject);
+        }
+        for (flow, told) in self.report.flows().zip(self.told) {
+            if flow.verdict == self.verdict && is_told(&flow, *told) {
+                let rule = texts.number(&flow.rule);
+                let key = (What::of_flow(&flow, texts), rule);
+                add(key, way(&flow.protocol, flow.port), flow.subject);
+            }
+        }
+        shown
+    }
+}
+
+fn dependencies(
+    report: &dyn Parts,
+    told: &[bool],
+    list: Vec<(Reached, u64)>,
+    lines: &Lineage,
+    (mut ways, mut texts): (Ways, Texts),
+) -> Vec<Dependency> {
+    let places = places(&list);
+    let mut shown: Vec<_> = list
+        .into_iter()
+        .map(|((_, port, way), attempts)| {
+            let (protocol, outcome) = ways.get(way, &texts);
+            Dependency {
+                name: None,
+                addresses: BTreeSet::new(),
+                port,
+                protocol: plain(protocol),
+                attempts,
+                outcome: outcome.to_owned(),
+                chains: BTreeSet::new(),
+            }
+        })
+        .collect();
+    for (flow, told) in report.flows().zip(told) {
+        if !is_told(&flow, *told) {
+            continue;
+        }
+        let what = What::of_flow(&flow, &mut texts);
+        let key = reached_key(&flow, what, &mut ways, &mut texts);
+        let place = key.and_then(|key| places.get(&key));
+        if let Some(&at) = place {
+            let dependency = &mut shown[at];
+            if dependency.addresses.is_empty() {
+                dependency.name = flow.name.as_deref().map(plain);
+            }
+            dependency.addresses.insert(flow.address.to_canonical());
+            dependency.chains.insert(lines.chain(flow.subject));
+        }
+    }
+    shown
+}
+
+/// Why a rule stands and what to do about this destination: from the finding about the two, since it
+/// knows more (what to allow, say), else from the rule itself.
+fn advice(
+    report: &dyn Parts,
+    rules: &[Rule],
+    rule: &str,
+    what: &str,
+) -> (Option<String>, Option<String>) {
+    let names_it = |title: &str| {
+        title.split_whitespace().any(|word| {
+            let rest = word.trim_start_matches('[').strip_prefix(what);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with([':', ']']))
+        })
+    };
+    let finding = report
+        .findings()
+        .iter()
+        .find(|finding| finding.rule.as_deref() == Some(rule) && names_it(&finding.title));
+    let written = rules.iter().find(|written| *written.text == *rule);
+    (
+        finding
+            .and_then(|finding| finding.reason.clone())
+            .or_else(|| written?.reason.clone()),
+        finding
+            .and_then(|finding| finding.fix.clone())
+            .or_else(|| written?.fix.clone()),
+    )
+}
+
+fn way(protocol: &str, port: u16) -> String {
+    if port == 0 {
+        plain(protocol)
+    } else {
+        format!("{}/{port}", plain(protocol))
+    }
+}
+
+fn outcome_words(flow: &Flow) -> Cow<'static, str> {
+    let seen = match flow.outcome {
+        Outcome::Connected => "connected",
+        Outcome::Refused => "refused by peer",
+        Outcome::TimedOut => "timed out",
+        Outcome::Unknown if flow.is_route_probe() => "probed",
+        // Handshakes that nobody answered while the command lived.
+        Outcome::Unknown if flow.protocol == "tcp" => "no answer seen",
+        Outcome::Unknown => "sent",
+    };
+    match flow.verdict {
+        Verdict::Deny => "denied".into(),
+        Verdict::Allow | Verdict::WouldDeny => seen.into(),
+        Verdict::Waived => format!("{seen} (waived)").into(),
+        Verdict::BreakGlass => format!("{seen} (break glass)").into(),
+    }
+}
+
+/// Who came from whom.
+pub(super) struct Lineage {
+    labels: Texts,
+    /// Subject, parent (0 for none), and the number of its label; sorted.
+    subjects: Vec<(u64, u64, u32)>,
+}
+
+impl Lineage {
+    pub(super) fn of<'a>(subjects: impl Iterator<Item = Cow<'a, Subject>>) -> Self {
+        let mut labels = Texts::default();
+        let mut subjects: Vec<_> = subjects
+            .map(|subject| {
+                let label = labels.number(&label(&subject.exe, &subject.argv));
+                (subject.id, subject.parent.unwrap_or(0), label)
+            })
+            .collect();
+        subjects.sort_unstable();
+        Self { labels, subjects }
+    }
+
+    fn find(&self, id: u64) -> Option<&(u64, u64, u32)> {
+        let at = self
+            .subjects
+            .binary_search_by_key(&id, |(id, ..)| *id)
+            .ok()?;
+        self.subjects.get(at)
+    }
+
+    /// `deploy.sh → terraform → provider`: the first process first. Images that only forked, and a
+    /// process that exec'ed itself anew, are one link.
+    pub(super) fn chain(&self, subject: Option<u64>) -> String {
+        let mut links: Vec<u32> = Vec::new();
+        let mut seen = BTreeSet::new();
+        let mut next = subject;
+        while let Some(&(id, parent, label)) = next.and_then(|id| self.find(id)) {
+            if !seen.insert(id) {
+                break;
+            }
+            if links.last() != Some(&label) {
+                links.push(label);
+            }
+            next = Some(parent);
+        }
+        links.reverse();
+        let links: Vec<_> = links.into_iter().map(|n| self.labels.get(n)).collect();
+        match links.as_slice() {
+            [] => "unknown process".to_owned(),
+            [first, .., last_but_one, last] if links.len() > CHAIN_LINKS => {
+                format!("{first} → … → {last_but_one} → {last}")
+            }
+            links => links.join(" → "),
+        }
+    }
+}
