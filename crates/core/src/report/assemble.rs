@@ -172,6 +172,8 @@ pub fn assemble(record: &Snapshot, facts: &RunFacts<'_>) -> Report {
                 features,
             },
             guarded: facts.guarded,
+            addresses: Vec::new(),
+            scripts: Vec::new(),
         },
         subjects,
         names,
