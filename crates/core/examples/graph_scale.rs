@@ -104,7 +104,11 @@ fn measure(shape: &str) -> bool {
         TIME.as_secs(),
         memory >> 20,
         MEMORY >> 20,
-        if met { "met" } else { "MISSED" }
+        match (shape, met) {
+            ("hopeless", _) => "no bar",
+            (_, true) => "met",
+            (_, false) => "MISSED",
+        }
     );
     met
 }

@@ -1,205 +1,17 @@
 //! What runs show: needs with their evidence, loops and their kinds, experiments, outages, findings.
 
-use blackstart_core::catalog::{Catalog, Phase, Strength, read};
+mod named;
+mod story;
+
+use blackstart_core::catalog::{Phase, Strength};
 use blackstart_core::graph::findings::findings;
 use blackstart_core::graph::impact::{Impact, Outcome, State, impact};
 use blackstart_core::graph::loops::{Loop, LoopKind, loops};
 use blackstart_core::graph::recovery::Recovery;
-use blackstart_core::graph::{
-    Graph, Import, Input, Kind, NodeId, Observed, build, named_in, own_scripts,
-};
-use blackstart_core::report::{
-    Attribution, Coverage, Delegate, Flow, Guarded, Kernel, Mode, Name, Outcome as Net, Report,
-    Run, SCHEMA_VERSION, Script, Subject, Usage, Verdict,
-};
-
-fn catalog(services: &[&str]) -> Catalog {
-    let text: String = services
-        .iter()
-        .map(|keys| format!("---\napiVersion: blackstart.dev/v1\nkind: Service\n{keys}\n"))
-        .collect();
-    let reading = read(&[("c.yaml", &text)]);
-    assert!(!reading.partial, "{:#?}", reading.diagnostics);
-    reading.catalog
-}
-
-/// GitHub's example: what is served by the database that is deployed.
-fn example() -> Catalog {
-    catalog(&[
-        "name: mysql\nowner: team-db\ntier: 1\nprovides: [10.20.0.0/16:3306, unix:/run/mysqld.sock]",
-        "name: github\nowner: team-git\ntier: 1\nprovides: [.github.com]\nneeds: [mysql]",
-        "name: migrations\ntier: 3\nprovides: [migrations.internal]\nneeds: [github]",
-        "name: mirror\ntier: 2\nprovides: [mirror.internal]",
-    ])
-}
-
-fn time(second: u32) -> String {
-    format!("2026-05-04T12:00:{second:02}.000000Z")
-}
-
-/// A report that is put together step by step.
-struct Story(Report);
-
-impl Story {
-    fn of(service: &str, command: &[&str]) -> Self {
-        Self(Report {
-            schema_version: SCHEMA_VERSION,
-            run: Run {
-                id: format!("run-of-{service}"),
-                service: (!service.is_empty()).then(|| service.to_owned()),
-                owner: None,
-                command: command.iter().map(|&word| word.to_owned()).collect(),
-                host: "db1".to_owned(),
-                mode: Mode::Observe,
-                policy: None,
-                started: time(0),
-                ended: Some(time(59)),
-                exit_code: Some(0),
-                usage: Usage::default(),
-                kernel: Kernel {
-                    release: "6.12".to_owned(),
-                    features: vec![],
-                },
-                guarded: Guarded::Yes,
-                addresses: vec!["10.20.0.4".parse().unwrap()],
-                scripts: vec![],
-            },
-            subjects: vec![],
-            names: vec![],
-            flows: vec![],
-            delegates: vec![],
-            findings: vec![],
-            coverage: Coverage::default(),
-        })
-    }
-
-    /// A process with its parent's number, 0 for none. Its number is the next one.
-    fn process(mut self, parent: u64, exe: &str, argv: &[&str]) -> Self {
-        let id = self.0.subjects.len() as u64 + 1;
-        self.0.subjects.push(Subject {
-            id,
-            pid: 100 + id as u32,
-            parent: (parent != 0).then_some(parent),
-            exe: exe.to_owned(),
-            argv: argv.iter().map(|&word| word.to_owned()).collect(),
-            argv_truncated: false,
-            started: time(1),
-            ended: Some(time(50)),
-            exit: Some(0),
-        });
-        self
-    }
-
-    fn reaches(self, subject: u64, name: &str, address: &str, port: u16) -> Self {
-        self.meets(subject, name, address, port, Verdict::Allow)
-    }
-
-    fn meets(
-        mut self,
-        subject: u64,
-        name: &str,
-        address: &str,
-        port: u16,
-        verdict: Verdict,
-    ) -> Self {
-        let second = self.0.flows.len() as u32 + 2;
-        self.0.flows.push(Flow {
-            subject: (subject != 0).then_some(subject),
-            name: (!name.is_empty()).then(|| name.to_owned()),
-            address: address.parse().unwrap(),
-            port,
-            protocol: "tcp".to_owned(),
-            verdict,
-            rule: "default".to_owned(),
-            attempts: 1,
-            outcome: Net::Connected,
-            bytes_sent: 100,
-            first_seen: time(second),
-            last_seen: time(second),
-            attribution: Attribution::Exact,
-        });
-        self
-    }
-
-    fn asks(mut self, subject: u64, name: &str, verdict: Verdict, chain: &[&str]) -> Self {
-        self.0.names.push(Name {
-            name: name.to_owned(),
-            qtype: "A".to_owned(),
-            subject: Some(subject),
-            verdict,
-            rule: "default".to_owned(),
-            queries: 2,
-            first_seen: time(2),
-            last_seen: time(3),
-            addresses: vec![],
-            chain: chain.iter().map(|&name| name.to_owned()).collect(),
-        });
-        self
-    }
-
-    fn opens(mut self, subject: u64, path: &str) -> Self {
-        self.0.delegates.push(Delegate {
-            subject: Some(subject),
-            path: path.to_owned(),
-            listener_pid: None,
-            listener_exe: None,
-            verdict: Verdict::Allow,
-            rule: "default".to_owned(),
-            attempts: 1,
-        });
-        self
-    }
-
-    /// What the guard does at the end of a run: the texts of the deployment's own scripts.
-    fn scripts(mut self, texts: &[(&str, &str)]) -> Self {
-        self.0.run.scripts = own_scripts(&self.0, Some("/srv/deploy"))
-            .into_iter()
-            .map(|script| Script {
-                names: texts
-                    .iter()
-                    .find(|(path, _)| *path == script.path)
-                    .map(|(_, text)| named_in(&self.0, text))
-                    .unwrap_or_default(),
-                path: script.path,
-                subjects: script.subjects,
-            })
-            .collect();
-        self
-    }
-
-    fn with(mut self, change: impl FnOnce(&mut Report)) -> Self {
-        change(&mut self.0);
-        self
-    }
-}
-
-/// `./deploy.sh` as process 1.
-fn deploy() -> Story {
-    Story::of("mysql", &["./deploy.sh"]).process(0, "./deploy.sh", &["/bin/bash", "./deploy.sh"])
-}
-
-fn joined(catalog: &Catalog, stories: &[&Story]) -> Graph {
-    let runs: Vec<_> = stories
-        .iter()
-        .map(|story| Observed {
-            report: &story.0,
-            phase: Phase::Deploy,
-        })
-        .collect();
-    build(&Input {
-        catalog,
-        runs: &runs,
-        imports: &[],
-    })
-}
-
-fn id(graph: &Graph, name: &str) -> NodeId {
-    graph.find(name).unwrap()
-}
-
-fn loops_of(graph: &Graph) -> Vec<Loop> {
-    loops(graph, &Recovery::of(graph), &[])
-}
+use blackstart_core::graph::{Evidence, Graph, Import, Input, Kind, Observed, build};
+use blackstart_core::report::{Mode, Report, Verdict};
+use proptest::prelude::*;
+use story::{Story, catalog, deploy, example, id, joined, loops_of, time};
 
 /// `mysql → github → mysql: hidden`
 fn shown(graph: &Graph, found: &[Loop]) -> Vec<String> {
@@ -216,15 +28,6 @@ fn shown(graph: &Graph, found: &[Loop]) -> Vec<String> {
             format!("{}{steps}: {kind} {kinds:?}", graph.node(it.deploys).name)
         })
         .collect()
-}
-
-/// The kind of the one loop of a story in the example.
-fn kind(story: &Story) -> Option<LoopKind> {
-    let catalog = example();
-    let graph = joined(&catalog, &[story]);
-    let found = loops_of(&graph);
-    assert_eq!(found.len(), 1, "{:?}", shown(&graph, &found));
-    found[0].kind
 }
 
 #[test]
@@ -319,228 +122,6 @@ fn protected_services_decide_what_is_transient() {
     assert_eq!(kinds(&["github", "cache"]), [Transient, Transient]);
     // The ends are not between.
     assert_eq!(kinds(&["mysql", "web", "shop"]), [Hidden, Hidden]);
-}
-
-#[test]
-fn named_in_the_command_line() {
-    let curl = ["curl", "-fsS", "https://user@GitHub.com:443/x"];
-    let story = Story::of("mysql", &curl)
-        .process(0, "/usr/bin/curl", &curl)
-        .reaches(1, "github.com", "192.0.2.1", 443);
-    assert_eq!(kind(&story), Some(LoopKind::Direct));
-    // Something else that ends, begins or goes on like it is not it.
-    for other in [
-        "https://api.github.com/x",
-        "https://github.com.evil.example/x",
-        "evilgithub.com",
-        "${host}.github.com",
-        "github.company",
-        "github",
-    ] {
-        let story = Story::of("mysql", &["tool", other])
-            .process(0, "/usr/bin/tool", &["tool", other])
-            .reaches(1, "github.com", "192.0.2.1", 443);
-        assert_eq!(kind(&story), Some(LoopKind::Hidden), "{other}");
-    }
-    let catalog = catalog(&[
-        "name: mysql",
-        "name: github\nprovides: [192.0.2.1, \"2001:db8::1\"]\nneeds: [mysql]",
-    ]);
-    for (word, address, named) in [
-        ("http://192.0.2.1:80/x", "192.0.2.1", true),
-        ("http://192.0.2.11/x", "192.0.2.1", false),
-        ("[2001:DB8:0::1]:443", "2001:db8::1", true),
-        ("--to=2001:db8::1", "2001:db8::1", true),
-        ("[2001:db8::12]", "2001:db8::1", false),
-    ] {
-        let story = Story::of("mysql", &["tool", word])
-            .process(0, "/usr/bin/tool", &["tool", word])
-            .reaches(1, "", address, 80);
-        let graph = joined(&catalog, &[&story]);
-        let wanted = if named {
-            LoopKind::Direct
-        } else {
-            LoopKind::Hidden
-        };
-        assert_eq!(loops_of(&graph)[0].kind, Some(wanted), "{word} {address}");
-    }
-}
-
-#[test]
-fn named_in_a_script_that_was_executed() {
-    let text = "#!/bin/bash\nHOST=github.com\ncurl \"https://$HOST/x\" # and not api.example\n";
-    // The process that goes there says nothing of it: the script does.
-    let story = || {
-        deploy()
-            .process(1, "./lib/fetch.sh", &["/bin/sh", "./lib/fetch.sh"])
-            .process(2, "/usr/bin/fetcher", &["fetcher", "--config", "x"])
-            .reaches(3, "github.com", "192.0.2.1", 443)
-    };
-    let named = story().scripts(&[("/srv/deploy/lib/fetch.sh", text)]);
-    assert_eq!(named.0.run.scripts.len(), 2);
-    assert_eq!(named.0.run.scripts[1].names, ["github.com"]);
-    assert_eq!(kind(&named), Some(LoopKind::Direct));
-    // A script that was not executed says nothing.
-    let idle = story().scripts(&[("/srv/deploy/lib/other.sh", text)]);
-    assert_eq!(kind(&idle), Some(LoopKind::Hidden));
-}
-
-#[test]
-fn named_in_the_arguments_of_what_a_script_executes() {
-    let url = "https://github.com/x";
-    // A subshell is the script still; a wrapper's arguments are what the script wrote.
-    for (exe, argv) in [
-        ("/usr/bin/curl", &["curl", url][..]),
-        ("/usr/bin/sudo", &["sudo", "-n", "curl", url]),
-    ] {
-        let story = deploy()
-            .process(1, "./deploy.sh", &["/bin/bash", "./deploy.sh"])
-            .process(2, exe, argv)
-            .process(3, "/usr/bin/child", &["child"])
-            .reaches(4, "github.com", "192.0.2.1", 443);
-        assert_eq!(kind(&story), Some(LoopKind::Direct), "{exe}");
-    }
-    // The update check of a tool that spawns curl: whoever wrote the deployment did not write that.
-    let update = deploy()
-        .process(1, "/usr/local/bin/tool", &["tool", "run"])
-        .process(2, "/usr/bin/curl", &["curl", url])
-        .reaches(3, "github.com", "192.0.2.1", 443);
-    assert_eq!(kind(&update), Some(LoopKind::Hidden));
-}
-
-#[test]
-fn a_tool_that_is_a_script_is_not_the_deployment_s() {
-    let url = "https://github.com/x";
-    let pip = |exe: &str, argv: &[&str]| {
-        deploy()
-            .process(1, exe, argv)
-            .process(2, "/usr/bin/git", &["git", "clone", url])
-            .reaches(3, "github.com", "192.0.2.1", 443)
-            .scripts(&[])
-    };
-    for (exe, argv) in [
-        (
-            "/usr/bin/pip",
-            &["/usr/bin/python3", "/usr/bin/pip", "install", "x"][..],
-        ),
-        // A virtual environment right below the deployment.
-        (
-            "./env/bin/pip",
-            &["/srv/deploy/env/bin/python3", "./env/bin/pip", "install"],
-        ),
-        (
-            "./.venv/bin/pip",
-            &["/opt/python3", "./.venv/bin/pip", "install"],
-        ),
-        (
-            "./node_modules/x/cli.js",
-            &["/usr/bin/node", "./node_modules/x/cli.js"],
-        ),
-        ("/opt/tool/run.sh", &["/bin/sh", "/opt/tool/run.sh"]),
-    ] {
-        assert_eq!(kind(&pip(exe, argv)), Some(LoopKind::Hidden), "{exe}");
-        let old = pip(exe, argv).with(|report| report.run.scripts.clear());
-        assert_eq!(kind(&old), Some(LoopKind::Hidden), "{exe}");
-    }
-    assert_eq!(
-        kind(&pip("./step.py", &["/usr/bin/python3", "./step.py"])),
-        Some(LoopKind::Direct)
-    );
-    // pip itself as the command: its directory is nobody's own.
-    let story = Story::of("mysql", &["pip", "install", "x"])
-        .process(
-            0,
-            "/usr/bin/pip",
-            &["/usr/bin/python3", "/usr/bin/pip", "install", "x"],
-        )
-        .process(1, "/usr/bin/git", &["git", "clone", url])
-        .reaches(2, "github.com", "192.0.2.1", 443)
-        .scripts(&[]);
-    assert_eq!(story.0.run.scripts, []);
-    assert_eq!(kind(&story), Some(LoopKind::Hidden));
-}
-
-#[test]
-fn the_command_s_own_directory() {
-    let own = |command: &[&str], processes: &[(&str, &[&str])]| {
-        let mut story = Story::of("mysql", command);
-        for (parent, (exe, argv)) in processes.iter().enumerate() {
-            story = story.process(parent as u64, exe, argv);
-        }
-        let scripts = own_scripts(&story.0, Some("/srv"));
-        scripts.into_iter().map(|s| s.path).collect::<Vec<_>>()
-    };
-    let sh = "/bin/sh";
-    for (command, processes, wanted) in [
-        // Behind an interpreter, a wrapper, and by PATH.
-        (
-            &["bash", "d/run.sh"][..],
-            &[("/bin/bash", &["bash", "d/run.sh"][..])][..],
-            &["/srv/d/run.sh"][..],
-        ),
-        (
-            &["env", "A=1", "./d/run.sh"],
-            &[
-                ("/usr/bin/env", &["env", "A=1", "./d/run.sh"]),
-                ("./d/run.sh", &[sh, "./d/run.sh"]),
-            ],
-            &["/srv/d/run.sh"],
-        ),
-        (
-            &["run.sh"],
-            &[("/opt/d/run.sh", &[sh, "/opt/d/run.sh"])],
-            &["/opt/d/run.sh"],
-        ),
-        // #!/usr/bin/env: the kernel runs env, env the interpreter.
-        (
-            &["./d/x"],
-            &[
-                ("./d/x", &["/usr/bin/env", "python3", "./d/x"]),
-                ("/usr/bin/python3", &["python3", "./d/x"]),
-            ],
-            &["/srv/d/x"],
-        ),
-        // Above or beside is not below.
-        (
-            &["./d/run.sh"],
-            &[
-                ("./d/run.sh", &[sh, "./d/run.sh"]),
-                ("./d/../other.sh", &[sh, "./d/../other.sh"]),
-            ],
-            &["/srv/d/run.sh"],
-        ),
-        (
-            &["./d/run.sh"],
-            &[
-                ("./d/run.sh", &[sh, "./d/run.sh"]),
-                ("/srv/d2/x.sh", &[sh, "/srv/d2/x.sh"]),
-                ("/srv/d/sub/x.sh", &[sh, "/srv/d/sub/x.sh"]),
-            ],
-            &["/srv/d/run.sh", "/srv/d/sub/x.sh"],
-        ),
-        // A program of its own is no script, yet its directory is the command's.
-        (
-            &["./d/tool"],
-            &[
-                ("./d/tool", &["./d/tool"]),
-                ("/srv/d/x.sh", &[sh, "/srv/d/x.sh"]),
-            ],
-            &["/srv/d/x.sh"],
-        ),
-        (&["sh", "-c", "x"], &[("/bin/sh", &["sh", "-c", "x"])], &[]),
-        (
-            &["/usr/bin/certbot"],
-            &[(
-                "/usr/bin/certbot",
-                &["/usr/bin/python3", "/usr/bin/certbot"],
-            )],
-            &[],
-        ),
-        (&["x"], &[], &[]),
-        (&[], &[], &[]),
-    ] {
-        assert_eq!(own(command, processes), wanted, "{command:?}");
-    }
 }
 
 #[test]
@@ -705,9 +286,9 @@ fn one_need_has_all_its_evidence() {
         .evidence
         .iter()
         .map(|evidence| match evidence {
-            blackstart_core::graph::Evidence::Declared { place, .. } => place.to_string(),
-            blackstart_core::graph::Evidence::Imported { format, .. } => format.clone(),
-            blackstart_core::graph::Evidence::Observed(contact) => {
+            Evidence::Declared { place, .. } => place.to_string(),
+            Evidence::Imported { format, .. } => format.clone(),
+            Evidence::Observed(contact) => {
                 format!("{} {}", contact.run, contact.destination)
             }
         })
@@ -1001,4 +582,86 @@ fn what_is_worth_looking_at() {
         .map(|f| f.kind)
         .collect();
     assert_eq!(kinds, ["tier_inversion"]);
+}
+
+/// What stands in a report's file may be anything.
+fn any_story() -> impl Strategy<Value = Story> {
+    let name = || {
+        prop_oneof![
+            Just(""),
+            Just("github.com"),
+            Just("a.github.com"),
+            Just("x\\000.y"),
+            Just(".."),
+            Just("unknown")
+        ]
+    };
+    let word = || {
+        prop_oneof![
+            Just(""),
+            Just("./d.sh"),
+            Just("/bin/sh"),
+            Just("/"),
+            Just(".."),
+            Just("https://github.com/"),
+            Just("é[::1]:")
+        ]
+    };
+    let process = (0..6u64, word(), prop::collection::vec(word(), 0..3));
+    let flow = (
+        0..8u64,
+        name(),
+        prop_oneof![Just("192.0.2.1"), Just("::1"), Just("10.20.0.4")],
+        0..4u16,
+        any::<bool>(),
+    );
+    (
+        prop_oneof![Just("mysql"), Just("stranger"), Just("")],
+        prop::collection::vec(word(), 0..3),
+        prop::collection::vec(process, 0..5),
+        prop::collection::vec(flow, 0..5),
+        prop::collection::vec((0..8u64, name()), 0..4),
+    )
+        .prop_map(|(service, command, processes, flows, lookups)| {
+            let mut story = Story::of(service, &command);
+            for (parent, exe, argv) in processes {
+                story = story.process(parent, exe, &argv);
+            }
+            for (subject, name, address, port, refused) in flows {
+                let verdict = if refused {
+                    Verdict::Deny
+                } else {
+                    Verdict::Allow
+                };
+                story = story.meets(subject, name, address, port, verdict);
+            }
+            for (subject, name) in lookups {
+                story = story.asks(subject, name, Verdict::Deny, &[name, "github.com"]);
+            }
+            story
+                .with(|report| report.run.mode = Mode::Enforce)
+                .scripts(&[])
+        })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(500))]
+
+    #[test]
+    fn any_report_is_joined(stories in prop::collection::vec(any_story(), 0..3)) {
+        let catalog = example();
+        let stories: Vec<&Story> = stories.iter().collect();
+        let graph = joined(&catalog, &stories);
+        let recovery = Recovery::of(&graph);
+        let found = loops(&graph, &recovery, &[]);
+        for need in graph.needs() {
+            prop_assert!(!need.evidence.is_empty());
+            prop_assert!(need.from != need.to || graph.node(need.to).name == "mysql");
+        }
+        let mut ids: Vec<_> = findings(&graph, &found).into_iter().map(|f| f.id).collect();
+        let all = ids.len();
+        ids.sort();
+        ids.dedup();
+        prop_assert_eq!(ids.len(), all, "an id twice");
+    }
 }
