@@ -57,6 +57,10 @@ bench: ## Measure every bar: prints the table, writes the raw results to benches
 	cargo build --locked -p blackstart-lab --bin blackstart-bench
 	$(SUDO) env BLACKSTART_BIN=$(abspath $(BINARY)) $(TARGET)/debug/blackstart-bench benches/data
 
+.PHONY: bench-graph
+bench-graph: ## Measure the graph's bar: loops, order and levels of 100,000 services
+	cargo run --release --locked -p blackstart-core --example graph_scale
+
 # The machines of the kernel matrix are x86_64 and have nothing but what is copied into them.
 VM_TRIPLE = x86_64-unknown-linux-gnu
 

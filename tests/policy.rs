@@ -82,7 +82,11 @@ fn one_rule_enforces_while_the_rest_observes_and_the_other_way_round() {
         .run(&reach("tcp", &address, 9))
         .exits(1);
     let one = format!("rules:\n  - deny: .github.com\n  - deny: {address}:80\n    mode: enforce\n");
-    let run = world.guard().policy(&one).run(&reach("tcp", &address, 80)).exits(1);
+    let run = world
+        .guard()
+        .policy(&one)
+        .run(&reach("tcp", &address, 80))
+        .exits(1);
     assert_eq!(run.flow(github.v4(), 80).verdict, Verdict::Deny);
 }
 

@@ -24,7 +24,8 @@ pub use crate::record::{Attribution, Verdict};
 pub use account::{Account, Parts};
 pub use assemble::{Leftover, Reload, RunFacts, assemble, rule_text};
 pub use coverage::{STANDING_GAPS, StandingGap};
-pub use image::image_name;
+pub(crate) use findings::{printable, stable_id};
+pub use image::{image_name, image_script};
 pub use ledger::Ledger;
 pub use limits::{Applied, HighestFrom, Limit, LimitFacts, Overtime, RunLimits};
 pub use probe::told_by_another;
@@ -117,6 +118,24 @@ pub struct Run {
     pub kernel: Kernel,
     /// Was it guarded?
     pub guarded: Guarded,
+    /// The host's own addresses, loopback left out.
+    #[serde(default)]
+    pub addresses: Vec<IpAddr>,
+    /// Scripts below the command's own directory that the run executed, if their texts were looked at.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub scripts: Vec<Script>,
+}
+
+/// A script of the deployment's own, and which of the run's destinations its text names. The text itself is
+/// not kept: nobody knows what else stands in it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Script {
+    /// Its path, absolute where that is known.
+    pub path: String,
+    /// The subjects that ran it.
+    pub subjects: Vec<u64>,
+    /// Names and addresses, sorted.
+    pub names: Vec<String>,
 }
 
 /// Where the policy came from.

@@ -45,6 +45,7 @@ fn facts(policy: Option<&Policy>) -> RunFacts<'_> {
         leftovers: vec![],
         unsupervised_seconds: 0.0,
         known_addresses: vec!["10.0.0.53".parse().unwrap()],
+        own_addresses: vec!["10.1.2.3".parse().unwrap()],
     }
 }
 

@@ -138,6 +138,7 @@ fn told(facts: LimitFacts, usage: Usage, leftovers: Vec<Leftover>) -> Report {
         leftovers,
         unsupervised_seconds: 0.0,
         known_addresses: Vec::new(),
+        own_addresses: Vec::new(),
     };
     assemble(&record, &facts)
 }

@@ -52,6 +52,9 @@ pub(crate) struct RunFile {
     pub(crate) guarded: Guarded,
     /// The run's resolvers and the host's own addresses.
     pub(crate) known_addresses: Vec<IpAddr>,
+    /// The host's own addresses, loopback left out.
+    #[serde(default)]
+    pub(crate) own_addresses: Vec<IpAddr>,
     /// What was known to be missing at the start.
     pub(crate) gaps: Vec<Gap>,
     /// The limits, and how each was applied.

@@ -46,6 +46,7 @@ pub(crate) fn tell(run: &RunFile, policy: Option<&Policy>, record: Ledger, end: 
         leftovers: end.leftovers,
         unsupervised_seconds: end.unsupervised_seconds,
         known_addresses: run.known_addresses.clone(),
+        own_addresses: run.own_addresses.clone(),
     };
     Account::new(record, &facts)
 }

@@ -51,6 +51,8 @@ fn report(guarded: Guarded) -> Report {
                 features: vec![],
             },
             guarded,
+            addresses: vec![],
+            scripts: vec![],
         },
         subjects: vec![],
         names: vec![],

@@ -68,6 +68,8 @@ pub struct RunFacts<'a> {
     pub unsupervised_seconds: f64,
     /// The run's resolvers and the host's own addresses: reaching for these needs no name.
     pub known_addresses: Vec<IpAddr>,
+    /// The host's own addresses, loopback left out.
+    pub own_addresses: Vec<IpAddr>,
 }
 
 /// A process that outlived the main child.
@@ -153,6 +155,8 @@ pub(super) fn frame(record: &Ledger, rules: &RuleTexts, facts: &RunFacts<'_>) ->
                 features,
             },
             guarded: facts.guarded,
+            addresses: facts.own_addresses.clone(),
+            scripts: Vec::new(),
         },
         subjects: Vec::new(),
         names: Vec::new(),

@@ -316,7 +316,7 @@ fn expired(lens: &Lens<'_>) -> Vec<Finding> {
 }
 
 /// Control characters escaped: a title is one line, and a process chose some of its text.
-pub(super) fn printable(text: &str) -> String {
+pub(crate) fn printable(text: &str) -> String {
     text.chars()
         .map(|c| {
             if c.is_control() {
@@ -330,7 +330,7 @@ pub(super) fn printable(text: &str) -> String {
 
 /// FNV-1a, 64 bit, over the parts, each ended by a byte that no text holds. The algorithm is part of the
 /// format: ids are compared across versions.
-pub(super) fn stable_id(parts: &[&str]) -> String {
+pub(crate) fn stable_id(parts: &[&str]) -> String {
     let bytes = parts.iter().flat_map(|part| part.bytes().chain([0xff]));
     let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)

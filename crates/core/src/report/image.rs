@@ -15,6 +15,22 @@ pub fn image_name<'a>(exe: &'a str, argv: &'a [String]) -> &'a str {
     }
 }
 
+/// The script that a process image runs, as its path was given; none for a program of its own.
+pub fn image_script<'a>(exe: &'a str, argv: &'a [String]) -> Option<&'a str> {
+    let first = argv.first()?;
+    // `#!`: the kernel puts the interpreter, and at most one argument for it, before the path that exec was
+    // given. Whatever the interpreter is, the file is text.
+    if first != exe && exe.contains('/') && argv.iter().skip(1).take(2).any(|word| word == exe) {
+        return Some(exe);
+    }
+    let interpreter = if exe.is_empty() || is_link(exe) {
+        first
+    } else {
+        exe
+    };
+    script(base(interpreter), argv)
+}
+
 /// A path by which a program executes itself again, or a file that has no name (container runtimes do both):
 /// `/proc/self/exe`, `/dev/fd/6`. Its last part is no program's name.
 fn is_link(exe: &str) -> bool {

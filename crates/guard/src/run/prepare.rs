@@ -48,6 +48,7 @@ impl Setup<'_> {
         if !wanted.is_empty() {
             self.shorten_hosts(&mut resolving.hosts, &tables)?;
         }
+        self.file.own_addresses.clone_from(&resolving.own);
         self.file.known_addresses = resolving
             .servers
             .iter()

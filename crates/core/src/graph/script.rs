@@ -1,0 +1,273 @@
+//! Which destinations a deployment's author wrote down, and which a tool knew by itself: what parts a direct
+//! dependency from a hidden one.
+//!
+//! A destination is *named* if it stands in the run's command line, in a script below the command's own
+//! directory that the run executed, or in the arguments of what such a script executed itself. A tool may
+//! be a script too; it is not the deployment's own if it is installed: in a directory for programs, beside
+//! its interpreter (a virtual environment), among packages, or below a directory that begins with a dot.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::net::{IpAddr, Ipv6Addr};
+
+use crate::name::Name;
+use crate::report::{Report, Subject, image_script};
+
+/// Directories for programs.
+const PROGRAMS: &[&str] = &[
+    "/bin",
+    "/sbin",
+    "/usr/bin",
+    "/usr/sbin",
+    "/usr/games",
+    "/usr/local/bin",
+    "/usr/local/sbin",
+    "/snap/bin",
+];
+/// Directories below which everything is installed.
+const INSTALLED: &[&str] = &[
+    "/lib",
+    "/lib64",
+    "/usr/lib",
+    "/usr/lib64",
+    "/usr/libexec",
+    "/usr/share",
+    "/usr/local/lib",
+    "/nix/store",
+];
+/// Directories of packages, wherever they are.
+const PACKAGES: &[&str] = &["node_modules", "site-packages", "dist-packages"];
+
+/// A script of the deployment's own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OwnScript {
+    /// Its path; absolute if the working directory was given.
+    pub path: String,
+    /// The subjects that ran it.
+    pub subjects: Vec<u64>,
+}
+
+/// The scripts below the command's own directory that the run executed. `directory` is the one that the
+/// command was started in: relative paths are taken from there.
+pub fn own_scripts(report: &Report, directory: Option<&str>) -> Vec<OwnScript> {
+    let Some(own) = own_directory(report, directory) else {
+        return Vec::new();
+    };
+    let mut found: BTreeMap<String, Vec<u64>> = BTreeMap::new();
+    for subject in &report.subjects {
+        let Some(script) = image_script(&subject.exe, &subject.argv) else {
+            continue;
+        };
+        let path = absolute(script, directory);
+        let Some(below) = below(&path, &own) else {
+            continue;
+        };
+        let foreign = below
+            .split('/')
+            .any(|part| part.starts_with('.') || PACKAGES.contains(&part));
+        if !foreign && !is_installed(&path) && !beside_interpreter(subject, &path, directory) {
+            found.entry(path).or_default().push(subject.id);
+        }
+    }
+    found
+        .into_iter()
+        .map(|(path, subjects)| OwnScript { path, subjects })
+        .collect()
+}
+
+/// Which of the report's destinations a text names, sorted.
+pub fn named_in(report: &Report, text: &str) -> Vec<String> {
+    let words = Words::of(text);
+    let names = report.names.iter().map(|lookup| lookup.name.as_str());
+    let flows = report.flows.iter();
+    let named: BTreeSet<String> = names
+        .chain(flows.clone().filter_map(|flow| flow.name.as_deref()))
+        .filter(|name| words.names.contains(*name))
+        .map(str::to_owned)
+        .chain(
+            flows
+                .filter(|flow| words.addresses.contains(&flow.address))
+                .map(|flow| flow.address.to_string()),
+        )
+        .collect();
+    named.into_iter().collect()
+}
+
+/// The directory of the first word of the command line that is a program or a script which the run executed,
+/// and is not installed: `./deploy.sh`, and in `env A=1 bash /srv/deploy.sh` too.
+fn own_directory(report: &Report, directory: Option<&str>) -> Option<String> {
+    let programs: Vec<&str> = report
+        .subjects
+        .iter()
+        .map(|subject| image_script(&subject.exe, &subject.argv).unwrap_or(&subject.exe))
+        .collect();
+    // A command that was found by PATH is its first process, whatever its path is.
+    let first = report
+        .run
+        .command
+        .first()
+        .filter(|word| !word.contains('/'))
+        .and(report.subjects.iter().position(|s| s.parent.is_none()))
+        .map(|index| programs[index]);
+    let words = report.run.command.iter().map(String::as_str);
+    first
+        .into_iter()
+        .chain(words.filter(|word| programs.contains(word)))
+        .filter(|path| !path.is_empty())
+        .map(|path| absolute(path, directory))
+        .find(|path| !is_installed(path))
+        .map(|path| directory_of(&path).to_owned())
+}
+
+fn is_installed(path: &str) -> bool {
+    PROGRAMS.contains(&directory_of(path))
+        || INSTALLED
+            .iter()
+            .any(|directory| below(path, directory).is_some())
+}
+
+/// A virtual environment has its tools where its interpreter is.
+fn beside_interpreter(subject: &Subject, path: &str, directory: Option<&str>) -> bool {
+    let Some(interpreter) = subject.argv.first().filter(|word| word.contains('/')) else {
+        return false;
+    };
+    let interpreter = absolute(interpreter, directory);
+    let (its, here) = (directory_of(&interpreter), directory_of(path));
+    // A relative path may be the end of an absolute one.
+    let same = its == here
+        || !path.starts_with('/')
+            && its
+                .strip_suffix(here)
+                .is_some_and(|rest| !here.is_empty() && rest.ends_with('/'));
+    interpreter != path && same
+}
+
+/// What of a path lies below a directory; an empty directory is the one that relative paths are from.
+fn below<'p>(path: &'p str, directory: &str) -> Option<&'p str> {
+    match directory {
+        "" => (!path.starts_with('/') && !path.starts_with("..")).then_some(path),
+        "/" => path.strip_prefix('/'),
+        _ => path.strip_prefix(directory)?.strip_prefix('/'),
+    }
+}
+
+fn directory_of(path: &str) -> &str {
+    match path.rsplit_once('/') {
+        None => "",
+        Some(("", _)) => "/",
+        Some((directory, _)) => directory,
+    }
+}
+
+/// Without `.` and `..`, as far as that can be told without looking.
+fn absolute(path: &str, directory: Option<&str>) -> String {
+    let whole = match directory {
+        Some(directory) if !path.starts_with('/') => format!("{directory}/{path}"),
+        _ => path.to_owned(),
+    };
+    let mut parts: Vec<&str> = Vec::new();
+    for part in whole.split('/') {
+        match part {
+            "" | "." => {}
+            ".." if parts.last().is_some_and(|last| *last != "..") => {
+                parts.pop();
+            }
+            ".." if whole.starts_with('/') => {}
+            part => parts.push(part),
+        }
+    }
+    let root = if whole.starts_with('/') { "/" } else { "" };
+    format!("{root}{}", parts.join("/"))
+}
+
+/// What is named in a run.
+pub(super) struct Naming {
+    words: Words,
+    /// Whole words, for paths.
+    texts: HashSet<String>,
+}
+
+impl Naming {
+    pub(super) fn of(report: &Report) -> Self {
+        let mut own: HashSet<u64> = report
+            .run
+            .scripts
+            .iter()
+            .flat_map(|script| script.subjects.iter().copied())
+            .collect();
+        if own.is_empty() {
+            // In a report without them: as far as paths tell.
+            own.extend(
+                own_scripts(report, None)
+                    .into_iter()
+                    .flat_map(|s| s.subjects),
+            );
+        }
+        let arguments = report
+            .subjects
+            .iter()
+            .filter(|subject| subject.parent.is_some_and(|parent| own.contains(&parent)))
+            .flat_map(|subject| &subject.argv);
+        let mut naming = Self {
+            words: Words::default(),
+            texts: HashSet::new(),
+        };
+        for text in report.run.command.iter().chain(arguments) {
+            naming.words.add(text);
+            naming.texts.insert(text.clone());
+        }
+        for name in report.run.scripts.iter().flat_map(|script| &script.names) {
+            naming.words.add(name);
+            naming.texts.insert(name.clone());
+        }
+        naming
+    }
+
+    /// By the name under which it was reached, or by its address.
+    pub(super) fn names(&self, name: Option<&str>, address: Option<IpAddr>) -> bool {
+        name.is_some_and(|name| self.words.names.contains(name))
+            || address.is_some_and(|address| self.words.addresses.contains(&address))
+    }
+
+    pub(super) fn names_path(&self, path: &str) -> bool {
+        self.texts.iter().any(|text| text.contains(path))
+    }
+}
+
+/// The names and addresses that stand in texts.
+#[derive(Debug, Default)]
+struct Words {
+    names: HashSet<String>,
+    addresses: HashSet<IpAddr>,
+}
+
+impl Words {
+    fn of(text: &str) -> Self {
+        let mut words = Self::default();
+        words.add(text);
+        words
+    }
+
+    fn add(&mut self, text: &str) {
+        let in_name = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | '.');
+        for word in text.split(|c| !in_name(c)) {
+            // `${host}.example.com` names something below, and nobody knows what.
+            if word.is_empty() || word.starts_with('.') {
+                continue;
+            }
+            let word = word.trim_end_matches('.');
+            if let Ok(address) = word.parse::<IpAddr>() {
+                self.addresses.insert(address);
+            } else if let Ok(name) = Name::parse(word) {
+                self.names.insert(name.to_string());
+            }
+        }
+        let in_address = |c: char| c.is_ascii_hexdigit() || matches!(c, ':' | '.');
+        for word in text.split(|c| !in_address(c)) {
+            if word.contains(':')
+                && let Ok(address) = word.trim_end_matches('.').parse::<Ipv6Addr>()
+            {
+                self.addresses.insert(IpAddr::V6(address).to_canonical());
+            }
+        }
+    }
+}
