@@ -20,7 +20,7 @@ pub(crate) fn run(typed: args::Run, output: Output) -> u8 {
     let order = match resolve::run(typed, &Surroundings::of_process()) {
         Ok(order) => order,
         Err(problems) => {
-            problems.iter().for_each(|problem| show(problem, output));
+            show_all(&problems, output);
             return FAILED;
         }
     };
@@ -130,6 +130,11 @@ fn tell(order: &Order, ended: &Ended, rules: &[Rule], output: Output) -> u8 {
 fn document(report: &Report, out: &mut dyn io::Write) -> io::Result<()> {
     serde_json::to_writer_pretty(&mut *out, report)?;
     out.write_all(b"\n")
+}
+
+/// Shows everything that is wrong.
+pub(crate) fn show_all(problems: &[Problem], output: Output) {
+    problems.iter().for_each(|problem| show(problem, output));
 }
 
 fn show(problem: &Problem, output: Output) {
