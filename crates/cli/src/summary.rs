@@ -7,13 +7,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
-use blackstart_core::policy::Rule;
+use blackstart_core::explain::Detail;
+use blackstart_core::name::Pattern;
+use blackstart_core::policy::{Day, Rank, Rule};
 use blackstart_core::report::{
     Flow, Gap, Guarded, Outcome, Report, STANDING_GAPS, Severity, Subject, Verdict, image_name,
     rule_text, told_by_another,
 };
 use blackstart_core::tables::RULE_RESOLVER_SOCKET;
 
+use crate::explain;
 use crate::plain::{Paint, cut, plain};
 
 mod limits;
@@ -30,6 +33,9 @@ const NAME_WIDTH: usize = 48;
 const CHAIN_LINKS: usize = 6;
 const LABEL_WIDTH: usize = 24;
 const SENTENCE_WIDTH: usize = 300;
+
+/// For how long a waiver holds that is suggested.
+const WAIVED_DAYS: u16 = 14;
 
 /// Findings of these kinds are told as refusals already.
 const TOLD_AS_REFUSAL: [&str; 2] = ["denied_dependency", "would_deny"];
@@ -59,6 +65,7 @@ impl Telling<'_> {
         self.headline(&mut out, &refused, &would, &dependencies);
         self.refusals(&mut out, "refused", &refused);
         self.refusals(&mut out, "would be refused in enforce mode", &would);
+        self.waive(&mut out, refused.iter().chain(&would));
         self.dependencies(&mut out, &dependencies);
         self.delegates(&mut out, &lines);
         self.findings(&mut out);
@@ -157,13 +164,30 @@ impl Telling<'_> {
                 refusal.rule,
                 self.place(&refusal.rule)
             );
-            for (word, text) in [("why", &refusal.reason), ("fix", &refusal.fix)] {
-                if let Some(text) = text {
-                    let _ = writeln!(out, "    {word}   {}", cut(&plain(text), SENTENCE_WIDTH));
-                }
+            for line in explain::lines(&refusal.advice) {
+                let _ = writeln!(out, "    {line}");
             }
         }
         self.more(out, list.len(), REFUSED_SHOWN);
+    }
+
+    /// How to make an exception, for the first of the names that one can be made for: once, since the others are
+    /// written in the same way.
+    fn waive<'r>(&self, out: &mut String, mut list: impl Iterator<Item = &'r Refusal>) {
+        let Some(refusal) = list.find(|refusal| refusal.waivable) else {
+            return;
+        };
+        let Some(today) = self.report.run.started.get(..10).and_then(Day::parse) else {
+            return;
+        };
+        let _ = writeln!(
+            out,
+            "\n{}, if it must be: paste this below `waivers:` in the policy, with your names and reason",
+            self.paint.bold("to waive")
+        );
+        let _ = writeln!(out, "  - {{ for: {}, owner: WHO,", refusal.what);
+        let _ = writeln!(out, "      reason: WHY,");
+        let _ = writeln!(out, "      expires: {} }}", today.plus(WAIVED_DAYS));
     }
 
     fn dependencies(&self, out: &mut String, list: &[Dependency]) {
@@ -390,8 +414,10 @@ struct Refusal {
     attempts: u64,
     chains: BTreeSet<String>,
     rule: String,
-    reason: Option<String>,
-    fix: Option<String>,
+    /// What is to be known of the rule.
+    advice: Detail,
+    /// It is a name, and a waiver for it would hold.
+    waivable: bool,
 }
 
 /// The flows that are told: a route probe for another flow is not, and one to port 0 that was refused is
@@ -421,15 +447,17 @@ fn refusals(
     let mut groups: BTreeMap<(String, &str), Refusal> = BTreeMap::new();
     let mut add = |what: String, rule, way: String, attempts, subject| {
         let group = groups.entry((what.clone(), rule)).or_insert_with(|| {
-            let (reason, fix) = advice(report, rules, rule, &what);
+            let written = rules.iter().find(|written| *written.text == *rule);
+            let advice = advice(report, written, rule, &what);
+            let is_name = what.parse::<IpAddr>().is_err() && Pattern::parse(&what).is_ok();
             Refusal {
                 what,
                 ways: BTreeSet::new(),
                 attempts: 0,
                 chains: BTreeSet::new(),
                 rule: plain(rule),
-                reason,
-                fix,
+                advice,
+                waivable: is_name && written.is_some_and(|written| written.rank != Rank::Final),
             }
         });
         group.ways.insert(way);
@@ -464,12 +492,7 @@ fn refusals(
 
 /// Why a rule stands and what to do about this destination: from the finding about the two, since it
 /// knows more (what to allow, say), else from the rule itself.
-fn advice(
-    report: &Report,
-    rules: &[Rule],
-    rule: &str,
-    what: &str,
-) -> (Option<String>, Option<String>) {
+fn advice(report: &Report, written: Option<&Rule>, rule: &str, what: &str) -> Detail {
     let names_it = |title: &str| {
         title.split_whitespace().any(|word| {
             let rest = word.trim_start_matches('[').strip_prefix(what);
@@ -480,15 +503,18 @@ fn advice(
         .findings
         .iter()
         .find(|finding| finding.rule.as_deref() == Some(rule) && names_it(&finding.title));
-    let written = rules.iter().find(|written| *written.text == *rule);
-    (
-        finding
-            .and_then(|finding| finding.reason.clone())
-            .or_else(|| written?.reason.clone()),
-        finding
-            .and_then(|finding| finding.fix.clone())
-            .or_else(|| written?.fix.clone()),
-    )
+    let mut detail = written.map(Detail::of).unwrap_or_default();
+    if let Some(finding) = finding {
+        let told = |of_finding: &Option<String>, of_rule: &mut Option<String>| {
+            if of_finding.is_some() {
+                of_rule.clone_from(of_finding);
+            }
+        };
+        told(&finding.reason, &mut detail.reason);
+        told(&finding.fix, &mut detail.fix);
+        told(&finding.owner, &mut detail.owner);
+    }
+    detail
 }
 
 fn way(protocol: &str, port: u16) -> String {

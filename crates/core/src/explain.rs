@@ -107,7 +107,7 @@ pub struct Told {
 }
 
 /// What is known of a rule that stands in a policy.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Detail {
     /// Where it stands.
     pub file: String,
