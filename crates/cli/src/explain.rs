@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 
 use blackstart_core::explain::{
-    Detail, Explanation, Judged, Question, Step, Told, explain as explained,
+    Detail, Explanation, Judged, Question, Step, Through, Told, explain as explained,
 };
 use blackstart_core::policy::{Destination, Policy, Rank, Severity};
 use blackstart_core::record::Verdict;
@@ -204,23 +204,40 @@ fn reasons(out: &mut String, step: Step, judged: &Judged) {
         let _ = writeln!(out, "    {line}");
     }
     if let Some(through) = &judged.through {
-        let _ = writeln!(out, "    by    {}", plain(&through.to_string()));
+        let _ = match through {
+            Through::Name(name) if !of_lookup => {
+                writeln!(out, "    by    the lease of the name {}", plain(name))
+            }
+            through => writeln!(out, "    by    {}", plain(&through.to_string())),
+        };
     }
     if let Some(on_match) = &judged.on_match {
-        let _ = match (of_lookup, on_match.as_str()) {
-            (true, "blackhole") => writeln!(out, "    ends  no answer to the lookup ({on_match})"),
-            (true, _) => writeln!(
-                out,
-                "    ends  at the lookup, with the final answer that there is no such name"
-            ),
-            (false, _) => writeln!(out, "    ends  {on_match}"),
+        let would = if judged.verdict == Verdict::Deny {
+            ""
+        } else {
+            "would be: "
         };
+        let _ = writeln!(out, "    ends  {would}{}", ends(on_match, of_lookup));
     }
     if judged.fails_run {
         out.push_str("    exit  120, if the command succeeds\n");
     }
     if judged.ambiguous {
         out.push_str("    note  a name of this address is denied; what is said of the address lets it pass\n");
+    }
+}
+
+/// How a refusal ends for the process, by the words of `on_match`.
+fn ends(on_match: &str, of_lookup: bool) -> String {
+    match (on_match, of_lookup) {
+        ("blackhole", true) => "never: the lookup gets no answer".to_owned(),
+        ("blackhole", false) => "never: what is sent is lost, and the process waits".to_owned(),
+        (_, true) => {
+            "at once: the lookup gets the final answer that there is no such name".to_owned()
+        }
+        ("refuse", false) => "at once, with ECONNREFUSED".to_owned(),
+        ("reset", false) => "at once, with ECONNRESET".to_owned(),
+        (errno, false) => format!("at once, with {}", errno.trim_start_matches("refuse ")),
     }
 }
 

@@ -475,22 +475,25 @@ impl<'a> Asking<'a> {
     /// Rules about this destination that are for something else. `connects` is whether ports matter.
     fn missed(&self, connects: bool) -> Vec<Missed> {
         let rules = self.policy.rules.iter().zip(1..);
-        let other = rules
-            .filter(|(rule, _)| self.is_about(&rule.target))
-            .filter_map(|(rule, id)| {
-                let fits = if connects { self.fits(rule) } else { Ok(()) };
-                let why = match (fits, &rule.process) {
-                    (Err(miss), _) => miss,
-                    (Ok(()), Some(selector)) if !self.holds(rule) => {
-                        Miss::Process(selector.to_string())
-                    }
-                    _ => return None,
-                };
-                Some(Missed {
-                    rule: self.told(id),
-                    why,
-                })
-            });
+        let other = rules.filter_map(|(rule, id)| {
+            // What is said of every address is of interest only where nothing but the process is another.
+            let everywhere = rule.target == Target::Any && connects;
+            if !everywhere && !self.is_about(&rule.target) {
+                return None;
+            }
+            let fits = if connects { self.fits(rule) } else { Ok(()) };
+            let why = match (fits, &rule.process) {
+                (Err(miss), _) => Some(miss).filter(|_| !everywhere),
+                (Ok(()), Some(selector)) if !self.holds(rule) => {
+                    Some(Miss::Process(selector.to_string()))
+                }
+                _ => None,
+            };
+            Some(Missed {
+                rule: self.told(id),
+                why: why?,
+            })
+        });
         let expired = self
             .policy
             .expired
@@ -547,13 +550,6 @@ impl<'a> Asking<'a> {
                 "loopback and the host's own addresses are allowed, unless a rule denies them"
                     .to_owned()
             });
-        }
-        if self.policy.rules.iter().any(|rule| rule.process.is_some())
-            && self.question.process.is_none()
-        {
-            remarks.push(
-                "no process was named, so rules for certain processes were left out".to_owned(),
-            );
         }
         remarks
     }

@@ -588,8 +588,18 @@ proptest! {
             let lost = connect.lost.iter().filter(|lost| lost.rule.id == id).count();
             prop_assert_eq!(lost + usize::from(connect.rule.id == id), usize::from(applies), "rule {}", id);
             let missed = explained.missed.iter().filter(|missed| missed.rule.id == id).count();
-            prop_assert_eq!(missed, usize::from(about(&rule.target) && !applies
-                && (rule.target != Target::Any && (by_address.is_some() || matches!(rule.target, Target::Name(_))))));
+            let anyone = Policy { rules: vec![Rule { process: None, ..rule.clone() }], ..policy.clone() };
+            let fits = winner(&anyone, attempt, |target| about(target).then_some(())).is_some();
+            let known = by_address.is_some() || !matches!(rule.target, Target::Net(_));
+            let told = about(&rule.target) && !applies && known && (rule.target != Target::Any || fits);
+            prop_assert_eq!(missed, usize::from(told), "rule {}", id);
+
+            let named = matches!(rule.target, Target::Name(_)) && about(&rule.target)
+                && rule.process.as_ref().is_none_or(|selector| process.is(selector));
+            if let Some(lookup) = &explained.lookup {
+                let lost = lookup.lost.iter().filter(|lost| lost.rule.id == id).count();
+                prop_assert_eq!(lost, usize::from(named && lookup.rule.id != id), "lookup, rule {}", id);
+            }
         }
         // What lost did so to a rule that applies, and nothing lost to itself.
         for lost in &connect.lost {
