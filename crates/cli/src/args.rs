@@ -3,6 +3,7 @@
 //! The doc comments are the reference: `--help` and `docs/reference/cli.md` are made from them.
 
 use std::ffi::OsString;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use blackstart_guard::Need;
@@ -229,6 +230,8 @@ Exit codes:
 #[derive(Debug, Subcommand)]
 pub(crate) enum Policy {
     Check(Check),
+    Explain(Explain),
+    Test(Test),
     /// Print the JSON Schema of a policy file, by which an editor completes and checks one.
     Schema,
 }
@@ -267,6 +270,99 @@ Exit codes:
   0    all are valid, perhaps with warnings
   1    at least one is not";
 
+/// Say what would become of an attempt, by which rule, and what that rule goes before.
+///
+/// The policy is read as `run --policy` would read it on this host: after the host's guardrails, and with
+/// all that it includes. Nothing is run or looked up, and no privilege is needed: an address counts only
+/// if it is given. Loopback is known; the host's other addresses and its resolvers are not.
+#[derive(Debug, Args)]
+#[command(after_long_help = AFTER_EXPLAIN)]
+pub(crate) struct Explain {
+    /// Judge by this policy
+    ///
+    /// Without one, by the host's guardrails alone.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) policy: Option<PathBuf>,
+
+    /// Take from this catalog what `protect:` and `service:` stand for
+    #[arg(long, value_name = "DIR")]
+    pub(crate) catalog: Option<PathBuf>,
+
+    /// The address that the name leads to
+    #[arg(long, value_name = "IP")]
+    pub(crate) address: Option<IpAddr>,
+
+    /// What the process executes
+    ///
+    /// As it is given to exec: rules about a path want the whole path. That the process was started by
+    /// another one cannot be said here: an `ancestor:` rule holds if it is about this program itself.
+    #[arg(long, value_name = "PATH", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub(crate) process: Option<String>,
+
+    /// With which protocol; `tcp` if not given
+    #[arg(long, value_name = "PROTOCOL")]
+    pub(crate) protocol: Option<Protocol>,
+
+    /// How to show the result (on standard output)
+    #[arg(long, value_name = "FORMAT", default_value = "human")]
+    pub(crate) format: Format,
+
+    /// A name or an address, with or without `:PORT`, or `unix:PATH`
+    ///
+    /// Of a name without a port only the lookup is judged, unless `--address` is given; an address without
+    /// a port is judged by rules about all ports. An IPv6 address with a port is written `[::1]:443`.
+    #[arg(value_name = "DEST")]
+    pub(crate) destination: String,
+}
+
+const AFTER_EXPLAIN: &str = "\
+Examples:
+    blackstart policy explain --policy deploy.yaml api.github.com:443
+    blackstart policy explain --policy deploy.yaml --address 10.20.3.4 --process /usr/bin/terraform db.internal:5432
+    blackstart policy explain --policy deploy.yaml unix:/run/docker.sock
+
+Exit codes:
+  0    whatever the verdict is
+  1    the policy is not valid
+  125  typed wrongly";
+
+/// Look whether policies do what the cases under their `tests:` expect.
+///
+/// Each file is judged by as a run with it would be, with all that it includes and with the waivers that
+/// are in force today, but without the host's guardrails: the result is the same on every host. Nothing is
+/// run, and no privilege is needed.
+///
+/// A case that expects `deny` is met by `would_deny` while the whole policy says `mode: observe`. The tests
+/// of included files are not run; name these files, too.
+#[derive(Debug, Args)]
+#[command(after_long_help = AFTER_TEST)]
+pub(crate) struct Test {
+    /// How to show the result (on standard output)
+    #[arg(long, value_name = "FORMAT", default_value = "human")]
+    pub(crate) format: Format,
+
+    /// Take from this catalog what `protect:` and `service:` stand for
+    #[arg(long, value_name = "DIR")]
+    pub(crate) catalog: Option<PathBuf>,
+
+    /// Apply the host's guardrails, as a run on this host would
+    #[arg(long)]
+    pub(crate) with_guardrails: bool,
+
+    /// The policies
+    #[arg(value_name = "FILE", required = true)]
+    pub(crate) files: Vec<PathBuf>,
+}
+
+const AFTER_TEST: &str = "\
+Examples:
+    blackstart policy test deploy.yaml
+    blackstart policy test --catalog catalog policies/*.yaml
+
+Exit codes:
+  0    every case came out as expected
+  1    at least one did not, or a file is not valid";
+
 /// Work with reports.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Report {
@@ -280,6 +376,14 @@ pub(crate) enum Mode {
     Observe,
     /// What the policy denies is refused
     Enforce,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Protocol {
+    Tcp,
+    Udp,
+    /// Without ports
+    Other,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -6,6 +6,8 @@ mod catalog_files;
 mod check;
 mod diagnostics;
 mod doctor;
+mod expectations;
+mod explain;
 mod layers;
 mod live;
 mod log;
@@ -24,7 +26,7 @@ use std::process::ExitCode;
 use blackstart_guard::support::Support;
 use clap::Parser as _;
 
-use crate::args::{Check, Command, Doctor, Format, Policy, Report, Typed};
+use crate::args::{Check, Command, Doctor, Explain, Format, Policy, Report, Test, Typed};
 use crate::output::Output;
 use crate::resolve::Surroundings;
 
@@ -56,6 +58,10 @@ fn main() -> ExitCode {
         Command::Policy(Policy::Check(typed)) => {
             after_sweep(output, || finish_check(&typed, output))
         }
+        Command::Policy(Policy::Explain(typed)) => {
+            after_sweep(output, || finish_explain(&typed, output))
+        }
+        Command::Policy(Policy::Test(typed)) => after_sweep(output, || finish_test(&typed, output)),
         Command::Policy(Policy::Schema) => {
             after_sweep(output, || finish(output, &reference::policy_schema(), 0))
         }
@@ -115,6 +121,21 @@ fn doctor(typed: &Doctor, output: Output) -> u8 {
 fn finish_check(typed: &Check, output: Output) -> u8 {
     let checked = check::check(typed, &Surroundings::of_process(), output.out);
     finish(output, &checked.text, u8::from(!checked.valid))
+}
+
+fn finish_explain(typed: &Explain, output: Output) -> u8 {
+    match explain::explain(typed, &Surroundings::of_process(), output.out) {
+        Ok(text) => finish(output, &text, 0),
+        Err(wrong) => {
+            run::show_all(wrong.problems(), output);
+            wrong.exit_code()
+        }
+    }
+}
+
+fn finish_test(typed: &Test, output: Output) -> u8 {
+    let tested = expectations::test(typed, &Surroundings::of_process(), output.out);
+    finish(output, &tested.text, u8::from(!tested.passed))
 }
 
 /// Shows a result; a result that could not be shown is a failure.

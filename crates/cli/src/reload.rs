@@ -6,7 +6,7 @@ use crate::args::Reload;
 use crate::output::Output;
 use crate::plain::plain;
 use crate::resolve::{self, Effective, Surroundings};
-use crate::run::show;
+use crate::run::show_all;
 use crate::{FAILED, diagnostics};
 
 /// The old policy goes on judging.
@@ -45,7 +45,7 @@ pub(crate) fn reload(typed: &Reload, output: Output) -> u8 {
             return FAILED;
         }
         Err(problems) => {
-            problems.iter().for_each(|problem| show(problem, output));
+            show_all(&problems, output);
             return FAILED;
         }
     };
@@ -55,6 +55,7 @@ pub(crate) fn reload(typed: &Reload, output: Output) -> u8 {
         warnings,
         texts,
         remarks,
+        ..
     } = effective;
     output.say(&diagnostics::human(&warnings, &texts, output.err));
     for remark in &remarks {

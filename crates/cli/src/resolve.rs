@@ -5,7 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use blackstart_core::policy::{self, Day, Diagnostic, Given, Layer, Policy, Severity};
+use blackstart_core::policy::{self, Case, Day, Diagnostic, Given, Layer, Policy, Severity};
 use blackstart_core::report::{Mode, PolicySource};
 
 use blackstart_guard::Origin;
@@ -58,6 +58,8 @@ pub(crate) struct Effective {
     pub(crate) source: PolicySource,
     /// The policy.
     pub(crate) policy: Policy,
+    /// The tests of the run's own file.
+    pub(crate) tests: Vec<Case>,
     /// What its authors ought to look at.
     pub(crate) warnings: Vec<Diagnostic>,
     /// The texts that the warnings are about.
@@ -276,7 +278,7 @@ pub(crate) fn resolved(
     let policy = match policy::resolve(given) {
         Ok(mut effective) => {
             diagnostics.append(&mut effective.warnings);
-            Some(effective.policy)
+            Some((effective.policy, effective.tests))
         }
         Err(mut wrong) => {
             diagnostics.append(&mut wrong);
@@ -291,9 +293,10 @@ pub(crate) fn resolved(
     let unread = !files.messages.is_empty();
     let wrong = |d: &Diagnostic| d.severity == Severity::Error && source.files.contains(&d.file);
     match policy.filter(|_| !unread && !diagnostics.iter().any(wrong)) {
-        Some(policy) => Ok(Effective {
+        Some((policy, tests)) => Ok(Effective {
             source,
             policy,
+            tests,
             warnings: diagnostics,
             texts,
             remarks: of_catalog.messages,

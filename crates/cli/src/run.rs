@@ -20,14 +20,12 @@ pub(crate) fn run(typed: args::Run, output: Output) -> u8 {
     let order = match resolve::run(typed, &Surroundings::of_process()) {
         Ok(order) => order,
         Err(problems) => {
-            problems.iter().for_each(|problem| show(problem, output));
+            show_all(&problems, output);
             return FAILED;
         }
     };
     if !order.overlooked.is_empty() {
-        for problem in &order.overlooked {
-            show(problem, output);
-        }
+        show_all(&order.overlooked, output);
         output.warning("the glass is broken: the command runs in spite of what is said above");
     }
     if let Some(effective) = &order.policy {
@@ -146,7 +144,12 @@ fn document(report: &Account, out: &mut dyn io::Write) -> io::Result<()> {
     out.write_all(b"\n")
 }
 
-pub(crate) fn show(problem: &Problem, output: Output) {
+/// Shows everything that is wrong.
+pub(crate) fn show_all(problems: &[Problem], output: Output) {
+    problems.iter().for_each(|problem| show(problem, output));
+}
+
+fn show(problem: &Problem, output: Output) {
     match problem {
         Problem::Message(message) => output.error(&plain(message)),
         Problem::Policy { texts, diagnostics } => {

@@ -9,13 +9,14 @@ mod limits;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use blackstart_core::policy::Rule;
+use blackstart_core::policy::{Day, Rule};
 use blackstart_core::report::{
     Gap, Guarded, Parts, STANDING_GAPS, Severity, Verdict, image_name, rule_text,
 };
 use blackstart_core::tables::RULE_RESOLVER_SOCKET;
 
 use self::destinations::{Busiest, Dependency, Destinations, Lineage, Refusal};
+use crate::explain;
 use crate::plain::{Paint, cut, plain};
 
 /// How many entries of each kind are shown.
@@ -30,6 +31,9 @@ const NAME_WIDTH: usize = 48;
 const CHAIN_LINKS: usize = 6;
 const LABEL_WIDTH: usize = 24;
 const SENTENCE_WIDTH: usize = 300;
+
+/// For how long a waiver holds that is suggested.
+const WAIVED_DAYS: u16 = 14;
 
 /// Findings of these kinds are told as refusals already.
 const TOLD_AS_REFUSAL: [&str; 2] = ["denied_dependency", "would_deny"];
@@ -57,6 +61,7 @@ impl Telling<'_> {
         self.headline(&mut out, &destinations);
         self.refusals(&mut out, "refused", refused);
         self.refusals(&mut out, "would be refused in enforce mode", would);
+        self.waive(&mut out, refused.shown.iter().chain(&would.shown));
         self.dependencies(&mut out, &destinations.reached, destinations.names_only);
         self.delegates(&mut out, &lines);
         self.findings(&mut out);
@@ -141,13 +146,30 @@ impl Telling<'_> {
                 refusal.rule,
                 self.place(&refusal.rule)
             );
-            for (word, text) in [("why", &refusal.reason), ("fix", &refusal.fix)] {
-                if let Some(text) = text {
-                    let _ = writeln!(out, "    {word}   {}", cut(&plain(text), SENTENCE_WIDTH));
-                }
+            for line in explain::lines(&refusal.advice) {
+                let _ = writeln!(out, "    {line}");
             }
         }
         self.more(out, list.all, REFUSED_SHOWN);
+    }
+
+    /// How to make an exception, for the first of the names that one can be made for: once, since the others are
+    /// written in the same way.
+    fn waive<'r>(&self, out: &mut String, mut list: impl Iterator<Item = &'r Refusal>) {
+        let Some(refusal) = list.find(|refusal| refusal.waivable) else {
+            return;
+        };
+        let Some(today) = self.report.run().started.get(..10).and_then(Day::parse) else {
+            return;
+        };
+        let _ = writeln!(
+            out,
+            "\n{}, if it must be: paste this below `waivers:` in the policy, with your names and reason",
+            self.paint.bold("to waive")
+        );
+        let _ = writeln!(out, "  - {{ for: {}, owner: WHO,", refusal.what);
+        let _ = writeln!(out, "      reason: WHY,");
+        let _ = writeln!(out, "      expires: {} }}", today.plus(WAIVED_DAYS));
     }
 
     fn dependencies(&self, out: &mut String, list: &Busiest<Dependency>, looked_up: usize) {

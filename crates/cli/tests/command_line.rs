@@ -192,3 +192,199 @@ fn a_wrong_log_filter_is_told() {
     assert_eq!(out.status.code(), Some(125));
     assert!(text(&out.stderr).contains("BLACKSTART_LOG"));
 }
+
+const TESTED: &str = "apiVersion: blackstart.dev/v1
+kind: Policy
+mode: enforce
+rules:
+  - deny: .github.com
+    reason: served by this database
+    fix: use the mirror
+    reaction: fail
+  - { allow: api.github.com, process: terraform }
+  - deny: 10.20.0.0/16
+tests:
+  - { to: github.com:443, expect: deny, rule: deny .github.com }
+  - { to: api.github.com:443, process: /usr/bin/terraform, expect: allow }
+  - { to: 10.20.0.1:22, expect: deny }
+";
+
+#[test]
+fn an_explanation_says_what_decides_and_what_it_goes_before() {
+    let dir = here();
+    fs::write(dir.path().join("p.yaml"), TESTED).unwrap();
+    let explain = |words: &[&str]| {
+        let words = [&["policy", "explain", "--policy", "p.yaml"], words].concat();
+        let out = blackstart(&dir, &words);
+        assert_eq!(out.status.code(), Some(0), "{}", text(&out.stderr));
+        text(&out.stdout).to_owned()
+    };
+    let refused = explain(&["api.github.com:443"]);
+    insta::assert_snapshot!("explain_refused", refused);
+    let allowed = explain(&[
+        "api.github.com:443",
+        "--address",
+        "10.20.0.1",
+        "--process",
+        "/usr/bin/terraform",
+    ]);
+    insta::assert_snapshot!("explain_by_address", allowed);
+    let document = explain(&["--format", "json", "api.github.com:443"]);
+    let document: serde_json::Value = serde_json::from_str(&document).unwrap();
+    assert_eq!(document["schema_version"], 1);
+    assert_eq!(document["explanation"]["verdict"], "deny");
+    let rule = &document["explanation"]["lookup"]["rule"];
+    assert_eq!(
+        (&rule["text"], &rule["line"]),
+        (&"deny .github.com".into(), &5.into())
+    );
+}
+
+#[test]
+fn a_bad_question_is_typed_wrongly_and_a_bad_policy_is_not_valid() {
+    let dir = here();
+    fs::write(dir.path().join("p.yaml"), TESTED).unwrap();
+    fs::write(dir.path().join("wrong.yaml"), WRONG).unwrap();
+    for (words, code) in [
+        (&["--policy", "p.yaml", "*.github.com"][..], 125),
+        (&["--policy", "p.yaml", "service:billing"], 125),
+        (&["--policy", "p.yaml", "a.b:1-2"], 125),
+        (
+            &["--policy", "p.yaml", "10.0.0.1", "--address", "10.0.0.2"],
+            125,
+        ),
+        (
+            &["--policy", "p.yaml", "unix:/run/x", "--protocol", "udp"],
+            125,
+        ),
+        (&["--policy", "p.yaml"], 125),
+        (&["--policy", "wrong.yaml", "github.com"], 1),
+        (&["--policy", "absent.yaml", "github.com"], 1),
+        (&["github.com"], 0),
+    ] {
+        let out = blackstart(&dir, &[&["policy", "explain"], words].concat());
+        assert_eq!(out.status.code(), Some(code), "{words:?}");
+        assert_eq!(out.stderr.is_empty(), code == 0, "{words:?}");
+    }
+}
+
+#[test]
+fn guardrails_are_explained_and_are_tested_only_on_request() {
+    let dir = here();
+    fs::write(dir.path().join("p.yaml"), TESTED).unwrap();
+    let guardrails = dir.path().join("guardrails");
+    fs::create_dir(&guardrails).unwrap();
+    fs::write(
+        guardrails.join("g.yaml"),
+        "apiVersion: blackstart.dev/v1\nkind: Policy\nrules: [{ deny: api.github.com, final: true }]\n",
+    )
+    .unwrap();
+    let guarded = |words: &[&str]| {
+        let out = Command::new(env!("CARGO_BIN_EXE_blackstart"))
+            .args(words)
+            .current_dir(dir.path())
+            .env_clear()
+            .env("BLACKSTART_STATE", dir.path().join("state"))
+            .env("BLACKSTART_GUARDRAILS", &guardrails)
+            .output()
+            .unwrap();
+        (out.status.code(), text(&out.stdout).to_owned())
+    };
+    let (code, told) = guarded(&[
+        "policy",
+        "explain",
+        "--policy",
+        "p.yaml",
+        "--process",
+        "terraform",
+        "api.github.com",
+    ]);
+    assert_eq!(code, Some(0));
+    assert!(told.contains("a final guardrail goes before it"), "{told}");
+    assert_eq!(guarded(&["policy", "test", "p.yaml"]).0, Some(0));
+    let (code, told) = guarded(&["policy", "test", "--with-guardrails", "p.yaml"]);
+    assert_eq!(code, Some(1));
+    assert!(told.contains("p.yaml: 1 of 3 tests failed"), "{told}");
+}
+
+#[test]
+fn tests_of_a_policy_pass_or_say_why_not() {
+    let dir = here();
+    fs::write(dir.path().join("good.yaml"), TESTED).unwrap();
+    fs::write(dir.path().join("none.yaml"), VALID).unwrap();
+    fs::write(dir.path().join("wrong.yaml"), WRONG).unwrap();
+    let bad = TESTED.replace("expect: allow", "expect: deny");
+    fs::write(dir.path().join("bad.yaml"), bad).unwrap();
+    let out = blackstart(&dir, &["policy", "test", "good.yaml", "none.yaml"]);
+    assert_eq!(out.status.code(), Some(0));
+    assert_eq!(
+        text(&out.stdout),
+        "good.yaml: 3 tests passed\nnone.yaml: no tests\n"
+    );
+    let out = blackstart(&dir, &["policy", "test", "good.yaml", "bad.yaml"]);
+    assert_eq!(out.status.code(), Some(1));
+    insta::assert_snapshot!("a_failed_test", text(&out.stdout));
+    for file in ["wrong.yaml", "absent.yaml"] {
+        let out = blackstart(&dir, &["policy", "test", "good.yaml", file]);
+        assert_eq!(out.status.code(), Some(1), "{file}");
+        assert!(text(&out.stdout).contains("not valid"), "{file}");
+    }
+    let out = blackstart(
+        &dir,
+        &[
+            "policy",
+            "test",
+            "--format",
+            "json",
+            "bad.yaml",
+            "wrong.yaml",
+        ],
+    );
+    assert_eq!(out.status.code(), Some(1));
+    let document: serde_json::Value = serde_json::from_str(text(&out.stdout)).unwrap();
+    assert_eq!(document["passed"], false);
+    assert_eq!(document["files"][0]["cases"][1]["passed"], false);
+    assert_eq!(document["files"][1]["valid"], false);
+}
+
+/// The packs are fixtures, too: each is valid with nothing to look at, and does what it says.
+#[test]
+fn the_packs_do_what_they_say() {
+    let dir = here();
+    let packs = concat!(env!("CARGO_MANIFEST_DIR"), "/../../policies");
+    let mut files: Vec<String> = fs::read_dir(packs)
+        .unwrap()
+        .map(|entry| entry.unwrap().path().to_string_lossy().into_owned())
+        .filter(|path| path.ends_with(".yaml"))
+        .collect();
+    files.sort();
+    assert_eq!(files.len(), 5);
+    for subcommand in ["check", "test"] {
+        let words: Vec<&str> = ["policy", subcommand]
+            .into_iter()
+            .chain(files.iter().map(String::as_str))
+            .collect();
+        let out = blackstart(&dir, &words);
+        let told = text(&out.stdout);
+        assert_eq!(out.status.code(), Some(0), "{told}");
+        let as_it_should = |line: &str| line.ends_with(": valid") || line.ends_with("tests passed");
+        assert!(told.lines().all(as_it_should), "{told}");
+    }
+    // All of them together, as a policy may have them.
+    let names = files.iter().map(|file| format!("  - {file}\n"));
+    let all = format!(
+        "apiVersion: blackstart.dev/v1\nkind: Policy\nmode: enforce\ndefault: deny\ninclude:\n{}",
+        names.collect::<String>()
+    );
+    fs::write(dir.path().join("all.yaml"), all).unwrap();
+    let words = [
+        "policy",
+        "explain",
+        "--policy",
+        "all.yaml",
+        "checkpoint-api.hashicorp.com:443",
+    ];
+    let out = blackstart(&dir, &words);
+    assert_eq!(out.status.code(), Some(0), "{}", text(&out.stderr));
+    assert!(text(&out.stdout).contains("fix   CHECKPOINT_DISABLE=1"));
+}

@@ -8,6 +8,7 @@
 pub mod catalog;
 pub mod decide;
 pub mod document;
+pub mod explain;
 pub mod graph;
 pub mod name;
 pub mod path;

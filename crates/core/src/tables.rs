@@ -26,6 +26,7 @@ use crate::policy::{Failure, Rank};
 
 pub use compile::{CompileError, Facts, MAX_PORT_RULINGS, MAX_SELECTORS, MAX_STATES, compile};
 pub use paths::Paths;
+pub(crate) use rulings::{Aspect, Priority};
 
 /// Index into [`Tables::states`]. State 0 is the root of the name space.
 pub type StateId = u32;

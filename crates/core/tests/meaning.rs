@@ -4,9 +4,12 @@
 use std::net::IpAddr;
 
 use blackstart_core::decide::{Attempt, Decision, Lease, decide, decide_lookup};
+use blackstart_core::explain::{Question, Step, explain};
 use blackstart_core::name::{Name, Pattern};
 use blackstart_core::path::Selector;
-use blackstart_core::policy::{Effect as Says, Failure, Policy, PortRange, Rank, Rule, Target};
+use blackstart_core::policy::{
+    Destination, Effect as Says, Failure, Policy, PortRange, Rank, Rule, Target,
+};
 use blackstart_core::record::Verdict;
 use blackstart_core::report::Mode;
 use blackstart_core::tables::{
@@ -526,6 +529,84 @@ proptest! {
             leases: &leases,
         };
         prop_assert_eq!(decide(&tables, &attempt), judge(&policy, &case));
+    }
+
+    #[test]
+    fn an_explanation_is_of_the_verdict(
+        policy in any_policy(),
+        name in prop::option::of(any_name()),
+        address in any_address(),
+        known in prop::bool::ANY,
+        protocol in prop::sample::select(PROTOCOLS.to_vec()),
+        port in prop_oneof![Just(443u16), Just(53), 0u16..600],
+        process in any_process(),
+    ) {
+        let process = Process { ancestors: Vec::new(), ..process };
+        let tables = compile(&policy, &Facts::default()).unwrap();
+        let question = Question {
+            to: name.clone().map_or(Destination::Address(address), Destination::Name),
+            port: Some(port),
+            address: (known && name.is_some()).then_some(address),
+            process: Some(process.program.to_owned()),
+            protocol,
+        };
+        let explained = explain(&policy, &tables, &question);
+
+        // The verdict is the one that the naive reading of the policy comes to.
+        let connect = explained.connect.as_ref().unwrap();
+        if known || name.is_none() {
+            let case = Case {
+                address, local: false, resolver_dns: false, protocol, port, process: process.clone(),
+                leases: name.iter().map(|name| (name.clone(), None)).collect(),
+            };
+            let judged = judge(&policy, &case);
+            prop_assert_eq!((connect.verdict, connect.rule.id), (judged.verdict, judged.rule));
+        }
+        let lookup = name.as_ref().map(|name| decide_lookup(&tables, name, process.selectors(&tables)));
+        let told = explained.lookup.as_ref();
+        prop_assert_eq!(told.map(|told| told.rule.id), lookup.map(|ruling| ruling.rule));
+        let refused = |effect, enforce| effect == Effect::Deny && enforce;
+        if lookup.is_some_and(|ruling| refused(ruling.effect, ruling.enforce)) {
+            prop_assert_eq!((explained.verdict, explained.decided_by), (Verdict::Deny, Step::Lookup));
+        }
+
+        // Every rule that is about the attempt is told: once, as the one that decides or as one that does not.
+        let attempt = Try { process: &process, protocol, port };
+        let by_address = question.address.or(name.is_none().then_some(address));
+        for (id, rule) in (1..).zip(&policy.rules) {
+            let about = |target: &Target| match target {
+                Target::Name(pattern) => name.as_ref().is_some_and(|name| pattern.matches(name)),
+                Target::Net(net) => match by_address {
+                    Some(address) => net.contains(&address.to_canonical()),
+                    None => net.prefix_len() == 0 && net.addr().is_ipv4(),
+                },
+                Target::Any => true,
+                Target::Unix(_) => false,
+            };
+            let one = Policy { rules: vec![rule.clone()], ..policy.clone() };
+            let applies = winner(&one, attempt, |target| about(target).then_some(())).is_some();
+            let lost = connect.lost.iter().filter(|lost| lost.rule.id == id).count();
+            prop_assert_eq!(lost + usize::from(connect.rule.id == id), usize::from(applies), "rule {}", id);
+            let missed = explained.missed.iter().filter(|missed| missed.rule.id == id).count();
+            let anyone = Policy { rules: vec![Rule { process: None, ..rule.clone() }], ..policy.clone() };
+            let fits = winner(&anyone, attempt, |target| about(target).then_some(())).is_some();
+            let known = by_address.is_some() || !matches!(rule.target, Target::Net(_));
+            let told = about(&rule.target) && !applies && known && (rule.target != Target::Any || fits);
+            prop_assert_eq!(missed, usize::from(told), "rule {}", id);
+
+            let named = matches!(rule.target, Target::Name(_)) && about(&rule.target)
+                && rule.process.as_ref().is_none_or(|selector| process.is(selector));
+            if let Some(lookup) = &explained.lookup {
+                let lost = lookup.lost.iter().filter(|lost| lost.rule.id == id).count();
+                prop_assert_eq!(lost, usize::from(named && lookup.rule.id != id), "lookup, rule {}", id);
+            }
+        }
+        // What lost did so to a rule that applies, and nothing lost to itself.
+        for lost in &connect.lost {
+            let to = lost.to.as_ref().map(|to| to.id);
+            prop_assert!(to.is_some_and(|to| to != lost.rule.id), "{:?}", lost);
+            prop_assert!(to == Some(connect.rule.id) || connect.lost.iter().any(|other| Some(other.rule.id) == to));
+        }
     }
 
     #[test]

@@ -10,7 +10,9 @@ use std::hash::Hash;
 use std::net::IpAddr;
 use std::rc::Rc;
 
-use blackstart_core::policy::Rule;
+use blackstart_core::explain::Detail;
+use blackstart_core::name::Pattern;
+use blackstart_core::policy::{Rank, Rule};
 use blackstart_core::report::{Flow, Outcome, Parts, Subject, Verdict};
 
 use super::{CHAIN_LINKS, DEPENDENCIES_SHOWN, REFUSED_SHOWN, label};
@@ -48,8 +50,10 @@ pub(super) struct Refusal {
     pub(super) attempts: u64,
     pub(super) chains: BTreeSet<String>,
     pub(super) rule: String,
-    pub(super) reason: Option<String>,
-    pub(super) fix: Option<String>,
+    /// What is to be known of the rule.
+    pub(super) advice: Detail,
+    /// It is a name, and a waiver for it would hold.
+    pub(super) waivable: bool,
 }
 
 /// One outside destination that was reached for, on one port.
@@ -386,15 +390,17 @@ impl Refusals<'_> {
             .into_iter()
             .map(|((what, rule), attempts)| {
                 let (what, rule) = (what.text(texts).into_owned(), texts.get(rule));
-                let (reason, fix) = advice(self.report, self.rules, rule, &what);
+                let written = self.rules.iter().find(|written| *written.text == *rule);
+                let advice = advice(self.report, written, rule, &what);
+                let is_name = what.parse::<IpAddr>().is_err() && Pattern::parse(&what).is_ok();
                 Refusal {
                     what,
                     ways: BTreeSet::new(),
                     attempts,
                     chains: BTreeSet::new(),
                     rule: plain(rule),
-                    reason,
-                    fix,
+                    advice,
+                    waivable: is_name && written.is_some_and(|written| written.rank != Rank::Final),
                 }
             })
             .collect();
@@ -464,12 +470,7 @@ fn dependencies(
 
 /// Why a rule stands and what to do about this destination: from the finding about the two, since it
 /// knows more (what to allow, say), else from the rule itself.
-fn advice(
-    report: &dyn Parts,
-    rules: &[Rule],
-    rule: &str,
-    what: &str,
-) -> (Option<String>, Option<String>) {
+fn advice(report: &dyn Parts, written: Option<&Rule>, rule: &str, what: &str) -> Detail {
     let names_it = |title: &str| {
         title.split_whitespace().any(|word| {
             let rest = word.trim_start_matches('[').strip_prefix(what);
@@ -480,15 +481,18 @@ fn advice(
         .findings()
         .iter()
         .find(|finding| finding.rule.as_deref() == Some(rule) && names_it(&finding.title));
-    let written = rules.iter().find(|written| *written.text == *rule);
-    (
-        finding
-            .and_then(|finding| finding.reason.clone())
-            .or_else(|| written?.reason.clone()),
-        finding
-            .and_then(|finding| finding.fix.clone())
-            .or_else(|| written?.fix.clone()),
-    )
+    let mut detail = written.map(Detail::of).unwrap_or_default();
+    if let Some(finding) = finding {
+        let told = |of_finding: &Option<String>, of_rule: &mut Option<String>| {
+            if of_finding.is_some() {
+                of_rule.clone_from(of_finding);
+            }
+        };
+        told(&finding.reason, &mut detail.reason);
+        told(&finding.fix, &mut detail.fix);
+        told(&finding.owner, &mut detail.owner);
+    }
+    detail
 }
 
 fn way(protocol: &str, port: u16) -> String {

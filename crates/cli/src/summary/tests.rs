@@ -522,7 +522,7 @@ fn advice_is_about_this_destination() {
         .refused
         .shown
         .iter()
-        .map(|refusal| (refusal.what.as_str(), refusal.fix.as_deref()))
+        .map(|refusal| (refusal.what.as_str(), refusal.advice.fix.as_deref()))
         .collect();
     assert_eq!(
         told,
@@ -605,4 +605,98 @@ fn the_first_line_says_which_limit_ended_something() {
             "{first}"
         );
     }
+}
+
+const DERIVED: &str = "\
+apiVersion: blackstart.dev/v1
+kind: Policy
+mode: enforce
+protect: [github]
+";
+
+const CATALOG: &str = "\
+apiVersion: blackstart.dev/v1
+kind: Service
+name: github
+owner: team-forge
+provides: [.github.com]
+---
+apiVersion: blackstart.dev/v1
+kind: Service
+name: migrations
+owner: team-db
+provides: [migrations.internal]
+needs: [{ service: github, for: run }]
+";
+
+fn derived() -> Vec<Rule> {
+    let catalog = blackstart_core::catalog::read(&[("catalog.yaml", CATALOG)]);
+    assert!(!catalog.partial, "{:?}", catalog.diagnostics);
+    let layer = policy::Layer {
+        guardrail: false,
+        checked: false,
+        documents: vec![policy::parse(DERIVED, "deploy.yaml").unwrap().document],
+    };
+    let given = policy::Given {
+        layers: vec![layer],
+        catalog: Some(&catalog),
+        today: Day::parse("2026-05-04").unwrap(),
+        mode: None,
+        service: None,
+        all_final: false,
+    };
+    policy::resolve(given).unwrap().policy.rules
+}
+
+#[test]
+fn a_derived_refusal_says_from_whom_and_by_which_path() {
+    let rules = derived();
+    let mut report = report(Guarded::Yes);
+    let rule = rules
+        .iter()
+        .find(|rule| rule.text.contains("migrations.internal"));
+    let mut refused = lookup(None, "migrations.internal", Verdict::Deny);
+    refused.rule = rule.unwrap().text.to_string();
+    report.names = vec![refused];
+    let text = Telling {
+        report: &report,
+        rules: &rules,
+        written: &[],
+        paint: Paint::None,
+    }
+    .text();
+    insta::assert_snapshot!(text);
+}
+
+#[test]
+fn what_is_suggested_as_a_waiver_is_one() {
+    let text = told(&deploy(Verdict::Deny), &[]);
+    let pasted: Vec<&str> = text
+        .lines()
+        .skip_while(|line| !line.starts_with("to waive"))
+        .skip(1)
+        .take(3)
+        .collect();
+    let pasted = format!("{POLICY}waivers:\n{}\n", pasted.join("\n"));
+    let policy = policy::alone(&pasted, "deploy.yaml").unwrap().policy;
+    let waiver = policy.rules.last().unwrap();
+    assert_eq!(&*waiver.text, "waiver for api.github.com");
+    assert_eq!(waiver.expires.as_deref(), Some("2026-05-18"));
+    assert_eq!(text.matches("to waive").count(), 1);
+}
+
+#[test]
+fn what_is_final_and_what_is_an_address_is_not_waived() {
+    let mut rules = policy::alone(POLICY, "deploy.yaml").unwrap().policy.rules;
+    rules[0].rank = Rank::Final;
+    let report = deploy(Verdict::Deny);
+    let text = Telling {
+        report: &report,
+        rules: &rules,
+        written: &[],
+        paint: Paint::None,
+    }
+    .text();
+    assert!(!text.contains("to waive"), "{text}");
+    assert!(text.contains("    final no waiver"), "{text}");
 }

@@ -33,7 +33,7 @@ pub struct Paths {
 
 impl Paths {
     /// Of patterns, which are known by their index from here on.
-    pub(super) fn new(patterns: &[&PathPattern]) -> Result<Self, CompileError> {
+    pub(crate) fn new(patterns: &[&PathPattern]) -> Result<Self, CompileError> {
         if patterns.is_empty() {
             return Ok(Self::default());
         }

@@ -69,7 +69,7 @@ pub(super) struct Numbered<'r> {
 /// prefix length, where all compared rules have the same one), port, protocol, process; then the later
 /// layer, then deny. Of two rules that are the same in all this, the first in the file is named.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Priority {
+pub(crate) struct Priority {
     rank: Rank,
     name: Option<Specificity>,
     /// Of a path pattern.
@@ -84,9 +84,22 @@ pub(super) struct Priority {
     earlier: std::cmp::Reverse<RuleId>,
 }
 
+/// What it is in which one rule goes before another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Aspect {
+    Rank,
+    Name,
+    Path,
+    Port,
+    Protocol,
+    Process,
+    Layer,
+    Deny,
+    Order,
+}
+
 impl Priority {
-    pub(super) fn of(numbered: Numbered<'_>) -> Self {
-        let Numbered { id, rule, .. } = numbered;
+    pub(crate) fn of(id: RuleId, rule: &Rule) -> Self {
         let (name, literal) = match &rule.target {
             policy::Target::Name(pattern) => (Some(pattern.specificity()), 0),
             policy::Target::Unix(path) => (None, path.literal_octets()),
@@ -111,6 +124,22 @@ impl Priority {
             deny: rule.effect == policy::Effect::Deny,
             earlier: std::cmp::Reverse(id),
         }
+    }
+
+    /// The first aspect in which the two differ, in the order of the comparison.
+    pub(crate) fn differs(&self, other: &Self) -> Aspect {
+        let aspects = [
+            (self.rank != other.rank, Aspect::Rank),
+            (self.name != other.name, Aspect::Name),
+            (self.literal != other.literal, Aspect::Path),
+            (self.port != other.port, Aspect::Port),
+            (self.protocol != other.protocol, Aspect::Protocol),
+            (self.process != other.process, Aspect::Process),
+            (self.layer != other.layer, Aspect::Layer),
+            (self.deny != other.deny, Aspect::Deny),
+        ];
+        let first = aspects.into_iter().find(|(differ, _)| *differ);
+        first.map_or(Aspect::Order, |(_, aspect)| aspect)
     }
 }
 
@@ -148,7 +177,7 @@ fn overlay(choices: &mut Choices, inherited: &Profile, rules: &[Numbered<'_>]) -
     }
     let mut sorted: Vec<(Priority, Numbered<'_>)> = rules
         .iter()
-        .map(|&rule| (Priority::of(rule), rule))
+        .map(|&rule| (Priority::of(rule.id, rule.rule), rule))
         .collect();
     sorted.sort_unstable_by_key(|(priority, _)| *priority);
     if rules

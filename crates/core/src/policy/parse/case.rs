@@ -105,8 +105,17 @@ impl File<'_> {
     }
 }
 
-/// Read one destination: what `policy explain` takes, too.
-pub(in super::super) fn destination(text: &str) -> Result<(Destination, Option<u16>), Wrong> {
+impl Destination {
+    /// Read a destination and its port as a test writes them; or what is wrong, and what to write.
+    pub fn parse(text: &str) -> Result<(Self, Option<u16>), String> {
+        destination(text).map_err(|Wrong { message, help }| match help {
+            Some(help) => format!("{message}; {help}"),
+            None => message,
+        })
+    }
+}
+
+fn destination(text: &str) -> Result<(Destination, Option<u16>), Wrong> {
     let forms = "write a name or an address, with or without `:port`, or `unix:PATH`";
     let wrong = |message| {
         Err(Wrong {

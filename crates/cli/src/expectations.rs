@@ -1,0 +1,195 @@
+//! `blackstart policy test`: what policies do, held against what they say that they do.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use blackstart_core::explain::{Explanation, Question, explain};
+use blackstart_core::policy::{Case, Layer, Policy};
+use blackstart_core::tables::{Facts, compile};
+use serde_json::{Value, json};
+
+use crate::args::{Format, Test};
+use crate::diagnostics;
+use crate::explain as telling;
+use crate::layers::Files;
+use crate::plain::{Paint, plain};
+use crate::resolve::{self, Asked, Problem, Surroundings};
+
+/// What came out.
+pub(crate) struct Tested {
+    /// To be shown.
+    pub(crate) text: String,
+    /// Is everything as expected?
+    pub(crate) passed: bool,
+}
+
+/// One file, and what came out of its cases.
+struct Tried {
+    file: String,
+    outcome: Result<(Policy, Vec<Outcome>), Vec<Problem>>,
+}
+
+/// One case: why it failed, if it did.
+struct Outcome {
+    case: Case,
+    failure: Option<String>,
+    explanation: Explanation,
+}
+
+/// Try all of them.
+pub(crate) fn test(typed: &Test, around: &Surroundings, paint: Paint) -> Tested {
+    let mut files = Files::default();
+    let guardrails = if typed.with_guardrails {
+        files.guardrails(&around.guardrails)
+    } else {
+        Vec::new()
+    };
+    let tried: Vec<Tried> = typed
+        .files
+        .iter()
+        .map(|path| Tried {
+            file: path.display().to_string(),
+            outcome: one(typed, path, files.clone(), guardrails.clone(), around),
+        })
+        .collect();
+    let passed = tried.iter().all(Tried::passed);
+    let text = match typed.format {
+        Format::Human => tried.iter().map(|tried| tried.human(paint)).collect(),
+        Format::Json => {
+            let files: Vec<Value> = tried.iter().map(Tried::document).collect();
+            let document = json!({ "schema_version": 1, "passed": passed, "files": files });
+            format!("{document:#}\n")
+        }
+    };
+    Tested { text, passed }
+}
+
+fn one(
+    typed: &Test,
+    path: &Path,
+    mut files: Files,
+    mut layers: Vec<Layer>,
+    around: &Surroundings,
+) -> Result<(Policy, Vec<Outcome>), Vec<Problem>> {
+    layers.push(files.layer(path, false));
+    let asked = Asked {
+        layers,
+        catalog: typed.catalog.as_deref(),
+        mode: None,
+        service: None,
+    };
+    let effective = resolve::resolved(files, asked, around)?;
+    let policy = effective.policy;
+    let tables = compile(&policy, &Facts::default())
+        .map_err(|error| vec![Problem::Message(error.to_string())])?;
+    let outcomes = effective.tests.into_iter().map(|case| {
+        let explanation = explain(&policy, &tables, &Question::from(&case));
+        Outcome {
+            failure: explanation.meets(&case, &policy).err(),
+            case,
+            explanation,
+        }
+    });
+    let outcomes = outcomes.collect();
+    Ok((policy, outcomes))
+}
+
+impl Tried {
+    fn passed(&self) -> bool {
+        let outcomes = self.outcome.as_ref();
+        outcomes.is_ok_and(|(_, outcomes)| outcomes.iter().all(|o| o.failure.is_none()))
+    }
+
+    fn human(&self, paint: Paint) -> String {
+        let file = plain(&self.file);
+        let (policy, outcomes) = match &self.outcome {
+            Ok(outcomes) => outcomes,
+            Err(problems) => {
+                let mut text: String = problems.iter().map(|each| wrong(each, paint)).collect();
+                let _ = writeln!(
+                    text,
+                    "{file}: {}",
+                    paint.bad("not valid, nothing was tested")
+                );
+                return text;
+            }
+        };
+        let mut text = String::new();
+        for outcome in outcomes {
+            let Some(failure) = &outcome.failure else {
+                continue;
+            };
+            let _ = writeln!(
+                text,
+                "{}: {} {}: {}",
+                plain(&outcome.case.place.line_of_file()),
+                paint.bad("failed:"),
+                plain(&outcome.case.text),
+                plain(failure)
+            );
+            for line in telling::human(&outcome.explanation, policy, paint).lines() {
+                let _ = writeln!(text, "{}", format!("  {line}").trim_end());
+            }
+        }
+        let failed = outcomes.iter().filter(|o| o.failure.is_some()).count();
+        let result = match (outcomes.len(), failed) {
+            (0, _) => paint.doubtful("no tests"),
+            (1, 0) => paint.good("1 test passed"),
+            (all, 0) => paint.good(&format!("{all} tests passed")),
+            (all, failed) => paint.bad(&format!("{failed} of {all} tests failed")),
+        };
+        let _ = writeln!(text, "{file}: {result}");
+        text
+    }
+
+    fn document(&self) -> Value {
+        match &self.outcome {
+            Ok((_, outcomes)) => {
+                let cases = outcomes.iter().map(|outcome| {
+                    json!({
+                        "to": outcome.case.text,
+                        "file": &*outcome.case.place.file,
+                        "line": outcome.case.place.line,
+                        "column": outcome.case.place.column,
+                        "passed": outcome.failure.is_none(),
+                        "failure": outcome.failure,
+                        "explanation": outcome.explanation,
+                    })
+                });
+                json!({
+                    "file": self.file,
+                    "valid": true,
+                    "passed": self.passed(),
+                    "cases": cases.collect::<Vec<_>>(),
+                })
+            }
+            Err(problems) => {
+                let mut messages = Vec::new();
+                let mut found = Vec::new();
+                for problem in problems {
+                    match problem {
+                        Problem::Message(message) => messages.push(message.as_str()),
+                        Problem::Policy { diagnostics, .. } => {
+                            found.extend(diagnostics::document(diagnostics));
+                        }
+                    }
+                }
+                json!({
+                    "file": self.file,
+                    "valid": false,
+                    "passed": false,
+                    "error": (!messages.is_empty()).then(|| messages.join("; ")),
+                    "diagnostics": found,
+                    "cases": [],
+                })
+            }
+        }
+    }
+}
+
+fn wrong(problem: &Problem, paint: Paint) -> String {
+    match problem {
+        Problem::Message(message) => format!("{} {}\n", paint.bad("error:"), plain(message)),
+        Problem::Policy { texts, diagnostics } => diagnostics::human(diagnostics, texts, paint),
+    }
+}
