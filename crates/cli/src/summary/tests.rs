@@ -1,6 +1,6 @@
 use std::borrow::Cow;
 
-use blackstart_core::policy;
+use blackstart_core::policy::{self, Rank};
 use blackstart_core::report::{
     Applied, Attribution, Coverage, Delegate, Finding, Flow, Gap, HighestFrom, Kernel, Limit, Mode,
     Name, Outcome, PolicySource, Report, Run, RunLimits, SCHEMA_VERSION, Subject, Usage,
