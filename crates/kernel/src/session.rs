@@ -616,7 +616,6 @@ thread_local! {
 fn say(level: libbpf_rs::PrintLevel, text: String) {
     let text = text.trim_end();
     tracing::debug!(target: "libbpf", "{text}");
-    if std::env::var_os("BS_SAY").is_some() {}
     // A refused program's whole log comes as one text: not that, but the line that names it.
     if level == libbpf_rs::PrintLevel::Warn && text.contains("failed") && text.lines().count() == 1
     {
