@@ -716,7 +716,7 @@ fn times_beyond_the_calendar_are_cut() {
 #[test]
 fn the_schema_describes_the_document() {
     let schema = schema();
-    let report = serde_json::to_value(assemble(&record(), &facts(None))).unwrap();
+    let report = serde_json::to_value(assemble(&record(), &facts_of_change())).unwrap();
     let keys = |v: &serde_json::Value| {
         v.as_object()
             .unwrap()
@@ -765,21 +765,28 @@ fn an_expired_waiver_is_a_finding_of_the_run() {
     assert!(of_kind(&assemble(&record(), &facts(None)), "waiver_expired").is_empty());
 }
 
-#[test]
-fn policies_that_took_over_and_broken_glass_are_told() {
-    let source = |file: &str| PolicySource {
+fn source(file: &str) -> PolicySource {
+    PolicySource {
         digest: "sha256:00".to_owned(),
         files: vec![file.to_owned()],
-    };
-    let facts = RunFacts {
+    }
+}
+
+/// Of a run in which everything was let pass, and another policy took over.
+fn facts_of_change() -> RunFacts<'static> {
+    RunFacts {
         reloads: vec![Reload {
             at_ns: 1_767_225_601_000_000_000,
             policy: source("second.yaml"),
         }],
         break_glass: Some("the mirror is down".to_owned()),
         ..facts(None)
-    };
-    let report = assemble(&record(), &facts);
+    }
+}
+
+#[test]
+fn policies_that_took_over_and_broken_glass_are_told() {
+    let report = assemble(&record(), &facts_of_change());
     let [reloaded] = &report.run.reloads[..] else {
         panic!("{:?}", report.run.reloads)
     };

@@ -296,6 +296,8 @@ fn empties(cgroup: &RunCgroup, grace: Duration) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use blackstart_core::policy::{self, Rule};
+    use blackstart_core::record::{DelegateRow, Row, Verdict};
 
     #[test]
     fn a_run_that_was_out_of_time_says_so_whatever_the_command_made_of_it() {
@@ -304,5 +306,34 @@ mod tests {
         for ending in [Ending::Exit(0), Ending::Signal(15), Ending::Signal(9)] {
             assert_eq!(outcome(ending, true), (124, None));
         }
+    }
+
+    #[test]
+    fn what_was_refused_in_deed_gates_the_run_if_its_rule_says_so() {
+        let text = "apiVersion: blackstart.dev/v1\nkind: Policy\nmode: enforce\nrules:\n  - deny: a.test\n    reaction: fail\n  - deny: b.test\n";
+        let policy = policy::alone(text, "p.yaml").unwrap().policy;
+        let of_reaction = |reaction| {
+            let has = |rule: &Rule| rule.reaction == reaction;
+            policy.rules.iter().position(has).unwrap() as u32 + 1
+        };
+        let (fails, other) = (
+            of_reaction(Reaction::Fail),
+            of_reaction(Reaction::default()),
+        );
+        let record = |verdict, rule| {
+            let mut record = Ledger::default();
+            record.add(Row::Delegate(DelegateRow {
+                subject: 1,
+                path: "/run/docker.sock".to_owned(),
+                verdict,
+                rule,
+                attempts: 1,
+            }));
+            record
+        };
+        assert!(gates(Some(&policy), &record(Verdict::Deny, fails)));
+        assert!(!gates(Some(&policy), &record(Verdict::WouldDeny, fails)));
+        assert!(!gates(Some(&policy), &record(Verdict::Deny, other)));
+        assert!(!gates(None, &record(Verdict::Deny, fails)));
     }
 }
