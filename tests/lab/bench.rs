@@ -12,6 +12,7 @@ mod latency;
 mod load;
 mod machine;
 mod pairs;
+mod policy;
 mod scene;
 mod tools;
 
@@ -33,4 +34,5 @@ pub const PARTS: &[(&str, Measure)] = &[
     ("attempts", load::attempts),
     ("fresh", load::fresh),
     ("memory", load::memory),
+    ("policy", policy::language),
 ];
