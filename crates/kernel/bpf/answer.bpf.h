@@ -215,7 +215,8 @@ __noinline int bs_lease_put(struct bs_refill *n)
 	struct bs_lease *lease;
 	__u64 name, subject;
 	__u64 place = BS_LEASE_SLOTS, oldest = 0, oldest_seen = -1ULL, unknown;
-	__u32 class_id, deny_class, turn, used, recorded, fresh = 0, evicted = 0;
+	__u64 used;
+	__u32 class_id, deny_class, turn, recorded, fresh = 0, evicted = 0;
 	__u16 generation, current;
 
 	if (!n)
@@ -262,6 +263,7 @@ __noinline int bs_lease_put(struct bs_refill *n)
 		BS_FORGET(place, unknown);
 		BS_FORGET(oldest, unknown);
 		BS_FORGET(oldest_seen, unknown);
+		BS_FORGET(used, unknown);
 	}
 	if (place >= BS_LEASE_SLOTS) {
 		/* A slot that says nothing any more, a fresh one, or the one not seen for longest. */

@@ -157,8 +157,9 @@ __noinline int bs_weigh(struct bs_attempt *a, struct bs_lease_slot *slot)
 	return 0;
 }
 
-/* What the address and its names say at one rank; 0 if nothing. */
-static __always_inline __u64 bs_rank_says(__u64 address, __u64 names, __u8 names_rank, __u64 allowed, __u8 rank)
+/* What the address and its names say at one rank; 0 if nothing. A global function: verified once, not for each way
+ * that leads to it. */
+__noinline __u64 bs_rank_says(__u64 address, __u64 names, __u32 names_rank, __u64 allowed, __u32 rank)
 {
 	__u64 deny_address = 0, deny_names = 0;
 
@@ -189,7 +190,8 @@ __noinline int bs_judge(struct bs_attempt *a)
 	struct bs_address at = {};
 	struct bs_prefix_key where = { .prefixlen = 128 };
 	__u64 address = 0, names, ruling;
-	__u32 used, local, known, place, listed = 0;
+	__u32 local, known, place, listed = 0;
+	__u64 used;
 	struct bs_lease *lease;
 	struct bs_policy *p;
 	__u32 *prefix;
@@ -228,6 +230,8 @@ __noinline int bs_judge(struct bs_attempt *a)
 			slot = lease->slot[i];
 			bpf_spin_unlock(&lease->lock);
 			bs_weigh(a, &slot);
+			/* What a round showed of the number would make the next one another. */
+			BS_FORGET(used, address);
 		}
 	}
 

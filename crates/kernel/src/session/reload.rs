@@ -43,16 +43,16 @@ pub(crate) struct Room {
 }
 
 impl Room {
-    /// For a policy, and one that is half as large again, or somewhat larger than a small one.
+    /// For a policy, and one that is a quarter larger, or somewhat larger than a small one.
     pub(crate) fn for_policy(rows: &PolicyRows) -> Self {
-        let with_headroom = |rows: u32| rows + rows / 2 + 500;
+        let with_headroom = |rows: u32| rows + rows / 4 + 250;
         Self {
             states: with_headroom(rows.states.len()),
             edges: with_headroom(rows.edges.len()),
             classes: with_headroom(rows.classes.len()),
             choices: with_headroom(rows.choices.len()),
             // Path patterns make more steps than one would guess.
-            steps: with_headroom(rows.steps.len()) + (1 << 13),
+            steps: with_headroom(rows.steps.len()) + (1 << 12),
             ends: with_headroom(rows.ends.len()),
         }
     }
