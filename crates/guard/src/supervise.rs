@@ -278,6 +278,7 @@ impl Supervisor<'_, '_> {
         self.look();
         std::thread::sleep(step);
         self.take_events();
+        self.hear();
         while let Some(received) = self.signals.next() {
             match Signal::from_named_raw(received.signal) {
                 Some(Signal::INT | Signal::QUIT | Signal::TERM | Signal::HUP) => return false,
