@@ -171,6 +171,7 @@ Examples:
 
 Exit codes:
   the command's own
+  120    the command succeeded, and a rule with `reaction: fail` refused something
   124    the policy's time limit ended the command
   125    Blackstart failed, and nothing ran
   126    the command was found but could not be executed
