@@ -15,6 +15,7 @@ mod observe;
 mod path;
 pub mod recovery;
 mod script;
+mod told;
 
 use crate::catalog::{Phase, Place, Strength};
 use crate::report::{Time, Verdict};
@@ -22,6 +23,7 @@ use crate::report::{Time, Verdict};
 pub use build::{Import, Input, Observed, build};
 pub use cut::Cut;
 pub use script::{OwnScript, named_in, own_scripts};
+pub use told::of_run;
 
 /// A node, by its place in the graph's order. Only of use with the graph that gave it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -151,6 +153,53 @@ pub struct Contact {
     pub last_seen: Time,
     /// What the refusal of it showed, if it was one.
     pub shown: Option<Strength>,
+}
+
+impl std::fmt::Display for Evidence {
+    /// One line. Texts of processes may hold anything; whoever shows it escapes it.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Declared {
+                place,
+                claim,
+                reason,
+            } => {
+                write!(f, "declared in {place}")?;
+                if let Some(claim) = claim {
+                    write!(f, " as {claim}")?;
+                }
+                match reason {
+                    Some(reason) => write!(f, ": {reason}"),
+                    None => Ok(()),
+                }
+            }
+            Self::Imported { format, place } => write!(f, "imported from {format}, {place}"),
+            Self::Observed(contact) => write!(f, "{contact}"),
+        }
+    }
+}
+
+impl std::fmt::Display for Contact {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let by = match self.chain.is_empty() {
+            true => "an unknown process".to_owned(),
+            false => self.chain.join(" ← "),
+        };
+        let word = match self.verdict {
+            Verdict::Deny => "was refused",
+            Verdict::WouldDeny => "reached (enforce would refuse it)",
+            Verdict::Allow | Verdict::Waived | Verdict::BreakGlass => "reached",
+        };
+        let times = match self.attempts {
+            1 => "once".to_owned(),
+            times => format!("{times} times"),
+        };
+        write!(
+            f,
+            "{by} {word} {} {times}, run {} on {}, {}",
+            self.destination, self.run, self.host, self.last_seen
+        )
+    }
 }
 
 impl Need {

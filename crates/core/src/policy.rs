@@ -18,6 +18,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::name::Pattern;
@@ -115,7 +116,18 @@ impl Default for Failure {
 
 /// What an enforced refusal does to the run's exit code.
 #[derive(
-    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize,
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    Default,
+    Serialize,
+    Deserialize,
+    JsonSchema,
 )]
 #[serde(rename_all = "snake_case")]
 pub enum Reaction {
@@ -240,6 +252,9 @@ pub struct Policy {
     /// What the run may use: the tightest of all layers.
     #[serde(default)]
     pub limits: Limits,
+    /// The services whose outage it rehearses, sorted: those under `protect:`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub protect: Vec<String>,
 }
 
 /// What holds without a policy: observe, allow, record.
@@ -252,6 +267,7 @@ impl Default for Policy {
             rules: Vec::new(),
             expired: Vec::new(),
             limits: Limits::default(),
+            protect: Vec::new(),
         }
     }
 }

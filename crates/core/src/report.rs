@@ -20,6 +20,7 @@ use std::net::IpAddr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use crate::policy::Reaction;
 pub use crate::record::{Attribution, Verdict};
 pub use account::{Account, Parts};
 pub use assemble::{Leftover, Reload, RunFacts, assemble, rule_text};
@@ -338,6 +339,38 @@ pub struct Finding {
     pub reason: Option<String>,
     /// What to do.
     pub fix: Option<String>,
+    /// What the refusal of it does to the run's exit code, of a refusal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reaction: Option<Reaction>,
+    /// The circle that a deployment closes, of a `loop`.
+    #[serde(rename = "loop", default, skip_serializing_if = "Option::is_none")]
+    pub circle: Option<Circle>,
+}
+
+/// A circle: what is deployed needs, step by step, itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Circle {
+    /// `direct`, `hidden` or `transient`.
+    pub kind: String,
+    /// Step by step, from what is deployed back to it.
+    pub steps: Vec<Step>,
+    /// No circle is shorter.
+    pub shortest: bool,
+    /// The services that cannot start without each other, these among them.
+    pub component: Vec<String>,
+}
+
+/// A need on a circle.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Step {
+    /// Who needs.
+    pub from: String,
+    /// What is needed.
+    pub to: String,
+    /// For what: `deploy` or `run`.
+    pub phase: String,
+    /// How that is known, in words.
+    pub evidence: Vec<String>,
 }
 
 /// What was seen and what was not.

@@ -16,6 +16,7 @@ mod process;
 mod refusal;
 mod resolv;
 mod run;
+mod scripts;
 mod state;
 mod story;
 mod supervise;
@@ -24,7 +25,9 @@ mod watch;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use blackstart_core::catalog::Catalog;
 use blackstart_core::policy::Policy;
 use blackstart_core::record::Verdict;
 use blackstart_core::report::{Account, Gap, Mode, PolicySource};
@@ -57,6 +60,8 @@ pub struct Request {
     pub concurrent: bool,
     /// Run the command whatever of ours fails, let everything pass and record what can be; why.
     pub break_glass: Option<String>,
+    /// The services, to say which circles the run closes.
+    pub catalog: Option<Arc<Catalog>>,
     /// Where the policy was read from.
     pub origin: Origin,
     /// Where state is kept.

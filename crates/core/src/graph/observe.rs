@@ -109,7 +109,7 @@ impl<'a> Lens<'a> {
             let owner = self.owner_of(flow);
             let reach = if self.is_local(flow) && (owner.is_none() || owner == self.service) {
                 None
-            } else if owner.is_none() && flow.rule == rule_text(None, RULE_RESOLVER) {
+            } else if owner.is_none() && self.is_resolver(flow) {
                 // The host's resolver is no choice of the deployment's.
                 continue;
             } else {
@@ -231,6 +231,14 @@ impl<'a> Lens<'a> {
                 protocol: at.map(|(_, text)| protocol(text)),
             })
         })
+    }
+
+    /// Under `default: allow` the rule does not say so: then it is by what looks names up, and what nobody named.
+    fn is_resolver(&self, flow: &Flow) -> bool {
+        flow.rule == rule_text(None, RULE_RESOLVER)
+            || flow.port == 53
+                && flow.name.is_none()
+                && !self.naming.names(None, Some(flow.address))
     }
 
     fn is_local(&self, flow: &Flow) -> bool {

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::{IpAddr, Ipv6Addr};
 
 use crate::name::Name;
-use crate::report::{Report, Subject, image_script};
+use crate::report::{Parts, Report, Subject, image_script};
 
 /// Directories for programs.
 const PROGRAMS: &[&str] = &[
@@ -48,12 +48,12 @@ pub struct OwnScript {
 
 /// The scripts below the command's own directory that the run executed. `directory` is the one that the
 /// command was started in: relative paths are taken from there.
-pub fn own_scripts(report: &Report, directory: Option<&str>) -> Vec<OwnScript> {
+pub fn own_scripts(report: &dyn Parts, directory: Option<&str>) -> Vec<OwnScript> {
     let Some(own) = own_directory(report, directory) else {
         return Vec::new();
     };
     let mut found: BTreeMap<String, Vec<u64>> = BTreeMap::new();
-    for subject in &report.subjects {
+    for subject in report.subjects() {
         let Some(script) = image_script(&subject.exe, &subject.argv) else {
             continue;
         };
@@ -64,7 +64,7 @@ pub fn own_scripts(report: &Report, directory: Option<&str>) -> Vec<OwnScript> {
         let foreign = below
             .split('/')
             .any(|part| part.starts_with('.') || PACKAGES.contains(&part));
-        if !foreign && !is_installed(&path) && !beside_interpreter(subject, &path, directory) {
+        if !foreign && !is_installed(&path) && !beside_interpreter(&subject, &path, directory) {
             found.entry(path).or_default().push(subject.id);
         }
     }
@@ -75,43 +75,52 @@ pub fn own_scripts(report: &Report, directory: Option<&str>) -> Vec<OwnScript> {
 }
 
 /// Which of the report's destinations a text names, sorted.
-pub fn named_in(report: &Report, text: &str) -> Vec<String> {
+pub fn named_in(report: &dyn Parts, text: &str) -> Vec<String> {
     let words = Words::of(text);
-    let names = report.names.iter().map(|lookup| lookup.name.as_str());
-    let flows = report.flows.iter();
-    let named: BTreeSet<String> = names
-        .chain(flows.clone().filter_map(|flow| flow.name.as_deref()))
-        .filter(|name| words.names.contains(*name))
-        .map(str::to_owned)
-        .chain(
-            flows
-                .filter(|flow| words.addresses.contains(&flow.address))
-                .map(|flow| flow.address.to_string()),
-        )
-        .collect();
+    let mut named = BTreeSet::new();
+    for lookup in report.names() {
+        if words.names.contains(&lookup.name) {
+            named.insert(lookup.name.clone());
+        }
+    }
+    for flow in report.flows() {
+        if let Some(name) = &flow.name
+            && words.names.contains(name)
+        {
+            named.insert(name.clone());
+        }
+        if words.addresses.contains(&flow.address) {
+            named.insert(flow.address.to_string());
+        }
+    }
     named.into_iter().collect()
 }
 
 /// The directory of the first word of the command line that is a program or a script which the run executed,
 /// and is not installed: `./deploy.sh`, and in `env A=1 bash /srv/deploy.sh` too.
-fn own_directory(report: &Report, directory: Option<&str>) -> Option<String> {
-    let programs: Vec<&str> = report
-        .subjects
-        .iter()
-        .map(|subject| image_script(&subject.exe, &subject.argv).unwrap_or(&subject.exe))
-        .collect();
+fn own_directory(report: &dyn Parts, directory: Option<&str>) -> Option<String> {
+    let words = &report.run().command;
+    let mut executed: HashSet<&str> = HashSet::new();
     // A command that was found by PATH is its first process, whatever its path is.
-    let first = report
-        .run
-        .command
-        .first()
-        .filter(|word| !word.contains('/'))
-        .and(report.subjects.iter().position(|s| s.parent.is_none()))
-        .map(|index| programs[index]);
-    let words = report.run.command.iter().map(String::as_str);
+    let by_path = words.first().is_some_and(|word| !word.contains('/'));
+    let mut first = None;
+    for subject in report.subjects() {
+        let program = image_script(&subject.exe, &subject.argv).unwrap_or(&subject.exe);
+        if by_path && first.is_none() && subject.parent.is_none() {
+            first = Some(program.to_owned());
+        }
+        executed.extend(
+            words
+                .iter()
+                .find(|word| *word == program)
+                .map(String::as_str),
+        );
+    }
+    let words = words.iter().filter(|word| executed.contains(word.as_str()));
     first
+        .as_ref()
         .into_iter()
-        .chain(words.filter(|word| programs.contains(word)))
+        .chain(words)
         .filter(|path| !path.is_empty())
         .map(|path| absolute(path, directory))
         .find(|path| !is_installed(path))

@@ -8,9 +8,10 @@ use jiff::Timestamp;
 use serde::ser::{Serialize, SerializeStruct as _, Serializer};
 
 use super::assemble::{RunFacts, frame, rule_text};
+use super::findings::sort;
 use super::ledger::{Image, Ledger, Lookup, Reach};
 use super::probe::told_by_another;
-use super::{Coverage, Delegate, Finding, Flow, Name, Report, Run, Subject, Time};
+use super::{Coverage, Delegate, Finding, Flow, Name, Report, Run, Script, Subject, Time};
 use crate::policy::Policy;
 use crate::tables::RuleId;
 
@@ -89,6 +90,19 @@ impl Account {
             record,
             rules,
         }
+    }
+
+    /// Add what was found out after the record was read: which destinations the deployment's own scripts name, and
+    /// what the run is part of.
+    pub fn add(&mut self, scripts: Vec<Script>, found: Vec<Finding>) {
+        self.frame.run.scripts.extend(scripts);
+        self.frame.findings.extend(found);
+        sort(&mut self.frame.findings);
+    }
+
+    /// Add who owns what the run deploys.
+    pub fn owned_by(&mut self, owner: Option<String>) {
+        self.frame.run.owner = owner;
     }
 
     /// The whole of it, in memory.

@@ -6,7 +6,7 @@ use super::assemble::Lens;
 use super::ledger::Slot;
 use super::limits::limit_findings;
 use super::{Finding, Severity, Verdict, image_name};
-use crate::policy::Rule;
+use crate::policy::{Reaction, Rule};
 use crate::redact::redact;
 use crate::tables::{RULE_DEFAULT, RULE_RESOLVER_SOCKET, RuleId};
 
@@ -46,13 +46,17 @@ pub(super) fn findings(lens: &Lens<'_>) -> Vec<Finding> {
     found.extend(expired(lens));
     found.extend(broken_glass(lens));
     found.extend(limit_findings(lens));
-    // The worst first; the id settles what is otherwise the same.
+    sort(&mut found);
+    found
+}
+
+/// The worst first; the id settles what is otherwise the same.
+pub(super) fn sort(found: &mut [Finding]) {
     found.sort_by(|a, b| {
         b.severity
             .cmp(&a.severity)
             .then_with(|| (&a.kind, &a.title, &a.id).cmp(&(&b.kind, &b.title, &b.id)))
     });
-    found
 }
 
 fn refusals(lens: &Lens<'_>) -> Vec<Finding> {
@@ -190,6 +194,8 @@ fn refusal(lens: &Lens<'_>, key: &Key, group: &Group) -> Finding {
         rule: Some(text),
         reason: rule.and_then(|r| r.reason.clone()),
         fix,
+        reaction: Some(rule.map_or(Reaction::default(), |rule| rule.reaction)),
+        circle: None,
     }
 }
 
@@ -222,6 +228,8 @@ fn leavers(lens: &Lens<'_>) -> Vec<Finding> {
         rule: None,
         reason: None,
         fix: None,
+        reaction: None,
+        circle: None,
     };
     groups.into_iter().map(finding).collect()
 }
@@ -267,6 +275,8 @@ fn leftovers(lens: &Lens<'_>) -> Vec<Finding> {
             rule: None,
             reason: None,
             fix: None,
+            reaction: None,
+            circle: None,
         });
     }
     found
@@ -288,6 +298,8 @@ fn broken_glass(lens: &Lens<'_>) -> Option<Finding> {
         rule: None,
         reason: Some(printable(reason)),
         fix: None,
+        reaction: None,
+        circle: None,
     })
 }
 
@@ -310,6 +322,8 @@ fn expired(lens: &Lens<'_>) -> Vec<Finding> {
             fix: Some(printable(&format!(
                 "remove it from {place}, or give it a new day if it is still needed"
             ))),
+            reaction: None,
+            circle: None,
         }
     };
     waivers.iter().map(finding).collect()

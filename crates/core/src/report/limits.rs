@@ -219,6 +219,8 @@ fn memory(lens: &Lens<'_>) -> Option<Finding> {
         rule,
         reason: None,
         fix: Some(fix.to_owned()),
+        reaction: None,
+        circle: None,
     };
     Some(match facts.limits.memory {
         Some(limit) if killed_by_limit(facts, usage) => {
@@ -420,6 +422,8 @@ fn daemons(lens: &Lens<'_>) -> Vec<Finding> {
             fix: Some(
                 "start it through the service manager, which gives it limits of its own".to_owned(),
             ),
+            reaction: None,
+            circle: None,
         }
     };
     names.into_iter().map(finding).collect()
@@ -437,6 +441,8 @@ fn of_limit(kind: &str, severity: Severity, title: String, rule: String, fix: &s
         rule: Some(rule),
         reason: None,
         fix: Some(fix.to_owned()),
+        reaction: None,
+        circle: None,
     }
 }
 

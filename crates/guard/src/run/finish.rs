@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime};
 
+use blackstart_core::graph;
 use blackstart_core::policy::{Effect, Policy, Reaction};
 use blackstart_core::report::{Account, Ledger, Leftover, LimitFacts};
 use blackstart_kernel::spawn::{Child, Signals};
@@ -20,7 +21,7 @@ use crate::story::{End, tell, wall_ns};
 use crate::supervise::{Ending, Supervisor, Told};
 use crate::terminal::Terminal;
 use crate::watch::Watch;
-use crate::{AtEnd, Ended, Notice, pins};
+use crate::{AtEnd, Ended, Notice, pins, scripts};
 
 /// How long killed leftovers may take to be gone.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
@@ -168,7 +169,8 @@ impl Setup<'_> {
             ended.0 = GATED;
             self.file.exit_code = Some(GATED);
         }
-        let report = tell(&self.file, policy.as_deref(), record, end);
+        let mut report = tell(&self.file, policy.as_deref(), record, end);
+        self.look_further(&mut report, policy.as_deref());
         let record = self.put_away(&report, keep, notice);
         Ended {
             report,
@@ -180,6 +182,21 @@ impl Setup<'_> {
                 Cow::Borrowed(_) => None,
             }),
         }
+    }
+
+    /// What files tell of the run: the deployment's own scripts, and the catalog.
+    fn look_further(&self, report: &mut Account, policy: Option<&Policy>) {
+        report.add(scripts::read(report), Vec::new());
+        let Some(catalog) = &self.request.catalog else {
+            return;
+        };
+        let service = self.file.service.as_deref();
+        let owner = service.and_then(|name| catalog.find(name));
+        report.owned_by(owner.and_then(|id| catalog.service(id).owner.clone()));
+        let protect = policy.map_or(&[][..], |policy| &policy.protect);
+        // The whole report, in memory: whoever asks for circles has the contacts weighed against each other.
+        let found = graph::of_run(&report.to_report(), catalog, protect);
+        report.add(Vec::new(), found);
     }
 
     /// What the kernel recorded; where that cannot be read, what of it is on disk.

@@ -486,6 +486,7 @@ mod tests {
             command: Vec::new(),
             env: Vec::new(),
             policy: None,
+            catalog: None,
             service: None,
             mode: None,
             leftover: None,

@@ -14,6 +14,7 @@ fn request(script: &str, state: &Path, leftover: Option<AtEnd>) -> Request {
         command: ["sh", "-c", script].map(Into::into).to_vec(),
         env: vec![("PATH".into(), "/usr/bin:/bin".into())],
         policy: None,
+        catalog: None,
         service: Some("mysql".to_owned()),
         mode: None,
         leftover,

@@ -90,6 +90,11 @@ impl Resolving<'_> {
                 return;
             }
         };
+        self.policy
+            .protect
+            .extend(names.into_iter().map(str::to_owned));
+        self.policy.protect.sort_unstable();
+        self.policy.protect.dedup();
         let (provided, silent) = provided(derivation);
         for service in silent {
             let message = format!(

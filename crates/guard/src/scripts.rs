@@ -1,0 +1,53 @@
+//! The deployment's own scripts: which of its destinations their texts name.
+
+use std::fs::OpenOptions;
+use std::io::Read as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+
+use blackstart_core::graph::{named_in, own_scripts};
+use blackstart_core::report::{Account, Script};
+
+/// The most of a script that is read; longer ones are not looked at.
+const MOST_BYTES: u64 = 1 << 20;
+/// The most scripts that are looked at.
+const MOST_SCRIPTS: usize = 256;
+
+/// Reads the scripts below the command's own directory that the run executed, as they are now that it has
+/// ended. Of their texts nothing is kept but the names of destinations that the run reached for anyway.
+pub(crate) fn read(report: &Account) -> Vec<Script> {
+    let directory = std::env::current_dir().ok();
+    let directory = directory.as_deref().and_then(|path| path.to_str());
+    own_scripts(report, directory)
+        .into_iter()
+        .take(MOST_SCRIPTS)
+        .filter_map(|own| {
+            let text = text(&own.path)?;
+            Some(Script {
+                names: named_in(report, &text),
+                path: own.path,
+                subjects: own.subjects,
+            })
+        })
+        .collect()
+}
+
+/// None of what is no file, too long, or gone. A path came from a process: opening must not wait for whoever
+/// writes to a pipe, nor do anything to a device.
+fn text(path: &str) -> Option<String> {
+    let flags = rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOCTTY;
+    if !std::fs::metadata(path).ok()?.is_file() {
+        return None;
+    }
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(flags.bits().cast_signed())
+        .open(path)
+        .ok()?;
+    let metadata = file.metadata().ok()?;
+    if !metadata.is_file() || metadata.len() > MOST_BYTES {
+        return None;
+    }
+    let mut bytes = Vec::new();
+    file.take(MOST_BYTES).read_to_end(&mut bytes).ok()?;
+    Some(String::from_utf8_lossy(&bytes).into_owned())
+}
