@@ -8,6 +8,7 @@ mod diagnostics;
 mod doctor;
 mod expectations;
 mod explain;
+mod graph;
 mod layers;
 mod live;
 mod log;
@@ -65,6 +66,7 @@ fn main() -> ExitCode {
         Command::Policy(Policy::Schema) => {
             after_sweep(output, || finish(output, &reference::policy_schema(), 0))
         }
+        Command::Graph(typed) => after_sweep(output, || graph::graph(&typed, output)),
         Command::Report(Report::Schema) => {
             after_sweep(output, || finish(output, &reference::report_schema(), 0))
         }

@@ -3,8 +3,10 @@
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use blackstart_core::catalog::Catalog;
 use blackstart_core::policy::{self, Case, Day, Diagnostic, Given, Layer, Policy, Severity};
 use blackstart_core::report::{Mode, PolicySource};
 
@@ -43,6 +45,10 @@ pub(crate) struct Order {
     pub(crate) command: Vec<OsString>,
     /// Why everything is to be let pass.
     pub(crate) break_glass: Option<String>,
+    /// The services, if a catalog was named.
+    pub(crate) catalog: Option<Arc<Catalog>>,
+    /// What whoever wrote the catalog ought to look at, where no policy was read with it.
+    pub(crate) of_catalog: Option<Files>,
     /// Where the policy was read from.
     pub(crate) origin: Origin,
     /// What does not hold up an emergency, and is told all the same.
@@ -125,6 +131,12 @@ pub(crate) fn run(typed: args::Run, around: &Surroundings) -> Result<Order, Vec<
     if typed.break_glass.is_some() {
         overlooked.append(&mut problems);
     }
+    // Of a catalog everything is used that can be read; that it is partial is told.
+    let mut of_catalog = Files::default();
+    let catalog = typed.catalog.as_deref().map(|path| {
+        let reading = of_catalog.catalog(path);
+        Arc::new(reading.catalog)
+    });
     let state = kept(
         state_directory(around.state.as_deref()).map_err(Problem::Message),
         &mut problems,
@@ -170,7 +182,11 @@ pub(crate) fn run(typed: args::Run, around: &Surroundings) -> Result<Order, Vec<
         Some(policy) => policy.service.clone(),
         None => typed.service,
     };
+    // A policy was read with the same catalog, and has told what is wrong with it.
+    let told = policy.is_some();
     Ok(Order {
+        catalog,
+        of_catalog: Some(of_catalog).filter(|_| !told),
         policy,
         mode,
         service,

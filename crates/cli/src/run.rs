@@ -38,6 +38,19 @@ pub(crate) fn run(typed: args::Run, output: Output) -> u8 {
             output.warning(&plain(remark));
         }
     }
+    if let Some(files) = &order.of_catalog {
+        output.say(&diagnostics::human(
+            &files.diagnostics,
+            &files.texts,
+            output.err,
+        ));
+        for message in &files.messages {
+            output.warning(&plain(message));
+        }
+    }
+    if order.catalog.is_some() && order.service.is_none() {
+        output.warning("no circle can be found: say what this run deploys, with --service NAME");
+    }
     let rules = order
         .policy
         .as_ref()
@@ -87,6 +100,7 @@ fn request(order: &Order) -> Request {
         accept_gaps: order.accept_gaps.clone(),
         concurrent: order.concurrent,
         break_glass: order.break_glass.clone(),
+        catalog: order.catalog.clone(),
         origin: order.origin.clone(),
         state_dir: order.state.clone(),
     }

@@ -38,6 +38,9 @@ const WAIVED_DAYS: u16 = 14;
 /// Findings of these kinds are told as refusals already.
 const TOLD_AS_REFUSAL: [&str; 2] = ["denied_dependency", "would_deny"];
 
+/// Findings of these kinds are for whoever keeps the catalog, in the morning.
+const ABOUT_CATALOG: [&str; 2] = ["seen_not_declared", "unowned_destination"];
+
 /// What to tell, and how.
 pub(crate) struct Telling<'a> {
     /// The report.
@@ -59,6 +62,7 @@ impl Telling<'_> {
 
         let mut out = String::new();
         self.headline(&mut out, &destinations);
+        self.circles(&mut out, &lines);
         self.refusals(&mut out, "refused", refused);
         self.refusals(&mut out, "would be refused in enforce mode", would);
         self.waive(&mut out, refused.shown.iter().chain(&would.shown));
@@ -118,6 +122,46 @@ impl Telling<'_> {
         reached
             .map(|text| format!("; {}", self.paint.bad(&text)))
             .collect()
+    }
+
+    /// The circles that the deployment closes, by the kind of each, with the process behind it and what is known
+    /// of each step.
+    fn circles(&self, out: &mut String, lines: &Lineage) {
+        let circles = || {
+            let findings = self.report.findings().iter();
+            findings.filter_map(|finding| Some((finding, finding.circle.as_ref()?)))
+        };
+        let all = circles().count();
+        if all == 0 {
+            return;
+        }
+        let _ = writeln!(out, "\n{}", self.paint.bold("circular dependencies"));
+        for (finding, circle) in circles().take(FINDINGS_SHOWN) {
+            let _ = writeln!(
+                out,
+                "  {}  {}",
+                self.paint.bad(&plain(&circle.kind)),
+                cut(&plain(&finding.title), SENTENCE_WIDTH)
+            );
+            if let Some(subject) = finding.subjects.first() {
+                let _ = writeln!(out, "    by    {}", lines.chain(Some(*subject)));
+            }
+            for step in &circle.steps {
+                let known = match step.evidence.first() {
+                    Some(known) => format!(": {}", plain(known)),
+                    None => String::new(),
+                };
+                let text = format!("{} needs {} to {}{known}", step.from, step.to, step.phase);
+                let _ = writeln!(out, "    step  {}", cut(&plain(&text), SENTENCE_WIDTH));
+            }
+            if let Some(fix) = &finding.fix {
+                let _ = writeln!(out, "    fix   {}", cut(&plain(fix), SENTENCE_WIDTH));
+            }
+            if let Some(owner) = &finding.owner {
+                let _ = writeln!(out, "    owner {}", plain(owner));
+            }
+        }
+        self.more(out, all, FINDINGS_SHOWN);
     }
 
     fn refusals(&self, out: &mut String, title: &str, list: &Busiest<Refusal>) {
@@ -226,13 +270,17 @@ impl Telling<'_> {
     }
 
     fn findings(&self, out: &mut String) {
+        let of_catalog = |kind: &str| ABOUT_CATALOG.contains(&kind);
+        let about_catalog = self.report.findings().iter();
+        let about_catalog = about_catalog.filter(|f| of_catalog(&f.kind)).count();
         let list: Vec<_> = self
             .report
             .findings()
             .iter()
             .filter(|finding| !TOLD_AS_REFUSAL.contains(&finding.kind.as_str()))
+            .filter(|finding| finding.circle.is_none() && !of_catalog(&finding.kind))
             .collect();
-        if list.is_empty() {
+        if list.is_empty() && about_catalog == 0 {
             return;
         }
         let _ = writeln!(out, "\n{}", self.paint.bold("also"));
@@ -252,6 +300,13 @@ impl Telling<'_> {
             }
         }
         self.more(out, list.len(), FINDINGS_SHOWN);
+        if about_catalog > 0 {
+            let _ = writeln!(
+                out,
+                "  note: {} on what the catalog leaves open, see the report",
+                counted(about_catalog as u64, "remark")
+            );
+        }
     }
 
     fn coverage(&self, out: &mut String) {

@@ -185,6 +185,8 @@ fn deploy(verdict: Verdict) -> Report {
         rule: Some("deny .github.com".to_owned()),
         reason: Some("github.com is served by this database".to_owned()),
         fix: Some("fetch from the internal mirror".to_owned()),
+        reaction: None,
+        circle: None,
     }];
     report.coverage = Coverage {
         attempts: 14,
@@ -259,6 +261,8 @@ fn losses_gaps_and_other_findings_are_told() {
         rule: None,
         reason: None,
         fix: Some("start it without a login session".to_owned()),
+        reaction: None,
+        circle: None,
     }];
     report.coverage = Coverage {
         attempts: 10,
@@ -515,6 +519,8 @@ fn advice_is_about_this_destination() {
             rule: Some("default".to_owned()),
             reason: None,
             fix: Some(format!("allow {name}")),
+            reaction: None,
+            circle: None,
         })
         .into();
     let found = Destinations::of(&report, &[], &Lineage::of(report.subjects()));

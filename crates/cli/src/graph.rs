@@ -1,0 +1,206 @@
+//! `blackstart graph`: from files to what is asked of the graph.
+
+mod document;
+mod export;
+mod gate;
+mod gather;
+mod human;
+
+use blackstart_core::graph::findings::findings;
+use blackstart_core::graph::impact::impact;
+use blackstart_core::graph::loops::loops;
+use blackstart_core::graph::recovery::Recovery;
+use blackstart_core::graph::{Graph, NodeId};
+
+use self::gather::Gathered;
+use crate::args::{self, Format, GraphCheck, GraphOf, Language};
+use crate::output::Output;
+use crate::plain::plain;
+use crate::{FAILED, finish};
+
+/// Some file could not be read in full.
+const PARTIAL: u8 = 1;
+
+/// Does what was typed, and says how to exit.
+pub(crate) fn graph(typed: &args::Graph, output: Output) -> u8 {
+    let of = match typed {
+        args::Graph::Show(typed) => &typed.of,
+        args::Graph::Loops(typed) => &typed.of,
+        args::Graph::Order(typed) => &typed.of,
+        args::Graph::Impact(typed) => &typed.of,
+        args::Graph::Check(typed) => &typed.of,
+        args::Graph::Export(typed) => &typed.of,
+    };
+    let Some(gathered) = gathered(of, output) else {
+        return FAILED;
+    };
+    let graph = gathered.graph();
+    let whole = Whole {
+        graph: &graph,
+        gathered: &gathered,
+    };
+    let done = match typed {
+        args::Graph::Show(typed) => whole.show(&typed.services, typed.format, output),
+        args::Graph::Loops(typed) => whole.loops(&typed.protect, typed.format, output),
+        args::Graph::Order(typed) => Ok(whole.order(typed.format, output)),
+        args::Graph::Impact(typed) => whole.impact(&typed.down, typed.format, output),
+        args::Graph::Check(typed) => return whole.check(typed, output),
+        args::Graph::Export(typed) => Ok(whole.export(typed.to)),
+    };
+    match done {
+        Ok(text) => finish(output, &text, whole.code()),
+        Err(messages) => {
+            messages
+                .iter()
+                .for_each(|message| output.error(&plain(message)));
+            FAILED
+        }
+    }
+}
+
+/// Everything that is wrong with the files is shown. None if there is nothing to make a graph of.
+fn gathered(of: &GraphOf, output: Output) -> Option<Gathered> {
+    if of.catalog.is_none() && of.runs.is_empty() {
+        output.error("there is nothing to look at: name a catalog with --catalog DIR, reports with --runs FILE, or both");
+        return None;
+    }
+    let gathered = Gathered::read(of.catalog.as_deref(), &of.runs);
+    output.say(&gathered.problems(output.err));
+    if gathered.is_empty() {
+        output.error("nothing that was named could be read");
+        return None;
+    }
+    if gathered.partial {
+        output.warning("the result is partial: see what is said above");
+    }
+    Some(gathered)
+}
+
+/// The graph, and what it was made of.
+struct Whole<'a> {
+    graph: &'a Graph,
+    gathered: &'a Gathered,
+}
+
+impl Whole<'_> {
+    fn code(&self) -> u8 {
+        if self.gathered.partial { PARTIAL } else { 0 }
+    }
+
+    /// The services with these names; every one that is not there is told.
+    fn services(&self, names: &[String]) -> Result<Vec<NodeId>, Vec<String>> {
+        let mut found = Vec::new();
+        let mut unknown = Vec::new();
+        for name in names {
+            match self.graph.find(name) {
+                Some(id) => found.push(id),
+                None => unknown.push(self.gathered.unknown(name)),
+            }
+        }
+        found.sort_unstable();
+        found.dedup();
+        if unknown.is_empty() {
+            Ok(found)
+        } else {
+            Err(unknown)
+        }
+    }
+
+    fn show(
+        &self,
+        services: &[String],
+        format: Format,
+        output: Output,
+    ) -> Result<String, Vec<String>> {
+        let only = self.services(services)?;
+        let shown = |id: &NodeId| only.is_empty() || only.contains(id);
+        let nodes: Vec<NodeId> = self
+            .graph
+            .ids()
+            .filter(|id| self.graph.node(*id).is_service() && shown(id))
+            .collect();
+        Ok(match format {
+            Format::Human => human::services(self.graph, &nodes, output.out),
+            Format::Json => self.written(document::services(self.graph, &nodes)),
+        })
+    }
+
+    fn loops(
+        &self,
+        protect: &[String],
+        format: Format,
+        output: Output,
+    ) -> Result<String, Vec<String>> {
+        let protect = self.services(protect)?;
+        let recovery = Recovery::of(self.graph);
+        let found = loops(self.graph, &recovery, &protect);
+        Ok(match format {
+            Format::Human => human::loops(self.graph, &found, output.out),
+            Format::Json => self.written(document::loops(self.graph, &recovery, &found)),
+        })
+    }
+
+    fn order(&self, format: Format, output: Output) -> String {
+        let recovery = Recovery::of(self.graph);
+        let cuts = recovery.cuts(self.graph);
+        let cut: Vec<_> = cuts.iter().flat_map(|cut| cut.needs.clone()).collect();
+        let after = (!cut.is_empty()).then(|| Recovery::without(self.graph, &cut));
+        let order = human::Order {
+            graph: self.graph,
+            recovery: &recovery,
+            cuts: &cuts,
+            after: after.as_ref(),
+        };
+        match format {
+            Format::Human => order.human(output.out),
+            Format::Json => self.written(document::order(&order)),
+        }
+    }
+
+    fn impact(
+        &self,
+        down: &[String],
+        format: Format,
+        output: Output,
+    ) -> Result<String, Vec<String>> {
+        let down = self.services(down)?;
+        let found = impact(self.graph, &down);
+        Ok(match format {
+            Format::Human => human::impact(self.graph, &down, &found, output.out),
+            Format::Json => self.written(document::impact(self.graph, &down, &found)),
+        })
+    }
+
+    fn export(&self, to: Language) -> String {
+        let recovery = Recovery::of(self.graph);
+        let found = loops(self.graph, &recovery, &[]);
+        match to {
+            Language::Json => self.written(document::graph(self.graph, &recovery, &found)),
+            Language::Dot => export::dot(self.graph, &found),
+            Language::Mermaid => export::mermaid(self.graph, &found),
+        }
+    }
+
+    fn check(&self, typed: &GraphCheck, output: Output) -> u8 {
+        let protect = match self.services(&typed.protect) {
+            Ok(protect) => protect,
+            Err(messages) => {
+                messages
+                    .iter()
+                    .for_each(|message| output.error(&plain(message)));
+                return FAILED;
+            }
+        };
+        let recovery = Recovery::of(self.graph);
+        let loops = loops(self.graph, &recovery, &protect);
+        let found = findings(self.graph, &loops);
+        gate::check(typed, self.graph, &found, self.gathered.partial, output)
+    }
+
+    /// A document, versioned, that says whether it is partial.
+    fn written(&self, mut document: serde_json::Value) -> String {
+        document["schema_version"] = 1.into();
+        document["partial"] = self.gathered.partial.into();
+        format!("{document:#}\n")
+    }
+}
