@@ -2,7 +2,6 @@
 # Deploys a configuration fix to one MySQL host, the way such scripts come to look over the years.
 # Every step goes on when the one before it failed, and the script says at the end what is missing.
 set -uo pipefail
-here=$(cd "$(dirname "$0")" && pwd)
 etc=${MYSQL_ETC:?say where the configuration goes}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -35,7 +34,7 @@ fetch_fix() {
 }
 
 # A tool that has been on this disk for years. It looks for updates of itself. (Hidden.)
-check_schema() { "$here/tools/schema-check" "$work/my.cnf"; }
+check_schema() { schema-check "$work/my.cnf"; }
 
 # An internal service, which fetches from the forge when it is asked. (Transient.)
 run_migrations() { curl -fsS -X POST http://migrations.internal:8080/run?database=accounts; }
@@ -45,6 +44,10 @@ install_config() { mkdir -p "$etc" && cp "$work/my.cnf" "$etc/my.cnf"; }
 # One line of text over plain TCP, as metric servers take it.
 tell_metrics() { echo "deploy.mysql.config 1 0" >/dev/tcp/metrics.internal/2003; }
 
+# The database of this very host. (No dependency on anything else: itself.)
+look_at_database() { echo ping >/dev/tcp/127.0.0.1/3306; }
+
+step "look at the database" look_at_database
 step "fetch the base configuration" fetch_base
 step "fetch config-lint and run it" fetch_lint
 step "fetch the fix" fetch_fix

@@ -6,6 +6,10 @@ here=$(cd "$(dirname "$0")" && pwd)
 : "${BLACKSTART:?}" "${REPORTS:?}"
 export MYSQL_ETC=$REPORTS/host-etc-mysql
 
+# What has been on this host for years, and is no part of the deployment.
+install -D -m 0755 "$here/tools/schema-check" "$REPORTS/host-opt/bin/schema-check"
+export PATH=$PATH:$REPORTS/host-opt/bin
+
 # Bold on a terminal only.
 on='' off=''
 if [ -t 1 ] && [ -z "${NO_COLOR:-}" ]; then on=$'\033[1m' off=$'\033[0m'; fi
@@ -13,9 +17,9 @@ bold() { printf '\n%s%s%s\n' "$on" "$*" "$off"; }
 shown() { printf '$ %s\n' "$*"; }
 
 bold "1. Observe: what does this deployment reach for?"
-shown "blackstart run --report observe.json -- ./deploy.sh"
+shown "blackstart run --service mysql --catalog catalog --report observe.json -- ./deploy.sh"
 status=0
-"$BLACKSTART" run --report "$REPORTS/observe.json" -- "$here/deploy.sh" || status=$?
+"$BLACKSTART" run --service mysql --catalog "$here/catalog" --report "$REPORTS/observe.json" -- "$here/deploy.sh" || status=$?
 echo "exit code: $status"
 ((status == 0)) || { echo "demo: the deployment should have worked under observe" >&2; exit 1; }
 
@@ -35,9 +39,9 @@ neighbour &
 neighbour=$!
 trap 'kill "$neighbour" 2>/dev/null || true' EXIT
 
-shown "blackstart run --policy policy.yaml --report enforce.json -- ./deploy.sh"
+shown "blackstart run --policy policy.yaml --catalog catalog --report enforce.json -- ./deploy.sh"
 status=0
-"$BLACKSTART" run --policy "$here/policy.yaml" --report "$REPORTS/enforce.json" -- "$here/deploy.sh" || status=$?
+"$BLACKSTART" run --policy "$here/policy.yaml" --catalog "$here/catalog" --report "$REPORTS/enforce.json" -- "$here/deploy.sh" || status=$?
 echo "exit code: $status"
 
 kill "$neighbour"
@@ -55,6 +59,12 @@ if ((status == 0)); then
     echo "demo: the deployment should have failed under enforce" >&2
     exit 1
 fi
+
+bold "4. github.com is down: which deployments still work, and what comes back in which order?"
+shown "blackstart graph impact github --catalog catalog --runs observe.json enforce.json"
+"$BLACKSTART" graph impact github --catalog "$here/catalog" --runs "$REPORTS/observe.json" "$REPORTS/enforce.json"
+shown "blackstart graph order --catalog catalog --runs observe.json enforce.json"
+"$BLACKSTART" graph order --catalog "$here/catalog" --runs "$REPORTS/observe.json" "$REPORTS/enforce.json"
 
 bold "The reports"
 echo "$REPORTS/observe.json"

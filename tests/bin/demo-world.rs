@@ -8,7 +8,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use blackstart_lab::{World, Zone, node, workspace};
+use blackstart_lab::workspace;
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1).map(PathBuf::from);
@@ -25,41 +25,7 @@ fn main() -> ExitCode {
     let reports = fs::canonicalize(&reports).expect("find the directory for the reports");
     let demo = workspace::root().join("examples/demo");
 
-    let world = World::new("demo");
-    let (github, api) = (world.node("github"), world.node("api"));
-    let (mirror, migrations, metrics) = (
-        world.node("mirror"),
-        world.node("migrations"),
-        world.node("metrics"),
-    );
-    let names = Zone::new()
-        .host("github.com", &github)
-        .host("api.github.com", &api)
-        .host("mirror.internal", &mirror)
-        .host("migrations.internal", &migrations)
-        .host("metrics.internal", &metrics);
-    world.dns(names);
-
-    let authority = world.authority();
-    github.files_https(&demo.join("site/github"), &authority, &["github.com"]);
-    github.git_daemon(&node::git_repository(
-        &world,
-        "fleet-config",
-        "max-connections.cnf",
-        "max_connections = 2000\n",
-    ));
-    api.files_https(
-        &demo.join("site/api.github.com"),
-        &authority,
-        &["api.github.com"],
-    );
-    mirror.files(80, &demo.join("site/mirror"));
-    migrations.serve(
-        8080,
-        &[demo.join("services/migrations.py").display().to_string()],
-    );
-    metrics.tcp_echo(2003);
-
+    let world = blackstart_lab::demo::world("demo");
     let status = world
         .host()
         .command(&[demo.join("play.sh").display().to_string()])

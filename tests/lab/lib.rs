@@ -12,6 +12,7 @@ pub mod bench;
 pub mod child;
 pub mod client;
 pub mod container;
+pub mod demo;
 pub mod dns;
 pub mod guard;
 pub mod node;
