@@ -8,7 +8,8 @@ use blackstart_lab::workspace::{metadata, root};
 
 /// Which crate of the workspace may use which others, directly.
 const DIRECTION: &[(&str, &[&str])] = &[
-    ("blackstart-core", &[]),
+    ("blackstart-suffix", &[]),
+    ("blackstart-core", &["blackstart-suffix"]),
     ("blackstart-kernel", &["blackstart-core"]),
     (
         "blackstart-guard",

@@ -1,5 +1,7 @@
 //! Public suffixes: where names stop belonging to one owner.
 
+use blackstart_suffix::Kind;
+
 use super::pattern::{Pattern, Reach};
 
 /// Whose names a pattern can match.
@@ -39,19 +41,15 @@ impl Pattern {
         let strangers = || Breadth::Strangers {
             suffix: String::from_utf8_lossy(&tail).into_owned(),
         };
-        match psl::suffix(&tail) {
-            Some(suffix) if suffix.as_bytes() == tail.as_slice() => match suffix.typ() {
-                Some(psl::Type::Icann) => return strangers(),
-                Some(psl::Type::Private) if !exact => return strangers(),
-                Some(psl::Type::Private) | None => {}
-            },
-            _ => {}
+        match blackstart_suffix::kind(&tail) {
+            Some(Kind::Icann) => return strangers(),
+            Some(Kind::Private) if !exact => return strangers(),
+            Some(Kind::Private) | None => {}
         }
         // `*.ck` in the list makes every name right below `ck` a suffix, so `.ck` lies above one.
         if !exact {
             let below = [b"x.".as_slice(), &tail].concat();
-            if psl::suffix(&below).is_some_and(|s| s.is_known() && s.as_bytes() == below.as_slice())
-            {
+            if blackstart_suffix::kind(&below).is_some() {
                 return strangers();
             }
         }
