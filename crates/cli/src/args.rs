@@ -5,7 +5,9 @@
 use std::ffi::OsString;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
+use blackstart_core::policy::read_time;
 use blackstart_guard::Need;
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -112,6 +114,13 @@ pub(crate) struct Run {
     #[arg(long, value_name = "FILE")]
     pub(crate) report: Vec<PathBuf>,
 
+    /// Mask what this regular expression matches in command lines; may be given more than once
+    ///
+    /// What looks like a secret is masked anyway: passwords and tokens after the usual flags, in URLs and
+    /// headers, and in the usual forms.
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) redact: Vec<String>,
+
     /// How to show the result
     ///
     /// `human` prints the summary on standard error. `json` prints the report, the same document as
@@ -146,6 +155,49 @@ pub(crate) struct Run {
     #[arg(long, value_name = "REASON", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub(crate) break_glass: Option<String>,
 
+    /// Play the outage of these services for this run, and say whether it fails, hangs or manages
+    ///
+    /// What they provide, by the catalog, is out of reach for the command, and so is what cannot serve
+    /// without them; nothing else is touched. No waiver goes before it. The report compares the time with
+    /// that of the same command's earlier runs on this host. Names of services, with commas between them.
+    #[arg(
+        long,
+        value_name = "SERVICE",
+        value_delimiter = ',',
+        requires = "catalog",
+        conflicts_with = "break_glass",
+        value_parser = clap::builder::NonEmptyStringValueParser::new()
+    )]
+    pub(crate) down: Vec<String>,
+
+    /// Compare what is reached for with this lockfile
+    ///
+    /// It has the destinations that the deployment may reach, with the executables that reach them and
+    /// their digests; what is new, changed or gone is told. Nothing is refused for it. Without this flag,
+    /// `blackstart.lock` beside the command is taken, if it is there.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) lock: Option<PathBuf>,
+
+    /// Write the lockfile anew from this run, if its command succeeds
+    #[arg(long)]
+    pub(crate) update_lock: bool,
+
+    /// How the outage of `--down` looks from outside
+    #[arg(
+        long,
+        value_name = "FAULT",
+        default_value = "refuse",
+        requires = "down"
+    )]
+    pub(crate) fault: Fault,
+
+    /// End the command after this time, such as `90s` or `1h30m`
+    ///
+    /// A policy's own limit holds as well; the shorter one counts. With `--down` there is always a limit:
+    /// 15m, unless this or the policy says otherwise.
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub(crate) time_limit: Option<Duration>,
+
     /// No line for each new kind of refusal while the command runs
     ///
     /// The summary at the end has them all the same. Warnings and errors are shown.
@@ -159,6 +211,14 @@ pub(crate) struct Run {
     pub(crate) command: Vec<OsString>,
 }
 
+/// A duration as a policy has it.
+fn time(text: &str) -> Result<Duration, String> {
+    read_time(text).map_err(|(message, help)| match help {
+        Some(help) => format!("{message}; {help}"),
+        None => message,
+    })
+}
+
 const AFTER_RUN: &str = "\
 Examples:
   Who reaches for what?
@@ -170,13 +230,16 @@ Examples:
   Try an enforcing policy without refusing anything:
     blackstart run --policy deploy.yaml --mode observe -- ./deploy.sh
 
+  Does it work while github is down, when connections to it hang?
+    blackstart run --service mysql --catalog catalog --down github --fault blackhole -- ./deploy.sh
+
   Only the report, on standard output:
     blackstart run -q --format json -- ./quiet-deploy.sh | jq .flows
 
 Exit codes:
   the command's own
   120    the command succeeded, and a rule with `reaction: fail` refused something
-  124    the policy's time limit ended the command
+  124    a time limit ended the command: the policy's, or that of `--time-limit` or `--down`
   125    Blackstart failed, and nothing ran
   126    the command was found but could not be executed
   127    the command was not found
@@ -379,7 +442,10 @@ pub(crate) enum Graph {
     Order(GraphOrder),
     Impact(GraphImpact),
     Check(GraphCheck),
+    Import(GraphImport),
     Export(GraphExport),
+    /// Print the JSON Schema of a file of a catalog, by which an editor completes and checks one.
+    Schema,
 }
 
 /// What a graph is made of.
@@ -515,6 +581,66 @@ Exit codes:
   1    new findings, or a file that could not be read in full
   125  typed wrongly, or there is nothing to look at";
 
+/// Take services and needs from what another program knows, as a file of a catalog.
+///
+/// The file is JSON, which is YAML too: put it below the catalog's directory. What people wrote there goes
+/// before it; a service of the same name gains what was found of it. Each need keeps the place that it was
+/// found at, as its evidence.
+#[derive(Debug, Args)]
+#[command(after_long_help = AFTER_GRAPH_IMPORT)]
+pub(crate) struct GraphImport {
+    /// Write it here instead of on standard output
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
+
+    /// Call a service by another name than the files do; may be given more than once
+    #[arg(long = "as", value_name = "OLD=NEW", value_parser = renamed)]
+    pub(crate) names: Vec<(String, String)>,
+
+    /// The domain of the Kubernetes cluster
+    #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
+    pub(crate) cluster_domain: String,
+
+    /// What the files are
+    #[arg(value_name = "FORMAT")]
+    pub(crate) format: ImportFormat,
+
+    /// The files
+    #[arg(value_name = "FILE", required = true)]
+    pub(crate) files: Vec<PathBuf>,
+}
+
+/// `OLD=NEW`
+fn renamed(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((old, new)) if !old.is_empty() && !new.is_empty() => Ok((old.into(), new.into())),
+        _ => Err("write OLD=NEW: the name that the file has, and the catalog's".to_owned()),
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ImportFormat {
+    /// Entities, as in `catalog-info.yaml`; the annotations `blackstart.dev/provides` and `blackstart.dev/tier` count
+    Backstage,
+    /// Dependencies as JSON, what `/api/dependencies` answers
+    Jaeger,
+    /// Metrics of the OpenTelemetry Collector's service graph connector, as OTLP JSON
+    Otlp,
+    /// Services, what `kubectl get services -A -o json` prints
+    Kubernetes,
+}
+
+const AFTER_GRAPH_IMPORT: &str = "\
+Examples:
+    kubectl get services -A -o json >services.json
+    blackstart graph import kubernetes services.json --out catalog/kubernetes.yaml
+    blackstart graph import jaeger dependencies.json --as db-main=mysql --out catalog/jaeger.yaml
+
+Exit codes:
+  0    done
+  1    done, with a file that could not be read in full: the result is partial
+  125  typed wrongly, or nothing could be read or written";
+
 /// Write the graph for another program.
 #[derive(Debug, Args)]
 #[command(after_long_help = AFTER_GRAPH)]
@@ -563,6 +689,16 @@ Exit codes:
 pub(crate) enum Report {
     /// Print the JSON Schema of the report.
     Schema,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Fault {
+    /// Names resolve, and connections are refused at once
+    Refuse,
+    /// Names resolve, and what is sent is lost
+    Blackhole,
+    /// Names do not resolve, and connections to addresses are refused
+    Nxdomain,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

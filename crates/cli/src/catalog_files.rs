@@ -95,7 +95,8 @@ impl CatalogFiles {
     }
 }
 
-fn text(path: &Path) -> Result<String, String> {
+/// The text of a file that is no longer than one of a catalog may be.
+pub(crate) fn text(path: &Path) -> Result<String, String> {
     // Opening a pipe would wait for whoever writes to it.
     let metadata = fs::metadata(path).map_err(|error| error.to_string())?;
     if !metadata.is_file() {
@@ -111,7 +112,7 @@ fn text(path: &Path) -> Result<String, String> {
     if bytes.len() > catalog::MAX_BYTES {
         let most = catalog::MAX_BYTES >> 20;
         return Err(format!(
-            "it is larger than {most} MiB; split it, a catalog may have any number of files"
+            "it is larger than {most} MiB; split it, there may be any number of files"
         ));
     }
     String::from_utf8(bytes).map_err(|error| {
@@ -197,7 +198,7 @@ mod tests {
             .collect();
         let wanted = [
             "cannot read the catalog dangling.yaml: No such file or directory",
-            "cannot read the catalog huge.yaml: it is larger than 16 MiB; split it, a catalog may have any number of files",
+            "cannot read the catalog huge.yaml: it is larger than 16 MiB; split it, there may be any number of files",
             "cannot read the catalog latin1.yaml: it is not UTF-8 from byte 3 on",
             "cannot read the catalog null.yaml: it is not a file",
             "cannot read the catalog self.yaml: Too many levels of symbolic links",

@@ -5,6 +5,7 @@ mod export;
 mod gate;
 mod gather;
 mod human;
+mod import;
 
 use blackstart_core::graph::findings::findings;
 use blackstart_core::graph::impact::impact;
@@ -16,6 +17,7 @@ use self::gather::Gathered;
 use crate::args::{self, Format, GraphCheck, GraphOf, Language};
 use crate::output::Output;
 use crate::plain::plain;
+use crate::reference::catalog_schema;
 use crate::{FAILED, finish};
 
 /// Some file could not be read in full.
@@ -23,31 +25,42 @@ const PARTIAL: u8 = 1;
 
 /// Does what was typed, and says how to exit.
 pub(crate) fn graph(typed: &args::Graph, output: Output) -> u8 {
-    let of = match typed {
-        args::Graph::Show(typed) => &typed.of,
-        args::Graph::Loops(typed) => &typed.of,
-        args::Graph::Order(typed) => &typed.of,
-        args::Graph::Impact(typed) => &typed.of,
-        args::Graph::Check(typed) => &typed.of,
-        args::Graph::Export(typed) => &typed.of,
-    };
+    use args::Graph;
+    match typed {
+        Graph::Show(typed) => with(&typed.of, output, |whole| {
+            whole.show(&typed.services, typed.format, output)
+        }),
+        Graph::Loops(typed) => with(&typed.of, output, |whole| {
+            whole.loops(&typed.protect, typed.format, output)
+        }),
+        Graph::Order(typed) => with(&typed.of, output, |whole| {
+            Ok(whole.order(typed.format, output))
+        }),
+        Graph::Impact(typed) => with(&typed.of, output, |whole| {
+            whole.impact(&typed.down, typed.format, output)
+        }),
+        Graph::Export(typed) => with(&typed.of, output, |whole| Ok(whole.export(typed.to))),
+        Graph::Check(typed) => match gathered(&typed.of, output) {
+            Some(gathered) => Whole::of(&gathered, &gathered.graph()).check(typed, output),
+            None => FAILED,
+        },
+        Graph::Import(typed) => import::import(typed, output),
+        Graph::Schema => finish(output, &catalog_schema(), 0),
+    }
+}
+
+/// Shows what `ask` makes of the graph; everything that is wrong with what was asked is told.
+fn with(
+    of: &GraphOf,
+    output: Output,
+    ask: impl FnOnce(&Whole<'_>) -> Result<String, Vec<String>>,
+) -> u8 {
     let Some(gathered) = gathered(of, output) else {
         return FAILED;
     };
     let graph = gathered.graph();
-    let whole = Whole {
-        graph: &graph,
-        gathered: &gathered,
-    };
-    let done = match typed {
-        args::Graph::Show(typed) => whole.show(&typed.services, typed.format, output),
-        args::Graph::Loops(typed) => whole.loops(&typed.protect, typed.format, output),
-        args::Graph::Order(typed) => Ok(whole.order(typed.format, output)),
-        args::Graph::Impact(typed) => whole.impact(&typed.down, typed.format, output),
-        args::Graph::Check(typed) => return whole.check(typed, output),
-        args::Graph::Export(typed) => Ok(whole.export(typed.to)),
-    };
-    match done {
+    let whole = Whole::of(&gathered, &graph);
+    match ask(&whole) {
         Ok(text) => finish(output, &text, whole.code()),
         Err(messages) => {
             messages
@@ -82,7 +95,11 @@ struct Whole<'a> {
     gathered: &'a Gathered,
 }
 
-impl Whole<'_> {
+impl<'a> Whole<'a> {
+    fn of(gathered: &'a Gathered, graph: &'a Graph) -> Self {
+        Self { graph, gathered }
+    }
+
     fn code(&self) -> u8 {
         if self.gathered.partial { PARTIAL } else { 0 }
     }

@@ -11,6 +11,7 @@ mod explain;
 mod graph;
 mod layers;
 mod live;
+mod lock_file;
 mod log;
 mod output;
 mod plain;

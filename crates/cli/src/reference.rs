@@ -1,7 +1,7 @@
 //! The references, made from what they describe: the command line from its definitions, the report's
 //! schema from its types, the policy's from a description of its keys.
 
-use blackstart_core::{policy, report};
+use blackstart_core::{catalog, policy, report};
 
 /// The report's JSON Schema.
 pub(crate) fn report_schema() -> String {
@@ -11,6 +11,11 @@ pub(crate) fn report_schema() -> String {
 /// The JSON Schema of a policy file.
 pub(crate) fn policy_schema() -> String {
     format!("{:#}\n", policy::schema())
+}
+
+/// The JSON Schema of a file of a catalog.
+pub(crate) fn catalog_schema() -> String {
+    format!("{:#}\n", catalog::schema())
 }
 
 #[cfg(test)]
@@ -85,6 +90,11 @@ mod tests {
     #[test]
     fn the_policy_is_described() {
         holds("policy.schema.json", &policy_schema());
+    }
+
+    #[test]
+    fn the_catalog_is_described() {
+        holds("catalog.schema.json", &catalog_schema());
     }
 
     #[test]

@@ -5,6 +5,9 @@ use std::io::{self, BufWriter};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
+/// For its owner alone: arguments of processes may be in it.
+const PRIVATE: u32 = 0o600;
+
 /// Where a report goes, known before the run to be a place that can be written to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ReportFile {
@@ -29,8 +32,8 @@ impl ReportFile {
             ));
         }
         let file = Self { path };
-        let beside = file.beside();
-        let probe = create(&beside).and_then(|_| fs::remove_file(&beside));
+        let beside = beside(&file.path);
+        let probe = create(&beside, PRIVATE).and_then(|_| fs::remove_file(&beside));
         match probe {
             Ok(()) => Ok(file),
             Err(error) => Err(format!(
@@ -45,19 +48,7 @@ impl ReportFile {
         &self,
         fill: impl FnOnce(&mut dyn io::Write) -> io::Result<()>,
     ) -> io::Result<()> {
-        let beside = self.beside();
-        let written = create(&beside).and_then(|file| {
-            let mut out = BufWriter::new(file);
-            fill(&mut out)?;
-            let file = out.into_inner().map_err(io::IntoInnerError::into_error)?;
-            file.sync_all()?;
-            fs::rename(&beside, &self.path)
-        });
-        if written.is_err() {
-            // Nothing may be there to remove; the first error is the one to tell.
-            let _absent = fs::remove_file(&beside);
-        }
-        written
+        replace(&self.path, PRIVATE, fill)
     }
 
     /// Where it goes.
@@ -66,16 +57,41 @@ impl ReportFile {
     }
 
     fn directory(&self) -> &Path {
-        self.path.parent().unwrap_or(Path::new("/"))
+        directory(&self.path)
     }
+}
 
-    /// In the same directory, since a rename does not cross file systems.
-    fn beside(&self) -> PathBuf {
-        let mut name = std::ffi::OsString::from(".");
-        name.push(self.path.file_name().unwrap_or_default());
-        name.push(format!(".{}.part", std::process::id()));
-        self.directory().join(name)
+/// Replaces what is at `path` by what `fill` writes, as a whole or not at all.
+pub(crate) fn replace(
+    path: &Path,
+    mode: u32,
+    fill: impl FnOnce(&mut dyn io::Write) -> io::Result<()>,
+) -> io::Result<()> {
+    let beside = beside(path);
+    let written = create(&beside, mode).and_then(|file| {
+        let mut out = BufWriter::new(file);
+        fill(&mut out)?;
+        let file = out.into_inner().map_err(io::IntoInnerError::into_error)?;
+        file.sync_all()?;
+        fs::rename(&beside, path)
+    });
+    if written.is_err() {
+        // Nothing may be there to remove; the first error is the one to tell.
+        let _absent = fs::remove_file(&beside);
     }
+    written
+}
+
+fn directory(path: &Path) -> &Path {
+    path.parent().unwrap_or(Path::new("/"))
+}
+
+/// In the same directory, since a rename does not cross file systems.
+fn beside(path: &Path) -> PathBuf {
+    let mut name = std::ffi::OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    name.push(format!(".{}.part", std::process::id()));
+    directory(path).join(name)
 }
 
 /// Absolute, and through symbolic links, so that a link stays one.
@@ -93,13 +109,12 @@ fn real_path(typed: &Path) -> io::Result<PathBuf> {
     }
 }
 
-/// A new file for its owner alone: arguments of processes may be in it. Never follows what somebody
-/// else put there.
-fn create(path: &Path) -> io::Result<File> {
+/// A new file. Never follows what somebody else put there.
+fn create(path: &Path, mode: u32) -> io::Result<File> {
     OpenOptions::new()
         .write(true)
         .create_new(true)
-        .mode(0o600)
+        .mode(mode)
         .open(path)
 }
 

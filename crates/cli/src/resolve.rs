@@ -4,10 +4,12 @@
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use blackstart_core::catalog::Catalog;
+use blackstart_core::catalog::{self, Catalog};
+use blackstart_core::drill::{Drill, Fault};
 use blackstart_core::policy::{self, Case, Day, Diagnostic, Given, Layer, Policy, Severity};
+use blackstart_core::redact::Redaction;
 use blackstart_core::report::{Mode, PolicySource};
 
 use blackstart_guard::Origin;
@@ -15,10 +17,14 @@ use blackstart_guard::Origin;
 use crate::args::{self, Format};
 use crate::diagnostics::Texts;
 use crate::layers::{self, Files};
+use crate::lock_file::LockFile;
 use crate::report_file::ReportFile;
 
 /// Where runs keep their state, unless `BLACKSTART_STATE` says otherwise.
 const STATE: &str = "/var/lib/blackstart";
+
+/// How long a drill may take, where nobody said: what hangs is to be found out, not waited for.
+const DRILL_TIME: Duration = Duration::from_secs(15 * 60);
 
 /// A run as it is to be.
 #[derive(Debug)]
@@ -29,6 +35,8 @@ pub(crate) struct Order {
     pub(crate) mode: Mode,
     /// What the run deploys, all considered.
     pub(crate) service: Option<String>,
+    /// What is taken for a secret in command lines.
+    pub(crate) redaction: Redaction,
     /// As typed; the policy's default decides where it was not.
     pub(crate) leftover: Option<args::Leftover>,
     /// Gaps that do not stop an enforcing run.
@@ -51,6 +59,10 @@ pub(crate) struct Order {
     pub(crate) of_catalog: Option<Files>,
     /// Where the policy was read from.
     pub(crate) origin: Origin,
+    /// The deployment's lockfile.
+    pub(crate) lock: Option<LockFile>,
+    /// The outage that is played for the run.
+    pub(crate) drill: Option<Drill>,
     /// What does not hold up an emergency, and is told all the same.
     pub(crate) overlooked: Vec<Problem>,
     /// Where state is kept.
@@ -58,7 +70,7 @@ pub(crate) struct Order {
 }
 
 /// The policy that all files make together.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Effective {
     /// Where it came from.
     pub(crate) source: PolicySource,
@@ -124,7 +136,7 @@ impl Surroundings {
 pub(crate) fn run(typed: args::Run, around: &Surroundings) -> Result<Order, Vec<Problem>> {
     let mut problems = Vec::new();
     let mut overlooked = Vec::new();
-    let policy = effective(&typed, around).unwrap_or_else(|mut wrong| {
+    let mut policy = effective(&typed, around).unwrap_or_else(|mut wrong| {
         problems.append(&mut wrong);
         None
     });
@@ -133,10 +145,38 @@ pub(crate) fn run(typed: args::Run, around: &Surroundings) -> Result<Order, Vec<
     }
     // Of a catalog everything is used that can be read; that it is partial is told.
     let mut of_catalog = Files::default();
-    let catalog = typed.catalog.as_deref().map(|path| {
-        let reading = of_catalog.catalog(path);
-        Arc::new(reading.catalog)
-    });
+    let reading = typed
+        .catalog
+        .as_deref()
+        .map(|path| of_catalog.catalog(path));
+    // A policy was read with the same catalog, and has told what is wrong with it.
+    let told = policy.is_some();
+    let drill = drill(&typed);
+    if let (Some(drill), Some(reading)) = (&drill, &reading)
+        && let Err(mut wrong) = play(
+            drill,
+            reading,
+            mode(typed.mode),
+            &typed.service,
+            &mut policy,
+        )
+    {
+        if !told {
+            problems.append(&mut wrong_with(std::mem::take(&mut of_catalog)));
+        }
+        problems.append(&mut wrong);
+    }
+    let limit = typed.time_limit;
+    if let Some(time) = limit.or(drill.as_ref().map(|_| DRILL_TIME)) {
+        let effective = policy.get_or_insert_with(|| bare(typed.service.clone(), mode(typed.mode)));
+        let limits = &mut effective.policy.limits;
+        // Of a drill's own limit a policy is no part; what was typed tightens what the policy says.
+        limits.time = match (limits.time, limit) {
+            (Some(known), Some(typed)) => Some(known.min(typed)),
+            (known, _) => known.or(Some(time)),
+        };
+    }
+    let catalog = reading.map(|reading| Arc::new(reading.catalog));
     let state = kept(
         state_directory(around.state.as_deref()).map_err(Problem::Message),
         &mut problems,
@@ -151,6 +191,16 @@ pub(crate) fn run(typed: args::Run, around: &Surroundings) -> Result<Order, Vec<
             )
         })
         .collect();
+    let redaction = kept(
+        Redaction::new(&typed.redact)
+            .map_err(|wrong| Problem::Message(format!("--redact {wrong}"))),
+        &mut problems,
+    );
+    let lock = kept(
+        LockFile::of(&typed, &around.directory).map_err(Problem::Message),
+        &mut problems,
+    )
+    .flatten();
     let mut state = state;
     if typed.break_glass.is_some() {
         overlooked.append(&mut problems);
@@ -171,6 +221,7 @@ pub(crate) fn run(typed: args::Run, around: &Surroundings) -> Result<Order, Vec<
             .map(|path| around.directory.join(path)),
         mode: mode(typed.mode),
         service: typed.service.clone(),
+        drill: drill.clone(),
     };
     let of_policy = policy.as_ref().map(|effective| &effective.policy);
     // What was typed has been weighed against the guardrails, where there is a policy.
@@ -182,14 +233,16 @@ pub(crate) fn run(typed: args::Run, around: &Surroundings) -> Result<Order, Vec<
         Some(policy) => policy.service.clone(),
         None => typed.service,
     };
-    // A policy was read with the same catalog, and has told what is wrong with it.
-    let told = policy.is_some();
     Ok(Order {
         catalog,
+        lock,
+        drill,
         of_catalog: Some(of_catalog).filter(|_| !told),
         policy,
         mode,
         service,
+        // With a broken glass, what cannot be understood masks nothing, and is told.
+        redaction: redaction.unwrap_or_default(),
         leftover: typed.leftover,
         accept_gaps: typed.accept_gap,
         concurrent: typed.concurrent,
@@ -202,6 +255,73 @@ pub(crate) fn run(typed: args::Run, around: &Surroundings) -> Result<Order, Vec<
         overlooked,
         state,
     })
+}
+
+/// The drill that was typed.
+fn drill(typed: &args::Run) -> Option<Drill> {
+    let mut down = typed.down.clone();
+    down.sort_unstable();
+    down.dedup();
+    (!down.is_empty()).then(|| Drill {
+        down,
+        fault: match typed.fault {
+            args::Fault::Refuse => Fault::Refuse,
+            args::Fault::Blackhole => Fault::Blackhole,
+            args::Fault::Nxdomain => Fault::Nxdomain,
+        },
+    })
+}
+
+/// The policy of a run that has none: what was typed has to stand in one.
+fn bare(service: Option<String>, mode: Option<Mode>) -> Effective {
+    Effective {
+        policy: Policy {
+            service,
+            mode: mode.unwrap_or(Mode::Observe),
+            ..Policy::default()
+        },
+        ..Effective::default()
+    }
+}
+
+/// Put what the drill denies into the policy.
+fn play(
+    drill: &Drill,
+    reading: &catalog::Reading,
+    mode: Option<Mode>,
+    service: &Option<String>,
+    policy: &mut Option<Effective>,
+) -> Result<(), Vec<Problem>> {
+    if mode == Some(Mode::Observe) {
+        let message = "a drill refuses what is down, and `--mode observe` refuses nothing; leave out one of the two";
+        return Err(vec![Problem::Message(message.to_owned())]);
+    }
+    let denials = drill.denials(reading).map_err(|wrong| {
+        let told = wrong.into_iter().map(|why| {
+            Problem::Message(format!("cannot play the outage: {why}; {}", why.remedy()))
+        });
+        told.collect::<Vec<_>>()
+    })?;
+    let effective = policy.get_or_insert_with(|| bare(service.clone(), mode));
+    effective.policy.rules.extend(denials.rules);
+    for service in denials.silent {
+        effective.remarks.push(format!(
+            "{service} ought to be out of reach in this drill as well, and the catalog does not say what it provides; say so under its `provides:`"
+        ));
+    }
+    Ok(())
+}
+
+/// What is wrong with files, as a problem of its own.
+fn wrong_with(files: Files) -> Vec<Problem> {
+    let mut problems: Vec<_> = files.messages.into_iter().map(Problem::Message).collect();
+    if !files.diagnostics.is_empty() {
+        problems.push(Problem::Policy {
+            texts: files.texts,
+            diagnostics: files.diagnostics,
+        });
+    }
+    problems
 }
 
 fn mode(typed: Option<args::Mode>) -> Option<Mode> {
@@ -249,16 +369,23 @@ pub(crate) fn reload(
     let mut files = Files::default();
     let mut layers = files.guardrails(&around.guardrails);
     layers.extend(policy.map(|path| files.layer(path, false)));
-    if layers.is_empty() && files.sound() {
-        return Ok(None);
-    }
-    let asked = Asked {
-        layers,
-        catalog,
-        mode: origin.mode,
-        service: origin.service.clone(),
+    let mut policy = if layers.is_empty() && files.sound() {
+        None
+    } else {
+        let asked = Asked {
+            layers,
+            catalog,
+            mode: origin.mode,
+            service: origin.service.clone(),
+        };
+        Some(resolved(files, asked, around)?)
     };
-    resolved(files, asked, around).map(Some)
+    // What is down in a drill stays down, whatever policy takes over.
+    if let (Some(drill), Some(path)) = (&origin.drill, catalog) {
+        let reading = Files::default().catalog(path);
+        play(drill, &reading, origin.mode, &origin.service, &mut policy)?;
+    }
+    Ok(policy)
 }
 
 /// What a policy is to be made of.

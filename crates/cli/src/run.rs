@@ -10,6 +10,7 @@ use crate::FAILED;
 use crate::args::{self, Format, Leftover};
 use crate::diagnostics;
 use crate::live;
+use crate::lock_file::LockFile;
 use crate::output::Output;
 use crate::plain::plain;
 use crate::resolve::{self, Order, Problem, Surroundings};
@@ -47,6 +48,9 @@ pub(crate) fn run(typed: args::Run, output: Output) -> u8 {
         for message in &files.messages {
             output.warning(&plain(message));
         }
+    }
+    if let Some(remark) = order.lock.as_ref().and_then(LockFile::remark) {
+        output.warning(&plain(remark));
     }
     if order.catalog.is_some() && order.service.is_none() {
         output.warning("no circle can be found: say what this run deploys, with --service NAME");
@@ -89,6 +93,7 @@ fn request(order: &Order) -> Request {
             policy: effective.policy.clone(),
             source: effective.source.clone(),
         }),
+        redaction: order.redaction.clone(),
         service: order.service.clone(),
         mode: Some(order.mode),
         leftover: order.leftover.map(|typed| match typed {
@@ -100,6 +105,8 @@ fn request(order: &Order) -> Request {
         accept_gaps: order.accept_gaps.clone(),
         concurrent: order.concurrent,
         break_glass: order.break_glass.clone(),
+        drill: order.drill.clone(),
+        lock: order.lock.as_ref().map(LockFile::order),
         catalog: order.catalog.clone(),
         origin: order.origin.clone(),
         state_dir: order.state.clone(),
@@ -130,6 +137,13 @@ fn tell(order: &Order, ended: &Ended, rules: &[Rule], output: Output) -> u8 {
         && let Some(record) = &ended.record
     {
         written.push(record.to_string_lossy().into_owned());
+    }
+    if let (Some(file), Some(lock)) = (&order.lock, &ended.lock) {
+        match file.update(lock, ended.exit_code) {
+            Ok(None) => {}
+            Ok(Some(done)) => output.say(&format!("blackstart: {}\n", plain(&done))),
+            Err(why) => output.warning(&plain(&why)),
+        }
     }
     match order.format {
         Format::Json => {

@@ -9,9 +9,10 @@ mod limits;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use blackstart_core::drill::Fault;
 use blackstart_core::policy::{Day, Rule};
 use blackstart_core::report::{
-    Gap, Guarded, Parts, STANDING_GAPS, Severity, Verdict, image_name, rule_text,
+    DrillOutcome, Gap, Guarded, Parts, STANDING_GAPS, Severity, Verdict, image_name, rule_text,
 };
 use blackstart_core::tables::RULE_RESOLVER_SOCKET;
 
@@ -35,8 +36,13 @@ const SENTENCE_WIDTH: usize = 300;
 /// For how long a waiver holds that is suggested.
 const WAIVED_DAYS: u16 = 14;
 
-/// Findings of these kinds are told as refusals already.
-const TOLD_AS_REFUSAL: [&str; 2] = ["denied_dependency", "would_deny"];
+/// Findings of these kinds are told further above already.
+const TOLD_ALREADY: [&str; 4] = [
+    "denied_dependency",
+    "would_deny",
+    "drill_failed",
+    "drill_hung",
+];
 
 /// Findings of these kinds are for whoever keeps the catalog, in the morning.
 const ABOUT_CATALOG: [&str; 2] = ["seen_not_declared", "unowned_destination"];
@@ -62,6 +68,7 @@ impl Telling<'_> {
 
         let mut out = String::new();
         self.headline(&mut out, &destinations);
+        self.drill(&mut out, &lines);
         self.circles(&mut out, &lines);
         self.refusals(&mut out, "refused", refused);
         self.refusals(&mut out, "would be refused in enforce mode", would);
@@ -122,6 +129,51 @@ impl Telling<'_> {
         reached
             .map(|text| format!("; {}", self.paint.bad(&text)))
             .collect()
+    }
+
+    /// What the outage that was played made of the command.
+    fn drill(&self, out: &mut String, lines: &Lineage) {
+        let run = self.report.run();
+        let Some(drill) = &run.drill else { return };
+        let down = cut(&plain(&drill.down.join(", ")), SENTENCE_WIDTH);
+        let fault = match drill.fault {
+            Fault::Refuse => "connections are refused",
+            Fault::Blackhole => "what is sent is lost",
+            Fault::Nxdomain => "names do not resolve",
+        };
+        let outcome = match drill.outcome {
+            DrillOutcome::Managed => self.paint.good("managed"),
+            DrillOutcome::Failed => self.paint.bad("failed"),
+            DrillOutcome::Hung => self.paint.bad("hung"),
+            DrillOutcome::Unknown => self.paint.doubtful("nobody knows how it ended"),
+        };
+        let vain = match drill.attempts {
+            0 => "it reached for nothing that is down".to_owned(),
+            count => format!("{} to reach what is down", counted(count, "attempt")),
+        };
+        let _ = writeln!(
+            out,
+            "\n{} {down} ({fault}): {outcome}; {vain}",
+            self.paint.bold("drill")
+        );
+        if let Some(subject) = drill.subjects.first() {
+            let _ = writeln!(out, "    in    {}", lines.chain(Some(*subject)));
+        }
+        let Some(took) = run.usage.wall_seconds else {
+            return;
+        };
+        let usual = match (drill.usual_seconds, drill.lost_seconds) {
+            (Some(usual), Some(lost)) => {
+                let more = if lost < 0.0 { "less" } else { "more" };
+                let runs = counted(drill.usual_runs, "run");
+                format!(
+                    "; usually {usual:.1} s ({runs} without a drill): {:.1} s {more}",
+                    lost.abs()
+                )
+            }
+            _ => "; no run of the same command without a drill is known here".to_owned(),
+        };
+        let _ = writeln!(out, "    time  {took:.1} s{usual}");
     }
 
     /// The circles that the deployment closes, by the kind of each, with the process behind it and what is known
@@ -277,7 +329,7 @@ impl Telling<'_> {
             .report
             .findings()
             .iter()
-            .filter(|finding| !TOLD_AS_REFUSAL.contains(&finding.kind.as_str()))
+            .filter(|finding| !TOLD_ALREADY.contains(&finding.kind.as_str()))
             .filter(|finding| finding.circle.is_none() && !of_catalog(&finding.kind))
             .collect();
         if list.is_empty() && about_catalog == 0 {

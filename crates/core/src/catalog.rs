@@ -11,6 +11,7 @@ mod join;
 mod owners;
 mod protect;
 mod read;
+mod schema;
 
 use std::fmt;
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use owners::Owners;
 pub use owners::Destination;
 pub use protect::{Derivation, Derived, DerivedSocket, UnknownService, protect, provided};
 pub use read::{MAX_BYTES, Reading, read};
+pub use schema::schema;
 
 /// A place in a file.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -130,7 +132,9 @@ pub struct Need {
     pub claim: Option<Strength>,
     /// Why, in its author's words.
     pub reason: Option<String>,
-    /// Where it was written.
+    /// From what kind of thing it was imported, such as `jaeger`; none if a person declared it.
+    pub format: Option<Arc<str>>,
+    /// Where it was written, or found.
     pub place: Place,
 }
 

@@ -8,8 +8,11 @@
 pub mod catalog;
 pub mod decide;
 pub mod document;
+pub mod drill;
 pub mod explain;
 pub mod graph;
+pub mod import;
+pub mod lock;
 pub mod name;
 pub mod path;
 pub mod policy;

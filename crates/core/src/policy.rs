@@ -29,7 +29,7 @@ use crate::tables::{Protocol, RULE_DEFAULT, RuleId};
 pub use crate::document::{Diagnostic, Severity};
 pub use day::Day;
 pub use document::{Case, Destination, Document, Note, Place, ServiceRule, Waiver, Written};
-pub use limits::{Cpus, Limits, memory_text, time_text};
+pub use limits::{Cpus, Limits, memory_text, read_time, time_text};
 pub use parse::{API_VERSION, MAX_BYTES, Parsed, parse, read};
 pub use resolve::{Effective, Given, Layer, alone, resolve};
 pub use schema::schema;
@@ -74,6 +74,14 @@ pub struct PortRange {
     pub first: u16,
     /// The last, not before the first.
     pub last: u16,
+}
+
+impl PortRange {
+    /// Every port that something can be sent to: all but 0.
+    pub const ALL: Self = Self {
+        first: 1,
+        last: u16::MAX,
+    };
 }
 
 /// What goes before what, DESIGN §6; within a rank, how closely a rule describes the attempt decides.
@@ -146,6 +154,9 @@ pub struct Derivation {
     /// From that service, need by need, to the one that is protected; only the service itself where
     /// that is protected, or named by the rule.
     pub path: Vec<String>,
+    /// Its outage is played for this run: no file says that it is to be out of reach.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub drill: bool,
 }
 
 /// One line of policy, as it is judged by.

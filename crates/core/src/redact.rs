@@ -12,10 +12,139 @@
 //! It does not find: a secret given without any of these (`login hunter2`), one that begins with `-` after
 //! a flag, one that is spread over words inside a script's quotes, one that is encoded, or one in a path.
 
+use std::fmt;
+
+use regex_automata::meta::Regex;
+use serde::{Deserialize, Serialize};
+
 /// What stands in a secret's place.
 pub const MASK: &str = "***";
 
-/// Redact a command line. Doing it twice changes nothing more.
+/// What is taken for a secret: the shapes that are known, and patterns of whoever runs something.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(try_from = "Vec<String>", into = "Vec<String>")]
+pub struct Redaction {
+    patterns: Vec<Pattern>,
+}
+
+#[derive(Debug, Clone)]
+struct Pattern {
+    text: String,
+    regex: Regex,
+}
+
+/// A pattern that cannot be one.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{pattern:?} is not a regular expression: {why}")]
+pub struct WrongPattern {
+    /// As it was written.
+    pub pattern: String,
+    /// In one line.
+    pub why: String,
+}
+
+/// The largest that a compiled pattern may be, in bytes: a repetition of repetitions is not worth a gigabyte.
+const MOST_BYTES: usize = 1 << 20;
+
+impl Redaction {
+    /// With these regular expressions besides the shapes that are known: whatever one of them matches in an argument
+    /// is masked. Matching takes time linear in the text.
+    pub fn new<S: AsRef<str>>(patterns: &[S]) -> Result<Self, WrongPattern> {
+        let patterns = patterns
+            .iter()
+            .map(|pattern| Pattern::new(pattern.as_ref()));
+        Ok(Self {
+            patterns: patterns.collect::<Result<_, _>>()?,
+        })
+    }
+
+    /// Redact a command line. Doing it twice changes nothing more, unless a pattern matches the mask.
+    pub fn of<S: AsRef<str>>(&self, argv: &[S]) -> Vec<String> {
+        let mut masked = redact(argv);
+        for pattern in &self.patterns {
+            masked
+                .iter_mut()
+                .for_each(|argument| pattern.mask(argument));
+        }
+        masked
+    }
+}
+
+impl Pattern {
+    fn new(text: &str) -> Result<Self, WrongPattern> {
+        let config = Regex::config().nfa_size_limit(Some(MOST_BYTES));
+        let built = Regex::builder().configure(config).build(text);
+        let regex = built.map_err(|error| {
+            let cause = std::error::Error::source(&error).map(ToString::to_string);
+            // The parser draws the pattern with a mark below; its last line says what is wrong.
+            let why = cause.unwrap_or_else(|| error.to_string());
+            let why = why.lines().last().unwrap_or_default();
+            WrongPattern {
+                pattern: text.to_owned(),
+                why: why.trim_start_matches("error: ").to_owned(),
+            }
+        })?;
+        Ok(Self {
+            text: text.to_owned(),
+            regex,
+        })
+    }
+
+    fn mask(&self, argument: &mut String) {
+        let mut masked = String::new();
+        let mut from = 0;
+        for found in self.regex.find_iter(argument.as_str()) {
+            // What is empty hides nothing.
+            if found.is_empty() {
+                continue;
+            }
+            masked.push_str(&argument[from..found.start()]);
+            masked.push_str(MASK);
+            from = found.end();
+        }
+        if from > 0 {
+            masked.push_str(&argument[from..]);
+            *argument = masked;
+        }
+    }
+}
+
+impl fmt::Display for Redaction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let texts: Vec<&str> = self.patterns.iter().map(|p| p.text.as_str()).collect();
+        f.write_str(&texts.join(", "))
+    }
+}
+
+impl PartialEq for Redaction {
+    fn eq(&self, other: &Self) -> bool {
+        let texts = |of: &Self| {
+            of.patterns
+                .iter()
+                .map(|p| p.text.clone())
+                .collect::<Vec<_>>()
+        };
+        texts(self) == texts(other)
+    }
+}
+
+impl Eq for Redaction {}
+
+impl TryFrom<Vec<String>> for Redaction {
+    type Error = WrongPattern;
+
+    fn try_from(patterns: Vec<String>) -> Result<Self, WrongPattern> {
+        Self::new(&patterns)
+    }
+}
+
+impl From<Redaction> for Vec<String> {
+    fn from(redaction: Redaction) -> Self {
+        redaction.patterns.into_iter().map(|p| p.text).collect()
+    }
+}
+
+/// Redact a command line by the shapes that are known. Doing it twice changes nothing more.
 pub fn redact<S: AsRef<str>>(argv: &[S]) -> Vec<String> {
     let mut masked = pass(argv);
     // A mask may change how its neighbours read (a quote gone, a word that was no word before), so look
@@ -453,6 +582,31 @@ mod tests {
 
     fn line(text: &str) -> String {
         redact(&text.split('|').collect::<Vec<_>>()).join("|")
+    }
+
+    #[test]
+    fn patterns_of_ones_own_go_too() {
+        let redaction = Redaction::new(&["corp-[0-9a-f]{8}", "(?i)ticket=\\w+", "x*"]).unwrap();
+        let argv = [
+            "deploy",
+            "--id=corp-0123abcd",
+            "a?Ticket=Q1&b",
+            "--password",
+            "p",
+            "büro",
+        ];
+        assert_eq!(
+            redaction.of(&argv),
+            ["deploy", "--id=***", "a?***&b", "--password", "***", "büro"]
+        );
+        let wrong = Redaction::new(&["a(b"]).unwrap_err().to_string();
+        assert!(
+            wrong.contains("\"a(b\" is not a regular expression: unclosed group"),
+            "{wrong}"
+        );
+        assert!(Redaction::new(&["(a{1000}){1000}"]).is_err());
+        let text = serde_json::to_string(&redaction).unwrap();
+        assert_eq!(serde_json::from_str::<Redaction>(&text).unwrap(), redaction);
     }
 
     #[test]

@@ -9,6 +9,7 @@
 mod account;
 mod assemble;
 mod coverage;
+mod drill;
 mod findings;
 mod image;
 mod ledger;
@@ -25,7 +26,9 @@ pub use crate::record::{Attribution, Verdict};
 pub use account::{Account, Parts};
 pub use assemble::{Leftover, Reload, RunFacts, assemble, rule_text};
 pub use coverage::{STANDING_GAPS, StandingGap};
+pub use drill::{Drill, DrillFacts, DrillOutcome, Usual};
 pub(crate) use findings::{printable, stable_id};
+pub(crate) use image::absolute;
 pub use image::{image_name, image_script};
 pub use ledger::Ledger;
 pub use limits::{Applied, HighestFrom, Limit, LimitFacts, Overtime, RunLimits};
@@ -113,6 +116,9 @@ pub struct Run {
     /// Why everything was let pass, if the run was started with `--break-glass`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub break_glass: Option<String>,
+    /// The outage that was played for this run, and what it made of the command.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drill: Option<Drill>,
     /// Use of resources.
     pub usage: Usage,
     /// The kernel.
@@ -140,7 +146,7 @@ pub struct Script {
 }
 
 /// Where the policy came from.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PolicySource {
     /// SHA-256 of the files' bytes in order, in hex.
     pub digest: String,

@@ -3,6 +3,7 @@
 use blackstart_core::name::Pattern;
 use blackstart_core::policy::{Effect, Policy, Rule, Target, alone};
 use blackstart_core::record::*;
+use blackstart_core::redact::Redaction;
 use blackstart_core::report::{
     Account, Finding, Gap, Guarded, Ledger, Leftover, LimitFacts, Mode, Outcome, Parts,
     PolicySource, Reload, Report, RunFacts, STANDING_GAPS, Severity, Usage, assemble, schema,
@@ -27,6 +28,7 @@ fn facts(policy: Option<&Policy>) -> RunFacts<'_> {
         command: ["./deploy.sh", "--token", "hunter2"]
             .map(String::from)
             .into(),
+        redaction: Redaction::default(),
         host: "db1".into(),
         mode: Mode::Enforce,
         policy_source: None,
@@ -36,6 +38,7 @@ fn facts(policy: Option<&Policy>) -> RunFacts<'_> {
         exit_code: Some(1),
         reloads: Vec::new(),
         break_glass: None,
+        drill: None,
         limits: LimitFacts::default(),
         usage: Usage::default(),
         kernel_release: "6.1.0".into(),
@@ -730,8 +733,8 @@ fn the_schema_describes_the_document() {
         keys(&report["subjects"][0])
     );
     let mut of_run = keys(&schema["$defs"]["Run"]["properties"]);
-    // Only of a run whose scripts' texts were looked at.
-    assert!(of_run.remove("scripts"));
+    // Only of a run whose scripts' texts were looked at, or for which an outage was played.
+    assert!(of_run.remove("scripts") && of_run.remove("drill"));
     assert_eq!(of_run, keys(&report["run"]));
     let back: Report = serde_json::from_value(report.clone()).unwrap();
     assert_eq!(serde_json::to_value(back).unwrap(), report);

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use blackstart_core::policy::{Cpus, Limits, Parsed, parse};
 use blackstart_core::record::{Attribution, FlowRow, Snapshot, SubjectRow, Verdict};
+use blackstart_core::redact::Redaction;
 use blackstart_core::report::{
     Applied, Finding, Guarded, Leftover, LimitFacts, Mode, Overtime, Report, RunFacts, RunLimits,
     Severity, Usage, assemble,
@@ -120,6 +121,7 @@ fn told(facts: LimitFacts, usage: Usage, leftovers: Vec<Leftover>) -> Report {
         service: None,
         owner: None,
         command: vec!["sh".to_owned()],
+        redaction: Redaction::default(),
         host: String::new(),
         mode: Mode::Observe,
         policy_source: None,
@@ -129,6 +131,7 @@ fn told(facts: LimitFacts, usage: Usage, leftovers: Vec<Leftover>) -> Report {
         exit_code: None,
         reloads: Vec::new(),
         break_glass: None,
+        drill: None,
         limits: facts,
         usage,
         kernel_release: String::new(),

@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use blackstart_core::catalog;
 use blackstart_core::policy::{parse, schema};
 use jsonschema::Validator;
 use saphyr_parser::{Event, Parser, ScalarStyle};
@@ -152,4 +153,36 @@ fn the_policies_of_this_repository_are_valid() {
         }
     }
     assert!(seen > 0, "no policy was found below {}", root.display());
+}
+
+#[test]
+fn a_catalog_is_marked_where_its_reader_refuses_it() {
+    let validator = jsonschema::validator_for(&catalog::schema()).unwrap();
+    let head = "apiVersion: blackstart.dev/v1\nkind: Service\nname: a\n";
+    let whole = |text: &str| !catalog::read(&[("c.yaml", text)]).partial;
+    for good in [
+        head.to_owned(),
+        format!(
+            "{head}owner: team\ntier: 1\nprovides: [.a.example, {{ endpoint: '10.0.0.1:53', protocol: udp }}, 'unix:/run/a.sock']\nneeds:\n"
+        ),
+        "apiVersion: blackstart.dev/v1\nkind: Import\nfrom: jaeger\nservices: [{ name: a }, { name: b, owner: c, tier: 2, provides: [b.example] }]\nneeds: [{ by: a, service: b, at: 'x:1:2' }]\n".to_owned(),
+    ] {
+        assert!(whole(&good), "{good}");
+        if let Err(error) = validator.validate(&document(&good)) {
+            panic!("{good}: {error} at {}", error.instance_path);
+        }
+    }
+    for bad in [
+        "kind: Service\nname: a\n".to_owned(),
+        "apiVersion: blackstart.dev/v1\nkind: Service\n".to_owned(),
+        "apiVersion: blackstart.dev/v1\nkind: Import\nneeds: [{ by: a }]\n".to_owned(),
+        format!("{head}tier: 0\n"),
+        format!("{head}teir: 1\n"),
+        format!("{head}provides: a.example\n"),
+        format!("{head}needs: [{{ service: a, for: fun }}]\n"),
+        format!("{head}needs: [{{ for: run }}]\n"),
+    ] {
+        assert!(!whole(&bad), "{bad}");
+        assert!(!validator.is_valid(&document(&bad)), "{bad}");
+    }
 }

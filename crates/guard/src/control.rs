@@ -12,6 +12,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use blackstart_core::drill::Drill;
 use blackstart_core::name::Name;
 use blackstart_core::policy::Policy;
 use blackstart_core::report::{Mode, PolicySource, Reload};
@@ -43,6 +44,9 @@ pub struct Origin {
     pub mode: Option<Mode>,
     /// The service that was typed.
     pub service: Option<String>,
+    /// The outage that is played for the run: it stays, whatever policy takes over.
+    #[serde(default)]
+    pub drill: Option<Drill>,
 }
 
 /// A run that is on and has its supervisor.

@@ -7,8 +7,10 @@
 mod answer;
 mod cgroup;
 mod control;
+mod files;
 mod inherited;
 mod late;
+mod locked;
 mod orphan;
 mod pins;
 mod plan;
@@ -21,6 +23,7 @@ mod state;
 mod story;
 mod supervise;
 mod terminal;
+mod usual;
 mod watch;
 
 use std::ffi::OsString;
@@ -28,8 +31,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use blackstart_core::catalog::Catalog;
+use blackstart_core::drill::Drill;
+use blackstart_core::lock::Lock;
 use blackstart_core::policy::Policy;
 use blackstart_core::record::Verdict;
+use blackstart_core::redact::Redaction;
 use blackstart_core::report::{Account, Gap, Mode, PolicySource};
 
 pub use blackstart_kernel::support;
@@ -48,6 +54,8 @@ pub struct Request {
     pub env: Vec<(OsString, OsString)>,
     /// The policy; without one everything passes and is recorded.
     pub policy: Option<GivenPolicy>,
+    /// What is taken for a secret in command lines.
+    pub redaction: Redaction,
     /// What the run deploys; where none, the policy's `service`.
     pub service: Option<String>,
     /// Goes before the policy's own mode.
@@ -60,6 +68,10 @@ pub struct Request {
     pub concurrent: bool,
     /// Run the command whatever of ours fails, let everything pass and record what can be; why.
     pub break_glass: Option<String>,
+    /// The outage that is played for the run; the policy has its denials already.
+    pub drill: Option<Drill>,
+    /// The egress lock that the run is compared with.
+    pub lock: Option<LockOrder>,
     /// The services, to say which circles the run closes.
     pub catalog: Option<Arc<Catalog>>,
     /// Where the policy was read from.
@@ -68,13 +80,22 @@ pub struct Request {
     pub state_dir: PathBuf,
 }
 
+/// What is to be done with the lock of a deployment.
+#[derive(Debug, Clone)]
+pub struct LockOrder {
+    /// The lock as it was written, to tell the difference; none if there is none yet.
+    pub known: Option<Lock>,
+    /// The directory of its file, absolute.
+    pub beside: PathBuf,
+}
+
 /// A policy, and where it came from.
 #[derive(Debug, Clone)]
 pub struct GivenPolicy {
     /// The policy, as everything made it that was given: the state keeps it, since whoever adopts this run will
     /// need it, and its files may have changed by then.
     pub policy: Policy,
-    /// Where it came from.
+    /// Where it came from; without files, if none is behind it.
     pub source: PolicySource,
 }
 
@@ -133,6 +154,8 @@ pub struct Ended {
     /// The signal that ended the child: a caller that ends by the same one looks to its own parent as the
     /// child would have.
     pub signal: Option<i32>,
+    /// The lock that this run makes, if one was asked for.
+    pub lock: Option<Lock>,
     /// Where the report is kept; none if it could not be.
     pub record: Option<PathBuf>,
     /// What the run was judged by, if that changed while it was on: the rules of all policies.

@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use blackstart_core::redact::Redaction;
 use blackstart_core::report::{Ledger, LimitFacts};
 use blackstart_kernel::{Error, Orphan, Session};
 
@@ -145,14 +146,17 @@ fn adopt(
     cgroup: Option<&RunCgroup>,
 ) -> io::Result<()> {
     let read = |pins: &PathBuf| {
-        let mut record = Ledger::default();
+        let mut record = Ledger::redacting(&run.redaction);
         Orphan::open(pins)?.read(&mut |row| record.add(row))?;
         Ok(record)
     };
     let (record, lost) = match pins.map(read) {
         Some(Ok(record)) => (record, None),
-        Some(Err::<_, Error>(error)) => (kept_record(dir), Some(described(&error))),
-        None => (kept_record(dir), Some("its maps are gone".to_owned())),
+        Some(Err::<_, Error>(error)) => (kept_record(dir, &run.redaction), Some(described(&error))),
+        None => (
+            kept_record(dir, &run.redaction),
+            Some("its maps are gone".to_owned()),
+        ),
     };
     let last_seen = dir.last_sign_of_life().map_or(run.started_ns, wall_ns);
     let over = record
@@ -198,8 +202,8 @@ fn adopt(
 }
 
 /// What of a run's record is on disk; nothing, where that cannot be read.
-pub(crate) fn kept_record(dir: &RunDir) -> Ledger {
-    let mut record = Ledger::default();
+pub(crate) fn kept_record(dir: &RunDir, redaction: &Redaction) -> Ledger {
+    let mut record = Ledger::redacting(redaction);
     match dir.read_record(&mut |row| record.add(row)) {
         Ok(()) => record,
         Err(error) => {

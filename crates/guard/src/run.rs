@@ -6,8 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use blackstart_core::name::Name;
 use blackstart_core::policy::Policy;
-use blackstart_core::redact::redact;
-use blackstart_core::report::{Guarded, Kernel, Mode, RunLimits};
+use blackstart_core::report::{DrillFacts, Guarded, Kernel, Mode, RunLimits};
 use blackstart_kernel::Session;
 use blackstart_kernel::spawn::{Child, Command, Signals, SpawnError, spawn, stop_self};
 use rustix::process::Signal;
@@ -95,10 +94,15 @@ impl<'a> Setup<'a> {
             layout: LAYOUT,
             id: uuid::Uuid::now_v7().to_string(),
             service: request.service.clone().or_else(|| policy?.service.clone()),
-            command: redact(&command),
+            command: request.redaction.of(&command),
+            redaction: request.redaction.clone(),
             host: text(uname.nodename()),
             mode,
-            policy: request.policy.as_ref().map(|given| given.source.clone()),
+            policy: request
+                .policy
+                .as_ref()
+                .map(|given| given.source.clone())
+                .filter(|source| !source.files.is_empty()),
             started_ns: 0,
             kernel: Kernel {
                 release: text(uname.release()),
@@ -118,6 +122,11 @@ impl<'a> Setup<'a> {
             origin: request.origin.clone(),
             reloads: Vec::new(),
             break_glass: request.break_glass.clone(),
+            drill: request
+                .drill
+                .clone()
+                .map(|drill| DrillFacts { drill, usual: None }),
+            wall_seconds: None,
         };
         Self {
             request,

@@ -1,11 +1,11 @@
 //! The deployment's own scripts: which of its destinations their texts name.
 
-use std::fs::OpenOptions;
 use std::io::Read as _;
-use std::os::unix::fs::OpenOptionsExt as _;
 
 use blackstart_core::graph::{named_in, own_scripts};
 use blackstart_core::report::{Account, Script};
+
+use crate::files;
 
 /// The most of a script that is read; longer ones are not looked at.
 const MOST_BYTES: u64 = 1 << 20;
@@ -31,22 +31,9 @@ pub(crate) fn read(report: &Account) -> Vec<Script> {
         .collect()
 }
 
-/// None of what is no file, too long, or gone. A path came from a process: opening must not wait for whoever
-/// writes to a pipe, nor do anything to a device.
+/// None of what is no file, too long, or gone.
 fn text(path: &str) -> Option<String> {
-    let flags = rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOCTTY;
-    if !std::fs::metadata(path).ok()?.is_file() {
-        return None;
-    }
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags(flags.bits().cast_signed())
-        .open(path)
-        .ok()?;
-    let metadata = file.metadata().ok()?;
-    if !metadata.is_file() || metadata.len() > MOST_BYTES {
-        return None;
-    }
+    let file = files::open(path, MOST_BYTES)?;
     let mut bytes = Vec::new();
     file.take(MOST_BYTES).read_to_end(&mut bytes).ok()?;
     Some(String::from_utf8_lossy(&bytes).into_owned())

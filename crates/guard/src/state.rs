@@ -14,8 +14,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use blackstart_core::policy::Policy;
 use blackstart_core::record::Row;
+use blackstart_core::redact::Redaction;
 use blackstart_core::report::{
-    Account, Gap, Guarded, Kernel, Mode, PolicySource, Reload, RunLimits,
+    Account, DrillFacts, Gap, Guarded, Kernel, Mode, PolicySource, Reload, RunLimits,
 };
 use rustix::fs::{FlockOperation, flock};
 use serde::de::DeserializeOwned;
@@ -43,6 +44,9 @@ pub(crate) struct RunFile {
     pub(crate) service: Option<String>,
     /// Redacted.
     pub(crate) command: Vec<String>,
+    /// What is taken for a secret besides the shapes that are known.
+    #[serde(default)]
+    pub(crate) redaction: Redaction,
     pub(crate) host: String,
     pub(crate) mode: Mode,
     pub(crate) policy: Option<PolicySource>,
@@ -79,6 +83,12 @@ pub(crate) struct RunFile {
     /// Why everything was let pass.
     #[serde(default)]
     pub(crate) break_glass: Option<String>,
+    /// The outage that is played for it.
+    #[serde(default)]
+    pub(crate) drill: Option<DrillFacts>,
+    /// From the command's start to the run's end, once it is known.
+    #[serde(default)]
+    pub(crate) wall_seconds: Option<f64>,
 }
 
 /// The directory that all runs of a host share.
@@ -146,6 +156,13 @@ impl StateDir {
             .collect();
         found.sort_unstable();
         Ok(found)
+    }
+
+    /// The directories of runs of which only their files are left.
+    pub(crate) fn finished(&self) -> io::Result<Vec<PathBuf>> {
+        let entries = fs::read_dir(self.path.join("runs"))?;
+        let paths = entries.flatten().map(|entry| entry.path());
+        Ok(paths.filter(|path| !path.join(LOCK).exists()).collect())
     }
 }
 

@@ -25,6 +25,7 @@ pub(crate) fn tell(run: &RunFile, policy: Option<&Policy>, record: Ledger, end: 
         service: run.service.clone(),
         owner: None,
         command: run.command.clone(),
+        redaction: run.redaction.clone(),
         host: run.host.clone(),
         mode: run.mode,
         policy_source: run.policy.clone(),
@@ -34,6 +35,7 @@ pub(crate) fn tell(run: &RunFile, policy: Option<&Policy>, record: Ledger, end: 
         exit_code: run.exit_code,
         reloads: run.reloads.clone(),
         break_glass: run.break_glass.clone(),
+        drill: run.drill.clone(),
         limits: LimitFacts {
             limits: run.limits.clone(),
             ..end.limits

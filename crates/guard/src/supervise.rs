@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use blackstart_core::policy::time_text;
 use blackstart_core::record::{SubjectId, Verdict};
-use blackstart_core::redact::redact;
 use blackstart_core::report::{Leftover, image_name, rule_text};
 use blackstart_core::tables::RuleId;
 use blackstart_kernel::spawn::{Child, Received, Signals, stop_self, waker};
@@ -457,8 +456,10 @@ impl Supervisor<'_, '_> {
             .session
             .as_ref()
             .and_then(|session| session.subject(subject));
-        let (exe, argv) =
-            image.map_or((None, Vec::new()), |row| (Some(row.exe), redact(&row.argv)));
+        let redaction = &self.file.redaction;
+        let (exe, argv) = image.map_or((None, Vec::new()), |row| {
+            (Some(row.exe), redaction.of(&row.argv))
+        });
         let who = image_name(exe.as_deref().unwrap_or_default(), &argv).to_owned();
         if self
             .told

@@ -2,8 +2,9 @@ use std::borrow::Cow;
 
 use blackstart_core::policy::{self, Rank};
 use blackstart_core::report::{
-    Applied, Attribution, Coverage, Delegate, Finding, Flow, Gap, HighestFrom, Kernel, Limit, Mode,
-    Name, Outcome, PolicySource, Report, Run, RunLimits, SCHEMA_VERSION, Subject, Usage,
+    Applied, Attribution, Coverage, Delegate, Drill, Finding, Flow, Gap, HighestFrom, Kernel,
+    Limit, Mode, Name, Outcome, PolicySource, Report, Run, RunLimits, SCHEMA_VERSION, Subject,
+    Usage,
 };
 
 use super::*;
@@ -45,6 +46,7 @@ fn report(guarded: Guarded) -> Report {
             limits: RunLimits::default(),
             reloads: Vec::new(),
             break_glass: None,
+            drill: None,
             usage: Usage::default(),
             kernel: Kernel {
                 release: "6.12".to_owned(),
@@ -705,4 +707,50 @@ fn what_is_final_and_what_is_an_address_is_not_waived() {
     .text();
     assert!(!text.contains("to waive"), "{text}");
     assert!(text.contains("    final no waiver"), "{text}");
+}
+
+#[test]
+fn a_drill_says_what_it_showed() {
+    let mut report = report(Guarded::Yes);
+    report.subjects = vec![
+        subject(1, None, &["./deploy.sh"]),
+        subject(2, Some(1), &["curl", "http://github.com/"]),
+    ];
+    report.run.usage.wall_seconds = Some(62.04);
+    let drill = Drill {
+        down: vec!["github".to_owned(), "mirror".to_owned()],
+        fault: Fault::Blackhole,
+        outcome: DrillOutcome::Hung,
+        attempts: 3,
+        subjects: vec![2, 1],
+        usual_seconds: Some(2.0),
+        usual_runs: 4,
+        lost_seconds: Some(60.04),
+    };
+    report.run.drill = Some(drill.clone());
+    let text = told(&report, &[]);
+    assert!(
+        text.contains(
+            "drill github, mirror (what is sent is lost): hung; 3 attempts to reach what is down\n    in    deploy.sh → curl\n    time  62.0 s; usually 2.0 s (4 runs without a drill): 60.0 s more\n"
+        ),
+        "{text}"
+    );
+    report.run.drill = Some(Drill {
+        outcome: DrillOutcome::Managed,
+        attempts: 0,
+        subjects: vec![],
+        usual_seconds: None,
+        usual_runs: 0,
+        lost_seconds: None,
+        ..drill
+    });
+    let text = told(&report, &[]);
+    assert!(
+        text.contains("managed; it reached for nothing that is down"),
+        "{text}"
+    );
+    assert!(
+        text.contains("no run of the same command without a drill"),
+        "{text}"
+    );
 }

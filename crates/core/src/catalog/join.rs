@@ -5,7 +5,7 @@ use std::collections::hash_map::Entry;
 use std::ops::Range;
 
 use super::owners::{Owners, Provided};
-use super::read::Draft;
+use super::read::{Draft, DraftEndpoint};
 use super::{At, Catalog, Need, Phase, Place, Service, ServiceId};
 use crate::document::{Reader, nearest_of};
 use crate::policy::{PortRange, Target};
@@ -17,11 +17,13 @@ const COMPARISONS: usize = 2_000_000;
 /// `readers` are those of the files, by number. `lacking` says that there are documents that gave no
 /// service.
 pub(super) fn join(mut drafts: Vec<Draft>, readers: &mut [Reader<'_>], lacking: bool) -> Catalog {
-    // Stable: of two with one name, the one that was read first stays.
-    drafts.sort_by(|a, b| a.name.cmp(&b.name));
+    // Stable: of two with one name, the one that was read first stays, and what a person wrote before that.
+    drafts.sort_by(|a, b| (&a.name, a.imported).cmp(&(&b.name, b.imported)));
     drafts.dedup_by(|later, first| {
         let same = later.name == first.name;
-        if same {
+        if same && later.imported {
+            take_in(first, later);
+        } else if same {
             readers[later.file].error(
                 &later.span,
                 format!("there is a service `{}` already", later.name),
@@ -33,19 +35,36 @@ pub(super) fn join(mut drafts: Vec<Draft>, readers: &mut [Reader<'_>], lacking: 
         }
         same
     });
-    let (services, places) = resolve(drafts, readers, lacking);
-    let owners = endpoints(&services, &places, readers);
+    let (services, origins) = resolve(drafts, readers, lacking);
+    let owners = endpoints(&services, &origins, readers);
     Catalog { services, owners }
 }
 
-/// Of a service: the number of its file, and the spans of what it provides.
-type Spans = (usize, Vec<Range<usize>>);
+/// What a program found of a service adds to what is known of it, and changes nothing that is said.
+fn take_in(known: &mut Draft, found: &mut Draft) {
+    known.owner = known.owner.take().or(found.owner.take());
+    known.tier = known.tier.or(found.tier);
+    let new = |endpoint: &DraftEndpoint| {
+        let is = |known: &DraftEndpoint| known.endpoint.at == endpoint.endpoint.at;
+        !known.provides.iter().any(is)
+    };
+    let provides: Vec<_> = found.provides.drain(..).filter(new).collect();
+    known.provides.extend(provides);
+    known.needs.append(&mut found.needs);
+}
+
+/// Where something that a service provides was written.
+struct Origin {
+    file: usize,
+    span: Range<usize>,
+    imported: bool,
+}
 
 fn resolve(
     drafts: Vec<Draft>,
     readers: &mut [Reader<'_>],
     lacking: bool,
-) -> (Vec<Service>, Vec<Spans>) {
+) -> (Vec<Service>, Vec<Vec<Origin>>) {
     let names: Vec<String> = drafts.iter().map(|draft| draft.name.clone()).collect();
     let ids: HashMap<&str, ServiceId> = names
         .iter()
@@ -58,12 +77,12 @@ fn resolve(
         comparisons: 0,
     };
     let mut services = Vec::with_capacity(drafts.len());
-    let mut spans = Vec::with_capacity(drafts.len());
+    let mut origins = Vec::with_capacity(drafts.len());
     for draft in drafts {
-        let reader = &mut readers[draft.file];
         let mut needs: Vec<Need> = Vec::with_capacity(draft.needs.len());
         let mut seen: HashMap<(ServiceId, Phase), usize> = HashMap::new();
         for need in draft.needs {
+            let reader = &mut readers[need.file];
             let Some(&service) = ids.get(need.service.as_str()) else {
                 let help = match guesses.nearest(&need.service) {
                     Some(near) => format!("did you mean `{near}`?"),
@@ -80,6 +99,15 @@ fn resolve(
                 continue;
             };
             match seen.entry((service, need.phase)) {
+                // Evidence adds up.
+                Entry::Occupied(_) if need.format.is_some() => needs.push(Need {
+                    service,
+                    phase: need.phase,
+                    claim: None,
+                    reason: None,
+                    format: need.format,
+                    place: need.place,
+                }),
                 Entry::Occupied(first) => reader.warning(
                     &need.span,
                     format!("the need of `{}` stands twice", need.service),
@@ -95,12 +123,24 @@ fn resolve(
                         phase: need.phase,
                         claim: need.claim,
                         reason: need.reason,
+                        format: need.format,
                         place: need.place,
                     });
                 }
             }
         }
-        let (provides, of_provides) = draft.provides.into_iter().unzip();
+        let (provides, of_provides) = draft
+            .provides
+            .into_iter()
+            .map(|provided| {
+                let origin = Origin {
+                    file: provided.file,
+                    span: provided.span,
+                    imported: provided.imported,
+                };
+                (provided.endpoint, origin)
+            })
+            .unzip();
         services.push(Service {
             name: draft.name,
             owner: draft.owner,
@@ -109,9 +149,9 @@ fn resolve(
             needs,
             place: draft.place,
         });
-        spans.push((draft.file, of_provides));
+        origins.push(of_provides);
     }
-    (services, spans)
+    (services, origins)
 }
 
 /// What was probably meant by names that no service has.
@@ -138,7 +178,7 @@ impl<'a> Guesses<'a> {
 
 /// Index what is provided. What is provided twice is an error, addresses within those of another service
 /// are a warning.
-fn endpoints(services: &[Service], spans: &[Spans], readers: &mut [Reader<'_>]) -> Owners {
+fn endpoints(services: &[Service], origins: &[Vec<Origin>], readers: &mut [Reader<'_>]) -> Owners {
     let mut owners = Owners::default();
     let mut first: HashMap<&At, Provided> = HashMap::new();
     let all = services.iter().enumerate().flat_map(|(number, service)| {
@@ -149,15 +189,12 @@ fn endpoints(services: &[Service], spans: &[Spans], readers: &mut [Reader<'_>]) 
         (0..service.provides.len() as u32).map(provided)
     });
     let mut order: Vec<Provided> = all.collect();
-    // First is what was read first, not what comes first by name.
-    order.sort_by_key(|p| {
-        let (file, spans) = &spans[p.service.index()];
-        (*file, spans[p.index as usize].start)
+    let origin = |provided: Provided| &origins[provided.service.index()][provided.index as usize];
+    // First is what a person wrote, and then what was read first, not what comes first by name.
+    order.sort_by_key(|provided| {
+        let origin = origin(*provided);
+        (origin.imported, origin.file, origin.span.start)
     });
-    let span = |provided: Provided| {
-        let (file, spans) = &spans[provided.service.index()];
-        (*file, &spans[provided.index as usize])
-    };
     for &provided in &order {
         let endpoint = provided.endpoint(services);
         let earlier = match first.entry(&endpoint.at) {
@@ -168,31 +205,41 @@ fn endpoints(services: &[Service], spans: &[Spans], readers: &mut [Reader<'_>]) 
             }
             Entry::Occupied(entry) => *entry.get(),
         };
-        let (file, span) = span(provided);
+        let Origin {
+            file,
+            span,
+            imported,
+        } = origin(provided);
+        let reader = &mut readers[*file];
         let place = &earlier.endpoint(services).place;
+        let message = format!(
+            "`{}` is provided by `{}` already",
+            endpoint.text,
+            services[earlier.service.index()].name
+        );
         if earlier.service == provided.service {
-            readers[file].warning(
+            reader.warning(
                 span,
                 format!("`{}` stands twice", endpoint.text),
                 Some(format!("it stands first in {place}; keep one of the two")),
             );
-        } else {
-            readers[file].error(
-                span,
-                format!(
-                    "`{}` is provided by `{}` already",
-                    endpoint.text,
-                    services[earlier.service.index()].name
-                ),
-                Some(format!("see {place}; an endpoint has one owner")),
+        } else if *imported {
+            let name = &services[provided.service.index()].name;
+            let of = &services[earlier.service.index()].name;
+            let help = format!(
+                "see {place}, which counts; if the two are one service, import it with `--as {name}={of}`"
             );
+            reader.warning(span, message, Some(help));
+        } else {
+            let help = format!("see {place}; an endpoint has one owner");
+            reader.error(span, message, Some(help));
         }
     }
     for provided in order {
         if let Some((around, place)) = overlap(services, &owners, provided) {
-            let (file, span) = span(provided);
+            let Origin { file, span, .. } = origin(provided);
             let endpoint = provided.endpoint(services);
-            readers[file].warning(
+            readers[*file].warning(
                 span,
                 format!("`{}` overlaps with {around}", endpoint.text),
                 Some(format!("see {place}; what is described more closely wins")),

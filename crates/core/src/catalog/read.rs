@@ -1,5 +1,6 @@
 //! From YAML to what each file says of its services.
 
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -22,8 +23,12 @@ const KEYS: &[&str] = &[
     "provides",
     "needs",
 ];
+const IMPORT_KEYS: &[&str] = &["apiVersion", "kind", "from", "services", "needs"];
+const IMPORTED_KEYS: &[&str] = &["name", "owner", "tier", "provides"];
+const IMPORTED_NEED_KEYS: &[&str] = &["by", "service", "at"];
 const NEED_KEYS: &[&str] = &["service", "for", "strength", "reason"];
 const ENDPOINT_KEYS: &[&str] = &["endpoint", "protocol"];
+const IMPORT: &str = "such a document is written by `blackstart graph import`";
 const START: &str = "a service begins with `apiVersion: blackstart.dev/v1` and `kind: Service`";
 const PROVIDES: &str = "a service provides names, addresses or CIDRs, each optionally with `:port` or `:first-last`, and unix sockets as `unix:/path`";
 const NEEDS: &str =
@@ -85,14 +90,29 @@ pub(super) struct Draft {
     pub(super) place: Place,
     pub(super) owner: Option<String>,
     pub(super) tier: Option<u32>,
-    pub(super) provides: Vec<(Endpoint, Range<usize>)>,
+    pub(super) provides: Vec<DraftEndpoint>,
     pub(super) needs: Vec<DraftNeed>,
+    /// A program found it; what a person wrote goes before.
+    pub(super) imported: bool,
+}
+
+/// What a service provides.
+pub(super) struct DraftEndpoint {
+    pub(super) endpoint: Endpoint,
+    /// Index of the file.
+    pub(super) file: usize,
+    pub(super) span: Range<usize>,
+    pub(super) imported: bool,
 }
 
 /// A need whose service has not been looked up.
 pub(super) struct DraftNeed {
     pub(super) service: String,
+    /// Index of the file.
+    pub(super) file: usize,
     pub(super) span: Range<usize>,
+    /// From what kind of thing it was imported, if it was.
+    pub(super) format: Option<Arc<str>>,
     pub(super) phase: Phase,
     pub(super) claim: Option<Strength>,
     pub(super) reason: Option<String>,
@@ -123,6 +143,7 @@ impl File<'_, '_> {
             match document {
                 // What follows the last `---`, or stands before the first, is often nothing but comments.
                 Ok(root) if matches!(root.value, Value::Null) => {}
+                Ok(root) if is_import(&root) => whole &= self.import(root, drafts),
                 Ok(root) => {
                     let draft = self.service(root);
                     whole &= draft.is_some();
@@ -160,6 +181,7 @@ impl File<'_, '_> {
         let version = self
             .reader
             .says("apiVersion", API_VERSION, written("apiVersion"), start);
+        // The other kind that there is, `Import`, no person writes.
         let kind = self.reader.says("kind", "Service", written("kind"), start);
         if !version || !kind {
             return None;
@@ -177,11 +199,7 @@ impl File<'_, '_> {
                 }
                 "owner" => owner = self.reader.text(key, &node).map(str::to_owned),
                 "tier" => tier = self.tier(&node),
-                "provides" => {
-                    for item in self.reader.list(key, node, PROVIDES) {
-                        provides.extend(self.endpoint(item));
-                    }
-                }
+                "provides" => provides = self.endpoints(key, node, false),
                 "needs" => {
                     for item in self.reader.list(key, node, NEEDS) {
                         needs.extend(self.need(item));
@@ -205,7 +223,142 @@ impl File<'_, '_> {
             tier,
             provides,
             needs,
+            imported: false,
         })
+    }
+
+    fn endpoints(&mut self, key: &str, node: Node, imported: bool) -> Vec<DraftEndpoint> {
+        let items = self.reader.list(key, node, PROVIDES);
+        let endpoints = items.into_iter().filter_map(|item| {
+            let (endpoint, span) = self.endpoint(item)?;
+            Some(DraftEndpoint {
+                endpoint,
+                file: self.number,
+                span,
+                imported,
+            })
+        });
+        endpoints.collect()
+    }
+
+    /// What a program found. False if something of it could not be read.
+    fn import(&mut self, root: Node, drafts: &mut Vec<Draft>) -> bool {
+        let start = root.span.start;
+        let errors = self.reader.diagnostics.len();
+        let Some(pairs) = self.reader.mapping(root, IMPORT) else {
+            return false;
+        };
+        let mut format: Arc<str> = Arc::from("");
+        let mut found: Vec<Draft> = Vec::new();
+        let mut needs = Vec::new();
+        let mut version = None;
+        for (key, _, node) in self.reader.keys(pairs, IMPORT_KEYS, &[], "an import") {
+            match key {
+                "apiVersion" => version = Some(node),
+                "from" => format = self.reader.text(key, &node).unwrap_or_default().into(),
+                "services" => {
+                    for item in self.reader.list(key, node, IMPORT) {
+                        found.extend(self.imported(item));
+                    }
+                }
+                "needs" => needs = self.reader.list(key, node, IMPORT),
+                _ => {}
+            }
+        }
+        if !self
+            .reader
+            .says("apiVersion", API_VERSION, version.as_ref(), start)
+        {
+            return false;
+        }
+        let by_name: HashMap<String, usize> = found
+            .iter()
+            .enumerate()
+            .map(|(index, draft)| (draft.name.clone(), index))
+            .collect();
+        for item in needs {
+            let Some((by, need)) = self.imported_need(item, &format) else {
+                continue;
+            };
+            match by_name.get(&by) {
+                Some(index) => found[*index].needs.push(need),
+                None => self.reader.error(
+                    &need.span,
+                    format!("{by:?} is not among the services of this import"),
+                    Some(IMPORT.to_owned()),
+                ),
+            }
+        }
+        drafts.append(&mut found);
+        self.reader.diagnostics.len() == errors
+    }
+
+    fn imported(&mut self, item: Node) -> Option<Draft> {
+        let start = item.span.start;
+        let pairs = self.reader.mapping(item, IMPORT)?;
+        let mut draft = Draft {
+            file: self.number,
+            name: String::new(),
+            span: start..start,
+            place: self.place(&(start..start)),
+            owner: None,
+            tier: None,
+            provides: Vec::new(),
+            needs: Vec::new(),
+            imported: true,
+        };
+        for (key, _, node) in self.reader.keys(pairs, IMPORTED_KEYS, &[], "a service") {
+            match key {
+                "name" => {
+                    draft.name = self.service_name(key, &node)?;
+                    draft.place = self.place(&node.span);
+                    draft.span = node.span;
+                }
+                "owner" => draft.owner = self.reader.text(key, &node).map(str::to_owned),
+                "tier" => draft.tier = self.tier(&node),
+                "provides" => draft.provides = self.endpoints(key, node, true),
+                _ => {}
+            }
+        }
+        if draft.name.is_empty() {
+            let help = Some(IMPORT.to_owned());
+            self.reader
+                .error(&(start..start), "the service has no name", help);
+            return None;
+        }
+        Some(draft)
+    }
+
+    /// A need, and whose it is.
+    fn imported_need(&mut self, item: Node, format: &Arc<str>) -> Option<(String, DraftNeed)> {
+        let span = item.span.clone();
+        let pairs = self.reader.mapping(item, IMPORT)?;
+        let (mut by, mut service, mut place) = (None, None, None);
+        for (key, _, node) in self.reader.keys(pairs, IMPORTED_NEED_KEYS, &[], "a need") {
+            let text = self.reader.text(key, &node)?.to_owned();
+            match key {
+                "by" => by = Some(text),
+                "service" => service = Some(text),
+                _ => place = original(&text),
+            }
+        }
+        let (Some(by), Some(service)) = (by, service) else {
+            let message = "an imported need says `by` whom it is and of which `service`";
+            self.reader.error(&span, message, Some(IMPORT.to_owned()));
+            return None;
+        };
+        let need = DraftNeed {
+            service,
+            file: self.number,
+            // Where it was found says more than where it was written down.
+            place: place.unwrap_or_else(|| self.place(&span)),
+            span,
+            format: Some(Arc::clone(format)),
+            phase: Phase::Run,
+            claim: None,
+            reason: None,
+        };
+        Some((by, need))
     }
 
     /// Names are typed in lists with commas, and printed in sentences.
@@ -315,7 +468,9 @@ impl File<'_, '_> {
     fn need(&mut self, item: Node) -> Option<DraftNeed> {
         let mut need = DraftNeed {
             service: String::new(),
+            file: self.number,
             span: item.span.clone(),
+            format: None,
             phase: Phase::Run,
             claim: None,
             reason: None,
@@ -361,6 +516,28 @@ impl File<'_, '_> {
         }
         Some(need)
     }
+}
+
+/// Does a document say of itself that a program wrote it?
+fn is_import(root: &Node) -> bool {
+    let Value::Mapping(pairs) = &root.value else {
+        return false;
+    };
+    let is = |node: &Node, wanted: &str| matches!(&node.value, Value::Text(text) if text == wanted);
+    pairs
+        .iter()
+        .any(|(key, value)| is(key, "kind") && is(value, "Import"))
+}
+
+/// `file:line:column`.
+fn original(text: &str) -> Option<Place> {
+    let (rest, column) = text.rsplit_once(':')?;
+    let (file, line) = rest.rsplit_once(':')?;
+    Some(Place {
+        file: Arc::from(file),
+        line: line.parse().ok()?,
+        column: column.parse().ok()?,
+    })
 }
 
 /// What an endpoint is reached by, in the language of a policy's targets; of which protocol is said elsewhere.

@@ -61,10 +61,16 @@ pub fn build(input: &Input<'_>) -> Graph {
     let mut found: Vec<((NodeId, NodeId, Phase), Evidence)> = Vec::new();
     for id in input.catalog.ids() {
         for need in &input.catalog.service(id).needs {
-            let evidence = Evidence::Declared {
-                place: need.place.clone(),
-                claim: need.claim,
-                reason: need.reason.clone(),
+            let evidence = match &need.format {
+                Some(format) => Evidence::Imported {
+                    format: format.to_string(),
+                    place: need.place.clone(),
+                },
+                None => Evidence::Declared {
+                    place: need.place.clone(),
+                    claim: need.claim,
+                    reason: need.reason.clone(),
+                },
             };
             let key = (NodeId(id.0), NodeId(need.service.0), need.phase);
             found.push((key, evidence));

@@ -7,9 +7,7 @@ use super::Contact;
 use super::script::Naming;
 use crate::catalog::{Catalog, Destination, ServiceId, Strength};
 use crate::name::Name;
-use crate::report::{
-    Flow, Mode, Report, Subject, Time, Verdict, image_name, rule_text, told_by_another,
-};
+use crate::report::{Flow, Report, Subject, Time, Verdict, image_name, rule_text, told_by_another};
 use crate::tables::{Protocol, RULE_LOCAL, RULE_RESOLVER, RULE_SEARCH};
 
 /// Exit codes of `blackstart run` that are not the command's own: a finding gates a run whose command
@@ -271,7 +269,7 @@ impl<'a> Lens<'a> {
             attempts: row.attempts,
             first_seen: row.first_seen,
             last_seen: row.last_seen,
-            shown: (run.mode == Mode::Enforce && key.verdict == Verdict::Deny)
+            shown: (key.verdict == Verdict::Deny)
                 .then(|| self.shown(&chain))
                 .flatten(),
         };

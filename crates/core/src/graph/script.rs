@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::{IpAddr, Ipv6Addr};
 
 use crate::name::Name;
-use crate::report::{Parts, Report, Subject, image_script};
+use crate::report::{Parts, Report, Subject, absolute, image_script};
 
 /// Directories for programs.
 const PROGRAMS: &[&str] = &[
@@ -166,28 +166,6 @@ fn directory_of(path: &str) -> &str {
         Some((directory, _)) => directory,
     }
 }
-
-/// Without `.` and `..`, as far as that can be told without looking.
-fn absolute(path: &str, directory: Option<&str>) -> String {
-    let whole = match directory {
-        Some(directory) if !path.starts_with('/') => format!("{directory}/{path}"),
-        _ => path.to_owned(),
-    };
-    let mut parts: Vec<&str> = Vec::new();
-    for part in whole.split('/') {
-        match part {
-            "" | "." => {}
-            ".." if parts.last().is_some_and(|last| *last != "..") => {
-                parts.pop();
-            }
-            ".." if whole.starts_with('/') => {}
-            part => parts.push(part),
-        }
-    }
-    let root = if whole.starts_with('/') { "/" } else { "" };
-    format!("{root}{}", parts.join("/"))
-}
-
 /// What is named in a run.
 pub(super) struct Naming {
     words: Words,

@@ -426,6 +426,11 @@ fn pids(text: &str) -> Result<u32, Wrong> {
     }
 }
 
+/// Read a duration as a policy has it: `90s`, `30m`, `1h30m`. Or what is wrong with it, and what to do.
+pub fn read_time(text: &str) -> Result<Duration, (String, Option<String>)> {
+    time(text)
+}
+
 fn time(text: &str) -> Result<Duration, Wrong> {
     let key = "time";
     if endless(text) {

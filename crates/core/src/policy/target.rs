@@ -57,7 +57,7 @@ pub(super) fn aim(text: &str) -> Result<Aim, Wrong> {
 }
 
 /// A target and its ports as they are written in a policy.
-pub(super) fn written(target: &Target, ports: Option<PortRange>) -> String {
+pub(crate) fn written(target: &Target, ports: Option<PortRange>) -> String {
     let address = |net: &IpNet| {
         if net.prefix_len() == net.max_prefix_len() {
             net.addr().to_string()
@@ -160,7 +160,7 @@ impl PortRange {
 
     /// Every port that can be written.
     fn is_all(self) -> bool {
-        self.first <= 1 && self.last == u16::MAX
+        self.first <= Self::ALL.first && self.last == Self::ALL.last
     }
 }
 

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::account::{Account, RuleTexts, wall_time};
 use super::coverage::coverage;
+use super::drill::{DrillFacts, drill};
 use super::findings::findings;
 use super::ledger::{Image, Ledger, Slot};
 use super::limits::{LimitFacts, told};
@@ -15,7 +16,7 @@ use super::{
 };
 use crate::policy::Policy;
 use crate::record::Snapshot;
-use crate::redact::redact;
+use crate::redact::Redaction;
 use crate::tables::{
     RULE_DEFAULT, RULE_LOCAL, RULE_MALFORMED, RULE_RESOLVER, RULE_RESOLVER_SOCKET, RULE_SEARCH,
     RuleId,
@@ -32,6 +33,8 @@ pub struct RunFacts<'a> {
     pub owner: Option<String>,
     /// The command line as typed; redacted here.
     pub command: Vec<String>,
+    /// What is taken for a secret in command lines.
+    pub redaction: Redaction,
     /// Host name.
     pub host: String,
     /// The mode that was in force, which need not be the policy's.
@@ -50,6 +53,8 @@ pub struct RunFacts<'a> {
     pub reloads: Vec<Reload>,
     /// Why everything was let pass, if it was.
     pub break_glass: Option<String>,
+    /// The outage that was played, if one was.
+    pub drill: Option<DrillFacts>,
     /// Limits, and what they did.
     pub limits: LimitFacts,
     /// Use of resources.
@@ -99,7 +104,7 @@ pub fn rule_text(policy: Option<&Policy>, id: RuleId) -> String {
 
 /// Make the report. The same record and facts always give the same document.
 pub fn assemble(record: &Snapshot, facts: &RunFacts<'_>) -> Report {
-    let mut ledger = Ledger::default();
+    let mut ledger = Ledger::redacting(&facts.redaction);
     record.rows().for_each(|row| ledger.add(row));
     Account::new(ledger, facts).to_report()
 }
@@ -139,7 +144,7 @@ pub(super) fn frame(record: &Ledger, rules: &RuleTexts, facts: &RunFacts<'_>) ->
                 .clone()
                 .or_else(|| facts.policy?.service.clone()),
             owner: facts.owner.clone(),
-            command: redact(&facts.command),
+            command: facts.redaction.of(&facts.command),
             host: facts.host.clone(),
             mode: facts.mode,
             policy: facts.policy_source.clone(),
@@ -148,6 +153,7 @@ pub(super) fn frame(record: &Ledger, rules: &RuleTexts, facts: &RunFacts<'_>) ->
             exit_code: facts.exit_code,
             reloads: facts.reloads.iter().map(told_reload).collect(),
             break_glass: facts.break_glass.clone(),
+            drill: drill(&lens),
             limits: told(&facts.limits, &facts.usage),
             usage: facts.usage.clone(),
             kernel: Kernel {

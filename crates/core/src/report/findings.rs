@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::assemble::Lens;
+use super::drill::drill_finding;
 use super::ledger::Slot;
 use super::limits::limit_findings;
 use super::{Finding, Severity, Verdict, image_name};
 use crate::policy::{Reaction, Rule};
-use crate::redact::redact;
 use crate::tables::{RULE_DEFAULT, RULE_RESOLVER_SOCKET, RuleId};
 
 const UDP: u8 = 17;
@@ -46,6 +46,7 @@ pub(super) fn findings(lens: &Lens<'_>) -> Vec<Finding> {
     found.extend(expired(lens));
     found.extend(broken_glass(lens));
     found.extend(limit_findings(lens));
+    found.extend(drill_finding(lens));
     sort(&mut found);
     found
 }
@@ -239,7 +240,7 @@ fn leftovers(lens: &Lens<'_>) -> Vec<Finding> {
     let mut groups: BTreeMap<(String, Vec<String>), BTreeMap<u32, Option<u64>>> = BTreeMap::new();
     for leftover in &lens.facts.leftovers {
         let subject = lens.last_image(leftover.tgid);
-        let argv = redact(&leftover.argv);
+        let argv = lens.facts.redaction.of(&leftover.argv);
         let exe = match subject {
             Some(number) => lens.name_of(number),
             None if argv.is_empty() => "a process".to_owned(),

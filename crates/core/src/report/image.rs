@@ -31,6 +31,27 @@ pub fn image_script<'a>(exe: &'a str, argv: &'a [String]) -> Option<&'a str> {
     script(base(interpreter), argv)
 }
 
+/// Without `.` and `..`, as far as that can be told without looking.
+pub(crate) fn absolute(path: &str, directory: Option<&str>) -> String {
+    let whole = match directory {
+        Some(directory) if !path.starts_with('/') => format!("{directory}/{path}"),
+        _ => path.to_owned(),
+    };
+    let mut parts: Vec<&str> = Vec::new();
+    for part in whole.split('/') {
+        match part {
+            "" | "." => {}
+            ".." if parts.last().is_some_and(|last| *last != "..") => {
+                parts.pop();
+            }
+            ".." if whole.starts_with('/') => {}
+            part => parts.push(part),
+        }
+    }
+    let root = if whole.starts_with('/') { "/" } else { "" };
+    format!("{root}{}", parts.join("/"))
+}
+
 /// A path by which a program executes itself again, or a file that has no name (container runtimes do both):
 /// `/proc/self/exe`, `/dev/fd/6`. Its last part is no program's name.
 fn is_link(exe: &str) -> bool {

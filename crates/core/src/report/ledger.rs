@@ -12,7 +12,7 @@ use super::account::{RuleTexts, asked_for, protocol_text, type_text, wall_us};
 use super::probe::{self, Attempt};
 use super::{Attribution, Outcome, Verdict};
 use crate::record::{AnswerRow, Counters, FlowRow, Row, SubjectId, SubjectRow};
-use crate::redact::redact;
+use crate::redact::Redaction;
 use crate::tables::RuleId;
 
 /// Stands for an id in this ledger. 0 stands for id 0: no subject, no name.
@@ -177,6 +177,7 @@ pub(super) struct Leaver {
 /// A run's record on its way to the report.
 #[derive(Debug, Clone, Default)]
 pub struct Ledger {
+    redaction: Redaction,
     boot_offset_ns: i64,
     pub(super) counters: Counters,
     pub(super) subjects: Vec<Image>,
@@ -198,6 +199,14 @@ pub struct Ledger {
 }
 
 impl Ledger {
+    /// An empty one, which redacts arguments as it takes them in.
+    pub fn redacting(redaction: &Redaction) -> Self {
+        Self {
+            redaction: redaction.clone(),
+            ..Self::default()
+        }
+    }
+
     /// Take one row.
     pub fn add(&mut self, row: Row) {
         match row {
@@ -254,7 +263,7 @@ impl Ledger {
 
     fn add_subject(&mut self, row: &SubjectRow) {
         let exe = self.texts.push(&row.exe);
-        let argv = redact(&row.argv);
+        let argv = self.redaction.of(&row.argv);
         let words = (number(self.words.len()), number(argv.len()));
         for word in &argv {
             self.words.push(self.texts.push(word));

@@ -11,7 +11,6 @@ use super::findings::{printable, stable_id};
 use super::ledger::Slot;
 use super::{Finding, Severity, Usage, Verdict, image_name};
 use crate::policy::{self, memory_text, time_text};
-use crate::redact::redact;
 
 /// Processes named in one title.
 const NAMED: usize = 6;
@@ -413,7 +412,9 @@ fn daemons(lens: &Lens<'_>) -> Vec<Finding> {
                 ids.join(", ")
             )),
             owner: None,
-            command: of_name.first().map(|one| redact(&one.argv)),
+            command: of_name
+                .first()
+                .map(|one| lens.facts.redaction.of(&one.argv)),
             subjects: image
                 .map(|number| lens.chain_of(number))
                 .unwrap_or_default(),
@@ -450,7 +451,7 @@ fn called(lens: &Lens<'_>, process: &Leftover) -> String {
     match lens.last_image(process.tgid) {
         Some(number) => lens.name_of(number),
         None if process.argv.is_empty() => "a process".to_owned(),
-        None => image_name("", &redact(&process.argv)).to_owned(),
+        None => image_name("", &lens.facts.redaction.of(&process.argv)).to_owned(),
     }
 }
 

@@ -55,6 +55,7 @@ impl Story {
                 limits: Default::default(),
                 reloads: vec![],
                 break_glass: None,
+                drill: None,
                 usage: Usage::default(),
                 kernel: Kernel {
                     release: "6.12".to_owned(),

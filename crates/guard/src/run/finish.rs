@@ -7,6 +7,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime};
 
 use blackstart_core::graph;
+use blackstart_core::lock::Lock;
 use blackstart_core::policy::{Effect, Policy, Reaction};
 use blackstart_core::report::{Account, Ledger, Leftover, LimitFacts};
 use blackstart_kernel::spawn::{Child, Signals};
@@ -21,7 +22,7 @@ use crate::story::{End, tell, wall_ns};
 use crate::supervise::{Ending, Supervisor, Told};
 use crate::terminal::Terminal;
 use crate::watch::Watch;
-use crate::{AtEnd, Ended, Notice, pins, scripts};
+use crate::{AtEnd, Ended, Notice, locked, pins, scripts, usual};
 
 /// How long killed leftovers may take to be gone.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
@@ -146,6 +147,11 @@ impl Setup<'_> {
         self.file.exit_code = Some(ended.0);
         let (mut usage, memory_hits) = usage(self.cgroup.as_ref(), watch.highest_pids);
         usage.wall_seconds = Some(took.as_secs_f64());
+        self.file.wall_seconds = usage.wall_seconds;
+        if let (Some(state), Some(mut drill)) = (&self.state, self.file.drill.take()) {
+            drill.usual = usual::of(state, &self.file);
+            self.file.drill = Some(drill);
+        }
         if keep {
             self.file.kept = true;
         } else {
@@ -170,10 +176,11 @@ impl Setup<'_> {
             self.file.exit_code = Some(GATED);
         }
         let mut report = tell(&self.file, policy.as_deref(), record, end);
-        self.look_further(&mut report, policy.as_deref());
+        let lock = self.look_further(&mut report, policy.as_deref());
         let record = self.put_away(&report, keep, notice);
         Ended {
             report,
+            lock,
             exit_code: ended.0,
             signal: ended.1,
             record,
@@ -184,11 +191,17 @@ impl Setup<'_> {
         }
     }
 
-    /// What files tell of the run: the deployment's own scripts, and the catalog.
-    fn look_further(&self, report: &mut Account, policy: Option<&Policy>) {
+    /// What files tell of the run: the deployment's own scripts, its lock, and the catalog. The lock that this run
+    /// makes, if one was asked for.
+    fn look_further(&self, report: &mut Account, policy: Option<&Policy>) -> Option<Lock> {
         report.add(scripts::read(report), Vec::new());
+        let lock = self.request.lock.as_ref().map(|order| {
+            let (lock, found) = locked::compare(report, order);
+            report.add(Vec::new(), found);
+            lock
+        });
         let Some(catalog) = &self.request.catalog else {
-            return;
+            return lock;
         };
         let service = self.file.service.as_deref();
         let owner = service.and_then(|name| catalog.find(name));
@@ -197,6 +210,7 @@ impl Setup<'_> {
         // The whole report, in memory: whoever asks for circles has the contacts weighed against each other.
         let found = graph::of_run(&report.to_report(), catalog, protect);
         report.add(Vec::new(), found);
+        lock
     }
 
     /// What the kernel recorded; where that cannot be read, what of it is on disk.
@@ -204,7 +218,7 @@ impl Setup<'_> {
         let Some(session) = &self.session else {
             return Ledger::default();
         };
-        let mut record = Ledger::default();
+        let mut record = Ledger::redacting(&self.request.redaction);
         let read = session.read(&mut |mut row| {
             late.complete(&mut row);
             record.add(row);
@@ -215,7 +229,10 @@ impl Setup<'_> {
             format!("the record cannot be read: {}", described(&error)),
             0,
         );
-        self.dir.as_ref().map_or_else(Ledger::default, kept_record)
+        let redaction = &self.request.redaction;
+        self.dir
+            .as_ref()
+            .map_or_else(Ledger::default, |dir| kept_record(dir, redaction))
     }
 
     /// Take down the guard; what still lives is the caller's again. `leftovers` gains whoever came since.

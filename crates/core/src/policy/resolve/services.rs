@@ -213,6 +213,7 @@ impl Resolving<'_> {
             derived: Some(Box::new(Derivation {
                 service: provided.service,
                 path: provided.path,
+                drill: false,
             })),
             text: text.into(),
             ..like.clone()

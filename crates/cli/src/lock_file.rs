@@ -1,0 +1,129 @@
+//! The egress lockfile on disk.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use blackstart_core::lock::{FILE_NAME, Lock};
+use blackstart_guard::LockOrder;
+
+use crate::args;
+use crate::report_file::replace;
+
+/// Longer ones are not read.
+const MOST_BYTES: u64 = 64 << 20;
+
+/// It is committed with the deployment, whoever ran that.
+const PUBLIC: u32 = 0o644;
+
+/// The lockfile of a run.
+#[derive(Debug)]
+pub(crate) struct LockFile {
+    path: PathBuf,
+    /// What it says.
+    known: Option<Lock>,
+    /// It is to be written anew.
+    update: bool,
+    /// Why one that nobody named could not be read: that must not hold up a run.
+    remark: Option<String>,
+}
+
+impl LockFile {
+    /// The one that was named, or the one beside the command; none if there is none and none is to be written. Only
+    /// what was typed can be wrong.
+    pub(crate) fn of(typed: &args::Run, directory: &Path) -> Result<Option<Self>, String> {
+        let beside = || {
+            let command = Path::new(typed.command.first()?);
+            let place = command
+                .parent()
+                .filter(|_| command.components().count() > 1)?;
+            Some(directory.join(place).join(FILE_NAME))
+        };
+        let named = typed.lock.as_ref().map(|path| directory.join(path));
+        let by_name = named.is_some();
+        let Some(path) = named.or_else(beside) else {
+            return match typed.update_lock {
+                true => Err(
+                    "the command was found by PATH, so nothing says where its lockfile is: name it with --lock FILE"
+                        .to_owned(),
+                ),
+                false => Ok(None),
+            };
+        };
+        let shown = path.display();
+        let mut file = Self {
+            known: None,
+            update: typed.update_lock,
+            remark: None,
+            path: path.clone(),
+        };
+        match read(&path) {
+            Ok(Some(known)) => file.known = Some(known),
+            Ok(None) if typed.update_lock => {}
+            Ok(None) if by_name => {
+                return Err(format!(
+                    "there is no lockfile {shown}; write a first one with --update-lock"
+                ));
+            }
+            Ok(None) => return Ok(None),
+            // It is to be replaced: what was wrong with it is over.
+            Err(_) if typed.update_lock => {}
+            Err(why) if by_name => return Err(format!("cannot read the lockfile {shown}: {why}")),
+            Err(why) => {
+                file.remark = Some(format!(
+                    "the lockfile {shown} is left out, it cannot be read: {why}"
+                ));
+            }
+        }
+        Ok(Some(file))
+    }
+
+    /// What the guard is to do with it.
+    pub(crate) fn order(&self) -> LockOrder {
+        LockOrder {
+            known: self.known.clone(),
+            beside: self.path.parent().unwrap_or(Path::new("/")).to_owned(),
+        }
+    }
+
+    /// What whoever keeps it ought to know.
+    pub(crate) fn remark(&self) -> Option<&str> {
+        self.remark.as_deref()
+    }
+
+    /// Write it anew, if that was asked for. What was done, if something was; or why not.
+    pub(crate) fn update(&self, now: &Lock, exit_code: i32) -> Result<Option<String>, String> {
+        if !self.update {
+            return Ok(None);
+        }
+        let shown = self.path.display();
+        if exit_code != 0 {
+            return Err(format!(
+                "the lockfile {shown} stays as it is: of a run that failed nobody knows what it would have reached"
+            ));
+        }
+        if self.known.as_ref() == Some(now) {
+            return Ok(Some(format!("the lockfile {shown} holds as it is")));
+        }
+        replace(&self.path, PUBLIC, |out| {
+            out.write_all(now.text().as_bytes())
+        })
+        .map_err(|error| format!("cannot write the lockfile {shown}: {error}"))?;
+        Ok(Some(format!("wrote the lockfile {shown}")))
+    }
+}
+
+fn read(path: &Path) -> Result<Option<Lock>, String> {
+    let metadata = match fs::metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        other => other.map_err(|error| error.to_string())?,
+    };
+    if !metadata.is_file() {
+        return Err("it is not a file".to_owned());
+    }
+    if metadata.len() > MOST_BYTES {
+        return Err(format!("it is larger than {} MiB", MOST_BYTES >> 20));
+    }
+    let text = fs::read_to_string(path).map_err(|error| error.to_string())?;
+    Lock::parse(&text).map(Some)
+}

@@ -1,0 +1,329 @@
+//! The egress lockfile: the destinations that a deployment may reach, with the executables that reach them.
+//!
+//! It lies beside the deployment's script and is committed with it. A run is compared with it: that a tool calls a
+//! place which it did not call before is seen on the day it begins, with the change of the tool that brought it.
+//! It refuses nothing; that is a policy's affair.
+//!
+//! The file is JSON with sorted keys, a line for each entry, so that a change of it reads well in a review.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::report::{
+    Finding, Flow, Parts, Severity, Subject, Verdict, absolute, image_name, image_script,
+    printable, rule_text, stable_id,
+};
+use crate::tables::{RULE_LOCAL, RULE_RESOLVER, RULE_RESOLVER_SOCKET};
+
+/// Version of the file's shape; a reader refuses a higher one.
+pub const VERSION: u32 = 1;
+
+/// What it is called where nobody says otherwise.
+pub const FILE_NAME: &str = "blackstart.lock";
+
+/// Directories in which names are made up anew at each run.
+const TEMPORARY: &[&str] = &["/tmp", "/var/tmp", "/dev/shm", "/run/user"];
+
+/// Executables that nobody knows are called this.
+const UNKNOWN: &str = "?";
+
+/// What a run reached, or may reach.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Lock {
+    /// [`VERSION`].
+    version: u32,
+    /// Destinations (`github.com:443/tcp`, `10.0.0.1:53/udp`, `unix:/run/x.sock`), and by which executables.
+    destinations: BTreeMap<String, BTreeSet<String>>,
+    /// Executables, with the digest of each that could be read (`sha256:…`).
+    executables: BTreeMap<String, Option<String>>,
+}
+
+/// How paths are written.
+#[derive(Debug, Clone, Copy)]
+pub struct Places<'a> {
+    /// The directory that the command was started in: relative paths are taken from there.
+    pub started_in: Option<&'a str>,
+    /// The directory of the lockfile. What lies below is written from there (`./deploy.sh`), since a checkout lies
+    /// elsewhere on each host.
+    pub beside: Option<&'a str>,
+}
+
+impl Default for Lock {
+    fn default() -> Self {
+        Self {
+            version: VERSION,
+            destinations: BTreeMap::new(),
+            executables: BTreeMap::new(),
+        }
+    }
+}
+
+impl Lock {
+    /// Read one. The error says what is wrong, and where.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        #[derive(Deserialize)]
+        struct Versioned {
+            version: u32,
+        }
+        // Of a newer one the rest may have any shape.
+        if let Ok(Versioned { version }) = serde_json::from_str(text)
+            && version > VERSION
+        {
+            return Err(format!(
+                "it has version {version}, and this blackstart reads versions up to {VERSION}"
+            ));
+        }
+        serde_json::from_str(text).map_err(|error| error.to_string())
+    }
+
+    /// As it is written to the file.
+    pub fn text(&self) -> String {
+        // Maps with text for keys and lists of texts cannot fail to be written.
+        let mut text = serde_json::to_string_pretty(self).unwrap_or_default();
+        text.push('\n');
+        text
+    }
+
+    /// What a run reached for. `digest` gives that of the file at an absolute path.
+    pub fn of(
+        report: &dyn Parts,
+        places: Places<'_>,
+        digest: &mut dyn FnMut(&str) -> Option<String>,
+    ) -> Self {
+        let mut lock = Self::default();
+        for (reached, who) in reached(report, places) {
+            // What was refused is no dependency that is there to be kept.
+            if reached.refused {
+                continue;
+            }
+            let by = lock.destinations.entry(reached.destination).or_default();
+            by.insert(who.written.clone());
+            lock.executables
+                .entry(who.written)
+                .or_insert_with(|| digest(&who.path?));
+        }
+        lock
+    }
+
+    /// How a run differs from this lock; `now` is its own. Where the command did not succeed, nothing is said of
+    /// what it did not reach.
+    pub fn compare(&self, now: &Self, report: &dyn Parts, places: Places<'_>) -> Vec<Finding> {
+        let mut found = Vec::new();
+        let mut told = BTreeSet::new();
+        for (reached, who) in reached(report, places) {
+            let known = self.destinations.get(&reached.destination);
+            if known.is_some_and(|by| by.contains(&who.written))
+                || !told.insert((reached.destination.clone(), who.written.clone()))
+            {
+                continue;
+            }
+            let changed = self.changed(now, &who.written);
+            let since = match changed {
+                Some(_) => ", which has changed since the lock was written,",
+                None if self.executables.contains_key(&who.written) => "",
+                None => ", which the lock does not have,",
+            };
+            let word = if known.is_some() {
+                "contacts, as others did before,"
+            } else {
+                "newly contacts"
+            };
+            found.push(Finding {
+                command: reached.subject.as_ref().map(|subject| subject.argv.clone()),
+                subjects: reached.subject.iter().map(|subject| subject.id).collect(),
+                ..finding(
+                    "lock_new",
+                    Severity::Warning,
+                    &[&reached.destination, &who.written],
+                    format!("{}{since} {word} {}", who.written, reached.destination),
+                    "if the deployment may need it, write the lock anew with `--update-lock`",
+                )
+            });
+        }
+        for written in now.executables.keys() {
+            if let Some((before, after)) = self.changed(now, written) {
+                found.push(finding(
+                    "lock_changed",
+                    Severity::Info,
+                    &[written],
+                    format!(
+                        "{written} has changed since the lock was written ({} is now {})",
+                        short(before),
+                        short(after)
+                    ),
+                    "if that was meant, write the lock anew with `--update-lock`",
+                ));
+            }
+        }
+        if report.run().exit_code == Some(0) {
+            let gone = self
+                .destinations
+                .keys()
+                .filter(|destination| !now.destinations.contains_key(*destination));
+            found.extend(gone.map(|destination| {
+                finding(
+                    "lock_unused",
+                    Severity::Info,
+                    &[destination],
+                    format!("the lock has {destination}, and this run did not contact it"),
+                    "if it is needed no more, write the lock anew with `--update-lock`",
+                )
+            }));
+        }
+        found
+    }
+
+    /// The digests of an executable, if it has another one now.
+    fn changed<'a>(&'a self, now: &'a Self, written: &str) -> Option<(&'a str, &'a str)> {
+        let before = self.executables.get(written)?.as_deref()?;
+        let after = now.executables.get(written)?.as_deref()?;
+        (before != after).then_some((before, after))
+    }
+}
+
+fn finding(kind: &str, severity: Severity, about: &[&str], title: String, fix: &str) -> Finding {
+    let parts: Vec<&str> = std::iter::once(kind).chain(about.iter().copied()).collect();
+    Finding {
+        id: stable_id(&parts),
+        kind: kind.to_owned(),
+        severity,
+        title: printable(&title),
+        owner: None,
+        command: None,
+        subjects: Vec::new(),
+        rule: None,
+        reason: None,
+        fix: Some(fix.to_owned()),
+        reaction: None,
+        circle: None,
+    }
+}
+
+/// The beginning of a digest, as much as a person compares.
+fn short(digest: &str) -> &str {
+    let end = digest.find(':').map_or(0, |colon| colon + 1) + 12;
+    digest.get(..end).unwrap_or(digest)
+}
+
+/// A destination, and the process that reached for it.
+struct Reached {
+    destination: String,
+    subject: Option<Subject>,
+    refused: bool,
+}
+
+/// An executable.
+#[derive(Clone)]
+struct Executable {
+    /// As a lock has it.
+    written: String,
+    /// Where it is read; none where names are made up, and where nobody knows it.
+    path: Option<String>,
+}
+
+/// Every destination outside of this host, with who reached for it, in the order of the report.
+fn reached(report: &dyn Parts, places: Places<'_>) -> Vec<(Reached, Executable)> {
+    let subjects: HashMap<u64, Subject> = report
+        .subjects()
+        .map(|subject| (subject.id, subject.into_owned()))
+        .collect();
+    let told = report.told_by_another();
+    let own = &report.run().addresses;
+    let outside = |flow: &Flow| {
+        let is_local = flow.address.to_canonical().is_loopback()
+            || own.contains(&flow.address)
+            || flow.rule == rule_text(None, RULE_LOCAL);
+        // The host's resolver is the host's choice.
+        let is_resolver =
+            flow.rule == rule_text(None, RULE_RESOLVER) || flow.port == 53 && flow.name.is_none();
+        let is_probe = flow.protocol == "udp" && flow.port == 0;
+        !is_local && !is_resolver && !is_probe
+    };
+    let flows = report
+        .flows()
+        .zip(told)
+        .filter(|(flow, told)| !told && outside(flow))
+        .map(|(flow, _)| {
+            let refused = flow.verdict == Verdict::Deny;
+            (destination(&flow), flow.subject, refused)
+        })
+        .collect::<Vec<_>>();
+    let sockets = report
+        .delegates()
+        .iter()
+        .filter(|delegate| delegate.rule != rule_text(None, RULE_RESOLVER_SOCKET))
+        .map(|delegate| {
+            let refused = delegate.verdict == Verdict::Deny;
+            (format!("unix:{}", delegate.path), delegate.subject, refused)
+        });
+    flows
+        .into_iter()
+        .chain(sockets)
+        .map(|(destination, subject, refused)| {
+            let subject = subject.and_then(|id| subjects.get(&id)).cloned();
+            let who = executable(subject.as_ref(), places);
+            let reached = Reached {
+                destination,
+                subject,
+                refused,
+            };
+            (reached, who)
+        })
+        .collect()
+}
+
+fn destination(flow: &Flow) -> String {
+    let host = match (&flow.name, flow.address) {
+        (Some(name), _) => name.clone(),
+        (None, IpAddr::V6(v6)) => format!("[{v6}]"),
+        (None, IpAddr::V4(v4)) => v4.to_string(),
+    };
+    match flow.port {
+        0 => format!("{host}/{}", flow.protocol),
+        port => format!("{host}:{port}/{}", flow.protocol),
+    }
+}
+
+/// What a process is an image of: a script counts, and not its interpreter.
+fn executable(subject: Option<&Subject>, places: Places<'_>) -> Executable {
+    let unknown = Executable {
+        written: UNKNOWN.to_owned(),
+        path: None,
+    };
+    let Some(subject) = subject else {
+        return unknown;
+    };
+    let image = image_script(&subject.exe, &subject.argv).unwrap_or(&subject.exe);
+    if image.is_empty() {
+        return unknown;
+    }
+    let path = absolute(image, places.started_in);
+    let beside = places
+        .beside
+        .and_then(|directory| Some((directory, path.strip_prefix(directory)?)))
+        .filter(|(directory, rest)| directory.ends_with('/') || rest.starts_with('/'));
+    if let Some((_, rest)) = beside {
+        return Executable {
+            written: format!("./{}", rest.trim_start_matches('/')),
+            path: Some(path),
+        };
+    }
+    let temporary = TEMPORARY.iter().any(|directory| {
+        path.strip_prefix(directory)
+            .is_some_and(|rest| rest.starts_with('/'))
+    });
+    if temporary || !path.starts_with('/') {
+        let name = image_name(&subject.exe, &subject.argv);
+        return Executable {
+            written: format!("*/{name}"),
+            path: None,
+        };
+    }
+    Executable {
+        written: path.clone(),
+        path: Some(path),
+    }
+}

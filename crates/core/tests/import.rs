@@ -1,0 +1,305 @@
+//! Other programs' files become a catalog's; what is wrong with them has a place and takes nothing from the rest.
+
+use blackstart_core::catalog::{self, Destination};
+use blackstart_core::graph::{Evidence, Graph, Input, build};
+use blackstart_core::import::{Format, Options, Reading, read};
+use blackstart_core::name::Name;
+use blackstart_core::tables::Protocol;
+
+const JAEGER: &str = include_str!("samples/jaeger.json");
+const OTLP: &str = include_str!("samples/otlp.json");
+const KUBERNETES: &str = include_str!("samples/kubernetes.json");
+const BACKSTAGE: &str = include_str!("samples/catalog-info.yaml");
+
+fn imported(format: Format, text: &str) -> Reading {
+    read(format, &[("file", text)], &Options::default())
+}
+
+/// The catalog that the imports make beside what a person wrote.
+fn catalog(own: &str, imports: &[&Reading]) -> catalog::Reading {
+    let texts: Vec<String> = imports
+        .iter()
+        .map(|reading| reading.import.text())
+        .collect();
+    let mut files = vec![("own.yaml", own)];
+    files.extend(texts.iter().map(|text| ("import.yaml", text.as_str())));
+    catalog::read(&files)
+}
+
+fn graph(catalog: &catalog::Catalog) -> Graph {
+    build(&Input {
+        catalog,
+        runs: &[],
+        imports: &[],
+    })
+}
+
+/// `by needs what: evidence`, of all needs.
+fn needs(graph: &Graph) -> Vec<String> {
+    let name = |id| graph.node(id).name.as_str();
+    let needs = graph.needs().iter();
+    needs
+        .map(|need| {
+            let evidence: Vec<String> = need.evidence.iter().map(Evidence::to_string).collect();
+            format!(
+                "{} needs {}: {}",
+                name(need.from),
+                name(need.to),
+                evidence.join("; ")
+            )
+        })
+        .collect()
+}
+
+fn messages(reading: &Reading) -> Vec<String> {
+    let diagnostics = reading.diagnostics.iter();
+    diagnostics
+        .map(|d| format!("{}:{}: {}", d.line, d.column, d.message))
+        .collect()
+}
+
+#[test]
+fn traces_become_needs_with_their_place() {
+    for (format, text, places) in [
+        (Format::Jaeger, JAEGER, ["4:5", "3:5", "5:5"]),
+        (Format::Otlp, OTLP, ["", "", ""]),
+    ] {
+        let reading = imported(format, text);
+        assert_eq!(messages(&reading), [""; 0]);
+        let catalog = catalog("", &[&reading]);
+        assert!(!catalog.partial, "{:#?}", catalog.diagnostics);
+        let told = needs(&graph(&catalog.catalog));
+        if format == Format::Jaeger {
+            assert_eq!(
+                told,
+                [
+                    format!(
+                        "checkout needs cart: imported from jaeger, file:{}",
+                        places[0]
+                    ),
+                    format!(
+                        "checkout needs payments: imported from jaeger, file:{}",
+                        places[1]
+                    ),
+                    format!(
+                        "payments needs ledger-db: imported from jaeger, file:{}",
+                        places[2]
+                    ),
+                ]
+            );
+        } else {
+            assert_eq!(told.len(), 2, "{told:?}");
+            assert!(told[1].starts_with("payments needs ledger: imported from otlp, file:"));
+        }
+    }
+}
+
+#[test]
+fn the_collectors_file_has_a_document_a_line() {
+    let value: serde_json::Value = serde_json::from_str(OTLP).unwrap();
+    let text = format!("{value}\n{}\n", r#"{"resourceMetrics": []}"#);
+    let reading = imported(Format::Otlp, &text);
+    let told = messages(&reading);
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(
+        told[0].starts_with("2:1: no metric here is called"),
+        "{told:?}"
+    );
+    assert!(!reading.partial);
+    assert_eq!(reading.import.counts(), (3, 2));
+}
+
+#[test]
+fn services_of_a_cluster_are_known_by_name_and_address() {
+    let reading = imported(Format::Kubernetes, KUBERNETES);
+    assert_eq!(messages(&reading), [""; 0]);
+    let catalog = catalog("", &[&reading]);
+    assert!(catalog.diagnostics.is_empty(), "{:#?}", catalog.diagnostics);
+    let catalog = catalog.catalog;
+    let owner = |name: Option<&str>, address: Option<&str>, port, protocol| {
+        let name = name.map(|name| Name::parse(name).unwrap());
+        let id = catalog.owner_of(&Destination::Net {
+            name: name.as_ref(),
+            address: address.map(|address| address.parse().unwrap()),
+            port: Some(port),
+            protocol: Some(protocol),
+        })?;
+        Some(catalog.service(id).name.as_str())
+    };
+    let (tcp, udp) = (Protocol::Tcp, Protocol::Udp);
+    let cart = Some("shop/cart");
+    assert_eq!(
+        owner(Some("cart.shop.svc.cluster.local"), None, 80, tcp),
+        cart
+    );
+    assert_eq!(owner(None, Some("10.96.12.7"), 7946, udp), cart);
+    assert_eq!(owner(None, Some("fd00:96::c07"), 80, tcp), cart);
+    assert_eq!(owner(None, Some("10.96.12.7"), 7946, tcp), None);
+    let pod = Some("ledger-db-0.ledger-db.pay.svc.cluster.local");
+    assert_eq!(owner(pod, None, 5432, tcp), Some("pay/ledger-db"));
+    assert_eq!(
+        owner(Some("edge.shop.example"), None, 443, tcp),
+        Some("shop/edge")
+    );
+    assert_eq!(
+        owner(None, Some("198.51.100.7"), 443, tcp),
+        Some("shop/edge")
+    );
+    let id = catalog.find("shop/cart").unwrap();
+    let service = catalog.service(id);
+    assert_eq!(
+        (service.owner.as_deref(), service.tier),
+        (Some("team-shop"), Some(2))
+    );
+}
+
+#[test]
+fn entities_become_services_and_apis_lead_to_who_provides_them() {
+    let reading = imported(Format::Backstage, BACKSTAGE);
+    let told = messages(&reading);
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(told[0].ends_with("a Group is left out: it is nothing that can be down"));
+    assert!(!reading.partial);
+    let catalog = catalog("", &[&reading]);
+    assert!(!catalog.partial, "{:#?}", catalog.diagnostics);
+    let told: Vec<String> = needs(&graph(&catalog.catalog))
+        .into_iter()
+        .map(|need| need.split(':').take(3).collect::<Vec<_>>().join(":"))
+        .collect();
+    let starts = [
+        "api:rates needs exchange: imported from backstage, file",
+        "checkout needs api:rates: imported from backstage, file",
+        "checkout needs cart: imported from backstage, file",
+        "checkout needs resource:ledger-db: imported from backstage, file",
+    ];
+    assert_eq!(told.len(), starts.len(), "{told:?}");
+    for (told, start) in told.iter().zip(starts) {
+        assert!(
+            start.starts_with(told.as_str()) || told.starts_with(start),
+            "{told}"
+        );
+    }
+    let service = catalog
+        .catalog
+        .service(catalog.catalog.find("checkout").unwrap());
+    assert_eq!(
+        (service.owner.as_deref(), service.tier),
+        (Some("team-pay"), Some(1))
+    );
+    assert_eq!(service.provides.len(), 2);
+}
+
+#[test]
+fn what_people_wrote_goes_before_and_evidence_adds_up() {
+    let own = "apiVersion: blackstart.dev/v1\nkind: Service\nname: ledger-db\nowner: team-db\ntier: 1\nprovides: ['10.9.9.9:5432']\n---\napiVersion: blackstart.dev/v1\nkind: Service\nname: payments\nneeds: [{ service: ledger-db, strength: hard }]\n";
+    let options = Options {
+        names: [("ledger".to_owned(), "ledger-db".to_owned())].into(),
+        cluster_domain: None,
+    };
+    let jaeger = imported(Format::Jaeger, JAEGER);
+    let otlp = read(Format::Otlp, &[("file", OTLP)], &options);
+    let catalog = catalog(own, &[&jaeger, &otlp]);
+    assert!(catalog.diagnostics.is_empty(), "{:#?}", catalog.diagnostics);
+    let graph = graph(&catalog.catalog);
+    let need = needs(&graph)
+        .into_iter()
+        .find(|need| need.starts_with("payments needs ledger-db"))
+        .unwrap();
+    let of = |what: &str| need.contains(what);
+    assert!(
+        of("declared in own.yaml") && of("from jaeger") && of("from otlp"),
+        "{need}"
+    );
+    let service = catalog
+        .catalog
+        .service(catalog.catalog.find("ledger-db").unwrap());
+    assert_eq!(service.owner.as_deref(), Some("team-db"));
+
+    // An endpoint that a person gave to another service stays there, with a word about it.
+    let own = "apiVersion: blackstart.dev/v1\nkind: Service\nname: front\nprovides: ['edge.shop.example:443']\n";
+    let cluster = imported(Format::Kubernetes, KUBERNETES);
+    let catalog = self::catalog(own, &[&cluster]);
+    assert!(!catalog.partial);
+    let told: Vec<_> = catalog.diagnostics.iter().collect();
+    assert_eq!(told.len(), 1, "{told:#?}");
+    let help = told[0].help.as_deref().unwrap();
+    assert!(help.contains("`--as shop/edge=front`"), "{help}");
+}
+
+#[test]
+fn what_is_wrong_is_told_with_its_place() {
+    let cases = [
+        (
+            Format::Jaeger,
+            "{\"data\": [{\"parent\": \"a\"}]}",
+            "1:11: a dependency names",
+        ),
+        (
+            Format::Jaeger,
+            "{\"dat\": []}",
+            "1:1: the file has no list of dependencies",
+        ),
+        (
+            Format::Jaeger,
+            "{\"data\": [{\"parent\": \"a\",",
+            "not valid YAML",
+        ),
+        (Format::Jaeger, "", "1:1: the file is empty"),
+        (
+            Format::Otlp,
+            "{\"resourceSpans\": []}",
+            "1:1: the file has spans, and no metrics",
+        ),
+        (Format::Otlp, "[]", "1:1: the file has no `resourceMetrics`"),
+        (
+            Format::Kubernetes,
+            "kind: Deployment",
+            "1:1: a Deployment is left out",
+        ),
+        (
+            Format::Kubernetes,
+            "kind: Service\nspec: {}",
+            "1:1: a Service has no `metadata.name`",
+        ),
+        (
+            Format::Kubernetes,
+            "{}",
+            "1:1: an object without `kind` is left out",
+        ),
+        (
+            Format::Backstage,
+            "apiVersion: v1\nkind: Component",
+            "is not one of Backstage's",
+        ),
+        (
+            Format::Backstage,
+            "apiVersion: backstage.io/v1alpha1\nkind: Componet",
+            "no kind of entity",
+        ),
+        (
+            Format::Backstage,
+            "apiVersion: backstage.io/v1alpha1\nkind: Component\nmetadata: { name: a }\nspec: { dependsOn: [b] }",
+            "4:21: this is no reference to an entity",
+        ),
+    ];
+    for (format, text, wanted) in cases {
+        let reading = imported(format, text);
+        let told = messages(&reading);
+        assert!(
+            told.iter().any(|told| told.contains(wanted)),
+            "{text}: {told:?}"
+        );
+    }
+    // One bad file does not lose the good ones.
+    let files = [("bad", "{"), ("good", JAEGER)];
+    let reading = read(Format::Jaeger, &files, &Options::default());
+    assert!(reading.partial);
+    assert_eq!(reading.import.counts(), (4, 3));
+    // A name that cannot be one becomes another.
+    let odd = imported(
+        Format::Jaeger,
+        "[{\"parent\": \"a b\", \"child\": \"c,d\"}]",
+    );
+    assert_eq!(odd.diagnostics.len(), 2);
+    assert!(!catalog("", &[&odd]).partial);
+}
