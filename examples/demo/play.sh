@@ -66,6 +66,14 @@ shown "blackstart graph impact github --catalog catalog --runs observe.json enfo
 shown "blackstart graph order --catalog catalog --runs observe.json enforce.json"
 "$BLACKSTART" graph order --catalog "$here/catalog" --runs "$REPORTS/observe.json" "$REPORTS/enforce.json"
 
+bold "5. Rehearse: github.com is down for one run. Does the deployment fail, hang, or manage?"
+shown "blackstart run -q --service mysql --catalog catalog --down github --report drill.json -- ./deploy.sh"
+status=0
+"$BLACKSTART" run -q --service mysql --catalog "$here/catalog" --down github --report "$REPORTS/drill.json" -- "$here/deploy.sh" || status=$?
+echo "exit code: $status"
+((status == 1)) || { echo "demo: the deployment should have failed without github.com" >&2; exit 1; }
+
 bold "The reports"
 echo "$REPORTS/observe.json"
 echo "$REPORTS/enforce.json"
+echo "$REPORTS/drill.json"

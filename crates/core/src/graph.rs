@@ -134,7 +134,8 @@ pub struct Contact {
     pub host: String,
     /// The process, as the report numbers it; none where it is not known.
     pub subject: Option<u64>,
-    /// What the process and its ancestors are called, the process first.
+    /// What the process and its ancestors are called, the process first; what is called the same as the one before
+    /// is left out.
     pub chain: Vec<String>,
     /// Its command line, redacted.
     pub command: Vec<String>,

@@ -321,7 +321,7 @@ fn below<'n>(node: &'n Node, keys: &[&str]) -> Option<&'n Node> {
     keys.iter().try_fold(node, |node, key| get(node, key))
 }
 
-fn text<'n>(node: Option<&'n Node>) -> Option<&'n str> {
+fn text(node: Option<&Node>) -> Option<&str> {
     match &node?.value {
         Value::Text(text) => Some(text),
         _ => None,

@@ -253,15 +253,18 @@ impl<'a> Lens<'a> {
             Some(None) => Reach::Unowned,
         };
         let run = &self.report.run;
+        let mut names: Vec<String> = chain
+            .iter()
+            .map(|subject| image_name(&subject.exe, &subject.argv).to_owned())
+            .collect();
+        // A shell and its subshells are one to whoever reads it.
+        names.dedup();
         let contact = Contact {
             run: run.id.clone(),
             started: run.started.clone(),
             host: run.host.clone(),
             subject: key.subject,
-            chain: chain
-                .iter()
-                .map(|subject| image_name(&subject.exe, &subject.argv).to_owned())
-                .collect(),
+            chain: names,
             command: chain.first().map(|s| s.argv.clone()).unwrap_or_default(),
             destination: key.destination,
             verdict: key.verdict,
