@@ -262,7 +262,7 @@ fn drill(typed: &args::Run) -> Option<Drill> {
     let mut down = typed.down.clone();
     down.sort_unstable();
     down.dedup();
-    (!down.is_empty()).then(|| Drill {
+    (!down.is_empty()).then_some(Drill {
         down,
         fault: match typed.fault {
             args::Fault::Refuse => Fault::Refuse,
