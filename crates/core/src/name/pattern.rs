@@ -117,7 +117,7 @@ impl Pattern {
         }
         Ok(Self {
             reach,
-            labels: labels.from_root(),
+            labels: labels.turned(),
         })
     }
 
@@ -135,7 +135,7 @@ impl Pattern {
         let wire = name.as_wire();
         (!name.is_root()).then(|| Self {
             reach,
-            labels: Labels(wire[..wire.len() - 1].to_vec()).from_root(),
+            labels: Labels(wire[..wire.len() - 1].to_vec()).turned(),
         })
     }
 
@@ -225,7 +225,7 @@ impl Labels {
     }
 
     /// The same labels the other way round.
-    fn from_root(self) -> Box<[u8]> {
+    fn turned(self) -> Box<[u8]> {
         let mut turned = vec![0; self.0.len()].into_boxed_slice();
         let mut end = turned.len();
         let mut rest = self.0.as_slice();
