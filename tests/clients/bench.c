@@ -10,6 +10,10 @@
  *                              N times: look nI.SUFFIX up, connect to its address at once:
  *                              connected, refused, other errors, lookups without an address
  *   spread SEED N              N UDP connects to as many addresses of 198.18.0.0/15: connected, failures
+ *   swapped STOP ADDRESS:PORT:ONE:OTHER...
+ *                              UDP connects to each of these in turn until the file STOP is there; ONE and OTHER are
+ *                              the errnos that two policies end them with, 0 for none: nanoseconds, then for each how
+ *                              many ended with one, with the other, with neither
  *   spawn FROM N ADDRESS PORT  N processes, one after another, each with its own argv and one connection:
  *                              those that exited with 0
  *   tool OUTPUT WORD...        run a command with its output in a file: time, exit code
@@ -255,6 +259,42 @@ static void do_spread(char **word)
 	printf("%ld %ld\n", connected, failures);
 }
 
+static void do_swapped(char **word)
+{
+	/* Looked for so seldom that it is not what is measured. */
+	enum { ROUNDS = 256 };
+	struct {
+		struct sockaddr_in to;
+		int one, other;
+		long ended[3];
+	} aim[WORDS_MAX];
+	uint64_t began = now();
+	int aims = 0;
+
+	for (; word[2 + aims]; aims++) {
+		char address[16];
+		int port;
+
+		if (sscanf(word[2 + aims], "%15[0-9.]:%d:%d:%d", address, &port, &aim[aims].one, &aim[aims].other) != 4)
+			die(word[2 + aims]);
+		aim[aims].to = at(address, port);
+		memset(aim[aims].ended, 0, sizeof(aim[aims].ended));
+	}
+	do {
+		for (int i = 0; i < ROUNDS * aims; i++) {
+			int n = i % aims, fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+			int error = reach(fd, &aim[n].to) ? errno : 0;
+
+			aim[n].ended[error == aim[n].one ? 0 : error == aim[n].other ? 1 : 2]++;
+			close(fd);
+		}
+	} while (access(word[1], F_OK));
+	printf("%lu", now() - began);
+	for (int n = 0; n < aims; n++)
+		printf(" %ld %ld %ld", aim[n].ended[0], aim[n].ended[1], aim[n].ended[2]);
+	printf("\n");
+}
+
 static void do_spawn(char **word)
 {
 	long from = atol(word[1]), n = atol(word[2]), good = 0;
@@ -332,7 +372,7 @@ static const struct order {
 } orders[] = {
 	{ "lookup", do_lookup, 4, 0 }, { "tcp", do_tcp, 4, 0 },       { "udp", do_udp, 4, 0 },
 	{ "send", do_send, 4, 0 },     { "fresh", do_fresh, 6, 3 },   { "spread", do_spread, 3, 1 },
-	{ "spawn", do_spawn, 5, 1 },   { "tool", do_tool, 3, 0 },
+	{ "spawn", do_spawn, 5, 1 },   { "tool", do_tool, 3, 0 },     { "swapped", do_swapped, 3, 0 },
 };
 
 static const struct order *understood(char **word, int n)

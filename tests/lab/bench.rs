@@ -14,6 +14,7 @@ mod machine;
 mod pairs;
 mod policy;
 mod scene;
+mod swap;
 mod tools;
 
 pub use bar::{Bar, Bound, Results};
@@ -35,4 +36,5 @@ pub const PARTS: &[(&str, Measure)] = &[
     ("fresh", load::fresh),
     ("memory", load::memory),
     ("policy", policy::language),
+    ("reload", swap::under_load),
 ];

@@ -39,28 +39,30 @@ impl<'a> Reader<'a> {
         message: String,
         help: Option<String>,
     ) {
-        if self.diagnostics.len() >= MAX_DIAGNOSTICS && severity == Severity::Warning {
-            return;
-        }
-        if self.diagnostics.len() > MAX_DIAGNOSTICS {
-            return;
-        }
-        let message = if self.diagnostics.len() == MAX_DIAGNOSTICS {
-            "more errors follow; mend those above first".to_owned()
-        } else {
-            message
-        };
         let (line, column) = self.places.line_and_column(span.start);
-        let file = self.file.to_owned();
-        self.diagnostics.push(Diagnostic {
+        self.keep(Diagnostic {
             severity,
             message,
-            file,
+            file: self.file.to_owned(),
             span: span.clone(),
             line,
             column,
             help,
         });
+    }
+
+    /// Keep it after those that were found before, if there is room.
+    pub(crate) fn keep(&mut self, mut diagnostic: Diagnostic) {
+        let before = self.diagnostics.len();
+        if before > MAX_DIAGNOSTICS
+            || before == MAX_DIAGNOSTICS && diagnostic.severity == Severity::Warning
+        {
+            return;
+        }
+        if before == MAX_DIAGNOSTICS {
+            diagnostic.message = "more errors follow; mend those above first".to_owned();
+        }
+        self.diagnostics.push(diagnostic);
     }
 
     pub(crate) fn error(
@@ -145,7 +147,8 @@ impl<'a> Reader<'a> {
         later: &[&str],
         owner: &str,
     ) -> Vec<(&'k str, Range<usize>, Node)> {
-        let mut found: Vec<(&'k str, Range<usize>, Node)> = Vec::new();
+        let mut found: Vec<(&'k str, Range<usize>, Node)> =
+            Vec::with_capacity(pairs.len().min(known.len()));
         for (key, value) in pairs {
             let Value::Text(text) = &key.value else {
                 self.error(

@@ -501,7 +501,7 @@ impl<'a> Asking<'a> {
             .filter(|waiver| self.is_about(&waiver.target));
         let expired = expired.map(|waiver| Missed {
             rule: Told::of(RULE_DEFAULT, waiver),
-            why: Miss::Expired(waiver.expires.clone().unwrap_or_default()),
+            why: Miss::Expired(waiver.expires.as_deref().unwrap_or_default().to_owned()),
         });
         other.chain(expired).collect()
     }
@@ -627,10 +627,10 @@ impl Detail {
             column: rule.column,
             layer: rule.layer,
             rank: rule.rank,
-            reason: rule.reason.clone(),
-            fix: rule.fix.clone(),
-            owner: rule.owner.clone(),
-            expires: rule.expires.clone(),
+            reason: rule.reason.as_deref().map(str::to_owned),
+            fix: rule.fix.as_deref().map(str::to_owned),
+            owner: rule.owner.as_deref().map(str::to_owned),
+            expires: rule.expires.as_deref().map(str::to_owned),
             service: derived.map(|derived| derived.service.clone()),
             path: derived
                 .map(|derived| derived.path.clone())

@@ -17,8 +17,12 @@ const MAX_LENGTH: usize = 512;
 ///   component for any number of directories, `[ab]` and `{a,b}` for one of several
 ///
 /// A path is compared as exec or connect was given it: links in it are not followed.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct PathPattern {
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PathPattern(Box<Both>);
+
+/// Apart, for every rule has room for a pattern, and few have one.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+struct Both {
     text: Box<str>,
     regex: Box<str>,
 }
@@ -70,14 +74,14 @@ impl PathPattern {
             return Err(PathError::Relative);
         }
         let body = regex(text)?;
-        Ok(Self {
-            text: text.into(),
-            regex: if absolute {
-                body.into()
+        Ok(Self::of(
+            text,
+            if absolute {
+                body
             } else {
-                format!("(?:(?s-u:.)*/)?{body}").into()
+                format!("(?:(?s-u:.)*/)?{body}")
             },
-        })
+        ))
     }
 
     /// A unix socket: a path from the root, or an abstract name, which begins with `@`.
@@ -85,10 +89,14 @@ impl PathPattern {
         if !text.is_empty() && !text.starts_with(['/', '@']) {
             return Err(PathError::Relative);
         }
-        Ok(Self {
+        Ok(Self::of(text, regex(text)?))
+    }
+
+    fn of(text: &str, regex: String) -> Self {
+        Self(Box::new(Both {
             text: text.into(),
-            regex: regex(text)?.into(),
-        })
+            regex: regex.into(),
+        }))
     }
 
     /// The one unix socket with this path, whatever characters it has.
@@ -105,18 +113,19 @@ impl PathPattern {
 
     /// What it means, over octets and without anchors.
     pub(crate) fn regex(&self) -> &str {
-        &self.regex
+        &self.0.regex
     }
 
     /// A path from the root, not a file's name?
     pub fn is_absolute(&self) -> bool {
-        self.text.contains('/') || self.text.starts_with('@')
+        self.0.text.contains('/') || self.0.text.starts_with('@')
     }
 
     /// How many octets stand before the first wildcard: of two patterns that match, the one with more of
     /// them describes the path more closely.
     pub fn literal_octets(&self) -> usize {
-        self.text
+        self.0
+            .text
             .find(['*', '?', '[', '{'])
             .unwrap_or(usize::from(u16::MAX))
     }
@@ -146,9 +155,19 @@ fn regex(text: &str) -> Result<String, PathError> {
     Ok(format!("(?:(?-u){body})"))
 }
 
+impl fmt::Debug for PathPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Both { text, regex } = &*self.0;
+        f.debug_struct("PathPattern")
+            .field("text", text)
+            .field("regex", regex)
+            .finish()
+    }
+}
+
 impl fmt::Display for PathPattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
+        f.write_str(&self.0.text)
     }
 }
 
@@ -185,7 +204,7 @@ impl FromStr for Selector {
 
 impl Serialize for PathPattern {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.text)
+        serializer.serialize_str(&self.0.text)
     }
 }
 

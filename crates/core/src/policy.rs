@@ -44,12 +44,19 @@ pub enum Effect {
     Deny,
 }
 
-impl fmt::Display for Effect {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Effect {
+    /// As it is written in a policy.
+    fn word(self) -> &'static str {
+        match self {
             Self::Allow => "allow",
             Self::Deny => "deny",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Effect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.word())
     }
 }
 
@@ -191,16 +198,16 @@ pub struct Rule {
     pub reaction: Reaction,
     /// Why, in its author's words.
     #[serde(default, skip_serializing_if = "is_default")]
-    pub reason: Option<String>,
+    pub reason: Option<Box<str>>,
     /// What to do instead, in its author's words.
     #[serde(default, skip_serializing_if = "is_default")]
-    pub fix: Option<String>,
+    pub fix: Option<Box<str>>,
     /// Who answers for it: a waiver's owner, or that of the service that it comes from.
     #[serde(default, skip_serializing_if = "is_default")]
-    pub owner: Option<String>,
+    pub owner: Option<Box<str>>,
     /// For a waiver: its last day, as it was written.
     #[serde(default, skip_serializing_if = "is_default")]
-    pub expires: Option<String>,
+    pub expires: Option<Box<str>>,
     /// Where the catalog made it.
     #[serde(default, skip_serializing_if = "is_default")]
     pub derived: Option<Box<Derivation>>,

@@ -11,6 +11,7 @@
 mod automaton;
 mod choices;
 mod compile;
+mod kept;
 mod paths;
 mod rulings;
 

@@ -744,9 +744,9 @@ fn the_schema_describes_the_document() {
 fn an_expired_waiver_is_a_finding_of_the_run() {
     let mut policy = policy();
     policy.expired = vec![Rule {
-        owner: Some("team-db".to_owned()),
-        reason: Some("until the mirror has providers".to_owned()),
-        expires: Some("2026-01-31".to_owned()),
+        owner: Some("team-db".into()),
+        reason: Some("until the mirror has providers".into()),
+        expires: Some("2026-01-31".into()),
         text: "waiver for api.github.com, process terraform".into(),
         file: "p.yaml".into(),
         line: 12,

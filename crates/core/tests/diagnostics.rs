@@ -1,6 +1,8 @@
 //! What the author of a policy is told.
 
-use blackstart_core::policy::{Diagnostic, Effect, Effective, Policy, alone, parse};
+use blackstart_core::policy::{
+    Diagnostic, Document, Effect, Effective, Policy, alone, parse, read,
+};
 use blackstart_core::report::Mode;
 use proptest::prelude::*;
 
@@ -310,6 +312,42 @@ fn too_much_is_refused_and_not_chewed_on() {
     let keys: String = (0..50_000).map(|n| format!("key{n}: 1\n")).collect();
     let errors = parse(&keys, "p").unwrap_err();
     assert_eq!(errors.len(), 201);
+}
+
+#[test]
+fn rules_are_read_while_the_text_is_and_told_in_their_turn() {
+    // Of a text that is no YAML only that is told, whatever stood before.
+    let text = format!("{HEAD}rules:\n  - dney: a.example\n  - deny: b.example\nservice: \"x\n");
+    let Err(errors) = parse(&text, "p") else {
+        panic!("accepted")
+    };
+    assert_eq!(errors.len(), 1, "{errors:?}");
+    assert!(errors[0].message.starts_with("not valid YAML"));
+    let (document, _) = read(&text, "p");
+    assert_eq!(document, Document::default());
+    // What is wrong at the top is told, though there is no room for all that is wrong with the rules.
+    let rules = "  - dney: a.example\n".repeat(300);
+    let errors = parse(&format!("{HEAD}rules:\n{rules}servce: x\n"), "p").unwrap_err();
+    assert_eq!(errors.len(), 201);
+    assert!(errors[199].message.starts_with("more errors follow"));
+    assert!(errors[200].message.contains("servce"));
+    // Of two lists of rules the first is read, and it is told of the second that it is one too many.
+    for (first, second, read_rules) in [
+        ("[{deny: a.example}]", "[{dney: b.example}]", 1),
+        ("none", "[{deny: b.example}]", 0),
+    ] {
+        let text = format!("{HEAD}rules: {first}\nrules: {second}\n");
+        let (document, errors) = read(&text, "p");
+        assert_eq!(document.rules.len(), read_rules, "{first}");
+        assert!(errors.last().unwrap().message.contains("stands twice"));
+        assert_eq!(errors.len(), 2 - read_rules, "{errors:?}");
+    }
+    // Only the document's own list is.
+    let (document, _) = read(
+        &format!("{HEAD}tests: {{rules: [{{deny: a.example}}]}}\n"),
+        "p",
+    );
+    assert_eq!(document.rules.len(), 0);
 }
 
 #[test]

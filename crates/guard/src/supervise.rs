@@ -478,8 +478,8 @@ impl Supervisor<'_, '_> {
                 destination,
                 verdict,
                 rule: rule_text(self.judged.policy.as_deref(), rule),
-                reason: written.and_then(|rule| rule.reason.clone()),
-                fix: written.and_then(|rule| rule.fix.clone()),
+                reason: written.and_then(|rule| rule.reason.as_deref().map(str::to_owned)),
+                fix: written.and_then(|rule| rule.fix.as_deref().map(str::to_owned)),
             }));
         }
     }

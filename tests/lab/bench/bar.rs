@@ -89,6 +89,19 @@ impl Bar {
         }
     }
 
+    /// A wall-clock figure of one run, without a bare one beside it: it does not gate.
+    pub(super) fn once(
+        what: impl Into<String>,
+        unit: &'static str,
+        bound: Bound,
+        figure: f64,
+    ) -> Self {
+        Self {
+            deterministic: false,
+            ..Self::deterministic(what, unit, bound, figure)
+        }
+    }
+
     /// A bar that could not be measured here, and why.
     pub fn skipped(
         what: impl Into<String>,

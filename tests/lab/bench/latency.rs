@@ -1,7 +1,6 @@
 //! What a guarded client notices of the guard, in wall-clock time.
 
-use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::process::Signal;
 
@@ -155,29 +154,13 @@ pub(super) fn start(scene: &Scene, results: &mut Results) {
         ),
     );
     let policy = policy.display().to_string();
-    let took = |line: &[&str]| {
-        let mut command = scene.typed(line);
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
-        let began = Instant::now();
-        let status = command.status().expect("start nsenter");
-        let took = began.elapsed();
-        assert!(status.success(), "{line:?} ended with {status}");
-        took.as_secs_f64() * 1000.0
-    };
     let observe = [binary.as_str(), "run", "--", "true"];
     let enforce = [binary.as_str(), "run", "--policy", &policy, "--", "true"];
     for (how, line) in [
         ("observe", &observe[..]),
         ("enforce, one rule", &enforce[..]),
     ] {
-        let pairs = Pairs(
-            (0..scene.count(60))
-                .map(|_| (took(line), took(&["true"])))
-                .collect(),
-        );
+        let pairs = scene.beside_true(line, 60);
         let bar = |what: &str, limit| {
             Bar::paired(
                 format!("`run -- true` minus `true` ({how}), {what}"),

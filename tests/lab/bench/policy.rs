@@ -2,14 +2,12 @@
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
-use std::process::Stdio;
-use std::time::Instant;
 
 use serde_json::json;
 
 use super::bar::{Bar, Bound, Results};
 use super::kernel::{self, Statistics};
-use super::pairs::{Pairs, median};
+use super::pairs::median;
 use super::scene::{CLOSES, FRESH, KNOWN, Scene};
 use crate::guard;
 
@@ -37,7 +35,8 @@ fn reading(scene: &Scene, results: &mut Results) {
     }
     let lines = text.lines().count();
     let file = file(scene, "lines.yaml", &text);
-    let pairs = timed(scene, &["policy", "check", &file], 40);
+    let binary = guard::binary();
+    let pairs = scene.beside_true(&[&binary, "policy", "check", &file], 40);
     results.add(Bar::paired(
         format!("`policy check` of {lines} lines, minus `true`"),
         "ms",
@@ -57,8 +56,9 @@ fn compiling(scene: &Scene, results: &mut Results) {
         let _ = writeln!(text, "  - deny: {a}.{b}.{c}.{d}/28");
     }
     let file = file(scene, "large.yaml", &text);
-    let line = ["policy", "test", &file];
-    let pairs = timed(scene, &line, 40);
+    let binary = guard::binary();
+    let line = [&*binary, "policy", "test", &file];
+    let pairs = scene.beside_true(&line, 40);
     let what = "load and compile of 100,000 names and 100,000 CIDRs";
     results.add(Bar::paired(
         format!("{what} (`policy test`), minus `true`"),
@@ -68,9 +68,8 @@ fn compiling(scene: &Scene, results: &mut Results) {
         &pairs,
     ));
     let peak = "import resource,subprocess,sys\nsubprocess.run(sys.argv[1:],stdout=subprocess.DEVNULL,check=True)\nprint(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)";
-    let binary = guard::binary();
     let output = scene
-        .typed(&[&["/usr/bin/python3", "-c", peak, &binary][..], &line].concat())
+        .typed(&[&["/usr/bin/python3", "-c", peak][..], &line].concat())
         .output()
         .expect("start python3");
     let kibibytes: f64 = String::from_utf8_lossy(&output.stdout)
@@ -165,27 +164,4 @@ fn egress(supervisor: u32) -> (u64, u64) {
 fn file(scene: &Scene, name: &str, text: &str) -> String {
     let path: PathBuf = scene.world().file(name, text);
     path.display().to_string()
-}
-
-/// `blackstart` with these words, and `true`, in turn.
-fn timed(scene: &Scene, words: &[&str], count: usize) -> Pairs {
-    let binary = guard::binary();
-    let line = [&[binary.as_str()][..], words].concat();
-    let took = |line: &[&str]| {
-        let mut command = scene.typed(line);
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
-        let began = Instant::now();
-        let status = command.status().expect("start nsenter");
-        let took = began.elapsed();
-        assert!(status.success(), "{line:?} ended with {status}");
-        took.as_secs_f64() * 1000.0
-    };
-    Pairs(
-        (0..scene.count(count))
-            .map(|_| (took(&line), took(&["true"])))
-            .collect(),
-    )
 }

@@ -3,9 +3,11 @@
 
 use std::fmt::Write as _;
 use std::net::Ipv4Addr;
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::Instant;
 
 use super::client::{self, Client};
+use super::pairs::Pairs;
 use crate::guard;
 use crate::node::Node;
 use crate::world::World;
@@ -193,6 +195,26 @@ impl Scene {
         let mut command = self.world.host().command(line);
         command.env("BLACKSTART_STATE", guard::state(&self.world));
         command
+    }
+
+    /// Milliseconds of a command as a user types it, and of `true`, in turn: the difference is what the command
+    /// does beyond being started.
+    pub(super) fn beside_true(&self, line: &[&str], full: usize) -> Pairs {
+        let pair = |_| (self.took(line), self.took(&["true"]));
+        Pairs((0..self.count(full)).map(pair).collect())
+    }
+
+    fn took(&self, line: &[&str]) -> f64 {
+        let mut command = self.typed(line);
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        let began = Instant::now();
+        let status = command.status().expect("start nsenter");
+        let took = began.elapsed();
+        assert!(status.success(), "{line:?} ended with {status}");
+        took.as_secs_f64() * 1000.0
     }
 }
 

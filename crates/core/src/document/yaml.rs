@@ -56,16 +56,68 @@ pub(crate) struct Refusal {
 /// A collection whose end has not been met.
 struct Open {
     start: usize,
-    items: Vec<Node>,
-    mapping: bool,
+    /// Where the last of its items ends.
+    last: Option<usize>,
+    held: Held,
+}
+
+/// What has been met of a collection.
+enum Held {
+    Sequence(Vec<Node>),
+    /// Of a list that is too long to be held, nothing: its items are handed on.
+    Nothing,
+    Mapping {
+        pairs: Vec<(Node, Node)>,
+        /// The key whose value is still to come.
+        key: Option<Node>,
+    },
+}
+
+/// A list that is too long to be held as a tree: its items are handed on one by one.
+struct Long<'k, 'h> {
+    /// The key of the document's own mapping under which it stands, the first time.
+    key: &'k str,
+    hand: &'h mut dyn FnMut(Node),
+}
+
+impl Long<'_, '_> {
+    /// Is it this one, which begins while these collections are open?
+    fn begins(&self, open: &[Open]) -> bool {
+        let [
+            Open {
+                held:
+                    Held::Mapping {
+                        pairs,
+                        key: Some(key),
+                    },
+                ..
+            },
+        ] = open
+        else {
+            return false;
+        };
+        let is = |node: &Node| matches!(&node.value, Value::Text(key) if key == self.key);
+        is(key) && !pairs.iter().any(|(key, _)| is(key))
+    }
 }
 
 /// Read one document; `None` if there is none. `what` is what it ought to be, such as `policy`.
-pub(crate) fn read(text: &str, places: &Places<'_>, what: &str) -> Result<Option<Node>, Refusal> {
+///
+/// The items of the list under the top-level key `long` are handed to `hand` as they are met, and the list is
+/// empty in what is returned: as a tree, the rules of a large policy would take up more than all else. If the
+/// text is refused in the end, what was handed on before is nothing.
+pub(crate) fn read(
+    text: &str,
+    places: &Places<'_>,
+    what: &str,
+    long: &str,
+    hand: &mut dyn FnMut(Node),
+) -> Result<Option<Node>, Refusal> {
     let mut documents = Documents::new(text, places, what, 1);
-    let root = documents.next().transpose()?;
+    let mut long = Long { key: long, hand };
+    let root = documents.document(Some(&mut long))?;
     // A second one, or what stands behind the first and is no YAML.
-    documents.next().transpose()?;
+    documents.document(None)?;
     Ok(root)
 }
 
@@ -103,14 +155,14 @@ impl Iterator for Documents<'_> {
         if self.ended {
             return None;
         }
-        let next = self.document().transpose();
+        let next = self.document(None).transpose();
         self.ended = !matches!(next, Some(Ok(_)));
         next
     }
 }
 
 impl Documents<'_> {
-    fn document(&mut self) -> Result<Option<Node>, Refusal> {
+    fn document(&mut self, mut long: Option<&mut Long<'_, '_>>) -> Result<Option<Node>, Refusal> {
         let (text, places, what) = (self.text, self.places, self.what);
         let bytes =
             |span: Span| places.byte_of(span.start.index())..places.byte_of(span.end.index());
@@ -164,42 +216,59 @@ impl Documents<'_> {
                             None,
                         ));
                     }
-                    let mapping = matches!(event, Event::MappingStart(..));
+                    let held = if matches!(event, Event::MappingStart(..)) {
+                        Held::Mapping {
+                            pairs: Vec::new(),
+                            key: None,
+                        }
+                    } else if long.as_ref().is_some_and(|long| long.begins(&open)) {
+                        Held::Nothing
+                    } else {
+                        Held::Sequence(Vec::new())
+                    };
                     open.push(Open {
                         start: span.start,
-                        items: Vec::new(),
-                        mapping,
+                        last: None,
+                        held,
                     });
                     continue;
                 }
                 Event::SequenceEnd | Event::MappingEnd => {
-                    let Some(Open {
-                        start,
-                        items,
-                        mapping,
-                    }) = open.pop()
-                    else {
+                    let Some(Open { start, last, held }) = open.pop() else {
                         continue;
                     };
                     // A block collection's end event lies after the blank lines that follow it.
-                    let end = match items.last() {
-                        Some(last) if span.is_empty() => last.span.end,
+                    let end = match last {
+                        Some(last) if span.is_empty() => last,
                         _ => span.end,
                     }
                     .max(start);
                     Node {
-                        value: if mapping {
-                            pairs(items)
-                        } else {
-                            Value::Sequence(items)
+                        value: match held {
+                            Held::Sequence(items) => Value::Sequence(items),
+                            Held::Nothing => Value::Sequence(Vec::new()),
+                            Held::Mapping { pairs, .. } => Value::Mapping(pairs),
                         },
                         span: start..end,
                     }
                 }
             };
-            match open.last_mut() {
-                Some(parent) => parent.items.push(done),
-                None => root = Some(done),
+            let Some(parent) = open.last_mut() else {
+                root = Some(done);
+                continue;
+            };
+            parent.last = Some(done.span.end);
+            match &mut parent.held {
+                Held::Sequence(items) => items.push(done),
+                Held::Nothing => {
+                    if let Some(long) = &mut long {
+                        (long.hand)(done);
+                    }
+                }
+                Held::Mapping { pairs, key } => match key.take() {
+                    Some(key) => pairs.push((key, done)),
+                    None => *key = Some(done),
+                },
             }
         }
         Ok(root)
@@ -249,13 +318,4 @@ fn scalar(text: String, style: ScalarStyle) -> Value {
         "false" | "False" | "FALSE" => Value::Bool(false),
         _ => Value::Text(text),
     }
-}
-
-fn pairs(items: Vec<Node>) -> Value {
-    let mut items = items.into_iter();
-    let mut pairs = Vec::with_capacity(items.len() / 2);
-    while let (Some(key), Some(value)) = (items.next(), items.next()) {
-        pairs.push((key, value));
-    }
-    Value::Mapping(pairs)
 }

@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 use std::fmt;
 
-use super::{Name, NameError};
+use super::{MAX_LABEL, MAX_WIRE, Name, NameError};
 
 /// How far below its own text a pattern reaches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -16,9 +16,6 @@ pub enum Reach {
     Exact,
 }
 
-/// A label of a pattern: `None` is a `*`, which stands for exactly one label.
-type Label = Option<Box<[u8]>>;
-
 /// A pattern over names.
 ///
 /// - `github.com`: that name only
@@ -28,9 +25,13 @@ type Label = Option<Box<[u8]>>;
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Pattern {
     reach: Reach,
-    /// Leftmost first.
-    labels: Box<[Label]>,
+    /// Nearest the root first, each after its length; a length of 0 is a `*`, which stands for exactly one label. There
+    /// may be hundreds of thousands of patterns: one is one piece of memory.
+    labels: Box<[u8]>,
 }
+
+/// The length of a `*` among the labels.
+const STAR: u8 = 0;
 
 /// How closely a pattern describes the names that it matches; the greater one wins. Compared in order:
 ///
@@ -68,10 +69,10 @@ impl Pattern {
         }
         // IDNA knows no `*`, so it is taken out label by label; UTS 46's other full stops separate too.
         let rest = rest.strip_suffix('.').unwrap_or(rest);
-        let mut labels: Vec<Label> = Vec::new();
+        let mut labels = Labels::with_capacity(rest.len() + 1);
         for part in rest.split(['.', '\u{3002}', '\u{ff0e}', '\u{ff61}']) {
             if part == "*" {
-                labels.push(None);
+                labels.star();
                 continue;
             }
             if part.is_empty() {
@@ -87,31 +88,36 @@ impl Pattern {
                     NameError::Character(wrong)
                 });
             }
+            if part.is_ascii() {
+                labels.literal(part.as_bytes())?;
+                continue;
+            }
             let name = Name::parse(part)?;
             for label in name.labels() {
                 if let Some(&wrong) = label.iter().find(|&&b| !is_host_character(b.into())) {
                     return Err(NameError::Character(wrong.into()));
                 }
-                labels.push(Some(label.into()));
+                labels.literal(label)?;
             }
         }
-        if labels.iter().all(Option::is_none) {
+        let Some(last) = labels.last() else {
             return Err(NameError::Everything);
-        }
+        };
         // The rule of the URL standard: a host whose last label is a number is an address or nothing.
-        if let Some(Some(last)) = labels.last()
-            && (last.iter().all(u8::is_ascii_digit)
+        if last.is_some_and(|last| {
+            last.iter().all(u8::is_ascii_digit)
                 || last
                     .strip_prefix(b"0x")
-                    .is_some_and(|hex| hex.iter().all(u8::is_ascii_hexdigit)))
-        {
+                    .is_some_and(|hex| hex.iter().all(u8::is_ascii_hexdigit))
+        }) {
             return Err(NameError::Numeric);
         }
-        // The limits of a name hold for the shortest name that could match.
-        Name::from_labels(labels.iter().map(|l| l.as_deref().unwrap_or(b"x")))?;
+        if labels.shortest() > MAX_WIRE {
+            return Err(NameError::TooLong);
+        }
         Ok(Self {
             reach,
-            labels: labels.into(),
+            labels: labels.turned(),
         })
     }
 
@@ -126,9 +132,10 @@ impl Pattern {
     }
 
     fn over(reach: Reach, name: &Name) -> Option<Self> {
+        let wire = name.as_wire();
         (!name.is_root()).then(|| Self {
             reach,
-            labels: name.labels().map(|l| Some(l.into())).collect(),
+            labels: Labels(wire[..wire.len() - 1].to_vec()).turned(),
         })
     }
 
@@ -139,12 +146,12 @@ impl Pattern {
 
     /// Its labels nearest the root first; `None` is a `*`.
     pub fn labels_from_root(&self) -> impl Iterator<Item = Option<&[u8]>> {
-        self.labels.iter().rev().map(Option::as_deref)
+        each(&self.labels)
     }
 
     /// Does it have a `*` that stands for one label?
     pub fn has_star(&self) -> bool {
-        self.labels.iter().any(Option::is_none)
+        self.labels_from_root().any(|label| label.is_none())
     }
 
     /// Does it match? This is what a pattern *means*: the compiled automaton is tested against it.
@@ -166,14 +173,81 @@ impl Pattern {
 
     /// How closely it describes what it matches.
     pub fn specificity(&self) -> Specificity {
-        let literal = self.labels.iter().filter(|l| l.is_some()).count();
         // At most 127 labels fit a name.
+        let (mut labels, mut literal) = (0, 0);
+        for label in self.labels_from_root() {
+            labels += 1;
+            literal += u8::from(label.is_some());
+        }
         Specificity {
-            labels: self.labels.len() as u8,
-            literal: literal as u8,
+            labels,
+            literal,
             reach: self.reach,
         }
     }
+}
+
+/// Labels while a pattern is read, leftmost first, in the form in which it holds them.
+struct Labels(Vec<u8>);
+
+impl Labels {
+    fn with_capacity(octets: usize) -> Self {
+        Self(Vec::with_capacity(octets))
+    }
+
+    fn star(&mut self) {
+        self.0.push(STAR);
+    }
+
+    fn literal(&mut self, label: &[u8]) -> Result<(), NameError> {
+        if label.len() > MAX_LABEL {
+            return Err(NameError::LongLabel);
+        }
+        self.0.push(label.len() as u8);
+        self.0.extend(label.iter().map(u8::to_ascii_lowercase));
+        Ok(())
+    }
+
+    /// The last one, if any is not a `*`.
+    fn last(&self) -> Option<Option<&[u8]>> {
+        let (mut last, mut literal) = (None, false);
+        for label in each(&self.0) {
+            literal |= label.is_some();
+            last = Some(label);
+        }
+        last.filter(|_| literal)
+    }
+
+    /// Octets in wire format of the shortest name that could match: a `*` takes a label of one octet.
+    fn shortest(&self) -> usize {
+        let stars = each(&self.0).filter(Option::is_none).count();
+        self.0.len() + stars + 1
+    }
+
+    /// The same labels the other way round.
+    fn turned(self) -> Box<[u8]> {
+        let mut turned = vec![0; self.0.len()].into_boxed_slice();
+        let mut end = turned.len();
+        let mut rest = self.0.as_slice();
+        while let Some(&length) = rest.first() {
+            let (label, after) = rest.split_at(1 + usize::from(length));
+            turned[end - label.len()..end].copy_from_slice(label);
+            end -= label.len();
+            rest = after;
+        }
+        turned
+    }
+}
+
+/// The labels that stand after one another, each after its length.
+fn each(labels: &[u8]) -> impl Iterator<Item = Option<&[u8]>> {
+    let mut rest = labels;
+    std::iter::from_fn(move || {
+        let (&length, tail) = rest.split_first()?;
+        let (label, after) = tail.split_at_checked(usize::from(length))?;
+        rest = after;
+        Some((length != STAR).then_some(label))
+    })
 }
 
 fn is_host_character(c: char) -> bool {
@@ -200,7 +274,8 @@ impl fmt::Display for Pattern {
             Reach::Below => "*.",
             Reach::Subtree => ".",
         })?;
-        for (index, label) in self.labels.iter().enumerate() {
+        let labels: Vec<_> = self.labels_from_root().collect();
+        for (index, label) in labels.into_iter().rev().enumerate() {
             if index > 0 {
                 f.write_str(".")?;
             }

@@ -108,14 +108,23 @@ impl File<'_> {
             );
             return document;
         }
-        let root = match yaml::read(text, self.places, "policy") {
+        let places = self.places;
+        let read = yaml::read(text, places, "policy", "rules", &mut |item| {
+            self.rule(item, &mut document);
+        });
+        let root = match read {
             Ok(root) => root,
             Err(refusal) => {
+                // Of a text that is no YAML nobody can say what it means, not even up to there.
+                document = Document::default();
+                self.reader.diagnostics.clear();
                 self.reader
                     .error(&refusal.span, refusal.message, refusal.help);
                 return document;
             }
         };
+        // What is wrong with the rules is told in its turn: only so many diagnostics are kept.
+        let mut of_rules = std::mem::take(&mut self.reader.diagnostics);
         let start = format!("a policy begins with `apiVersion: {API_VERSION}` and `kind: Policy`");
         let Some(root) = root.filter(|root| !matches!(root.value, Value::Null)) else {
             self.reader.error(&(0..0), "the file is empty", Some(start));
@@ -154,6 +163,11 @@ impl File<'_> {
         }
         for (key, _, node) in top {
             self.read_key(&mut document, key, node);
+            if key == "rules" {
+                for diagnostic in std::mem::take(&mut of_rules) {
+                    self.reader.keep(diagnostic);
+                }
+            }
         }
         document
     }
@@ -182,9 +196,8 @@ impl File<'_> {
             }
             "rules" => {
                 let help = "write `rules: []` for none, or one `- deny: …` or `- allow: …` a line";
-                for item in self.list(key, node, help) {
-                    self.rule(item, document);
-                }
+                // Its items were read while the text was.
+                self.list(key, node, help);
             }
             "waivers" => {
                 for item in self.list(key, node, waiver::SHAPE) {

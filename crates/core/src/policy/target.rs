@@ -118,7 +118,9 @@ pub(crate) fn parse(text: &str) -> Result<(Target, Option<PortRange>), Wrong> {
     if text.is_empty() {
         return wrong("the target is empty", FORMS);
     }
-    if let Some((scheme, rest)) = text.split_once("://") {
+    if text.contains(':')
+        && let Some((scheme, rest)) = text.split_once("://")
+    {
         let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
         let host = host.rsplit('@').next().unwrap_or_default();
         return wrong(

@@ -173,7 +173,7 @@ fn refusal(lens: &Lens<'_>, key: &Key, group: &Group) -> Finding {
     };
     let text = lens.rule(key.rule);
     let rule = lens.facts.policy.and_then(|p| p.rule(key.rule));
-    let fix = rule.and_then(|r| r.fix.clone()).or_else(|| {
+    let fix = said(rule.and_then(|r| r.fix.as_deref())).or_else(|| {
         (key.rule == RULE_DEFAULT).then(|| {
             format!(
                 "if the deployment may need it, add `- allow: {}`",
@@ -186,14 +186,14 @@ fn refusal(lens: &Lens<'_>, key: &Key, group: &Group) -> Finding {
         kind: kind.to_owned(),
         severity,
         title: printable(&format!("{} {verb} {what}{}", key.exe, key.destination)),
-        owner: rule.and_then(|r| r.owner.clone()),
+        owner: said(rule.and_then(|r| r.owner.as_deref())),
         command: group.subject.map(|number| lens.argv_of(number)),
         subjects: group
             .subject
             .map(|number| lens.chain_of(number))
             .unwrap_or_default(),
         rule: Some(text),
-        reason: rule.and_then(|r| r.reason.clone()),
+        reason: said(rule.and_then(|r| r.reason.as_deref())),
         fix,
         reaction: Some(rule.map_or(Reaction::default(), |rule| rule.reaction)),
         circle: None,
@@ -315,11 +315,11 @@ fn expired(lens: &Lens<'_>) -> Vec<Finding> {
             kind: "waiver_expired".to_owned(),
             severity: Severity::Warning,
             title: printable(&format!("the {} expired on {until}", waiver.text)),
-            owner: waiver.owner.clone(),
+            owner: said(waiver.owner.as_deref()),
             command: None,
             subjects: Vec::new(),
             rule: Some(waiver.text.to_string()),
-            reason: waiver.reason.clone(),
+            reason: said(waiver.reason.as_deref()),
             fix: Some(printable(&format!(
                 "remove it from {place}, or give it a new day if it is still needed"
             ))),
@@ -351,4 +351,9 @@ pub(crate) fn stable_id(parts: &[&str]) -> String {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     });
     format!("{hash:016x}")
+}
+
+/// What a rule says, for the report.
+fn said(text: Option<&str>) -> Option<String> {
+    text.map(str::to_owned)
 }

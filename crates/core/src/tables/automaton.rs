@@ -14,6 +14,7 @@ use super::compile::{CompileError, MAX_PORT_RULINGS, MAX_STATES};
 use super::rulings::{Classes, Numbered, ProfileId};
 use super::{NameState, StateId};
 use crate::name::{Pattern, Reach};
+use crate::policy::Target;
 
 /// States that the `*`s inside patterns may add to the trie.
 const MAX_EXTRA_STATES: usize = 1 << 16;
@@ -21,64 +22,94 @@ const MAX_EXTRA_STATES: usize = 1 << 16;
 /// largest size needs.
 const MAX_WORK: usize = 1 << 23;
 
+type NodeId = u32;
+
 #[derive(Default)]
 struct Node<'r> {
-    children: BTreeMap<&'r [u8], usize>,
-    star: Option<usize>,
-    /// Rules that match the name that ends here.
-    end: Vec<Numbered<'r>>,
-    /// Rules that match every name below.
-    below: Vec<Numbered<'r>>,
+    children: BTreeMap<&'r [u8], NodeId>,
+    star: Option<NodeId>,
     /// Every name below is one of the search list's.
     search: bool,
+}
+
+/// Rules of nodes, in the order of the nodes: nearly every node has one or none, and a list for each would take
+/// more than all else.
+#[derive(Default)]
+struct OfNodes<'r>(Vec<(NodeId, Numbered<'r>)>);
+
+impl<'r> OfNodes<'r> {
+    fn sort(&mut self) {
+        self.0.sort_unstable_by_key(|(node, rule)| (*node, rule.id));
+    }
+
+    fn of(&self, node: NodeId) -> impl Iterator<Item = Numbered<'r>> {
+        let first = self.0.partition_point(|(at, _)| *at < node);
+        let from_here = self.0[first..].iter();
+        from_here
+            .take_while(move |(at, _)| *at == node)
+            .map(|(_, rule)| *rule)
+    }
 }
 
 /// The patterns' labels from the right.
 pub(super) struct Trie<'r> {
     nodes: Vec<Node<'r>>,
+    /// Rules that match the name that ends at a node.
+    end: OfNodes<'r>,
+    /// Rules that match every name below it.
+    below: OfNodes<'r>,
     /// Some pattern has a `*` inside.
     starred: bool,
 }
 
 impl<'r> Trie<'r> {
-    pub(super) fn new() -> Self {
-        Self {
+    /// Of those of the rules that are about names.
+    pub(super) fn new(rules: &[Numbered<'r>]) -> Self {
+        let mut trie = Self {
             nodes: vec![Node::default()],
+            end: OfNodes::default(),
+            below: OfNodes::default(),
             starred: false,
+        };
+        for &numbered in rules {
+            let Target::Name(pattern) = &numbered.rule.target else {
+                continue;
+            };
+            let node = trie.node(pattern);
+            let reach = pattern.reach();
+            if reach != Reach::Below {
+                trie.end.0.push((node, numbered));
+            }
+            if reach != Reach::Exact {
+                trie.below.0.push((node, numbered));
+            }
         }
+        trie.end.sort();
+        trie.below.sort();
+        trie
     }
 
-    fn node(&mut self, pattern: &'r Pattern) -> &mut Node<'r> {
+    fn node(&mut self, pattern: &'r Pattern) -> NodeId {
         self.starred |= pattern.has_star();
         let mut at = 0;
         for label in pattern.labels_from_root() {
-            let fresh = self.nodes.len();
+            let fresh = self.nodes.len() as NodeId;
+            let from = &mut self.nodes[at as usize];
             let next = match label {
-                Some(label) => *self.nodes[at].children.entry(label).or_insert(fresh),
-                None => *self.nodes[at].star.get_or_insert(fresh),
+                Some(label) => *from.children.entry(label).or_insert(fresh),
+                None => *from.star.get_or_insert(fresh),
             };
             if next == fresh {
                 self.nodes.push(Node::default());
             }
             at = next;
         }
-        &mut self.nodes[at]
-    }
-
-    pub(super) fn insert(&mut self, pattern: &'r Pattern, numbered: Numbered<'r>) {
-        let node = self.node(pattern);
-        match pattern.reach() {
-            Reach::Exact => node.end.push(numbered),
-            Reach::Below => node.below.push(numbered),
-            Reach::Subtree => {
-                node.end.push(numbered);
-                node.below.push(numbered);
-            }
-        }
+        at
     }
 
     pub(super) fn insert_search(&mut self, pattern: &'r Pattern) {
-        self.node(pattern).search = true;
+        let node = self.node(pattern);
+        self.nodes[node as usize].search = true;
     }
 
     /// Determinise; classes are added to `classes`.
@@ -99,7 +130,7 @@ impl<'r> Trie<'r> {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Place {
     /// Sorted.
-    nodes: Vec<usize>,
+    nodes: Box<[NodeId]>,
     /// What names here get from rules with fewer labels.
     inherited: ProfileId,
     search: bool,
@@ -114,10 +145,10 @@ struct Determiniser<'a, 'r> {
     work: usize,
 }
 
-impl Determiniser<'_, '_> {
+impl<'r> Determiniser<'_, 'r> {
     fn run(mut self) -> Result<Vec<NameState>, CompileError> {
         self.state(Place {
-            nodes: vec![0],
+            nodes: [0].into(),
             inherited: 0,
             search: false,
         })?;
@@ -156,12 +187,13 @@ impl Determiniser<'_, '_> {
 
     fn expand(&mut self, id: usize, place: &Place) -> Result<(), CompileError> {
         let trie = self.trie;
-        let nodes = || place.nodes.iter().map(|&n| &trie.nodes[n]);
+        let nodes = || place.nodes.iter().map(|&n| &trie.nodes[n as usize]);
 
-        let end_rules: Vec<_> = nodes().flat_map(|n| n.end.iter().copied()).collect();
-        let below_rules: Vec<_> = nodes().flat_map(|n| n.below.iter().copied()).collect();
-        let end = self.classes.overlay(place.inherited, &end_rules);
-        let below = self.classes.overlay(place.inherited, &below_rules);
+        let rules = |of: &'_ OfNodes<'r>| -> Vec<Numbered<'r>> {
+            place.nodes.iter().flat_map(|&n| of.of(n)).collect()
+        };
+        let end = self.classes.overlay(place.inherited, &rules(&trie.end));
+        let below = self.classes.overlay(place.inherited, &rules(&trie.below));
         let search_below = place.search || nodes().any(|n| n.search);
         if self.classes.stretches > MAX_PORT_RULINGS {
             return Err(CompileError::TooManyPortRulings);
@@ -169,32 +201,35 @@ impl Determiniser<'_, '_> {
         self.states[id].end = self.classes.of_name(end, place.search);
         self.states[id].below = self.classes.of_name(below, search_below);
 
-        let stars: Vec<usize> = nodes().filter_map(|n| n.star).collect();
-        let mut targets: BTreeMap<&[u8], Vec<usize>> = BTreeMap::new();
+        let stars: Vec<NodeId> = nodes().filter_map(|n| n.star).collect();
+        let mut targets: Vec<(&[u8], NodeId)> = Vec::new();
         for node in nodes() {
             self.work += 1 + node.children.len();
-            for (label, &child) in &node.children {
-                targets.entry(label).or_default().push(child);
-            }
+            targets.extend(node.children.iter().map(|(label, &child)| (*label, child)));
         }
-        self.work += targets.len() * stars.len();
+        targets.sort_unstable();
+        let targets = targets.chunk_by(|(a, _), (b, _)| a == b);
+        self.work += targets.clone().count() * stars.len();
         if self.work > MAX_WORK {
             return Err(CompileError::TooManyStates);
         }
-        let place_of = |mut nodes: Vec<usize>| {
+        let place_of = |mut nodes: Vec<NodeId>| {
             nodes.sort_unstable();
             nodes.dedup();
             Place {
-                nodes,
+                nodes: nodes.into(),
                 inherited: below,
                 search: search_below,
             }
         };
-        for (label, mut children) in targets {
-            children.extend_from_slice(&stars);
-            let next = self.state(place_of(children))?;
-            self.states[id].edges.insert(label.into(), next);
+        let mut edges: Vec<(Box<[u8]>, StateId)> = Vec::new();
+        for same in targets {
+            let children = same.iter().map(|&(_, child)| child);
+            let next = self.state(place_of(children.chain(stars.iter().copied()).collect()))?;
+            edges.push((same[0].0.into(), next));
         }
+        // From a sorted list it is filled without gaps.
+        self.states[id].edges = edges.into_iter().collect();
         if !stars.is_empty() {
             self.states[id].star = self.state(place_of(stars))?;
         }

@@ -3,14 +3,12 @@
 //! A diagram of yes-or-no questions, shared where it is the same. No path asks the same question twice, so
 //! a walk has at most as many steps as there are selectors.
 
-use std::collections::HashMap;
-
+use super::kept::Kept;
 use super::{Choice, ChoiceId, Outcome, Ruling, SelectorId};
 
 #[derive(Default)]
 pub(super) struct Choices {
-    pub(super) rows: Vec<Choice>,
-    ids: HashMap<Choice, ChoiceId>,
+    pub(super) rows: Kept<Choice>,
 }
 
 impl Choices {
@@ -18,18 +16,12 @@ impl Choices {
         if yes == no {
             return yes;
         }
-        let choice = Choice { selector, yes, no };
-        if let Some(&id) = self.ids.get(&choice) {
-            return Outcome::Choice(id);
-        }
-        let id = self.rows.len() as ChoiceId;
-        self.rows.push(choice);
-        self.ids.insert(choice, id);
+        let (id, _) = self.rows.keep(Choice { selector, yes, no });
         Outcome::Choice(id)
     }
 
     fn row(&self, id: ChoiceId) -> Choice {
-        self.rows[id as usize]
+        self.rows[id]
     }
 
     /// What remains once it is known whether a selector holds.

@@ -94,12 +94,7 @@ pub fn compile(policy: &Policy, facts: &Facts) -> Result<Tables, CompileError> {
     } else {
         Vec::new()
     };
-    let mut trie = Trie::new();
-    for numbered in &rules {
-        if let Target::Name(pattern) = &numbered.rule.target {
-            trie.insert(pattern, *numbered);
-        }
-    }
+    let mut trie = Trie::new(&rules);
     for search in &searches {
         trie.insert_search(search);
     }
@@ -115,8 +110,8 @@ pub fn compile(policy: &Policy, facts: &Facts) -> Result<Tables, CompileError> {
         default_deny: default.deny,
         enforce: default.enforce,
         states,
-        classes: classes.classes,
-        choices: classes.choices.rows,
+        classes: classes.classes.into_values(),
+        choices: classes.choices.rows.into_values(),
         prefixes,
         selectors,
         programs,
@@ -155,16 +150,20 @@ fn prefixes(
     rules: &[Numbered<'_>],
     classes: &mut Classes,
 ) -> Result<Vec<(IpNet, ClassId)>, CompileError> {
-    let mut by_prefix: BTreeMap<IpNet, Vec<Numbered<'_>>> = BTreeMap::new();
-    for numbered in rules {
-        for prefix in numbered.rule.target.prefixes() {
-            by_prefix.entry(prefix).or_default().push(*numbered);
-        }
+    let mut by_prefix: Vec<(IpNet, usize)> = Vec::new();
+    for (index, numbered) in rules.iter().enumerate() {
+        let covered = numbered.rule.target.prefixes().into_iter();
+        by_prefix.extend(covered.map(|prefix| (prefix, index)));
     }
+    by_prefix.sort_unstable();
     // In this order a prefix comes after all that contain it, and what it lies in is a stack.
     let mut around: Vec<(IpNet, ProfileId)> = Vec::new();
-    let mut prefixes = Vec::with_capacity(by_prefix.len());
-    for (prefix, rules) in by_prefix {
+    let mut prefixes = Vec::new();
+    let mut of_prefix = Vec::new();
+    for same in by_prefix.chunk_by(|(a, _), (b, _)| a == b) {
+        let prefix = same[0].0;
+        of_prefix.clear();
+        of_prefix.extend(same.iter().map(|&(_, index)| rules[index]));
         while around
             .last()
             .is_some_and(|(outer, _)| !outer.contains(&prefix))
@@ -172,7 +171,7 @@ fn prefixes(
             around.pop();
         }
         let inherited = around.last().map_or(0, |&(_, profile)| profile);
-        let profile = classes.overlay(inherited, &rules);
+        let profile = classes.overlay(inherited, &of_prefix);
         if classes.stretches > MAX_PORT_RULINGS {
             return Err(CompileError::TooManyPortRulings);
         }

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
 
 use super::choices::Choices;
+use super::kept::Kept;
 use super::{
     Class, ClassId, Effect, Outcome, PortRuling, Protocol, RULE_SEARCH, RuleId, Ruling, SelectorId,
 };
@@ -311,12 +312,10 @@ pub(super) struct Classes {
     /// What the rules for any address say: a name may be looked up if they allow it to be reached.
     any: Profile,
     pub(super) choices: Choices,
-    profiles: Vec<Profile>,
-    profile_ids: HashMap<Profile, ProfileId>,
-    pub(super) classes: Vec<Class>,
-    class_ids: HashMap<Class, ClassId>,
-    /// Classes of names by profile, and whether they lie below the search list.
-    of_names: HashMap<(ProfileId, bool), ClassId>,
+    profiles: Kept<Profile>,
+    pub(super) classes: Kept<Class>,
+    /// Classes of names by profile; of those that lie below the search list, and of those that do not.
+    of_names: [Vec<Option<ClassId>>; 2],
     /// Stretches in all profiles: what bounds the memory.
     pub(super) stretches: usize,
 }
@@ -329,11 +328,9 @@ impl Classes {
             default,
             any,
             choices,
-            profiles: Vec::new(),
-            profile_ids: HashMap::new(),
-            classes: Vec::new(),
-            class_ids: HashMap::new(),
-            of_names: HashMap::new(),
+            profiles: Kept::default(),
+            classes: Kept::default(),
+            of_names: [Vec::new(), Vec::new()],
             stretches: 0,
         };
         let none = classes.profile(NOTHING);
@@ -342,13 +339,11 @@ impl Classes {
     }
 
     pub(super) fn profile(&mut self, profile: Profile) -> ProfileId {
-        if let Some(&id) = self.profile_ids.get(&profile) {
-            return id;
+        let stretches = profile.stretches();
+        let (id, fresh) = self.profiles.keep(profile);
+        if fresh {
+            self.stretches += stretches;
         }
-        let id = self.profiles.len() as ProfileId;
-        self.stretches += profile.stretches();
-        self.profiles.push(profile.clone());
-        self.profile_ids.insert(profile, id);
         id
     }
 
@@ -357,7 +352,7 @@ impl Classes {
         if rules.is_empty() {
             return inherited;
         }
-        let profile = overlay(&mut self.choices, &self.profiles[inherited as usize], rules);
+        let profile = overlay(&mut self.choices, &self.profiles[inherited], rules);
         self.profile(profile)
     }
 
@@ -369,18 +364,23 @@ impl Classes {
 
     /// The class of names with this profile.
     pub(super) fn of_name(&mut self, profile: ProfileId, below_search: bool) -> ClassId {
-        if let Some(&id) = self.of_names.get(&(profile, below_search)) {
+        let (side, at) = (usize::from(below_search), profile as usize);
+        if let Some(&Some(id)) = self.of_names[side].get(at) {
             return id;
         }
         let any = self.any.clone();
         let lookup = self.lookup(profile, &any, below_search);
         let id = self.class(profile, lookup);
-        self.of_names.insert((profile, below_search), id);
+        let known = &mut self.of_names[side];
+        if known.len() <= at {
+            known.resize(at + 1, None);
+        }
+        known[at] = Some(id);
         id
     }
 
     fn class(&mut self, profile: ProfileId, lookup: Outcome) -> ClassId {
-        let profile = &self.profiles[profile as usize];
+        let profile = &self.profiles[profile];
         let denies = |ruling: Ruling| ruling.effect == Effect::Deny;
         let may_deny = profile
             .outcomes()
@@ -389,31 +389,25 @@ impl Classes {
             &Profile::Uniform(outcome) => (outcome, Vec::new()),
             Profile::Parts(parts) => (Outcome::Is(Ruling::NONE), parts.clone()),
         };
-        let class = Class {
+        let (id, _) = self.classes.keep(Class {
             lookup,
             outcome,
             by_port,
             may_deny,
-        };
-        if let Some(&id) = self.class_ids.get(&class) {
-            return id;
-        }
-        let id = self.classes.len() as ClassId;
-        self.classes.push(class.clone());
-        self.class_ids.insert(class, id);
+        });
         id
     }
 
     /// What a lookup of a name with this profile meets: it passes if the name could be reached on any port
     /// over TCP or UDP.
     fn lookup(&mut self, profile: ProfileId, any: &Profile, below_search: bool) -> Outcome {
-        if let &Profile::Uniform(Outcome::Is(ruling)) = &self.profiles[profile as usize]
+        if let &Profile::Uniform(Outcome::Is(ruling)) = &self.profiles[profile]
             && ruling.effect != Effect::None
         {
             return Outcome::Is(ruling);
         }
         let default = self.default;
-        let profile = self.profiles[profile as usize].parts().into_owned();
+        let profile = self.profiles[profile].parts().into_owned();
         // Only under an allow-list does it matter what is said of any address.
         let any = if default.deny {
             any.parts().into_owned()

@@ -35,8 +35,8 @@ struct Draft {
     failure: Option<(Failure, Range<usize>)>,
     reaction: Option<Reaction>,
     is_final: bool,
-    reason: Option<String>,
-    fix: Option<String>,
+    reason: Option<Box<str>>,
+    fix: Option<Box<str>>,
     /// The keys that say something of a refusal.
     of_refusals: Vec<(&'static str, Range<usize>)>,
 }
@@ -86,7 +86,7 @@ impl File<'_> {
         if let Aim::Target(Target::Unix(_), _) = &aim {
             self.of_a_socket(&draft);
         }
-        let mut said = format!("{effect} {text}");
+        let mut said = [effect.word(), " ", text].concat();
         qualify(
             &mut said,
             draft.protocol.as_ref().map(|(p, _)| *p),
@@ -178,12 +178,12 @@ impl File<'_> {
                 return;
             }
             "reason" => {
-                draft.reason = self.reader.text(key, node).map(str::to_owned);
+                draft.reason = self.reader.text(key, node).map(Box::from);
                 return;
             }
             "mode" => draft.mode = self.reader.choice(key, node, MODES),
             "reaction" => draft.reaction = self.reader.choice(key, node, REACTIONS),
-            "fix" => draft.fix = self.reader.text(key, node).map(str::to_owned),
+            "fix" => draft.fix = self.reader.text(key, node).map(Box::from),
             "on_match" => {
                 if let Some(text) = self.reader.text(key, node) {
                     match Failure::parse(text) {

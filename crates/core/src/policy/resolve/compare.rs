@@ -1,29 +1,40 @@
 //! Rules of one layer about exactly the same thing.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+use std::hash::{BuildHasher as _, Hash};
+
+use hashbrown::hash_table::Entry;
+use hashbrown::{DefaultHashBuilder, HashTable};
 
 use super::super::{Rank, Rule};
+
+/// What two rules have in common that are about exactly the same.
+fn about(rule: &Rule) -> impl Eq + Hash {
+    (
+        &rule.target,
+        rule.ports,
+        rule.protocol,
+        rule.process.as_ref(),
+        rule.rank,
+    )
+}
 
 /// The index of each rule that says again, or the contrary of, what an earlier one says; with what to say of it, and
 /// what to do.
 pub(super) fn repeated(rules: &[Rule]) -> Vec<(usize, String, &'static str)> {
-    let mut first: HashMap<_, &Rule> = HashMap::with_capacity(rules.len());
+    // By index: a map from what they are about would hold more than the rules themselves. Why not the standard
+    // library's hash is told in `crate::tables`, where values are kept once.
+    let hasher = DefaultHashBuilder::default();
+    let hash = |rule: &Rule| hasher.hash_one(about(rule));
+    let mut first: HashTable<usize> = HashTable::with_capacity(rules.len());
     let mut found = Vec::new();
     for (index, rule) in rules.iter().enumerate() {
-        let same = (
-            &rule.target,
-            rule.ports,
-            rule.protocol,
-            rule.process.as_ref(),
-            rule.rank,
-        );
-        let earlier = match first.entry(same) {
+        let same = |&earlier: &usize| about(&rules[earlier]) == about(rule);
+        let earlier = match first.entry(hash(rule), same, |&at| hash(&rules[at])) {
             Entry::Vacant(entry) => {
-                entry.insert(rule);
+                entry.insert(index);
                 continue;
             }
-            Entry::Occupied(entry) => *entry.get(),
+            Entry::Occupied(entry) => &rules[*entry.get()],
         };
         // The catalog says many things twice, and that is nothing to be mended.
         if rule.derived.is_some() && (earlier.derived.is_some() || earlier.effect == rule.effect) {

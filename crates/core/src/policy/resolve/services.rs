@@ -124,7 +124,7 @@ impl Resolving<'_> {
                 )
             };
             let like = Rule {
-                reason: Some(reason),
+                reason: Some(reason.into()),
                 file: place.file.clone(),
                 line: place.line,
                 column: place.column,
@@ -209,7 +209,7 @@ impl Resolving<'_> {
             target: provided.target,
             ports,
             protocol,
-            owner: like.owner.clone().or(owner),
+            owner: like.owner.clone().or(owner.map(Into::into)),
             derived: Some(Box::new(Derivation {
                 service: provided.service,
                 path: provided.path,
