@@ -45,7 +45,7 @@ pub(crate) fn graph(typed: &args::Graph, output: Output) -> u8 {
         args::Graph::Order(typed) => Ok(whole.order(typed.format, output)),
         args::Graph::Impact(typed) => whole.impact(&typed.down, typed.format, output),
         args::Graph::Check(typed) => return whole.check(typed, output),
-        args::Graph::Export(typed) => Ok(whole.export(typed.to)),
+        args::Graph::Export(typed) => whole.export(typed.to).map_err(|why| vec![why]),
     };
     match done {
         Ok(text) => finish(output, &text, whole.code()),
@@ -171,14 +171,15 @@ impl Whole<'_> {
         })
     }
 
-    fn export(&self, to: Language) -> String {
+    fn export(&self, to: Language) -> Result<String, String> {
         let recovery = Recovery::of(self.graph);
         let found = loops(self.graph, &recovery, &[]);
-        match to {
+        Ok(match to {
             Language::Json => self.written(document::graph(self.graph, &recovery, &found)),
             Language::Dot => export::dot(self.graph, &found),
             Language::Mermaid => export::mermaid(self.graph, &found),
-        }
+            Language::Html => export::html(self.graph, &recovery, &found, self.gathered.partial)?,
+        })
     }
 
     fn check(&self, typed: &GraphCheck, output: Output) -> u8 {

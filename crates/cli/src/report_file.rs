@@ -5,10 +5,20 @@ use std::io::{self, BufWriter};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
+/// In which form a report is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// The document.
+    Json,
+    /// A page for people.
+    Html,
+}
+
 /// Where a report goes, known before the run to be a place that can be written to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ReportFile {
     path: PathBuf,
+    form: Form,
 }
 
 impl ReportFile {
@@ -16,11 +26,15 @@ impl ReportFile {
     /// The error says what is wrong and what to do.
     pub(crate) fn prepare(typed: &Path) -> Result<Self, String> {
         let shown = typed.display();
-        if typed.extension().and_then(|ending| ending.to_str()) != Some("json") {
-            return Err(format!(
-                "cannot write a report to {shown}: the ending says in which form, and only .json is known for now"
-            ));
-        }
+        let form = match typed.extension().and_then(|ending| ending.to_str()) {
+            Some("json") => Form::Json,
+            Some("html") => Form::Html,
+            _ => {
+                return Err(format!(
+                    "cannot write a report to {shown}: the ending says in which form, and it is neither .json nor .html"
+                ));
+            }
+        };
         let path = real_path(typed)
             .map_err(|error| format!("cannot write a report to {shown}: {error}"))?;
         if path.is_dir() {
@@ -28,7 +42,7 @@ impl ReportFile {
                 "cannot write a report to {shown}: it is a directory"
             ));
         }
-        let file = Self { path };
+        let file = Self { path, form };
         let beside = file.beside();
         let probe = create(&beside).and_then(|_| fs::remove_file(&beside));
         match probe {
@@ -58,6 +72,11 @@ impl ReportFile {
             let _absent = fs::remove_file(&beside);
         }
         written
+    }
+
+    /// In which form.
+    pub(crate) fn form(&self) -> Form {
+        self.form
     }
 
     /// Where it goes.
@@ -108,11 +127,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_json_for_now() {
-        for name in ["out.html", "out", ".json", "out.JSON"] {
+    fn the_ending_says_in_which_form() {
+        for name in [
+            "out.htm",
+            "out",
+            ".json",
+            ".html",
+            "out.JSON",
+            "out.html.gz",
+        ] {
             let error = ReportFile::prepare(Path::new(name)).unwrap_err();
-            assert!(error.contains("only .json is known for now"), "{error}");
+            assert!(error.contains("neither .json nor .html"), "{error}");
         }
+        let dir = tempfile::tempdir().unwrap();
+        let form = |name: &str| ReportFile::prepare(&dir.path().join(name)).unwrap().form();
+        assert_eq!(form("out.json"), Form::Json);
+        assert_eq!(form("out.html"), Form::Html);
+        assert_eq!(form("out.json.html"), Form::Html);
     }
 
     #[test]

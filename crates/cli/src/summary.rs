@@ -3,8 +3,8 @@
 //! The first line is the verdict. What was refused comes before what passed, and what could not be
 //! seen is never left out. Large runs are cut to what a person reads; the report has the rest.
 
-mod destinations;
-mod limits;
+pub(crate) mod destinations;
+pub(crate) mod limits;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -33,7 +33,7 @@ const LABEL_WIDTH: usize = 24;
 const SENTENCE_WIDTH: usize = 300;
 
 /// For how long a waiver holds that is suggested.
-const WAIVED_DAYS: u16 = 14;
+pub(crate) const WAIVED_DAYS: u16 = 14;
 
 /// Findings of these kinds are told as refusals already.
 const TOLD_AS_REFUSAL: [&str; 2] = ["denied_dependency", "would_deny"];
@@ -60,8 +60,7 @@ impl Telling<'_> {
         let destinations = Destinations::of(self.report, self.rules, &lines);
         let (refused, would) = (&destinations.refused, &destinations.would);
 
-        let mut out = String::new();
-        self.headline(&mut out, &destinations);
+        let mut out = format!("blackstart: {}\n", self.headline(&destinations));
         self.circles(&mut out, &lines);
         self.refusals(&mut out, "refused", refused);
         self.refusals(&mut out, "would be refused in enforce mode", would);
@@ -76,27 +75,31 @@ impl Telling<'_> {
         out
     }
 
-    fn headline(&self, out: &mut String, destinations: &Destinations) {
+    /// What the summary begins with, by itself.
+    pub(crate) fn sentence(&self) -> String {
+        let lines = Lineage::of(self.report.subjects());
+        self.headline(&Destinations::of(self.report, self.rules, &lines))
+    }
+
+    fn headline(&self, destinations: &Destinations) -> String {
         let run = self.report.run();
         let command = label("", &run.command);
         let command = self.paint.bold(&command);
         if run.guarded == Guarded::No {
-            let _ = writeln!(
-                out,
-                "blackstart: {} {command} ran, and nothing of what it reached for was seen{}",
+            return format!(
+                "{} {command} ran, and nothing of what it reached for was seen{}",
                 self.paint.bad("unguarded:"),
                 self.limits_reached()
             );
-            return;
         }
         let (stopped, spared) = (
             destinations.refused.destinations,
             destinations.would.destinations,
         );
         let mut line = match destinations.count {
-            0 => format!("blackstart: {command} reached for nothing outside this host"),
+            0 => format!("{command} reached for nothing outside this host"),
             count => format!(
-                "blackstart: {command} reached for {}",
+                "{command} reached for {}",
                 counted(count as u64, "outside destination")
             ),
         };
@@ -112,8 +115,7 @@ impl Telling<'_> {
         if run.guarded == Guarded::Partly {
             line.push_str("; not everything could be seen, see the gaps");
         }
-        out.push_str(&line);
-        out.push('\n');
+        line
     }
 
     /// `; time limit of 30m reached`
@@ -394,7 +396,7 @@ pub(crate) fn label(exe: &str, argv: &[String]) -> String {
 }
 
 /// Is it in every report?
-fn stands(gap: &Gap) -> bool {
+pub(crate) fn stands(gap: &Gap) -> bool {
     STANDING_GAPS
         .iter()
         .any(|standing| standing.kind == gap.kind)
@@ -424,7 +426,7 @@ fn contacts(report: &dyn Parts, lines: &Lineage) -> Vec<([String; 4], u64)> {
     list
 }
 
-fn is_resolver_socket(rule: &str) -> bool {
+pub(crate) fn is_resolver_socket(rule: &str) -> bool {
     rule == rule_text(None, RULE_RESOLVER_SOCKET)
 }
 
@@ -437,7 +439,7 @@ fn asked_resolved(report: &dyn Parts) -> bool {
 }
 
 /// A refusal that no policy asked for names the rule that did, or it would alarm.
-fn delegate_verdict(verdict: Verdict, rule: &str) -> String {
+pub(crate) fn delegate_verdict(verdict: Verdict, rule: &str) -> String {
     match verdict {
         Verdict::Allow => "allowed".to_owned(),
         Verdict::Deny => format!("refused ({})", cut(&plain(rule), NAME_WIDTH)),
@@ -466,7 +468,7 @@ fn table<const N: usize>(out: &mut String, rows: Vec<[String; N]>) {
 }
 
 /// `1 attempt`, `3 attempts`.
-fn counted(count: u64, what: &str) -> String {
+pub(crate) fn counted(count: u64, what: &str) -> String {
     if count == 1 {
         format!("1 {what}")
     } else {
