@@ -227,7 +227,7 @@ mod tests {
             below(RULES),
             below(WAIVERS)
         );
-        let parsed = parse("pasted.yaml", &text);
+        let parsed = parse(&text, "pasted.yaml");
         let wrong = parsed.map(|_| Vec::new()).unwrap_or_else(|wrong| wrong);
         let messages = wrong.iter();
         messages
