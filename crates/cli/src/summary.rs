@@ -39,7 +39,7 @@ pub(crate) const WAIVED_DAYS: u16 = 14;
 const TOLD_AS_REFUSAL: [&str; 2] = ["denied_dependency", "would_deny"];
 
 /// Findings of these kinds are for whoever keeps the catalog, in the morning.
-const ABOUT_CATALOG: [&str; 2] = ["seen_not_declared", "unowned_destination"];
+pub(crate) const ABOUT_CATALOG: [&str; 2] = ["seen_not_declared", "unowned_destination"];
 
 /// What to tell, and how.
 pub(crate) struct Telling<'a> {

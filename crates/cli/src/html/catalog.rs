@@ -8,6 +8,7 @@ use blackstart_core::graph::findings::{GraphFinding, findings};
 use blackstart_core::graph::loops::Loop;
 use blackstart_core::graph::recovery::Recovery;
 use blackstart_core::graph::{Cut, Graph, Kind, NeedId, NodeId};
+use blackstart_core::report::Severity;
 
 use super::findings::{self as cards, Card};
 use super::picture::Picture;
@@ -85,6 +86,11 @@ struct View<'a> {
     after: Option<Recovery>,
 }
 
+/// For whoever keeps the catalog, in the morning.
+fn is_remark(finding: &GraphFinding) -> bool {
+    finding.severity == Severity::Info
+}
+
 /// A level of recovery, or a component.
 struct Group {
     number: usize,
@@ -152,12 +158,35 @@ impl View<'_> {
     }
 
     fn cards(&self) -> impl Iterator<Item = Card> {
-        let found = self.found.iter().take(cards::SHOWN);
-        found.map(|finding| cards::of_graph(self.graph, finding))
+        let shown = self
+            .found
+            .iter()
+            .filter(|it| !is_remark(it))
+            .take(cards::SHOWN);
+        shown.map(|finding| cards::of_graph(self.graph, finding))
+    }
+
+    fn remarks(&self) -> impl Iterator<Item = Card> {
+        let shown = self
+            .found
+            .iter()
+            .filter(|it| is_remark(it))
+            .take(cards::SHOWN);
+        shown.map(|finding| cards::of_graph(self.graph, finding))
+    }
+
+    fn counted_remarks(&self) -> usize {
+        self.found.iter().filter(|it| is_remark(it)).count()
+    }
+
+    fn remarks_text(&self) -> String {
+        counted(self.counted_remarks() as u64, "remark")
     }
 
     fn findings_left_out(&self) -> usize {
-        self.found.len().saturating_sub(cards::SHOWN)
+        let remarks = self.counted_remarks();
+        let others = self.found.len() - remarks;
+        remarks.saturating_sub(cards::SHOWN) + others.saturating_sub(cards::SHOWN)
     }
 
     fn counted_findings(&self) -> String {

@@ -96,6 +96,8 @@ pub(super) struct Destination {
     pub(super) protocol: String,
     pub(super) outcome: String,
     pub(super) rule: String,
+    /// Where that stands.
+    pub(super) place: String,
     pub(super) attempts: u64,
     pub(super) attempts_text: String,
     pub(super) bytes: u64,
@@ -278,7 +280,8 @@ impl Gathered {
             port_number: self.port,
             protocol: self.protocol.clone(),
             outcome: self.outcome.clone(),
-            rule: format!("{}{}", self.rule, place(rules, &self.rule)),
+            place: place(rules, &self.rule).trim().to_owned(),
+            rule: self.rule.clone(),
             attempts: self.attempts,
             attempts_text: grouped(self.attempts),
             bytes: self.bytes,

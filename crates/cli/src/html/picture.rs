@@ -143,7 +143,7 @@ impl Picture {
         }
         for line in &self.lines {
             let label = EdgeLabel {
-                width: line.label.chars().count() as f64 * SMALL_LETTER + 8.0,
+                width: line.label.chars().count() as f64 * SMALL_LETTER + 16.0,
                 height: LABEL_HEIGHT,
                 // What circles are made of is kept short and straight.
                 weight: if line.on_circle { 4.0 } else { 1.0 },

@@ -23,7 +23,7 @@ pub(super) struct Processes<'a> {
     /// Subject and depth.
     order: Vec<(u64, u16)>,
     all: usize,
-    /// Attempts, and how many of them were or would be refused.
+    /// Attempts, and how many of them, and of the lookups, were or would be refused.
     reached: HashMap<u64, (u64, u64)>,
 }
 
@@ -40,9 +40,10 @@ pub(super) struct Process {
     pub(super) span: Span,
     pub(super) exit: String,
     pub(super) failed: bool,
-    pub(super) attempts: u64,
+    pub(super) reached: bool,
     pub(super) attempts_text: String,
     pub(super) refused: bool,
+    pub(super) refused_text: String,
 }
 
 impl<'a> Processes<'a> {
@@ -60,6 +61,14 @@ impl<'a> Processes<'a> {
             *all = all.saturating_add(flow.attempts);
             if matches!(flow.verdict, Verdict::Deny | Verdict::WouldDeny) {
                 *refused = refused.saturating_add(flow.attempts);
+            }
+        }
+        for name in report.names() {
+            if let Some(subject) = name.subject
+                && matches!(name.verdict, Verdict::Deny | Verdict::WouldDeny)
+            {
+                let (_, refused) = reached.entry(subject).or_default();
+                *refused = refused.saturating_add(name.queries);
             }
         }
         let mut order = tree(&mut parents);
@@ -123,13 +132,18 @@ impl<'a> Processes<'a> {
                 (None, None) => String::new(),
             },
             failed: subject.exit.is_some_and(|code| code != 0),
-            attempts,
-            attempts_text: match attempts {
-                0 => String::new(),
-                attempts => grouped(attempts),
-            },
+            reached: attempts > 0 || refused > 0,
+            attempts_text: unless_none(attempts),
             refused: refused > 0,
+            refused_text: unless_none(refused),
         }
+    }
+}
+
+fn unless_none(count: u64) -> String {
+    match count {
+        0 => String::new(),
+        count => grouped(count),
     }
 }
 

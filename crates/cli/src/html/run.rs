@@ -20,7 +20,9 @@ use super::{Shell, command_line, grouped};
 use crate::plain::{Paint, cut};
 use crate::summary::destinations::Lineage;
 use crate::summary::limits::use_of;
-use crate::summary::{Telling, counted, delegate_verdict, is_resolver_socket, stands};
+use crate::summary::{
+    ABOUT_CATALOG, Telling, counted, delegate_verdict, is_resolver_socket, stands,
+};
 
 /// In the timeline no more destinations are shown.
 const LANES: usize = 40;
@@ -148,6 +150,8 @@ pub(super) struct Fact {
     pub(super) text: String,
     /// Set in the font of code.
     pub(super) code: bool,
+    /// It may be long.
+    pub(super) wide: bool,
 }
 
 fn facts(report: &dyn Parts, clock: Clock) -> Vec<Fact> {
@@ -155,7 +159,13 @@ fn facts(report: &dyn Parts, clock: Clock) -> Vec<Fact> {
     let mut list = Vec::new();
     let mut fact = |word, text: Option<String>, code| {
         if let Some(text) = text.filter(|text| !text.is_empty()) {
-            list.push(Fact { word, text, code });
+            let wide = code || word == "policy" || word == "limits";
+            list.push(Fact {
+                word,
+                text,
+                code,
+                wide,
+            });
         }
     };
     fact("deploys", run.service.clone(), false);
@@ -229,6 +239,11 @@ struct View<'a> {
     lines: &'a Lineage,
 }
 
+/// For whoever keeps the catalog, in the morning.
+fn is_remark(finding: &Finding) -> bool {
+    ABOUT_CATALOG.contains(&finding.kind.as_str())
+}
+
 /// A daemon, in words.
 struct DelegateRow {
     class: &'static str,
@@ -267,14 +282,38 @@ impl View<'_> {
         self.report.run().guarded == Guarded::No
     }
 
-    /// What somebody ought to act on.
+    /// What somebody ought to act on: the circles before all else.
     fn cards(&self) -> impl Iterator<Item = Card> {
-        let findings = self.report.findings().iter().take(findings::SHOWN);
-        findings.map(|finding| self.cards.card(finding))
+        let acted_on = || self.report.findings().iter().filter(|it| !is_remark(it));
+        let circles = acted_on().filter(|it| it.circle.is_some());
+        let others = acted_on().filter(|it| it.circle.is_none());
+        let shown = circles.chain(others).take(findings::SHOWN);
+        shown.map(|finding| self.cards.card(finding))
+    }
+
+    fn remarks(&self) -> impl Iterator<Item = Card> {
+        let remarks = self.report.findings().iter().filter(|it| is_remark(it));
+        remarks
+            .take(findings::SHOWN)
+            .map(|finding| self.cards.card(finding))
+    }
+
+    fn counted_remarks(&self) -> usize {
+        self.report
+            .findings()
+            .iter()
+            .filter(|it| is_remark(it))
+            .count()
+    }
+
+    fn remarks_text(&self) -> String {
+        counted(self.counted_remarks() as u64, "remark")
     }
 
     fn findings_left_out(&self) -> usize {
-        self.report.findings().len().saturating_sub(findings::SHOWN)
+        let remarks = self.counted_remarks();
+        let others = self.report.findings().len() - remarks;
+        remarks.saturating_sub(findings::SHOWN) + others.saturating_sub(findings::SHOWN)
     }
 
     fn counted_findings(&self) -> String {
