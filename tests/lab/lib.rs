@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 pub mod bench;
+pub mod browser;
 pub mod child;
 pub mod client;
 pub mod container;
@@ -22,6 +23,7 @@ pub mod web;
 pub mod workspace;
 pub mod world;
 
+pub use browser::{Browser, Scheme};
 pub use child::{Ended, Running};
 pub use container::Podman;
 pub use dns::{Dns, Zone};

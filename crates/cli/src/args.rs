@@ -108,7 +108,8 @@ pub(crate) struct Run {
 
     /// Write the report here when the run has ended; may be given more than once
     ///
-    /// The name's ending says how: `.json`. The file is replaced as a whole or not at all. If it
+    /// The name's ending says how: `.json` is for programs, `.html` a page for people, by itself and
+    /// readable without a network. The file is replaced as a whole or not at all. If it
     /// cannot be written after the run, the report goes to standard error instead, and the exit code
     /// stays the command's.
     #[arg(long, value_name = "FILE")]
@@ -661,6 +662,8 @@ pub(crate) enum Language {
     Dot,
     /// Mermaid
     Mermaid,
+    /// A page by itself, for a browser
+    Html,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -39,7 +39,9 @@ pub(crate) fn graph(typed: &args::Graph, output: Output) -> u8 {
         Graph::Impact(typed) => with(&typed.of, output, |whole| {
             whole.impact(&typed.down, typed.format, output)
         }),
-        Graph::Export(typed) => with(&typed.of, output, |whole| Ok(whole.export(typed.to))),
+        Graph::Export(typed) => with(&typed.of, output, |whole| {
+            whole.export(typed.to).map_err(|why| vec![why])
+        }),
         Graph::Check(typed) => match gathered(&typed.of, output) {
             Some(gathered) => Whole::of(&gathered, &gathered.graph()).check(typed, output),
             None => FAILED,
@@ -188,14 +190,15 @@ impl<'a> Whole<'a> {
         })
     }
 
-    fn export(&self, to: Language) -> String {
+    fn export(&self, to: Language) -> Result<String, String> {
         let recovery = Recovery::of(self.graph);
         let found = loops(self.graph, &recovery, &[]);
-        match to {
+        Ok(match to {
             Language::Json => self.written(document::graph(self.graph, &recovery, &found)),
             Language::Dot => export::dot(self.graph, &found),
             Language::Mermaid => export::mermaid(self.graph, &found),
-        }
+            Language::Html => export::html(self.graph, &recovery, &found, self.gathered.partial)?,
+        })
     }
 
     fn check(&self, typed: &GraphCheck, output: Output) -> u8 {

@@ -9,6 +9,7 @@ mod doctor;
 mod expectations;
 mod explain;
 mod graph;
+mod html;
 mod layers;
 mod live;
 mod lock_file;

@@ -8,10 +8,20 @@ use std::path::{Path, PathBuf};
 /// For its owner alone: arguments of processes may be in it.
 const PRIVATE: u32 = 0o600;
 
+/// In which form a report is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// The document.
+    Json,
+    /// A page for people.
+    Html,
+}
+
 /// Where a report goes, known before the run to be a place that can be written to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ReportFile {
     path: PathBuf,
+    form: Form,
 }
 
 impl ReportFile {
@@ -19,11 +29,15 @@ impl ReportFile {
     /// The error says what is wrong and what to do.
     pub(crate) fn prepare(typed: &Path) -> Result<Self, String> {
         let shown = typed.display();
-        if typed.extension().and_then(|ending| ending.to_str()) != Some("json") {
-            return Err(format!(
-                "cannot write a report to {shown}: the ending says in which form, and only .json is known for now"
-            ));
-        }
+        let form = match typed.extension().and_then(|ending| ending.to_str()) {
+            Some("json") => Form::Json,
+            Some("html") => Form::Html,
+            _ => {
+                return Err(format!(
+                    "cannot write a report to {shown}: the ending says in which form, and it is neither .json nor .html"
+                ));
+            }
+        };
         let path = real_path(typed)
             .map_err(|error| format!("cannot write a report to {shown}: {error}"))?;
         if path.is_dir() {
@@ -31,7 +45,7 @@ impl ReportFile {
                 "cannot write a report to {shown}: it is a directory"
             ));
         }
-        let file = Self { path };
+        let file = Self { path, form };
         let beside = beside(&file.path);
         let probe = create(&beside, PRIVATE).and_then(|_| fs::remove_file(&beside));
         match probe {
@@ -49,6 +63,11 @@ impl ReportFile {
         fill: impl FnOnce(&mut dyn io::Write) -> io::Result<()>,
     ) -> io::Result<()> {
         replace(&self.path, PRIVATE, fill)
+    }
+
+    /// In which form.
+    pub(crate) fn form(&self) -> Form {
+        self.form
     }
 
     /// Where it goes.
@@ -123,11 +142,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_json_for_now() {
-        for name in ["out.html", "out", ".json", "out.JSON"] {
+    fn the_ending_says_in_which_form() {
+        for name in [
+            "out.htm",
+            "out",
+            ".json",
+            ".html",
+            "out.JSON",
+            "out.html.gz",
+        ] {
             let error = ReportFile::prepare(Path::new(name)).unwrap_err();
-            assert!(error.contains("only .json is known for now"), "{error}");
+            assert!(error.contains("neither .json nor .html"), "{error}");
         }
+        let dir = tempfile::tempdir().unwrap();
+        let form = |name: &str| ReportFile::prepare(&dir.path().join(name)).unwrap().form();
+        assert_eq!(form("out.json"), Form::Json);
+        assert_eq!(form("out.html"), Form::Html);
+        assert_eq!(form("out.json.html"), Form::Html);
     }
 
     #[test]

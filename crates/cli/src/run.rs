@@ -9,10 +9,12 @@ use blackstart_guard::{AtEnd, Ended, GivenPolicy, Notice, Request};
 use crate::FAILED;
 use crate::args::{self, Format, Leftover};
 use crate::diagnostics;
+use crate::html::RunPage;
 use crate::live;
 use crate::lock_file::LockFile;
 use crate::output::Output;
 use crate::plain::plain;
+use crate::report_file::Form;
 use crate::resolve::{self, Order, Problem, Surroundings};
 use crate::summary::Telling;
 
@@ -119,7 +121,7 @@ fn tell(order: &Order, ended: &Ended, rules: &[Rule], output: Output) -> u8 {
     let mut written = Vec::new();
     let mut unwritten = false;
     for file in &order.reports {
-        match file.write(|out| document(&ended.report, out)) {
+        match file.write(|out| fill(order, ended, rules, file.form(), out)) {
             Ok(()) => written.push(file.path().to_string_lossy().into_owned()),
             Err(error) => {
                 unwritten = true;
@@ -164,6 +166,30 @@ fn tell(order: &Order, ended: &Ended, rules: &[Rule], output: Output) -> u8 {
         }
     }
     u8::try_from(ended.exit_code).unwrap_or(FAILED)
+}
+
+/// The report in the form that its file's name asks for.
+fn fill(
+    order: &Order,
+    ended: &Ended,
+    rules: &[Rule],
+    form: Form,
+    out: &mut dyn io::Write,
+) -> io::Result<()> {
+    match form {
+        Form::Json => document(&ended.report, out),
+        Form::Html => RunPage {
+            report: &ended.report,
+            rules,
+            catalog: order.catalog.as_deref(),
+            protect: order
+                .policy
+                .as_ref()
+                .map_or(&[][..], |it| &it.policy.protect),
+            whole: &|| ended.report.to_report(),
+        }
+        .write(out),
+    }
 }
 
 /// The report as it is written: made entry by entry, since a long run's is larger than all else that we hold.

@@ -3,13 +3,13 @@
 //! The first line is the verdict. What was refused comes before what passed, and what could not be
 //! seen is never left out. Large runs are cut to what a person reads; the report has the rest.
 
-mod destinations;
-mod limits;
+pub(crate) mod destinations;
+pub(crate) mod drill;
+pub(crate) mod limits;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use blackstart_core::drill::Fault;
 use blackstart_core::policy::{Day, Rule};
 use blackstart_core::report::{
     DrillOutcome, Gap, Guarded, Parts, STANDING_GAPS, Severity, Verdict, image_name, rule_text,
@@ -34,7 +34,7 @@ const LABEL_WIDTH: usize = 24;
 const SENTENCE_WIDTH: usize = 300;
 
 /// For how long a waiver holds that is suggested.
-const WAIVED_DAYS: u16 = 14;
+pub(crate) const WAIVED_DAYS: u16 = 14;
 
 /// Findings of these kinds are told further above already.
 const TOLD_ALREADY: [&str; 4] = [
@@ -45,7 +45,7 @@ const TOLD_ALREADY: [&str; 4] = [
 ];
 
 /// Findings of these kinds are for whoever keeps the catalog, in the morning.
-const ABOUT_CATALOG: [&str; 2] = ["seen_not_declared", "unowned_destination"];
+pub(crate) const ABOUT_CATALOG: [&str; 2] = ["seen_not_declared", "unowned_destination"];
 
 /// What to tell, and how.
 pub(crate) struct Telling<'a> {
@@ -66,8 +66,7 @@ impl Telling<'_> {
         let destinations = Destinations::of(self.report, self.rules, &lines);
         let (refused, would) = (&destinations.refused, &destinations.would);
 
-        let mut out = String::new();
-        self.headline(&mut out, &destinations);
+        let mut out = format!("blackstart: {}\n", self.headline(&destinations));
         self.drill(&mut out, &lines);
         self.circles(&mut out, &lines);
         self.refusals(&mut out, "refused", refused);
@@ -83,27 +82,31 @@ impl Telling<'_> {
         out
     }
 
-    fn headline(&self, out: &mut String, destinations: &Destinations) {
+    /// What the summary begins with, by itself.
+    pub(crate) fn sentence(&self) -> String {
+        let lines = Lineage::of(self.report.subjects());
+        self.headline(&Destinations::of(self.report, self.rules, &lines))
+    }
+
+    fn headline(&self, destinations: &Destinations) -> String {
         let run = self.report.run();
         let command = label("", &run.command);
         let command = self.paint.bold(&command);
         if run.guarded == Guarded::No {
-            let _ = writeln!(
-                out,
-                "blackstart: {} {command} ran, and nothing of what it reached for was seen{}",
+            return format!(
+                "{} {command} ran, and nothing of what it reached for was seen{}",
                 self.paint.bad("unguarded:"),
                 self.limits_reached()
             );
-            return;
         }
         let (stopped, spared) = (
             destinations.refused.destinations,
             destinations.would.destinations,
         );
         let mut line = match destinations.count {
-            0 => format!("blackstart: {command} reached for nothing outside this host"),
+            0 => format!("{command} reached for nothing outside this host"),
             count => format!(
-                "blackstart: {command} reached for {}",
+                "{command} reached for {}",
                 counted(count as u64, "outside destination")
             ),
         };
@@ -119,8 +122,7 @@ impl Telling<'_> {
         if run.guarded == Guarded::Partly {
             line.push_str("; not everything could be seen, see the gaps");
         }
-        out.push_str(&line);
-        out.push('\n');
+        line
     }
 
     /// `; time limit of 30m reached`
@@ -134,46 +136,22 @@ impl Telling<'_> {
     /// What the outage that was played made of the command.
     fn drill(&self, out: &mut String, lines: &Lineage) {
         let run = self.report.run();
-        let Some(drill) = &run.drill else { return };
-        let down = cut(&plain(&drill.down.join(", ")), SENTENCE_WIDTH);
-        let fault = match drill.fault {
-            Fault::Refuse => "connections are refused",
-            Fault::Blackhole => "what is sent is lost",
-            Fault::Nxdomain => "names do not resolve",
+        let (Some(drill), Some(told)) = (&run.drill, drill::told(run)) else {
+            return;
         };
         let outcome = match drill.outcome {
-            DrillOutcome::Managed => self.paint.good("managed"),
-            DrillOutcome::Failed => self.paint.bad("failed"),
-            DrillOutcome::Hung => self.paint.bad("hung"),
-            DrillOutcome::Unknown => self.paint.doubtful("nobody knows how it ended"),
+            DrillOutcome::Managed => self.paint.good(told.outcome),
+            DrillOutcome::Failed | DrillOutcome::Hung => self.paint.bad(told.outcome),
+            DrillOutcome::Unknown => self.paint.doubtful(told.outcome),
         };
-        let vain = match drill.attempts {
-            0 => "it reached for nothing that is down".to_owned(),
-            count => format!("{} to reach what is down", counted(count, "attempt")),
-        };
-        let _ = writeln!(
-            out,
-            "\n{} {down} ({fault}): {outcome}; {vain}",
-            self.paint.bold("drill")
-        );
+        let word = self.paint.bold("drill");
+        let _ = writeln!(out, "\n{word} {}: {outcome}; {}", told.what, told.vain);
         if let Some(subject) = drill.subjects.first() {
             let _ = writeln!(out, "    in    {}", lines.chain(Some(*subject)));
         }
-        let Some(took) = run.usage.wall_seconds else {
-            return;
-        };
-        let usual = match (drill.usual_seconds, drill.lost_seconds) {
-            (Some(usual), Some(lost)) => {
-                let more = if lost < 0.0 { "less" } else { "more" };
-                let runs = counted(drill.usual_runs, "run");
-                format!(
-                    "; usually {usual:.1} s ({runs} without a drill): {:.1} s {more}",
-                    lost.abs()
-                )
-            }
-            _ => "; no run of the same command without a drill is known here".to_owned(),
-        };
-        let _ = writeln!(out, "    time  {took:.1} s{usual}");
+        if let Some(time) = told.time {
+            let _ = writeln!(out, "    time  {time}");
+        }
     }
 
     /// The circles that the deployment closes, by the kind of each, with the process behind it and what is known
@@ -446,7 +424,7 @@ pub(crate) fn label(exe: &str, argv: &[String]) -> String {
 }
 
 /// Is it in every report?
-fn stands(gap: &Gap) -> bool {
+pub(crate) fn stands(gap: &Gap) -> bool {
     STANDING_GAPS
         .iter()
         .any(|standing| standing.kind == gap.kind)
@@ -476,7 +454,7 @@ fn contacts(report: &dyn Parts, lines: &Lineage) -> Vec<([String; 4], u64)> {
     list
 }
 
-fn is_resolver_socket(rule: &str) -> bool {
+pub(crate) fn is_resolver_socket(rule: &str) -> bool {
     rule == rule_text(None, RULE_RESOLVER_SOCKET)
 }
 
@@ -489,7 +467,7 @@ fn asked_resolved(report: &dyn Parts) -> bool {
 }
 
 /// A refusal that no policy asked for names the rule that did, or it would alarm.
-fn delegate_verdict(verdict: Verdict, rule: &str) -> String {
+pub(crate) fn delegate_verdict(verdict: Verdict, rule: &str) -> String {
     match verdict {
         Verdict::Allow => "allowed".to_owned(),
         Verdict::Deny => format!("refused ({})", cut(&plain(rule), NAME_WIDTH)),
@@ -518,7 +496,7 @@ fn table<const N: usize>(out: &mut String, rows: Vec<[String; N]>) {
 }
 
 /// `1 attempt`, `3 attempts`.
-fn counted(count: u64, what: &str) -> String {
+pub(crate) fn counted(count: u64, what: &str) -> String {
     if count == 1 {
         format!("1 {what}")
     } else {

@@ -200,8 +200,8 @@ impl Drill {
             protocol,
             mode: Mode::Enforce,
             failure,
-            reason: Some(reason),
-            owner: found.and_then(|service| service.owner.clone()),
+            reason: Some(reason.into()),
+            owner: found.and_then(|service| service.owner.as_deref().map(Into::into)),
             derived: Some(Box::new(Derivation {
                 service,
                 path,

@@ -6,8 +6,10 @@ use std::fmt::Write as _;
 
 use blackstart_core::catalog::{Phase, Strength};
 use blackstart_core::graph::loops::Loop;
+use blackstart_core::graph::recovery::Recovery;
 use blackstart_core::graph::{Graph, Need, NeedId};
 
+use crate::html::Catalogued;
 use crate::plain::plain;
 
 fn on_circles(loops: &[Loop]) -> BTreeSet<NeedId> {
@@ -81,6 +83,23 @@ pub(super) fn mermaid(graph: &Graph, loops: &[Loop]) -> String {
         );
     }
     out
+}
+
+/// For a browser: a page by itself.
+pub(super) fn html(
+    graph: &Graph,
+    recovery: &Recovery,
+    loops: &[Loop],
+    partial: bool,
+) -> Result<String, String> {
+    let page = Catalogued {
+        graph,
+        recovery,
+        loops,
+        partial,
+    };
+    let cannot = |error| format!("cannot write the page: {error}");
+    page.text().map_err(cannot)
 }
 
 fn needs(graph: &Graph) -> impl Iterator<Item = (NeedId, &Need)> {

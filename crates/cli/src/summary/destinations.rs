@@ -92,13 +92,13 @@ impl Dependency {
 
 /// Texts by number, in the order in which they were met.
 #[derive(Default)]
-struct Texts {
+pub(crate) struct Texts {
     numbers: HashMap<Rc<str>, u32>,
     all: Vec<Rc<str>>,
 }
 
 impl Texts {
-    fn number(&mut self, text: &str) -> u32 {
+    pub(crate) fn number(&mut self, text: &str) -> u32 {
         if let Some(number) = self.numbers.get(text) {
             return *number;
         }
@@ -109,20 +109,20 @@ impl Texts {
         number
     }
 
-    fn get(&self, number: u32) -> &str {
+    pub(crate) fn get(&self, number: u32) -> &str {
         &self.all[number as usize]
     }
 }
 
 /// The text by which a destination is told from another. Most are addresses, whose texts are not held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-enum What {
+pub(crate) enum What {
     Address(IpAddr),
     Text(u32),
 }
 
 impl What {
-    fn of_name(name: &str, texts: &mut Texts) -> Self {
+    pub(crate) fn of_name(name: &str, texts: &mut Texts) -> Self {
         let text = plain(name);
         match text.parse::<IpAddr>() {
             Ok(address) if address.to_string() == text => Self::Address(address),
@@ -130,14 +130,14 @@ impl What {
         }
     }
 
-    fn of_flow(flow: &Flow, texts: &mut Texts) -> Self {
+    pub(crate) fn of_flow(flow: &Flow, texts: &mut Texts) -> Self {
         match &flow.name {
             Some(name) => Self::of_name(name, texts),
             None => Self::Address(flow.address.to_canonical()),
         }
     }
 
-    fn text(self, texts: &Texts) -> Cow<'_, str> {
+    pub(crate) fn text(self, texts: &Texts) -> Cow<'_, str> {
         match self {
             Self::Address(address) => Cow::Owned(address.to_string()),
             Self::Text(number) => Cow::Borrowed(texts.get(number)),
@@ -176,10 +176,10 @@ impl Ways {
 }
 
 /// How often each was met. First every meeting by itself, in one piece of memory; then added up.
-struct Tally<K>(Vec<(K, u64)>);
+pub(crate) struct Tally<K>(pub(crate) Vec<(K, u64)>);
 
 impl<K: Ord> Tally<K> {
-    fn add_up(mut self) -> Self {
+    pub(crate) fn add_up(mut self) -> Self {
         self.0.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
         self.0.dedup_by(|(next, more), (key, attempts)| {
             let same = next == key;
@@ -192,7 +192,7 @@ impl<K: Ord> Tally<K> {
     }
 
     /// The first `most` keys of the list that begins with the busiest; what is met equally often is in `order`.
-    fn busiest(self, most: usize, order: impl Fn(&K, &K) -> Ordering) -> Vec<(K, u64)> {
+    pub(crate) fn busiest(self, most: usize, order: impl Fn(&K, &K) -> Ordering) -> Vec<(K, u64)> {
         let compare =
             |(a, many): &(K, u64), (b, more): &(K, u64)| more.cmp(many).then_with(|| order(a, b));
         let mut list = self.0;
@@ -348,7 +348,7 @@ fn mark(list: &mut Vec<bool>, number: u32) {
 
 /// A route probe for another flow is not told by itself, and one to port 0 that was refused is no refusal of
 /// anything.
-fn is_told(flow: &Flow, told_by_another: bool) -> bool {
+pub(crate) fn is_told(flow: &Flow, told_by_another: bool) -> bool {
     let refused = matches!(flow.verdict, Verdict::Deny | Verdict::WouldDeny);
     let nowhere = flow.is_route_probe() && flow.port == 0;
     !(told_by_another || refused && nowhere)
@@ -503,7 +503,7 @@ fn way(protocol: &str, port: u16) -> String {
     }
 }
 
-fn outcome_words(flow: &Flow) -> Cow<'static, str> {
+pub(crate) fn outcome_words(flow: &Flow) -> Cow<'static, str> {
     let seen = match flow.outcome {
         Outcome::Connected => "connected",
         Outcome::Refused => "refused by peer",
@@ -522,14 +522,14 @@ fn outcome_words(flow: &Flow) -> Cow<'static, str> {
 }
 
 /// Who came from whom.
-pub(super) struct Lineage {
+pub(crate) struct Lineage {
     labels: Texts,
     /// Subject, parent (0 for none), and the number of its label; sorted.
     subjects: Vec<(u64, u64, u32)>,
 }
 
 impl Lineage {
-    pub(super) fn of<'a>(subjects: impl Iterator<Item = Cow<'a, Subject>>) -> Self {
+    pub(crate) fn of<'a>(subjects: impl Iterator<Item = Cow<'a, Subject>>) -> Self {
         let mut labels = Texts::default();
         let mut subjects: Vec<_> = subjects
             .map(|subject| {
@@ -551,7 +551,7 @@ impl Lineage {
 
     /// `deploy.sh → terraform → provider`: the first process first. Images that only forked, and a
     /// process that exec'ed itself anew, are one link.
-    pub(super) fn chain(&self, subject: Option<u64>) -> String {
+    pub(crate) fn chain(&self, subject: Option<u64>) -> String {
         let mut links: Vec<u32> = Vec::new();
         let mut seen = BTreeSet::new();
         let mut next = subject;

@@ -25,7 +25,7 @@ pub(super) fn reached(limits: &RunLimits) -> Vec<String> {
 }
 
 /// `memory 1.2GiB of 2GiB; cpu …`; none without limits.
-pub(super) fn use_of(run: &Run) -> Option<String> {
+pub(crate) fn use_of(run: &Run) -> Option<String> {
     let (limits, usage) = (&run.limits, &run.usage);
     let mut parts = Vec::new();
     if let Some(limit) = limits.memory {

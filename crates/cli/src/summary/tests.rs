@@ -1,5 +1,6 @@
 use std::borrow::Cow;
 
+use blackstart_core::drill::Fault;
 use blackstart_core::policy::{self, Rank};
 use blackstart_core::report::{
     Applied, Attribution, Coverage, Delegate, Drill, Finding, Flow, Gap, HighestFrom, Kernel,

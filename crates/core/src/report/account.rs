@@ -22,6 +22,8 @@ pub trait Parts {
     fn run(&self) -> &Run;
     /// Its processes.
     fn subjects(&self) -> Box<dyn Iterator<Item = Cow<'_, Subject>> + '_>;
+    /// The one of these with this number.
+    fn subject(&self, id: u64) -> Option<Cow<'_, Subject>>;
     /// The names that were looked up.
     fn names(&self) -> Box<dyn Iterator<Item = Cow<'_, Name>> + '_>;
     /// The destinations that were reached for.
@@ -43,6 +45,17 @@ impl Parts for Report {
 
     fn subjects(&self) -> Box<dyn Iterator<Item = Cow<'_, Subject>> + '_> {
         Box::new(self.subjects.iter().map(Cow::Borrowed))
+    }
+
+    fn subject(&self, id: u64) -> Option<Cow<'_, Subject>> {
+        let has_it = |subject: &&Subject| subject.id == id;
+        // Numbered from 1, unless somebody else wrote the document.
+        let place = usize::try_from(id).ok()?.checked_sub(1);
+        place
+            .and_then(|place| self.subjects.get(place))
+            .filter(has_it)
+            .or_else(|| self.subjects.iter().find(has_it))
+            .map(Cow::Borrowed)
     }
 
     fn names(&self) -> Box<dyn Iterator<Item = Cow<'_, Name>> + '_> {
@@ -177,6 +190,14 @@ impl Parts for Account {
     fn subjects(&self) -> Box<dyn Iterator<Item = Cow<'_, Subject>> + '_> {
         let images = self.record.subjects.iter().zip(1..);
         Box::new(images.map(|(image, id)| Cow::Owned(self.subject_entry(id, image))))
+    }
+
+    fn subject(&self, id: u64) -> Option<Cow<'_, Subject>> {
+        let image = self
+            .record
+            .subjects
+            .get(usize::try_from(id).ok()?.checked_sub(1)?)?;
+        Some(Cow::Owned(self.subject_entry(id, image)))
     }
 
     fn names(&self) -> Box<dyn Iterator<Item = Cow<'_, Name>> + '_> {
