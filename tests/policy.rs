@@ -199,6 +199,90 @@ fn the_policy_of_a_run_is_changed_while_it_is_on() {
         .warns("no run");
 }
 
+#[test]
+fn the_policy_of_a_run_that_waits_for_its_leftovers_is_changed() {
+    let (world, _) = world("reload-waits");
+    let go = world.dir().join("go");
+    // The shell that is guarded ends at once; what it leaves behind is waited for.
+    let script = format!(
+        "setsid sh -c 'until [ -e {go} ]; do sleep 0.05; done; {curl}; echo left $?' & echo main $$",
+        curl = CURL.join(" "),
+        go = go.display()
+    );
+    let file = world.file("waiting.yaml", &whole("rules: []"));
+    let mut run = world
+        .guard()
+        .policy_path(&file)
+        .arg("--service=waiting")
+        .arg("--leftover=wait")
+        .start(&["sh", "-c", &script]);
+    run.running().wait_for("main ");
+    let told = run.running().stdout();
+    let main = told.trim().rsplit(' ').next().unwrap();
+    let main = std::path::Path::new("/proc").join(main);
+    let begin = std::time::Instant::now();
+    while main.exists() {
+        assert!(begin.elapsed() < Duration::from_secs(20), "{told}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    std::fs::write(&file, whole("rules:\n  - deny: .github.com")).unwrap();
+    world
+        .guard()
+        .blackstart(&["reload", "waiting"])
+        .exits(0)
+        .within(Duration::from_secs(30));
+    std::fs::write(&go, "").unwrap();
+    let ended = run.wait().exits(0).says("left 6");
+    assert_eq!(ended.verdict_on("api.github.com"), Verdict::Deny);
+    assert_eq!(ended.report().run.reloads.len(), 1);
+}
+
+#[test]
+fn a_run_that_lost_its_supervisor_keeps_its_policy_and_says_so() {
+    let (world, _) = world("reload-orphan");
+    let go = world.dir().join("go");
+    let out = world.dir().join("out");
+    let script = format!(
+        "echo ready; until [ -e {go} ]; do sleep 0.05; done; {curl}; echo $? >{out}.new; mv {out}.new {out}",
+        curl = CURL.join(" "),
+        go = go.display(),
+        out = out.display()
+    );
+    let file = world.file("orphan.yaml", &whole("rules:\n  - deny: .github.com"));
+    let mut run = world
+        .guard()
+        .policy_path(&file)
+        .arg("--service=orphan")
+        .start(&["sh", "-c", &script]);
+    run.running().wait_for("ready");
+    run.running().signal(rustix::process::Signal::KILL);
+    run.wait();
+    std::fs::write(&file, whole("rules: []")).unwrap();
+    world
+        .guard()
+        .blackstart(&["reload", "orphan"])
+        .exits(1)
+        .warns("its supervisor has ended")
+        .warns("goes on under its old policy");
+    // So it does.
+    std::fs::write(&go, "").unwrap();
+    let begin = std::time::Instant::now();
+    while !out.exists() {
+        assert!(
+            begin.elapsed() < Duration::from_secs(40),
+            "it has not ended"
+        );
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_ne!(std::fs::read_to_string(&out).unwrap().trim(), "0");
+    // The next command sweeps it.
+    let begin = std::time::Instant::now();
+    while !world.left_behind().is_empty() {
+        assert!(begin.elapsed() < Duration::from_secs(20));
+        world.guard().run(&["true"]).exits(0);
+    }
+}
+
 fn whole(rest: &str) -> String {
     format!("apiVersion: blackstart.dev/v1\nkind: Policy\nmode: enforce\n{rest}\n")
 }

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use blackstart_core::policy::{Diagnostic, Layer, Severity};
 use blackstart_core::tables::{Facts, compile};
-use serde_json::{Value, json};
 
+use crate::answers::{self, CheckedFile};
 use crate::args::{Check, Format};
 use crate::diagnostics::{self, Texts};
 use crate::layers::{self, Files};
@@ -75,9 +75,8 @@ pub(crate) fn check(typed: &Check, around: &Surroundings, paint: Paint) -> Check
     let text = match typed.format {
         Format::Human => findings.iter().map(|each| each.human(paint)).collect(),
         Format::Json => {
-            let files: Vec<_> = findings.iter().map(Finding::document).collect();
-            let document = json!({ "schema_version": 1, "valid": valid, "files": files });
-            format!("{document:#}\n")
+            let files = findings.iter().map(Finding::document).collect();
+            answers::printed(&answers::Checked::new(valid, files))
         }
     };
     Checked { text, valid }
@@ -161,12 +160,12 @@ impl Finding {
         text
     }
 
-    fn document(&self) -> Value {
-        json!({
-            "file": self.file,
-            "valid": self.is_valid(),
-            "error": (!self.messages.is_empty()).then(|| self.messages.join("; ")),
-            "diagnostics": diagnostics::document(&self.diagnostics),
-        })
+    fn document(&self) -> CheckedFile {
+        CheckedFile {
+            file: self.file.clone(),
+            valid: self.is_valid(),
+            error: (!self.messages.is_empty()).then(|| self.messages.join("; ")),
+            diagnostics: answers::Finding::all(&self.diagnostics),
+        }
     }
 }

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use annotate_snippets::renderer::DecorStyle;
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 use blackstart_core::policy::{Diagnostic, Severity};
-use serde_json::{Value, json};
 
 use crate::plain::{Paint, plain};
 
@@ -56,28 +55,6 @@ fn within(text: &str, start: usize, end: usize) -> (usize, usize) {
     (start, end)
 }
 
-/// For programs.
-pub(crate) fn document(diagnostics: &[Diagnostic]) -> Vec<Value> {
-    diagnostics
-        .iter()
-        .map(|diagnostic| {
-            json!({
-                "severity": match diagnostic.severity {
-                    Severity::Error => "error",
-                    Severity::Warning => "warning",
-                },
-                "message": diagnostic.message,
-                "file": diagnostic.file,
-                "line": diagnostic.line,
-                "column": diagnostic.column,
-                "start": diagnostic.span.start,
-                "end": diagnostic.span.end,
-                "help": diagnostic.help,
-            })
-        })
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use blackstart_core::policy;
@@ -112,7 +89,8 @@ rules:
     #[test]
     fn a_program_gets_the_same() {
         let diagnostics = policy::parse(WRONG, "deploy.yaml").unwrap_err();
-        insta::assert_json_snapshot!(document(&diagnostics));
+        let findings = crate::answers::Finding::all(&diagnostics);
+        insta::assert_json_snapshot!(serde_json::to_value(findings).unwrap());
     }
 
     #[test]

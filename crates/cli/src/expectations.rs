@@ -6,8 +6,8 @@ use std::path::Path;
 use blackstart_core::explain::{Explanation, Question, explain};
 use blackstart_core::policy::{Case, Layer, Policy};
 use blackstart_core::tables::{Facts, compile};
-use serde_json::{Value, json};
 
+use crate::answers::{self, TestedCase, TestedFile};
 use crate::args::{Format, Test};
 use crate::diagnostics;
 use crate::explain as telling;
@@ -56,9 +56,8 @@ pub(crate) fn test(typed: &Test, around: &Surroundings, paint: Paint) -> Tested 
     let text = match typed.format {
         Format::Human => tried.iter().map(|tried| tried.human(paint)).collect(),
         Format::Json => {
-            let files: Vec<Value> = tried.iter().map(Tried::document).collect();
-            let document = json!({ "schema_version": 1, "passed": passed, "files": files });
-            format!("{document:#}\n")
+            let files = tried.iter().map(Tried::document).collect();
+            answers::printed(&answers::Tested::new(passed, files))
         }
     };
     Tested { text, passed }
@@ -142,47 +141,27 @@ impl Tried {
         text
     }
 
-    fn document(&self) -> Value {
-        match &self.outcome {
-            Ok((_, outcomes)) => {
-                let cases = outcomes.iter().map(|outcome| {
-                    json!({
-                        "to": outcome.case.text,
-                        "file": &*outcome.case.place.file,
-                        "line": outcome.case.place.line,
-                        "column": outcome.case.place.column,
-                        "passed": outcome.failure.is_none(),
-                        "failure": outcome.failure,
-                        "explanation": outcome.explanation,
-                    })
-                });
-                json!({
-                    "file": self.file,
-                    "valid": true,
-                    "passed": self.passed(),
-                    "cases": cases.collect::<Vec<_>>(),
-                })
-            }
-            Err(problems) => {
-                let mut messages = Vec::new();
-                let mut found = Vec::new();
-                for problem in problems {
-                    match problem {
-                        Problem::Message(message) => messages.push(message.as_str()),
-                        Problem::Policy { diagnostics, .. } => {
-                            found.extend(diagnostics::document(diagnostics));
-                        }
-                    }
-                }
-                json!({
-                    "file": self.file,
-                    "valid": false,
-                    "passed": false,
-                    "error": (!messages.is_empty()).then(|| messages.join("; ")),
-                    "diagnostics": found,
-                    "cases": [],
-                })
-            }
+    fn document(&self) -> TestedFile<'_> {
+        let ((error, diagnostics), outcomes) = match &self.outcome {
+            Ok((_, outcomes)) => ((None, Vec::new()), outcomes.as_slice()),
+            Err(problems) => (answers::parted(problems), &[][..]),
+        };
+        let cases = outcomes.iter().map(|outcome| TestedCase {
+            to: &outcome.case.text,
+            file: &outcome.case.place.file,
+            line: outcome.case.place.line,
+            column: outcome.case.place.column,
+            passed: outcome.failure.is_none(),
+            failure: outcome.failure.as_deref(),
+            explanation: &outcome.explanation,
+        });
+        TestedFile {
+            file: &self.file,
+            valid: self.outcome.is_ok(),
+            passed: self.passed(),
+            error,
+            diagnostics,
+            cases: cases.collect(),
         }
     }
 }

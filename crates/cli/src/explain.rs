@@ -9,9 +9,9 @@ use blackstart_core::explain::{
 use blackstart_core::policy::{Destination, Policy, Rank, Severity};
 use blackstart_core::record::Verdict;
 use blackstart_core::tables::{Facts, Protocol, compile};
-use serde_json::json;
 
 use crate::FAILED;
+use crate::answers;
 use crate::args::{self, Explain, Format};
 use crate::layers::Files;
 use crate::plain::{Paint, cut, plain};
@@ -80,7 +80,10 @@ pub(crate) fn explain(
             }
             text
         }
-        Format::Json => format!("{:#}\n", document(&explanation, &effective.policy)),
+        Format::Json => {
+            let Policy { mode, default, .. } = effective.policy;
+            answers::printed(&answers::Explained::new(mode, default, &explanation))
+        }
     })
 }
 
@@ -104,16 +107,6 @@ fn question(typed: &Explain) -> Result<Question, String> {
             Some(args::Protocol::Udp) => Protocol::Udp,
             Some(args::Protocol::Other) => Protocol::Other,
         },
-    })
-}
-
-/// For programs.
-fn document(explanation: &Explanation, policy: &Policy) -> serde_json::Value {
-    json!({
-        "schema_version": 1,
-        "mode": policy.mode,
-        "default": policy.default,
-        "explanation": explanation,
     })
 }
 

@@ -1,6 +1,7 @@
 //! `blackstart`: what was typed, what is shown, and how it exits. Everything else is in the crates below.
 #![forbid(unsafe_code)]
 
+mod answers;
 mod args;
 mod catalog_files;
 mod check;

@@ -27,6 +27,7 @@ mod tests {
     use clap::{Command, CommandFactory as _};
 
     use super::*;
+    use crate::answers;
     use crate::args::Typed;
 
     /// Every command's long help, in the order of definition.
@@ -100,5 +101,15 @@ mod tests {
     #[test]
     fn the_report_is_described() {
         holds("report.schema.json", &report_schema());
+    }
+
+    #[test]
+    fn what_a_program_is_answered_is_described() {
+        for (command, schema) in answers::schemas() {
+            holds(
+                &format!("policy-{command}.schema.json"),
+                &format!("{schema:#}\n"),
+            );
+        }
     }
 }

@@ -617,5 +617,18 @@ mod tests {
         assert!(!said("p.yaml", "./deploy.sh", "repo"));
         assert!(!said("p.yaml", "release/bin/deploy.sh", "repo"));
         assert!(!said("repo/ci/p.yaml", "/bin/true", ""));
+        // It is told of a run, and no error.
+        let mut around = around();
+        around.directory = dir.join("repo");
+        let policy = dir.join("repo/ci/p.yaml");
+        let words = ["--policy", policy.to_str().unwrap(), "--", "./deploy.sh"];
+        let order = run(typed(&words), &around).unwrap();
+        let remarks = order.policy.unwrap().remarks;
+        assert_eq!(remarks.len(), 1);
+        assert!(
+            remarks[0].contains("lies in the tree that is deployed"),
+            "{}",
+            remarks[0]
+        );
     }
 }

@@ -10,6 +10,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::decide::{Attempt, Lease, decide, decide_lookup, decide_socket};
@@ -46,7 +47,7 @@ pub struct Question {
 }
 
 /// The answer.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct Explanation {
     /// What was asked for, as it was understood.
     pub destination: String,
@@ -65,7 +66,7 @@ pub struct Explanation {
 }
 
 /// A step on the way to a destination.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Step {
     /// A name's lookup.
@@ -75,7 +76,7 @@ pub enum Step {
 }
 
 /// A verdict with its reasons.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct Judged {
     /// The verdict.
     pub verdict: Verdict,
@@ -94,7 +95,7 @@ pub struct Judged {
 }
 
 /// A rule as it is told of.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct Told {
     /// Its number, which holds within one policy only.
     #[serde(skip)]
@@ -107,7 +108,7 @@ pub struct Told {
 }
 
 /// What is known of a rule that stands in a policy.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, JsonSchema)]
 pub struct Detail {
     /// Where it stands.
     pub file: String,
@@ -134,13 +135,13 @@ pub struct Detail {
 }
 
 /// How a rule comes to be about a destination.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Through {
     /// By its name, under which an answer gave the address to the run.
     Name(String),
     /// By the addresses around it.
-    Addresses(IpNet),
+    Addresses(#[schemars(with = "String")] IpNet),
     /// Every address is meant.
     Any,
     /// By its path.
@@ -148,7 +149,7 @@ pub enum Through {
 }
 
 /// A rule that applies and does not decide.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct Lost {
     /// The rule.
     pub rule: Told,
@@ -159,7 +160,7 @@ pub struct Lost {
 }
 
 /// Why one rule goes before another.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Why {
     /// The other is a final guardrail.
@@ -199,7 +200,7 @@ pub enum Why {
 }
 
 /// A rule about the same destination that does not apply.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct Missed {
     /// The rule.
     pub rule: Told,
@@ -208,7 +209,7 @@ pub struct Missed {
 }
 
 /// Why a rule does not apply.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Miss {
     /// It is for other ports, from the first to the last.

@@ -298,6 +298,18 @@ fn warnings_come_beside_a_policy() {
 }
 
 #[test]
+fn what_leaves_nothing_of_an_allow_list_is_a_warning() {
+    let rules = "rules:\n  - allow: \"*:443\"\n  - allow: 0.0.0.0/0:22\n  - {allow: \"[::/0]:22\", process: ssh}\n  - allow: 10.0.0.0/8:22\n  - deny: \"*:25\"\n";
+    let text = format!("{HEAD}default: deny\n{rules}");
+    let Ok(parsed) = alone(&text, "p.yaml") else {
+        panic!("{}", complaints(&text))
+    };
+    insta::assert_snapshot!(shown(&text, &parsed.warnings));
+    // Of a deny-list they take nothing away.
+    accepted(&format!("{HEAD}{rules}"));
+}
+
+#[test]
 fn places_are_right_after_text_of_many_bytes() {
     let text = format!(
         "{HEAD}service: \"Bücher — 例え\" # ✓\r\nrules:\r\n  - {{reason: größer, deny: gro%ß.de}}\r\n"

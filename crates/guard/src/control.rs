@@ -91,7 +91,14 @@ impl Running {
     /// Judge this run by another policy from its next attempt on. The error says why not.
     pub fn reload(&self, given: &GivenPolicy) -> Result<(), String> {
         let gone = |error: io::Error| format!("its supervisor cannot be asked: {error}");
-        let mut stream = UnixStream::connect(self.dir.join(SOCKET)).map_err(gone)?;
+        let nobody = |error: io::Error| {
+            match error.kind() {
+            // The socket outlives who listened.
+            io::ErrorKind::ConnectionRefused => "its supervisor has ended, and only that could change it; the run stays guarded by the policy that it has until its last process ends".to_owned(),
+            _ => gone(error),
+        }
+        };
+        let mut stream = UnixStream::connect(self.dir.join(SOCKET)).map_err(nobody)?;
         stream
             .set_read_timeout(Some(ANSWER_PATIENCE))
             .and_then(|()| stream.set_write_timeout(Some(ANSWER_PATIENCE)))

@@ -2,6 +2,7 @@
 
 mod compare;
 mod services;
+mod wide;
 
 use std::ops::Range;
 
@@ -284,7 +285,11 @@ impl Resolving<'_> {
             }
         }
         let rules = &self.policy.rules[stratum.first..];
-        for (at, message, help) in compare::repeated(rules) {
+        let mut looked_at = compare::repeated(rules);
+        if self.policy.default == Effect::Deny {
+            looked_at.extend(wide::wide(rules));
+        }
+        for (at, message, help) in looked_at {
             let rule = &self.policy.rules[stratum.first + at];
             let place = Place {
                 file: rule.file.clone(),
