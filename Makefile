@@ -61,6 +61,13 @@ bench: ## Measure every bar: prints the table, writes the raw results to benches
 bench-graph: ## Measure the graph's bar: loops, order and levels of 100,000 services
 	cargo run --release --locked -p blackstart-core --example graph_scale
 
+.PHONY: bench-html
+bench-html: ## Measure the page's bar: a large report opens and filters in a browser
+	scripts/install-deps test
+	$(MAKE) --no-print-directory build
+	cargo build --locked -p blackstart-lab --bin blackstart-bench-html
+	$(SUDO) env BLACKSTART_BIN=$(abspath $(BINARY)) $(TARGET)/debug/blackstart-bench-html benches/data
+
 # The machines of the kernel matrix are x86_64 and have nothing but what is copied into them.
 VM_TRIPLE = x86_64-unknown-linux-gnu
 

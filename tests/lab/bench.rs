@@ -10,7 +10,7 @@ mod costs;
 mod kernel;
 mod latency;
 mod load;
-mod machine;
+pub mod machine;
 mod pairs;
 mod policy;
 mod scene;

@@ -117,6 +117,20 @@ impl Browser {
             .unwrap_or_else(|e| panic!("open {}: {e}", file.display()));
     }
 
+    /// Runs a script in each page that is opened from now on, before anything of the page's own.
+    pub fn watch(&self, script: &str) {
+        self.command(
+            "Page.addScriptToEvaluateOnNewDocument",
+            json!({ "source": script }),
+        );
+    }
+
+    /// Which browser it is.
+    pub fn version(&self) -> String {
+        let told = self.command("Browser.getVersion", json!({}));
+        told["product"].as_str().unwrap_or("unknown").to_owned()
+    }
+
     /// The window's size, in the page's own pixels.
     pub fn resize(&self, width: u32, height: u32) {
         self.command(

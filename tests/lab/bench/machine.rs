@@ -8,12 +8,12 @@ use serde_json::{Value, json};
 use crate::workspace;
 
 /// RFC 3339, UTC.
-pub(super) fn now() -> String {
+pub fn now() -> String {
     said("date", &["-u", "+%Y-%m-%dT%H:%M:%SZ"]).expect("run date (package coreutils)")
 }
 
 /// The commit that was measured, and whether anything was changed since.
-pub(super) fn revision() -> Value {
+pub fn revision() -> Value {
     let root = workspace::root().display().to_string();
     let git = |arguments: &[&str]| said("git", &[&["-C", &root], arguments].concat());
     json!({
@@ -22,7 +22,8 @@ pub(super) fn revision() -> Value {
     })
 }
 
-pub(super) fn description() -> Value {
+/// The machine, and how busy it is.
+pub fn description() -> Value {
     let cpu = read("/proc/cpuinfo");
     let field = |text: &str, name: &str| {
         text.lines()

@@ -1,0 +1,159 @@
+//! Measures how fast a large report opens and filters in a browser.
+//!
+//! `blackstart-bench-html DIR`: a guarded run reaches for 2,000 destinations with 5,000 processes, and its page is
+//! opened in Chromium again and again. Prints the bars, and writes the raw figures to `DIR/DATE-html.json`.
+//!
+//! `BLACKSTART_BIN` says which binary writes the page. Exit code 1 if a bar is missed.
+#![forbid(unsafe_code)]
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use blackstart_lab::bench::machine;
+use blackstart_lab::{Browser, Scheme, World, Zone};
+use serde_json::{Value, json};
+
+const DESTINATIONS: usize = 2_000;
+const PROCESSES: usize = 5_000;
+const OPENINGS: usize = 11;
+/// Milliseconds.
+const LIMIT: f64 = 1_000.0;
+
+/// In the page, before anything of it: when it was loaded and two frames of it were shown.
+const WATCH: &str =
+    "addEventListener('load', () => requestAnimationFrame(() => requestAnimationFrame(
+    () => { window.opened = performance.now(); })));";
+
+/// What somebody types, letter by letter; the time until the frame after each letter was shown.
+const FILTER: &str = "
+    const input = document.querySelector(`#${section} input`);
+    const body = document.querySelector(`#t-${section} tbody`);
+    const all = body.rows.length;
+    const frame = () => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)));
+    const times = [];
+    let fewest = all;
+    for (const word of [...Array(text.length + 1).keys()].map(n => text.slice(0, n + 1)).concat('')) {
+        await frame();
+        const begin = performance.now();
+        input.value = word;
+        input.dispatchEvent(new Event('input'));
+        await frame();
+        times.push(performance.now() - begin);
+        fewest = Math.min(fewest, [...body.rows].filter(row => !row.hidden).length);
+    }
+    const back = [...body.rows].filter(row => !row.hidden).length;
+    return { times, all, fewest, back };";
+
+fn main() -> ExitCode {
+    let Some(directory) = std::env::args().nth(1) else {
+        eprintln!("blackstart-bench-html: say where the results are to be written");
+        return ExitCode::from(2);
+    };
+    let world = World::new("benchhtml");
+    let page = large_page(&world);
+    let browser = Browser::start();
+    browser.watch(WATCH);
+
+    let mut openings = Vec::new();
+    let mut filters = Vec::new();
+    for _ in 0..OPENINGS {
+        browser.open(&page, Scheme::Light, 1280, 900);
+        openings.push(number(&browser.evaluate(
+            "while (window.opened === undefined) await new Promise(done => setTimeout(done, 5));
+             return window.opened",
+        )));
+        for (section, text, rows) in [
+            ("destinations", "n1234.", DESTINATIONS),
+            ("processes", "true 4321", PROCESSES),
+        ] {
+            let body = format!("const section = '{section}', text = '{text}'; {FILTER}");
+            let measured = browser.evaluate(&body);
+            let count = |key: &str| measured[key].as_u64().expect("a count of rows");
+            assert!(count("all") >= rows as u64, "{measured}");
+            assert_eq!(
+                (count("fewest"), count("back")),
+                (1, count("all")),
+                "{measured}"
+            );
+            let times = measured["times"].as_array().expect("a list of times");
+            filters.extend(times.iter().map(number));
+        }
+    }
+    assert_eq!(browser.complaints(), Vec::<String>::new());
+    let size = std::fs::metadata(&page).expect("the page is there").len();
+
+    let bars = [("opens", &openings), ("filters after a letter", &filters)];
+    let mut met = true;
+    for (what, times) in bars {
+        let most = times.iter().copied().fold(0.0, f64::max);
+        met &= most < LIMIT;
+        let verdict = if most < LIMIT { "pass" } else { "MISSED" };
+        println!(
+            "{what:<24} median {:>5.0} ms, longest {most:>5.0} ms of {}   < {LIMIT} ms   {verdict}",
+            median(times),
+            times.len()
+        );
+    }
+    println!(
+        "{DESTINATIONS} destinations, {PROCESSES} processes, a page of {:.1} MB",
+        size as f64 / 1e6
+    );
+    let document = json!({
+        "schema_version": 1,
+        "date": machine::now(),
+        "machine": machine::description(),
+        "blackstart": machine::revision(),
+        "browser": browser.version(),
+        "page_bytes": size,
+        "destinations": DESTINATIONS,
+        "processes": PROCESSES,
+        "limit_ms": LIMIT,
+        "opens_ms": openings,
+        "filters_ms": filters,
+    });
+    let date: String = machine::now().chars().take(10).collect();
+    let file = Path::new(&directory).join(format!("{date}-html.json"));
+    std::fs::write(&file, format!("{document}\n")).expect("write the results");
+    println!("written to {}", file.display());
+    if met {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+/// The page of a live run.
+fn large_page(world: &World) -> std::path::PathBuf {
+    let server = world.node("server");
+    let name = |number: usize| format!("n{number:04}.bench.example");
+    let zone = (0..DESTINATIONS).fold(Zone::new(), |zone, at| zone.host(&name(at), &server));
+    world.dns(zone);
+    let reach = format!(
+        "import socket\n\
+         for n in range({DESTINATIONS}):\n\
+         \u{20}   to = socket.getaddrinfo('n%04d.bench.example' % n, 9, socket.AF_INET, socket.SOCK_DGRAM)[0][4]\n\
+         \u{20}   socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x', to)\n"
+    );
+    let reach = world.file("reach.py", &reach);
+    let script = format!(
+        "python3 {}; n=0; while [ $n -lt {PROCESSES} ]; do /bin/true $n; n=$((n + 1)); done",
+        reach.display()
+    );
+    let page = world.dir().join("large.html");
+    world
+        .guard()
+        .arg(&format!("--report={}", page.display()))
+        .run(&["sh", "-c", &script])
+        .exits(0);
+    page
+}
+
+fn number(value: &Value) -> f64 {
+    value.as_f64().expect("a number of milliseconds")
+}
+
+fn median(times: &[f64]) -> f64 {
+    let mut sorted = times.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted[sorted.len() / 2]
+}
