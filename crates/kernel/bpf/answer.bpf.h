@@ -85,61 +85,55 @@ static __always_inline __u32 bs_word(struct bs_answer_scratch *s, __u64 at)
 	return bpf_htonl(bs_u16(s, at) << 16 | bs_u16(s, at + 2));
 }
 
-/* The next few octets of the question: the hash of its name, as bs_name_octets computes it. Its labels are not
- * asked for, since the class was found when the query went out. */
-__noinline int bs_question_octets(struct bs_answer_scratch *s)
+/* The next label of the question, as bs_name_label reads it. */
+__noinline int bs_question_label(struct bs_answer_scratch *s)
 {
-	__u64 hash, unknown, left, bad, at;
+	__u64 at, left, bad, label;
 
 	if (!s)
 		return -1;
-	hash = s->hash;
-	left = s->left;
-	bad = s->bad;
 	at = s->pos;
-	unknown = s->head;
-	for (__u32 i = 0; i < BS_OCTETS; i++) {
-		__u64 c;
-
-		if (at > 12 + 254)
-			return -1;
-		c = bs_u8(s, at);
-		at++;
-		if (left == 0) {
-			if (c == 0) {
-				hash ^= hash >> 32;
-				s->hash = hash ? hash : 1;
-				s->end = at;
-				return bad >> 63 ? -1 : 1;
-			}
-			if (c > 63)
-				return -1;
-			left = c;
-		} else {
-			bad |= bs_octet_is_bad(c);
-			c = bs_octet_lower(c);
-			left--;
-		}
-		hash = (hash ^ c) * config.multiplier;
-		BS_FORGET(left, unknown);
-		BS_FORGET(bad, unknown);
-		BS_FORGET(at, unknown);
+	if (at > 12 + 254)
+		return -1;
+	left = bs_u8(s, at);
+	at++;
+	if (!left) {
+		s->hash = bs_hash_end(s->hash);
+		s->end = at;
+		return s->bad ? -1 : 1;
 	}
-	s->hash = hash;
-	s->left = left;
+	if (left > 63 || at + left > 12 + 254)
+		return -1;
+	s->pos = at + left;
+	bad = s->bad;
+	label = bs_label_hash(s->packet, at, left, BS_PACKET_MAX - 1, 0, &bad, s->head);
 	s->bad = bad;
-	s->pos = at;
+	s->hash = bs_hash_step(s->hash, label, config.multiplier);
 	return 0;
 }
 
-/* The hash of the question's name, and where it ends. 0, or -1 as bs_name_scan. */
-static __noinline int bs_question_scan(struct bs_answer_scratch *s)
+__noinline int bs_question_labels(struct bs_answer_scratch *s)
 {
+	for (__u32 i = 0; i < BS_LABELS_FEW; i++) {
+		int done = bs_question_label(s);
+
+		if (done)
+			return done;
+	}
+	return 0;
+}
+
+/* The hash of the question's name, and where it ends. 0, or -1 as bs_name_scan. Its labels are not asked for, since
+ * the class was found when the query went out. */
+__noinline int bs_question_scan(struct bs_answer_scratch *s)
+{
+	if (!s)
+		return -1;
 	s->hash = config.name_key;
-	s->left = s->bad = 0;
+	s->bad = 0;
 	s->pos = 12;
-	for (__u32 i = 0; i < 256 / BS_OCTETS; i++) {
-		int done = bs_question_octets(s);
+	for (__u32 i = 0; i < BS_LABELS / BS_LABELS_FEW; i++) {
+		int done = bs_question_labels(s);
 
 		if (done)
 			return done < 0 ? -1 : 0;
@@ -214,7 +208,7 @@ __noinline int bs_lease_put(struct bs_refill *n)
 	struct bs_address at = {};
 	struct bs_lease *lease;
 	__u64 name, subject;
-	__u64 place = BS_LEASE_SLOTS, oldest = 0, oldest_seen = -1ULL, unknown;
+	__u64 place = BS_LEASE_SLOTS, oldest = 0, oldest_seen = 1ULL << 62;
 	__u64 used;
 	__u32 class_id, deny_class, turn, recorded, fresh = 0, evicted = 0;
 	__u16 generation, current;
@@ -232,7 +226,6 @@ __noinline int bs_lease_put(struct bs_refill *n)
 	recorded = n->recorded;
 	generation = n->generation;
 	current = live.generation;
-	unknown = name;
 
 	lease = bpf_map_lookup_elem(&bs_leases, &at);
 	if (!lease) {
@@ -246,24 +239,20 @@ __noinline int bs_lease_put(struct bs_refill *n)
 	turn = __sync_fetch_and_add(&lease->turns, 1) + 1;
 	bpf_spin_lock(&lease->lock);
 	used = lease->used;
+	/* By sign bits: the branches of sixteen rounds would be two thirds of what there is to verify. */
 	for (__u32 i = 0; i < BS_LEASE_SLOTS; i++) {
 		struct bs_lease_slot *slot = &lease->slot[i];
-		__u32 age = slot->seen;
-
-		if (i < used && slot->generation == generation && slot->class_id == class_id &&
-		    slot->deny_class == deny_class)
-			place = i;
+		__u32 differs = (slot->class_id ^ class_id) | (slot->deny_class ^ deny_class) |
+				(__u16)(slot->generation ^ generation);
 		/* Whoever began before the last change may still judge by the policy before it. */
-		if ((__u16)(slot->generation - current + 1) > 2)
-			age = 0;
-		if (age < oldest_seen) {
-			oldest_seen = age;
-			oldest = i;
-		}
-		BS_FORGET(place, unknown);
-		BS_FORGET(oldest, unknown);
-		BS_FORGET(oldest_seen, unknown);
-		BS_FORGET(used, unknown);
+		__u64 free = bs_sign(2 - (__u64)(__u16)(slot->generation - current + 1));
+		__u64 same = bs_is_zero(differs) & bs_sign(i - used);
+		__u64 age = slot->seen & (free - 1);
+		__u64 older = bs_sign(age - oldest_seen);
+
+		place ^= (place ^ i) & -same;
+		oldest ^= (oldest ^ i) & -older;
+		oldest_seen ^= (oldest_seen ^ age) & -older;
 	}
 	if (place >= BS_LEASE_SLOTS) {
 		/* A slot that says nothing any more, a fresh one, or the one not seen for longest. */
@@ -299,6 +288,9 @@ __noinline int bs_lease_put(struct bs_refill *n)
 	return 0;
 }
 
+/* Slots that are looked at without the lock: few addresses have more classes of names. */
+enum { BS_LEASE_LOOK = 3 };
+
 /* Is the same in the record already? Then nothing is to be done, and no lock to be taken. As long as none had to make
  * room, a slot that is in use keeps its classes while its generation judges. */
 static __always_inline int bs_lease_stands(struct bs_lease *lease, struct bs_answer_scratch *s, __u32 which)
@@ -309,7 +301,7 @@ static __always_inline int bs_lease_stands(struct bs_lease *lease, struct bs_ans
 	used = __sync_fetch_and_add(&lease->used, 0);
 	if (used >= BS_LEASE_SLOTS)
 		return 0;
-	for (__u32 i = 0; i < BS_LEASE_SLOTS - 1 && i < used; i++) {
+	for (__u32 i = 0; i < BS_LEASE_LOOK && i < used; i++) {
 		struct bs_lease_slot *slot;
 
 		/* Else the compiler counts down from the lesser of the two, and most kernels lose the bound. */
@@ -513,14 +505,26 @@ static __always_inline int bs_answer_malformed(__u32 generation)
 	return bs_enforcing(generation) ? BS_DROP : BS_PASS;
 }
 
-/* A query that another policy judged: do its answers give leases under this one? */
-static __always_inline int bs_may_lease_now(struct bs_answer_scratch *s, struct bs_pending_key *key,
-					    struct bs_socket *st)
+/* What an answer's name is by the policy that judges now, where another one judged the query or another is about to
+ * judge what is reached for by the answer. Whether it gives leases, or -1 for a name that cannot be taken out. */
+__noinline int bs_answer_again(struct bs_socket *st, struct bs_pending_key *key, int leases, int stale)
 {
-	struct bs_class *c = bpf_map_lookup_elem(&bs_classes, &s->class_id[0]);
+	struct bs_answer_scratch *s = bs_answer_scratch_get();
+	struct bs_class *c;
 
-	return c && bs_may_lease(bs_choose(c->lookup, bs_selectors_of(s->subject, s->generation)), st, key->server,
-				 &policies[s->generation & 1]);
+	if (!s || !key)
+		return -1;
+	if (bs_name_take(s, 12) || bs_name_scan(&s->target))
+		return -1;
+	if (stale) {
+		s->class_id[0] = bs_target_class(s, s->generation);
+		c = bpf_map_lookup_elem(&bs_classes, &s->class_id[0]);
+		leases = c && bs_may_lease(bs_choose(c->lookup, bs_selectors_of(s->subject, s->generation)), st,
+					   key->server, &policies[s->generation & 1]);
+	}
+	/* Leased there whatever it will say of the lookup: who looked it up was allowed to. */
+	s->class_id[1] = bs_target_class(s, s->generation + 1);
+	return leases;
 }
 
 static __always_inline int bs_answer_read(struct __sk_buff *skb, struct bs_header *h, __u64 cookie,
@@ -529,7 +533,8 @@ static __always_inline int bs_answer_read(struct __sk_buff *skb, struct bs_heade
 	struct bs_pending_key key = {};
 	struct bs_pending found = {}, *pending = &found;
 	struct bs_answer_scratch *s;
-	__u32 zero = 0, len, flags, count, n, generation = live.generation, leases;
+	__u32 zero = 0, len, flags, count, n, generation = live.generation;
+	int leases, stale;
 
 	s = bpf_map_lookup_elem(&bs_scratch, &zero);
 	if (!s)
@@ -589,16 +594,11 @@ static __always_inline int bs_answer_read(struct __sk_buff *skb, struct bs_heade
 	leases = pending->leases;
 	s->subject = pending->subject;
 	s->offset = s->end + 4;
-	/* Another policy judged the query, or is about to judge what is reached for by its answer. */
-	if (s->coming || pending->generation != (__u16)generation) {
-		if (bs_name_take(s, 12) || bs_name_scan(&s->target))
+	stale = pending->generation != (__u16)generation;
+	if (stale || s->coming) {
+		leases = bs_answer_again(st, &key, leases, stale);
+		if (leases < 0)
 			return bs_answer_malformed(generation);
-		if (pending->generation != (__u16)generation) {
-			s->class_id[0] = bs_target_class(s, generation);
-			leases = bs_may_lease_now(s, &key, st);
-		}
-		/* Leased there whatever it will say of the lookup: who looked it up was allowed to. */
-		s->class_id[1] = bs_target_class(s, generation + 1);
 	}
 	if (!leases)
 		return BS_PASS;

@@ -34,7 +34,7 @@ plain!(
     u32,
     u64,
     bs_state,
-    bs_edge_key,
+    bs_edge,
     bs_class,
     bs_prefix_key,
     bs_port_key,

@@ -21,7 +21,7 @@ use libbpf_rs::{
 use rustix::time::ClockId;
 
 use crate::abi;
-use crate::fill::{NameKeys, Offsets, PolicyRows, Rows, address, words};
+use crate::fill::{NameKeys, Offsets, PolicyRows, address, words};
 
 use crate::probe;
 use crate::read::{Record, nanoseconds, verdict, wire_text};
@@ -216,9 +216,10 @@ impl Session {
             .map_err(|error| Error::caused(ErrorKind::Unsupported, "open the BPF object", error))?;
 
         let keys = NameKeys::random()?;
-        let rows = PolicyRows::new(settings.tables, keys, &Offsets::default());
+        let mut rows = PolicyRows::new(settings.tables, keys, &Offsets::default());
         let room = Room::for_policy(&rows);
-        room.size(&mut open, settings.hosts.len() as u32)?;
+        let fixed = settings.hosts.len() + known(settings).count();
+        room.size(&mut open, fixed as u32)?;
         for mut program in open.open_object_mut().progs_mut() {
             let wanted = features.iter().any(|feature| is_of(&program, *feature));
             program.set_autoload(wanted || program.name() == REFILL);
@@ -253,7 +254,9 @@ impl Session {
                 Error::caused(ErrorKind::Io, format!("hold the map {name}"), error)
             })
         })?;
-        write_policy(&skeleton, &rows, 0)?;
+        let variables = skeleton.maps.bss_data.as_deref_mut();
+        let live = Live::new(variables.expect("the object has variables"));
+        write_policy(&skeleton, &live, &mut rows, &room, 0)?;
         write_known(&skeleton, settings, keys)?;
 
         let events = Rc::new(RefCell::new(Vec::new()));
@@ -268,9 +271,6 @@ impl Session {
         let ring = builder
             .build()
             .map_err(|error| Error::caused(ErrorKind::Io, "listen to the live view", error))?;
-        let variables = skeleton.maps.bss_data.as_deref_mut();
-        let live = Live::new(variables.expect("the object has variables"));
-        live.set_policy(0, &rows);
         Ok(Self {
             ring,
             links: Vec::new(),
@@ -343,7 +343,7 @@ impl Session {
             return Ok(());
         }
         let failed = |error| Error::caused(ErrorKind::Io, "set up the self-probe", error);
-        let known = MapHandle::try_from(&self.skeleton.maps.bs_known).map_err(failed)?;
+        let leases = MapHandle::try_from(&self.skeleton.maps.bs_leases).map_err(failed)?;
         let flagged = [
             (probe::DENIED, abi::bs_known::BS_KNOWN_DENIED),
             (probe::ALLOWED, abi::bs_known::BS_KNOWN_ALLOWED),
@@ -354,12 +354,15 @@ impl Session {
                 addr: words(address.into()),
             };
             let key = abi::octets(&key).to_vec();
-            before.push((
-                key.clone(),
-                known.lookup(&key, MapFlags::ANY).map_err(failed)?,
-            ));
-            known
-                .update(&key, abi::octets(&flag.0), MapFlags::ANY)
+            let row = leases.lookup(&key, MapFlags::ANY).map_err(failed)?;
+            let mut probed: abi::bs_lease = row
+                .as_deref()
+                .and_then(abi::value)
+                .unwrap_or_else(abi::zeroed);
+            probed.known = flag.0;
+            before.push((key.clone(), row));
+            leases
+                .update(&key, abi::octets(&probed), MapFlags::ANY)
                 .map_err(failed)?;
         }
         self.set_mode(Mode::Enforce)?;
@@ -367,8 +370,8 @@ impl Session {
         self.set_mode(Mode::Observe)?;
         for (key, before) in before {
             let restored = match before {
-                Some(flags) => known.update(&key, &flags, MapFlags::ANY),
-                None => known.delete(&key),
+                Some(row) => leases.update(&key, &row, MapFlags::ANY),
+                None => leases.delete(&key),
             };
             restored.map_err(failed)?;
         }
@@ -643,45 +646,30 @@ fn load_error(error: libbpf_rs::Error) -> Error {
     Error::caused(kind, doing, error)
 }
 
-/// Rows of `bs_known` that a run may fill; the self-probe has some more for a moment.
+/// Addresses that are known without a lookup. More are not marked: each takes a row of `bs_leases`.
 const KNOWN_MOST: usize = 4000;
 
+/// Write what is known before the first lookup: the host's own addresses, its resolvers, and names from /etc/hosts,
+/// which never ask a server.
 fn write_known(
-    skeleton: &abi::BlackstartSkel<'_>,
-    settings: &Settings<'_>,
-    keys: NameKeys,
-) -> Result<(), Error> {
-    let maps = &skeleton.maps;
-    let mut known = BTreeMap::<IpAddr, u32>::new();
-    for (addresses, flag) in [
-        (settings.own_addresses, abi::bs_known::BS_KNOWN_OWN),
-        (settings.resolvers, abi::bs_known::BS_KNOWN_RESOLVER),
-    ] {
-        for address in addresses {
-            *known.entry(address.to_canonical()).or_default() |= flag.0;
-        }
-    }
-    let mut present = Rows::default();
-    for (address, flags) in known.iter().take(KNOWN_MOST) {
-        present.push(
-            &abi::bs_address {
-                addr: words(*address),
-            },
-            flags,
-        );
-    }
-    present.write(&maps.bs_known, "known addresses")?;
-    fixed_leases(skeleton, settings, keys)
-}
-
-/// Names from /etc/hosts never ask a server: their leases are there from the start.
-fn fixed_leases(
     skeleton: &abi::BlackstartSkel<'_>,
     settings: &Settings<'_>,
     keys: NameKeys,
 ) -> Result<(), Error> {
     let failed = |error| Error::caused(ErrorKind::Io, "write the leases of /etc/hosts", error);
     let maps = &skeleton.maps;
+    for (address, flags) in known(settings) {
+        let key = abi::bs_address {
+            addr: words(address),
+        };
+        let lease = abi::bs_lease {
+            known: flags,
+            ..abi::zeroed()
+        };
+        maps.bs_leases
+            .update(abi::octets(&key), abi::octets(&lease), MapFlags::ANY)
+            .map_err(|error| Error::caused(ErrorKind::Io, "write the known addresses", error))?;
+    }
     for (text, ip) in settings.hosts {
         // A line that is no name gives no lease; resolv.conf's parser has dropped what it could tell.
         let Ok(name) = Name::parse(text) else {
@@ -743,6 +731,20 @@ fn fixed_leases(
             .map_err(failed)?;
     }
     Ok(())
+}
+
+/// The addresses that are known without a lookup, and as what.
+fn known(settings: &Settings<'_>) -> impl Iterator<Item = (IpAddr, u32)> {
+    let mut known = BTreeMap::<IpAddr, u32>::new();
+    for (addresses, flag) in [
+        (settings.own_addresses, abi::bs_known::BS_KNOWN_OWN),
+        (settings.resolvers, abi::bs_known::BS_KNOWN_RESOLVER),
+    ] {
+        for address in addresses {
+            *known.entry(address.to_canonical()).or_default() |= flag.0;
+        }
+    }
+    known.into_iter().take(KNOWN_MOST)
 }
 
 fn raw_event(octets: &[u8]) -> Option<RawEvent> {

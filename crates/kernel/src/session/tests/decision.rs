@@ -584,11 +584,11 @@ fn put_leases(
         let key = abi::bs_address {
             addr: words(address),
         };
-        session
-            .skeleton
-            .maps
-            .bs_leases
-            .update(abi::octets(&key), abi::octets(&row), MapFlags::ANY)
+        let rows = &session.skeleton.maps.bs_leases;
+        let there = rows.lookup(abi::octets(&key), MapFlags::ANY).unwrap();
+        let there = there.and_then(|octets| abi::value::<abi::bs_lease>(&octets));
+        row.known = there.map_or(0, |there| there.known);
+        rows.update(abi::octets(&key), abi::octets(&row), MapFlags::ANY)
             .unwrap();
     }
     leases
