@@ -93,6 +93,19 @@ struct bs_config {
 	__u64 multiplier; /* odd */
 };
 
+/*
+ * What the programs are loaded without, each field 0 or 1: the verifier takes these for the constants that they are,
+ * and neither looks at what they rule out nor keeps it. All zero is everything. core::tables::Uses says what a
+ * policy uses; before another one takes over, the programs are replaced by whole ones (session/reload.rs).
+ */
+struct bs_spared {
+	__u32 reload;    /* no policy takes over: generation 0, in the first place */
+	__u32 processes; /* no rule speaks of a process */
+	__u32 prefixes;  /* no rule names an address */
+	__u32 sockets;   /* no rule names a unix socket */
+	__u32 refusals;  /* no lookup is denied */
+};
+
 /* ---- changed while the run is on; writes are single words ------------------------------------------- */
 
 struct bs_live {
@@ -104,6 +117,7 @@ struct bs_live {
 	__u32 generation;   /* of the policy that judges; its lowest bit says which of the two places it has */
 	__u32 coming;       /* generation of a policy that is about to judge, in the other place; else 0 */
 	__u32 pad;
+	__u64 suspended_ns; /* CLOCK_BOOTTIME - CLOCK_MONOTONIC, as of the last heartbeat */
 };
 
 /* ---- the policy ------------------------------------------------------------------------------------- */
@@ -483,7 +497,8 @@ struct bs_refill {
 
 #define BS_SIZE(type, size) _Static_assert(sizeof(struct type) == (size), #type)
 BS_SIZE(bs_config, 24);
-BS_SIZE(bs_live, 40);
+BS_SIZE(bs_spared, 20);
+BS_SIZE(bs_live, 48);
 BS_SIZE(bs_policy, 64);
 BS_SIZE(bs_state, 16);
 BS_SIZE(bs_edge, 32);

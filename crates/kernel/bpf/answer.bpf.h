@@ -25,8 +25,9 @@ struct bs_answer_scratch {
 	struct bs_answer_key key;   /* question's hash, address at hand */
 	__u64 head;                 /* hash of the name that the next owner must be */
 	__u64 subject;
-	__u64 hash;                 /* of the question, while it is read */
-	__u64 bad;                  /* as in struct bs_reading */
+	__u64 hash;                 /* of the question, while it is read; */
+	__u64 hash_label;           /* as in struct bs_reading */
+	__u64 bad;
 	__u32 head_offset;          /* where that name stands in the packet */
 	__u32 len;
 	__u32 offset;               /* next record */
@@ -85,55 +86,49 @@ static __always_inline __u32 bs_word(struct bs_answer_scratch *s, __u64 at)
 	return bpf_htonl(bs_u16(s, at) << 16 | bs_u16(s, at + 2));
 }
 
-/* The next label of the question, as bs_name_label reads it. */
-__noinline int bs_question_label(struct bs_answer_scratch *s)
+/* The next few words of the question, as bs_name_words reads them. */
+__noinline int bs_question_words(struct bs_answer_scratch *s)
 {
-	__u64 at, left, bad, label;
+	struct bs_words w;
+	__u64 unknown;
 
 	if (!s)
 		return -1;
-	at = s->pos;
-	if (at > 12 + 254)
-		return -1;
-	left = bs_u8(s, at);
-	at++;
-	if (!left) {
-		s->hash = bs_hash_end(s->hash);
-		s->end = at;
-		return s->bad ? -1 : 1;
-	}
-	if (left > 63 || at + left > 12 + 254)
-		return -1;
-	s->pos = at + left;
-	bad = s->bad;
-	label = bs_label_hash(s->packet, at, left, BS_PACKET_MAX - 1, 0, &bad, s->head);
-	s->bad = bad;
-	s->hash = bs_hash_step(s->hash, label, config.multiplier);
-	return 0;
-}
+	w.hash = s->hash;
+	w.label = s->hash_label;
+	w.left = s->left;
+	w.bad = s->bad;
+	w.at = s->pos;
+	w.count = 0;
+	unknown = s->head;
+	for (__u32 i = 0; i < BS_WORDS_FEW; i++) {
+		int done = bs_word_next(s->packet, BS_PACKET_MAX - 1, 12, &w, 0, unknown);
 
-__noinline int bs_question_labels(struct bs_answer_scratch *s)
-{
-	for (__u32 i = 0; i < BS_LABELS_FEW; i++) {
-		int done = bs_question_label(s);
-
-		if (done)
-			return done;
+		if (done < 0)
+			return -1;
+		if (done) {
+			s->hash = bs_hash_end(w.hash);
+			s->end = w.at;
+			return w.bad ? -1 : 1;
+		}
 	}
+	s->hash = w.hash;
+	s->hash_label = w.label;
+	s->left = w.left;
+	s->bad = w.bad;
+	s->pos = w.at;
 	return 0;
 }
 
 /* The hash of the question's name, and where it ends. 0, or -1 as bs_name_scan. Its labels are not asked for, since
  * the class was found when the query went out. */
-__noinline int bs_question_scan(struct bs_answer_scratch *s)
+static __always_inline int bs_question_scan(struct bs_answer_scratch *s)
 {
-	if (!s)
-		return -1;
 	s->hash = config.name_key;
-	s->bad = 0;
+	s->hash_label = s->left = s->bad = 0;
 	s->pos = 12;
-	for (__u32 i = 0; i < BS_LABELS / BS_LABELS_FEW; i++) {
-		int done = bs_question_labels(s);
+	for (__u32 i = 0; i < BS_LABELS / BS_WORDS_FEW + 1; i++) {
+		int done = bs_question_words(s);
 
 		if (done)
 			return done < 0 ? -1 : 0;
@@ -298,7 +293,7 @@ static __always_inline int bs_lease_stands(struct bs_lease *lease, struct bs_ans
 	__u32 class_id = s->class_id[which & 1], deny_class = s->deny_class[which & 1], used;
 	__u16 generation = s->generation + which;
 
-	used = __sync_fetch_and_add(&lease->used, 0);
+	used = BS_LOAD_ACQUIRE(&lease->used);
 	if (used >= BS_LEASE_SLOTS)
 		return 0;
 	for (__u32 i = 0; i < BS_LEASE_LOOK && i < used; i++) {
@@ -477,7 +472,7 @@ static __always_inline int bs_asked_find(struct bs_socket *st, struct bs_pending
 {
 	for (__u32 i = 0; i < BS_ASKED; i++) {
 		struct bs_asked *a = &st->asked[i];
-		__u32 turn = __sync_fetch_and_add(&a->turn, 0);
+		__u32 turn = BS_LOAD_ACQUIRE(&a->turn);
 
 		if (!turn || turn & 1 || a->name != key->name || a->id != key->id || a->qtype != key->qtype ||
 		    a->server[3] != key->server[3] || a->server[2] != key->server[2] ||
@@ -488,7 +483,8 @@ static __always_inline int bs_asked_find(struct bs_socket *st, struct bs_pending
 		found->denied = a->denied;
 		found->leases = a->leases;
 		found->generation = a->generation;
-		if (__sync_fetch_and_add(&a->turn, 0) != turn)
+		barrier();
+		if (BS_LOAD_ACQUIRE(&a->turn) != turn)
 			continue;
 		/* An answered slot may be somebody else's by now; an unanswered one cannot. A denied query has two
 		 * answers, ours and the real one: its slot stays. */
@@ -533,7 +529,7 @@ static __always_inline int bs_answer_read(struct __sk_buff *skb, struct bs_heade
 	struct bs_pending_key key = {};
 	struct bs_pending found = {}, *pending = &found;
 	struct bs_answer_scratch *s;
-	__u32 zero = 0, len, flags, count, n, generation = live.generation;
+	__u32 zero = 0, len, flags, count, n, generation = bs_generation();
 	int leases, stale;
 
 	s = bpf_map_lookup_elem(&bs_scratch, &zero);
@@ -579,7 +575,7 @@ static __always_inline int bs_answer_read(struct __sk_buff *skb, struct bs_heade
 		return bs_enforcing(generation) ? BS_DROP : BS_PASS;
 	}
 	count = bs_u16(s, 6);
-	if (pending->denied) {
+	if (!spared.refusals && pending->denied) {
 		/* The supervisor's answer, or one that says the same: name error, no records. */
 		if ((flags & 15) == 3 && count == 0)
 			return BS_PASS;
@@ -589,12 +585,12 @@ static __always_inline int bs_answer_read(struct __sk_buff *skb, struct bs_heade
 	if (!count)
 		return BS_PASS;
 	s->generation = generation;
-	s->coming = live.coming == generation + 1;
+	s->coming = bs_is_coming(generation);
 	s->class_id[0] = pending->class_id;
 	leases = pending->leases;
 	s->subject = pending->subject;
 	s->offset = s->end + 4;
-	stale = pending->generation != (__u16)generation;
+	stale = !spared.reload && pending->generation != (__u16)generation;
 	if (stale || s->coming) {
 		leases = bs_answer_again(st, &key, leases, stale);
 		if (leases < 0)

@@ -65,7 +65,7 @@ __noinline __u64 bs_choose(__u64 ruling, __u64 selectors)
 {
 	struct bs_asking asking = { .ruling = ruling, .selectors = selectors };
 
-	if (BS_EFFECT(ruling) != BS_EFFECT_CHOICE)
+	if (spared.processes || BS_EFFECT(ruling) != BS_EFFECT_CHOICE)
 		return ruling;
 	bpf_loop(BS_SELECTORS, bs_choose_step, &asking, 0);
 	return BS_EFFECT(asking.ruling) == BS_EFFECT_CHOICE ? 0 : asking.ruling;
@@ -113,7 +113,7 @@ static __always_inline __u64 bs_selectors_of(__u64 subject, __u32 generation)
 {
 	struct bs_subject *row;
 
-	if (!policies[generation & 1].has_selectors)
+	if (spared.processes || !policies[generation & 1].has_selectors)
 		return 0;
 	row = bpf_map_lookup_elem(&bs_subjects, &subject);
 	return row ? row->selectors[generation & 1] : 0;
@@ -194,29 +194,31 @@ static long bs_slot_step(__u32 index, struct bs_weighing *w)
 	return 0;
 }
 
-/* What the address and its names say at one rank; 0 if nothing. A global function: verified once, not for each way
- * that leads to it. */
-__noinline __u64 bs_rank_says(__u64 address, __u64 names, __u32 names_rank, __u64 allowed, __u32 rank)
+/* What the address and its names say, by the highest rank of which one speaks; 0 if nothing. A global function: verified
+ * once, not for each way that leads to it. */
+__noinline __u64 bs_say(__u64 address, __u64 names, __u32 names_rank, __u64 allowed)
 {
-	__u64 deny_address = 0, deny_names = 0;
+	for (int rank = BS_RANK_FINAL; rank >= BS_RANK_PLAIN; rank--) {
+		__u64 deny_address = 0, deny_names = 0;
 
-	if (BS_EFFECT(address) == BS_EFFECT_DENY && BS_RANK_OF(address) == rank)
-		deny_address = address;
-	if (names && names_rank == rank)
-		deny_names = names;
-	/* A deny for the record takes nothing away from one that is enforced. */
-	if (BS_FLAGS(deny_address) & BS_ENFORCE)
-		return deny_address;
-	if (BS_FLAGS(deny_names) & BS_ENFORCE)
-		return deny_names;
-	if (deny_address)
-		return deny_address;
-	if (deny_names)
-		return deny_names;
-	if (BS_EFFECT(address) == BS_EFFECT_ALLOW && BS_RANK_OF(address) == rank)
-		return address;
-	if (allowed && BS_RANK_OF(allowed) == rank)
-		return allowed;
+		if (BS_EFFECT(address) == BS_EFFECT_DENY && BS_RANK_OF(address) == rank)
+			deny_address = address;
+		if (names && names_rank == rank)
+			deny_names = names;
+		/* A deny for the record takes nothing away from one that is enforced. */
+		if (BS_FLAGS(deny_address) & BS_ENFORCE)
+			return deny_address;
+		if (BS_FLAGS(deny_names) & BS_ENFORCE)
+			return deny_names;
+		if (deny_address)
+			return deny_address;
+		if (deny_names)
+			return deny_names;
+		if (BS_EFFECT(address) == BS_EFFECT_ALLOW && BS_RANK_OF(address) == rank)
+			return address;
+		if (allowed && BS_RANK_OF(allowed) == rank)
+			return allowed;
+	}
 	return 0;
 }
 
@@ -251,7 +253,7 @@ __noinline int bs_judge(struct bs_attempt *a)
 	at.addr[2] = where.addr[2] = a->addr[2];
 	at.addr[3] = where.addr[3] = a->addr[3];
 
-	if (p->has_prefixes) {
+	if (!spared.prefixes && p->has_prefixes) {
 		prefix = place ? bpf_map_lookup_elem(&bs_prefixes_odd, &where) :
 				 bpf_map_lookup_elem(&bs_prefixes_even, &where);
 		if (prefix)
@@ -288,11 +290,7 @@ __noinline int bs_judge(struct bs_attempt *a)
 	BS_FORGET(listed, unknown);
 
 	names = a->allowed || a->other ? 0 : a->denied;
-	ruling = bs_rank_says(address, names, a->lowest_denial, a->allowed, BS_RANK_FINAL);
-	if (!ruling)
-		ruling = bs_rank_says(address, names, a->lowest_denial, a->allowed, BS_RANK_WAIVER);
-	if (!ruling)
-		ruling = bs_rank_says(address, names, a->lowest_denial, a->allowed, BS_RANK_PLAIN);
+	ruling = address | names | a->allowed ? bs_say(address, names, a->lowest_denial, a->allowed) : 0;
 	if (!ruling) {
 		if (!p->default_deny)
 			ruling = BS_RULING(BS_EFFECT_ALLOW, BS_RULE_DEFAULT);
@@ -326,7 +324,6 @@ __noinline int bs_record(struct bs_attempt *a)
 	struct bs_flow fresh = {};
 	struct bs_counters *counters;
 	struct bs_flow *flow;
-	__u64 now = bpf_ktime_get_boot_ns();
 	__u32 zero = 0;
 
 	if (!a)
@@ -355,7 +352,7 @@ __noinline int bs_record(struct bs_attempt *a)
 		__u64 *more;
 
 		fresh.attempts = 1;
-		fresh.first_ns = fresh.last_ns = now;
+		fresh.first_ns = fresh.last_ns = bpf_ktime_get_boot_ns();
 		fresh.attribution = a->attribution;
 		if (!bpf_map_update_elem(&bs_flows, &key, &fresh, BPF_NOEXIST)) {
 			struct bs_event *e;
@@ -402,7 +399,7 @@ __noinline int bs_record(struct bs_attempt *a)
 		}
 	}
 	__sync_fetch_and_add(&flow->attempts, 1);
-	flow->last_ns = now;
+	bs_now_at(&flow->last_ns);
 	return 0;
 }
 

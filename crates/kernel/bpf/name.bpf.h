@@ -9,15 +9,20 @@
 #ifndef BLACKSTART_NAME_H
 #define BLACKSTART_NAME_H
 
-enum { BS_LABELS = 128, BS_LABELS_FEW = 16 }; /* 255 octets hold 127 labels */
+enum { BS_LABELS = 128 }; /* 255 octets hold 127 labels */
+/* What most names need is done in one call: words of a name, steps through the automaton. All that it takes for any
+ * name is that call in a loop, since each is verified once, and a return is dear on many machines. */
+enum { BS_WORDS_FEW = 5, BS_STEPS_FEW = 3 };
 
 /* A name and what reading it leaves behind. Too large for the stack: lies in scratch that its user owns. */
 struct bs_reading {
 	struct bs_name name;
 	__u32 labels;
-	__u32 at; /* next label while it is read, then labels not yet walked */
-	/* between two labels */
+	__u32 at; /* next octet while it is read, then labels not yet walked */
+	/* between two handfuls of words */
 	__u64 hash;
+	__u64 hash_label;
+	__u64 left; /* octets of the label that are to come */
 	__u64 bad;  /* not 0: an octet that no label may hold was seen */
 	/* where the automaton stands */
 	__u32 id;
@@ -53,36 +58,60 @@ static __always_inline __u64 bs_hash_step(__u64 hash, __u64 word, __u64 multipli
 	return __builtin_bswap64((hash ^ word) * multiplier) * multiplier;
 }
 
-/* The hash of the label of `left` octets (1 to 63) at `at` in `octets`, of which `most` is the last, and 7 more may be
- * read. Eight octets at a time: by single ones this was the dearest part of a lookup, and nine tenths of what the
- * verifier had to look at. With `keep` the label is written back in lower case. */
-static __always_inline __u64 bs_label_hash(__u8 *octets, __u64 at, __u64 left, __u32 most, int keep, __u64 *bad,
-					   __u64 unknown)
-{
-	__u64 multiplier = config.multiplier, hash = config.label_key ^ left, found, lower, within;
+/* What is carried from one word of a name to the next. */
+struct bs_words {
+	__u64 hash;  /* of the labels before this one */
+	__u64 label; /* of this one so far */
+	__u64 left;  /* octets of it that are to come */
+	__u64 bad;
+	__u64 at;    /* next octet */
+	__u64 count; /* labels that have ended; -1 before the first begins */
+};
 
-	for (__u32 i = 0; i < 7 && left > 8; i++) {
-		asm volatile("%0 &= %1" : "+r"(at) : "i"(most));
-		found = *(__u64 *)(octets + at);
-		*bad |= bs_octets_bad(found);
-		lower = bs_octets_lower(found);
-		if (keep)
-			*(__u64 *)(octets + at) = lower;
-		hash = bs_hash_step(hash, lower, multiplier);
-		at += 8;
-		left -= 8;
-		BS_FORGET(at, unknown);
-		BS_FORGET(left, unknown);
+/*
+ * The next word of the name whose octets are `octets`, of which `most` is the last index, and 7 more may be read. 0 to
+ * go on, 1 at the end, -1 for a name that cannot be judged. Eight octets at a time: by single ones this was the dearest
+ * part of a lookup, and nine tenths of what the verifier had to look at. With `labels` each label's hash is
+ * kept there, and the name written back in lower case.
+ */
+static __always_inline int bs_word_next(__u8 *octets, __u32 most, __u64 first, struct bs_words *w, __u64 *labels,
+					__u64 unknown)
+{
+	__u64 multiplier = config.multiplier, found, lower, within, n;
+
+	asm volatile("%0 &= %1" : "+r"(w->at) : "i"(most));
+	if (!w->left) {
+		/* One label ends, or what is before the first one, and another begins. */
+		w->label ^= w->label >> 32;
+		if (labels)
+			labels[w->count & (BS_LABELS - 1)] = w->label;
+		w->count++;
+		w->hash = bs_hash_step(w->hash, w->label, multiplier);
+		w->left = octets[w->at];
+		w->at++;
+		if (!w->left)
+			return 1;
+		/* The last octet of a name is the root label's. */
+		if (w->left > 63 || w->at + w->left > first + 254)
+			return -1;
+		w->label = config.label_key ^ w->left;
+		asm volatile("%0 &= %1" : "+r"(w->at) : "i"(most));
 	}
-	within = -1ULL >> ((64 - 8 * left) & 63);
-	asm volatile("%0 &= %1" : "+r"(at) : "i"(most));
-	found = *(__u64 *)(octets + at);
-	*bad |= bs_octets_bad((found & within) | (BS_EACH(1) & ~within));
+	n = 8 ^ ((8 ^ w->left) & -bs_sign(w->left - 8));
+	within = -1ULL >> ((64 - 8 * n) & 63);
+	found = *(__u64 *)(octets + w->at);
+	w->bad |= bs_octets_bad((found & within) | (BS_EACH(1) & ~within));
 	lower = bs_octets_lower(found) & within;
-	if (keep)
-		*(__u64 *)(octets + at) = lower | (found & ~within);
-	hash = bs_hash_step(hash, lower, multiplier);
-	return hash ^ hash >> 32;
+	if (labels)
+		*(__u64 *)(octets + w->at) = lower | (found & ~within);
+	w->label = bs_hash_step(w->label, lower, multiplier);
+	w->at += n;
+	w->left -= n;
+	BS_FORGET(w->left, unknown);
+	BS_FORGET(w->bad, unknown);
+	BS_FORGET(w->at, unknown);
+	BS_FORGET(w->count, unknown);
+	return 0;
 }
 
 /* A name's hash, of those of its labels. */
@@ -92,46 +121,39 @@ static __always_inline __u64 bs_hash_end(__u64 hash)
 	return hash ? hash : 1;
 }
 
-/* The next label of the wire form. 0 to go on, 1 at the end, -1 for a name that cannot be judged. */
-__noinline int bs_name_label(struct bs_reading *r)
+/* The next few words of the wire form. 0 to go on, 1 at the end, -1 for a name that cannot be judged. */
+__noinline int bs_name_words(struct bs_reading *r)
 {
-	__u64 at, left, bad, label, count;
+	struct bs_words w;
+	__u64 unknown;
 
 	if (!r)
 		return -1;
-	at = r->at;
-	if (at > 254)
-		return -1;
-	left = r->name.wire[at];
-	at++;
-	if (!left) {
-		r->name.hash = bs_hash_end(r->hash);
-		r->name.len = at;
-		return r->bad ? -1 : 1;
-	}
-	if (left > 63 || at + left > 254)
-		return -1;
-	r->at = at + left;
-	bad = r->bad;
-	label = bs_label_hash(r->name.wire, at, left, 255, 1, &bad, r->name.hash);
-	r->bad = bad;
-	r->hash = bs_hash_step(r->hash, label, config.multiplier);
-	count = r->labels;
-	r->label[count & (BS_LABELS - 1)] = label;
-	r->labels = count + 1;
-	return 0;
-}
+	w.hash = r->hash;
+	w.label = r->hash_label;
+	w.left = r->left;
+	w.bad = r->bad;
+	w.at = r->at;
+	w.count = r->labels;
+	unknown = r->name.hash;
+	for (__u32 i = 0; i < BS_WORDS_FEW; i++) {
+		int done = bs_word_next(r->name.wire, 255, 0, &w, r->label, unknown);
 
-/* The next few labels, as bs_name_label: that many rounds of so many are fewer to verify than all in one loop, and
- * most names need one. */
-__noinline int bs_name_labels(struct bs_reading *r)
-{
-	for (__u32 i = 0; i < BS_LABELS_FEW; i++) {
-		int done = bs_name_label(r);
-
-		if (done)
-			return done;
+		if (done < 0)
+			return -1;
+		if (done) {
+			r->name.hash = bs_hash_end(w.hash);
+			r->name.len = w.at;
+			r->labels = w.count;
+			return w.bad ? -1 : 1;
+		}
 	}
+	r->hash = w.hash;
+	r->hash_label = w.label;
+	r->left = w.left;
+	r->bad = w.bad;
+	r->at = w.at;
+	r->labels = w.count;
 	return 0;
 }
 
@@ -143,10 +165,11 @@ __noinline int bs_name_scan(struct bs_reading *r)
 	if (!r)
 		return -1;
 	r->hash = config.name_key;
-	r->bad = 0;
-	r->labels = r->at = 0;
-	for (__u32 i = 0; i < BS_LABELS / BS_LABELS_FEW; i++) {
-		int done = bs_name_labels(r);
+	r->hash_label = r->left = r->bad = 0;
+	r->labels = -1;
+	r->at = 0;
+	for (__u32 i = 0; i < BS_LABELS / BS_WORDS_FEW + 1; i++) {
+		int done = bs_name_words(r);
 
 		if (done)
 			return done < 0 ? -1 : 0;
@@ -170,38 +193,43 @@ static __always_inline struct bs_edge *bs_edge_find(__u64 label, __u32 from, str
 	return 0;
 }
 
-/* One label further to the left. 1 once the class is known, 0 to go on. */
-__noinline int bs_name_step(struct bs_reading *r)
+/* A few labels further to the left. 1 once the class is known, 0 to go on. */
+__noinline int bs_name_steps(struct bs_reading *r)
 {
-	struct bs_edge *e;
-	struct bs_state *s;
-	__u32 id;
+	struct bs_policy *p;
+	__u32 at, id;
 
 	if (!r)
 		return 1;
-	r->at--;
-	e = r->state.edges ? bs_edge_find(r->label[r->at & (BS_LABELS - 1)], r->id, &policies[r->place & 1]) : 0;
-	if (e) {
-		id = e->to;
-		s = &e->state;
-	} else {
-		id = r->state.star;
-		/* Without a way on the class of everything below stands. */
-		if (!id || !(s = bpf_map_lookup_elem(&bs_states, &id)))
-			return 1;
-	}
-	r->id = id;
-	r->state = *s;
-	r->name.class_id = r->at ? s->below : s->end;
-	return !r->at;
-}
+	p = &policies[r->place & 1];
+	at = r->at;
+	id = r->id;
+	for (__u32 i = 0; i < BS_STEPS_FEW; i++) {
+		struct bs_edge *e = 0;
+		struct bs_state *s;
 
-/* A few labels further. */
-__noinline int bs_name_steps(struct bs_reading *r)
-{
-	for (__u32 i = 0; i < BS_LABELS_FEW; i++)
-		if (bs_name_step(r))
+		at--;
+		if (r->state.edges)
+			e = bs_edge_find(r->label[at & (BS_LABELS - 1)], id, p);
+		if (e) {
+			id = e->to;
+			s = &e->state;
+		} else {
+			id = r->state.star;
+			/* Without a way on the class of everything below stands. */
+			if (!id || !(s = bpf_map_lookup_elem(&bs_states, &id)))
+				return 1;
+		}
+		if (!at) {
+			r->name.class_id = s->end;
 			return 1;
+		}
+		r->name.class_id = s->below;
+		r->state = *s;
+		BS_FORGET(at, id);
+	}
+	r->at = at;
+	r->id = id;
 	return 0;
 }
 
@@ -224,7 +252,7 @@ __noinline int bs_name_match(struct bs_reading *r)
 	r->name.class_id = r->at ? s->below : s->end;
 	if (!r->at)
 		return 0;
-	for (__u32 i = 0; i < BS_LABELS / BS_LABELS_FEW; i++)
+	for (__u32 i = 0; i < BS_LABELS / BS_STEPS_FEW + 1; i++)
 		if (bs_name_steps(r))
 			return 0;
 	return -1;

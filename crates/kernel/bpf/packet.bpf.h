@@ -146,7 +146,6 @@ static __always_inline void bs_query_record(struct bs_question *q)
 {
 	struct bs_query_key key = {};
 	struct bs_query *row, fresh = {};
-	__u64 now = bpf_ktime_get_boot_ns();
 
 	key.name = q->read.name.hash;
 	key.subject = q->subject;
@@ -157,7 +156,7 @@ static __always_inline void bs_query_record(struct bs_question *q)
 	if (!row) {
 		bs_name_keep(&q->read.name);
 		fresh.queries = 1;
-		fresh.first_ns = fresh.last_ns = now;
+		fresh.first_ns = fresh.last_ns = bpf_ktime_get_boot_ns();
 		if (!bpf_map_update_elem(&bs_queries, &key, &fresh, BPF_NOEXIST))
 			return;
 		row = bpf_map_lookup_elem(&bs_queries, &key);
@@ -167,7 +166,7 @@ static __always_inline void bs_query_record(struct bs_question *q)
 		}
 	}
 	__sync_fetch_and_add(&row->queries, 1);
-	row->last_ns = now;
+	bs_now_at(&row->last_ns);
 }
 
 /* Tell user space of a denied lookup. 0 if it knows, so that an answer can be hoped for. */
@@ -235,7 +234,7 @@ static __always_inline int bs_asked_add(struct bs_socket *st, struct bs_question
 		a->leases = pending->leases;
 		a->generation = pending->generation;
 		a->answered = 0;
-		__sync_lock_test_and_set(&a->turn, turn + 2);
+		BS_STORE_RELEASE(&a->turn, turn + 2);
 		return 1;
 	}
 	return 0;
@@ -304,29 +303,25 @@ static __always_inline int bs_query_read(struct __sk_buff *skb, struct bs_header
 }
 
 /* Expect an answer. -1: could not be noted (counted). */
-__noinline int bs_query_note(struct __sk_buff *skb, struct bs_header *h, struct bs_socket *st, struct bs_question *q,
-			     struct bs_pending *expected)
+static __always_inline int bs_query_note(struct __sk_buff *skb, struct bs_header *h, struct bs_socket *st,
+					 struct bs_question *q, struct bs_pending *pending)
 {
 	struct bs_pending_key key = {};
-	struct bs_pending pending;
 
-	if (!h || !q || !expected)
-		return -1;
-	pending = *expected;
-	if (!q->wire_differs && st && bs_asked_add(st, q, &pending))
+	if (!q->wire_differs && st && bs_asked_add(st, q, pending))
 		return 0;
 	key.socket = bpf_get_socket_cookie(skb);
 	key.name = q->read.name.hash;
 	__builtin_memcpy(key.server, q->server, 16);
 	key.id = q->id;
 	key.qtype = q->qtype;
-	if (bpf_map_update_elem(&bs_pending, &key, &pending, BPF_ANY)) {
+	if (bpf_map_update_elem(&bs_pending, &key, pending, BPF_ANY)) {
 		BS_COUNT(leases_lost, 1);
 		return -1;
 	}
 	if (q->wire_differs) {
 		__builtin_memcpy(key.server, h->dest, 16);
-		bpf_map_update_elem(&bs_pending, &key, &pending, BPF_ANY);
+		bpf_map_update_elem(&bs_pending, &key, pending, BPF_ANY);
 	}
 	return 0;
 }
@@ -359,6 +354,7 @@ static __always_inline int bs_query_judge(struct __sk_buff *skb, struct bs_heade
 	struct bs_policy *p = &policies[q->generation & 1];
 	struct bs_class *c;
 	__u64 ruling;
+	int denied, noted;
 
 	q->wire_differs = 0;
 	__builtin_memcpy(q->client, h->source, 16);
@@ -400,7 +396,8 @@ static __always_inline int bs_query_judge(struct __sk_buff *skb, struct bs_heade
 	 * may come before this program ends) and, where names may go out at all, passes: its real answer is dropped
 	 * on the way back. Without a supervisor, or if it could not be told, it is dropped here.
 	 */
-	if (q->verdict == BS_DENY) {
+	denied = !spared.refusals && q->verdict == BS_DENY;
+	if (denied) {
 		if (BS_FAILURE(ruling) == BS_BLACKHOLE) {
 			bs_query_tell(skb, q, 0);
 			return BS_LOSE;
@@ -410,14 +407,12 @@ static __always_inline int bs_query_judge(struct __sk_buff *skb, struct bs_heade
 			return BS_DROP;
 		}
 		pending.denied = 1;
-		if (bs_query_note(skb, h, st, q, &pending) || bs_query_tell(skb, q, 1) ||
-		    p->default_deny)
-			return BS_DROP;
-		return BS_PASS;
 	}
-	if (q->verdict == BS_WOULD_DENY)
+	noted = bs_query_note(skb, h, st, q, &pending);
+	if (denied)
+		return noted || bs_query_tell(skb, q, 1) || p->default_deny ? BS_DROP : BS_PASS;
+	if (!spared.refusals && q->verdict == BS_WOULD_DENY)
 		bs_query_tell(skb, q, 0);
-	bs_query_note(skb, h, st, q, &pending);
 	return BS_PASS;
 }
 
@@ -489,7 +484,7 @@ int bs_egress(struct __sk_buff *skb)
 	struct bs_header h = {};
 	struct bs_socket *st;
 	struct bs_lease *source;
-	__u32 protocol, certain, verdict, generation = live.generation;
+	__u32 protocol, certain, verdict, generation = bs_generation();
 	__u64 cookie;
 
 	if (!sk || !(sk = bpf_sk_fullsock(sk)))

@@ -32,7 +32,7 @@ static __always_inline int bs_reach(struct bpf_sock_addr *ctx, struct bs_attempt
 			st->hooked = 0;
 		return 1;
 	}
-	a->generation = live.generation;
+	a->generation = bs_generation();
 	a->subject = bs_subject_now();
 	a->selectors = bs_selectors_of(a->subject, a->generation);
 	bs_judge(a);
@@ -145,8 +145,8 @@ int bs_release(struct bpf_sock *ctx)
 		st->verdict = st->dns = st->hooked = 0;
 		for (__u32 i = 0; i < BS_ASKED; i++)
 			st->asked[i].turn = 0;
-		/* Last, and with a barrier: the next to sit here finds it swept. */
-		__sync_lock_test_and_set(&seat->cookie, 0);
+		/* Last: the next to sit here finds it swept. */
+		BS_STORE_RELEASE(&seat->cookie, 0);
 	}
 	/* Two threads may have begun with one socket, the first while the seat was taken. */
 	if (seat->elsewhere && (st = bpf_map_lookup_elem(&bs_sockets, &cookie))) {

@@ -10,6 +10,7 @@
 #define BLACKSTART_TABLES_H
 
 const volatile struct bs_config config = {};
+const volatile struct bs_spared spared = {};
 
 /* .bss, mapped into the supervisor. */
 struct bs_live live = {};
@@ -224,7 +225,19 @@ struct {
 	__uint(max_entries, 1 << 18);
 } bs_events SEC(".maps");
 
-/* ---- the two things that every program does ---- */
+/* ---- what every program does ---- */
+
+/* Of the policy that judges; to be read once. */
+static __always_inline __u32 bs_generation(void)
+{
+	return spared.reload ? 0 : live.generation;
+}
+
+/* Is another policy about to judge? */
+static __always_inline int bs_is_coming(__u32 generation)
+{
+	return !spared.reload && live.coming == generation + 1;
+}
 
 #define BS_COUNT(field, n)                                                              \
 	do {                                                                            \
@@ -233,6 +246,37 @@ struct {
 		if (bs_c)                                                               \
 			__sync_fetch_and_add(&bs_c->field, (n));                        \
 	} while (0)
+
+/*
+ * The last time of a row that is there already, by the clock that is a load and not a reading of the hardware: it is up to
+ * some milliseconds behind, hence the comparison. It knows of no suspension; how long those took, the supervisor says.
+ */
+static __always_inline void bs_now_at(__u64 *last_ns)
+{
+	__u64 now = bpf_ktime_get_coarse_ns() + live.suspended_ns;
+
+	if (now > *last_ns)
+		*last_ns = now;
+}
+
+/* A load that those behind it do not overtake, and a store that does not overtake those before it. Where every one is
+ * such, as on x86, the atomic instructions that they are elsewhere would be the dearest on their way. */
+#ifdef __TARGET_ARCH_x86
+#define BS_LOAD_ACQUIRE(p)                                    \
+	({                                                    \
+		typeof(*(p)) bs_v = *(volatile typeof(p))(p); \
+		barrier();                                    \
+		bs_v;                                         \
+	})
+#define BS_STORE_RELEASE(p, v)                  \
+	do {                                    \
+		barrier();                      \
+		*(volatile typeof(p))(p) = (v); \
+	} while (0)
+#else
+#define BS_LOAD_ACQUIRE(p) __sync_fetch_and_add((p), 0)
+#define BS_STORE_RELEASE(p, v) ((void)__sync_lock_test_and_set((p), (v)))
+#endif
 
 static __always_inline __u32 bs_known_as(const __u32 *addr)
 {

@@ -45,7 +45,7 @@ static __always_inline __u32 bs_socket_class(struct bs_delegate_key *key, __u32 
 	__u32 state = 1, at;
 	__u64 *end;
 
-	if (!p->kinds[BS_SOCKETS])
+	if (spared.sockets || !p->kinds[BS_SOCKETS])
 		return p->none;
 	for (__u32 i = 0; i < BS_PATH_MAX / BS_SOCKET_FEW; i++)
 		state = bs_socket_octets(key, i * BS_SOCKET_FEW, state, place);
@@ -60,7 +60,7 @@ static __always_inline int bs_reach_unix(struct bpf_sock_addr *ctx)
 	struct sockaddr_un *to = bpf_rdonly_cast(kernel->uaddr, bpf_core_type_id_kernel(struct sockaddr_un));
 	struct bs_delegate_key key = {};
 	__u64 *count, one = 1, ruling = 0;
-	__u32 len = kernel->uaddrlen, n, generation = live.generation;
+	__u32 len = kernel->uaddrlen, n, generation = bs_generation();
 	__u8 failure = ECONNREFUSED;
 
 	if (len <= 2)

@@ -38,7 +38,7 @@ impl NameKeys {
     /// As `bs_name_scan` computes it: over the hashes of the labels, from the left.
     pub(crate) fn of_name(self, name: &Name) -> u64 {
         let wire = name.as_wire();
-        let (mut hash, mut at) = (self.name, 0);
+        let (mut hash, mut at) = (self.step(self.name, 0), 0);
         while wire[at] != 0 {
             let end = at + 1 + usize::from(wire[at]);
             hash = self.step(hash, self.of_label(&wire[at + 1..end]));
@@ -48,7 +48,7 @@ impl NameKeys {
         if hash == 0 { 1 } else { hash }
     }
 
-    /// As `bs_label_hash` computes it: over the octets of a lower-case label, eight at a time.
+    /// As `bs_word_next` computes it: over the octets of a lower-case label, eight at a time.
     pub(crate) fn of_label(self, label: &[u8]) -> u64 {
         let hash = label
             .chunks(8)

@@ -13,7 +13,7 @@ use std::rc::Rc;
 use blackstart_core::name::Name;
 use blackstart_core::record::{Row, SubjectId, SubjectRow, Verdict};
 use blackstart_core::report::Mode;
-use blackstart_core::tables::Tables;
+use blackstart_core::tables::{Tables, Uses};
 use libbpf_rs::skel::{OpenSkel, Skel, SkelBuilder};
 use libbpf_rs::{
     Link, MapCore, MapFlags, MapHandle, OpenProgramMut, ProgramMut, RingBuffer, RingBufferBuilder,
@@ -26,7 +26,7 @@ use crate::fill::{NameKeys, Offsets, PolicyRows, address, words};
 use crate::probe;
 use crate::read::{Record, nanoseconds, verdict, wire_text};
 use crate::{AnswerWanted, Error, ErrorKind, Event};
-use reload::{REFILL, Room, write_policy};
+use reload::{Room, write_policy};
 
 mod reload;
 
@@ -72,7 +72,8 @@ impl Feature {
         }
     }
 
-    /// Attached to tracepoints of the whole host, not to the cgroup.
+    /// Attached to tracepoints of the whole host, not to the cgroup. Their programs are whole from the start: a
+    /// tracepoint's cannot be replaced in one step, and two at once would count everything twice.
     fn is_tracing(self) -> bool {
         matches!(self, Self::Processes | Self::Leavers)
     }
@@ -106,6 +107,8 @@ pub struct Session {
     pins: Option<std::path::PathBuf>,
     keys: NameKeys,
     room: Room,
+    /// The programs of any policy, once another than the first has judged.
+    whole: Option<abi::BlackstartSkel<'static>>,
     /// Rules of all policies so far: the next one's are numbered from there.
     rules: u32,
 }
@@ -119,6 +122,7 @@ struct Live {
     break_glass: NonNull<u32>,
     generation: NonNull<u32>,
     coming: NonNull<u32>,
+    suspended_ns: NonNull<u64>,
     policies: [NonNull<abi::bs_policy>; 2],
     kinds: [NonNull<[[u8; 256]; 2]>; 2],
 }
@@ -138,6 +142,7 @@ impl Live {
             break_glass: NonNull::from(&mut live.break_glass),
             generation: NonNull::from(&mut live.generation),
             coming: NonNull::from(&mut live.coming),
+            suspended_ns: NonNull::from(&mut live.suspended_ns),
             policies: [NonNull::from(even), NonNull::from(odd)],
             kinds: [NonNull::from(even_kinds), NonNull::from(odd_kinds)],
         }
@@ -176,6 +181,13 @@ impl Live {
         unsafe { self.heartbeat_ns.write_volatile(now_ns) };
     }
 
+    /// How long the host was suspended up to now: what the cheap clock of the programs does not know.
+    fn set_suspended(&self) {
+        let suspended = nanoseconds(ClockId::Boottime) - nanoseconds(ClockId::Monotonic);
+        // SAFETY: as above.
+        unsafe { self.suspended_ns.write_volatile(suspended.max(0) as u64) };
+    }
+
     fn set_cgroup_id(&self, id: u64) {
         // SAFETY: as above.
         unsafe { self.cgroup_id.write_volatile(id) };
@@ -209,39 +221,13 @@ impl Session {
     /// program, [`ErrorKind::Io`] where a table cannot be filled.
     pub fn load(features: &BTreeSet<Feature>, settings: &Settings<'_>) -> Result<Self, Error> {
         libbpf_rs::set_print(Some((libbpf_rs::PrintLevel::Debug, say)));
-        // The skeleton borrows this for its whole life, and a process supervises one run: it is never given back.
-        let storage = Box::leak(Box::new(MaybeUninit::uninit()));
-        let mut open = abi::BlackstartSkelBuilder::default()
-            .open(storage)
-            .map_err(|error| Error::caused(ErrorKind::Unsupported, "open the BPF object", error))?;
-
+        let mut open = opened(features)?;
         let keys = NameKeys::random()?;
         let mut rows = PolicyRows::new(settings.tables, keys, &Offsets::default());
         let room = Room::for_policy(&rows);
         let fixed = settings.hosts.len() + known(settings).count();
         room.size(&mut open, fixed as u32)?;
-        for mut program in open.open_object_mut().progs_mut() {
-            let wanted = features.iter().any(|feature| is_of(&program, *feature));
-            program.set_autoload(wanted || program.name() == REFILL);
-        }
-        open.maps
-            .data_types
-            .set_autocreate(false)
-            .map_err(|error| {
-                Error::caused(
-                    ErrorKind::Unsupported,
-                    "leave out the types' section",
-                    error,
-                )
-            })?;
-        let rodata = open
-            .maps
-            .rodata_data
-            .as_deref_mut()
-            .expect("the object has constants");
-        rodata.config.name_key = keys.name;
-        rodata.config.label_key = keys.label;
-        rodata.config.multiplier = keys.multiplier;
+        set_constants(&mut open, keys, spared(settings.tables.uses()));
 
         let mut skeleton = open.load().map_err(load_error)?;
         let record = Record::new(|name| {
@@ -256,6 +242,7 @@ impl Session {
         })?;
         let variables = skeleton.maps.bss_data.as_deref_mut();
         let live = Live::new(variables.expect("the object has variables"));
+        live.set_suspended();
         write_policy(&skeleton, &live, &mut rows, &room, 0)?;
         write_known(&skeleton, settings, keys)?;
 
@@ -282,6 +269,7 @@ impl Session {
             pins: None,
             keys,
             room,
+            whole: None,
             rules: settings.rules,
         })
     }
@@ -420,6 +408,7 @@ impl Session {
     pub fn heartbeat(&self) -> Result<(), Error> {
         let now = nanoseconds(ClockId::Boottime) as u64;
         self.live.set_heartbeat(now);
+        self.live.set_suspended();
         Ok(())
     }
 
@@ -588,6 +577,50 @@ impl Orphan {
             )),
             _ => Ok(()),
         }
+    }
+}
+
+/// The object, from which the programs of `features` are to be loaded.
+fn opened(features: &BTreeSet<Feature>) -> Result<abi::OpenBlackstartSkel<'static>, Error> {
+    // The skeleton borrows this for its whole life, and a process supervises one run: it is never given back.
+    let storage = Box::leak(Box::new(MaybeUninit::uninit()));
+    let mut open = abi::BlackstartSkelBuilder::default()
+        .open(storage)
+        .map_err(|error| Error::caused(ErrorKind::Unsupported, "open the BPF object", error))?;
+    for mut program in open.open_object_mut().progs_mut() {
+        program.set_autoload(features.iter().any(|feature| is_of(&program, *feature)));
+    }
+    open.maps
+        .data_types
+        .set_autocreate(false)
+        .map_err(|error| {
+            Error::caused(
+                ErrorKind::Unsupported,
+                "leave out the types' section",
+                error,
+            )
+        })?;
+    Ok(open)
+}
+
+/// What is constant for the programs, before they are loaded.
+fn set_constants(open: &mut abi::OpenBlackstartSkel<'_>, keys: NameKeys, spared: abi::bs_spared) {
+    let constants = open.maps.rodata_data.as_deref_mut();
+    let constants = constants.expect("the object has constants");
+    constants.config.name_key = keys.name;
+    constants.config.label_key = keys.label;
+    constants.config.multiplier = keys.multiplier;
+    constants.spared = spared;
+}
+
+/// What a run's first programs go without: all that its policy does not use, and what only a change of policy needs.
+fn spared(uses: Uses) -> abi::bs_spared {
+    abi::bs_spared {
+        reload: 1,
+        processes: u32::from(!uses.processes),
+        prefixes: u32::from(!uses.prefixes),
+        sockets: u32::from(!uses.sockets),
+        refusals: u32::from(!uses.refusals),
     }
 }
 

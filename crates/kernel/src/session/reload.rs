@@ -4,12 +4,14 @@
 //! is kept of names and processes is worked out for it while the programs keep both; then one word
 //! says that it judges.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
+use std::os::fd::AsFd as _;
 use std::thread::sleep;
 use std::time::Duration;
 
 use blackstart_core::name::Name;
 use blackstart_core::tables::{ClassId, Tables};
+use libbpf_rs::skel::{OpenSkel as _, Skel as _};
 use libbpf_rs::{MapCore, MapFlags, ProgramInput};
 use rustix::thread::{MembarrierCommand, membarrier};
 
@@ -18,10 +20,7 @@ use crate::fill::{EDGES_BEHIND, Offsets, PolicyRows, Rows, place_edges};
 use crate::read::name_of;
 use crate::{Error, ErrorKind, Session};
 
-use super::Live;
-
-/// The program that fills in rows which others write, too.
-pub(crate) const REFILL: &str = "bs_refill_one";
+use super::{Feature, Live, load_error, opened, set_constants};
 
 /// Bound on the entries of tables that take memory for rows only.
 const PLENTY: u32 = 1 << 22;
@@ -202,6 +201,7 @@ impl Session {
         if let Some(what) = self.room.lacks(&rows) {
             return Err(no_room(what));
         }
+        self.make_whole()?;
         self.clear_place(place)?;
         write_policy(&self.skeleton, &self.live, &mut rows, &self.room, place)?;
         self.live.set_coming(generation + 1);
@@ -216,6 +216,45 @@ impl Session {
         self.live.set_coming(0);
         filled?;
         self.rules += rules;
+        Ok(())
+    }
+
+    /// Put programs that know everything in the place of those that know what the first policy used. Both judge alike by
+    /// the policy that is there, so that it does not matter which of them meets an attempt meanwhile.
+    fn make_whole(&mut self) -> Result<(), Error> {
+        if self.whole.is_some() {
+            return Ok(());
+        }
+        let replaced: BTreeSet<Feature> = self
+            .features
+            .iter()
+            .copied()
+            .filter(|feature| !feature.is_tracing())
+            .collect();
+        let mut open = opened(&replaced)?;
+        open.progs.bs_refill_one.set_autoload(true);
+        set_constants(&mut open, self.keys, abi::zeroed());
+        let failed =
+            |error| Error::caused(ErrorKind::Io, "load what a change of policy needs", error);
+        for mut map in open.open_object_mut().maps_mut() {
+            let name = map.name().to_owned();
+            let own = self.skeleton.object().maps().find(|own| own.name() == name);
+            // Constants are what the two differ in.
+            if let Some(own) = own.filter(|_| !name.to_string_lossy().ends_with(".rodata")) {
+                map.reuse_fd(own.as_fd()).map_err(failed)?;
+            }
+        }
+        let whole = open.load().map_err(load_error)?;
+        for (name, link) in &mut self.links {
+            let program = whole
+                .object()
+                .progs()
+                .find(|program| program.name() == name.as_str());
+            if let Some(program) = program.filter(|program| program.autoload()) {
+                link.update_prog(&program).map_err(failed)?;
+            }
+        }
+        self.whole = Some(whole);
         Ok(())
     }
 
@@ -350,7 +389,11 @@ impl Session {
             data_in: Some(&frame),
             ..ProgramInput::default()
         };
-        let ran = self.skeleton.progs.bs_refill_one.test_run(input);
+        let whole = self
+            .whole
+            .as_mut()
+            .expect("loaded before anything is filled in");
+        let ran = whole.progs.bs_refill_one.test_run(input);
         ran.map(drop).map_err(|error| {
             Error::caused(
                 ErrorKind::Io,
