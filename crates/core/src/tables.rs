@@ -14,6 +14,7 @@ mod compile;
 mod kept;
 mod paths;
 mod rulings;
+mod uses;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -29,6 +30,7 @@ use crate::policy::{Failure, Rank};
 pub use compile::{CompileError, Facts, MAX_PORT_RULINGS, MAX_SELECTORS, MAX_STATES, compile};
 pub use paths::Paths;
 pub(crate) use rulings::{Aspect, Priority};
+pub use uses::Uses;
 
 /// Index into [`Tables::states`]. State 0 is the root of the name space.
 pub type StateId = u32;

@@ -19,7 +19,7 @@
 #define BLACKSTART_ABI_H
 
 /* Pins of a run are read by later releases. Raise it when any struct below changes. */
-enum bs_layout { BS_LAYOUT = 2 };
+enum bs_layout { BS_LAYOUT = 3 };
 
 enum { BS_NAME_MAX = 256, BS_EXE_MAX = 128, BS_ARGV_HEAD = 256, BS_ARGV_REST = 768 };
 enum { BS_LEASE_SLOTS = 16, BS_CHAIN_MAX = 6, BS_PACKET_MAX = 4096, BS_PATH_MAX = 112, BS_ASKED = 2 };
@@ -93,6 +93,19 @@ struct bs_config {
 	__u64 multiplier; /* odd */
 };
 
+/*
+ * What the programs are loaded without, each field 0 or 1: the verifier takes these for the constants that they are,
+ * and neither looks at what they rule out nor keeps it. All zero is everything. core::tables::Uses says what a
+ * policy uses; before another one takes over, the programs are replaced by whole ones (session/reload.rs).
+ */
+struct bs_spared {
+	__u32 reload;    /* no policy takes over: generation 0, in the first place */
+	__u32 processes; /* no rule speaks of a process */
+	__u32 prefixes;  /* no rule names an address */
+	__u32 sockets;   /* no rule names a unix socket */
+	__u32 refusals;  /* no lookup is denied */
+};
+
 /* ---- changed while the run is on; writes are single words ------------------------------------------- */
 
 struct bs_live {
@@ -104,6 +117,7 @@ struct bs_live {
 	__u32 generation;   /* of the policy that judges; its lowest bit says which of the two places it has */
 	__u32 coming;       /* generation of a policy that is about to judge, in the other place; else 0 */
 	__u32 pad;
+	__u64 suspended_ns; /* CLOCK_BOOTTIME - CLOCK_MONOTONIC, as of the last heartbeat */
 };
 
 /* ---- the policy ------------------------------------------------------------------------------------- */
@@ -122,6 +136,8 @@ struct bs_policy {
 	__u32 has_prefixes; /* 0: no rule names an address, nobody need ask */
 	__u32 has_selectors;
 	__u32 root;         /* state of the root of the name space */
+	__u32 edges;        /* first of its rows in bs_edges, */
+	__u32 edge_mask;    /* of which one is the home of each edge */
 	/* The automata over paths: [0] of programs, [1] of sockets. Without patterns `kinds` is 0. */
 	__u32 kinds[2];
 	__u32 steps[2]; /* place in bs_steps of the transitions: state * kinds + kind of the octet */
@@ -137,11 +153,23 @@ struct bs_state {
 	__u32 edges; /* number of edges; 0 saves the probe */
 };
 
-struct bs_edge_key {
+/*
+ * An edge, with the state that it leads to: what a label costs is one row, which lies within one line of the cache. A
+ * policy's edges never change, so their table is an array in which the loader gives each its place: at its home
+ *
+ *   edges + ((label + from * BS_EDGE_SPREAD) >> 20 & edge_mask)
+ *
+ * or at one of the next BS_EDGE_REACH - 1 rows, with no free row between.
+ */
+struct bs_edge {
 	__u64 label; /* hash of the lower-case label's octets */
-	__u32 state;
-	__u32 pad;
+	__u32 from;
+	__u32 to;    /* 0: a free row */
+	struct bs_state state; /* row `to` of bs_states */
 };
+
+enum bs_edge_table { BS_EDGE_REACH = 16 };
+#define BS_EDGE_SPREAD 0x9e3779b97f4a7c15ULL
 
 struct bs_class {
 	__u64 reach;   /* ruling where by_port is 0 */
@@ -238,7 +266,7 @@ struct bs_lease {
 	struct bpf_spin_lock lock;
 	__u32 used;
 	__u32 turns; /* answers that named the address */
-	__u32 pad;
+	__u32 known; /* enum bs_known: what needs no lookup, in the same row, so that a verdict asks once */
 	struct bs_lease_slot slot[BS_LEASE_SLOTS];
 };
 
@@ -385,7 +413,7 @@ struct bs_asked {
 struct bs_socket {
 	__u64 subject;
 	__u64 name;
-	__u64 bytes; /* not yet added to the flow */
+	__u64 bytes; /* not yet added to the flow, which subject, name, addr, rule, port, protocol and flow_verdict name */
 	__u64 since_ns; /* of a TCP connect whose outcome is not known yet; 0 otherwise */
 	__u32 addr[4];
 	__u32 rule;
@@ -394,13 +422,15 @@ struct bs_socket {
 	__u8 verdict; /* 0: never judged */
 	__u8 dns;     /* some send asked for port 53/UDP */
 	__u8 hooked;  /* judged by connect or sendmsg: its packets need no second judgement */
-	__u8 pad[6];
+	__u8 flow_verdict; /* of the flow that the bytes belong to; verdict, as long as the socket is open */
+	__u8 pad[5];
 	struct bs_asked asked[BS_ASKED];
 };
 
 /*
  * Where the row of a socket lies as a rule: its cookie picks the seat, and cookies are dealt in order. Whoever
- * finds the seat taken has its row elsewhere, in a hash table. All zero but `elsewhere` while nobody sits here.
+ * finds the seat taken has its row elsewhere, in a hash table. While nobody sits here, the row still names a flow and
+ * holds its bytes; all that tells one socket from another is zero.
  */
 struct bs_seat {
 	__u64 cookie;
@@ -467,10 +497,11 @@ struct bs_refill {
 
 #define BS_SIZE(type, size) _Static_assert(sizeof(struct type) == (size), #type)
 BS_SIZE(bs_config, 24);
-BS_SIZE(bs_live, 40);
-BS_SIZE(bs_policy, 56);
+BS_SIZE(bs_spared, 20);
+BS_SIZE(bs_live, 48);
+BS_SIZE(bs_policy, 64);
 BS_SIZE(bs_state, 16);
-BS_SIZE(bs_edge_key, 16);
+BS_SIZE(bs_edge, 32);
 BS_SIZE(bs_class, 24);
 BS_SIZE(bs_choice, 24);
 BS_SIZE(bs_prefix_key, 20);

@@ -25,8 +25,9 @@ struct bs_answer_scratch {
 	struct bs_answer_key key;   /* question's hash, address at hand */
 	__u64 head;                 /* hash of the name that the next owner must be */
 	__u64 subject;
-	__u64 hash;                 /* of the question, while it is read */
-	__u64 bad;                  /* as in struct bs_reading */
+	__u64 hash;                 /* of the question, while it is read; */
+	__u64 hash_label;           /* as in struct bs_reading */
+	__u64 bad;
 	__u32 head_offset;          /* where that name stands in the packet */
 	__u32 len;
 	__u32 offset;               /* next record */
@@ -85,61 +86,49 @@ static __always_inline __u32 bs_word(struct bs_answer_scratch *s, __u64 at)
 	return bpf_htonl(bs_u16(s, at) << 16 | bs_u16(s, at + 2));
 }
 
-/* The next few octets of the question: the hash of its name, as bs_name_octets computes it. Its labels are not
- * asked for, since the class was found when the query went out. */
-__noinline int bs_question_octets(struct bs_answer_scratch *s)
+/* The next few words of the question, as bs_name_words reads them. */
+__noinline int bs_question_words(struct bs_answer_scratch *s)
 {
-	__u64 hash, unknown, left, bad, at;
+	struct bs_words w;
+	__u64 unknown;
 
 	if (!s)
 		return -1;
-	hash = s->hash;
-	left = s->left;
-	bad = s->bad;
-	at = s->pos;
+	w.hash = s->hash;
+	w.label = s->hash_label;
+	w.left = s->left;
+	w.bad = s->bad;
+	w.at = s->pos;
+	w.count = 0;
 	unknown = s->head;
-	for (__u32 i = 0; i < BS_OCTETS; i++) {
-		__u64 c;
+	for (__u32 i = 0; i < BS_WORDS_FEW; i++) {
+		int done = bs_word_next(s->packet, BS_PACKET_MAX - 1, 12, &w, 0, unknown);
 
-		if (at > 12 + 254)
+		if (done < 0)
 			return -1;
-		c = bs_u8(s, at);
-		at++;
-		if (left == 0) {
-			if (c == 0) {
-				hash ^= hash >> 32;
-				s->hash = hash ? hash : 1;
-				s->end = at;
-				return bad >> 63 ? -1 : 1;
-			}
-			if (c > 63)
-				return -1;
-			left = c;
-		} else {
-			bad |= bs_octet_is_bad(c);
-			c = bs_octet_lower(c);
-			left--;
+		if (done) {
+			s->hash = bs_hash_end(w.hash);
+			s->end = w.at;
+			return w.bad ? -1 : 1;
 		}
-		hash = (hash ^ c) * config.multiplier;
-		BS_FORGET(left, unknown);
-		BS_FORGET(bad, unknown);
-		BS_FORGET(at, unknown);
 	}
-	s->hash = hash;
-	s->left = left;
-	s->bad = bad;
-	s->pos = at;
+	s->hash = w.hash;
+	s->hash_label = w.label;
+	s->left = w.left;
+	s->bad = w.bad;
+	s->pos = w.at;
 	return 0;
 }
 
-/* The hash of the question's name, and where it ends. 0, or -1 as bs_name_scan. */
-static __noinline int bs_question_scan(struct bs_answer_scratch *s)
+/* The hash of the question's name, and where it ends. 0, or -1 as bs_name_scan. Its labels are not asked for, since
+ * the class was found when the query went out. */
+static __always_inline int bs_question_scan(struct bs_answer_scratch *s)
 {
 	s->hash = config.name_key;
-	s->left = s->bad = 0;
+	s->hash_label = s->left = s->bad = 0;
 	s->pos = 12;
-	for (__u32 i = 0; i < 256 / BS_OCTETS; i++) {
-		int done = bs_question_octets(s);
+	for (__u32 i = 0; i < BS_LABELS / BS_WORDS_FEW + 1; i++) {
+		int done = bs_question_words(s);
 
 		if (done)
 			return done < 0 ? -1 : 0;
@@ -214,7 +203,7 @@ __noinline int bs_lease_put(struct bs_refill *n)
 	struct bs_address at = {};
 	struct bs_lease *lease;
 	__u64 name, subject;
-	__u64 place = BS_LEASE_SLOTS, oldest = 0, oldest_seen = -1ULL, unknown;
+	__u64 place = BS_LEASE_SLOTS, oldest = 0, oldest_seen = 1ULL << 62;
 	__u64 used;
 	__u32 class_id, deny_class, turn, recorded, fresh = 0, evicted = 0;
 	__u16 generation, current;
@@ -232,7 +221,6 @@ __noinline int bs_lease_put(struct bs_refill *n)
 	recorded = n->recorded;
 	generation = n->generation;
 	current = live.generation;
-	unknown = name;
 
 	lease = bpf_map_lookup_elem(&bs_leases, &at);
 	if (!lease) {
@@ -246,24 +234,20 @@ __noinline int bs_lease_put(struct bs_refill *n)
 	turn = __sync_fetch_and_add(&lease->turns, 1) + 1;
 	bpf_spin_lock(&lease->lock);
 	used = lease->used;
+	/* By sign bits: the branches of sixteen rounds would be two thirds of what there is to verify. */
 	for (__u32 i = 0; i < BS_LEASE_SLOTS; i++) {
 		struct bs_lease_slot *slot = &lease->slot[i];
-		__u32 age = slot->seen;
-
-		if (i < used && slot->generation == generation && slot->class_id == class_id &&
-		    slot->deny_class == deny_class)
-			place = i;
+		__u32 differs = (slot->class_id ^ class_id) | (slot->deny_class ^ deny_class) |
+				(__u16)(slot->generation ^ generation);
 		/* Whoever began before the last change may still judge by the policy before it. */
-		if ((__u16)(slot->generation - current + 1) > 2)
-			age = 0;
-		if (age < oldest_seen) {
-			oldest_seen = age;
-			oldest = i;
-		}
-		BS_FORGET(place, unknown);
-		BS_FORGET(oldest, unknown);
-		BS_FORGET(oldest_seen, unknown);
-		BS_FORGET(used, unknown);
+		__u64 free = bs_sign(2 - (__u64)(__u16)(slot->generation - current + 1));
+		__u64 same = bs_is_zero(differs) & bs_sign(i - used);
+		__u64 age = slot->seen & (free - 1);
+		__u64 older = bs_sign(age - oldest_seen);
+
+		place ^= (place ^ i) & -same;
+		oldest ^= (oldest ^ i) & -older;
+		oldest_seen ^= (oldest_seen ^ age) & -older;
 	}
 	if (place >= BS_LEASE_SLOTS) {
 		/* A slot that says nothing any more, a fresh one, or the one not seen for longest. */
@@ -299,6 +283,9 @@ __noinline int bs_lease_put(struct bs_refill *n)
 	return 0;
 }
 
+/* Slots that are looked at without the lock: few addresses have more classes of names. */
+enum { BS_LEASE_LOOK = 3 };
+
 /* Is the same in the record already? Then nothing is to be done, and no lock to be taken. As long as none had to make
  * room, a slot that is in use keeps its classes while its generation judges. */
 static __always_inline int bs_lease_stands(struct bs_lease *lease, struct bs_answer_scratch *s, __u32 which)
@@ -306,10 +293,10 @@ static __always_inline int bs_lease_stands(struct bs_lease *lease, struct bs_ans
 	__u32 class_id = s->class_id[which & 1], deny_class = s->deny_class[which & 1], used;
 	__u16 generation = s->generation + which;
 
-	used = __sync_fetch_and_add(&lease->used, 0);
+	used = BS_LOAD_ACQUIRE(&lease->used);
 	if (used >= BS_LEASE_SLOTS)
 		return 0;
-	for (__u32 i = 0; i < BS_LEASE_SLOTS - 1 && i < used; i++) {
+	for (__u32 i = 0; i < BS_LEASE_LOOK && i < used; i++) {
 		struct bs_lease_slot *slot;
 
 		/* Else the compiler counts down from the lesser of the two, and most kernels lose the bound. */
@@ -485,7 +472,7 @@ static __always_inline int bs_asked_find(struct bs_socket *st, struct bs_pending
 {
 	for (__u32 i = 0; i < BS_ASKED; i++) {
 		struct bs_asked *a = &st->asked[i];
-		__u32 turn = __sync_fetch_and_add(&a->turn, 0);
+		__u32 turn = BS_LOAD_ACQUIRE(&a->turn);
 
 		if (!turn || turn & 1 || a->name != key->name || a->id != key->id || a->qtype != key->qtype ||
 		    a->server[3] != key->server[3] || a->server[2] != key->server[2] ||
@@ -496,7 +483,8 @@ static __always_inline int bs_asked_find(struct bs_socket *st, struct bs_pending
 		found->denied = a->denied;
 		found->leases = a->leases;
 		found->generation = a->generation;
-		if (__sync_fetch_and_add(&a->turn, 0) != turn)
+		barrier();
+		if (BS_LOAD_ACQUIRE(&a->turn) != turn)
 			continue;
 		/* An answered slot may be somebody else's by now; an unanswered one cannot. A denied query has two
 		 * answers, ours and the real one: its slot stays. */
@@ -513,14 +501,26 @@ static __always_inline int bs_answer_malformed(__u32 generation)
 	return bs_enforcing(generation) ? BS_DROP : BS_PASS;
 }
 
-/* A query that another policy judged: do its answers give leases under this one? */
-static __always_inline int bs_may_lease_now(struct bs_answer_scratch *s, struct bs_pending_key *key,
-					    struct bs_socket *st)
+/* What an answer's name is by the policy that judges now, where another one judged the query or another is about to
+ * judge what is reached for by the answer. Whether it gives leases, or -1 for a name that cannot be taken out. */
+__noinline int bs_answer_again(struct bs_socket *st, struct bs_pending_key *key, int leases, int stale)
 {
-	struct bs_class *c = bpf_map_lookup_elem(&bs_classes, &s->class_id[0]);
+	struct bs_answer_scratch *s = bs_answer_scratch_get();
+	struct bs_class *c;
 
-	return c && bs_may_lease(bs_choose(c->lookup, bs_selectors_of(s->subject, s->generation)), st, key->server,
-				 &policies[s->generation & 1]);
+	if (!s || !key)
+		return -1;
+	if (bs_name_take(s, 12) || bs_name_scan(&s->target))
+		return -1;
+	if (stale) {
+		s->class_id[0] = bs_target_class(s, s->generation);
+		c = bpf_map_lookup_elem(&bs_classes, &s->class_id[0]);
+		leases = c && bs_may_lease(bs_choose(c->lookup, bs_selectors_of(s->subject, s->generation)), st,
+					   key->server, &policies[s->generation & 1]);
+	}
+	/* Leased there whatever it will say of the lookup: who looked it up was allowed to. */
+	s->class_id[1] = bs_target_class(s, s->generation + 1);
+	return leases;
 }
 
 static __always_inline int bs_answer_read(struct __sk_buff *skb, struct bs_header *h, __u64 cookie,
@@ -529,7 +529,8 @@ static __always_inline int bs_answer_read(struct __sk_buff *skb, struct bs_heade
 	struct bs_pending_key key = {};
 	struct bs_pending found = {}, *pending = &found;
 	struct bs_answer_scratch *s;
-	__u32 zero = 0, len, flags, count, n, generation = live.generation, leases;
+	__u32 zero = 0, len, flags, count, n, generation = bs_generation();
+	int leases, stale;
 
 	s = bpf_map_lookup_elem(&bs_scratch, &zero);
 	if (!s)
@@ -574,7 +575,7 @@ static __always_inline int bs_answer_read(struct __sk_buff *skb, struct bs_heade
 		return bs_enforcing(generation) ? BS_DROP : BS_PASS;
 	}
 	count = bs_u16(s, 6);
-	if (pending->denied) {
+	if (!spared.refusals && pending->denied) {
 		/* The supervisor's answer, or one that says the same: name error, no records. */
 		if ((flags & 15) == 3 && count == 0)
 			return BS_PASS;
@@ -584,21 +585,16 @@ static __always_inline int bs_answer_read(struct __sk_buff *skb, struct bs_heade
 	if (!count)
 		return BS_PASS;
 	s->generation = generation;
-	s->coming = live.coming == generation + 1;
+	s->coming = bs_is_coming(generation);
 	s->class_id[0] = pending->class_id;
 	leases = pending->leases;
 	s->subject = pending->subject;
 	s->offset = s->end + 4;
-	/* Another policy judged the query, or is about to judge what is reached for by its answer. */
-	if (s->coming || pending->generation != (__u16)generation) {
-		if (bs_name_take(s, 12) || bs_name_scan(&s->target))
+	stale = !spared.reload && pending->generation != (__u16)generation;
+	if (stale || s->coming) {
+		leases = bs_answer_again(st, &key, leases, stale);
+		if (leases < 0)
 			return bs_answer_malformed(generation);
-		if (pending->generation != (__u16)generation) {
-			s->class_id[0] = bs_target_class(s, generation);
-			leases = bs_may_lease_now(s, &key, st);
-		}
-		/* Leased there whatever it will say of the lookup: who looked it up was allowed to. */
-		s->class_id[1] = bs_target_class(s, generation + 1);
 	}
 	if (!leases)
 		return BS_PASS;

@@ -40,21 +40,35 @@ struct bs_attempt {
 #define BS_RANK_OF(ruling) (BS_FLAGS(ruling) & BS_RANK)
 #define BS_RULING(effect, rule) ((__u64)(effect) << 32 | (rule))
 
+/* A ruling while the questions that it begins with are asked. */
+struct bs_asking {
+	__u64 ruling;
+	__u64 selectors;
+};
+
+/* One question. 0 to go on, 1 once it is answered what holds. */
+static long bs_choose_step(__u32 index, struct bs_asking *asking)
+{
+	__u32 row = asking->ruling;
+	struct bs_choice *c = bpf_map_lookup_elem(&bs_choices, &row);
+
+	if (!c) {
+		asking->ruling = 0;
+		return 1;
+	}
+	asking->ruling = asking->selectors >> (c->selector & 63) & 1 ? c->yes : c->no;
+	return BS_EFFECT(asking->ruling) != BS_EFFECT_CHOICE;
+}
+
 /* What holds for a process: the end of the questions that a ruling may begin with. */
 __noinline __u64 bs_choose(__u64 ruling, __u64 selectors)
 {
-	for (__u32 i = 0; i < BS_SELECTORS; i++) {
-		__u32 row = ruling;
-		struct bs_choice *c;
+	struct bs_asking asking = { .ruling = ruling, .selectors = selectors };
 
-		if (BS_EFFECT(ruling) != BS_EFFECT_CHOICE)
-			return ruling;
-		c = bpf_map_lookup_elem(&bs_choices, &row);
-		if (!c)
-			return 0;
-		ruling = selectors >> (c->selector & 63) & 1 ? c->yes : c->no;
-	}
-	return BS_EFFECT(ruling) == BS_EFFECT_CHOICE ? 0 : ruling;
+	if (spared.processes || BS_EFFECT(ruling) != BS_EFFECT_CHOICE)
+		return ruling;
+	bpf_loop(BS_SELECTORS, bs_choose_step, &asking, 0);
+	return BS_EFFECT(asking.ruling) == BS_EFFECT_CHOICE ? 0 : asking.ruling;
 }
 
 /* What a class rules for a protocol, a port and a process. */
@@ -99,20 +113,19 @@ static __always_inline __u64 bs_selectors_of(__u64 subject, __u32 generation)
 {
 	struct bs_subject *row;
 
-	if (!policies[generation & 1].has_selectors)
+	if (spared.processes || !policies[generation & 1].has_selectors)
 		return 0;
 	row = bpf_map_lookup_elem(&bs_subjects, &subject);
 	return row ? row->selectors[generation & 1] : 0;
 }
 
-static __always_inline int bs_is_loopback(const __u32 *addr)
+static __always_inline __u64 bs_is_loopback(const __u32 *addr)
 {
-	if (addr[0] == 0 && addr[1] == 0) {
-		if (addr[2] == bpf_htonl(0xffff))
-			return (addr[3] & bpf_htonl(0xff000000)) == bpf_htonl(0x7f000000);
-		return addr[2] == 0 && addr[3] == bpf_htonl(1);
-	}
-	return 0;
+	__u32 v4 = addr[0] | addr[1] | (addr[2] ^ bpf_htonl(0xffff)) |
+		   ((addr[3] & bpf_htonl(0xff000000)) ^ bpf_htonl(0x7f000000));
+	__u32 v6 = addr[0] | addr[1] | addr[2] | (addr[3] ^ bpf_htonl(1));
+
+	return bs_is_zero(v4) | bs_is_zero(v6);
 }
 
 /* What one class of names under which the address was leased says of the attempt; core::decide::Weighed. */
@@ -157,29 +170,55 @@ __noinline int bs_weigh(struct bs_attempt *a, struct bs_lease_slot *slot)
 	return 0;
 }
 
-/* What the address and its names say at one rank; 0 if nothing. A global function: verified once, not for each way
- * that leads to it. */
-__noinline __u64 bs_rank_says(__u64 address, __u64 names, __u32 names_rank, __u64 allowed, __u32 rank)
-{
-	__u64 deny_address = 0, deny_names = 0;
+/* Whose names are weighed for which attempt. */
+struct bs_weighing {
+	struct bs_attempt *attempt;
+	struct bs_lease *lease;
+};
 
-	if (BS_EFFECT(address) == BS_EFFECT_DENY && BS_RANK_OF(address) == rank)
-		deny_address = address;
-	if (names && names_rank == rank)
-		deny_names = names;
-	/* A deny for the record takes nothing away from one that is enforced. */
-	if (BS_FLAGS(deny_address) & BS_ENFORCE)
-		return deny_address;
-	if (BS_FLAGS(deny_names) & BS_ENFORCE)
-		return deny_names;
-	if (deny_address)
-		return deny_address;
-	if (deny_names)
-		return deny_names;
-	if (BS_EFFECT(address) == BS_EFFECT_ALLOW && BS_RANK_OF(address) == rank)
-		return address;
-	if (allowed && BS_RANK_OF(allowed) == rank)
-		return allowed;
+static __always_inline void bs_slot_weigh(__u32 i, struct bs_weighing *w)
+{
+	struct bs_lease_slot slot;
+
+	if (!w->lease || i >= BS_LEASE_SLOTS)
+		return;
+	bpf_spin_lock(&w->lease->lock);
+	slot = w->lease->slot[i];
+	bpf_spin_unlock(&w->lease->lock);
+	bs_weigh(w->attempt, &slot);
+}
+
+static long bs_slot_step(__u32 index, struct bs_weighing *w)
+{
+	bs_slot_weigh(index + 1, w);
+	return 0;
+}
+
+/* What the address and its names say, by the highest rank of which one speaks; 0 if nothing. A global function: verified
+ * once, not for each way that leads to it. */
+__noinline __u64 bs_say(__u64 address, __u64 names, __u32 names_rank, __u64 allowed)
+{
+	for (int rank = BS_RANK_FINAL; rank >= BS_RANK_PLAIN; rank--) {
+		__u64 deny_address = 0, deny_names = 0;
+
+		if (BS_EFFECT(address) == BS_EFFECT_DENY && BS_RANK_OF(address) == rank)
+			deny_address = address;
+		if (names && names_rank == rank)
+			deny_names = names;
+		/* A deny for the record takes nothing away from one that is enforced. */
+		if (BS_FLAGS(deny_address) & BS_ENFORCE)
+			return deny_address;
+		if (BS_FLAGS(deny_names) & BS_ENFORCE)
+			return deny_names;
+		if (deny_address)
+			return deny_address;
+		if (deny_names)
+			return deny_names;
+		if (BS_EFFECT(address) == BS_EFFECT_ALLOW && BS_RANK_OF(address) == rank)
+			return address;
+		if (allowed && BS_RANK_OF(allowed) == rank)
+			return allowed;
+	}
 	return 0;
 }
 
@@ -189,10 +228,10 @@ __noinline int bs_judge(struct bs_attempt *a)
 {
 	struct bs_address at = {};
 	struct bs_prefix_key where = { .prefixlen = 128 };
-	__u64 address = 0, names, ruling;
-	__u32 local, known, place, listed = 0;
-	__u64 used;
-	struct bs_lease *lease;
+	__u64 address = 0, names, ruling, local, listed = 0, unknown;
+	__u32 known, place;
+	__u32 used;
+	struct bs_weighing weighing = { .attempt = a };
 	struct bs_policy *p;
 	__u32 *prefix;
 	__u16 port;
@@ -202,6 +241,7 @@ __noinline int bs_judge(struct bs_attempt *a)
 		return 0;
 	place = a->generation & 1;
 	p = &policies[place];
+	unknown = a->subject;
 	port = a->port;
 	/* What rules can tell apart; the rest has no port. 136 is UDP-Lite, 262 (MPTCP) arrives as TCP. */
 	protocol = a->protocol == 136 ? IPPROTO_UDP : a->protocol;
@@ -213,47 +253,44 @@ __noinline int bs_judge(struct bs_attempt *a)
 	at.addr[2] = where.addr[2] = a->addr[2];
 	at.addr[3] = where.addr[3] = a->addr[3];
 
-	if (p->has_prefixes) {
+	if (!spared.prefixes && p->has_prefixes) {
 		prefix = place ? bpf_map_lookup_elem(&bs_prefixes_odd, &where) :
 				 bpf_map_lookup_elem(&bs_prefixes_even, &where);
 		if (prefix)
 			address = bs_ruling(*prefix, protocol, port, a->selectors);
+		BS_FORGET(address, unknown);
 	}
 
-	lease = bpf_map_lookup_elem(&bs_leases, &at);
-	if (lease) {
-		used = *(volatile __u32 *)&lease->used;
-		for (__u32 i = 0; i < BS_LEASE_SLOTS && i < used; i++) {
-			struct bs_lease_slot slot;
-
-			bpf_spin_lock(&lease->lock);
-			slot = lease->slot[i];
-			bpf_spin_unlock(&lease->lock);
-			bs_weigh(a, &slot);
-			/* What a round showed of the number would make the next one another. */
-			BS_FORGET(used, address);
-		}
+	weighing.lease = bpf_map_lookup_elem(&bs_leases, &at);
+	if (weighing.lease) {
+		used = *(volatile __u32 *)&weighing.lease->used;
+		/* Most addresses have one class of names, and need no indirect call. */
+		if (used)
+			bs_slot_weigh(0, &weighing);
+		if (used > 1)
+			bpf_loop(used - 1, bs_slot_step, &weighing, 0);
 	}
 
 	local = bs_is_loopback(at.addr);
 	if (p->default_deny || !a->name) {
-		known = bs_known_as(at.addr);
+		known = weighing.lease ? weighing.lease->known : 0;
 		local |= known & BS_KNOWN_OWN;
 		/* Lookups over TCP are not seen: that a server is ours permits datagrams only. */
-		listed = known & BS_KNOWN_RESOLVER && port == 53 && protocol == IPPROTO_UDP;
+		listed = bs_is_zero((known & BS_KNOWN_RESOLVER) ^ BS_KNOWN_RESOLVER) & bs_is_zero(port ^ 53) &
+			 bs_is_zero(protocol ^ IPPROTO_UDP);
 		if (known & BS_KNOWN_DENIED)
 			address = BS_RULING(BS_EFFECT_DENY, BS_RULE_DEFAULT) | (__u64)(BS_RANK_FINAL | BS_ENFORCE) << 40 |
 				  (__u64)ECONNREFUSED << 48;
 		if (known & BS_KNOWN_ALLOWED)
 			address = BS_RULING(BS_EFFECT_ALLOW, BS_RULE_DEFAULT) | (__u64)BS_RANK_FINAL << 40;
 	}
+	/* Here all ways meet. */
+	BS_FORGET(address, unknown);
+	BS_FORGET(local, unknown);
+	BS_FORGET(listed, unknown);
 
 	names = a->allowed || a->other ? 0 : a->denied;
-	ruling = bs_rank_says(address, names, a->lowest_denial, a->allowed, BS_RANK_FINAL);
-	if (!ruling)
-		ruling = bs_rank_says(address, names, a->lowest_denial, a->allowed, BS_RANK_WAIVER);
-	if (!ruling)
-		ruling = bs_rank_says(address, names, a->lowest_denial, a->allowed, BS_RANK_PLAIN);
+	ruling = address | names | a->allowed ? bs_say(address, names, a->lowest_denial, a->allowed) : 0;
 	if (!ruling) {
 		if (!p->default_deny)
 			ruling = BS_RULING(BS_EFFECT_ALLOW, BS_RULE_DEFAULT);
@@ -265,6 +302,7 @@ __noinline int bs_judge(struct bs_attempt *a)
 			ruling = BS_RULING(BS_EFFECT_DENY, BS_RULE_DEFAULT) |
 				 (__u64)(p->enforce ? BS_ENFORCE : 0) << 40 | (__u64)ECONNREFUSED << 48;
 	}
+	BS_FORGET(ruling, unknown);
 	a->rule = ruling;
 	a->failure = BS_FAILURE(ruling);
 	a->verdict = bs_verdict_of(ruling);
@@ -286,7 +324,6 @@ __noinline int bs_record(struct bs_attempt *a)
 	struct bs_flow fresh = {};
 	struct bs_counters *counters;
 	struct bs_flow *flow;
-	__u64 now = bpf_ktime_get_boot_ns();
 	__u32 zero = 0;
 
 	if (!a)
@@ -315,7 +352,7 @@ __noinline int bs_record(struct bs_attempt *a)
 		__u64 *more;
 
 		fresh.attempts = 1;
-		fresh.first_ns = fresh.last_ns = now;
+		fresh.first_ns = fresh.last_ns = bpf_ktime_get_boot_ns();
 		fresh.attribution = a->attribution;
 		if (!bpf_map_update_elem(&bs_flows, &key, &fresh, BPF_NOEXIST)) {
 			struct bs_event *e;
@@ -362,23 +399,8 @@ __noinline int bs_record(struct bs_attempt *a)
 		}
 	}
 	__sync_fetch_and_add(&flow->attempts, 1);
-	flow->last_ns = now;
+	bs_now_at(&flow->last_ns);
 	return 0;
-}
-
-/* The socket remembers what was decided for it. */
-static __always_inline void bs_socket_set(struct bs_socket *st, struct bs_attempt *a)
-{
-	st->subject = a->subject;
-	st->name = a->name;
-	st->addr[0] = a->addr[0];
-	st->addr[1] = a->addr[1];
-	st->addr[2] = a->addr[2];
-	st->addr[3] = a->addr[3];
-	st->rule = a->rule;
-	st->port = a->port;
-	st->protocol = a->protocol;
-	st->verdict = a->verdict;
 }
 
 /* The row of a judged socket, for what is learned of it later. */
@@ -395,23 +417,50 @@ static __always_inline struct bs_flow *bs_flow_of(struct bs_socket *st)
 	key.rule = st->rule;
 	key.port = st->port;
 	key.protocol = st->protocol;
-	key.verdict = st->verdict;
+	key.verdict = st->flow_verdict;
 	return bpf_map_lookup_elem(&bs_flows, &key);
 }
 
-/* Move what was learned of the socket's last destination to its row. */
-static __always_inline void bs_flush(struct bs_socket *st)
+/* Move the bytes that the socket's row holds to their flow's. Those of a flow that found no room have none. */
+__noinline int bs_flush(struct bs_socket *st)
 {
-	__u64 bytes = st->bytes;
+	struct bs_flow *flow;
+	__u64 bytes;
 
-	if (bytes) {
-		struct bs_flow *flow = bs_flow_of(st);
+	if (!st)
+		return 0;
+	bytes = st->bytes;
+	flow = bs_flow_of(st);
+	if (flow)
+		__sync_fetch_and_add(&flow->bytes, bytes);
+	__sync_fetch_and_sub(&st->bytes, bytes);
+	return 0;
+}
 
-		if (flow) {
-			__sync_fetch_and_add(&flow->bytes, bytes);
-			__sync_fetch_and_sub(&st->bytes, bytes);
-		}
+/* The socket remembers what was decided for it. Bytes that its row still holds, of another destination or left by the
+ * socket that was here before, go to their flow first, unless it is the same one. */
+static __always_inline void bs_socket_set(struct bs_socket *st, struct bs_attempt *a)
+{
+	__u64 differs = (st->subject ^ a->subject) | (st->name ^ a->name) | (st->addr[0] ^ a->addr[0]) |
+			(st->addr[1] ^ a->addr[1]) | (st->addr[2] ^ a->addr[2]) | (st->addr[3] ^ a->addr[3]) |
+			(st->rule ^ a->rule) | (st->port ^ a->port) | (st->protocol ^ a->protocol) |
+			(st->flow_verdict ^ a->verdict);
+
+	if (differs) {
+		if (st->bytes)
+			bs_flush(st);
+		st->subject = a->subject;
+		st->name = a->name;
+		st->addr[0] = a->addr[0];
+		st->addr[1] = a->addr[1];
+		st->addr[2] = a->addr[2];
+		st->addr[3] = a->addr[3];
+		st->rule = a->rule;
+		st->port = a->port;
+		st->protocol = a->protocol;
+		st->flow_verdict = a->verdict;
 	}
+	st->verdict = a->verdict;
 }
 
 #endif

@@ -33,6 +33,7 @@ enum bs_flags bs_type_flags SEC(".data.types");
 enum bs_failure bs_type_failure SEC(".data.types");
 struct bs_lookup_event bs_type_lookup_event SEC(".data.types");
 enum bs_layout bs_type_layout SEC(".data.types");
+enum bs_edge_table bs_type_edge_table SEC(".data.types");
 enum bs_verdict bs_type_verdict SEC(".data.types");
 enum bs_effect bs_type_effect SEC(".data.types");
 enum bs_known bs_type_known SEC(".data.types");

@@ -25,7 +25,8 @@ struct bs_header {
 	__u8 odd;      /* options, extension headers or fragments: ports may lie elsewhere */
 	__u8 tcp_flags;
 	__u8 hidden; /* the protocol is not known */
-	__u8 pad[2];
+	__u8 stream; /* of a TCP socket; not of the header, but kept here for lack of stack */
+	__u8 pad;
 };
 
 /* As far as TCP's flags. */
@@ -43,13 +44,16 @@ static __always_inline int bs_header_load(struct __sk_buff *skb, void *raw, __u3
 	return !bpf_skb_load_bytes(skb, network, raw + network, 4);
 }
 
-static __always_inline int bs_header_read(struct __sk_buff *skb, struct bs_header *h)
+/* A global function: what it found is unknown to the verifier, so that the many ways to find it are one. */
+__noinline int bs_header_read(struct __sk_buff *skb, struct bs_header *h)
 {
 	__u32 raw[(BS_V6 + BS_TRANSPORT + 3) / 4];
 	__u8 *octets = (void *)raw, *transport;
 	__u32 offset;
 	int loaded;
 
+	if (!h)
+		return -1;
 	if (skb->protocol == bpf_htons(ETH_P_IP)) {
 		offset = BS_V4;
 		transport = octets + BS_V4;
@@ -107,7 +111,7 @@ struct bs_question {
 	__u8 verdict;
 	__u8 edns;
 	__u32 generation; /* of the policy that judges */
-	__u16 pad[2];
+	__u32 wire_differs; /* the server asked for is not the one on the wire */
 	__u16 head[6]; /* the DNS header; what follows it in the packet follows it here */
 	struct bs_reading read;
 };
@@ -142,7 +146,6 @@ static __always_inline void bs_query_record(struct bs_question *q)
 {
 	struct bs_query_key key = {};
 	struct bs_query *row, fresh = {};
-	__u64 now = bpf_ktime_get_boot_ns();
 
 	key.name = q->read.name.hash;
 	key.subject = q->subject;
@@ -153,7 +156,7 @@ static __always_inline void bs_query_record(struct bs_question *q)
 	if (!row) {
 		bs_name_keep(&q->read.name);
 		fresh.queries = 1;
-		fresh.first_ns = fresh.last_ns = now;
+		fresh.first_ns = fresh.last_ns = bpf_ktime_get_boot_ns();
 		if (!bpf_map_update_elem(&bs_queries, &key, &fresh, BPF_NOEXIST))
 			return;
 		row = bpf_map_lookup_elem(&bs_queries, &key);
@@ -163,22 +166,28 @@ static __always_inline void bs_query_record(struct bs_question *q)
 		}
 	}
 	__sync_fetch_and_add(&row->queries, 1);
-	row->last_ns = now;
+	bs_now_at(&row->last_ns);
 }
 
 /* Tell user space of a denied lookup. 0 if it knows, so that an answer can be hoped for. */
-static __always_inline int bs_query_tell(struct __sk_buff *skb, struct bs_question *q, __u8 answer)
+__noinline int bs_query_tell(struct __sk_buff *skb, struct bs_question *q, int answer)
 {
-	struct bs_lookup_event *e = bpf_ringbuf_reserve(&bs_events, sizeof(*e), 0);
+	struct bs_lookup_event *e;
 	struct bs_subject *row;
-	__u32 len = q->read.name.len;
+	__u64 subject;
+	__u32 len;
 	int told = -1;
 
+	if (!q)
+		return -1;
+	e = bpf_ringbuf_reserve(&bs_events, sizeof(*e), 0);
 	if (!e) {
 		BS_COUNT(events_lost, 1);
 		return -1;
 	}
-	row = bpf_map_lookup_elem(&bs_subjects, &q->subject);
+	len = q->read.name.len;
+	subject = q->subject;
+	row = bpf_map_lookup_elem(&bs_subjects, &subject);
 	e->kind = BS_EVENT_LOOKUP;
 	e->tgid = row ? row->tgid : 0;
 	e->subject = q->subject;
@@ -225,7 +234,7 @@ static __always_inline int bs_asked_add(struct bs_socket *st, struct bs_question
 		a->leases = pending->leases;
 		a->generation = pending->generation;
 		a->answered = 0;
-		__sync_lock_test_and_set(&a->turn, turn + 2);
+		BS_STORE_RELEASE(&a->turn, turn + 2);
 		return 1;
 	}
 	return 0;
@@ -295,11 +304,11 @@ static __always_inline int bs_query_read(struct __sk_buff *skb, struct bs_header
 
 /* Expect an answer. -1: could not be noted (counted). */
 static __always_inline int bs_query_note(struct __sk_buff *skb, struct bs_header *h, struct bs_socket *st,
-					 struct bs_question *q, struct bs_pending *pending, int wire_differs)
+					 struct bs_question *q, struct bs_pending *pending)
 {
 	struct bs_pending_key key = {};
 
-	if (!wire_differs && st && bs_asked_add(st, q, pending))
+	if (!q->wire_differs && st && bs_asked_add(st, q, pending))
 		return 0;
 	key.socket = bpf_get_socket_cookie(skb);
 	key.name = q->read.name.hash;
@@ -310,7 +319,7 @@ static __always_inline int bs_query_note(struct __sk_buff *skb, struct bs_header
 		BS_COUNT(leases_lost, 1);
 		return -1;
 	}
-	if (wire_differs) {
+	if (q->wire_differs) {
 		__builtin_memcpy(key.server, h->dest, 16);
 		bpf_map_update_elem(&bs_pending, &key, pending, BPF_ANY);
 	}
@@ -343,10 +352,11 @@ static __always_inline int bs_query_judge(struct __sk_buff *skb, struct bs_heade
 {
 	struct bs_pending pending = {};
 	struct bs_policy *p = &policies[q->generation & 1];
-	__u32 wire_differs = 0;
 	struct bs_class *c;
 	__u64 ruling;
+	int denied, noted;
 
+	q->wire_differs = 0;
 	__builtin_memcpy(q->client, h->source, 16);
 	q->client_port = h->source_port;
 	__builtin_memcpy(q->server, h->dest, 16);
@@ -356,12 +366,12 @@ static __always_inline int bs_query_judge(struct __sk_buff *skb, struct bs_heade
 		 * answer from the server that it asked. */
 		__builtin_memcpy(q->server, st->addr, 16);
 		q->server_port = st->port;
-		wire_differs = 1;
+		q->wire_differs = 1;
 	} else if (st && st->dns && st->port == 53 && st->protocol == IPPROTO_UDP &&
 		   (st->addr[3] != h->dest[3] || st->addr[2] != h->dest[2] || st->addr[1] != h->dest[1] ||
 		    st->addr[0] != h->dest[0])) {
 		__builtin_memcpy(q->server, st->addr, 16);
-		wire_differs = 1;
+		q->wire_differs = 1;
 	}
 	q->subject = st ? st->subject : 0;
 
@@ -386,7 +396,8 @@ static __always_inline int bs_query_judge(struct __sk_buff *skb, struct bs_heade
 	 * may come before this program ends) and, where names may go out at all, passes: its real answer is dropped
 	 * on the way back. Without a supervisor, or if it could not be told, it is dropped here.
 	 */
-	if (q->verdict == BS_DENY) {
+	denied = !spared.refusals && q->verdict == BS_DENY;
+	if (denied) {
 		if (BS_FAILURE(ruling) == BS_BLACKHOLE) {
 			bs_query_tell(skb, q, 0);
 			return BS_LOSE;
@@ -396,14 +407,12 @@ static __always_inline int bs_query_judge(struct __sk_buff *skb, struct bs_heade
 			return BS_DROP;
 		}
 		pending.denied = 1;
-		if (bs_query_note(skb, h, st, q, &pending, wire_differs) || bs_query_tell(skb, q, 1) ||
-		    p->default_deny)
-			return BS_DROP;
-		return BS_PASS;
 	}
-	if (q->verdict == BS_WOULD_DENY)
+	noted = bs_query_note(skb, h, st, q, &pending);
+	if (denied)
+		return noted || bs_query_tell(skb, q, 1) || p->default_deny ? BS_DROP : BS_PASS;
+	if (!spared.refusals && q->verdict == BS_WOULD_DENY)
 		bs_query_tell(skb, q, 0);
-	bs_query_note(skb, h, st, q, &pending, wire_differs);
 	return BS_PASS;
 }
 
@@ -433,11 +442,12 @@ __noinline int bs_query(struct __sk_buff *skb, struct bs_header *h, struct bs_so
 }
 
 /* A packet of a socket that no hook has judged: raw and ping sockets, subflows. */
-static __always_inline int bs_backstop(__u64 cookie, int stream, struct bs_header *h, struct bs_socket *st,
-				       __u32 generation)
+__noinline int bs_backstop(__u64 cookie, struct bs_header *h, struct bs_socket *st, __u32 generation)
 {
 	struct bs_attempt a = {};
 
+	if (!h)
+		return BS_PASS;
 	/* The same destination again: the verdict stands, and is not another attempt. */
 	if (st && st->verdict && st->protocol == h->protocol && st->port == h->dest_port &&
 	    st->addr[3] == h->dest[3] && st->addr[2] == h->dest[2] && st->addr[1] == h->dest[1] &&
@@ -456,11 +466,9 @@ static __always_inline int bs_backstop(__u64 cookie, int stream, struct bs_heade
 	bs_judge(&a);
 	bs_record(&a);
 	/* A TCP socket that no hook saw is the kernel's own (a subflow), and no hook will see it closed. */
-	if (stream)
+	if (h->stream)
 		return a.verdict == BS_DENY ? BS_DROP : BS_PASS;
-	if (st)
-		bs_flush(st);
-	else
+	if (!st)
 		st = bs_socket_new(cookie);
 	if (st)
 		bs_socket_set(st, &a);
@@ -475,20 +483,21 @@ int bs_egress(struct __sk_buff *skb)
 	struct bpf_sock *sk = skb->sk;
 	struct bs_header h = {};
 	struct bs_socket *st;
-	__u32 protocol, stream, certain, verdict, generation = live.generation;
+	struct bs_lease *source;
+	__u32 protocol, certain, verdict, generation = bs_generation();
 	__u64 cookie;
 
 	if (!sk || !(sk = bpf_sk_fullsock(sk)))
 		return BS_PASS;
 	protocol = sk->protocol;
 	barrier_var(protocol); /* else the compiler moves arithmetic on the pointer, which is refused */
-	stream = protocol == IPPROTO_TCP && sk->type == SOCK_STREAM;
+	h.stream = protocol == IPPROTO_TCP && sk->type == SOCK_STREAM;
 	cookie = bpf_get_socket_cookie(skb);
 	st = bs_socket_find(cookie);
 	/* Refused, and not to be told so. */
 	if (st && st->hooked && st->verdict == BS_DENY)
 		return BS_LOSE;
-	if (st && st->hooked && stream) {
+	if (st && st->hooked && h.stream) {
 		__sync_fetch_and_add(&st->bytes, skb->len);
 		return BS_PASS;
 	}
@@ -498,22 +507,23 @@ int bs_egress(struct __sk_buff *skb)
 	 * Nobody of the run speaks for its resolvers: who can bind their address, or write raw packets, could
 	 * otherwise answer itself into a lease.
 	 */
-	if (policies[generation & 1].default_deny && h.source_port == 53 && !stream && bs_known_as(h.source) & BS_KNOWN_RESOLVER) {
+	if (policies[generation & 1].default_deny && h.source_port == 53 && !h.stream &&
+	    (source = bpf_map_lookup_elem(&bs_leases, h.source)) && source->known & BS_KNOWN_RESOLVER) {
 		BS_COUNT(answers_forged, 1);
 		return bs_enforcing(generation) ? BS_DROP : BS_PASS;
 	}
 	if (!st || !st->hooked) {
 		/* Accepted sockets have no verdict and need none: only the packet that opens a connection. */
-		if (stream && (h.tcp_flags & 0x12) != 0x02)
+		if (h.stream && (h.tcp_flags & 0x12) != 0x02)
 			return BS_PASS;
-		if (bs_backstop(cookie, stream, &h, st, generation) == BS_DROP)
+		if (bs_backstop(cookie, &h, st, generation) == BS_DROP)
 			return BS_DROP;
 		st = bs_socket_find(cookie);
 	}
 	if (st)
 		__sync_fetch_and_add(&st->bytes, skb->len);
 	/* A v6 extension header hides the protocol: then the socket's own counts. */
-	if (h.protocol == IPPROTO_UDP || protocol == IPPROTO_UDP || (h.hidden && !stream)) {
+	if (h.protocol == IPPROTO_UDP || protocol == IPPROTO_UDP || (h.hidden && !h.stream)) {
 		certain = h.dest_port == 53 || (h.odd && (!st || st->dns || protocol != IPPROTO_UDP));
 		if (certain || (st && st->dns && st->port == 53)) {
 			verdict = bs_query(skb, &h, st, certain, generation);

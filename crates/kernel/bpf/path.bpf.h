@@ -8,8 +8,8 @@
 
 /* Index into bs_policy's automata. */
 enum { BS_PROGRAMS = 0, BS_SOCKETS = 1 };
-/* Octets read at a time, the NUL included; PATH_MAX is 4096. */
-enum { BS_PATH_PIECE = 64, BS_PATH_PIECES = 66 };
+/* Octets read at a time, the NUL included, each of which is verified; PATH_MAX is 4096. */
+enum { BS_PATH_PIECE = 16, BS_PATH_PIECES = 4096 / (BS_PATH_PIECE - 1) + 1 };
 
 struct bs_walk {
 	const char *path; /* in kernel memory */

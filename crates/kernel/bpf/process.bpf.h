@@ -17,21 +17,37 @@ static __always_inline __u64 bs_cgroup_ancestor(struct cgroup *cgroup, __u32 lev
 	return ancestor ? BPF_CORE_READ(ancestor, kn, id) : 0;
 }
 
+/* Where the run's cgroup is sought among those that a cgroup lies in. */
+struct bs_descent {
+	struct cgroup *cgroup;
+	__u32 depth;
+	__u32 found;
+};
+
+static long bs_descent_step(__u32 index, struct bs_descent *d)
+{
+	__u32 level = index + 1;
+
+	if (level > d->depth)
+		return 1;
+	if (bs_cgroup_ancestor(d->cgroup, level) != live.cgroup_id)
+		return 0;
+	live.cgroup_level = level;
+	d->found = 1;
+	return 1;
+}
+
 /* Is this cgroup of the default hierarchy the run's own, or below it? How deep the run's lies cannot be known
  * in a cgroup namespace, so it is learned from the first process inside. */
 static __always_inline int bs_cgroup_is_inside(struct cgroup *cgroup)
 {
-	__u32 level = live.cgroup_level, depth = BPF_CORE_READ(cgroup, level);
+	struct bs_descent descent = { .cgroup = cgroup, .depth = BPF_CORE_READ(cgroup, level) };
+	__u32 level = live.cgroup_level;
 
 	if (level)
-		return depth >= level && bs_cgroup_ancestor(cgroup, level) == live.cgroup_id;
-	for (__u32 i = 1; i < BS_CGROUP_DEPTH && i <= depth; i++) {
-		if (bs_cgroup_ancestor(cgroup, i) == live.cgroup_id) {
-			live.cgroup_level = i;
-			return 1;
-		}
-	}
-	return 0;
+		return descent.depth >= level && bs_cgroup_ancestor(cgroup, level) == live.cgroup_id;
+	bpf_loop(BS_CGROUP_DEPTH - 1, bs_descent_step, &descent, 0);
+	return descent.found;
 }
 
 static __always_inline int bs_task_is_inside(struct task_struct *task)
@@ -89,13 +105,12 @@ int BPF_PROG(bs_fork, struct task_struct *parent, struct task_struct *child)
 
 /* Which selectors hold for a subject that now executes `path`: those of who it descends from that are for the
  * whole tree, which it has already, and those of the program. */
-static __always_inline void bs_select(struct bs_subject *row, const char *path, __u32 place)
+static __noinline void bs_select(struct bs_subject *row, const char *path, __u32 place)
 {
-	struct bs_policy *p = &policies[place];
+	struct bs_policy *p = &policies[place & 1];
 
-	if (!p->has_selectors)
-		return;
-	row->selectors[place] = (row->selectors[place] & p->tree) | bs_path_end(path, place, BS_PROGRAMS);
+	if (p->has_selectors)
+		row->selectors[place & 1] = (row->selectors[place & 1] & p->tree) | bs_path_end(path, place, BS_PROGRAMS);
 }
 
 /* When: any successful exec on the host. Writes: subjects, argv_rest, processes. Fails open (counted).

@@ -32,7 +32,7 @@ static __always_inline int bs_reach(struct bpf_sock_addr *ctx, struct bs_attempt
 			st->hooked = 0;
 		return 1;
 	}
-	a->generation = live.generation;
+	a->generation = bs_generation();
 	a->subject = bs_subject_now();
 	a->selectors = bs_selectors_of(a->subject, a->generation);
 	bs_judge(a);
@@ -41,9 +41,7 @@ static __always_inline int bs_reach(struct bpf_sock_addr *ctx, struct bs_attempt
 		bpf_set_retval(-(int)a->failure);
 		return 0;
 	}
-	if (st)
-		bs_flush(st);
-	else if (!(st = bs_socket_new(cookie)))
+	if (!st && !(st = bs_socket_new(cookie)))
 		return 1;
 	bs_socket_set(st, a);
 	st->hooked = 1;
@@ -113,7 +111,7 @@ int bs_sendmsg6(struct bpf_sock_addr *ctx)
 	return bs_reach6(ctx);
 }
 
-/* The socket is closed: what its row knows goes to the flow. */
+/* The socket is closed: did its connect come to nothing? */
 static __always_inline void bs_settle(struct bpf_sock *ctx, struct bs_socket *st)
 {
 	struct bs_flow *flow;
@@ -126,11 +124,11 @@ static __always_inline void bs_settle(struct bpf_sock *ctx, struct bs_socket *st
 		else
 			__sync_fetch_and_add(&flow->timed_out, 1);
 	}
-	bs_flush(st);
 }
 
-/* When: a socket is closed. Writes: the bytes that its row does not have yet, and the outcome of a connect
- * that was never answered. Only observes. */
+/* When: a socket is closed. Writes: the outcome of a connect that was never answered, and for a row that is not on a
+ * seat its bytes. On a seat these stay until it is taken for another flow: as a rule the next socket here belongs to
+ * the same one, and finding a flow is the dearest part of closing a socket. Only observes. */
 SEC("cgroup/sock_release")
 int bs_release(struct bpf_sock *ctx)
 {
@@ -141,14 +139,20 @@ int bs_release(struct bpf_sock *ctx)
 	if (!seat)
 		return 1;
 	if (seat->cookie == cookie) {
-		bs_settle(ctx, &seat->socket);
-		__builtin_memset(&seat->socket, 0, sizeof(seat->socket));
-		/* Last, and with a barrier: the next to sit here finds it swept. */
-		__sync_lock_test_and_set(&seat->cookie, 0);
+		st = &seat->socket;
+		bs_settle(ctx, st);
+		st->since_ns = 0;
+		st->verdict = st->dns = st->hooked = 0;
+		for (__u32 i = 0; i < BS_ASKED; i++)
+			st->asked[i].turn = 0;
+		/* Last: the next to sit here finds it swept. */
+		BS_STORE_RELEASE(&seat->cookie, 0);
 	}
 	/* Two threads may have begun with one socket, the first while the seat was taken. */
 	if (seat->elsewhere && (st = bpf_map_lookup_elem(&bs_sockets, &cookie))) {
 		bs_settle(ctx, st);
+		if (st->bytes)
+			bs_flush(st);
 		if (!bpf_map_delete_elem(&bs_sockets, &cookie))
 			__sync_fetch_and_sub(&seat->elsewhere, 1);
 	}

@@ -10,6 +10,7 @@
 #define BLACKSTART_TABLES_H
 
 const volatile struct bs_config config = {};
+const volatile struct bs_spared spared = {};
 
 /* .bss, mapped into the supervisor. */
 struct bs_live live = {};
@@ -30,10 +31,10 @@ struct {
 } bs_states SEC(".maps");
 
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
-	__type(key, struct bs_edge_key);
-	__type(value, __u32);
+	__type(key, __u32);
+	__type(value, struct bs_edge);
 } bs_edges SEC(".maps");
 
 struct {
@@ -83,16 +84,8 @@ struct {
 	__type(value, __u64);
 } bs_ports SEC(".maps");
 
-/* Addresses that need no lookup: enum bs_known. */
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 4096);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, struct bs_address);
-	__type(value, __u32);
-} bs_known SEC(".maps");
-
-/* ---- names and leases: written by the packet programs; the loader adds room for /etc/hosts, and a table has a
+/* ---- names and leases: written by the packet programs; the loader adds room for /etc/hosts and for addresses that
+ * are known without a lookup (enum bs_known), and a table has a
  * bucket for the next power of two, hence no round numbers ---- */
 
 struct {
@@ -232,7 +225,19 @@ struct {
 	__uint(max_entries, 1 << 18);
 } bs_events SEC(".maps");
 
-/* ---- the two things that every program does ---- */
+/* ---- what every program does ---- */
+
+/* Of the policy that judges; to be read once. */
+static __always_inline __u32 bs_generation(void)
+{
+	return spared.reload ? 0 : live.generation;
+}
+
+/* Is another policy about to judge? */
+static __always_inline int bs_is_coming(__u32 generation)
+{
+	return !spared.reload && live.coming == generation + 1;
+}
 
 #define BS_COUNT(field, n)                                                              \
 	do {                                                                            \
@@ -242,16 +247,61 @@ struct {
 			__sync_fetch_and_add(&bs_c->field, (n));                        \
 	} while (0)
 
+/*
+ * The last time of a row that is there already, by the clock that is a load and not a reading of the hardware: it is up to
+ * some milliseconds behind, hence the comparison. It knows of no suspension; how long those took, the supervisor says.
+ */
+static __always_inline void bs_now_at(__u64 *last_ns)
+{
+	__u64 now = bpf_ktime_get_coarse_ns() + live.suspended_ns;
+
+	if (now > *last_ns)
+		*last_ns = now;
+}
+
+/* A load that those behind it do not overtake, and a store that does not overtake those before it. Where every one is
+ * such, as on x86, the atomic instructions that they are elsewhere would be the dearest on their way. */
+#ifdef __TARGET_ARCH_x86
+#define BS_LOAD_ACQUIRE(p)                                    \
+	({                                                    \
+		typeof(*(p)) bs_v = *(volatile typeof(p))(p); \
+		barrier();                                    \
+		bs_v;                                         \
+	})
+#define BS_STORE_RELEASE(p, v)                  \
+	do {                                    \
+		barrier();                      \
+		*(volatile typeof(p))(p) = (v); \
+	} while (0)
+#else
+#define BS_LOAD_ACQUIRE(p) __sync_fetch_and_add((p), 0)
+#define BS_STORE_RELEASE(p, v) ((void)__sync_lock_test_and_set((p), (v)))
+#endif
+
 static __always_inline __u32 bs_known_as(const __u32 *addr)
 {
 	struct bs_address key = { .addr = { addr[0], addr[1], addr[2], addr[3] } };
-	__u32 *flags = bpf_map_lookup_elem(&bs_known, &key);
+	struct bs_lease *lease = bpf_map_lookup_elem(&bs_leases, &key);
 
-	return flags ? *flags : 0;
+	return lease ? lease->known : 0;
 }
 
 /* Make the verifier forget what it knows of a number, so that the paths through a loop converge. */
 #define BS_FORGET(x, unknown) asm volatile("%0 ^= %1; %0 ^= %1" : "+r"(x) : "r"(unknown))
+
+/* 1 if the sign bit is set, else 0: arithmetic where a branch would double what there is to verify, and which the compiler
+ * must not turn back into one. */
+static __always_inline __u64 bs_sign(__u64 x)
+{
+	asm volatile("%0 >>= 63" : "+r"(x));
+	return x;
+}
+
+/* 1 if a number of 32 bits is 0, else 0. */
+static __always_inline __u64 bs_is_zero(__u32 x)
+{
+	return bs_sign((__u64)x - 1);
+}
 
 /* Show the verifier that what a global function returned is 0 or 1. A comparison does not: clang 22 sees into the
  * function, finds that it is so, and leaves the comparison out. */

@@ -8,6 +8,9 @@
 #ifndef BLACKSTART_UNIX_H
 #define BLACKSTART_UNIX_H
 
+/* Octets of a path that are walked at a time. */
+enum { BS_SOCKET_FEW = 16 };
+
 /* Weak: an older kernel lacks them and loads the rest of the object. */
 extern void *bpf_cast_to_kern_ctx(void *ctx) __ksym __weak;
 extern void *bpf_rdonly_cast(const void *object, __u32 btf_id) __ksym __weak;
@@ -15,25 +18,37 @@ extern void *bpf_rdonly_cast(const void *object, __u32 btf_id) __ksym __weak;
 /* Does the path (NUL included) say the same? */
 #define BS_PATH_IS(path, len, text) ((len) >= sizeof(text) && !__builtin_memcmp((path), text, sizeof(text)))
 
-/* The class of a socket's path; an abstract name is read with `@` for its NUL, as rules write it. */
-static __always_inline __u32 bs_socket_class(const __u8 *path, __u32 len, __u32 place)
+/* A few octets of a socket's path further; an abstract name is read with `@` for its NUL, as rules write it. */
+__noinline __u32 bs_socket_octets(struct bs_delegate_key *key, __u32 from, __u32 state, __u32 place)
 {
-	struct bs_policy *p = &policies[place];
-	__u32 state = 1, at;
-	__u64 *end;
+	if (!key)
+		return 0;
+	for (__u32 i = 0; i < BS_SOCKET_FEW; i++) {
+		__u64 at = from + i;
+		__u32 octet;
 
-	if (!p->kinds[BS_SOCKETS])
-		return p->none;
-	for (__u32 i = 0; i < 108; i++) {
-		__u8 octet;
-
-		if (i >= len || !state)
+		barrier_var(at);
+		if (at >= BS_PATH_MAX || at >= key->path_len || !state)
 			break;
-		octet = path[i];
-		if (!i && !octet)
+		octet = key->path[at];
+		if (!at && !octet)
 			octet = '@';
 		state = bs_path_step(state, octet, place, BS_SOCKETS);
 	}
+	return state;
+}
+
+/* The class of a socket's path. */
+static __always_inline __u32 bs_socket_class(struct bs_delegate_key *key, __u32 place)
+{
+	struct bs_policy *p = &policies[place & 1];
+	__u32 state = 1, at;
+	__u64 *end;
+
+	if (spared.sockets || !p->kinds[BS_SOCKETS])
+		return p->none;
+	for (__u32 i = 0; i < BS_PATH_MAX / BS_SOCKET_FEW; i++)
+		state = bs_socket_octets(key, i * BS_SOCKET_FEW, state, place);
 	at = p->ends[BS_SOCKETS] + state;
 	end = bpf_map_lookup_elem(&bs_ends, &at);
 	return end ? *end : p->none;
@@ -45,7 +60,7 @@ static __always_inline int bs_reach_unix(struct bpf_sock_addr *ctx)
 	struct sockaddr_un *to = bpf_rdonly_cast(kernel->uaddr, bpf_core_type_id_kernel(struct sockaddr_un));
 	struct bs_delegate_key key = {};
 	__u64 *count, one = 1, ruling = 0;
-	__u32 len = kernel->uaddrlen, n, generation = live.generation;
+	__u32 len = kernel->uaddrlen, n, generation = bs_generation();
 	__u8 failure = ECONNREFUSED;
 
 	if (len <= 2)
@@ -64,7 +79,7 @@ static __always_inline int bs_reach_unix(struct bpf_sock_addr *ctx)
 	}
 	key.subject = bs_subject_now();
 	key.path_len = n;
-	ruling = bs_ruling(bs_socket_class(key.path, n, generation & 1), 0, 0,
+	ruling = bs_ruling(bs_socket_class(&key, generation), 0, 0,
 			   bs_selectors_of(key.subject, generation));
 	key.verdict = bs_verdict_of(ruling);
 	key.rule = ruling;

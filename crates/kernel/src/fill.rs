@@ -35,24 +35,37 @@ impl NameKeys {
         })
     }
 
-    /// As `bs_name_scan` computes it: over the wire form up to the root label.
+    /// As `bs_name_scan` computes it: over the hashes of the labels, from the left.
     pub(crate) fn of_name(self, name: &Name) -> u64 {
         let wire = name.as_wire();
-        let body = &wire[..wire.len() - 1];
-        let hash = self.over(self.name, body.iter());
+        let (mut hash, mut at) = (self.step(self.name, 0), 0);
+        while wire[at] != 0 {
+            let end = at + 1 + usize::from(wire[at]);
+            hash = self.step(hash, self.of_label(&wire[at + 1..end]));
+            at = end;
+        }
+        hash ^= hash >> 32;
         if hash == 0 { 1 } else { hash }
     }
 
-    /// As `bs_name_scan` computes it: over a label's octets.
+    /// As `bs_word_next` computes it: over the octets of a lower-case label, eight at a time.
     pub(crate) fn of_label(self, label: &[u8]) -> u64 {
-        self.over(self.label, label.iter())
+        let hash = label
+            .chunks(8)
+            .fold(self.label ^ label.len() as u64, |hash, octets| {
+                let mut word = [0; 8];
+                word[..octets.len()].copy_from_slice(octets);
+                self.step(hash, u64::from_le_bytes(word))
+            });
+        hash ^ hash >> 32
     }
 
-    fn over<'a>(self, start: u64, octets: impl Iterator<Item = &'a u8>) -> u64 {
-        let hash = octets.fold(start, |hash, &octet| {
-            (hash ^ u64::from(octet)).wrapping_mul(self.multiplier)
-        });
-        hash ^ hash >> 32
+    /// As `bs_hash_step`.
+    fn step(self, hash: u64, word: u64) -> u64 {
+        (hash ^ word)
+            .wrapping_mul(self.multiplier)
+            .swap_bytes()
+            .wrapping_mul(self.multiplier)
     }
 }
 
@@ -143,7 +156,8 @@ pub(crate) struct Offsets {
 /// All policy tables as rows, ready to be written once the maps have their sizes.
 pub(crate) struct PolicyRows {
     pub(crate) states: Rows,
-    pub(crate) edges: Rows,
+    /// Without their places yet.
+    pub(crate) edges: Vec<abi::bs_edge>,
     pub(crate) classes: Rows,
     pub(crate) choices: Rows,
     pub(crate) ports: Rows,
@@ -160,7 +174,7 @@ impl PolicyRows {
     pub(crate) fn new(tables: &Tables, keys: NameKeys, at: &Offsets) -> Self {
         let mut rows = Self {
             states: Rows::default(),
-            edges: Rows::default(),
+            edges: Vec::new(),
             classes: Rows::default(),
             choices: Rows::default(),
             ports: Rows::default(),
@@ -194,27 +208,28 @@ impl PolicyRows {
     }
 
     fn names(&mut self, tables: &Tables, keys: NameKeys, at: &Offsets) {
-        for (id, state) in (at.state..).zip(&tables.states) {
-            self.states.push(
-                &id,
-                &abi::bs_state {
-                    end: state.end + at.class,
-                    below: state.below + at.class,
-                    star: if state.star == 0 {
-                        0
-                    } else {
-                        state.star + at.state
-                    },
-                    edges: state.edges.len() as u32,
+        let row = |id: u32| {
+            let state = &tables.states[id as usize];
+            abi::bs_state {
+                end: state.end + at.class,
+                below: state.below + at.class,
+                star: if state.star == 0 {
+                    0
+                } else {
+                    state.star + at.state
                 },
-            );
+                edges: state.edges.len() as u32,
+            }
+        };
+        for (id, state) in (0..).zip(&tables.states) {
+            self.states.push(&(id + at.state), &row(id));
             for (label, next) in &state.edges {
-                let key = abi::bs_edge_key {
+                self.edges.push(abi::bs_edge {
                     label: keys.of_label(label),
-                    state: id,
-                    pad: 0,
-                };
-                self.edges.push(&key, &(next + at.state));
+                    from: id + at.state,
+                    to: next + at.state,
+                    state: row(*next),
+                });
             }
         }
     }
@@ -272,6 +287,37 @@ impl PolicyRows {
         let known = self.kinds[automaton].iter_mut().zip(&paths.kind);
         known.for_each(|(kind, of)| *kind = *of);
     }
+}
+
+/// Rows behind the last home that an edge may have its place in.
+pub(crate) const EDGES_BEHIND: u32 = REACH - 1;
+
+const REACH: u32 = abi::bs_edge_table::BS_EDGE_REACH.0;
+/// `BS_EDGE_SPREAD`.
+const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// A place for each of a policy's edges in a table of `homes` (a power of two) rows and [`EDGES_BEHIND`] more, as
+/// abi.h says at `struct bs_edge`: the rows in use in the order of their places. `None` where one lies too far from
+/// home.
+pub(crate) fn place_edges(edges: &[abi::bs_edge], homes: u32) -> Option<Vec<(u32, abi::bs_edge)>> {
+    let home = |edge: &abi::bs_edge| {
+        let spread = edge
+            .label
+            .wrapping_add(u64::from(edge.from).wrapping_mul(SPREAD));
+        (spread >> 20) as u32 & (homes - 1)
+    };
+    let mut placed: Vec<_> = edges.iter().map(|edge| (home(edge), *edge)).collect();
+    placed.sort_unstable_by_key(|(home, _)| *home);
+    let mut free = 0;
+    for (place, _) in &mut placed {
+        let home = *place;
+        *place = home.max(free);
+        if *place - home >= REACH {
+            return None;
+        }
+        free = *place + 1;
+    }
+    Some(placed)
 }
 
 /// An outcome as the kernel reads it: abi.h, "A ruling is one word".
@@ -381,6 +427,60 @@ mod tests {
             let ip: IpAddr = text.parse().unwrap();
             assert_eq!(address(words(ip)), ip);
         }
+    }
+
+    /// A label whose octets differ in the highest bits of two words: what one multiplication would let cancel out.
+    #[test]
+    fn labels_and_names_have_hashes_of_their_own() {
+        let keys = NameKeys {
+            name: 3,
+            label: 5,
+            multiplier: 0x1234_5678_9abc_def1,
+        };
+        let mut labels = vec![b"a".to_vec(), b"b".to_vec(), b"ab".to_vec(), vec![b'a'; 63]];
+        for length in [7, 8, 9, 16, 17] {
+            labels.push(vec![b'x'; length]);
+        }
+        let mut turned = vec![b'x'; 16];
+        turned[7] ^= 0x80;
+        labels.push(turned.clone());
+        turned[15] ^= 0x80;
+        labels.push(turned);
+        let mut hashes: Vec<_> = labels.iter().map(|label| keys.of_label(label)).collect();
+        let name = |text: &str| keys.of_name(&Name::parse(text).unwrap());
+        hashes.extend(["a.b", "b.a", "ab", "a.b.c", "."].map(name));
+        hashes.sort_unstable();
+        let all = hashes.len();
+        hashes.dedup();
+        assert_eq!(hashes.len(), all);
+    }
+
+    #[test]
+    fn each_edge_is_found_from_its_home() {
+        let keys = NameKeys::random().unwrap();
+        let edge = |n: u32| abi::bs_edge {
+            label: keys.of_label(format!("n{}", n % 5000).as_bytes()),
+            from: n / 5000,
+            to: n + 1,
+            ..abi::zeroed()
+        };
+        let edges: Vec<_> = (0..20_000).map(edge).collect();
+        let placed = place_edges(&edges, 65_536).expect("every third row in use");
+        assert_eq!(placed.len(), edges.len());
+        assert!(placed.windows(2).all(|pair| pair[0].0 < pair[1].0));
+        let places: std::collections::HashMap<u32, abi::bs_edge> = placed.into_iter().collect();
+        for edge in &edges {
+            // As bs_edge_find looks for it.
+            let spread = edge
+                .label
+                .wrapping_add(u64::from(edge.from).wrapping_mul(SPREAD));
+            let home = (spread >> 20) as u32 & 65_535;
+            let row = (home..home + REACH)
+                .map_while(|at| places.get(&at))
+                .find(|row| (row.label, row.from) == (edge.label, edge.from));
+            assert_eq!(row.map(|row| row.to), Some(edge.to));
+        }
+        assert!(place_edges(&edges, 16_384).is_none(), "more than rows");
     }
 
     #[test]

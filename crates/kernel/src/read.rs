@@ -251,7 +251,7 @@ impl Record {
         Ok(snapshot)
     }
 
-    /// A socket's bytes come to its flow when it is closed; until then they are with the socket.
+    /// A socket's bytes come to its flow when its row is taken for another one; until then they are there.
     fn open_sockets(&self) -> Result<HashMap<FlowId, u64>, Error> {
         let mut bytes = HashMap::new();
         let mut add = |socket: &abi::bs_socket| {
@@ -259,7 +259,6 @@ impl Record {
                 *bytes.entry(FlowId::of_socket(socket)).or_insert(0) += socket.bytes;
             }
         };
-        // What nobody sits on is all zero.
         self.rows("bs_seats", &mut |_: u32, seat: abi::bs_seat| {
             add(&seat.socket);
         })?;
@@ -371,7 +370,7 @@ impl FlowId {
             rule: socket.rule,
             port: socket.port,
             protocol: socket.protocol,
-            verdict: socket.verdict,
+            verdict: socket.flow_verdict,
         }
     }
 }

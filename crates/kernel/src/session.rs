@@ -13,7 +13,7 @@ use std::rc::Rc;
 use blackstart_core::name::Name;
 use blackstart_core::record::{Row, SubjectId, SubjectRow, Verdict};
 use blackstart_core::report::Mode;
-use blackstart_core::tables::Tables;
+use blackstart_core::tables::{Tables, Uses};
 use libbpf_rs::skel::{OpenSkel, Skel, SkelBuilder};
 use libbpf_rs::{
     Link, MapCore, MapFlags, MapHandle, OpenProgramMut, ProgramMut, RingBuffer, RingBufferBuilder,
@@ -21,12 +21,12 @@ use libbpf_rs::{
 use rustix::time::ClockId;
 
 use crate::abi;
-use crate::fill::{NameKeys, Offsets, PolicyRows, Rows, address, words};
+use crate::fill::{NameKeys, Offsets, PolicyRows, address, words};
 
 use crate::probe;
 use crate::read::{Record, nanoseconds, verdict, wire_text};
 use crate::{AnswerWanted, Error, ErrorKind, Event};
-use reload::{REFILL, Room, write_policy};
+use reload::{Room, write_policy};
 
 mod reload;
 
@@ -72,7 +72,8 @@ impl Feature {
         }
     }
 
-    /// Attached to tracepoints of the whole host, not to the cgroup.
+    /// Attached to tracepoints of the whole host, not to the cgroup. Their programs are whole from the start: a
+    /// tracepoint's cannot be replaced in one step, and two at once would count everything twice.
     fn is_tracing(self) -> bool {
         matches!(self, Self::Processes | Self::Leavers)
     }
@@ -106,6 +107,8 @@ pub struct Session {
     pins: Option<std::path::PathBuf>,
     keys: NameKeys,
     room: Room,
+    /// The programs of any policy, once another than the first has judged.
+    whole: Option<abi::BlackstartSkel<'static>>,
     /// Rules of all policies so far: the next one's are numbered from there.
     rules: u32,
 }
@@ -119,6 +122,7 @@ struct Live {
     break_glass: NonNull<u32>,
     generation: NonNull<u32>,
     coming: NonNull<u32>,
+    suspended_ns: NonNull<u64>,
     policies: [NonNull<abi::bs_policy>; 2],
     kinds: [NonNull<[[u8; 256]; 2]>; 2],
 }
@@ -138,6 +142,7 @@ impl Live {
             break_glass: NonNull::from(&mut live.break_glass),
             generation: NonNull::from(&mut live.generation),
             coming: NonNull::from(&mut live.coming),
+            suspended_ns: NonNull::from(&mut live.suspended_ns),
             policies: [NonNull::from(even), NonNull::from(odd)],
             kinds: [NonNull::from(even_kinds), NonNull::from(odd_kinds)],
         }
@@ -176,6 +181,13 @@ impl Live {
         unsafe { self.heartbeat_ns.write_volatile(now_ns) };
     }
 
+    /// How long the host was suspended up to now: what the cheap clock of the programs does not know.
+    fn set_suspended(&self) {
+        let suspended = nanoseconds(ClockId::Boottime) - nanoseconds(ClockId::Monotonic);
+        // SAFETY: as above.
+        unsafe { self.suspended_ns.write_volatile(suspended.max(0) as u64) };
+    }
+
     fn set_cgroup_id(&self, id: u64) {
         // SAFETY: as above.
         unsafe { self.cgroup_id.write_volatile(id) };
@@ -209,38 +221,13 @@ impl Session {
     /// program, [`ErrorKind::Io`] where a table cannot be filled.
     pub fn load(features: &BTreeSet<Feature>, settings: &Settings<'_>) -> Result<Self, Error> {
         libbpf_rs::set_print(Some((libbpf_rs::PrintLevel::Debug, say)));
-        // The skeleton borrows this for its whole life, and a process supervises one run: it is never given back.
-        let storage = Box::leak(Box::new(MaybeUninit::uninit()));
-        let mut open = abi::BlackstartSkelBuilder::default()
-            .open(storage)
-            .map_err(|error| Error::caused(ErrorKind::Unsupported, "open the BPF object", error))?;
-
+        let mut open = opened(features)?;
         let keys = NameKeys::random()?;
-        let rows = PolicyRows::new(settings.tables, keys, &Offsets::default());
+        let mut rows = PolicyRows::new(settings.tables, keys, &Offsets::default());
         let room = Room::for_policy(&rows);
-        room.size(&mut open, settings.hosts.len() as u32)?;
-        for mut program in open.open_object_mut().progs_mut() {
-            let wanted = features.iter().any(|feature| is_of(&program, *feature));
-            program.set_autoload(wanted || program.name() == REFILL);
-        }
-        open.maps
-            .data_types
-            .set_autocreate(false)
-            .map_err(|error| {
-                Error::caused(
-                    ErrorKind::Unsupported,
-                    "leave out the types' section",
-                    error,
-                )
-            })?;
-        let rodata = open
-            .maps
-            .rodata_data
-            .as_deref_mut()
-            .expect("the object has constants");
-        rodata.config.name_key = keys.name;
-        rodata.config.label_key = keys.label;
-        rodata.config.multiplier = keys.multiplier;
+        let fixed = settings.hosts.len() + known(settings).count();
+        room.size(&mut open, fixed as u32)?;
+        set_constants(&mut open, keys, spared(settings.tables.uses()));
 
         let mut skeleton = open.load().map_err(load_error)?;
         let record = Record::new(|name| {
@@ -253,7 +240,10 @@ impl Session {
                 Error::caused(ErrorKind::Io, format!("hold the map {name}"), error)
             })
         })?;
-        write_policy(&skeleton, &rows, 0)?;
+        let variables = skeleton.maps.bss_data.as_deref_mut();
+        let live = Live::new(variables.expect("the object has variables"));
+        live.set_suspended();
+        write_policy(&skeleton, &live, &mut rows, &room, 0)?;
         write_known(&skeleton, settings, keys)?;
 
         let events = Rc::new(RefCell::new(Vec::new()));
@@ -268,9 +258,6 @@ impl Session {
         let ring = builder
             .build()
             .map_err(|error| Error::caused(ErrorKind::Io, "listen to the live view", error))?;
-        let variables = skeleton.maps.bss_data.as_deref_mut();
-        let live = Live::new(variables.expect("the object has variables"));
-        live.set_policy(0, &rows);
         Ok(Self {
             ring,
             links: Vec::new(),
@@ -282,6 +269,7 @@ impl Session {
             pins: None,
             keys,
             room,
+            whole: None,
             rules: settings.rules,
         })
     }
@@ -343,7 +331,7 @@ impl Session {
             return Ok(());
         }
         let failed = |error| Error::caused(ErrorKind::Io, "set up the self-probe", error);
-        let known = MapHandle::try_from(&self.skeleton.maps.bs_known).map_err(failed)?;
+        let leases = MapHandle::try_from(&self.skeleton.maps.bs_leases).map_err(failed)?;
         let flagged = [
             (probe::DENIED, abi::bs_known::BS_KNOWN_DENIED),
             (probe::ALLOWED, abi::bs_known::BS_KNOWN_ALLOWED),
@@ -354,12 +342,15 @@ impl Session {
                 addr: words(address.into()),
             };
             let key = abi::octets(&key).to_vec();
-            before.push((
-                key.clone(),
-                known.lookup(&key, MapFlags::ANY).map_err(failed)?,
-            ));
-            known
-                .update(&key, abi::octets(&flag.0), MapFlags::ANY)
+            let row = leases.lookup(&key, MapFlags::ANY).map_err(failed)?;
+            let mut probed: abi::bs_lease = row
+                .as_deref()
+                .and_then(abi::value)
+                .unwrap_or_else(abi::zeroed);
+            probed.known = flag.0;
+            before.push((key.clone(), row));
+            leases
+                .update(&key, abi::octets(&probed), MapFlags::ANY)
                 .map_err(failed)?;
         }
         self.set_mode(Mode::Enforce)?;
@@ -367,8 +358,8 @@ impl Session {
         self.set_mode(Mode::Observe)?;
         for (key, before) in before {
             let restored = match before {
-                Some(flags) => known.update(&key, &flags, MapFlags::ANY),
-                None => known.delete(&key),
+                Some(row) => leases.update(&key, &row, MapFlags::ANY),
+                None => leases.delete(&key),
             };
             restored.map_err(failed)?;
         }
@@ -417,6 +408,7 @@ impl Session {
     pub fn heartbeat(&self) -> Result<(), Error> {
         let now = nanoseconds(ClockId::Boottime) as u64;
         self.live.set_heartbeat(now);
+        self.live.set_suspended();
         Ok(())
     }
 
@@ -588,6 +580,50 @@ impl Orphan {
     }
 }
 
+/// The object, from which the programs of `features` are to be loaded.
+fn opened(features: &BTreeSet<Feature>) -> Result<abi::OpenBlackstartSkel<'static>, Error> {
+    // The skeleton borrows this for its whole life, and a process supervises one run: it is never given back.
+    let storage = Box::leak(Box::new(MaybeUninit::uninit()));
+    let mut open = abi::BlackstartSkelBuilder::default()
+        .open(storage)
+        .map_err(|error| Error::caused(ErrorKind::Unsupported, "open the BPF object", error))?;
+    for mut program in open.open_object_mut().progs_mut() {
+        program.set_autoload(features.iter().any(|feature| is_of(&program, *feature)));
+    }
+    open.maps
+        .data_types
+        .set_autocreate(false)
+        .map_err(|error| {
+            Error::caused(
+                ErrorKind::Unsupported,
+                "leave out the types' section",
+                error,
+            )
+        })?;
+    Ok(open)
+}
+
+/// What is constant for the programs, before they are loaded.
+fn set_constants(open: &mut abi::OpenBlackstartSkel<'_>, keys: NameKeys, spared: abi::bs_spared) {
+    let constants = open.maps.rodata_data.as_deref_mut();
+    let constants = constants.expect("the object has constants");
+    constants.config.name_key = keys.name;
+    constants.config.label_key = keys.label;
+    constants.config.multiplier = keys.multiplier;
+    constants.spared = spared;
+}
+
+/// What a run's first programs go without: all that its policy does not use, and what only a change of policy needs.
+fn spared(uses: Uses) -> abi::bs_spared {
+    abi::bs_spared {
+        reload: 1,
+        processes: u32::from(!uses.processes),
+        prefixes: u32::from(!uses.prefixes),
+        sockets: u32::from(!uses.sockets),
+        refusals: u32::from(!uses.refusals),
+    }
+}
+
 fn is_of(program: &OpenProgramMut<'_>, feature: Feature) -> bool {
     feature
         .programs()
@@ -643,45 +679,30 @@ fn load_error(error: libbpf_rs::Error) -> Error {
     Error::caused(kind, doing, error)
 }
 
-/// Rows of `bs_known` that a run may fill; the self-probe has some more for a moment.
+/// Addresses that are known without a lookup. More are not marked: each takes a row of `bs_leases`.
 const KNOWN_MOST: usize = 4000;
 
+/// Write what is known before the first lookup: the host's own addresses, its resolvers, and names from /etc/hosts,
+/// which never ask a server.
 fn write_known(
-    skeleton: &abi::BlackstartSkel<'_>,
-    settings: &Settings<'_>,
-    keys: NameKeys,
-) -> Result<(), Error> {
-    let maps = &skeleton.maps;
-    let mut known = BTreeMap::<IpAddr, u32>::new();
-    for (addresses, flag) in [
-        (settings.own_addresses, abi::bs_known::BS_KNOWN_OWN),
-        (settings.resolvers, abi::bs_known::BS_KNOWN_RESOLVER),
-    ] {
-        for address in addresses {
-            *known.entry(address.to_canonical()).or_default() |= flag.0;
-        }
-    }
-    let mut present = Rows::default();
-    for (address, flags) in known.iter().take(KNOWN_MOST) {
-        present.push(
-            &abi::bs_address {
-                addr: words(*address),
-            },
-            flags,
-        );
-    }
-    present.write(&maps.bs_known, "known addresses")?;
-    fixed_leases(skeleton, settings, keys)
-}
-
-/// Names from /etc/hosts never ask a server: their leases are there from the start.
-fn fixed_leases(
     skeleton: &abi::BlackstartSkel<'_>,
     settings: &Settings<'_>,
     keys: NameKeys,
 ) -> Result<(), Error> {
     let failed = |error| Error::caused(ErrorKind::Io, "write the leases of /etc/hosts", error);
     let maps = &skeleton.maps;
+    for (address, flags) in known(settings) {
+        let key = abi::bs_address {
+            addr: words(address),
+        };
+        let lease = abi::bs_lease {
+            known: flags,
+            ..abi::zeroed()
+        };
+        maps.bs_leases
+            .update(abi::octets(&key), abi::octets(&lease), MapFlags::ANY)
+            .map_err(|error| Error::caused(ErrorKind::Io, "write the known addresses", error))?;
+    }
     for (text, ip) in settings.hosts {
         // A line that is no name gives no lease; resolv.conf's parser has dropped what it could tell.
         let Ok(name) = Name::parse(text) else {
@@ -743,6 +764,20 @@ fn fixed_leases(
             .map_err(failed)?;
     }
     Ok(())
+}
+
+/// The addresses that are known without a lookup, and as what.
+fn known(settings: &Settings<'_>) -> impl Iterator<Item = (IpAddr, u32)> {
+    let mut known = BTreeMap::<IpAddr, u32>::new();
+    for (addresses, flag) in [
+        (settings.own_addresses, abi::bs_known::BS_KNOWN_OWN),
+        (settings.resolvers, abi::bs_known::BS_KNOWN_RESOLVER),
+    ] {
+        for address in addresses {
+            *known.entry(address.to_canonical()).or_default() |= flag.0;
+        }
+    }
+    known.into_iter().take(KNOWN_MOST)
 }
 
 fn raw_event(octets: &[u8]) -> Option<RawEvent> {

@@ -140,6 +140,7 @@ impl Support {
     /// Every fact, for `doctor`.
     pub fn probe() -> Self {
         let mut facts = Self::for_run();
+        facts.bpf.tracing = programs::tracing(&facts);
         facts.systemd_answers = match facts.systemd {
             Some(true) => host::systemd_answers(BUS_PATIENCE),
             _ => None,
@@ -147,8 +148,8 @@ impl Support {
         facts
     }
 
-    /// The facts that a run's plan needs, without the one that may take long: systemd is not asked
-    /// whether it answers, since the run asks it for something anyway.
+    /// The facts that a run's plan needs, without those that take long: systemd is not asked whether it answers, since
+    /// the run asks it for something anyway, nor the kernel for its tracepoints, since the loader finds them or not.
     pub fn for_run() -> Self {
         let mounts = cgroup::mounts();
         let mut facts = Self {
@@ -304,6 +305,11 @@ mod tests {
         println!("for_run {quick:?}, both {:?}\n{full:#?}", began.elapsed());
         assert!(!host.release.is_empty());
         assert_eq!(host.arch, std::env::consts::ARCH);
-        assert_eq!(full.bpf, host.bpf);
+        let asked = Bpf {
+            tracing: full.bpf.tracing,
+            ..host.bpf
+        };
+        assert_eq!(full.bpf, asked);
+        assert_eq!(host.bpf.tracing, host.btf.filter(|there| !there));
     }
 }

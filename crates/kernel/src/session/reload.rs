@@ -4,25 +4,29 @@
 //! is kept of names and processes is worked out for it while the programs keep both; then one word
 //! says that it judges.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
+use std::os::fd::AsFd as _;
 use std::thread::sleep;
 use std::time::Duration;
 
 use blackstart_core::name::Name;
 use blackstart_core::tables::{ClassId, Tables};
+use libbpf_rs::skel::{OpenSkel as _, Skel as _};
 use libbpf_rs::{MapCore, MapFlags, ProgramInput};
 use rustix::thread::{MembarrierCommand, membarrier};
 
 use crate::abi::{self, Plain};
-use crate::fill::{Offsets, PolicyRows};
+use crate::fill::{EDGES_BEHIND, Offsets, PolicyRows, Rows, place_edges};
 use crate::read::name_of;
 use crate::{Error, ErrorKind, Session};
 
-/// The program that fills in rows which others write, too.
-pub(crate) const REFILL: &str = "bs_refill_one";
+use super::{Feature, Live, load_error, opened, set_constants};
 
 /// Bound on the entries of tables that take memory for rows only.
 const PLENTY: u32 = 1 << 22;
+
+/// A table of edges is not made larger than this so that all find their places; 2 GiB for the two policies.
+const MOST_HOMES: u32 = 1 << 25;
 
 /// Where neither the kernel nor a barrier says that every program has ended that began before, they have after
 /// this: none runs longer than some microseconds.
@@ -35,7 +39,8 @@ const ROUNDS: usize = 8;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Room {
     states: u32,
-    edges: u32,
+    /// Homes in the table of edges; a power of two.
+    homes: u32,
     classes: u32,
     choices: u32,
     steps: u32,
@@ -46,9 +51,14 @@ impl Room {
     /// For a policy, and one that is a quarter larger, or somewhat larger than a small one.
     pub(crate) fn for_policy(rows: &PolicyRows) -> Self {
         let with_headroom = |rows: u32| rows + rows / 4 + 250;
+        // At most every other row in use, so that edges lie close to their homes.
+        let mut homes = (2 * with_headroom(rows.edges.len() as u32)).next_power_of_two();
+        while homes < MOST_HOMES && place_edges(&rows.edges, homes).is_none() {
+            homes *= 2;
+        }
         Self {
             states: with_headroom(rows.states.len()),
-            edges: with_headroom(rows.edges.len()),
+            homes,
             classes: with_headroom(rows.classes.len()),
             choices: with_headroom(rows.choices.len()),
             // Path patterns make more steps than one would guess.
@@ -57,17 +67,17 @@ impl Room {
         }
     }
 
-    /// Give the maps their sizes.
+    /// Give the maps their sizes, those of names and leases with room for as many `fixed` rows.
     pub(crate) fn size(
         &self,
         open: &mut abi::OpenBlackstartSkel<'_>,
-        hosts: u32,
+        fixed: u32,
     ) -> Result<(), Error> {
         let failed = |error| Error::caused(ErrorKind::Io, "size the policy's tables", error);
         let maps = &mut open.maps;
         for (map, rows) in [
             (&mut maps.bs_states, self.states),
-            (&mut maps.bs_edges, self.edges),
+            (&mut maps.bs_edges, self.edges()),
             (&mut maps.bs_classes, self.classes),
             (&mut maps.bs_choices, self.choices),
             (&mut maps.bs_steps, self.steps),
@@ -82,16 +92,21 @@ impl Room {
         ] {
             map.set_max_entries(PLENTY).map_err(failed)?;
         }
-        // What /etc/hosts takes must not be missing to the run.
+        // What the loader fills in must not be missing to the run.
         for map in [
             &mut maps.bs_names,
             &mut maps.bs_answers,
             &mut maps.bs_leases,
         ] {
             let own = map.max_entries();
-            map.set_max_entries(own + hosts).map_err(failed)?;
+            map.set_max_entries(own + fixed).map_err(failed)?;
         }
         Ok(())
+    }
+
+    /// Rows of the table of edges for one policy.
+    fn edges(&self) -> u32 {
+        self.homes + EDGES_BEHIND
     }
 
     /// Where the rows of the policy in a place begin.
@@ -110,7 +125,7 @@ impl Room {
     fn lacks(&self, rows: &PolicyRows) -> Option<&'static str> {
         [
             ("names", rows.states.len(), self.states),
-            ("labels of names", rows.edges.len(), self.edges),
+            ("labels of names", rows.edges.len() as u32, self.homes / 2),
             ("different rules", rows.classes.len(), self.classes),
             (
                 "combinations of processes",
@@ -126,15 +141,28 @@ impl Room {
     }
 }
 
-/// Write a policy's rows.
+/// Write a policy's rows to a place where no program reads, and say where they are.
+///
+/// # Errors
+/// [`ErrorKind::Unsupported`] where an edge would lie too far from its home.
 pub(crate) fn write_policy(
     skeleton: &abi::BlackstartSkel<'_>,
-    rows: &PolicyRows,
+    live: &Live,
+    rows: &mut PolicyRows,
+    room: &Room,
     place: u32,
 ) -> Result<(), Error> {
     let maps = &skeleton.maps;
+    let first = place * room.edges();
+    let edges = place_edges(&rows.edges, room.homes).ok_or_else(|| no_room("labels of names"))?;
+    let mut present = Rows::default();
+    for (at, edge) in &edges {
+        present.push(&(first + at), edge);
+    }
+    present.write(&maps.bs_edges, "name labels")?;
+    rows.head.edges = first;
+    rows.head.edge_mask = room.homes - 1;
     rows.states.write(&maps.bs_states, "name states")?;
-    rows.edges.write(&maps.bs_edges, "name labels")?;
     rows.classes.write(&maps.bs_classes, "rule classes")?;
     rows.choices.write(&maps.bs_choices, "process choices")?;
     rows.steps.write(&maps.bs_steps, "path steps")?;
@@ -145,7 +173,18 @@ pub(crate) fn write_policy(
     } else {
         &maps.bs_prefixes_odd
     };
-    rows.prefixes.write(prefixes, "address prefixes")
+    rows.prefixes.write(prefixes, "address prefixes")?;
+    live.set_policy(place as usize, rows);
+    Ok(())
+}
+
+fn no_room(what: &str) -> Error {
+    Error::new(
+        ErrorKind::Unsupported,
+        format!(
+            "make room for the new policy: it has more {what} than the tables of this run hold; end the run and begin a new one"
+        ),
+    )
 }
 
 impl Session {
@@ -158,18 +197,13 @@ impl Session {
     pub fn reload(&mut self, tables: &Tables, rules: u32) -> Result<(), Error> {
         let generation = self.live.generation();
         let place = (generation + 1) & 1;
-        let rows = PolicyRows::new(tables, self.keys, &self.room.offsets(place, self.rules));
+        let mut rows = PolicyRows::new(tables, self.keys, &self.room.offsets(place, self.rules));
         if let Some(what) = self.room.lacks(&rows) {
-            return Err(Error::new(
-                ErrorKind::Unsupported,
-                format!(
-                    "make room for the new policy: it has more {what} than the tables of this run hold; end the run and begin a new one"
-                ),
-            ));
+            return Err(no_room(what));
         }
+        self.make_whole()?;
         self.clear_place(place)?;
-        write_policy(&self.skeleton, &rows, place)?;
-        self.live.set_policy(place as usize, &rows);
+        write_policy(&self.skeleton, &self.live, &mut rows, &self.room, place)?;
         self.live.set_coming(generation + 1);
         let filled = self
             .refill_leases(tables, generation + 1, self.room.offsets(place, 0).class)
@@ -185,13 +219,55 @@ impl Session {
         Ok(())
     }
 
-    /// Remove what an earlier policy left in a place. Arrays are simply written over.
+    /// Put programs that know everything in the place of those that know what the first policy used. Both judge alike by
+    /// the policy that is there, so that it does not matter which of them meets an attempt meanwhile.
+    fn make_whole(&mut self) -> Result<(), Error> {
+        if self.whole.is_some() {
+            return Ok(());
+        }
+        let replaced: BTreeSet<Feature> = self
+            .features
+            .iter()
+            .copied()
+            .filter(|feature| !feature.is_tracing())
+            .collect();
+        let mut open = opened(&replaced)?;
+        open.progs.bs_refill_one.set_autoload(true);
+        set_constants(&mut open, self.keys, abi::zeroed());
+        let failed =
+            |error| Error::caused(ErrorKind::Io, "load what a change of policy needs", error);
+        for mut map in open.open_object_mut().maps_mut() {
+            let name = map.name().to_owned();
+            let own = self.skeleton.object().maps().find(|own| own.name() == name);
+            // Constants are what the two differ in.
+            if let Some(own) = own.filter(|_| !name.to_string_lossy().ends_with(".rodata")) {
+                map.reuse_fd(own.as_fd()).map_err(failed)?;
+            }
+        }
+        let whole = open.load().map_err(load_error)?;
+        for (name, link) in &mut self.links {
+            let program = whole
+                .object()
+                .progs()
+                .find(|program| program.name() == name.as_str());
+            if let Some(program) = program.filter(|program| program.autoload()) {
+                link.update_prog(&program).map_err(failed)?;
+            }
+        }
+        self.whole = Some(whole);
+        Ok(())
+    }
+
+    /// Remove what an earlier policy left in a place. Arrays are simply written over, but for the one in which a row
+    /// without an edge says something.
     fn clear_place(&mut self, place: u32) -> Result<(), Error> {
         let maps = &self.skeleton.maps;
         let of = |id: u32, room: u32| (place * room..(place + 1) * room).contains(&id);
-        delete_where(&maps.bs_edges, |key: &abi::bs_edge_key| {
-            of(key.state, self.room.states)
-        })?;
+        let mut free = Rows::default();
+        for at in place * self.room.edges()..(place + 1) * self.room.edges() {
+            free.push(&at, &abi::zeroed::<abi::bs_edge>());
+        }
+        free.write(&maps.bs_edges, "name labels")?;
         delete_where(&maps.bs_ports, |key: &abi::bs_port_key| {
             of(u32::from_be_bytes(key.class_be), self.room.classes)
         })?;
@@ -313,7 +389,11 @@ impl Session {
             data_in: Some(&frame),
             ..ProgramInput::default()
         };
-        let ran = self.skeleton.progs.bs_refill_one.test_run(input);
+        let whole = self
+            .whole
+            .as_mut()
+            .expect("loaded before anything is filled in");
+        let ran = whole.progs.bs_refill_one.test_run(input);
         ran.map(drop).map_err(|error| {
             Error::caused(
                 ErrorKind::Io,

@@ -43,12 +43,8 @@ pub(super) fn bpf(facts: &Support) -> Bpf {
         connect: takes(CONNECT4, &[]),
         sendmsg: takes(SENDMSG4, &[]),
         sock_release: takes(SOCK_RELEASE, &[]),
-        // Without type information the answer is known, and libbpf would complain on standard error.
-        tracing: if facts.btf == Some(false) {
-            Some(false)
-        } else {
-            takes_tracepoint()
-        },
+        // Without type information the answer is known; with it, finding out is for `tracing`.
+        tracing: facts.btf.filter(|there| !there),
         connect_unix: takes(CONNECT_UNIX, &[]),
         set_retval: takes(
             CONNECT4,
@@ -58,6 +54,19 @@ pub(super) fn bpf(facts: &Support) -> Bpf {
             .is_helper_supported(sys::BPF_FUNC_loop)
             .ok(),
         ring_buffer: MapType::RingBuf.is_supported().ok(),
+    }
+}
+
+/// Does it take typed tracepoints? To tell, the kernel's type information must be read, all five megabytes of it; a run
+/// leaves that to the loader, which reads it anyway.
+pub(super) fn tracing(facts: &Support) -> Option<bool> {
+    if facts.may_load() == Some(false) {
+        None
+    } else if facts.btf == Some(false) {
+        // libbpf would complain on standard error.
+        Some(false)
+    } else {
+        takes_tracepoint()
     }
 }
 

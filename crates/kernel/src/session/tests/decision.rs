@@ -41,13 +41,17 @@ mod skeleton {
     include!(concat!(env!("OUT_DIR"), "/trial.skel.rs"));
 }
 use skeleton::TrialSkelBuilder;
-use skeleton::types::{bs_attempt, bs_config, bs_live, bs_policy, bs_trial_name, bs_trial_path};
+use skeleton::types::{
+    bs_attempt, bs_config, bs_live, bs_policy, bs_spared, bs_trial_name, bs_trial_path,
+};
 
 // SAFETY: one struct of abi.h, without implicit padding.
 unsafe impl Plain for bs_config {}
 // SAFETY: the same, as a run's own object has it.
 unsafe impl Plain for abi::bs_config {}
 
+// SAFETY: as above.
+unsafe impl Plain for bs_spared {}
 // SAFETY: as above.
 unsafe impl Plain for bs_policy {}
 // SAFETY: as above.
@@ -584,11 +588,11 @@ fn put_leases(
         let key = abi::bs_address {
             addr: words(address),
         };
-        session
-            .skeleton
-            .maps
-            .bs_leases
-            .update(abi::octets(&key), abi::octets(&row), MapFlags::ANY)
+        let rows = &session.skeleton.maps.bs_leases;
+        let there = rows.lookup(abi::octets(&key), MapFlags::ANY).unwrap();
+        let there = there.and_then(|octets| abi::value::<abi::bs_lease>(&octets));
+        row.known = there.map_or(0, |there| there.known);
+        rows.update(abi::octets(&key), abi::octets(&row), MapFlags::ANY)
             .unwrap();
     }
     leases
@@ -673,6 +677,11 @@ fn in_kernel(
     let config = config_of(session);
     let constants = open.maps.rodata_data.as_deref_mut().expect("constants");
     constants.config = abi::value(abi::octets(&config)).expect("one header, one size");
+    // The programs of a run are cut to its policy, those that judge by a later one are whole.
+    if !case.reloaded {
+        let spared = crate::session::spared(tables.uses());
+        constants.spared = abi::value(abi::octets(&spared)).expect("one header, one size");
+    }
     let variables = open.maps.bss_data.as_deref_mut().expect("variables");
     let own = session
         .skeleton

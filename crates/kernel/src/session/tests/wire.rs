@@ -15,10 +15,11 @@ use blackstart_core::policy;
 use blackstart_core::record::{AnswerRow, Counters, QueryRow, Snapshot};
 use blackstart_core::report::Mode;
 use blackstart_core::tables::{Facts, compile};
-use libbpf_rs::MapCore;
+use libbpf_rs::{MapCore, MapFlags};
 use rustix::process::{PidfdGetfdFlags, Signal, WaitId, WaitIdOptions};
 
 use super::message::Message;
+use crate::abi;
 use crate::session::{Feature, Session, Settings};
 use crate::spawn::clone_child;
 use crate::support::Support;
@@ -157,14 +158,27 @@ impl Wire {
         server.send_to(&MARK, client.local_addr().unwrap()).unwrap();
     }
 
-    /// Empty the tables of answers and of leases: a lease knows that its answer is in the record.
+    /// Empty the table of answers, and the leases: a lease knows that its answer is in the record. What the loader knew
+    /// of an address stays.
     pub(super) fn forget_answers(&self) {
         let maps = &self.session.skeleton.maps;
         for key in maps.bs_answers.keys().collect::<Vec<_>>() {
             maps.bs_answers.delete(&key).unwrap();
         }
         for key in maps.bs_leases.keys().collect::<Vec<_>>() {
-            maps.bs_leases.delete(&key).unwrap();
+            let row = maps.bs_leases.lookup(&key, MapFlags::ANY).unwrap();
+            let row: abi::bs_lease = row.and_then(|octets| abi::value(&octets)).unwrap();
+            let unleased = abi::bs_lease {
+                known: row.known,
+                ..abi::zeroed()
+            };
+            if row.known == 0 {
+                maps.bs_leases.delete(&key).unwrap();
+            } else {
+                maps.bs_leases
+                    .update(&key, abi::octets(&unleased), MapFlags::ANY)
+                    .unwrap();
+            }
         }
     }
 

@@ -1,0 +1,83 @@
+//! What of the judge a policy needs: the rest can be left out of what is loaded for it.
+
+use super::{Effect, Outcome, Tables};
+
+/// Parts of the judge. All `false` is a policy that decides nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Uses {
+    /// Some rule holds for some processes only.
+    pub processes: bool,
+    /// Some rule names an address.
+    pub prefixes: bool,
+    /// Some rule names a unix socket.
+    pub sockets: bool,
+    /// Some lookup is denied, enforced or for the record.
+    pub refusals: bool,
+}
+
+impl Uses {
+    /// Whatever a policy may need.
+    pub const ALL: Self = Self {
+        processes: true,
+        prefixes: true,
+        sockets: true,
+        refusals: true,
+    };
+}
+
+impl Tables {
+    /// Which parts of the judge can have a say under this policy.
+    pub fn uses(&self) -> Uses {
+        let denies = |outcome: Outcome| match outcome {
+            Outcome::Is(ruling) => ruling.effect == Effect::Deny,
+            // What it leads to is not followed: a policy that speaks of processes is no small one.
+            Outcome::Choice(_) => true,
+        };
+        Uses {
+            processes: !self.selectors.is_empty(),
+            prefixes: !self.prefixes.is_empty(),
+            sockets: !self.sockets.next.is_empty(),
+            refusals: self.classes.iter().any(|class| denies(class.lookup)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::{Policy, alone};
+    use crate::tables::{Facts, compile};
+
+    fn uses(rules: &str) -> Uses {
+        let text = format!("apiVersion: blackstart.dev/v1\nkind: Policy\n{rules}");
+        let policy = alone(&text, "p.yaml").unwrap().policy;
+        compile(&policy, &Facts { search: Vec::new() })
+            .unwrap()
+            .uses()
+    }
+
+    #[test]
+    fn a_policy_uses_what_its_rules_speak_of() {
+        let none = Uses {
+            processes: false,
+            prefixes: false,
+            sockets: false,
+            refusals: false,
+        };
+        let nothing = compile(&Policy::default(), &Facts { search: Vec::new() }).unwrap();
+        assert_eq!(nothing.uses(), none);
+        assert_eq!(uses("rules:\n  - allow: a.example\n"), none);
+        let refusing = Uses {
+            refusals: true,
+            ..none
+        };
+        assert_eq!(uses("default: deny\n"), refusing);
+        assert_eq!(uses("rules:\n  - deny: a.example\n"), refusing);
+        let prefixes = uses("rules:\n  - allow: 10.0.0.0/8\n");
+        assert!(prefixes.prefixes && !prefixes.sockets && !prefixes.processes);
+        let sockets = uses("rules:\n  - deny: unix:/run/docker.sock\n");
+        assert!(sockets.sockets && !sockets.prefixes && !sockets.refusals);
+        let processes = uses("rules:\n  - { allow: a.example, process: curl }\n");
+        assert!(processes.processes);
+    }
+}
