@@ -493,6 +493,9 @@ mod tests {
             accept_gaps: Vec::new(),
             concurrent: false,
             break_glass: None,
+            drill: None,
+            lock: None,
+            redaction: Default::default(),
             origin: crate::Origin::default(),
             state_dir: "/nowhere".into(),
         };
