@@ -55,6 +55,26 @@ fn text(browser: &Browser, expression: &str) -> String {
         .to_owned()
 }
 
+/// However a table is laid out, to whoever hears it it is one.
+fn is_a_table(browser: &Browser, id: &str) {
+    let rows = number(
+        browser,
+        &format!("document.querySelectorAll('#{id} tr').length"),
+    );
+    let columns = number(
+        browser,
+        &format!("document.querySelectorAll('#{id} thead th').length"),
+    );
+    let roles = browser.roles(&format!("#{id}"));
+    let of = |role: &str| roles.iter().filter(|it| *it == role).count() as u64;
+    let wanted = (rows, columns, rows - 1, (rows - 1) * (columns - 1));
+    assert_eq!(
+        (of("row"), of("columnheader"), of("rowheader"), of("cell")),
+        wanted,
+        "{roles:?}"
+    );
+}
+
 /// Nothing sticks out of the window sideways, and nothing of the drawing lies on something else.
 fn is_laid_out(browser: &Browser) {
     assert_eq!(
@@ -142,6 +162,8 @@ fn a_report_is_a_page() {
         "{words}"
     );
 
+    is_a_table(&browser, "t-destinations");
+    is_a_table(&browser, "t-processes");
     filters_and_sorts(&browser);
     zooms(&browser);
     browser.screenshot("report-light");
@@ -169,7 +191,7 @@ fn a_report_is_a_page() {
     assert!(
         number(
             &browser,
-            "document.querySelector('#t-destinations tbody').rows.length"
+            "document.querySelectorAll('#t-destinations tbody tr').length"
         ) > 3
     );
     browser.screenshot("report-without-script");
@@ -185,7 +207,7 @@ fn without_script(world: &World, page: &Path) -> PathBuf {
 
 /// From the keyboard, as far as a reader would use it.
 fn filters_and_sorts(browser: &Browser) {
-    let shown = "[...document.querySelector('#t-destinations tbody').rows].filter(r => r.offsetParent).length";
+    let shown = "[...document.querySelectorAll('#t-destinations tbody tr')].filter(r => r.offsetParent).length";
     let all = number(browser, shown);
     browser.evaluate("document.querySelector('#destinations input').focus()");
     browser.type_text("GitHub.com");
@@ -222,7 +244,7 @@ fn filters_and_sorts(browser: &Browser) {
         "const head = [...document.querySelectorAll('#t-destinations thead th')].find(h => h.textContent === 'Attempts');
          head.querySelector('button').click();
          const at = head.cellIndex;
-         const values = [...document.querySelector('#t-destinations tbody').rows].map(r => Number(r.cells[at].dataset.v));
+         const values = [...document.querySelectorAll('#t-destinations tbody tr')].map(r => Number(r.cells[at].dataset.v));
          return [head.getAttribute('aria-sort'), values.every((v, i) => i === 0 || values[i - 1] >= v), values.length];",
     );
     assert_eq!(sorted, json!(["descending", true, all]));
@@ -276,7 +298,7 @@ fn the_graph_is_a_page() {
         4
     );
     let rows =
-        "[...document.querySelector('#t-services tbody').rows].filter(r => r.offsetParent).length";
+        "[...document.querySelectorAll('#t-services tbody tr')].filter(r => r.offsetParent).length";
     let all = number(&browser, rows);
     browser.evaluate("document.querySelector('#services input').focus()");
     browser.type_text("team-git");

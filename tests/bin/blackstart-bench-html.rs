@@ -26,9 +26,10 @@ const WATCH: &str =
 
 /// What somebody types, letter by letter; the time until the frame after each letter was shown.
 const FILTER: &str = "
+    document.querySelector(`#${section}`).scrollIntoView();
     const input = document.querySelector(`#${section} input`);
-    const body = document.querySelector(`#t-${section} tbody`);
-    const all = body.rows.length;
+    const rows = [...document.querySelectorAll(`#t-${section} tbody tr`)];
+    const all = rows.length;
     const frame = () => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)));
     const times = [];
     let fewest = all;
@@ -39,9 +40,9 @@ const FILTER: &str = "
         input.dispatchEvent(new Event('input'));
         await frame();
         times.push(performance.now() - begin);
-        fewest = Math.min(fewest, [...body.rows].filter(row => !row.hidden).length);
+        fewest = Math.min(fewest, rows.filter(row => !row.hidden).length);
     }
-    const back = [...body.rows].filter(row => !row.hidden).length;
+    const back = rows.filter(row => !row.hidden).length;
     return { times, all, fewest, back };";
 
 fn main() -> ExitCode {
@@ -70,11 +71,9 @@ fn main() -> ExitCode {
             let measured = browser.evaluate(&body);
             let count = |key: &str| measured[key].as_u64().expect("a count of rows");
             assert!(count("all") >= rows as u64, "{measured}");
-            assert_eq!(
-                (count("fewest"), count("back")),
-                (1, count("all")),
-                "{measured}"
-            );
+            // The same digits may stand in a process id or a time.
+            assert!((1..50).contains(&count("fewest")), "{measured}");
+            assert_eq!(count("back"), count("all"), "{measured}");
             let times = measured["times"].as_array().expect("a list of times");
             filters.extend(times.iter().map(number));
         }

@@ -157,6 +157,38 @@ impl Browser {
         answer["result"]["value"].clone()
     }
 
+    /// What whoever hears the page instead of seeing it is told that an element and all in it are.
+    pub fn roles(&self, selector: &str) -> Vec<String> {
+        let found = self.command(
+            "Runtime.evaluate",
+            json!({ "expression": format!("document.querySelector({selector:?})") }),
+        );
+        let of = json!({ "objectId": found["result"]["objectId"] });
+        let described = self.command("DOM.describeNode", of);
+        let whole = self.command("Accessibility.getFullAXTree", json!({}));
+        let nodes = whole["nodes"].as_array().expect("a list of nodes");
+        let find = |id: &Value| nodes.iter().find(|node| node["nodeId"] == *id);
+        let first = nodes
+            .iter()
+            .find(|node| node["backendDOMNodeId"] == described["node"]["backendNodeId"])
+            .unwrap_or_else(|| panic!("{selector} is heard"));
+        let mut next = vec![first];
+        let mut roles = Vec::new();
+        while let Some(node) = next.pop() {
+            if node["ignored"] == false {
+                roles.push(
+                    node["role"]["value"]
+                        .as_str()
+                        .unwrap_or_default()
+                        .to_owned(),
+                );
+            }
+            let children = node["childIds"].as_array().into_iter().flatten();
+            next.extend(children.filter_map(find));
+        }
+        roles
+    }
+
     /// Types into what has the focus.
     pub fn type_text(&self, text: &str) {
         self.command("Input.insertText", json!({ "text": text }));

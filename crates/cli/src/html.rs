@@ -59,7 +59,7 @@ impl<W: fmt::Write> fmt::Write for Through<'_, W> {
 /// What every page has around its own contents.
 #[derive(Debug)]
 struct Shell {
-    style: &'static str,
+    style: String,
     script: &'static str,
     style_hash: String,
     script_hash: String,
@@ -68,10 +68,11 @@ struct Shell {
 
 impl Shell {
     fn new() -> Self {
+        let style = format!("{STYLE}{}", clock::bars());
         Self {
-            style: STYLE,
+            style_hash: hash(&style),
+            style,
             script: SCRIPT,
-            style_hash: hash(STYLE),
             script_hash: hash(SCRIPT),
             version: env!("CARGO_PKG_VERSION"),
         }

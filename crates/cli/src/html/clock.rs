@@ -10,23 +10,19 @@ pub(super) struct Clock {
     end: i64,
 }
 
-/// A part of the run, in thousandths of it.
+/// A part of the run, in hundredths of it: as many classes as the style has (`bars`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Span {
-    pub(super) from: u32,
+    pub(super) left: u32,
     pub(super) width: u32,
 }
 
-impl Span {
-    /// In percent.
-    pub(super) fn left(self) -> f64 {
-        f64::from(self.from) / 10.0
-    }
-
-    /// In percent.
-    pub(super) fn across(self) -> f64 {
-        f64::from(self.width) / 10.0
-    }
+/// The classes that bars are placed by: a policy that knows the style by its hash lets no element have a style of
+/// its own, and a drawing for each row would make a large page slow.
+pub(super) fn bars() -> String {
+    let left = (0..100).map(|at| format!(".l{at}{{margin-left:{at}%}}"));
+    let width = (1..=100).map(|at| format!(".w{at}{{width:{at}%}}"));
+    left.chain(width).collect()
 }
 
 /// A place on the axis.
@@ -47,9 +43,6 @@ impl Tick {
         self.at > 900
     }
 }
-
-/// What is too short for its length to be seen is shown all the same.
-const LEAST: u32 = 4;
 
 /// Steps that a person counts in, in microseconds.
 const STEPS: [i64; 24] = [
@@ -110,13 +103,17 @@ impl Clock {
         u32::try_from(part.clamp(0, 1000)).unwrap_or(1000)
     }
 
-    /// From one time to another, or to the end.
+    /// From one time to another, or to the end. What is too short for its length to be seen is shown all the
+    /// same.
     pub(super) fn span(self, from: &str, to: Option<&str>) -> Span {
-        let from = self.thousandths(self.after(from)).min(1000 - LEAST);
+        let from = self.thousandths(self.after(from)).min(990);
         let to = to.map_or(1000, |to| self.thousandths(self.after(to)));
+        let left = from / 10;
         Span {
-            from,
-            width: to.saturating_sub(from).max(LEAST),
+            left,
+            width: (to.saturating_sub(from) + 5)
+                .div_euclid(10)
+                .clamp(1, 100 - left),
         }
     }
 
@@ -194,14 +191,14 @@ mod tests {
         let at = |text: &str| format!("1970-01-01T00:00:{text}Z");
         let span = |from: &str, to: &str| {
             let span = clock.span(&at(from), Some(&at(to)));
-            (span.from, span.width)
+            (span.left, span.width)
         };
-        assert_eq!(span("02.500000", "05.000000"), (250, 250));
-        assert_eq!(span("10.000000", "12.000000"), (996, 4));
-        assert_eq!(clock.span("1969-12-31T23:59:59Z", None).from, 0);
+        assert_eq!(span("02.500000", "05.000000"), (25, 25));
+        assert_eq!(span("10.000000", "12.000000"), (99, 1));
+        assert_eq!(clock.span("1969-12-31T23:59:59Z", None).left, 0);
         assert_eq!(
             clock.span("no time", Some("none")),
-            Span { from: 0, width: 4 }
+            Span { left: 0, width: 1 }
         );
     }
 

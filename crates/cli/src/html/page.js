@@ -1,13 +1,24 @@
 // Filters, sorts, zooms and copies. Without it the page is whole all the same: what it needs is shown by it.
 "use strict";
 
+// A long table has its rows in several bodies, of which only those in sight are laid out.
+const rowsOf = (table) => [...table.tBodies].flatMap((body) => [...body.rows]);
+
+// What a body that was not laid out yet will be high, by the rows of it that are shown.
+const measure = (body) => {
+  const shown = [...body.rows].filter((row) => !row.hidden).length;
+  body.hidden = shown === 0;
+  body.style.containIntrinsicSize = `none calc(${shown} * var(--height))`;
+};
+
 // A filter of a table's rows: words that all must be there, and the class of a row.
 for (const filter of document.querySelectorAll(".filter")) {
-  const body = document.getElementById(filter.dataset.table).tBodies[0];
+  const table = document.getElementById(filter.dataset.table);
   const input = filter.querySelector("input");
   const select = filter.querySelector("select");
   const count = filter.querySelector("output");
-  const rows = [...body.rows];
+  // The sorter moves rows, and a row keeps its place here.
+  const rows = rowsOf(table);
   // The texts are read once, and not before somebody types.
   let texts = null;
   const apply = () => {
@@ -21,6 +32,7 @@ for (const filter of document.querySelectorAll(".filter")) {
       if (row.hidden === fits) row.hidden = !fits;
       if (fits) shown += 1;
     });
+    for (const body of table.tBodies) measure(body);
     count.textContent = `${shown} of ${rows.length} ${filter.dataset.word}`;
   };
   input.addEventListener("input", apply);
@@ -37,30 +49,34 @@ for (const filter of document.querySelectorAll(".filter")) {
 
 // Sorting by a column: numbers by data-v, the rest as text.
 for (const table of document.querySelectorAll("table.sortable")) {
-  const body = table.tBodies[0];
   [...table.tHead.rows[0].cells].forEach((head, column) => {
     const button = document.createElement("button");
     button.type = "button";
     button.textContent = head.textContent;
     head.replaceChildren(button);
     button.addEventListener("click", () => {
-      const numbers = body.rows.length > 0 && body.rows[0].cells[column].dataset.v !== undefined;
+      const rows = rowsOf(table);
+      const numbers = rows.length > 0 && rows[0].cells[column].dataset.v !== undefined;
       // Of numbers one looks for the largest.
       const first = numbers && head.classList.contains("n") ? "descending" : "ascending";
       const other = first === "ascending" ? "descending" : "ascending";
       const order = head.getAttribute("aria-sort") === first ? other : first;
       for (const cell of table.tHead.rows[0].cells) cell.removeAttribute("aria-sort");
       head.setAttribute("aria-sort", order);
-      const keyed = [...body.rows].map((row) => {
+      const keyed = rows.map((row) => {
         const cell = row.cells[column];
         return [numbers ? Number(cell.dataset.v) : cell.textContent, row];
       });
       const collator = new Intl.Collator("en", { numeric: true });
       const compare = numbers ? (a, b) => a[0] - b[0] : (a, b) => collator.compare(a[0], b[0]);
       keyed.sort(order === "ascending" ? compare : (a, b) => compare(b, a));
-      const sorted = document.createDocumentFragment();
-      for (const [, row] of keyed) sorted.append(row);
-      body.append(sorted);
+      const sizes = [...table.tBodies].map((body) => body.rows.length);
+      let next = 0;
+      [...table.tBodies].forEach((body, at) => {
+        body.replaceChildren(...keyed.slice(next, next + sizes[at]).map(([, row]) => row));
+        next += sizes[at];
+        measure(body);
+      });
     });
   });
 }
