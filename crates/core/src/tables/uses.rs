@@ -1,6 +1,6 @@
 //! What of the judge a policy needs: the rest can be left out of what is loaded for it.
 
-use super::{Effect, Outcome, Tables};
+use super::{ClassId, Effect, Outcome, Tables};
 
 /// Parts of the judge. All `false` is a policy that decides nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,11 +33,16 @@ impl Tables {
             // What it leads to is not followed: a policy that speaks of processes is no small one.
             Outcome::Choice(_) => true,
         };
+        let class = |id: ClassId| &self.classes[id as usize];
+        let mut met = self
+            .states
+            .iter()
+            .flat_map(|state| [state.end, state.below]);
         Uses {
             processes: !self.selectors.is_empty(),
             prefixes: !self.prefixes.is_empty(),
             sockets: !self.sockets.next.is_empty(),
-            refusals: self.classes.iter().any(|class| denies(class.lookup)),
+            refusals: met.any(|id| denies(class(id).lookup)),
         }
     }
 }
