@@ -35,19 +35,33 @@ struct Node<'r> {
 /// Rules of nodes, in the order of the nodes: nearly every node has one or none, and a list for each would take
 /// more than all else.
 #[derive(Default)]
-struct OfNodes<'r>(Vec<(NodeId, Numbered<'r>)>);
+struct OfNodes<'r> {
+    rules: Vec<(NodeId, Numbered<'r>)>,
+    /// Where those of each node begin, once sorted; nodes that came later have none.
+    first: Vec<u32>,
+}
 
 impl<'r> OfNodes<'r> {
-    fn sort(&mut self) {
-        self.0.sort_unstable_by_key(|(node, rule)| (*node, rule.id));
+    fn sort(&mut self, nodes: usize) {
+        self.rules
+            .sort_unstable_by_key(|(node, rule)| (*node, rule.id));
+        let mut at = 0;
+        for node in 0..=nodes as NodeId {
+            while self.rules.get(at).is_some_and(|(of, _)| *of < node) {
+                at += 1;
+            }
+            self.first.push(at as u32);
+        }
     }
 
     fn of(&self, node: NodeId) -> impl Iterator<Item = Numbered<'r>> {
-        let first = self.0.partition_point(|(at, _)| *at < node);
-        let from_here = self.0[first..].iter();
-        from_here
-            .take_while(move |(at, _)| *at == node)
-            .map(|(_, rule)| *rule)
+        let at = |node: usize| {
+            self.first
+                .get(node)
+                .map_or(self.rules.len(), |&at| at as usize)
+        };
+        let range = at(node as usize)..at(node as usize + 1);
+        self.rules[range].iter().map(|(_, rule)| *rule)
     }
 }
 
@@ -78,14 +92,15 @@ impl<'r> Trie<'r> {
             let node = trie.node(pattern);
             let reach = pattern.reach();
             if reach != Reach::Below {
-                trie.end.0.push((node, numbered));
+                trie.end.rules.push((node, numbered));
             }
             if reach != Reach::Exact {
-                trie.below.0.push((node, numbered));
+                trie.below.rules.push((node, numbered));
             }
         }
-        trie.end.sort();
-        trie.below.sort();
+        let nodes = trie.nodes.len();
+        trie.end.sort(nodes);
+        trie.below.sort(nodes);
         trie
     }
 
@@ -207,26 +222,35 @@ impl<'r> Determiniser<'_, 'r> {
             self.work += 1 + node.children.len();
             targets.extend(node.children.iter().map(|(label, &child)| (*label, child)));
         }
-        targets.sort_unstable();
+        if place.nodes.len() > 1 {
+            targets.sort_unstable();
+        }
         let targets = targets.chunk_by(|(a, _), (b, _)| a == b);
         self.work += targets.clone().count() * stars.len();
         if self.work > MAX_WORK {
             return Err(CompileError::TooManyStates);
         }
+        let place_at = |nodes: Box<[NodeId]>| Place {
+            nodes,
+            inherited: below,
+            search: search_below,
+        };
         let place_of = |mut nodes: Vec<NodeId>| {
             nodes.sort_unstable();
             nodes.dedup();
-            Place {
-                nodes: nodes.into(),
-                inherited: below,
-                search: search_below,
-            }
+            place_at(nodes.into())
         };
         let mut edges: Vec<(Box<[u8]>, StateId)> = Vec::new();
         for same in targets {
-            let children = same.iter().map(|&(_, child)| child);
-            let next = self.state(place_of(children.chain(stars.iter().copied()).collect()))?;
-            edges.push((same[0].0.into(), next));
+            let place = match same {
+                // Nearly always one path leads on.
+                &[(_, only)] if stars.is_empty() => place_at([only].into()),
+                several => {
+                    let children = several.iter().map(|&(_, child)| child);
+                    place_of(children.chain(stars.iter().copied()).collect())
+                }
+            };
+            edges.push((same[0].0.into(), self.state(place)?));
         }
         // From a sorted list it is filled without gaps.
         self.states[id].edges = edges.into_iter().collect();
