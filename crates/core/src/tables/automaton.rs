@@ -24,9 +24,25 @@ const MAX_WORK: usize = 1 << 23;
 
 type NodeId = u32;
 
+/// A label, compared by its first octets before the rest of it is fetched from wherever its pattern lies.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Label<'r> {
+    first: [u8; 8],
+    octets: &'r [u8],
+}
+
+impl<'r> Label<'r> {
+    fn new(octets: &'r [u8]) -> Self {
+        let mut first = [0; 8];
+        let held = octets.len().min(first.len());
+        first[..held].copy_from_slice(&octets[..held]);
+        Self { first, octets }
+    }
+}
+
 #[derive(Default)]
 struct Node<'r> {
-    children: BTreeMap<&'r [u8], NodeId>,
+    children: BTreeMap<Label<'r>, NodeId>,
     star: Option<NodeId>,
     /// Every name below is one of the search list's.
     search: bool,
@@ -111,7 +127,7 @@ impl<'r> Trie<'r> {
             let fresh = self.nodes.len() as NodeId;
             let from = &mut self.nodes[at as usize];
             let next = match label {
-                Some(label) => *from.children.entry(label).or_insert(fresh),
+                Some(label) => *from.children.entry(Label::new(label)).or_insert(fresh),
                 None => *from.star.get_or_insert(fresh),
             };
             if next == fresh {
@@ -217,7 +233,7 @@ impl<'r> Determiniser<'_, 'r> {
         self.states[id].below = self.classes.of_name(below, search_below);
 
         let stars: Vec<NodeId> = nodes().filter_map(|n| n.star).collect();
-        let mut targets: Vec<(&[u8], NodeId)> = Vec::new();
+        let mut targets: Vec<(Label<'_>, NodeId)> = Vec::new();
         for node in nodes() {
             self.work += 1 + node.children.len();
             targets.extend(node.children.iter().map(|(label, &child)| (*label, child)));
@@ -250,7 +266,7 @@ impl<'r> Determiniser<'_, 'r> {
                     place_of(children.chain(stars.iter().copied()).collect())
                 }
             };
-            edges.push((same[0].0.into(), self.state(place)?));
+            edges.push((same[0].0.octets.into(), self.state(place)?));
         }
         // From a sorted list it is filled without gaps.
         self.states[id].edges = edges.into_iter().collect();
