@@ -241,7 +241,7 @@ fn the_policy_of_a_run_that_waits_for_its_leftovers_is_changed() {
 fn a_run_that_lost_its_supervisor_keeps_its_policy_and_says_so() {
     let (world, _) = world("reload-orphan");
     let go = world.dir().join("go");
-    let out = world.dir().join("out");
+    let out = world.dir().join("looked");
     let script = format!(
         "echo ready; until [ -e {go} ]; do sleep 0.05; done; {curl}; echo $? >{out}.new; mv {out}.new {out}",
         curl = CURL.join(" "),

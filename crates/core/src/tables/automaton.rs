@@ -24,9 +24,25 @@ const MAX_WORK: usize = 1 << 23;
 
 type NodeId = u32;
 
+/// A label, compared by its first octets before the rest of it is fetched from wherever its pattern lies.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Label<'r> {
+    first: [u8; 8],
+    octets: &'r [u8],
+}
+
+impl<'r> Label<'r> {
+    fn new(octets: &'r [u8]) -> Self {
+        let mut first = [0; 8];
+        let held = octets.len().min(first.len());
+        first[..held].copy_from_slice(&octets[..held]);
+        Self { first, octets }
+    }
+}
+
 #[derive(Default)]
 struct Node<'r> {
-    children: BTreeMap<&'r [u8], NodeId>,
+    children: BTreeMap<Label<'r>, NodeId>,
     star: Option<NodeId>,
     /// Every name below is one of the search list's.
     search: bool,
@@ -35,19 +51,33 @@ struct Node<'r> {
 /// Rules of nodes, in the order of the nodes: nearly every node has one or none, and a list for each would take
 /// more than all else.
 #[derive(Default)]
-struct OfNodes<'r>(Vec<(NodeId, Numbered<'r>)>);
+struct OfNodes<'r> {
+    rules: Vec<(NodeId, Numbered<'r>)>,
+    /// Where those of each node begin, once sorted; nodes that came later have none.
+    first: Vec<u32>,
+}
 
 impl<'r> OfNodes<'r> {
-    fn sort(&mut self) {
-        self.0.sort_unstable_by_key(|(node, rule)| (*node, rule.id));
+    fn sort(&mut self, nodes: usize) {
+        self.rules
+            .sort_unstable_by_key(|(node, rule)| (*node, rule.id));
+        let mut at = 0;
+        for node in 0..=nodes as NodeId {
+            while self.rules.get(at).is_some_and(|(of, _)| *of < node) {
+                at += 1;
+            }
+            self.first.push(at as u32);
+        }
     }
 
     fn of(&self, node: NodeId) -> impl Iterator<Item = Numbered<'r>> {
-        let first = self.0.partition_point(|(at, _)| *at < node);
-        let from_here = self.0[first..].iter();
-        from_here
-            .take_while(move |(at, _)| *at == node)
-            .map(|(_, rule)| *rule)
+        let at = |node: usize| {
+            self.first
+                .get(node)
+                .map_or(self.rules.len(), |&at| at as usize)
+        };
+        let range = at(node as usize)..at(node as usize + 1);
+        self.rules[range].iter().map(|(_, rule)| *rule)
     }
 }
 
@@ -78,14 +108,15 @@ impl<'r> Trie<'r> {
             let node = trie.node(pattern);
             let reach = pattern.reach();
             if reach != Reach::Below {
-                trie.end.0.push((node, numbered));
+                trie.end.rules.push((node, numbered));
             }
             if reach != Reach::Exact {
-                trie.below.0.push((node, numbered));
+                trie.below.rules.push((node, numbered));
             }
         }
-        trie.end.sort();
-        trie.below.sort();
+        let nodes = trie.nodes.len();
+        trie.end.sort(nodes);
+        trie.below.sort(nodes);
         trie
     }
 
@@ -96,7 +127,7 @@ impl<'r> Trie<'r> {
             let fresh = self.nodes.len() as NodeId;
             let from = &mut self.nodes[at as usize];
             let next = match label {
-                Some(label) => *from.children.entry(label).or_insert(fresh),
+                Some(label) => *from.children.entry(Label::new(label)).or_insert(fresh),
                 None => *from.star.get_or_insert(fresh),
             };
             if next == fresh {
@@ -202,31 +233,40 @@ impl<'r> Determiniser<'_, 'r> {
         self.states[id].below = self.classes.of_name(below, search_below);
 
         let stars: Vec<NodeId> = nodes().filter_map(|n| n.star).collect();
-        let mut targets: Vec<(&[u8], NodeId)> = Vec::new();
+        let mut targets: Vec<(Label<'_>, NodeId)> = Vec::new();
         for node in nodes() {
             self.work += 1 + node.children.len();
             targets.extend(node.children.iter().map(|(label, &child)| (*label, child)));
         }
-        targets.sort_unstable();
+        if place.nodes.len() > 1 {
+            targets.sort_unstable();
+        }
         let targets = targets.chunk_by(|(a, _), (b, _)| a == b);
         self.work += targets.clone().count() * stars.len();
         if self.work > MAX_WORK {
             return Err(CompileError::TooManyStates);
         }
+        let place_at = |nodes: Box<[NodeId]>| Place {
+            nodes,
+            inherited: below,
+            search: search_below,
+        };
         let place_of = |mut nodes: Vec<NodeId>| {
             nodes.sort_unstable();
             nodes.dedup();
-            Place {
-                nodes: nodes.into(),
-                inherited: below,
-                search: search_below,
-            }
+            place_at(nodes.into())
         };
         let mut edges: Vec<(Box<[u8]>, StateId)> = Vec::new();
         for same in targets {
-            let children = same.iter().map(|&(_, child)| child);
-            let next = self.state(place_of(children.chain(stars.iter().copied()).collect()))?;
-            edges.push((same[0].0.into(), next));
+            let place = match same {
+                // Nearly always one path leads on.
+                &[(_, only)] if stars.is_empty() => place_at([only].into()),
+                several => {
+                    let children = several.iter().map(|&(_, child)| child);
+                    place_of(children.chain(stars.iter().copied()).collect())
+                }
+            };
+            edges.push((same[0].0.octets.into(), self.state(place)?));
         }
         // From a sorted list it is filled without gaps.
         self.states[id].edges = edges.into_iter().collect();

@@ -87,7 +87,7 @@ pub fn compile(policy: &Policy, facts: &Facts) -> Result<Tables, CompileError> {
         .filter(|numbered| numbered.rule.target == Target::Any)
         .copied()
         .collect();
-    let mut classes = Classes::new(default, &any);
+    let mut classes = Classes::new(default, &any, rules.len());
 
     let searches: Vec<Pattern> = if default.deny {
         facts.search.iter().filter_map(Pattern::below).collect()

@@ -17,13 +17,20 @@ pub(super) struct Kept<T> {
     hasher: DefaultHashBuilder,
 }
 
-impl<T> Default for Kept<T> {
-    fn default() -> Self {
+impl<T> Kept<T> {
+    /// With room for so many: growing hashes everything anew.
+    pub(super) fn with_capacity(values: usize) -> Self {
         Self {
-            values: Vec::new(),
-            ids: HashTable::new(),
+            values: Vec::with_capacity(values),
+            ids: HashTable::with_capacity(values),
             hasher: DefaultHashBuilder::default(),
         }
+    }
+}
+
+impl<T> Default for Kept<T> {
+    fn default() -> Self {
+        Self::with_capacity(0)
     }
 }
 

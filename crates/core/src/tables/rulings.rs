@@ -321,15 +321,16 @@ pub(super) struct Classes {
 }
 
 impl Classes {
-    pub(super) fn new(default: Default, any: &[Numbered<'_>]) -> Self {
+    /// `rules` is how many there are: nearly every one makes a profile and a class of its own.
+    pub(super) fn new(default: Default, any: &[Numbered<'_>], rules: usize) -> Self {
         let mut choices = Choices::default();
         let any = overlay(&mut choices, &NOTHING, any);
         let mut classes = Self {
             default,
             any,
             choices,
-            profiles: Kept::default(),
-            classes: Kept::default(),
+            profiles: Kept::with_capacity(rules + 1),
+            classes: Kept::with_capacity(rules + 1),
             of_names: [Vec::new(), Vec::new()],
             stretches: 0,
         };
