@@ -68,7 +68,7 @@ fn nothing_runs_when_anything_is_wrong() {
         "--policy",
         "wrong.yaml",
         "--report",
-        "out.html",
+        "out.txt",
         "--",
         "touch",
         "ran",
@@ -80,7 +80,7 @@ fn nothing_runs_when_anything_is_wrong() {
         "wrong.yaml:3:7",
         "wrong.yaml:4:1",
         "`rules`",
-        "only .json is known for now",
+        "neither .json nor .html",
     ] {
         assert!(told.contains(part), "no {part} in: {told}");
     }
