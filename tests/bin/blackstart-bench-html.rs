@@ -56,6 +56,7 @@ fn main() -> ExitCode {
     browser.watch(WATCH);
 
     let mut openings = Vec::new();
+    let mut busy = Vec::new();
     let mut filters = Vec::new();
     for _ in 0..OPENINGS {
         browser.open(&page, Scheme::Light, 1280, 900);
@@ -63,6 +64,7 @@ fn main() -> ExitCode {
             "while (window.opened === undefined) await new Promise(done => setTimeout(done, 5));
              return window.opened",
         )));
+        busy.push(browser.main_thread());
         for (section, text, rows) in [
             ("destinations", "n1234.", DESTINATIONS),
             ("processes", "true 4321", PROCESSES),
@@ -94,6 +96,10 @@ fn main() -> ExitCode {
         );
     }
     println!(
+        "of opening, the page's main thread had a processor for {:.0} ms (median)",
+        median(&busy)
+    );
+    println!(
         "{DESTINATIONS} destinations, {PROCESSES} processes, a page of {:.1} MB",
         size as f64 / 1e6
     );
@@ -108,6 +114,7 @@ fn main() -> ExitCode {
         "processes": PROCESSES,
         "limit_ms": LIMIT,
         "opens_ms": openings,
+        "opens_main_thread_ms": busy,
         "filters_ms": filters,
     });
     let date: String = machine::now().chars().take(10).collect();

@@ -110,6 +110,8 @@ impl Browser {
             json!({ "features": [{ "name": "prefers-color-scheme", "value": scheme }] }),
         );
         self.resize(width, height);
+        self.command("Performance.disable", json!({}));
+        self.command("Performance.enable", json!({ "timeDomain": "threadTicks" }));
         let _of_the_page_before = (self.log("browser"), self.log("performance"));
         let url = format!("file://{}", file.display());
         self.runtime
@@ -123,6 +125,20 @@ impl Browser {
             "Page.addScriptToEvaluateOnNewDocument",
             json!({ "source": script }),
         );
+    }
+
+    /// Milliseconds for which the page's main thread was given a processor since the page was opened, however long
+    /// it had to wait for it.
+    pub fn main_thread(&self) -> f64 {
+        let told = self.command("Performance.getMetrics", json!({}));
+        let metrics = told["metrics"].as_array().expect("a list of metrics");
+        let tasks = metrics
+            .iter()
+            .find(|metric| metric["name"] == "TaskDuration");
+        tasks
+            .and_then(|metric| metric["value"].as_f64())
+            .expect("the time of its tasks")
+            * 1e3
     }
 
     /// Which browser it is.

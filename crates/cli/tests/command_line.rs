@@ -80,7 +80,7 @@ fn nothing_runs_when_anything_is_wrong() {
         "wrong.yaml:3:7",
         "wrong.yaml:4:1",
         "`rules`",
-        "it is neither .json nor .html",
+        "neither .json nor .html",
     ] {
         assert!(told.contains(part), "no {part} in: {told}");
     }
