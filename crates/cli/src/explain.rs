@@ -256,10 +256,7 @@ pub(crate) fn lines(rule: &Detail) -> Vec<String> {
         line("until", expires);
     }
     if rule.rank == Rank::Final {
-        line(
-            "final",
-            "no waiver and no other rule goes before this guardrail",
-        );
+        line("final", "no waiver and no other rule goes before it");
     }
     lines
 }
