@@ -62,6 +62,7 @@ fn report(subjects: u64, flows: u32) -> Report {
             limits: RunLimits::default(),
             reloads: Vec::new(),
             break_glass: None,
+            drill: None,
             usage: Usage::default(),
             kernel: Kernel {
                 release: "6.12".to_owned(),
