@@ -19,7 +19,7 @@ fn report(subjects: u64, flows: u32) -> Report {
     let subject = |id: u64| Subject {
         id,
         pid: u32::try_from(id).unwrap() + 1000,
-        parent: (id > 1).then(|| id / 2),
+        parent: (id > 1).then_some(id / 2),
         exe: "/usr/bin/curl".to_owned(),
         argv: vec!["curl".to_owned(), format!("https://n{id}.example/")],
         argv_truncated: false,
