@@ -87,6 +87,14 @@ fn is_laid_out(browser: &Browser) {
          return boxes.flatMap((a, i) => boxes.slice(i + 1).filter(b => !apart(a, b))).length;",
     );
     assert_eq!(overlaps, 0);
+    let crowded = browser.evaluate(
+        "return [...document.querySelectorAll('.axis')].filter(axis => {
+             const ends = [...axis.querySelectorAll('text')].map(t => t.getBoundingClientRect());
+             const room = axis.getBoundingClientRect();
+             return ends.some((it, i) => it.right > room.right + 1 || (i > 0 && it.left < ends[i - 1].right + 2));
+         }).length",
+    );
+    assert_eq!(crowded, 0);
     // Letters are as wide as was thought when the boxes were made.
     let wide = browser.evaluate(
         "return [...document.querySelectorAll('.tile')].filter(t =>

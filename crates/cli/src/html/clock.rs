@@ -37,11 +37,6 @@ impl Tick {
     pub(super) fn left(&self) -> f64 {
         f64::from(self.at) / 10.0
     }
-
-    /// Is there no room for its text to the right of it?
-    pub(super) fn is_last(&self) -> bool {
-        self.at > 900
-    }
 }
 
 /// Steps that a person counts in, in microseconds.
@@ -121,7 +116,7 @@ impl Clock {
     pub(super) fn ticks(self) -> Vec<Tick> {
         let step = STEPS
             .into_iter()
-            .find(|step| self.length() / step < 6)
+            .find(|step| self.length() / step < 5)
             .unwrap_or(self.length() / 5);
         (0..7)
             .map(|number| number * step)
@@ -130,6 +125,8 @@ impl Clock {
                 at: self.thousandths(after),
                 text: length_text(after),
             })
+            // To the right of it there is room for its text.
+            .filter(|tick| tick.at <= 880)
             .collect()
     }
 }
