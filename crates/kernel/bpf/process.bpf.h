@@ -7,6 +7,11 @@
 
 enum { BS_CGROUP_DEPTH = 24 };
 
+/*
+ * Fields of the kernel's structures are read by BPF_CORE_READ also where a plain load would do: for each plain one, the
+ * verifier looks through all of the kernel's types by name for what it may trust, which takes it about a millisecond.
+ */
+
 static __always_inline __u64 bs_cgroup_ancestor(struct cgroup *cgroup, __u32 level)
 {
 	struct cgroup *ancestor = 0;
@@ -83,7 +88,7 @@ static __always_inline void bs_left(__u32 tgid, __u64 subject, __u64 cgroup)
 SEC("tp_btf/sched_process_fork")
 int BPF_PROG(bs_fork, struct task_struct *parent, struct task_struct *child)
 {
-	__u32 tgid = child->tgid, parent_tgid = parent->tgid;
+	__u32 tgid = BPF_CORE_READ(child, tgid), parent_tgid = BPF_CORE_READ(parent, tgid);
 	struct bs_process *p;
 	__u64 from = 0, id;
 	int inside;
@@ -118,10 +123,11 @@ static __noinline void bs_select(struct bs_subject *row, const char *path, __u32
 SEC("tp_btf/sched_process_exec")
 int BPF_PROG(bs_exec, struct task_struct *task, int old_pid, struct linux_binprm *bprm)
 {
-	__u32 tgid = task->tgid, generation = live.generation;
+	__u32 tgid = BPF_CORE_READ(task, tgid), generation = live.generation;
 	struct bs_process *p = bpf_map_lookup_elem(&bs_processes, &tgid);
 	struct bs_subject *row;
 	struct bs_argv_rest *rest;
+	const char *path;
 	unsigned long start, end;
 	__u64 id, len, n;
 	long got;
@@ -145,11 +151,12 @@ int BPF_PROG(bs_exec, struct task_struct *task, int old_pid, struct linux_binprm
 		return 0;
 	row->forked = 0;
 	row->late = 0;
-	got = bpf_probe_read_kernel_str(row->exe, sizeof(row->exe), bprm->filename);
+	path = BPF_CORE_READ(bprm, filename);
+	got = bpf_probe_read_kernel_str(row->exe, sizeof(row->exe), path);
 	row->exe_len = got > 0 ? got - 1 : 0;
-	bs_select(row, bprm->filename, generation & 1);
+	bs_select(row, path, generation & 1);
 	if (live.coming == generation + 1)
-		bs_select(row, bprm->filename, (generation + 1) & 1);
+		bs_select(row, path, (generation + 1) & 1);
 
 	start = BPF_CORE_READ(task, mm, arg_start);
 	end = BPF_CORE_READ(task, mm, arg_end);
@@ -182,7 +189,7 @@ int BPF_PROG(bs_exec, struct task_struct *task, int old_pid, struct linux_binprm
 SEC("tp_btf/sched_process_exit")
 int BPF_PROG(bs_exit, struct task_struct *task)
 {
-	__u32 tgid = task->tgid;
+	__u32 tgid = BPF_CORE_READ(task, tgid);
 	struct bs_process *p = bpf_map_lookup_elem(&bs_processes, &tgid);
 	struct bs_subject *row;
 
@@ -190,7 +197,7 @@ int BPF_PROG(bs_exit, struct task_struct *task)
 		return 0;
 	row = bpf_map_lookup_elem(&bs_subjects, &p->subject);
 	if (row) {
-		row->wait_status = task->exit_code;
+		row->wait_status = BPF_CORE_READ(task, exit_code);
 		row->ended_ns = bpf_ktime_get_boot_ns();
 	}
 	bpf_map_delete_elem(&bs_processes, &tgid);
@@ -201,7 +208,7 @@ int BPF_PROG(bs_exit, struct task_struct *task)
 SEC("tp_btf/cgroup_attach_task")
 int BPF_PROG(bs_move, struct cgroup *to, const char *path, struct task_struct *task)
 {
-	__u32 tgid = task->tgid;
+	__u32 tgid = BPF_CORE_READ(task, tgid);
 	struct bs_process *p = bpf_map_lookup_elem(&bs_processes, &tgid);
 
 	/* Hierarchy 0 is cgroup2; moves in a v1 hierarchy take nobody out of the run. */

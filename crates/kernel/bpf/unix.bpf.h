@@ -57,10 +57,10 @@ static __always_inline __u32 bs_socket_class(struct bs_delegate_key *key, __u32 
 static __always_inline int bs_reach_unix(struct bpf_sock_addr *ctx)
 {
 	struct bpf_sock_addr_kern *kernel = bpf_cast_to_kern_ctx(ctx);
-	struct sockaddr_un *to = bpf_rdonly_cast(kernel->uaddr, bpf_core_type_id_kernel(struct sockaddr_un));
+	struct sockaddr_un *to = bpf_rdonly_cast(BPF_CORE_READ(kernel, uaddr), bpf_core_type_id_kernel(struct sockaddr_un));
 	struct bs_delegate_key key = {};
 	__u64 *count, one = 1, ruling = 0;
-	__u32 len = kernel->uaddrlen, n, generation = bs_generation();
+	__u32 len = BPF_CORE_READ(kernel, uaddrlen), n, generation = bs_generation();
 	__u8 failure = ECONNREFUSED;
 
 	if (len <= 2)
