@@ -39,9 +39,9 @@ neighbour &
 neighbour=$!
 trap 'kill "$neighbour" 2>/dev/null || true' EXIT
 
-shown "blackstart run --policy policy.yaml --catalog catalog --report enforce.json -- ./deploy.sh"
+shown "blackstart run --policy policy.yaml --catalog catalog --report enforce.json --report enforce.html -- ./deploy.sh"
 status=0
-"$BLACKSTART" run --policy "$here/policy.yaml" --catalog "$here/catalog" --report "$REPORTS/enforce.json" -- "$here/deploy.sh" || status=$?
+"$BLACKSTART" run --policy "$here/policy.yaml" --catalog "$here/catalog" --report "$REPORTS/enforce.json" --report "$REPORTS/enforce.html" -- "$here/deploy.sh" || status=$?
 echo "exit code: $status"
 
 kill "$neighbour"
@@ -76,4 +76,5 @@ echo "exit code: $status"
 bold "The reports"
 echo "$REPORTS/observe.json"
 echo "$REPORTS/enforce.json"
+echo "$REPORTS/enforce.html"
 echo "$REPORTS/drill.json"
