@@ -150,6 +150,19 @@ fn a_lock_that_cannot_be_read_holds_up_nothing_unless_it_was_named() {
         broken.code == 125 && broken.stderr.contains("cannot read the lockfile"),
         "{broken:?}"
     );
+    // Whatever it is, it is not written over: a script that was named by mistake is still there.
+    let update = |path: &Path| {
+        let guard = scene.world.guard().arg("--update-lock");
+        let guard = guard.arg(&format!("--lock={}", path.display()));
+        scene.deploy(&["mirror.internal"], guard).ended
+    };
+    for path in [scene.lock(), scene.directory.join("deploy.sh")] {
+        let ended = update(&path);
+        assert!(
+            ended.code == 125 && ended.stderr.contains("remove it first"),
+            "{ended:?}"
+        );
+    }
     let absent = named(&scene.directory.join("other.lock"));
     assert!(
         absent.code == 125 && absent.stderr.contains("write a first one"),

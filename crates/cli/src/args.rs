@@ -180,7 +180,7 @@ pub(crate) struct Run {
     pub(crate) lock: Option<PathBuf>,
 
     /// Write the lockfile anew from this run, if its command succeeds
-    #[arg(long)]
+    #[arg(long, conflicts_with = "down")]
     pub(crate) update_lock: bool,
 
     /// How the outage of `--down` looks from outside

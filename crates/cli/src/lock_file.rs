@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use blackstart_core::lock::{FILE_NAME, Lock};
+use blackstart_core::report::{Guarded, Parts};
 use blackstart_guard::LockOrder;
 
 use crate::args;
@@ -66,8 +67,12 @@ impl LockFile {
                 ));
             }
             Ok(None) => return Ok(None),
-            // It is to be replaced: what was wrong with it is over.
-            Err(_) if typed.update_lock => {}
+            // It may be anything, the deployment's script too: only a lock is replaced.
+            Err(why) if typed.update_lock => {
+                return Err(format!(
+                    "cannot write the lockfile {shown}: what is there is no lock of this version ({why}); remove it first, or name another with --lock FILE"
+                ));
+            }
             Err(why) if by_name => return Err(format!("cannot read the lockfile {shown}: {why}")),
             Err(why) => {
                 file.remark = Some(format!(
@@ -92,7 +97,12 @@ impl LockFile {
     }
 
     /// Write it anew, if that was asked for. What was done, if something was; or why not.
-    pub(crate) fn update(&self, now: &Lock, exit_code: i32) -> Result<Option<String>, String> {
+    pub(crate) fn update(
+        &self,
+        now: &Lock,
+        seen: &dyn Parts,
+        exit_code: i32,
+    ) -> Result<Option<String>, String> {
         if !self.update {
             return Ok(None);
         }
@@ -100,6 +110,11 @@ impl LockFile {
         if exit_code != 0 {
             return Err(format!(
                 "the lockfile {shown} stays as it is: of a run that failed nobody knows what it would have reached"
+            ));
+        }
+        if seen.run().guarded == Guarded::No || seen.coverage().lost > 0 {
+            return Err(format!(
+                "the lockfile {shown} stays as it is: not all that the run reached for was seen, see the gaps"
             ));
         }
         if self.known.as_ref() == Some(now) {

@@ -141,7 +141,7 @@ fn tell(order: &Order, ended: &Ended, rules: &[Rule], output: Output) -> u8 {
         written.push(record.to_string_lossy().into_owned());
     }
     if let (Some(file), Some(lock)) = (&order.lock, &ended.lock) {
-        match file.update(lock, ended.exit_code) {
+        match file.update(lock, &ended.report, ended.exit_code) {
             Ok(None) => {}
             Ok(Some(done)) => output.say(&format!("blackstart: {}\n", plain(&done))),
             Err(why) => output.warning(&plain(&why)),

@@ -12,7 +12,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::report::{
-    Finding, Flow, Parts, Severity, Subject, Verdict, absolute, image_name, image_script,
+    Finding, Flow, Guarded, Parts, Severity, Subject, Verdict, absolute, image_name, image_script,
     printable, rule_text, stable_id,
 };
 use crate::tables::{RULE_LOCAL, RULE_RESOLVER, RULE_RESOLVER_SOCKET};
@@ -108,12 +108,14 @@ impl Lock {
         lock
     }
 
-    /// How a run differs from this lock; `now` is its own. Where the command did not succeed, nothing is said of
-    /// what it did not reach.
+    /// How a run differs from this lock; `now` is its own. Where the command did not succeed, or not all was seen, nothing is said of what it did
+    /// not reach. What was refused was reached for.
     pub fn compare(&self, now: &Self, report: &dyn Parts, places: Places<'_>) -> Vec<Finding> {
         let mut found = Vec::new();
         let mut told = BTreeSet::new();
+        let mut met = BTreeSet::new();
         for (reached, who) in reached(report, places) {
+            met.insert(reached.destination.clone());
             let known = self.destinations.get(&reached.destination);
             if known.is_some_and(|by| by.contains(&who.written))
                 || !told.insert((reached.destination.clone(), who.written.clone()))
@@ -158,11 +160,12 @@ impl Lock {
                 ));
             }
         }
-        if report.run().exit_code == Some(0) {
+        let all_seen = report.run().guarded == Guarded::Yes && report.coverage().lost == 0;
+        if report.run().exit_code == Some(0) && all_seen {
             let gone = self
                 .destinations
                 .keys()
-                .filter(|destination| !now.destinations.contains_key(*destination));
+                .filter(|destination| !met.contains(*destination));
             found.extend(gone.map(|destination| {
                 finding(
                     "lock_unused",
