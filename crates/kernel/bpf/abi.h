@@ -19,7 +19,7 @@
 #define BLACKSTART_ABI_H
 
 /* Pins of a run are read by later releases. Raise it when any struct below changes. */
-enum bs_layout { BS_LAYOUT = 3 };
+enum bs_layout { BS_LAYOUT = 4 };
 
 enum { BS_NAME_MAX = 256, BS_EXE_MAX = 128, BS_ARGV_HEAD = 256, BS_ARGV_REST = 768 };
 enum { BS_LEASE_SLOTS = 16, BS_CHAIN_MAX = 6, BS_PACKET_MAX = 4096, BS_PATH_MAX = 112, BS_ASKED = 2 };
@@ -104,6 +104,14 @@ struct bs_spared {
 	__u32 prefixes;  /* no rule names an address */
 	__u32 sockets;   /* no rule names a unix socket */
 	__u32 refusals;  /* no lookup is denied */
+};
+
+/* The supervisor's forwarder of lookups over TCP, which listens on loopback. All zero: there is none. */
+struct bs_forward {
+	__u64 netns;   /* cookie of its network namespace */
+	__u16 port_v4; /* on 127.0.0.1; 0: not there */
+	__u16 port_v6; /* on ::1; likewise */
+	__u32 pad;
 };
 
 /* ---- changed while the run is on; writes are single words ------------------------------------------- */
@@ -423,7 +431,9 @@ struct bs_socket {
 	__u8 dns;     /* some send asked for port 53/UDP */
 	__u8 hooked;  /* judged by connect or sendmsg: its packets need no second judgement */
 	__u8 flow_verdict; /* of the flow that the bytes belong to; verdict, as long as the socket is open */
-	__u8 pad[5];
+	__u8 forwarded;    /* connected to the forwarder in the place of addr and port */
+	__u16 source_port; /* of a forwarded one, once its SYN has left */
+	__u8 pad[2];
 	struct bs_asked asked[BS_ASKED];
 };
 
@@ -437,6 +447,13 @@ struct bs_seat {
 	__u32 elsewhere; /* rows in the hash table whose seat this is */
 	__u32 pad;
 	struct bs_socket socket;
+};
+
+/* Where a connection to the forwarder comes from. */
+struct bs_forwarded_key {
+	__u32 addr[4];
+	__u16 port;
+	__u16 pad;
 };
 
 /* ---- the live view ---------------------------------------------------------------------------------- */
@@ -479,13 +496,23 @@ struct bs_lookup_event {
 
 /* ---- a new policy while the run is on --------------------------------------------------------------- */
 
-enum bs_refill_kind { BS_REFILL_LEASE = 1, BS_REFILL_SELECTORS = 2 };
+enum bs_refill_kind {
+	BS_REFILL_LEASE = 1,
+	BS_REFILL_SELECTORS = 2,
+	/* By the forwarder: a lookup over TCP, and what could not be read or kept of one. */
+	BS_REFILL_QUERY = 3,
+	BS_REFILL_QUERY_MALFORMED = 4,
+	BS_REFILL_ANSWER_MALFORMED = 5,
+	BS_REFILL_ANSWER_UNASKED = 6,
+	BS_REFILL_LEASE_LOST = 7,
+};
 
-/* What the loader works out for the policy that is coming, handed to bs_refill behind an Ethernet header. */
+/* What user space works out, for the policy that is coming or for a lookup that came over TCP, handed to bs_refill_one
+ * behind an Ethernet header. */
 struct bs_refill {
-	__u64 name;    /* LEASE: hash of the name asked for */
-	__u64 subject; /* SELECTORS: whose */
-	__u64 bits;
+	__u64 name;    /* LEASE, QUERY: hash of the name asked for */
+	__u64 subject; /* who asked; SELECTORS: whose */
+	__u64 bits;    /* SELECTORS; QUERY: rule, from bit 32 type, from bit 48 verdict */
 	__u32 addr[4];
 	__u32 kind;
 	__u32 class_id;
@@ -498,6 +525,7 @@ struct bs_refill {
 #define BS_SIZE(type, size) _Static_assert(sizeof(struct type) == (size), #type)
 BS_SIZE(bs_config, 24);
 BS_SIZE(bs_spared, 20);
+BS_SIZE(bs_forward, 16);
 BS_SIZE(bs_live, 48);
 BS_SIZE(bs_policy, 64);
 BS_SIZE(bs_state, 16);
@@ -526,6 +554,7 @@ BS_SIZE(bs_counters, 128);
 BS_SIZE(bs_asked, 48);
 BS_SIZE(bs_socket, 160);
 BS_SIZE(bs_seat, 176);
+BS_SIZE(bs_forwarded_key, 20);
 BS_SIZE(bs_event, 48);
 BS_SIZE(bs_lookup_event, 328);
 BS_SIZE(bs_refill, 64);

@@ -31,7 +31,8 @@ struct bs_attempt {
 	__u8 lowest_denial; /* rank */
 	__u8 other;         /* some name is neither */
 	__u8 several;
-	__u8 pad[5];
+	__u8 forwarded; /* in: 1 for a lookup over TCP that the forwarder will read */
+	__u8 pad[4];
 };
 
 #define BS_EFFECT(ruling) ((__u8)((ruling) >> 32))
@@ -275,9 +276,9 @@ __noinline int bs_judge(struct bs_attempt *a)
 	if (p->default_deny || !a->name) {
 		known = weighing.lease ? weighing.lease->known : 0;
 		local |= known & BS_KNOWN_OWN;
-		/* Lookups over TCP are not seen: that a server is ours permits datagrams only. */
+		/* That a server is ours permits lookups that are seen: datagrams, and what the forwarder reads. */
 		listed = bs_is_zero((known & BS_KNOWN_RESOLVER) ^ BS_KNOWN_RESOLVER) & bs_is_zero(port ^ 53) &
-			 bs_is_zero(protocol ^ IPPROTO_UDP);
+			 (bs_is_zero(protocol ^ IPPROTO_UDP) | (a->forwarded & 1));
 		if (known & BS_KNOWN_DENIED)
 			address = BS_RULING(BS_EFFECT_DENY, BS_RULE_DEFAULT) | (__u64)(BS_RANK_FINAL | BS_ENFORCE) << 40 |
 				  (__u64)ECONNREFUSED << 48;
@@ -333,7 +334,7 @@ __noinline int bs_record(struct bs_attempt *a)
 		__sync_fetch_and_add(&counters->attempts, 1);
 		if (a->backstop)
 			__sync_fetch_and_add(&counters->backstop, 1);
-		if (a->protocol == IPPROTO_TCP && a->port == 53 && a->verdict != BS_DENY)
+		if (a->protocol == IPPROTO_TCP && a->port == 53 && a->verdict != BS_DENY && !a->forwarded)
 			__sync_fetch_and_add(&counters->dns_over_tcp, 1);
 	}
 	key.subject = a->subject;

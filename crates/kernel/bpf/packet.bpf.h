@@ -9,7 +9,6 @@
 #ifndef BLACKSTART_PACKET_H
 #define BLACKSTART_PACKET_H
 
-#define BS_HEARTBEAT_MAX_NS 3000000000ULL
 /* LOSE: dropped, and the sender does not learn of it. */
 enum { BS_PASS = 1, BS_DROP = 0, BS_LOSE = 2 };
 enum { ETH_P_IP = 0x0800, ETH_P_IPV6 = 0x86dd };
@@ -475,7 +474,19 @@ __noinline int bs_backstop(__u64 cookie, struct bs_header *h, struct bs_socket *
 	return a.verdict == BS_DENY ? BS_DROP : BS_PASS;
 }
 
-/* When: any packet leaves a socket of the run, after routing and DNAT. Writes: queries, names, pending, and
+/* Where a turned connection comes from is known now. */
+static __always_inline void bs_forward_syn(struct __sk_buff *skb, struct bs_header *h, struct bs_socket *st, __u64 cookie)
+{
+	struct bs_forwarded_key from = {};
+
+	if (bs_header_read(skb, h))
+		return;
+	__builtin_memcpy(from.addr, h->source, 16);
+	from.port = h->source_port;
+	bs_forward_note(st, cookie, &from);
+}
+
+/* When: any packet leaves a socket of the run, after routing and DNAT. Writes: queries, names, pending, forwarded, and
  * for unjudged sockets flows. A drop is EPERM for a datagram's sender. Fails closed for DNS in enforce. */
 SEC("cgroup_skb/egress")
 int bs_egress(struct __sk_buff *skb)
@@ -498,6 +509,8 @@ int bs_egress(struct __sk_buff *skb)
 	if (st && st->hooked && st->verdict == BS_DENY)
 		return BS_LOSE;
 	if (st && st->hooked && h.stream) {
+		if (forward.netns && st->forwarded && sk->state == BPF_TCP_SYN_SENT)
+			bs_forward_syn(skb, &h, st, cookie);
 		__sync_fetch_and_add(&st->bytes, skb->len);
 		return BS_PASS;
 	}

@@ -1,11 +1,38 @@
 /* SPDX-License-Identifier: (MIT OR Apache-2.0) OR GPL-2.0-only */
 /*
- * Filling in what is kept for a policy that is coming. Never attached: run by the loader through BPF_PROG_RUN, a
- * struct bs_refill behind an Ethernet header, so that rows which the other programs write meanwhile are changed
- * as these change them, under the same lock.
+ * Rows that user space works out: what is kept for a policy that is coming, and what lookups over TCP have told. Never
+ * attached: run by the loader through BPF_PROG_RUN, a struct bs_refill behind an Ethernet header, so that rows which
+ * the other programs write meanwhile are changed as these change them, under the same lock or by the same atomic adds.
  */
 #ifndef BLACKSTART_REFILL_H
 #define BLACKSTART_REFILL_H
+
+/* The row of a lookup, as bs_query_record keeps it for those in packets. Its name is kept by user space. */
+static __always_inline void bs_query_put(struct bs_refill *n)
+{
+	struct bs_query_key key = {};
+	struct bs_query *row, fresh = {};
+
+	key.name = n->name;
+	key.subject = n->subject;
+	key.rule = n->bits;
+	key.qtype = n->bits >> 32;
+	key.verdict = n->bits >> 48;
+	row = bpf_map_lookup_elem(&bs_queries, &key);
+	if (!row) {
+		fresh.queries = 1;
+		fresh.first_ns = fresh.last_ns = bpf_ktime_get_boot_ns();
+		if (!bpf_map_update_elem(&bs_queries, &key, &fresh, BPF_NOEXIST))
+			return;
+		row = bpf_map_lookup_elem(&bs_queries, &key);
+		if (!row) {
+			BS_COUNT(queries_lost, 1);
+			return;
+		}
+	}
+	__sync_fetch_and_add(&row->queries, 1);
+	bs_now_at(&row->last_ns);
+}
 
 SEC("cgroup_skb/egress")
 int bs_refill_one(struct __sk_buff *skb)
@@ -21,6 +48,16 @@ int bs_refill_one(struct __sk_buff *skb)
 		row = bpf_map_lookup_elem(&bs_subjects, &n.subject);
 		if (row)
 			row->selectors[n.generation & 1] = n.bits;
+	} else if (n.kind == BS_REFILL_QUERY) {
+		bs_query_put(&n);
+	} else if (n.kind == BS_REFILL_QUERY_MALFORMED) {
+		BS_COUNT(queries_malformed, 1);
+	} else if (n.kind == BS_REFILL_ANSWER_MALFORMED) {
+		BS_COUNT(answers_malformed, 1);
+	} else if (n.kind == BS_REFILL_ANSWER_UNASKED) {
+		BS_COUNT(answers_unasked, 1);
+	} else if (n.kind == BS_REFILL_LEASE_LOST) {
+		BS_COUNT(leases_lost, 1);
 	}
 	return 1;
 }

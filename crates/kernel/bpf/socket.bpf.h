@@ -16,7 +16,7 @@
  * socket once any send asked for port 53: two threads that share a socket could otherwise clear it between
  * the send and the packet.
  */
-static __always_inline int bs_reach(struct bpf_sock_addr *ctx, struct bs_attempt *a)
+static __always_inline int bs_reach(struct bpf_sock_addr *ctx, struct bs_attempt *a, int connects)
 {
 	struct bs_socket *st;
 	__u64 cookie;
@@ -35,8 +35,12 @@ static __always_inline int bs_reach(struct bpf_sock_addr *ctx, struct bs_attempt
 	a->generation = bs_generation();
 	a->subject = bs_subject_now();
 	a->selectors = bs_selectors_of(a->subject, a->generation);
+	if (connects && bs_forward_may(a))
+		a->forwarded = bs_forward_takes(ctx, a);
 	bs_judge(a);
 	bs_record(a);
+	if (a->verdict == BS_DENY)
+		a->forwarded = 0;
 	if (a->verdict == BS_DENY && a->failure != BS_BLACKHOLE) {
 		bpf_set_retval(-(int)a->failure);
 		return 0;
@@ -45,6 +49,7 @@ static __always_inline int bs_reach(struct bpf_sock_addr *ctx, struct bs_attempt
 		return 1;
 	bs_socket_set(st, a);
 	st->hooked = 1;
+	st->forwarded = a->forwarded;
 	st->since_ns = 0;
 	if (a->protocol == IPPROTO_TCP)
 		st->since_ns = bpf_ktime_get_boot_ns();
@@ -53,21 +58,26 @@ static __always_inline int bs_reach(struct bpf_sock_addr *ctx, struct bs_attempt
 	return 1;
 }
 
-static __always_inline int bs_reach4(struct bpf_sock_addr *ctx)
+static __always_inline int bs_reach4(struct bpf_sock_addr *ctx, int connects)
 {
 	struct bs_attempt a = {};
+	int verdict;
 
 	a.addr[2] = bpf_htonl(0xffff);
 	a.addr[3] = ctx->user_ip4;
 	/* The kernel takes the unspecified address for loopback; a rule on loopback must see it so too. */
 	if (!a.addr[3])
 		a.addr[3] = bpf_htonl(0x7f000001);
-	return bs_reach(ctx, &a);
+	verdict = bs_reach(ctx, &a, connects);
+	if (connects && verdict && a.forwarded)
+		bs_forward_turn4(ctx);
+	return verdict;
 }
 
-static __always_inline int bs_reach6(struct bpf_sock_addr *ctx)
+static __always_inline int bs_reach6(struct bpf_sock_addr *ctx, int connects)
 {
 	struct bs_attempt a = {};
+	int verdict;
 
 	a.addr[0] = ctx->user_ip6[0];
 	a.addr[1] = ctx->user_ip6[1];
@@ -79,36 +89,40 @@ static __always_inline int bs_reach6(struct bpf_sock_addr *ctx)
 		else if (a.addr[2] == bpf_htonl(0xffff))
 			a.addr[3] = bpf_htonl(0x7f000001);
 	}
-	return bs_reach(ctx, &a);
+	verdict = bs_reach(ctx, &a, connects);
+	if (connects && verdict && a.forwarded)
+		bs_forward_turn6(ctx, &a);
+	return verdict;
 }
 
-/* When: connect() on an AF_INET socket (TCP, UDP, ping). Writes: flows, sockets, subjects, counters. A refused
+/* When: connect() on an AF_INET socket (TCP, UDP, ping). Writes: flows, sockets, subjects, counters; for a lookup over
+ * TCP the destination (forward.bpf.h). A refused
  * call gets ECONNREFUSED. Fails as the default says: an address without a row meets the default. */
 SEC("cgroup/connect4")
 int bs_connect4(struct bpf_sock_addr *ctx)
 {
-	return bs_reach4(ctx);
+	return bs_reach4(ctx, 1);
 }
 
 /* The same for AF_INET6, v4-mapped destinations included. */
 SEC("cgroup/connect6")
 int bs_connect6(struct bpf_sock_addr *ctx)
 {
-	return bs_reach6(ctx);
+	return bs_reach6(ctx, 1);
 }
 
 /* When: sendto/sendmsg with an address on a UDP socket; also a v4-mapped one on AF_INET6. As connect4. */
 SEC("cgroup/sendmsg4")
 int bs_sendmsg4(struct bpf_sock_addr *ctx)
 {
-	return bs_reach4(ctx);
+	return bs_reach4(ctx, 0);
 }
 
 /* The same for AF_INET6. */
 SEC("cgroup/sendmsg6")
 int bs_sendmsg6(struct bpf_sock_addr *ctx)
 {
-	return bs_reach6(ctx);
+	return bs_reach6(ctx, 0);
 }
 
 /* The socket is closed: did its connect come to nothing? */
@@ -142,7 +156,7 @@ int bs_release(struct bpf_sock *ctx)
 		st = &seat->socket;
 		bs_settle(ctx, st);
 		st->since_ns = 0;
-		st->verdict = st->dns = st->hooked = 0;
+		st->verdict = st->dns = st->hooked = st->forwarded = 0;
 		for (__u32 i = 0; i < BS_ASKED; i++)
 			st->asked[i].turn = 0;
 		/* Last: the next to sit here finds it swept. */

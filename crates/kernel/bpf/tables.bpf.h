@@ -227,6 +227,9 @@ struct {
 
 /* ---- what every program does ---- */
 
+/* A heartbeat older than this is that of a supervisor which is gone. */
+#define BS_HEARTBEAT_MAX_NS 3000000000ULL
+
 /* Of the policy that judges; to be read once. */
 static __always_inline __u32 bs_generation(void)
 {

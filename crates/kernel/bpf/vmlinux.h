@@ -36,7 +36,7 @@ enum {
 };
 enum { BPF_ANY = 0, BPF_NOEXIST = 1, BPF_EXIST = 2 };
 enum { BPF_F_NO_PREALLOC = 1 };
-enum { BPF_TCP_SYN_SENT = 2, BPF_TCP_CLOSE = 7 };
+enum { BPF_TCP_SYN_SENT = 2, BPF_TCP_CLOSE = 7, BPF_TCP_LISTEN = 10 };
 
 struct bpf_spin_lock {
 	__u32 val;
@@ -45,6 +45,7 @@ struct bpf_spin_lock {
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 
 struct bpf_sock {
+	__u32 bound_dev_if;
 	__u32 family;
 	__u32 type;
 	__u32 protocol;
