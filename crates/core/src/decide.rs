@@ -174,6 +174,20 @@ pub fn decide_lookup(tables: &Tables, name: &Name, selectors: u64) -> Ruling {
     tables.choose(class.lookup, selectors)
 }
 
+/// Do answers to a lookup that is ruled so give leases? Under an enforced `default: deny` those of a server that is not
+/// `listed` as the run's own permit nothing, and those for a name on the search list neither; what passes for the record
+/// only is leased for the record. `enforcing`: the run refuses what is denied. In the kernel: `bs_may_lease`.
+pub fn may_lease(tables: &Tables, ruling: &Ruling, enforcing: bool, listed: bool) -> bool {
+    if !(tables.default_deny && tables.enforce && enforcing) {
+        return true;
+    }
+    match ruling.effect {
+        Effect::Deny => !ruling.enforce,
+        Effect::Allow => listed,
+        Effect::None | Effect::Search => false,
+    }
+}
+
 /// Judge a contact with a unix socket; [`Effect::None`] where no rule is about it, for the default does not
 /// apply to these.
 pub fn decide_socket(tables: &Tables, path: &[u8], selectors: u64) -> Ruling {

@@ -21,7 +21,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::process;
 
-mod message;
+pub(crate) mod message;
 mod packet;
 
 /// Answers that may wait for the thread. Beyond it askers wait in vain for as long as they have patience: where
@@ -158,8 +158,7 @@ fn answer_all(queue: &Queue) {
 }
 
 fn give(namespaces: &mut Namespaces, wanted: &AnswerWanted, rule: &str) -> io::Result<()> {
-    let text = format!("blocked by blackstart: {rule}");
-    let message = message::refusal(wanted, &text).ok_or(io::ErrorKind::InvalidData)?;
+    let message = message::refusal(wanted, rule).ok_or(io::ErrorKind::InvalidData)?;
     let packet = packet::datagram(wanted.server, wanted.client, &message)
         .ok_or(io::ErrorKind::InvalidInput)?;
     let sockets = namespaces.of(wanted.tgid)?;

@@ -16,7 +16,7 @@ use blackstart_core::drill::Drill;
 use blackstart_core::name::Name;
 use blackstart_core::policy::Policy;
 use blackstart_core::report::{Mode, PolicySource, Reload};
-use blackstart_core::tables::{Facts, compile};
+use blackstart_core::tables::{Facts, Tables, compile};
 use blackstart_kernel::Session;
 use serde::{Deserialize, Serialize};
 
@@ -188,6 +188,8 @@ pub(crate) struct Judged<'a> {
     /// All policies so far, as one: the rules of later ones come after those of earlier ones, and the rest is
     /// the last one's.
     pub(crate) policy: Option<Cow<'a, Policy>>,
+    /// The same as tables, where user space judges too (lookups over TCP).
+    pub(crate) tables: Option<Tables>,
     /// The run's search list, which compiling needs.
     pub(crate) search: Vec<Name>,
     /// Everything is there that enforcing needs.
@@ -224,6 +226,9 @@ impl Judged<'_> {
         session
             .reload(&tables, rules)
             .map_err(|error| described(&error))?;
+        if let Some(judging) = &mut self.tables {
+            *judging = tables;
+        }
         let mode = if enforces && !self.broken_glass {
             Mode::Enforce
         } else {

@@ -40,6 +40,8 @@ pub enum Need {
     SelfProbe,
     /// A final answer to denied lookups.
     Answers,
+    /// Lookups over TCP seen and judged.
+    DnsOverTcp,
     /// Every name of /etc/hosts known.
     HostsFile,
     /// No sockets that were made before the run.
@@ -54,7 +56,7 @@ pub enum Need {
 
 impl Need {
     /// All of them.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Bpf,
         Self::Cgroup,
         Self::Names,
@@ -69,6 +71,7 @@ impl Need {
         Self::State,
         Self::SelfProbe,
         Self::Answers,
+        Self::DnsOverTcp,
         Self::HostsFile,
         Self::InheritedSockets,
         Self::Limits,
@@ -93,6 +96,7 @@ impl Need {
             Self::State => "state",
             Self::SelfProbe => "self_probe",
             Self::Answers => "answers",
+            Self::DnsOverTcp => "dns_over_tcp",
             Self::HostsFile => "hosts_file",
             Self::InheritedSockets => "inherited_socket",
             Self::Limits => "limits",
@@ -120,6 +124,8 @@ impl Need {
             Self::Outcomes
             | Self::UnixSockets
             | Self::Answers
+            // Unseen they are refused, or else counted.
+            | Self::DnsOverTcp
             // They are the caller's doing, and what they reach was reached before.
             | Self::InheritedSockets
             | Self::Leftovers

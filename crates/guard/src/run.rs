@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use blackstart_core::name::Name;
 use blackstart_core::policy::Policy;
 use blackstart_core::report::{DrillFacts, Guarded, Kernel, Mode, RunLimits};
+use blackstart_core::tables::Tables;
 use blackstart_kernel::Session;
 use blackstart_kernel::spawn::{Child, Command, Signals, SpawnError, spawn, stop_self};
 use rustix::process::Signal;
@@ -14,6 +15,7 @@ use rustix::process::Signal;
 use crate::answer::Answerer;
 use crate::cgroup::RunCgroup;
 use crate::control::Control;
+use crate::forward::{Forwarder, Listeners};
 use crate::orphan::remove_programs;
 use crate::plan::{Need, Terms};
 use crate::refusal::{Cause, Refusal};
@@ -75,6 +77,11 @@ struct Setup<'a> {
     session: Option<Session>,
     pins: Option<PathBuf>,
     answerer: Option<Answerer>,
+    /// Until there is a forwarder.
+    listeners: Option<Listeners>,
+    forwarder: Option<Forwarder>,
+    /// What the policy was compiled to, if user space judges by it as well.
+    tables: Option<Tables>,
     control: Option<Control>,
     /// The search list of the run's resolv.conf.
     search: Vec<Name>,
@@ -139,6 +146,9 @@ impl<'a> Setup<'a> {
             session: None,
             pins: None,
             answerer: None,
+            listeners: None,
+            forwarder: None,
+            tables: None,
             control: None,
             search: Vec::new(),
         }
@@ -216,6 +226,7 @@ impl<'a> Setup<'a> {
     /// Nothing ran, and nothing stays.
     fn undo(mut self) {
         drop(self.answerer.take());
+        drop(self.forwarder.take());
         let _locked = self
             .state
             .as_ref()

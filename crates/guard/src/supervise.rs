@@ -19,6 +19,7 @@ use rustix::process::{
 use crate::answer::Answerer;
 use crate::cgroup::RunCgroup;
 use crate::control::{Control, Judged};
+use crate::forward::Forwarder;
 use crate::late::LateSubjects;
 use crate::orphan::described;
 use crate::process;
@@ -41,7 +42,7 @@ const TOLD_MAX: usize = 10_000;
 
 /// How long one turn of the loop may go through events: a flood of them must not hold up signals and the
 /// heartbeat.
-const TURN: Duration = Duration::from_millis(50);
+pub(crate) const TURN: Duration = Duration::from_millis(50);
 /// How many events are read at once.
 const EVENTS: usize = 1024;
 /// How long the end of a run may go through what is left of a flood.
@@ -129,6 +130,8 @@ pub(crate) struct Supervisor<'a, 'p> {
     pub(crate) cgroup: Option<&'a RunCgroup>,
     pub(crate) dir: Option<&'a RunDir>,
     pub(crate) answerer: Option<&'a Answerer>,
+    pub(crate) forwarder: Option<&'a Forwarder>,
+    pub(crate) unjudged: Unjudged,
     pub(crate) judged: &'a mut Judged<'p>,
     pub(crate) control: Option<&'a Control>,
     pub(crate) file: &'a mut RunFile,
@@ -138,6 +141,15 @@ pub(crate) struct Supervisor<'a, 'p> {
     pub(crate) told: Told,
     /// Events that were read and not gone through.
     pub(crate) pending: VecDeque<Event>,
+}
+
+/// Lookups over TCP that could not be judged.
+#[derive(Debug, Default)]
+pub(crate) struct Unjudged {
+    /// Why the first could not.
+    pub(crate) first: Option<String>,
+    /// How often something could not.
+    pub(crate) count: u64,
 }
 
 /// What the live lines have told already.
@@ -176,6 +188,7 @@ impl Supervisor<'_, '_> {
             let next = next_beat.min(next_checkpoint);
             let next = self.watch.clock.next().map_or(next, |due| due.min(next));
             let child_ended = self.wait(next.saturating_duration_since(Instant::now()));
+            self.hear_lookups();
             self.take_events();
             self.hear();
             while let Some(received) = self.signals.next() {
@@ -275,7 +288,7 @@ impl Supervisor<'_, '_> {
     pub(crate) fn idle(&mut self, step: Duration) -> bool {
         self.beat();
         self.look();
-        std::thread::sleep(step);
+        self.rest(step);
         self.take_events();
         self.hear();
         while let Some(received) = self.signals.next() {
@@ -301,6 +314,10 @@ impl Supervisor<'_, '_> {
         if let Some(control) = &control {
             fds.push(PollFd::new(control, PollFlags::IN));
         }
+        let lookups = self.forwarder.map(Forwarder::fd);
+        if let Some(lookups) = &lookups {
+            fds.push(PollFd::new(lookups, PollFlags::IN));
+        }
         let events = self.session.as_ref().map(|session| session.events_fd());
         if let Some(events) = &events {
             fds.push(PollFd::new(events, PollFlags::IN));
@@ -319,6 +336,27 @@ impl Supervisor<'_, '_> {
             Ok(_) => fds[1].revents().contains(PollFlags::IN),
             // A stop and continue interrupts; what there is to see will be seen next time.
             Err(_) => false,
+        }
+    }
+
+    /// Do nothing for `step` but what somebody waits for.
+    fn rest(&mut self, step: Duration) {
+        let until = Instant::now() + step;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let Some(forwarder) = self.forwarder else {
+                return std::thread::sleep(left);
+            };
+            if left.is_zero() {
+                return;
+            }
+            let lookups = forwarder.fd();
+            let timeout = Timespec::try_from(left).ok();
+            let _ = poll(
+                &mut [PollFd::new(&lookups, PollFlags::IN)],
+                timeout.as_ref(),
+            );
+            self.hear_lookups();
         }
     }
 
@@ -441,7 +479,7 @@ impl Supervisor<'_, '_> {
     }
 
     /// One line for each new kind of refusal.
-    fn tell(
+    pub(crate) fn tell(
         &mut self,
         subject: SubjectId,
         tgid: u32,

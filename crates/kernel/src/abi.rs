@@ -53,6 +53,8 @@ plain!(
     bs_flow_key,
     bs_flow,
     bs_overflow_key,
+    bs_forward,
+    bs_forwarded_key,
     bs_seat,
     bs_socket,
     bs_subject,

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use blackstart_core::name::Name;
 use blackstart_core::policy::{Failure, Rank};
 use blackstart_core::tables::{
-    BUILTIN, Effect, Outcome, Paths, Protocol, RULE_DEFAULT, Ruling, Tables,
+    BUILTIN, Effect, Outcome, Paths, Protocol, RULE_DEFAULT, RuleId, Ruling, Tables,
 };
 use ipnet::IpNet;
 use libbpf_rs::{MapCore, MapFlags};
@@ -341,12 +341,7 @@ pub(crate) fn word(outcome: Outcome, at: &Offsets) -> u64 {
         Effect::Deny => abi::bs_effect::BS_EFFECT_DENY,
         Effect::Search => abi::bs_effect::BS_EFFECT_SEARCH,
     };
-    // Blackstart's own rules are the same under every policy.
-    let rule = if rule == RULE_DEFAULT || rule >= BUILTIN {
-        rule
-    } else {
-        rule + at.rule
-    };
+    let rule = numbered(rule, at.rule);
     let rank = match rank {
         Rank::Plain => 0,
         Rank::Waiver => 1,
@@ -363,6 +358,16 @@ pub(crate) fn word(outcome: Outcome, at: &Offsets) -> u64 {
         } << 48;
     }
     word
+}
+
+/// A rule of the policy whose rules come after `first` others in the record. Blackstart's own are the same under every
+/// policy.
+pub(crate) fn numbered(rule: RuleId, first: u32) -> RuleId {
+    if rule == RULE_DEFAULT || rule >= BUILTIN {
+        rule
+    } else {
+        rule + first
+    }
 }
 
 fn protocol_number(protocol: Protocol) -> u8 {

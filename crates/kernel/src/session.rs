@@ -26,8 +26,10 @@ use crate::fill::{NameKeys, Offsets, PolicyRows, address, words};
 use crate::probe;
 use crate::read::{Record, nanoseconds, verdict, wire_text};
 use crate::{AnswerWanted, Error, ErrorKind, Event};
+use forward::Listening;
 use reload::{Room, write_policy};
 
+pub mod forward;
 mod reload;
 
 /// A group of programs that is loaded as a whole or not at all.
@@ -64,7 +66,14 @@ impl Feature {
     fn programs(self) -> &'static [&'static str] {
         match self {
             Self::Names => &["bs_egress", "bs_ingress"],
-            Self::Addresses => &["bs_connect4", "bs_connect6", "bs_sendmsg4", "bs_sendmsg6"],
+            Self::Addresses => &[
+                "bs_connect4",
+                "bs_connect6",
+                "bs_sendmsg4",
+                "bs_sendmsg6",
+                "bs_getpeername4",
+                "bs_getpeername6",
+            ],
             Self::Outcomes => &["bs_release"],
             Self::Processes => &["bs_fork", "bs_exec", "bs_exit"],
             Self::Leavers => &["bs_move"],
@@ -92,6 +101,8 @@ pub struct Settings<'a> {
     pub own_addresses: &'a [IpAddr],
     /// Names with a fixed address (/etc/hosts as the run sees it).
     pub hosts: &'a [(String, IpAddr)],
+    /// Where lookups over TCP are to be turned to; none: nowhere.
+    pub forwarder: Option<Listening>,
 }
 
 /// A run's programs and maps, held by its supervisor.
@@ -109,8 +120,14 @@ pub struct Session {
     room: Room,
     /// The programs of any policy, once another than the first has judged.
     whole: Option<abi::BlackstartSkel<'static>>,
+    /// The program that writes rows for user space, where `whole` does not have it.
+    filler: Option<abi::BlackstartSkel<'static>>,
     /// Rules of all policies so far: the next one's are numbered from there.
     rules: u32,
+    /// Rules of the policies before the one that judges.
+    first_rule: u32,
+    /// Where lookups over TCP are turned to.
+    forwarder: Option<Listening>,
 }
 
 /// `struct bs_live` in the map's memory, which is mapped as long as the skeleton lives. The kernel reads each
@@ -164,6 +181,16 @@ impl Live {
     fn set_generation(&self, generation: u32) {
         // SAFETY: as above.
         unsafe { self.generation.write_volatile(generation) };
+    }
+
+    fn enforce(&self) -> bool {
+        // SAFETY: as above.
+        unsafe { self.enforce.read_volatile() != 0 }
+    }
+
+    fn break_glass(&self) -> bool {
+        // SAFETY: as above.
+        unsafe { self.break_glass.read_volatile() != 0 }
     }
 
     fn set_coming(&self, coming: u32) {
@@ -221,13 +248,21 @@ impl Session {
     /// program, [`ErrorKind::Io`] where a table cannot be filled.
     pub fn load(features: &BTreeSet<Feature>, settings: &Settings<'_>) -> Result<Self, Error> {
         libbpf_rs::set_print(Some((libbpf_rs::PrintLevel::Debug, say)));
-        let mut open = opened(features)?;
+        let forwarder = settings
+            .forwarder
+            .filter(|_| forward::NEEDS.iter().all(|need| features.contains(need)));
+        let mut open = opened(features, forwarder.is_some())?;
         let keys = NameKeys::random()?;
         let mut rows = PolicyRows::new(settings.tables, keys, &Offsets::default());
         let room = Room::for_policy(&rows);
         let fixed = settings.hosts.len() + known(settings).count();
         room.size(&mut open, fixed as u32)?;
-        set_constants(&mut open, keys, spared(settings.tables.uses()));
+        set_constants(
+            &mut open,
+            keys,
+            spared(settings.tables.uses()),
+            forwarder.as_ref(),
+        );
 
         let mut skeleton = open.load().map_err(load_error)?;
         let record = Record::new(|name| {
@@ -270,7 +305,10 @@ impl Session {
             keys,
             room,
             whole: None,
+            filler: None,
             rules: settings.rules,
+            first_rule: 0,
+            forwarder,
         })
     }
 
@@ -289,6 +327,10 @@ impl Session {
                         format!("find the program {name}"),
                     ));
                 };
+                // Left out of what was loaded.
+                if !program.autoload() {
+                    continue;
+                }
                 let link = attach_one(&program, feature, cgroup).map_err(|error| {
                     Error::caused(
                         ErrorKind::Unsupported,
@@ -581,14 +623,19 @@ impl Orphan {
 }
 
 /// The object, from which the programs of `features` are to be loaded.
-fn opened(features: &BTreeSet<Feature>) -> Result<abi::OpenBlackstartSkel<'static>, Error> {
+fn opened(
+    features: &BTreeSet<Feature>,
+    forwards: bool,
+) -> Result<abi::OpenBlackstartSkel<'static>, Error> {
     // The skeleton borrows this for its whole life, and a process supervises one run: it is never given back.
     let storage = Box::leak(Box::new(MaybeUninit::uninit()));
     let mut open = abi::BlackstartSkelBuilder::default()
         .open(storage)
         .map_err(|error| Error::caused(ErrorKind::Unsupported, "open the BPF object", error))?;
     for mut program in open.open_object_mut().progs_mut() {
-        program.set_autoload(features.iter().any(|feature| is_of(&program, *feature)));
+        let spared = !forwards && forward::PEERS.iter().any(|name| program.name() == *name);
+        let wanted = features.iter().any(|feature| is_of(&program, *feature));
+        program.set_autoload(wanted && !spared);
     }
     open.maps
         .data_types
@@ -604,13 +651,19 @@ fn opened(features: &BTreeSet<Feature>) -> Result<abi::OpenBlackstartSkel<'stati
 }
 
 /// What is constant for the programs, before they are loaded.
-fn set_constants(open: &mut abi::OpenBlackstartSkel<'_>, keys: NameKeys, spared: abi::bs_spared) {
+fn set_constants(
+    open: &mut abi::OpenBlackstartSkel<'_>,
+    keys: NameKeys,
+    spared: abi::bs_spared,
+    forwarder: Option<&Listening>,
+) {
     let constants = open.maps.rodata_data.as_deref_mut();
     let constants = constants.expect("the object has constants");
     constants.config.name_key = keys.name;
     constants.config.label_key = keys.label;
     constants.config.multiplier = keys.multiplier;
     constants.spared = spared;
+    constants.forward = forwarder.map_or_else(abi::zeroed, Listening::row);
 }
 
 /// What a run's first programs go without: all that its policy does not use, and what only a change of policy needs.

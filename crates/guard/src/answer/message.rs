@@ -19,9 +19,9 @@ const PAYLOAD: u16 = 1232;
 const RECURSION_DESIRED: u16 = 0x0100;
 const CHECKING_DISABLED: u16 = 0x0010;
 
-/// NXDOMAIN for the question, in the case in which it was asked; with the reason as an extended error if
+/// NXDOMAIN for the question, in the case in which it was asked; with the rule that denies it as an extended error if
 /// the asker can read one. None for a question that is no name.
-pub(super) fn refusal(wanted: &AnswerWanted, text: &str) -> Option<Vec<u8>> {
+pub(crate) fn refusal(wanted: &AnswerWanted, rule: &str) -> Option<Vec<u8>> {
     let name = Name::read(&mut BinDecoder::new(&wanted.question)).ok()?;
     let mut query = Query::query(name, RecordType::from(wanted.qtype));
     query.set_query_class(DNSClass::from(wanted.qclass));
@@ -34,7 +34,8 @@ pub(super) fn refusal(wanted: &AnswerWanted, text: &str) -> Option<Vec<u8>> {
     if wanted.edns {
         let mut edns = Edns::new();
         edns.set_max_payload(PAYLOAD);
-        let value = [&BLOCKED.to_be_bytes(), cut(text).as_bytes()].concat();
+        let text = format!("blocked by blackstart: {rule}");
+        let value = [&BLOCKED.to_be_bytes(), cut(&text).as_bytes()].concat();
         edns.options_mut()
             .insert(EdnsOption::Unknown(EXTENDED_ERROR, value));
         message.set_edns(edns);
@@ -96,7 +97,11 @@ mod tests {
             .unwrap()
             .option(EdnsCode::Unknown(15))
             .unwrap();
-        let value = [&[0, 15], b"deny .github.com".as_slice()].concat();
+        let value = [
+            &[0, 15],
+            b"blocked by blackstart: deny .github.com".as_slice(),
+        ]
+        .concat();
         assert_eq!(option, &EdnsOption::Unknown(15, value));
     }
 

@@ -15,7 +15,7 @@ const CNAMES: usize = 32;
 
 /// What a client asks.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Query {
+pub(crate) enum Query {
     /// A lookup.
     Lookup(Question),
     /// An update or a notification, which looks nothing up.
@@ -24,33 +24,33 @@ pub(super) enum Query {
 
 /// One question.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Question {
+pub(crate) struct Question {
     /// Message id.
-    pub(super) id: u16,
+    pub(crate) id: u16,
     /// The header's flags.
-    pub(super) flags: u16,
+    pub(crate) flags: u16,
     /// What is asked for.
-    pub(super) name: Name,
+    pub(crate) name: Name,
     /// The same as it was sent, upper case kept.
-    pub(super) sent: Vec<u8>,
+    pub(crate) sent: Vec<u8>,
     /// Type.
-    pub(super) qtype: u16,
+    pub(crate) qtype: u16,
     /// Class.
-    pub(super) qclass: u16,
+    pub(crate) qclass: u16,
     /// The query has an additional record, taken for OPT.
-    pub(super) edns: bool,
+    pub(crate) edns: bool,
 }
 
 impl Question {
     /// May more than one message answer it? A zone is sent in as many as it takes.
-    pub(super) fn is_transfer(&self) -> bool {
+    pub(crate) fn is_transfer(&self) -> bool {
         let qtype = RecordType::from(self.qtype);
         matches!(qtype, RecordType::AXFR | RecordType::IXFR)
     }
 }
 
 /// A client's message; none where it cannot be judged.
-pub(super) fn query(message: &[u8]) -> Option<Query> {
+pub(crate) fn query(message: &[u8]) -> Option<Query> {
     let (header, flags) = header(message)?;
     if header.metadata.message_type != MessageType::Query {
         return None;
@@ -79,7 +79,7 @@ pub(super) fn query(message: &[u8]) -> Option<Query> {
 
 /// What a server says.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Answer<'a> {
+pub(crate) enum Answer<'a> {
     /// A header with an error and nothing else, from a server that does not understand. It names nothing.
     Bare(u16),
     /// An answer to one question.
@@ -88,13 +88,13 @@ pub(super) enum Answer<'a> {
 
 /// An answer, its records not read yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Full<'a> {
+pub(crate) struct Full<'a> {
     /// Message id.
-    pub(super) id: u16,
+    pub(crate) id: u16,
     /// What was asked for.
-    pub(super) name: Name,
+    pub(crate) name: Name,
     /// Type that was asked for.
-    pub(super) qtype: u16,
+    pub(crate) qtype: u16,
     message: &'a [u8],
     /// Where the answer section begins, and how many records it says to have.
     records: usize,
@@ -103,15 +103,15 @@ pub(super) struct Full<'a> {
 
 /// What an answer gives to the question's name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Given {
+pub(crate) struct Given {
     /// Targets of CNAMEs, from the question on.
-    pub(super) chain: Vec<Name>,
+    pub(crate) chain: Vec<Name>,
     /// Addresses of the chain's end.
-    pub(super) addresses: Vec<IpAddr>,
+    pub(crate) addresses: Vec<IpAddr>,
 }
 
 /// A server's message; none where it cannot be read.
-pub(super) fn answer(message: &[u8]) -> Option<Answer<'_>> {
+pub(crate) fn answer(message: &[u8]) -> Option<Answer<'_>> {
     let (header, _) = header(message)?;
     let meta = &header.metadata;
     if meta.message_type != MessageType::Response {
@@ -138,13 +138,13 @@ pub(super) fn answer(message: &[u8]) -> Option<Answer<'_>> {
 
 impl Full<'_> {
     /// Does it say to have records?
-    pub(super) fn has_records(&self) -> bool {
+    pub(crate) fn has_records(&self) -> bool {
         self.count > 0
     }
 
     /// What it gives: only the answer section counts, and of it only one chain of CNAMEs from the question, each
     /// owner being the last target. None where it cannot be read in whole, or goes round in a circle.
-    pub(super) fn given(&self) -> Option<Given> {
+    pub(crate) fn given(&self) -> Option<Given> {
         let mut decoder = BinDecoder::new(self.message).clone(self.records.try_into().ok()?);
         let mut given = Given::default();
         let mut head = self.name.clone();

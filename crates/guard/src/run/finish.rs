@@ -19,7 +19,7 @@ use crate::late::LateSubjects;
 use crate::orphan::{described, kept_record, remove_programs};
 use crate::plan::Need;
 use crate::story::{End, tell, wall_ns};
-use crate::supervise::{Ending, Supervisor, Told};
+use crate::supervise::{Ending, Supervisor, Told, Unjudged};
 use crate::terminal::Terminal;
 use crate::watch::Watch;
 use crate::{AtEnd, Ended, Notice, locked, pins, scripts, usual};
@@ -61,6 +61,7 @@ impl Setup<'_> {
         let mut late = LateSubjects::default();
         let mut judged = Judged {
             policy: self.policy.map(Cow::Borrowed),
+            tables: self.tables.take(),
             search: std::mem::take(&mut self.search),
             may_enforce: self.terms.may_enforce(),
             broken_glass: self.file.break_glass.is_some(),
@@ -73,6 +74,8 @@ impl Setup<'_> {
             cgroup: self.cgroup.as_ref(),
             dir: self.dir.as_ref(),
             answerer: self.answerer.as_ref(),
+            forwarder: self.forwarder.as_ref(),
+            unjudged: Unjudged::default(),
             judged: &mut judged,
             control: self.control.as_ref(),
             file: &mut self.file,
@@ -132,6 +135,16 @@ impl Setup<'_> {
             ));
         }
         supervisor.last_events();
+        let unjudged = std::mem::take(&mut supervisor.unjudged);
+        // Nobody is turned to it any more; who still uses it goes on as if the server had ended.
+        drop(self.forwarder.take());
+        if let Some(why) = unjudged.first {
+            self.terms.note(
+                Need::DnsOverTcp,
+                format!("lookups over TCP could not be judged, and were refused: {why}"),
+                unjudged.count,
+            );
+        }
         let (ended_ns, took) = (wall_ns(SystemTime::now()), began.elapsed());
         let unanswered = self.answerer.take().map_or(0, |answerer| answerer.finish());
         if unanswered > 0 {

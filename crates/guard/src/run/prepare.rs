@@ -10,12 +10,13 @@ use blackstart_core::policy::Policy;
 use blackstart_core::report::{Guarded, Mode};
 use blackstart_core::tables::{Facts, Tables, compile};
 use blackstart_kernel::support::Support;
-use blackstart_kernel::{Error, ErrorKind, Feature, Orphan, Session, Settings};
+use blackstart_kernel::{Error, ErrorKind, Feature, Listening, Orphan, Session, Settings};
 
 use super::{PATIENCE, Setup};
 use crate::answer::Answerer;
 use crate::cgroup::{Controller, RunCgroup};
 use crate::control::Control;
+use crate::forward::{Forwarder, Listeners};
 use crate::orphan::{described, sweep_locked};
 use crate::plan::{FEATURES, Need, plan, replan, unix_rules};
 use crate::refusal::{Cause, Refusal};
@@ -65,6 +66,7 @@ impl Setup<'_> {
             self.make_pins()?;
             // Others may begin: what follows takes time, and is found by its name if this one dies.
             drop(locked);
+            let forwarder = self.listen(&resolving.servers)?;
             let settings = Settings {
                 tables: &tables,
                 rules: self.policy.map_or(0, |policy| {
@@ -73,9 +75,10 @@ impl Setup<'_> {
                 resolvers: &resolving.servers,
                 own_addresses: &resolving.own,
                 hosts: &resolving.hosts,
+                forwarder,
             };
             self.load(&host, &wanted, &settings)?;
-            self.arm()?;
+            self.arm(tables)?;
         }
         if self.session.is_some() {
             for detail in inherited::sockets() {
@@ -319,8 +322,46 @@ impl Setup<'_> {
         Ok(())
     }
 
+    /// Listen for lookups over TCP, before the programs that turn them here are loaded: these are told where.
+    fn listen(&mut self, servers: &[IpAddr]) -> Result<Option<Listening>, Refusal> {
+        let (listeners, mut failed) = Listeners::open(servers);
+        let place = listeners.place().unwrap_or_else(|error| {
+            failed.push(format!("its network namespace cannot be told: {error}"));
+            None
+        });
+        for why in failed {
+            self.terms.lack(
+                Need::DnsOverTcp,
+                format!(
+                    "lookups over TCP are not read: {why}; under `default: deny` they are refused"
+                ),
+            )?;
+        }
+        self.listeners = Some(listeners);
+        Ok(place)
+    }
+
+    /// Read lookups over TCP from now on, if the programs turn them here.
+    fn forward(&mut self, tables: Tables) -> Result<(), Refusal> {
+        let turned = self.session.as_ref().is_some_and(Session::forwards);
+        let Some(listeners) = self.listeners.take().filter(|_| turned) else {
+            return Ok(());
+        };
+        match Forwarder::start(listeners) {
+            Ok(forwarder) => {
+                self.forwarder = Some(forwarder);
+                self.tables = Some(tables);
+                Ok(())
+            }
+            Err(error) => self.terms.lack(
+                Need::DnsOverTcp,
+                format!("lookups over TCP are not read: no thread for them: {error}"),
+            ),
+        }
+    }
+
     /// Pin, prove, raise the mode, and begin to answer.
-    fn arm(&mut self) -> Result<(), Refusal> {
+    fn arm(&mut self, tables: Tables) -> Result<(), Refusal> {
         let (Some(session), Some(cgroup)) = (&mut self.session, &self.cgroup) else {
             return Ok(());
         };
@@ -380,7 +421,7 @@ impl Setup<'_> {
                 .terms
                 .lack(Need::Answers, format!("no thread for them: {error}"))?,
         }
-        Ok(())
+        self.forward(tables)
     }
 }
 

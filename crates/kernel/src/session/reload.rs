@@ -215,6 +215,7 @@ impl Session {
         wait_for_programs();
         self.live.set_coming(0);
         filled?;
+        self.first_rule = self.rules;
         self.rules += rules;
         Ok(())
     }
@@ -231,20 +232,8 @@ impl Session {
             .copied()
             .filter(|feature| !feature.is_tracing())
             .collect();
-        let mut open = opened(&replaced)?;
-        open.progs.bs_refill_one.set_autoload(true);
-        set_constants(&mut open, self.keys, abi::zeroed());
-        let failed =
-            |error| Error::caused(ErrorKind::Io, "load what a change of policy needs", error);
-        for mut map in open.open_object_mut().maps_mut() {
-            let name = map.name().to_owned();
-            let own = self.skeleton.object().maps().find(|own| own.name() == name);
-            // Constants are what the two differ in.
-            if let Some(own) = own.filter(|_| !name.to_string_lossy().ends_with(".rodata")) {
-                map.reuse_fd(own.as_fd()).map_err(failed)?;
-            }
-        }
-        let whole = open.load().map_err(load_error)?;
+        let whole = self.load_beside(&replaced)?;
+        let failed = |error| Error::caused(ErrorKind::Io, "put the programs in place", error);
         for (name, link) in &mut self.links {
             let program = whole
                 .object()
@@ -256,6 +245,26 @@ impl Session {
         }
         self.whole = Some(whole);
         Ok(())
+    }
+
+    /// Programs of any policy over the same maps, and the one that writes rows for user space.
+    fn load_beside(
+        &self,
+        features: &BTreeSet<Feature>,
+    ) -> Result<abi::BlackstartSkel<'static>, Error> {
+        let mut open = opened(features, self.forwarder.is_some())?;
+        open.progs.bs_refill_one.set_autoload(true);
+        set_constants(&mut open, self.keys, abi::zeroed(), self.forwarder.as_ref());
+        let failed = |error| Error::caused(ErrorKind::Io, "load further programs", error);
+        for mut map in open.open_object_mut().maps_mut() {
+            let name = map.name().to_owned();
+            let own = self.skeleton.object().maps().find(|own| own.name() == name);
+            // Constants are what the two differ in.
+            if let Some(own) = own.filter(|_| !name.to_string_lossy().ends_with(".rodata")) {
+                map.reuse_fd(own.as_fd()).map_err(failed)?;
+            }
+        }
+        open.load().map_err(load_error)
     }
 
     /// Remove what an earlier policy left in a place. Arrays are simply written over, but for the one in which a row
@@ -382,24 +391,22 @@ impl Session {
         Ok(())
     }
 
-    fn refill(&mut self, what: &abi::bs_refill) -> Result<(), Error> {
+    /// Have a program write a row as the other programs write it. It is loaded when it is first wanted: few runs need it.
+    pub(super) fn refill(&mut self, what: &abi::bs_refill) -> Result<(), Error> {
+        if self.whole.is_none() && self.filler.is_none() {
+            self.filler = Some(self.load_beside(&BTreeSet::new())?);
+        }
         let mut frame = [0; 14 + size_of::<abi::bs_refill>()];
         frame[14..].copy_from_slice(abi::octets(what));
         let input = ProgramInput {
             data_in: Some(&frame),
             ..ProgramInput::default()
         };
-        let whole = self
-            .whole
-            .as_mut()
-            .expect("loaded before anything is filled in");
-        let ran = whole.progs.bs_refill_one.test_run(input);
+        let holder = self.whole.as_mut().or(self.filler.as_mut());
+        let holder = holder.expect("one of them was loaded above");
+        let ran = holder.progs.bs_refill_one.test_run(input);
         ran.map(drop).map_err(|error| {
-            Error::caused(
-                ErrorKind::Io,
-                "fill in what is kept for the new policy",
-                error,
-            )
+            Error::caused(ErrorKind::Io, "write a row of the kernel's tables", error)
         })
     }
 
@@ -421,7 +428,7 @@ fn keys_of(map: &impl MapCore) -> Vec<Vec<u8>> {
     map.keys().collect()
 }
 
-fn row<K: Plain, V: Plain>(map: &impl MapCore, key: &K) -> Option<V> {
+pub(super) fn row<K: Plain, V: Plain>(map: &impl MapCore, key: &K) -> Option<V> {
     let octets = map.lookup(abi::octets(key), MapFlags::ANY).ok()??;
     abi::value(&octets)
 }

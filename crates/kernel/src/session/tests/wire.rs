@@ -86,6 +86,7 @@ impl Wire {
             resolvers: &SERVERS,
             own_addresses: &[],
             hosts: &[],
+            forwarder: None,
         };
         let mut session = Session::load(&features, &settings).unwrap();
         let path = new_cgroup();

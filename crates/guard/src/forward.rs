@@ -1,0 +1,208 @@
+//! The forwarder of lookups over TCP.
+//!
+//! The kernel turns a connect to one of the run's own resolvers, at port 53, to a socket of ours on loopback. A thread
+//! takes the stream apart into messages; each is judged by the supervisor's loop, which owns the tables and the record,
+//! and goes on to the server that was asked for, or is refused. Answers come back the same way: what they give is
+//! leased before the asker can read it.
+//!
+//! The thread decides nothing, and the loop waits for nobody: they talk through two queues. Whoever connects and is not
+//! of this run is cut off before a word of it is read.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
+use std::time::Instant;
+
+use blackstart_core::name::Name;
+use blackstart_kernel::{Asker, Listening, Unread};
+use rustix::event::{EventfdFlags, eventfd};
+
+mod connection;
+mod frames;
+mod message;
+mod relay;
+
+pub(crate) use message::{Given, Question};
+use relay::Relay;
+
+/// Our sockets on loopback, before anybody is turned to them.
+#[derive(Debug)]
+pub(crate) struct Listeners {
+    v4: Option<TcpListener>,
+    v6: Option<TcpListener>,
+}
+
+impl Listeners {
+    /// Listen in this network namespace, for each family that some server is of; and why not where that fails.
+    pub(crate) fn open(servers: &[IpAddr]) -> (Self, Vec<String>) {
+        let mut failed = Vec::new();
+        let mut open = |wanted: bool, loopback: IpAddr| {
+            let listener = wanted.then(|| {
+                let listener = TcpListener::bind((loopback, 0))?;
+                listener.set_nonblocking(true)?;
+                Ok(listener)
+            })?;
+            listener
+                .map_err(|error: io::Error| {
+                    failed.push(format!("nothing can listen on {loopback}: {error}"))
+                })
+                .ok()
+        };
+        let is_v4 = |server: &IpAddr| server.to_canonical().is_ipv4();
+        let v4 = open(servers.iter().any(is_v4), Ipv4Addr::LOCALHOST.into());
+        let v6 = open(!servers.iter().all(is_v4), Ipv6Addr::LOCALHOST.into());
+        (Self { v4, v6 }, failed)
+    }
+
+    /// Where, as the kernel knows it; none where nothing listens.
+    pub(crate) fn place(&self) -> io::Result<Option<Listening>> {
+        Listening::on(self.v4.as_ref(), self.v6.as_ref())
+    }
+
+    fn all(&self) -> impl Iterator<Item = &TcpListener> {
+        self.v4.iter().chain(&self.v6)
+    }
+}
+
+/// What the thread wants to know.
+#[derive(Debug)]
+pub(crate) enum Ask {
+    /// Whose connection is this?
+    Who(SocketAddr),
+    /// May this be looked up?
+    Lookup(Arc<Asker>, Question),
+    /// A query that looks nothing up, or that cannot be read: does it pass?
+    Unjudged(Unjudged),
+    /// An answer that has come: what it gives to the name that was asked for, or none where that cannot be read.
+    /// Does it pass?
+    Answer(Arc<Asker>, Name, Option<Given>),
+    /// An answer that cannot be read, or that nobody waits for: does it pass?
+    Stray(Unread),
+}
+
+/// Why a query cannot be judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unjudged {
+    /// An update or a notification.
+    NoLookup,
+    /// Nobody knows what it asks for.
+    Unreadable,
+}
+
+/// What it is told.
+#[derive(Debug)]
+pub(crate) enum Reply {
+    /// Theirs.
+    Asker(Asker),
+    /// To the server, or to the client.
+    Pass,
+    /// Not to the server: the client has this instead.
+    Refuse(Vec<u8>),
+    /// To nobody, and nobody is told.
+    Lose,
+    /// To nobody, and whoever waits is told as well as can be.
+    Deny,
+    /// None of this run's, or nothing can be judged: the connection is to end.
+    Close,
+}
+
+/// The supervisor's side.
+#[derive(Debug)]
+pub(crate) struct Forwarder {
+    asked: Receiver<(u64, Ask)>,
+    replies: Option<Sender<(u64, Reply)>>,
+    bell: Arc<Bell>,
+    waker: Arc<Bell>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Forwarder {
+    /// Start the thread.
+    pub(crate) fn start(listeners: Listeners) -> io::Result<Self> {
+        let (asks, asked) = channel();
+        let (replies, answered) = channel();
+        let bell = Arc::new(Bell::new()?);
+        let waker = Arc::new(Bell::new()?);
+        let relay = Relay::new(
+            listeners,
+            asks,
+            answered,
+            Arc::clone(&bell),
+            Arc::clone(&waker),
+        );
+        let thread = thread::Builder::new()
+            .name("lookups".to_owned())
+            .spawn(move || relay.run())?;
+        Ok(Self {
+            asked,
+            replies: Some(replies),
+            bell,
+            waker,
+            thread: Some(thread),
+        })
+    }
+
+    /// Readable when something is asked.
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.bell.0.as_fd()
+    }
+
+    /// Reply to what is asked, up to a moment; the rest is for the next time.
+    pub(crate) fn serve(&self, until: Instant, mut judge: impl FnMut(Ask) -> Reply) {
+        self.bell.hush();
+        let Some(replies) = &self.replies else { return };
+        let mut any = false;
+        while let Ok((connection, ask)) = self.asked.try_recv() {
+            // A thread that has ended wants no reply.
+            any |= replies.send((connection, judge(ask))).is_ok();
+            if Instant::now() >= until {
+                self.bell.ring();
+                break;
+            }
+        }
+        if any {
+            self.waker.ring();
+        }
+    }
+
+    fn end(&mut self) {
+        // Without anybody to ask, the thread ends, and its connections with it.
+        self.replies = None;
+        self.waker.ring();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Forwarder {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// Wakes who polls.
+#[derive(Debug)]
+struct Bell(OwnedFd);
+
+impl Bell {
+    fn new() -> io::Result<Self> {
+        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
+        Ok(Self(eventfd(0, flags)?))
+    }
+
+    /// It rings until it is hushed; more than that there is none.
+    fn ring(&self) {
+        let _ = rustix::io::write(&self.0, &1_u64.to_ne_bytes());
+    }
+
+    fn hush(&self) {
+        let _ = rustix::io::read(&self.0, &mut [0_u8; 8]);
+    }
+}
+
+#[cfg(test)]
+mod tests;
