@@ -445,7 +445,7 @@ fn closed_sockets_leave_nothing_behind() {
         let row = &seat.socket;
         let open = [row.verdict, row.dns, row.hooked].map(u64::from);
         let asked = row.asked.map(|asked| u64::from(asked.turn));
-        let all = [seat.cookie, seat.elsewhere.into(), row.since_ns];
+        let all = [seat.cookie, seat.elsewhere.into(), row.since.into()];
         [&all[..], &open, &asked].concat().iter().all(|n| *n == 0)
     };
     assert!(seats().iter().all(swept));
