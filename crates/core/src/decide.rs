@@ -26,7 +26,8 @@ pub struct Attempt<'a> {
     pub address_class: ClassId,
     /// Loopback, or one of the host's own addresses.
     pub local: bool,
-    /// One of the run's own resolvers, at port 53.
+    /// One of the run's own resolvers, at port 53, and what it is asked is read: datagrams, and streams that go
+    /// through the forwarder.
     pub resolver_dns: bool,
     /// Protocol.
     pub protocol: Protocol,

@@ -19,7 +19,7 @@
 #define BLACKSTART_ABI_H
 
 /* Pins of a run are read by later releases. Raise it when any struct below changes. */
-enum bs_layout { BS_LAYOUT = 4 };
+enum bs_layout { BS_LAYOUT = 5 };
 
 enum { BS_NAME_MAX = 256, BS_EXE_MAX = 128, BS_ARGV_HEAD = 256, BS_ARGV_REST = 768 };
 enum { BS_LEASE_SLOTS = 16, BS_CHAIN_MAX = 6, BS_PACKET_MAX = 4096, BS_PATH_MAX = 112, BS_ASKED = 2 };
@@ -421,26 +421,31 @@ struct bs_asked {
 struct bs_socket {
 	__u64 subject;
 	__u64 name;
-	__u64 bytes; /* not yet added to the flow, which subject, name, addr, rule, port, protocol and flow_verdict name */
-	__u64 since_ns; /* of a TCP connect whose outcome is not known yet; 0 otherwise */
+	/* Not yet added to the flow, which subject, name, addr, rule, port, protocol and flow_verdict name. */
+	__u64 bytes;
+	__u64 last_ns; /* of the attempts */
+	__u32 attempts;
+	__u32 connected;
 	__u32 addr[4];
 	__u32 rule;
+	__u32 since; /* bs_moment() of a TCP connect whose outcome is not known yet; 0 otherwise */
 	__u16 port;
 	__u8 protocol;
 	__u8 verdict; /* 0: never judged */
 	__u8 dns;     /* some send asked for port 53/UDP */
 	__u8 hooked;  /* judged by connect or sendmsg: its packets need no second judgement */
-	__u8 flow_verdict; /* of the flow that the bytes belong to; verdict, as long as the socket is open */
+	__u8 flow_verdict; /* verdict, as long as the socket is open */
+	__u8 kept;         /* the flow has a row: rows of flows are never taken away */
+	__u16 source_port; /* of a forwarded socket, once its SYN has left */
 	__u8 forwarded;    /* connected to the forwarder in the place of addr and port */
-	__u16 source_port; /* of a forwarded one, once its SYN has left */
-	__u8 pad[2];
+	__u8 pad[5];
 	struct bs_asked asked[BS_ASKED];
 };
 
 /*
  * Where the row of a socket lies as a rule: its cookie picks the seat, and cookies are dealt in order. Whoever
  * finds the seat taken has its row elsewhere, in a hash table. While nobody sits here, the row still names a flow and
- * holds its bytes; all that tells one socket from another is zero.
+ * holds what is to be added to it; all that tells one socket from another is zero.
  */
 struct bs_seat {
 	__u64 cookie;
@@ -552,8 +557,8 @@ BS_SIZE(bs_leaver_key, 24);
 BS_SIZE(bs_delegate_key, 128);
 BS_SIZE(bs_counters, 128);
 BS_SIZE(bs_asked, 48);
-BS_SIZE(bs_socket, 160);
-BS_SIZE(bs_seat, 176);
+BS_SIZE(bs_socket, 176);
+BS_SIZE(bs_seat, 192);
 BS_SIZE(bs_forwarded_key, 20);
 BS_SIZE(bs_event, 48);
 BS_SIZE(bs_lookup_event, 328);

@@ -444,6 +444,7 @@ __noinline int bs_query(struct __sk_buff *skb, struct bs_header *h, struct bs_so
 __noinline int bs_backstop(__u64 cookie, struct bs_header *h, struct bs_socket *st, __u32 generation)
 {
 	struct bs_attempt a = {};
+	int kept;
 
 	if (!h)
 		return BS_PASS;
@@ -463,57 +464,43 @@ __noinline int bs_backstop(__u64 cookie, struct bs_header *h, struct bs_socket *
 	a.protocol = h->protocol;
 	a.backstop = 1;
 	bs_judge(&a);
-	bs_record(&a);
+	kept = bs_record(&a);
 	/* A TCP socket that no hook saw is the kernel's own (a subflow), and no hook will see it closed. */
 	if (h->stream)
 		return a.verdict == BS_DENY ? BS_DROP : BS_PASS;
 	if (!st)
 		st = bs_socket_new(cookie);
 	if (st)
-		bs_socket_set(st, &a);
+		bs_socket_set(st, &a, kept);
 	return a.verdict == BS_DENY ? BS_DROP : BS_PASS;
 }
 
-/* Where a turned connection comes from is known now. */
-static __always_inline void bs_forward_syn(struct __sk_buff *skb, struct bs_header *h, struct bs_socket *st, __u64 cookie)
+/* A packet of a turned connection: with the first, it is known where that comes from. */
+static __always_inline void bs_forward_leaves(struct __sk_buff *skb, struct bs_socket *st, __u64 cookie)
 {
 	struct bs_forwarded_key from = {};
+	struct bs_header h = {};
 
-	if (bs_header_read(skb, h))
+	if (bs_header_read(skb, &h) || (h.tcp_flags & 0x12) != 0x02)
 		return;
-	__builtin_memcpy(from.addr, h->source, 16);
-	from.port = h->source_port;
+	__builtin_memcpy(from.addr, h.source, 16);
+	from.port = h.source_port;
 	bs_forward_note(st, cookie, &from);
 }
 
-/* When: any packet leaves a socket of the run, after routing and DNAT. Writes: queries, names, pending, forwarded, and
- * for unjudged sockets flows. A drop is EPERM for a datagram's sender. Fails closed for DNS in enforce. */
-SEC("cgroup_skb/egress")
-int bs_egress(struct __sk_buff *skb)
+/* A packet of a datagram socket, or of a socket that no hook has judged. */
+static __always_inline int bs_packet(struct __sk_buff *skb, __u64 cookie, struct bs_socket *st)
 {
 	struct bpf_sock *sk = skb->sk;
 	struct bs_header h = {};
-	struct bs_socket *st;
 	struct bs_lease *source;
 	__u32 protocol, certain, verdict, generation = bs_generation();
-	__u64 cookie;
 
 	if (!sk || !(sk = bpf_sk_fullsock(sk)))
 		return BS_PASS;
 	protocol = sk->protocol;
 	barrier_var(protocol); /* else the compiler moves arithmetic on the pointer, which is refused */
 	h.stream = protocol == IPPROTO_TCP && sk->type == SOCK_STREAM;
-	cookie = bpf_get_socket_cookie(skb);
-	st = bs_socket_find(cookie);
-	/* Refused, and not to be told so. */
-	if (st && st->hooked && st->verdict == BS_DENY)
-		return BS_LOSE;
-	if (st && st->hooked && h.stream) {
-		if (forward.netns && st->forwarded && sk->state == BPF_TCP_SYN_SENT)
-			bs_forward_syn(skb, &h, st, cookie);
-		__sync_fetch_and_add(&st->bytes, skb->len);
-		return BS_PASS;
-	}
 	if (bs_header_read(skb, &h))
 		return bs_enforcing(generation) && policies[generation & 1].default_deny ? BS_DROP : BS_PASS;
 	/*
@@ -546,6 +533,33 @@ int bs_egress(struct __sk_buff *skb)
 		}
 	}
 	return BS_PASS;
+}
+
+/* When: any packet leaves a socket of the run, after routing and DNAT. Writes: queries, names, pending, forwarded, and
+ * for unjudged sockets flows. A drop is EPERM for a datagram's sender. Fails closed for DNS in enforce. */
+SEC("cgroup_skb/egress")
+int bs_egress(struct __sk_buff *skb)
+{
+	struct bs_socket *st;
+	__u64 cookie;
+
+	if (!skb->sk)
+		return BS_PASS;
+	cookie = bpf_get_socket_cookie(skb);
+	st = bs_socket_find(cookie);
+	if (st && st->hooked) {
+		/* Refused, and not to be told so. */
+		if (st->verdict == BS_DENY)
+			return BS_LOSE;
+		/* The socket hooks see no raw socket: this is a connection. */
+		if (st->protocol == IPPROTO_TCP) {
+			if (forward.netns && st->forwarded)
+				bs_forward_leaves(skb, st, cookie);
+			__sync_fetch_and_add(&st->bytes, skb->len);
+			return BS_PASS;
+		}
+	}
+	return bs_packet(skb, cookie, st);
 }
 
 #endif

@@ -262,6 +262,13 @@ static __always_inline void bs_now_at(__u64 *last_ns)
 		*last_ns = now;
 }
 
+/* A moment, in steps of 2^20 ns of a clock of which only differences mean something, by the clock that is a load. Never
+ * 0; wraps around after some weeks, so differences are taken modulo 2^32. */
+static __always_inline __u32 bs_moment(void)
+{
+	return (__u32)(bpf_ktime_get_coarse_ns() >> 20) | 1;
+}
+
 /* A load that those behind it do not overtake, and a store that does not overtake those before it. Where every one is
  * such, as on x86, the atomic instructions that they are elsewhere would be the dearest on their way. */
 #ifdef __TARGET_ARCH_x86

@@ -7,6 +7,7 @@
 mod answers;
 mod decision;
 mod differential;
+mod forward;
 mod leases;
 mod message;
 mod packets;

@@ -436,6 +436,7 @@ fn compare(case: &Case) -> Result<usize, TestCaseError> {
         resolvers: &case.resolvers,
         own_addresses: &case.own,
         hosts: &hosts,
+        forwarder: None,
     };
     let mut session =
         Session::load(&BTreeSet::new(), &settings).expect("a session without programs");
@@ -637,6 +638,8 @@ fn in_kernel(
             addr: words(*address),
             port: port.number(&case.policy, rule),
             protocol: *protocol,
+            // As the socket hooks say of TCP, where the forwarder can be reached.
+            forwarded: u8::from(*protocol == 6 && n % 2 == 1),
             ..abi::zeroed()
         };
         attempts.push(&n, &row);
@@ -779,7 +782,9 @@ fn judge(
     let attempt = Attempt {
         address_class: tables.class_of_address(address),
         local: address.is_loopback() || known(&case.own),
-        resolver_dns: port == 53 && kind == Protocol::Udp && known(&case.resolvers),
+        resolver_dns: port == 53
+            && (kind == Protocol::Udp || got.forwarded != 0)
+            && known(&case.resolvers),
         protocol: kind,
         port,
         selectors,

@@ -20,7 +20,7 @@ use rustix::process::{PidfdGetfdFlags, Signal, WaitId, WaitIdOptions};
 
 use super::message::Message;
 use crate::abi;
-use crate::session::{Feature, Session, Settings};
+use crate::session::{Feature, Listening, Session, Settings};
 use crate::spawn::clone_child;
 use crate::support::Support;
 
@@ -68,6 +68,16 @@ impl Wire {
 
     /// In observe mode, on a host whose resolv.conf has this search list.
     pub(super) fn searching(rules: &str, search: &[&str]) -> Self {
+        Self::with(rules, search, || None)
+    }
+
+    /// In observe mode, with lookups over TCP turned to where `forwarder` says. That is asked in the network namespace
+    /// that this thread has from then on.
+    pub(super) fn forwarding(rules: &str, forwarder: impl FnOnce() -> Option<Listening>) -> Self {
+        Self::with(rules, &[], forwarder)
+    }
+
+    fn with(rules: &str, search: &[&str], forwarder: impl FnOnce() -> Option<Listening>) -> Self {
         need_root();
         own_network();
         // Whether a session refuses is set by its mode; its rules would.
@@ -86,7 +96,7 @@ impl Wire {
             resolvers: &SERVERS,
             own_addresses: &[],
             hosts: &[],
-            forwarder: None,
+            forwarder: forwarder(),
         };
         let mut session = Session::load(&features, &settings).unwrap();
         let path = new_cgroup();
@@ -111,9 +121,18 @@ impl Wire {
         socket
     }
 
+    /// A TCP socket of the run, of the family of `peer`, not connected yet.
+    pub(super) fn stream(&self, peer: IpAddr) -> OwnedFd {
+        born_in(self.cgroup.as_fd(), peer.is_ipv6(), libc::SOCK_STREAM)
+    }
+
     /// A UDP socket of the run, of the family of `peer`.
     pub(super) fn unconnected(&self, peer: IpAddr) -> UdpSocket {
-        let socket = UdpSocket::from(born_in(self.cgroup.as_fd(), peer.is_ipv6()));
+        let socket = UdpSocket::from(born_in(
+            self.cgroup.as_fd(),
+            peer.is_ipv6(),
+            libc::SOCK_DGRAM,
+        ));
         patient(&socket);
         socket
     }
@@ -264,7 +283,7 @@ pub(super) fn need_root() {
 
 /// Move this thread into a network namespace of its own, on one CPU: so a packet over loopback arrives within
 /// the call that sends it, or behind those sent before.
-fn own_network() {
+pub(super) fn own_network() {
     // SAFETY: only the network namespace is left, and no descriptor depends on that.
     unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }.unwrap();
     let mut one = rustix::thread::CpuSet::new();
@@ -297,15 +316,15 @@ fn patient(socket: &UdpSocket) {
     socket.set_read_timeout(Some(most)).unwrap();
 }
 
-/// A UDP socket made by a process inside the cgroup: hooks run for the cgroup in which a socket was made,
+/// A socket made by a process inside the cgroup: hooks run for the cgroup in which a socket was made,
 /// whoever uses it.
-fn born_in(cgroup: BorrowedFd<'_>, v6: bool) -> OwnedFd {
+fn born_in(cgroup: BorrowedFd<'_>, v6: bool, kind: i32) -> OwnedFd {
     let (ready, tell) = rustix::pipe::pipe().unwrap();
     let family = if v6 { libc::AF_INET6 } else { libc::AF_INET };
     let tell_fd = tell.as_raw_fd();
     let child = clone_child(Some(cgroup), |joined| {
         // SAFETY: socket takes plain numbers.
-        let fd = unsafe { libc::socket(family, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
+        let fd = unsafe { libc::socket(family, kind | libc::SOCK_CLOEXEC, 0) };
         let said = if joined { fd } else { -1 };
         // SAFETY: `said` is four octets, and the pipe is open in this copy of the process.
         unsafe { libc::write(tell_fd, (&raw const said).cast(), 4) };
