@@ -231,3 +231,205 @@ fn sound(name: &Name) -> bool {
         .labels()
         .any(|label| label.iter().any(|octet| matches!(octet, 0 | b'.')))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A header with these flags and counts, then what follows.
+    fn message(flags: u16, counts: [u16; 4], body: &[u8]) -> Vec<u8> {
+        let mut message = vec![0x12, 0x34];
+        message.extend(flags.to_be_bytes());
+        message.extend(counts.iter().flat_map(|count| count.to_be_bytes()));
+        message.extend(body);
+        message
+    }
+
+    const QUESTION: &[u8] = b"\x03WWW\x07example\x00\x00\x01\x00\x01";
+
+    fn asked(body: &[u8]) -> Option<Query> {
+        query(&message(0x0100, [1, 0, 0, 0], body))
+    }
+
+    #[test]
+    fn a_question_is_read_as_it_was_sent() {
+        let Some(Query::Lookup(question)) = query(&message(0x0110, [1, 0, 0, 1], QUESTION)) else {
+            panic!("a lookup");
+        };
+        assert_eq!(question.name.to_string(), "www.example");
+        assert_eq!(question.sent, b"\x03WWW\x07example\x00");
+        assert_eq!(
+            (
+                question.id,
+                question.flags,
+                question.qtype,
+                question.qclass,
+                question.edns
+            ),
+            (0x1234, 0x0110, 1, 1, true)
+        );
+        assert!(matches!(asked(QUESTION), Some(Query::Lookup(question)) if !question.edns));
+    }
+
+    #[test]
+    fn what_the_kernel_does_not_judge_is_not_judged_here() {
+        let mut long = [b"\x3f".as_slice(), &[b'a'; 63]].concat().repeat(5);
+        long.extend([0, 0, 1, 0, 1]);
+        for (what, body) in [
+            ("nothing", &b""[..]),
+            ("a name that goes on beyond the message", b"\x05gi"),
+            ("no type", b"\x01a\x00"),
+            ("half a type", b"\x01a\x00\x00\x01\x00"),
+            ("a compressed question", b"\x01a\xc0\x0c\x00\x01\x00\x01"),
+            (
+                "a label type that does not exist",
+                b"\x41a\x00\x00\x01\x00\x01",
+            ),
+            (
+                "a dot within a label",
+                b"\x0agithub.com\x00\x00\x01\x00\x01",
+            ),
+            ("a NUL within a label", b"\x03a\x00b\x00\x00\x01\x00\x01"),
+            ("a name of more than 255 octets", &long),
+        ] {
+            assert_eq!(asked(body), None, "{what}");
+        }
+        for (what, flags, counts) in [
+            ("an answer", 0x8100, [1, 0, 0, 0]),
+            ("an opcode that looks nothing up", 0x1000, [1, 0, 0, 0]),
+            ("no question", 0x0100, [0, 0, 0, 0]),
+            ("two questions", 0x0100, [2, 0, 0, 0]),
+            ("an answer section", 0x0100, [1, 1, 0, 0]),
+            ("an authority section", 0x0100, [1, 0, 1, 0]),
+        ] {
+            assert_eq!(query(&message(flags, counts, QUESTION)), None, "{what}");
+        }
+        assert_eq!(query(b"junk"), None);
+        for opcode in [4 << 11, 5 << 11] {
+            let other = query(&message(opcode, [1, 0, 0, 0], QUESTION));
+            assert_eq!(other, Some(Query::Other));
+        }
+    }
+
+    fn record(owner: &[u8], rtype: u16, class: u16, data: &[u8]) -> Vec<u8> {
+        let mut record = owner.to_vec();
+        record.extend(rtype.to_be_bytes());
+        record.extend(class.to_be_bytes());
+        record.extend([0, 0, 0, 60]);
+        record.extend(u16::try_from(data.len()).unwrap().to_be_bytes());
+        record.extend(data);
+        record
+    }
+
+    /// The question's name, where it stands.
+    const ASKED: &[u8] = b"\xc0\x0c";
+    const CDN: &[u8] = b"\x03cdn\x07example\x00";
+
+    fn given(records: &[Vec<u8>]) -> Option<Given> {
+        let count = u16::try_from(records.len()).unwrap();
+        let message = message(
+            0x8180,
+            [1, count, 0, 0],
+            &[QUESTION, &records.concat()].concat(),
+        );
+        match answer(&message)? {
+            Answer::Full(full) => full.given(),
+            Answer::Bare(_) => None,
+        }
+    }
+
+    #[test]
+    fn one_chain_from_the_question_gives_addresses() {
+        let found = given(&[
+            record(ASKED, 5, 1, CDN),
+            record(CDN, 1, 1, &[192, 0, 2, 1]),
+            record(CDN, 28, 1, &[0x20; 16]),
+            // Not of the chain, not of the Internet, not an address, and of a type that says nothing here.
+            record(b"\x05other\x00", 1, 1, &[192, 0, 2, 2]),
+            record(ASKED, 1, 1, &[192, 0, 2, 3]),
+            record(CDN, 1, 3, &[192, 0, 2, 4]),
+            record(CDN, 1, 1, &[192, 0, 2]),
+            record(CDN, 46, 1, &[1; 30]),
+        ])
+        .unwrap();
+        assert_eq!(found.chain, [Name::parse("cdn.example").unwrap()]);
+        let addresses: [IpAddr; 2] = [
+            "192.0.2.1".parse().unwrap(),
+            "2020:2020:2020:2020:2020:2020:2020:2020".parse().unwrap(),
+        ];
+        assert_eq!(found.addresses, addresses);
+        // Case is no matter, and a chain that is in disorder ends early.
+        let upper = record(b"\x03CDN\x07EXAMPLE\x00", 1, 1, &[192, 0, 2, 1]);
+        let found = given(&[record(ASKED, 5, 1, CDN), upper.clone()]).unwrap();
+        assert_eq!(found.addresses.len(), 1);
+        let found = given(&[upper, record(ASKED, 5, 1, CDN)]).unwrap();
+        assert!(found.addresses.is_empty());
+    }
+
+    #[test]
+    fn an_answer_that_cannot_be_read_in_whole_gives_nothing() {
+        let good = record(ASKED, 1, 1, &[192, 0, 2, 1]);
+        assert!(given(std::slice::from_ref(&good)).is_some());
+        let mut cut = good.clone();
+        cut.pop();
+        for (what, records) in [
+            ("cut short", vec![cut]),
+            (
+                "more records than there are",
+                vec![good.clone(), Vec::new()],
+            ),
+            (
+                "a pointer forwards",
+                vec![record(b"\xc0\xff", 1, 1, &[192, 0, 2, 1])],
+            ),
+            (
+                "a circle",
+                vec![record(ASKED, 5, 1, CDN), record(CDN, 5, 1, ASKED)],
+            ),
+            (
+                "a longer circle",
+                vec![
+                    record(ASKED, 5, 1, CDN),
+                    record(CDN, 5, 1, b"\x01x\x00"),
+                    record(b"\x01x\x00", 5, 1, CDN),
+                ],
+            ),
+            (
+                "a target with something behind it",
+                vec![record(ASKED, 5, 1, b"\x01x\x00\x00")],
+            ),
+            (
+                "a dot within a label",
+                vec![record(b"\x03a.b\x00", 1, 1, &[192, 0, 2, 1])],
+            ),
+        ] {
+            assert_eq!(given(&records), None, "{what}");
+        }
+    }
+
+    #[test]
+    fn answers_are_told_from_what_is_none() {
+        assert_eq!(
+            answer(&message(0x8183, [0; 4], b"")),
+            Some(Answer::Bare(0x1234))
+        );
+        for (what, flags, counts, body) in [
+            ("a query", 0x0100, [1, 0, 0, 0], QUESTION),
+            ("a bare header without an error", 0x8180, [0; 4], b""),
+            ("two questions", 0x8180, [2, 0, 0, 0], QUESTION),
+            ("another opcode", 0xa180, [1, 0, 0, 0], QUESTION),
+            ("no type", 0x8180, [1, 0, 0, 0], b"\x01a\x00"),
+        ] {
+            assert_eq!(answer(&message(flags, counts, body)), None, "{what}");
+        }
+        let nothing = message(0x8183, [1, 0, 0, 0], QUESTION);
+        let Some(Answer::Full(full)) = answer(&nothing) else {
+            panic!("an answer");
+        };
+        assert_eq!(
+            (full.id, full.qtype, full.has_records()),
+            (0x1234, 1, false)
+        );
+        assert_eq!(full.name.to_string(), "www.example");
+    }
+}
