@@ -17,6 +17,14 @@ pub fn reach(way: &str, address: impl ToString, port: u16) -> Vec<String> {
     ]
 }
 
+/// The command that looks names up over TCP (see `clients/dns_tcp.py`).
+pub fn dns_tcp(arguments: &[&str]) -> Vec<String> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/dns_tcp.py");
+    let mut line = vec!["/usr/bin/python3".to_owned(), script.display().to_string()];
+    line.extend(arguments.iter().map(|&argument| argument.to_owned()));
+    line
+}
+
 /// Build the client that looks names up with musl's resolver.
 pub fn musl_lookup(world: &World) -> String {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/lookup.c");

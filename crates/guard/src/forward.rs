@@ -9,12 +9,12 @@
 //! of this run is cut off before a word of it is read.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use blackstart_core::name::Name;
 use blackstart_kernel::{Asker, Listening, Unread};
@@ -27,6 +27,9 @@ mod relay;
 
 pub(crate) use message::{Given, Question};
 use relay::Relay;
+
+/// Within this time loopback is reached, or not at all.
+const REACHED: Duration = Duration::from_millis(500);
 
 /// Our sockets on loopback, before anybody is turned to them.
 #[derive(Debug)]
@@ -42,12 +45,18 @@ impl Listeners {
         let mut open = |wanted: bool, loopback: IpAddr| {
             let listener = wanted.then(|| {
                 let listener = TcpListener::bind((loopback, 0))?;
+                // An address can be had of a link that is down, and a firewall may stand before it. Whoever is turned
+                // here must get here.
+                TcpStream::connect_timeout(&listener.local_addr()?, REACHED)?;
                 listener.set_nonblocking(true)?;
+                let _ = listener.accept();
                 Ok(listener)
             })?;
             listener
                 .map_err(|error: io::Error| {
-                    failed.push(format!("nothing can listen on {loopback}: {error}"))
+                    failed.push(format!(
+                        "{loopback} cannot be listened on and reached: {error}"
+                    ))
                 })
                 .ok()
         };
