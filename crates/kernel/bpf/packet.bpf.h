@@ -31,8 +31,8 @@ struct bs_header {
 /* As far as TCP's flags. */
 enum { BS_TRANSPORT = 14, BS_V4 = 20, BS_V6 = 40 };
 
-/* The network header and what follows it, at once where there is that much: a helper costs more than what it
- * copies. 1 with the transport header, 0 without, -1 without either. */
+/* The network header and what follows it, copied, where the packet does not begin with both in one piece. 1 with the
+ * transport header, 0 without, -1 without either. */
 static __always_inline int bs_header_load(struct __sk_buff *skb, void *raw, __u32 network)
 {
 	if (!bpf_skb_load_bytes(skb, 0, raw, network + BS_TRANSPORT))
@@ -43,54 +43,64 @@ static __always_inline int bs_header_load(struct __sk_buff *skb, void *raw, __u3
 	return !bpf_skb_load_bytes(skb, network, raw + network, 4);
 }
 
-/* A global function: what it found is unknown to the verifier, so that the many ways to find it are one. */
-__noinline int bs_header_read(struct __sk_buff *skb, struct bs_header *h)
+/* The fields of the header at `octets`. 0 if it can be told what the packet is. */
+static __always_inline int bs_header_fields(struct bs_header *h, const void *header, __u32 network, int transport)
 {
-	__u32 raw[(BS_V6 + BS_TRANSPORT + 3) / 4];
-	__u8 *octets = (void *)raw, *transport;
-	__u32 offset;
-	int loaded;
+	const __u8 *octets = header;
+	const __u32 *words = header;
+	const __u16 *ports = header + network;
 
-	if (!h)
-		return -1;
-	if (skb->protocol == bpf_htons(ETH_P_IP)) {
-		offset = BS_V4;
-		transport = octets + BS_V4;
-		loaded = bs_header_load(skb, raw, BS_V4);
-		if (loaded < 0)
-			return -1;
+	if (network == BS_V4) {
 		h->source[2] = h->dest[2] = bpf_htonl(0xffff);
-		h->source[3] = raw[3];
-		h->dest[3] = raw[4];
+		h->source[3] = words[3];
+		h->dest[3] = words[4];
 		h->protocol = octets[9];
 		h->odd = octets[0] != 0x45 || (octets[6] & 0x3f) || octets[7];
-	} else if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
-		offset = BS_V6;
-		transport = octets + BS_V6;
-		loaded = bs_header_load(skb, raw, BS_V6);
-		if (loaded < 0)
-			return -1;
-		__builtin_memcpy(h->source, raw + 2, 16);
-		__builtin_memcpy(h->dest, raw + 6, 16);
+	} else {
+		__builtin_memcpy(h->source, words + 2, 16);
+		__builtin_memcpy(h->dest, words + 6, 16);
 		h->protocol = octets[6];
 		/* RFC 8200, 4: extension headers; what they carry lies behind them, whatever the socket's type. */
 		h->hidden = h->protocol == 0 || h->protocol == 43 || h->protocol == 44 || h->protocol == 51 ||
 			    h->protocol == 60 || h->protocol == 135 || h->protocol == 139 || h->protocol == 140;
 		h->odd = h->hidden;
-	} else {
-		return -1;
 	}
 	if (!h->odd && (h->protocol == IPPROTO_UDP || h->protocol == IPPROTO_TCP || h->protocol == 136)) {
-		if (!loaded)
+		if (!transport)
 			return -1;
-		h->source_port = transport[0] << 8 | transport[1];
-		h->dest_port = transport[2] << 8 | transport[3];
+		h->source_port = bpf_ntohs(ports[0]);
+		h->dest_port = bpf_ntohs(ports[1]);
 		if (h->protocol == IPPROTO_UDP)
-			h->payload = offset + 8;
+			h->payload = network + 8;
 		if (h->protocol == IPPROTO_TCP)
-			h->tcp_flags = transport[13];
+			h->tcp_flags = octets[network + 13];
 	}
 	return 0;
+}
+
+static __always_inline int bs_header_of(struct __sk_buff *skb, struct bs_header *h, __u32 network)
+{
+	const void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	__u32 raw[(BS_V6 + BS_TRANSPORT + 3) / 4];
+	int loaded;
+
+	/* Where it lies, as nearly always: a copy costs as much again. */
+	if (data + network + BS_TRANSPORT <= end)
+		return bs_header_fields(h, data, network, 1);
+	loaded = bs_header_load(skb, raw, network);
+	return loaded < 0 ? -1 : bs_header_fields(h, raw, network, loaded);
+}
+
+/* A global function: what it found is unknown to the verifier, so that the many ways to find it are one. */
+__noinline int bs_header_read(struct __sk_buff *skb, struct bs_header *h)
+{
+	if (!h)
+		return -1;
+	if (skb->protocol == bpf_htons(ETH_P_IP))
+		return bs_header_of(skb, h, BS_V4);
+	if (skb->protocol == bpf_htons(ETH_P_IPV6))
+		return bs_header_of(skb, h, BS_V6);
+	return -1;
 }
 
 /* A query as read from the packet, and what to do with it. */

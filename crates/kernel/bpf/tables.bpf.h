@@ -21,6 +21,14 @@ __u8 kinds_of_octets[2][2][256] = {};
 /* Numbers subjects. */
 __u64 subject_count = 0;
 
+/*
+ * Which subject a process is that has acted lately: its tgid in the upper half, the subject in the lower, in one word,
+ * so that what is read belongs together. Saves the probe of bs_processes, which stays what counts: whatever writes that
+ * empties the place here.
+ */
+enum { BS_ACTING = 64 };
+__u64 acting[BS_ACTING] = {};
+
 /* ---- policy: written by the loader, read by every program; room for two, see struct bs_policy ---- */
 
 struct {
