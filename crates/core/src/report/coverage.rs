@@ -32,8 +32,8 @@ pub const STANDING_GAPS: [StandingGap; 3] = [
     },
     StandingGap {
         kind: "unseen_lookups",
-        brief: "lookups in TCP, TLS or HTTPS (seen as connections)",
-        detail: "lookups over TCP, TLS (DoT) or HTTPS (DoH) are seen as connections to their servers only: the names in them are not known, and addresses learnt there have no name",
+        brief: "lookups in TLS or HTTPS (seen as connections)",
+        detail: "lookups over TLS (DoT) or HTTPS (DoH), and over TCP at other ports than 53, are seen as connections to their servers only: the names in them are not known, and addresses learnt there have no name",
     },
 ];
 
@@ -146,7 +146,7 @@ fn gaps(lens: &Lens<'_>, lost: u64, unnamed: u64) -> Vec<Gap> {
         (
             "dns_over_tcp",
             counters.dns_over_tcp,
-            "TCP connections went to port 53; the lookups in them were not seen, and addresses learnt there have no name",
+            "TCP connections to port 53 were not read (to another server than the run's own, from another network namespace, or with no supervisor): the lookups in them were not seen, and addresses learnt there have no name",
         ),
         (
             "unnamed_addresses",
