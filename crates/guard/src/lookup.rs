@@ -5,11 +5,10 @@ use std::time::Instant;
 use blackstart_core::record::Verdict;
 use blackstart_core::report::rule_text;
 use blackstart_core::tables::Tables;
-use blackstart_kernel::{AnswerWanted, Asker, Error, Session, Unread};
+use blackstart_kernel::{AnswerWanted, Asker, Session, Unread};
 
 use crate::answer::message::refusal;
 use crate::forward::{Ask, Question, Reply, Unjudged};
-use crate::orphan::described;
 use crate::supervise::{Supervisor, TURN};
 
 impl Supervisor<'_, '_> {
@@ -18,61 +17,60 @@ impl Supervisor<'_, '_> {
         let Some(forwarder) = self.forwarder else {
             return;
         };
-        forwarder.serve(Instant::now() + TURN, |ask| {
-            self.judge(ask).unwrap_or_else(|error| {
-                tracing::debug!(%error, "a lookup over TCP");
-                self.unjudged.count += 1;
-                self.unjudged.first.get_or_insert_with(|| described(&error));
-                Reply::Close
-            })
-        });
+        forwarder.serve(Instant::now() + TURN, |ask| self.judge(ask));
     }
 
-    fn judge(&mut self, ask: Ask) -> Result<Reply, Error> {
+    fn judge(&mut self, ask: Ask) -> Reply {
         let (Some(session), Some(tables)) =
             (self.session.as_deref_mut(), self.judged.tables.as_ref())
         else {
-            return Ok(Reply::Close);
+            return Reply::Close;
         };
         match ask {
-            Ask::Who(from) => Ok(session.asker(from)?.map_or(Reply::Close, Reply::Asker)),
+            Ask::Who(from) => match session.asker(from) {
+                Ok(asker) => asker.map_or(Reply::Close, Reply::Asker),
+                Err(error) => {
+                    tracing::debug!(%error, "a lookup over TCP");
+                    Reply::Close
+                }
+            },
             Ask::Lookup(asker, question) => self.judge_lookup(&asker, &question),
             Ask::Unjudged(why) => {
-                let enforcing = session.unread(tables, Unread::Query)?;
+                let enforcing = session.unread(tables, Unread::Query);
                 let refused = match why {
                     Unjudged::Unreadable => enforcing,
                     Unjudged::NoLookup => enforcing && tables.default_deny,
                 };
-                Ok(if refused { Reply::Deny } else { Reply::Pass })
+                if refused { Reply::Deny } else { Reply::Pass }
             }
             Ask::Answer(asker, name, given) => {
                 if !session.leases(tables, &asker, &name) {
-                    return Ok(Reply::Pass);
+                    return Reply::Pass;
                 }
                 let Some(given) = given else {
                     return stray(session, tables, Unread::Answer);
                 };
-                session.lease(tables, &asker, &name, &given.chain, &given.addresses)?;
-                Ok(Reply::Pass)
+                session.lease(tables, &asker, &name, &given.chain, &given.addresses);
+                Reply::Pass
             }
             Ask::Stray(what) => stray(session, tables, what),
         }
     }
 
-    fn judge_lookup(&mut self, asker: &Asker, question: &Question) -> Result<Reply, Error> {
+    fn judge_lookup(&mut self, asker: &Asker, question: &Question) -> Reply {
         let (Some(session), Some(tables)) =
             (self.session.as_deref_mut(), self.judged.tables.as_ref())
         else {
-            return Ok(Reply::Close);
+            return Reply::Close;
         };
-        let lookup = session.lookup(tables, asker, &question.name, question.qtype)?;
+        let lookup = session.lookup(tables, asker, &question.name, question.qtype);
         let name = question.name.to_string();
         self.tell(asker.subject, asker.tgid, name, lookup.verdict, lookup.rule);
         if lookup.verdict != Verdict::Deny {
-            return Ok(Reply::Pass);
+            return Reply::Pass;
         }
         if lookup.lost {
-            return Ok(Reply::Lose);
+            return Reply::Lose;
         }
         let rule = rule_text(self.judged.policy.as_deref(), lookup.rule);
         let wanted = AnswerWanted {
@@ -86,14 +84,14 @@ impl Supervisor<'_, '_> {
             client: asker.from,
             server: asker.server,
         };
-        Ok(refusal(&wanted, &rule).map_or(Reply::Deny, Reply::Refuse))
+        refusal(&wanted, &rule).map_or(Reply::Deny, Reply::Refuse)
     }
 }
 
-fn stray(session: &mut Session, tables: &Tables, what: Unread) -> Result<Reply, Error> {
-    Ok(match (session.unread(tables, what)?, what) {
+fn stray(session: &mut Session, tables: &Tables, what: Unread) -> Reply {
+    match (session.unread(tables, what), what) {
         (false, _) => Reply::Pass,
         (true, Unread::Unasked) => Reply::Lose,
         (true, Unread::Query | Unread::Answer) => Reply::Deny,
-    })
+    }
 }

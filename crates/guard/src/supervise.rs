@@ -131,7 +131,6 @@ pub(crate) struct Supervisor<'a, 'p> {
     pub(crate) dir: Option<&'a RunDir>,
     pub(crate) answerer: Option<&'a Answerer>,
     pub(crate) forwarder: Option<&'a Forwarder>,
-    pub(crate) unjudged: Unjudged,
     pub(crate) judged: &'a mut Judged<'p>,
     pub(crate) control: Option<&'a Control>,
     pub(crate) file: &'a mut RunFile,
@@ -141,15 +140,6 @@ pub(crate) struct Supervisor<'a, 'p> {
     pub(crate) told: Told,
     /// Events that were read and not gone through.
     pub(crate) pending: VecDeque<Event>,
-}
-
-/// Lookups over TCP that could not be judged.
-#[derive(Debug, Default)]
-pub(crate) struct Unjudged {
-    /// Why the first could not.
-    pub(crate) first: Option<String>,
-    /// How often something could not.
-    pub(crate) count: u64,
 }
 
 /// What the live lines have told already.

@@ -16,5 +16,5 @@ pub mod support;
 
 pub use error::{Error, ErrorKind};
 pub use event::{AnswerWanted, Event};
-pub use session::forward::{Asker, Listening, Lookup, Unread};
+pub use session::forward::{Asker, Listening, Lookup, Unread, Unwritten};
 pub use session::{Feature, Orphan, Session, Settings};

@@ -26,7 +26,7 @@ use crate::fill::{NameKeys, Offsets, PolicyRows, address, words};
 use crate::probe;
 use crate::read::{Record, nanoseconds, verdict, wire_text};
 use crate::{AnswerWanted, Error, ErrorKind, Event};
-use forward::Listening;
+use forward::{Listening, Unwritten};
 use reload::{Room, write_policy};
 
 pub mod forward;
@@ -128,6 +128,7 @@ pub struct Session {
     first_rule: u32,
     /// Where lookups over TCP are turned to.
     forwarder: Option<Listening>,
+    unwritten: Unwritten,
 }
 
 /// `struct bs_live` in the map's memory, which is mapped as long as the skeleton lives. The kernel reads each
@@ -309,6 +310,7 @@ impl Session {
             rules: settings.rules,
             first_rule: 0,
             forwarder,
+            unwritten: Unwritten::default(),
         })
     }
 

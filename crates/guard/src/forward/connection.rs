@@ -21,8 +21,8 @@ use super::{Ask, Reply, Unjudged};
 
 /// Queries of one connection that may wait for a verdict or an answer; more are not read meanwhile.
 const WAITING: usize = 64;
-/// Octets that may wait to be sent, each way, before no more are read.
-const ROOM: usize = 128 << 10;
+/// Octets that may wait to be judged, or to be sent each way, before no more are read. One message may go beyond it.
+const ROOM: usize = 64 << 10;
 /// How long nothing may happen. No resolver waits as long for an answer.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -137,12 +137,23 @@ impl Connection {
             && !self.server_done
             && self.ending == Ending::No
             && self.judged.len() + self.expected.len() < WAITING
+            && self.octets_judged() < ROOM
             && self.to_server.len() < ROOM
             && self.to_client.len() < ROOM
     }
 
     fn hears_server(&self) -> bool {
-        self.judged.len() < WAITING && self.to_client.len() < ROOM
+        self.judged.len() < WAITING && self.octets_judged() < ROOM && self.to_client.len() < ROOM
+    }
+
+    fn octets_judged(&self) -> usize {
+        let octets = self.judged.iter().map(|judged| match judged {
+            Judged::Nothing => 0,
+            Judged::Lookup(_, message) | Judged::Unjudged(message) | Judged::Answer(message) => {
+                message.len()
+            }
+        });
+        octets.sum()
     }
 
     /// Something happened on the client's socket.

@@ -14,7 +14,7 @@ use super::connection::Connection;
 use super::{Ask, Bell, Listeners, Reply};
 
 /// Connections at a time. Where all of them wait for something, more wait to be accepted.
-const MOST: usize = 256;
+const MOST: usize = 128;
 /// How often connections are looked at on which nothing happens.
 const TICK: Duration = Duration::from_secs(1);
 /// How long nobody is accepted after that failed, for want of descriptors as a rule.

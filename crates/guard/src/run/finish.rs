@@ -11,6 +11,7 @@ use blackstart_core::lock::Lock;
 use blackstart_core::policy::{Effect, Policy, Reaction};
 use blackstart_core::report::exit_code::{GATED, TIME_LIMIT};
 use blackstart_core::report::{Account, Ledger, Leftover, LimitFacts};
+use blackstart_kernel::Session;
 use blackstart_kernel::spawn::{Child, Signals};
 
 use super::{PATIENCE, Setup, usage};
@@ -20,7 +21,7 @@ use crate::late::LateSubjects;
 use crate::orphan::{described, kept_record, remove_programs};
 use crate::plan::Need;
 use crate::story::{End, tell, wall_ns};
-use crate::supervise::{Ending, Supervisor, Told, Unjudged};
+use crate::supervise::{Ending, Supervisor, Told};
 use crate::terminal::Terminal;
 use crate::watch::Watch;
 use crate::{AtEnd, Ended, Notice, locked, pins, scripts, usual};
@@ -70,7 +71,6 @@ impl Setup<'_> {
             dir: self.dir.as_ref(),
             answerer: self.answerer.as_ref(),
             forwarder: self.forwarder.as_ref(),
-            unjudged: Unjudged::default(),
             judged: &mut judged,
             control: self.control.as_ref(),
             file: &mut self.file,
@@ -130,14 +130,17 @@ impl Setup<'_> {
             ));
         }
         supervisor.last_events();
-        let unjudged = std::mem::take(&mut supervisor.unjudged);
         // Nobody is turned to it any more; who still uses it goes on as if the server had ended.
         drop(self.forwarder.take());
-        if let Some(why) = unjudged.first {
+        let unwritten = self.session.as_mut().map(Session::unwritten);
+        if let Some((count, why)) = unwritten.and_then(|lost| Some((lost.count, lost.first?))) {
             self.terms.note(
                 Need::DnsOverTcp,
-                format!("lookups over TCP could not be judged, and were refused: {why}"),
-                unjudged.count,
+                format!(
+                    "lookups over TCP were judged, but could not be recorded: {}",
+                    described(&why)
+                ),
+                count,
             );
         }
         let (ended_ns, took) = (wall_ns(SystemTime::now()), began.elapsed());

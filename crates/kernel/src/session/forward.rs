@@ -89,6 +89,15 @@ pub struct Lookup {
     pub lost: bool,
 }
 
+/// What of lookups over TCP could not be written to the record. Verdicts hold all the same.
+#[derive(Debug, Default)]
+pub struct Unwritten {
+    /// How often something could not.
+    pub count: u64,
+    /// Why, the first time.
+    pub first: Option<Error>,
+}
+
 /// What could not be read, or was not to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unread {
@@ -143,30 +152,29 @@ impl Session {
         }))
     }
 
+    /// What of lookups over TCP could not be written, so far.
+    pub fn unwritten(&mut self) -> Unwritten {
+        std::mem::take(&mut self.unwritten)
+    }
+
     /// Judge a lookup, and record it. `tables` are those of the policy that judges.
-    pub fn lookup(
-        &mut self,
-        tables: &Tables,
-        asker: &Asker,
-        name: &Name,
-        qtype: u16,
-    ) -> Result<Lookup, Error> {
+    pub fn lookup(&mut self, tables: &Tables, asker: &Asker, name: &Name, qtype: u16) -> Lookup {
         let ruling = decide_lookup(tables, name, self.selectors(tables, asker.subject));
         let verdict = self.verdict(&ruling);
         let rule = numbered(ruling.rule, self.first_rule);
-        self.keep_name(tables, name)?;
-        self.refill(&abi::bs_refill {
+        self.keep_name(tables, name);
+        self.write(&abi::bs_refill {
             kind: abi::bs_refill_kind::BS_REFILL_QUERY.0,
             name: self.keys.of_name(name),
             subject: asker.subject,
             bits: u64::from(rule) | u64::from(qtype) << 32 | u64::from(code(verdict)) << 48,
             ..abi::zeroed()
-        })?;
-        Ok(Lookup {
+        });
+        Lookup {
             verdict,
             rule,
             lost: verdict == Verdict::Deny && ruling.failure == Failure::Blackhole,
-        })
+        }
     }
 
     /// Do answers to a lookup of this name give leases, by the policy that judges now?
@@ -185,7 +193,7 @@ impl Session {
         name: &Name,
         chain: &[Name],
         addresses: &[IpAddr],
-    ) -> Result<(), Error> {
+    ) {
         let generation = self.live.generation();
         let first_class = self.first_class();
         let may_deny = |name: &&Name| tables.classes[tables.class_of_name(name) as usize].may_deny;
@@ -199,7 +207,7 @@ impl Session {
             answer.chain_len += 1;
         }
         for link in chain {
-            self.keep_name(tables, link)?;
+            self.keep_name(tables, link);
         }
         for given in addresses {
             let key = abi::bs_answer_key {
@@ -213,9 +221,9 @@ impl Session {
                 MapFlags::NO_EXIST,
             ));
             if !recorded {
-                self.count(abi::bs_refill_kind::BS_REFILL_LEASE_LOST)?;
+                self.count(abi::bs_refill_kind::BS_REFILL_LEASE_LOST);
             }
-            self.refill(&abi::bs_refill {
+            self.write(&abi::bs_refill {
                 kind: abi::bs_refill_kind::BS_REFILL_LEASE.0,
                 name: key.name,
                 subject: asker.subject,
@@ -225,30 +233,39 @@ impl Session {
                 recorded: u32::from(recorded),
                 generation,
                 ..abi::zeroed()
-            })?;
+            });
         }
-        Ok(())
     }
 
     /// Count what could not be read. Whether it is to be refused.
-    pub fn unread(&mut self, tables: &Tables, what: Unread) -> Result<bool, Error> {
+    pub fn unread(&mut self, tables: &Tables, what: Unread) -> bool {
         self.count(match what {
             Unread::Query => abi::bs_refill_kind::BS_REFILL_QUERY_MALFORMED,
             Unread::Answer => abi::bs_refill_kind::BS_REFILL_ANSWER_MALFORMED,
             Unread::Unasked => abi::bs_refill_kind::BS_REFILL_ANSWER_UNASKED,
-        })?;
-        Ok(self.live.enforce() && tables.enforce)
+        });
+        self.live.enforce() && tables.enforce
     }
 
-    fn count(&mut self, kind: abi::bs_refill_kind) -> Result<(), Error> {
-        self.refill(&abi::bs_refill {
+    fn count(&mut self, kind: abi::bs_refill_kind) {
+        self.write(&abi::bs_refill {
             kind: kind.0,
             ..abi::zeroed()
-        })
+        });
+    }
+
+    fn write(&mut self, what: &abi::bs_refill) {
+        // What failed to be loaded will fail again, and each time the loop would wait for it.
+        if self.whole.is_none() && self.filler.is_none() && self.unwritten.count > 0 {
+            self.unwritten.count += 1;
+        } else if let Err(error) = self.refill(what) {
+            self.unwritten.count += 1;
+            self.unwritten.first.get_or_insert(error);
+        }
     }
 
     /// Keep a name's text for the record, as `bs_name_keep`.
-    fn keep_name(&mut self, tables: &Tables, name: &Name) -> Result<(), Error> {
+    fn keep_name(&mut self, tables: &Tables, name: &Name) {
         let mut kept: abi::bs_name = abi::zeroed();
         let wire = name.as_wire();
         kept.wire[..wire.len()].copy_from_slice(wire);
@@ -257,10 +274,8 @@ impl Session {
         kept.class_id = tables.class_of_name(name) + self.first_class();
         let names = &self.skeleton.maps.bs_names;
         let id = kept.hash.to_ne_bytes();
-        if is_kept(names.update(&id, abi::octets(&kept), MapFlags::NO_EXIST)) {
-            Ok(())
-        } else {
-            self.count(abi::bs_refill_kind::BS_REFILL_LEASE_LOST)
+        if !is_kept(names.update(&id, abi::octets(&kept), MapFlags::NO_EXIST)) {
+            self.count(abi::bs_refill_kind::BS_REFILL_LEASE_LOST);
         }
     }
 
