@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use blackstart_core::name::Name;
 use blackstart_kernel::{Asker, Listening, Unread};
 use rustix::event::{EventfdFlags, eventfd};
+use rustix::io::Errno;
 
 mod connection;
 mod frames;
@@ -43,7 +44,7 @@ impl Listeners {
     pub(crate) fn open(servers: &[IpAddr]) -> (Self, Vec<String>) {
         let mut failed = Vec::new();
         let mut open = |wanted: bool, loopback: IpAddr| {
-            let listener = wanted.then(|| {
+            let listener: io::Result<TcpListener> = wanted.then(|| {
                 let listener = TcpListener::bind((loopback, 0))?;
                 // An address can be had of a link that is down, and a firewall may stand before it. Whoever is turned
                 // here must get here.
@@ -52,13 +53,17 @@ impl Listeners {
                 let _ = listener.accept();
                 Ok(listener)
             })?;
-            listener
-                .map_err(|error: io::Error| {
+            match listener {
+                Ok(listener) => Some(listener),
+                // Without IPv6 nobody asks a server of that family.
+                Err(error) if loopback.is_ipv6() && is_absent(&error) => None,
+                Err(error) => {
                     failed.push(format!(
                         "{loopback} cannot be listened on and reached: {error}"
-                    ))
-                })
-                .ok()
+                    ));
+                    None
+                }
+            }
         };
         let is_v4 = |server: &IpAddr| server.to_canonical().is_ipv4();
         let v4 = open(servers.iter().any(is_v4), Ipv4Addr::LOCALHOST.into());
@@ -74,6 +79,12 @@ impl Listeners {
     fn all(&self) -> impl Iterator<Item = &TcpListener> {
         self.v4.iter().chain(&self.v6)
     }
+}
+
+/// Is this host without the family of that address?
+fn is_absent(error: &io::Error) -> bool {
+    let errno = Errno::from_io_error(error);
+    matches!(errno, Some(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL))
 }
 
 /// What the thread wants to know.

@@ -13,7 +13,7 @@ use blackstart_core::report::{
 };
 
 use crate::guarded::{Ended, bare, left_behind, run, start};
-use crate::servers::{FORBIDDEN, GITHUB, MIRROR, PORT};
+use crate::servers::{FORBIDDEN, GITHUB, MIRROR, PORT, RESOLVER};
 
 const LAB: &str = "/bin/blackstart-lab-vm";
 
@@ -76,6 +76,9 @@ pub(crate) fn where_enforce_works(gaps: &[&str]) -> ExitCode {
         "an allow-list admits what was looked up, and nothing else",
         allow_list,
     );
+    play.story("lookups over TCP are judged as others are", || {
+        lookups_over_tcp(gaps);
+    });
     play.story("the report tells the peak of memory", || {
         let usage = run(&[], "", &["true"]).exits(0).report().run.usage.clone();
         assert!(
@@ -250,6 +253,35 @@ fn allow_list() {
             .fails()
             .says("ConnectionRefused");
         at_once(&refused);
+    }
+}
+
+fn lookups_over_tcp(gaps: &BTreeSet<String>) {
+    // What the resolver of the C library takes for `options use-vc`.
+    let over_tcp = |line: &str| format!("RES_OPTIONS=use-vc {LAB} {line}");
+    let lookup = over_tcp("lookup github.com");
+    bare(&["sh", "-c", &lookup])
+        .exits(0)
+        .says(&GITHUB.0.to_string());
+    let connect = over_tcp(&format!("connect mirror.internal {PORT}"));
+    for policy in [
+        POLICY,
+        "mode: enforce\ndefault: deny\nrules:\n  - allow: mirror.internal\n",
+    ] {
+        let refused = run(&[], policy, &["sh", "-c", &lookup])
+            .fails()
+            .judged("github.com", Verdict::Deny);
+        at_once(&refused);
+        let seen = run(&[], policy, &["sh", "-c", &connect])
+            .exits(0)
+            .says("hello")
+            .judged("mirror.internal", Verdict::Allow);
+        let servers = seen.flows(RESOLVER, 53);
+        assert!(
+            !servers.is_empty() && servers.iter().all(|flow| flow.protocol == "tcp"),
+            "{servers:?}"
+        );
+        assert_eq!(own_gaps(seen.report()), *gaps, "{seen}");
     }
 }
 

@@ -65,8 +65,6 @@ enum Ending {
     /// Once what waits for the client is sent.
     Soon,
     Now,
-    /// As a server would that is not there.
-    Reset,
 }
 
 /// A message, while it is judged.
@@ -248,8 +246,15 @@ impl Connection {
         self.server = Server::Gone;
         self.server_done = true;
         if self.ending == Ending::No && !self.expected.is_empty() {
-            self.ending = Ending::Reset;
+            self.reset();
         }
+    }
+
+    /// End the connection as a server would that is not there.
+    fn reset(&mut self) {
+        // Closed with nothing left to wait for, it is a reset.
+        let _ = set_socket_linger(&self.client, Some(Duration::ZERO));
+        self.ending = Ending::Now;
     }
 
     /// Have the server's messages judged, as many as may wait.
@@ -353,7 +358,7 @@ impl Connection {
             // Whoever waits for it is not to wait in vain.
             (Some(Judged::Answer(_)), Reply::Deny) => self.ending = Ending::Soon,
             // Nobody of this run, or a loop that cannot say.
-            _ => self.ending = Ending::Reset,
+            _ => self.reset(),
         }
         self.go_on(now, asks);
     }
@@ -392,11 +397,6 @@ impl Connection {
         let quiet = self.judged.is_empty() && self.to_client.is_empty();
         match self.ending {
             Ending::Now => true,
-            Ending::Reset => {
-                // Closed with nothing left to wait for, it is a reset.
-                let _ = set_socket_linger(&self.client, Some(Duration::ZERO));
-                true
-            }
             Ending::Soon => quiet,
             Ending::No => {
                 let idle = now.saturating_duration_since(self.last) >= PATIENCE;

@@ -79,6 +79,8 @@ impl Setup<'_> {
             };
             self.load(&host, &wanted, &settings)?;
             self.arm(tables)?;
+            // Those that nobody is turned to.
+            self.listeners = None;
         }
         if self.session.is_some() {
             for detail in inherited::sockets() {
