@@ -9,11 +9,12 @@ use std::sync::mpsc::{Receiver, Sender, TryRecvError};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Resource, getrlimit};
 
 use super::connection::Connection;
 use super::{Ask, Bell, Listeners, Reply};
 
-/// Connections at a time. Where all of them wait for something, more wait to be accepted.
+/// Connections at a time, with two sockets each. Where all of them wait for something, more wait to be accepted.
 const MOST: usize = 128;
 /// How often connections are looked at on which nothing happens.
 const TICK: Duration = Duration::from_secs(1);
@@ -30,6 +31,8 @@ pub(super) struct Relay {
     /// Rings when something was replied.
     waker: Arc<Bell>,
     connections: BTreeMap<u64, Connection>,
+    /// How many there may be.
+    most: usize,
     accepted: u64,
     rests_until: Option<Instant>,
 }
@@ -49,6 +52,7 @@ impl Relay {
             bell,
             waker,
             connections: BTreeMap::new(),
+            most: most(getrlimit(Resource::Nofile).current),
             accepted: 0,
             rests_until: None,
         }
@@ -151,7 +155,7 @@ impl Relay {
     }
 
     fn has_room(&self) -> bool {
-        self.connections.len() < MOST || self.longest_idle().is_some()
+        self.connections.len() < self.most || self.longest_idle().is_some()
     }
 
     fn longest_idle(&self) -> Option<u64> {
@@ -170,7 +174,7 @@ impl Relay {
         while self.has_room() {
             match accepted(&self.listeners) {
                 Ok(Some((stream, from))) => {
-                    if self.connections.len() >= MOST
+                    if self.connections.len() >= self.most
                         && let Some(idle) = self.longest_idle()
                     {
                         self.connections.remove(&idle);
@@ -193,6 +197,12 @@ impl Relay {
     }
 }
 
+/// Connections where this process may have so many descriptors: half of them are left to the rest of the supervisor.
+fn most(descriptors: Option<u64>) -> usize {
+    let share = descriptors.map_or(u64::MAX, |limit| limit / 4);
+    usize::try_from(share).unwrap_or(MOST).clamp(1, MOST)
+}
+
 /// The next that waits on one of our sockets, if any does.
 fn accepted(listeners: &Listeners) -> io::Result<Option<(TcpStream, SocketAddr)>> {
     for listener in listeners.all() {
@@ -212,5 +222,18 @@ fn accepted_by(listener: &TcpListener) -> io::Result<Option<(TcpStream, SocketAd
             io::ErrorKind::ConnectionAborted => accepted_by(listener),
             _ => Err(error),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn descriptors_are_left_to_others() {
+        assert_eq!(most(Some(1024)), 128);
+        assert_eq!(most(Some(100)), 25);
+        assert_eq!(most(Some(0)), 1);
+        assert_eq!(most(None), 128);
     }
 }
