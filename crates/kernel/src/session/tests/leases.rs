@@ -12,22 +12,83 @@ use super::message::{A, AAAA, IN, Message, QUESTION, name};
 use super::wire::{ALLOW_ALL, Got, SERVERS, Seen, Wire, refused};
 use crate::abi;
 
+/// Is a connect to this address let through?
+fn connect(wire: &Wire, address: &str) -> bool {
+    let address: IpAddr = address.parse().unwrap();
+    let socket = wire.unconnected(address);
+    match socket.connect((address, 443)) {
+        Ok(()) => true,
+        Err(error) => match error.raw_os_error() {
+            Some(libc::ECONNREFUSED) => false,
+            // Passed by the programs; this name space has no routes.
+            Some(libc::ENETUNREACH) => true,
+            _ => panic!("{error}"),
+        },
+    }
+}
+
+/// A lease may end with the time that its answer gives it, or last as long as the run.
+#[test]
+fn a_lease_ends_where_the_policy_has_it_end() {
+    // As bs_moment() counts: steps of 2^20 ns.
+    let moment = || -> u32 {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
+        ((now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64) >> 20) as u32
+    };
+    let seconds = |steps: u32| f64::from(steps) * f64::from(1 << 20) / 1e9;
+    for lease in ["run", "ttl"] {
+        let wire = Wire::enforce(&format!(
+            "default: deny\nlease: {lease}\nrules:\n  - allow: .good.test\n"
+        ));
+        let resolve = |ttl: u32| {
+            let client = wire.client(SERVERS[0]);
+            let query = Message::query(9, "www.good.test", A);
+            let answer = Message::reply(9, "www.good.test", A)
+                .address(QUESTION, "192.0.2.1")
+                .lasting(ttl);
+            let got = wire.exchange(&client, &query, &answer).unwrap();
+            assert_eq!(got, Got::Answer);
+        };
+        let leases = &wire.session.skeleton.maps.bs_leases;
+        assert!(!connect(&wire, "192.0.2.1"), "nobody asked yet");
+        let row = || -> (Vec<u8>, abi::bs_lease) {
+            let mut keys = leases.keys();
+            let key = keys.find(|key| key.ends_with(&[192, 0, 2, 1])).unwrap();
+            let row = leases.lookup(&key, MapFlags::ANY).unwrap().unwrap();
+            (key, abi::value(&row).unwrap())
+        };
+        let lasts = || seconds(row().1.slot[0].until.wrapping_sub(moment()));
+        let end = || {
+            let (key, mut row) = row();
+            row.slot[0].until = moment().wrapping_sub(1000) | 1;
+            leases
+                .update(&key, abi::octets(&row), MapFlags::ANY)
+                .unwrap();
+        };
+
+        resolve(300);
+        assert!((290.0..302.0).contains(&lasts()), "{}", lasts());
+        assert!(connect(&wire, "192.0.2.1"));
+        // Another answer never makes it shorter.
+        resolve(20);
+        assert!(lasts() > 280.0, "{}", lasts());
+        end();
+        assert_eq!(connect(&wire, "192.0.2.1"), lease == "run");
+        // Whoever looked a name up can use its address, whatever the answer says.
+        for (ttl, least, most) in [(0, 2.0, 6.0), (u32::MAX, 2.0, 6.0)] {
+            end();
+            resolve(ttl);
+            assert!((least..most).contains(&lasts()), "{ttl}: {}", lasts());
+            assert!(connect(&wire, "192.0.2.1"));
+        }
+        resolve(0x7fff_ffff);
+        assert!((604_000.0..605_000.0).contains(&lasts()), "{}", lasts());
+    }
+}
+
 /// The lease that the next connect asks, by its verdict.
 #[test]
 fn a_lease_permits_or_refuses_the_next_connect() {
-    let connect = |wire: &Wire, address: &str| {
-        let address: IpAddr = address.parse().unwrap();
-        let socket = wire.unconnected(address);
-        match socket.connect((address, 443)) {
-            Ok(()) => true,
-            Err(error) => match error.raw_os_error() {
-                Some(libc::ECONNREFUSED) => false,
-                // Passed by the programs; this name space has no routes.
-                Some(libc::ENETUNREACH) => true,
-                _ => panic!("{error}"),
-            },
-        }
-    };
     let resolve = |wire: &Wire, asked: &str, answer: Message| {
         let client = wire.client(SERVERS[0]);
         let query = Message::query(9, asked, A);
