@@ -523,3 +523,43 @@ fn closed_sockets_leave_nothing_behind() {
     assert_eq!(left(), 0);
     assert_eq!(sent(), (2 * many * length) as u64);
 }
+
+/// Attempts lie in their socket's row until it is taken for another flow; the record has them wherever they lie.
+#[test]
+fn attempts_are_in_the_record_wherever_they_lie() {
+    let wire = Wire::observe(ALLOW_ALL);
+    let recorded = || -> u64 { wire.snapshot().flows.iter().map(|row| row.attempts).sum() };
+    let at = |port: u16| -> u64 {
+        let flows = wire.snapshot().flows;
+        let here = flows.iter().filter(|row| row.port == port);
+        here.map(|row| row.attempts).sum()
+    };
+    let before = (recorded(), wire.counters().attempts);
+    assert_eq!(before.0, before.1);
+    let client = wire.unconnected(SERVERS[0]);
+    let send = |port: u16, times: u64| {
+        for _ in 0..times {
+            // Nobody listens: what came back for the last one is told to the next.
+            let _told = client.send_to(b"x", (SERVERS[0], port));
+        }
+    };
+    send(7001, 5);
+    assert_eq!(at(7001), 5);
+    let held = |wire: &Wire| -> u32 {
+        let maps = &wire.session.skeleton.maps;
+        let rows = maps.bs_seats.keys().map(|key| {
+            let row = maps.bs_seats.lookup(&key, MapFlags::ANY).unwrap();
+            abi::value::<abi::bs_seat>(&row.unwrap()).unwrap()
+        });
+        rows.map(|seat| seat.socket.attempts).sum()
+    };
+    assert_eq!(held(&wire), 4, "the first one made the flow's row");
+    send(7002, 3);
+    send(7001, 2);
+    assert_eq!((at(7001), at(7002)), (7, 3));
+    drop(client);
+    assert_eq!((at(7001), at(7002)), (7, 3));
+    assert_eq!(recorded() - before.0, 10);
+    assert_eq!(wire.counters().attempts - before.1, 10);
+    assert_eq!(wire.counters().lost, 0);
+}
