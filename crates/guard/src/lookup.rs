@@ -50,7 +50,14 @@ impl Supervisor<'_, '_> {
                 let Some(given) = given else {
                     return stray(session, tables, Unread::Answer);
                 };
-                session.lease(tables, &asker, &name, &given.chain, &given.addresses);
+                session.lease(
+                    tables,
+                    &asker,
+                    &name,
+                    &given.chain,
+                    &given.addresses,
+                    given.ttl,
+                );
                 Reply::Pass
             }
             Ask::Stray(what) => stray(session, tables, what),

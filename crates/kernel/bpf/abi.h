@@ -104,6 +104,7 @@ struct bs_spared {
 	__u32 prefixes;  /* no rule names an address */
 	__u32 sockets;   /* no rule names a unix socket */
 	__u32 refusals;  /* no lookup is denied */
+	__u32 expiry;    /* leases last as long as the run */
 };
 
 /* The supervisor's forwarder of lookups over TCP, which listens on loopback. All zero: there is none. */
@@ -151,6 +152,8 @@ struct bs_policy {
 	__u32 steps[2]; /* place in bs_steps of the transitions: state * kinds + kind of the octet */
 	__u32 ends[2];  /* place in bs_ends of the states */
 	__u32 none;     /* class of what no rule mentions */
+	__u32 expiry;   /* 1: a lease ends with the time that its answer gave it */
+	__u32 pad;
 };
 
 /* See core::tables::NameState. */
@@ -268,6 +271,8 @@ struct bs_lease_slot {
 	__u8 several;     /* more than one name has this class here */
 	__u8 recorded;    /* bs_answers has a row of the latest name */
 	__u16 generation; /* that the classes are of; a slot of another one says nothing, and makes room first */
+	__u32 until;      /* bs_moment() of its end, should the policy have leases end; 0: none */
+	__u32 pad;
 };
 
 struct bs_lease {
@@ -504,8 +509,9 @@ struct bs_lookup_event {
 enum bs_refill_kind {
 	BS_REFILL_LEASE = 1,
 	BS_REFILL_SELECTORS = 2,
-	/* By the forwarder: a lookup over TCP, and what could not be read or kept of one. */
+	/* By the forwarder: a lookup over TCP, what its answer leases, and what could not be read or kept. */
 	BS_REFILL_QUERY = 3,
+	BS_REFILL_LEASE_FOR = 8, /* as LEASE, but `until` is in seconds from now */
 	BS_REFILL_QUERY_MALFORMED = 4,
 	BS_REFILL_ANSWER_MALFORMED = 5,
 	BS_REFILL_ANSWER_UNASKED = 6,
@@ -524,15 +530,15 @@ struct bs_refill {
 	__u32 deny_class;
 	__u32 recorded; /* bs_answers has a row of it */
 	__u32 generation;
-	__u32 pad;
+	__u32 until;    /* LEASE: as in struct bs_lease_slot */
 };
 
 #define BS_SIZE(type, size) _Static_assert(sizeof(struct type) == (size), #type)
 BS_SIZE(bs_config, 24);
-BS_SIZE(bs_spared, 20);
+BS_SIZE(bs_spared, 24);
 BS_SIZE(bs_forward, 16);
 BS_SIZE(bs_live, 48);
-BS_SIZE(bs_policy, 64);
+BS_SIZE(bs_policy, 72);
 BS_SIZE(bs_state, 16);
 BS_SIZE(bs_edge, 32);
 BS_SIZE(bs_class, 24);
@@ -542,8 +548,8 @@ BS_SIZE(bs_port_key, 12);
 BS_SIZE(bs_name, 272);
 BS_SIZE(bs_pending_key, 40);
 BS_SIZE(bs_pending, 16);
-BS_SIZE(bs_lease_slot, 32);
-BS_SIZE(bs_lease, 528);
+BS_SIZE(bs_lease_slot, 40);
+BS_SIZE(bs_lease, 656);
 BS_SIZE(bs_answer_key, 24);
 BS_SIZE(bs_answer, 56);
 BS_SIZE(bs_query_key, 24);

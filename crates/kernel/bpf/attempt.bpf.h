@@ -141,6 +141,8 @@ __noinline int bs_weigh(struct bs_attempt *a, struct bs_lease_slot *slot)
 	/* Of another policy's classes: kept for that one, or left over from it. */
 	if (slot->generation != (__u16)a->generation)
 		return 0;
+	if (!spared.expiry && policies[a->generation & 1].expiry && slot->until && bs_later(bs_moment(), slot->until))
+		return 0;
 	if (slot->several || a->name)
 		a->several = 1;
 	/* The likeliest name: the latest that this subject asked for, else the latest. */

@@ -42,7 +42,9 @@ int bs_refill_one(struct __sk_buff *skb)
 
 	if (bpf_skb_load_bytes(skb, 0, &n, sizeof(n)))
 		return 0;
-	if (n.kind == BS_REFILL_LEASE) {
+	if (n.kind == BS_REFILL_LEASE || n.kind == BS_REFILL_LEASE_FOR) {
+		if (n.kind == BS_REFILL_LEASE_FOR)
+			n.until = bs_moment_after(n.until);
 		bs_lease_put(&n);
 	} else if (n.kind == BS_REFILL_SELECTORS) {
 		row = bpf_map_lookup_elem(&bs_subjects, &n.subject);

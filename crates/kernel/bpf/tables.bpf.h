@@ -277,6 +277,23 @@ static __always_inline __u32 bs_moment(void)
 	return (__u32)(bpf_ktime_get_coarse_ns() >> 20) | 1;
 }
 
+/* Is the first of two moments the later one? They are less than half of what there is apart. */
+static __always_inline int bs_later(__u32 moment, __u32 other)
+{
+	return (__s32)(moment - other) > 0;
+}
+
+/* A lease lasts for the time that its answer gives it: at least this long, since whoever looked a name up must be able to
+ * use an address that is not to be kept at all; and no longer than half of what moments can tell apart. */
+enum { BS_TTL_LEAST = 5, BS_TTL_MOST = 7 * 24 * 3600 };
+
+static __always_inline __u32 bs_moment_after(__u32 seconds)
+{
+	__u64 length = seconds < BS_TTL_LEAST ? BS_TTL_LEAST : seconds > BS_TTL_MOST ? BS_TTL_MOST : seconds;
+
+	return (bs_moment() + (__u32)(length * 1000000000 >> 20)) | 1;
+}
+
 /* A load that those behind it do not overtake, and a store that does not overtake those before it. Where every one is
  * such, as on x86, the atomic instructions that they are elsewhere would be the dearest on their way. */
 #ifdef __TARGET_ARCH_x86

@@ -102,12 +102,14 @@ pub(crate) struct Full<'a> {
 }
 
 /// What an answer gives to the question's name.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Given {
     /// Targets of CNAMEs, from the question on.
     pub(crate) chain: Vec<Name>,
     /// Addresses of the chain's end.
     pub(crate) addresses: Vec<IpAddr>,
+    /// How long all of it may be kept, in seconds.
+    pub(crate) ttl: u32,
 }
 
 /// A server's message; none where it cannot be read.
@@ -146,19 +148,25 @@ impl Full<'_> {
     /// owner being the last target. None where it cannot be read in whole, or goes round in a circle.
     pub(crate) fn given(&self) -> Option<Given> {
         let mut decoder = BinDecoder::new(self.message).clone(self.records.try_into().ok()?);
-        let mut given = Given::default();
+        let mut given = Given {
+            chain: Vec::new(),
+            addresses: Vec::new(),
+            ttl: u32::MAX,
+        };
         let mut head = self.name.clone();
         for _ in 0..self.count {
             let owner = plain_name(&Read::read(&mut decoder).ok()?)?;
             let rtype = RecordType::from(decoder.read_u16().ok()?.unverified());
             let class = DNSClass::from(decoder.read_u16().ok()?.unverified());
-            decoder.read_u32().ok()?;
+            let ttl = decoder.read_u32().ok()?.unverified();
             let length = usize::from(decoder.read_u16().ok()?.unverified());
             let at = decoder.index();
             let data = decoder.read_slice(length).ok()?.unverified();
             if owner != head || class != DNSClass::IN {
                 continue;
             }
+            // RFC 2181, 8: of 32 bits, and none with the highest one set means more than 0.
+            given.ttl = given.ttl.min(if ttl >> 31 == 0 { ttl } else { 0 });
             match rtype {
                 RecordType::A => {
                     let address = <[u8; 4]>::try_from(data).map(IpAddr::from);
@@ -358,6 +366,10 @@ mod tests {
             "2020:2020:2020:2020:2020:2020:2020:2020".parse().unwrap(),
         ];
         assert_eq!(found.addresses, addresses);
+        assert_eq!(found.ttl, 60);
+        let mut forever = record(ASKED, 1, 1, &[192, 0, 2, 1]);
+        forever[6] = 0x80;
+        assert_eq!(given(&[forever]).unwrap().ttl, 0);
         // Case is no matter, and a chain that is in disorder ends early.
         let upper = record(b"\x03CDN\x07EXAMPLE\x00", 1, 1, &[192, 0, 2, 1]);
         let found = given(&[record(ASKED, 5, 1, CDN), upper.clone()]).unwrap();

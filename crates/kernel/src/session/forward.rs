@@ -184,8 +184,8 @@ impl Session {
         may_lease(tables, &ruling, self.live.enforce(), true)
     }
 
-    /// Lease what an answer gave to a name: addresses, by way of the CNAMEs of `chain`. To be done before the asker
-    /// has the answer.
+    /// Lease what an answer gave to a name, for so many seconds: addresses, by way of the CNAMEs of `chain`. To be done
+    /// before the asker has the answer.
     pub fn lease(
         &mut self,
         tables: &Tables,
@@ -193,6 +193,7 @@ impl Session {
         name: &Name,
         chain: &[Name],
         addresses: &[IpAddr],
+        ttl: u32,
     ) {
         let generation = self.live.generation();
         let first_class = self.first_class();
@@ -224,7 +225,7 @@ impl Session {
                 self.count(abi::bs_refill_kind::BS_REFILL_LEASE_LOST);
             }
             self.write(&abi::bs_refill {
-                kind: abi::bs_refill_kind::BS_REFILL_LEASE.0,
+                kind: abi::bs_refill_kind::BS_REFILL_LEASE_FOR.0,
                 name: key.name,
                 subject: asker.subject,
                 addr: key.addr,
@@ -232,6 +233,7 @@ impl Session {
                 deny_class: denied.map_or(0, |link| tables.class_of_name(link) + first_class),
                 recorded: u32::from(recorded),
                 generation,
+                until: ttl,
                 ..abi::zeroed()
             });
         }

@@ -218,6 +218,7 @@ struct Story {
     asked: &'static str,
     chain: &'static [&'static str],
     addresses: &'static [&'static str],
+    ttl: u32,
 }
 
 const STORIES: [Story; 5] = [
@@ -225,26 +226,31 @@ const STORIES: [Story; 5] = [
         asked: "www.good.test",
         chain: &["cdn.good.test"],
         addresses: &["192.0.2.1", "192.0.2.2"],
+        ttl: 60,
     },
     Story {
         asked: "via.good.test",
         chain: &["a.other.test", "cdn.bad.test"],
         addresses: &["192.0.2.3"],
+        ttl: 60,
     },
     Story {
         asked: "www.bad.test",
         chain: &[],
         addresses: &["192.0.2.4"],
+        ttl: 60,
     },
     Story {
         asked: "watched.test",
         chain: &[],
         addresses: &["192.0.2.5"],
+        ttl: 300,
     },
     Story {
         asked: "nobody.test",
         chain: &[],
         addresses: &["192.0.2.6", "192.0.2.1"],
+        ttl: 0,
     },
 ];
 
@@ -259,7 +265,7 @@ fn in_datagrams(wire: &Wire, story: &Story) {
         owner = name(link);
     }
     for address in story.addresses {
-        reply = reply.address(&owner, address);
+        reply = reply.address(&owner, address).lasting(story.ttl);
     }
     // Refused, nothing is to be answered.
     let _ = wire.exchange(&client, &query, &reply);
@@ -286,7 +292,7 @@ fn in_a_stream(wire: &mut Wire, tables: &Tables, story: &Story) {
         .iter()
         .map(|text| text.parse().unwrap())
         .collect();
-    session.lease(tables, &asker, &asked, &chain, &addresses);
+    session.lease(tables, &asker, &asked, &chain, &addresses, story.ttl);
     assert_eq!(session.unwritten().count, 0);
 }
 
@@ -318,7 +324,7 @@ fn left(wire: &Wire) -> BTreeSet<String> {
         let lease: abi::bs_lease = row(leases, &at).unwrap();
         for slot in &lease.slot[..lease.used as usize] {
             left.insert(format!(
-                "lease {}: {} class {} deny {} several {} recorded {} generation {}",
+                "lease {}: {} class {} deny {} several {} recorded {} generation {} for {}",
                 crate::fill::address(at.addr),
                 text(slot.name),
                 slot.class_id,
@@ -326,10 +332,23 @@ fn left(wire: &Wire) -> BTreeSet<String> {
                 slot.several,
                 slot.recorded,
                 slot.generation,
+                lasts(slot.until),
             ));
         }
     }
     left
+}
+
+/// How long a lease lasts from now, to some seconds.
+fn lasts(until: u32) -> &'static str {
+    // As bs_moment() counts: steps of 2^20 ns.
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
+    let now = ((now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64) >> 20) as u32;
+    match u64::from(until.wrapping_sub(now)) << 20 {
+        0..6_000_000_000 => "the least",
+        6_000_000_000..63_000_000_000 => "a minute",
+        _ => "longer",
+    }
 }
 
 const RULES: &str = "rules:\n  - allow: .good.test\n  - deny: .bad.test\n  - { deny: watched.test, mode: observe }\n";
