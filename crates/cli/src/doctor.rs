@@ -377,6 +377,17 @@ fn programs(host: &Support) -> Vec<Line> {
             ),
         ),
         (
+            "kinds of sockets",
+            bpf.sock_create,
+            "sock_create of a cgroup",
+            "raw, ping and SCTP sockets have a process; `default: deny` refuses them",
+            (Gap, "what raw, ping and SCTP sockets send has no process"),
+            (
+                Gap,
+                "the same, and `default: deny` is exit 125, unless --accept-gap unseen_families",
+            ),
+        ),
+        (
             "outcomes",
             bpf.sock_release,
             "connection events",

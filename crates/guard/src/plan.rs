@@ -24,6 +24,10 @@ pub enum Need {
     Processes,
     /// Leaving the cgroup noticed.
     Leavers,
+    /// The process behind raw, ping and SCTP sockets.
+    SocketKinds,
+    /// Under an enforced `default: deny`: no sockets that nothing could judge.
+    Families,
     /// What became of connections.
     Outcomes,
     /// Unix sockets seen and judged.
@@ -54,13 +58,15 @@ pub enum Need {
 
 impl Need {
     /// All of them.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 21] = [
         Self::Bpf,
         Self::Cgroup,
         Self::Names,
         Self::Addresses,
         Self::Processes,
         Self::Leavers,
+        Self::SocketKinds,
+        Self::Families,
         Self::Outcomes,
         Self::UnixSockets,
         Self::UnixRules,
@@ -85,6 +91,8 @@ impl Need {
             Self::Addresses => "addresses",
             Self::Processes => "processes",
             Self::Leavers => "leavers",
+            Self::SocketKinds => "socket_kinds",
+            Self::Families => "unseen_families",
             Self::Outcomes => "outcomes",
             Self::UnixSockets => "unix_sockets",
             Self::UnixRules => "unix_rules",
@@ -110,6 +118,7 @@ impl Need {
             | Self::Addresses
             | Self::Processes
             | Self::Leavers
+            | Self::Families
             | Self::UnixRules
             | Self::ResolverSockets
             | Self::Pins
@@ -117,7 +126,8 @@ impl Need {
             | Self::HostsFile
             | Self::Limits
             | Self::SelfProbe => true,
-            Self::Outcomes
+            Self::SocketKinds
+            | Self::Outcomes
             | Self::UnixSockets
             | Self::Answers
             // They are the caller's doing, and what they reach was reached before.
@@ -131,6 +141,7 @@ impl Need {
         match feature {
             Feature::Names => Self::Names,
             Feature::Addresses => Self::Addresses,
+            Feature::SocketKinds => Self::SocketKinds,
             Feature::Outcomes => Self::Outcomes,
             Feature::Processes => Self::Processes,
             Feature::Leavers => Self::Leavers,
@@ -146,6 +157,9 @@ impl Need {
             Self::Cgroup => "mount cgroup2 writable, or start from outside of the container",
             Self::Pins => "mount a bpffs on /sys/fs/bpf",
             Self::State => "name a writable directory in BLACKSTART_STATE",
+            Self::Families => {
+                "run as root with CAP_SYS_ADMIN on a kernel with CONFIG_SECCOMP_FILTER"
+            }
             Self::UnixRules => "use kernel 6.7 or newer, or let the rule say `mode: observe`",
             Self::ResolverSockets => "stop nscd and systemd-resolved, or use kernel 6.7 or newer",
             Self::Limits => {
@@ -158,11 +172,12 @@ impl Need {
 }
 
 /// The features in the order of their weight: the first to try when not all can be loaded.
-pub(crate) const FEATURES: [Feature; 6] = [
+pub(crate) const FEATURES: [Feature; 7] = [
     Feature::Addresses,
     Feature::Names,
     Feature::Processes,
     Feature::Leavers,
+    Feature::SocketKinds,
     Feature::Outcomes,
     Feature::UnixSockets,
 ];
@@ -199,6 +214,11 @@ impl Terms {
         self.enforce
     }
 
+    /// May the run go without this, though something is refused?
+    pub(crate) fn accepts(&self, need: Need) -> bool {
+        self.accepted.contains(need.kind())
+    }
+
     /// Is everything there that enforcing needs, asked for or not?
     pub(crate) fn may_enforce(&self) -> bool {
         let needed = |kind: &str| {
@@ -212,7 +232,7 @@ impl Terms {
     /// Go on without something, or refuse to.
     pub(crate) fn lack(&mut self, need: Need, why: impl Into<String>) -> Result<(), Refusal> {
         let why = why.into();
-        if self.enforce && need.enforcing_needs() && !self.accepted.contains(need.kind()) {
+        if self.enforce && need.enforcing_needs() && !self.accepts(need) {
             return Err(Refusal {
                 cause: Cause::Unmet(need),
                 what: format!("this host cannot enforce: {} is missing", need.kind()),

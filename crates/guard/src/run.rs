@@ -8,7 +8,9 @@ use blackstart_core::name::Name;
 use blackstart_core::policy::Policy;
 use blackstart_core::report::{DrillFacts, Guarded, Kernel, Mode, RunLimits};
 use blackstart_kernel::Session;
-use blackstart_kernel::spawn::{Child, Command, Signals, SpawnError, spawn, stop_self};
+use blackstart_kernel::spawn::{
+    Child, Command, Signals, SocketFilter, SpawnError, spawn, stop_self,
+};
 use rustix::process::Signal;
 
 use crate::answer::Answerer;
@@ -25,6 +27,7 @@ use crate::{Ended, Notice, Request, pins};
 mod finish;
 mod limits;
 mod prepare;
+mod seal;
 
 pub(crate) use limits::usage;
 
@@ -75,6 +78,7 @@ struct Setup<'a> {
     session: Option<Session>,
     pins: Option<PathBuf>,
     answerer: Option<Answerer>,
+    filter: Option<SocketFilter>,
     control: Option<Control>,
     /// The search list of the run's resolv.conf.
     search: Vec<Name>,
@@ -111,6 +115,7 @@ impl<'a> Setup<'a> {
             guarded: Guarded::No,
             known_addresses: Vec::new(),
             own_addresses: Vec::new(),
+            closed_families: false,
             gaps: Vec::new(),
             limits: RunLimits::default(),
             // Unknown, it is nobody's boot: such a run is left alone while its cgroup cannot be looked at.
@@ -139,6 +144,7 @@ impl<'a> Setup<'a> {
             session: None,
             pins: None,
             answerer: None,
+            filter: None,
             control: None,
             search: Vec::new(),
         }
@@ -173,6 +179,11 @@ impl<'a> Setup<'a> {
             self.file.gaps = self.terms.gaps().to_vec();
             started = self.spawn(signals, false);
         }
+        if let Err(SpawnError::Filter(error)) = &started {
+            // Whoever accepts that has no filter.
+            let why = format!("packet and vsock sockets cannot be refused: {error}");
+            self.terms.lack(Need::Families, why)?;
+        }
         if let (Err(SpawnError::Process(error)), true) = (&started, self.cgroup.is_some()) {
             let why = format!("the command cannot be started in its cgroup: {error}");
             self.terms.nothing_left(&why)?;
@@ -184,6 +195,7 @@ impl<'a> Setup<'a> {
                 env: &self.request.env,
                 cgroup: None,
                 joins: &[],
+                filter: self.filter.as_ref(),
                 signals: signals.found(),
             };
             started = spawn(&command);
@@ -203,6 +215,7 @@ impl<'a> Setup<'a> {
             env: &self.request.env,
             cgroup: self.cgroup.as_ref().map(RunCgroup::fd),
             joins: &joins.map(RunCgroup::joins).unwrap_or_default(),
+            filter: self.filter.as_ref(),
             signals: signals.found(),
         })
     }
@@ -245,7 +258,7 @@ fn not_started(error: &SpawnError) -> Refusal {
             Cause::NotExecutable,
             "check that it is a program that you may execute",
         ),
-        SpawnError::Join(_) | SpawnError::Process(_) => (Cause::System, ""),
+        SpawnError::Join(_) | SpawnError::Filter(_) | SpawnError::Process(_) => (Cause::System, ""),
     };
     let why = std::error::Error::source(error)
         .map(ToString::to_string)

@@ -59,6 +59,9 @@ pub(crate) struct RunFile {
     /// The host's own addresses, loopback left out.
     #[serde(default)]
     pub(crate) own_addresses: Vec<IpAddr>,
+    /// Families of sockets that no program sees could not be made.
+    #[serde(default)]
+    pub(crate) closed_families: bool,
     /// What was known to be missing at the start.
     pub(crate) gaps: Vec<Gap>,
     /// The limits, and how each was applied.

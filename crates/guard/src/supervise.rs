@@ -435,6 +435,13 @@ impl Supervisor<'_, '_> {
                 }
                 self.tell(subject, tgid, name, verdict, rule);
             }
+            Event::Socket {
+                subject,
+                tgid,
+                kind,
+                verdict,
+                rule,
+            } => self.tell(subject, tgid, kind.to_string(), verdict, rule),
             // The record has it; there is nothing to do about it here.
             Event::Left { .. } => {}
         }

@@ -13,8 +13,10 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::ptr;
 
+mod filter;
 mod signals;
 
+pub use filter::SocketFilter;
 pub use signals::{Received, SignalState, Signals, stop_self};
 
 /// `CLONE_INTO_CGROUP`; libc's own constant is cut to 32 bits, and so zero.
@@ -32,6 +34,8 @@ pub struct Command<'a> {
     /// `cgroup.procs` files of further cgroups, open for writing, that the child joins by itself before it becomes the
     /// program: those in hierarchies of the first version, into which no clone places it.
     pub joins: &'a [BorrowedFd<'a>],
+    /// What it may not ask the kernel for.
+    pub filter: Option<&'a SocketFilter>,
     /// Signal mask and dispositions as the caller found them, for the child.
     pub signals: SignalState,
 }
@@ -65,6 +69,9 @@ pub enum SpawnError {
     /// The kernel refused the process one of the cgroups that it was to join.
     #[error("join a cgroup of the run")]
     Join(#[source] io::Error),
+    /// The kernel refused to filter its system calls.
+    #[error("filter the command's system calls")]
+    Filter(#[source] io::Error),
     /// The kernel refused to make the process, or to place it in its cgroup.
     #[error("start a process in the run's cgroup")]
     Process(#[source] io::Error),
@@ -76,7 +83,7 @@ impl SpawnError {
         match self {
             Self::NotFound { .. } => Some(127),
             Self::NotExecutable { .. } => Some(126),
-            Self::Join(_) | Self::Process(_) => None,
+            Self::Join(_) | Self::Filter(_) | Self::Process(_) => None,
         }
     }
 }
@@ -88,6 +95,7 @@ enum Stage {
     Cgroup = 1,
     Exec = 2,
     Join = 3,
+    Filter = 4,
 }
 
 /// Start `command`. Returns once it runs the program, or could not.
@@ -105,7 +113,7 @@ pub fn spawn(command: &Command<'_>) -> Result<Child, SpawnError> {
     })?;
     let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
         .map_err(|e| SpawnError::Process(e.into()))?;
-    let child = clone_child(command.cgroup, |joined| {
+    let child = clone_child(command.cgroup, 0, |joined| {
         image.become_program(joined, command, write.as_raw_fd())
     })
     .map_err(SpawnError::Process)?;
@@ -133,6 +141,8 @@ pub fn spawn(command: &Command<'_>) -> Result<Child, SpawnError> {
         SpawnError::Process(source)
     } else if stage == Stage::Join as i32 {
         SpawnError::Join(source)
+    } else if stage == Stage::Filter as i32 {
+        SpawnError::Filter(source)
     } else if errno == libc::ENOENT {
         SpawnError::NotFound {
             program: program.to_owned(),
@@ -149,7 +159,7 @@ pub fn spawn(command: &Command<'_>) -> Result<Child, SpawnError> {
 /// the thread that made it; end it earlier by SIGKILL, and reap it.
 pub fn placeholder() -> io::Result<Child> {
     let parent = std::process::id();
-    clone_child(None, |_| {
+    clone_child(None, 0, |_| {
         // SAFETY: close_range takes plain numbers; this process never uses a descriptor again.
         unsafe { libc::syscall(libc::SYS_close_range, 0u32, u32::MAX, 0u32) };
         // SAFETY: prctl(PR_SET_PDEATHSIG) takes a signal number only.
@@ -171,7 +181,7 @@ pub fn placeholder() -> io::Result<Child> {
 pub fn waker(child: &Child) -> io::Result<Child> {
     let parent = rustix::process::getpid();
     let stat = CString::new(format!("/proc/{}/stat", child.pid))?;
-    clone_child(None, |_| {
+    clone_child(None, 0, |_| {
         // SAFETY: close_range takes plain numbers; none of the caller's descriptors is used here.
         unsafe { libc::syscall(libc::SYS_close_range, 0u32, u32::MAX, 0u32) };
         // SAFETY: prctl(PR_SET_PDEATHSIG) takes a signal number only.
@@ -222,18 +232,19 @@ fn reap(child: &Child) {
     {}
 }
 
-/// Fork, into `cgroup` if there is one, and run `in_child` in the child, told whether it is in there already.
+/// Fork, into `cgroup` if there is one and into new namespaces as `flags` say, and run `in_child` in the child, told whether it is in there already.
 ///
 /// When `in_child` returns, the child ends. It must restrict itself to what is async-signal-safe: other threads of this process are gone
 /// in the child, and may have held any lock.
 pub(crate) fn clone_child(
     cgroup: Option<BorrowedFd<'_>>,
+    flags: libc::c_int,
     in_child: impl Fn(bool),
 ) -> io::Result<Child> {
     let mut pidfd: RawFd = -1;
     // SAFETY: all-zero is a valid clone_args: every field is a plain integer for which zero means "none".
     let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
-    args.flags = libc::CLONE_PIDFD as u64;
+    args.flags = u64::from((libc::CLONE_PIDFD | flags).cast_unsigned());
     args.pidfd = ptr::from_mut(&mut pidfd) as u64;
     args.exit_signal = libc::SIGCHLD as u64;
     if let Some(cgroup) = cgroup {
@@ -259,7 +270,7 @@ pub(crate) fn clone_child(
         // Seccomp filters of older container engines answer so to clone3, whose arguments they cannot
         // see. The child then joins by itself, before it becomes the program.
         joined = false;
-        let flags = libc::c_long::from(libc::CLONE_PIDFD | libc::SIGCHLD);
+        let flags = libc::c_long::from(libc::CLONE_PIDFD | flags | libc::SIGCHLD);
         let no: *mut libc::c_void = ptr::null_mut();
         // SAFETY: as above; the third argument, on every architecture, is where the pidfd goes.
         pid = unsafe {
@@ -372,6 +383,11 @@ impl Image {
                 give_up(tell, Stage::Join, errno());
             }
         }
+        if let Some(filter) = command.filter
+            && let Err(error) = filter.install()
+        {
+            give_up(tell, Stage::Filter, error.raw_os_error().unwrap_or(0));
+        }
         command.signals.restore_in_child();
 
         let mut denied = false;
@@ -474,6 +490,7 @@ mod tests {
             env: &env,
             cgroup,
             joins: &[],
+            filter: None,
             signals: SignalState::current().unwrap(),
         })
     }
@@ -536,6 +553,7 @@ mod tests {
                 env: &env,
                 cgroup: None,
                 joins: &joins,
+                filter: None,
                 signals: SignalState::current().unwrap(),
             })
         };

@@ -18,12 +18,15 @@ pub struct StandingGap {
     pub detail: &'static str,
 }
 
+/// What is missing where these families could be made.
+const UNSEEN_FAMILIES: &str = "unseen_families";
+
 /// All of them. A report without any gap would say that nothing was out of sight.
 pub const STANDING_GAPS: [StandingGap; 3] = [
     StandingGap {
-        kind: "unseen_families",
+        kind: UNSEEN_FAMILIES,
         brief: "packet and vsock sockets",
-        detail: "what is sent through packet sockets (AF_PACKET), to virtual machines (AF_VSOCK) or by other families than IP and unix is neither seen nor refused by this version",
+        detail: "what is sent through packet sockets (AF_PACKET), to virtual machines (AF_VSOCK) or by other families than IP and unix is not seen; only an enforced `default: deny` refuses such sockets",
     },
     StandingGap {
         kind: "received_sockets",
@@ -159,6 +162,11 @@ fn gaps(lens: &Lens<'_>, lost: u64, unnamed: u64) -> Vec<Gap> {
             "processes were first seen when they acted, not when they started: their arguments were read later, and what started them may be missing",
         ),
         (
+            "sockets_lost",
+            counters.sockets_lost,
+            "sockets were judged by their kind, but could not be listed: the table was full",
+        ),
+        (
             "left_cgroup",
             count(lens.record.leavers.len()),
             "processes left the run's cgroup; what they did from then on was neither seen nor judged (see the findings)",
@@ -167,7 +175,9 @@ fn gaps(lens: &Lens<'_>, lost: u64, unnamed: u64) -> Vec<Gap> {
     let mut gaps = lens.facts.gaps.clone();
     // Where nothing at all was seen, another gap says so.
     if lens.facts.guarded != Guarded::No {
-        gaps.extend(STANDING_GAPS.map(|standing| Gap {
+        let stands =
+            |gap: &&StandingGap| !(lens.facts.closed_families && gap.kind == UNSEEN_FAMILIES);
+        gaps.extend(STANDING_GAPS.iter().filter(stands).map(|standing| Gap {
             kind: standing.kind.to_owned(),
             detail: standing.detail.to_owned(),
             count: 0,

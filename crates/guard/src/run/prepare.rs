@@ -75,6 +75,7 @@ impl Setup<'_> {
                 hosts: &resolving.hosts,
             };
             self.load(&host, &wanted, &settings)?;
+            self.close_families()?;
             self.arm()?;
         }
         if self.session.is_some() {
@@ -465,7 +466,7 @@ mod tests {
         let (rest, missing) = loaded(&[Feature::UnixSockets, Feature::Names]);
         assert_eq!(
             (rest.len(), missing),
-            (4, vec![Feature::Names, Feature::UnixSockets])
+            (5, vec![Feature::Names, Feature::UnixSockets])
         );
         assert_eq!(loaded(&FEATURES), (BTreeSet::new(), FEATURES.to_vec()));
     }
