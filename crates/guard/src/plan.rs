@@ -28,6 +28,8 @@ pub enum Need {
     SocketKinds,
     /// Under an enforced `default: deny`: no sockets that nothing could judge.
     Families,
+    /// A command that cannot undo its guard.
+    Contain,
     /// What became of connections.
     Outcomes,
     /// Unix sockets seen and judged.
@@ -58,7 +60,7 @@ pub enum Need {
 
 impl Need {
     /// All of them.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::Bpf,
         Self::Cgroup,
         Self::Names,
@@ -67,6 +69,7 @@ impl Need {
         Self::Leavers,
         Self::SocketKinds,
         Self::Families,
+        Self::Contain,
         Self::Outcomes,
         Self::UnixSockets,
         Self::UnixRules,
@@ -93,6 +96,7 @@ impl Need {
             Self::Leavers => "leavers",
             Self::SocketKinds => "socket_kinds",
             Self::Families => "unseen_families",
+            Self::Contain => "contain",
             Self::Outcomes => "outcomes",
             Self::UnixSockets => "unix_sockets",
             Self::UnixRules => "unix_rules",
@@ -119,6 +123,7 @@ impl Need {
             | Self::Processes
             | Self::Leavers
             | Self::Families
+            | Self::Contain
             | Self::UnixRules
             | Self::ResolverSockets
             | Self::Pins
@@ -159,6 +164,10 @@ impl Need {
             Self::State => "name a writable directory in BLACKSTART_STATE",
             Self::Families => {
                 "run as root with CAP_SYS_ADMIN on a kernel with CONFIG_SECCOMP_FILTER"
+            }
+            Self::Contain => {
+                "run as root with CAP_SYS_ADMIN, CAP_SYS_PTRACE and CAP_SETPCAP, outside of containers that forbid \
+                 namespaces; or leave it out with --no-contain"
             }
             Self::UnixRules => "use kernel 6.7 or newer, or let the rule say `mode: observe`",
             Self::ResolverSockets => "stop nscd and systemd-resolved, or use kernel 6.7 or newer",

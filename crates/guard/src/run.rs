@@ -9,7 +9,7 @@ use blackstart_core::policy::Policy;
 use blackstart_core::report::{DrillFacts, Guarded, Kernel, Mode, RunLimits};
 use blackstart_kernel::Session;
 use blackstart_kernel::spawn::{
-    Child, Command, Signals, SocketFilter, SpawnError, spawn, stop_self,
+    Child, Command, Containment, Signals, SocketFilter, SpawnError, spawn, stop_self,
 };
 use rustix::process::Signal;
 
@@ -79,6 +79,7 @@ struct Setup<'a> {
     pins: Option<PathBuf>,
     answerer: Option<Answerer>,
     filter: Option<SocketFilter>,
+    containment: Option<Containment>,
     control: Option<Control>,
     /// The search list of the run's resolv.conf.
     search: Vec<Name>,
@@ -116,6 +117,7 @@ impl<'a> Setup<'a> {
             known_addresses: Vec::new(),
             own_addresses: Vec::new(),
             closed_families: false,
+            contained: false,
             gaps: Vec::new(),
             limits: RunLimits::default(),
             // Unknown, it is nobody's boot: such a run is left alone while its cgroup cannot be looked at.
@@ -145,6 +147,7 @@ impl<'a> Setup<'a> {
             pins: None,
             answerer: None,
             filter: None,
+            containment: None,
             control: None,
             search: Vec::new(),
         }
@@ -172,12 +175,19 @@ impl<'a> Setup<'a> {
         self.file.started_ns = wall_ns(SystemTime::now());
         self.file.gaps = self.terms.gaps().to_vec();
         self.write_run();
-        let mut started = self.spawn(signals, true);
+        let mut limited = true;
+        let mut started = self.spawn(signals, limited);
         if let Err(SpawnError::Join(error)) = &started {
             let why = format!("the command cannot join the cgroup that limits it: {error}");
             self.lift_refused_limits(&why)?;
             self.file.gaps = self.terms.gaps().to_vec();
-            started = self.spawn(signals, false);
+            limited = false;
+            started = self.spawn(signals, limited);
+        }
+        if let Err(SpawnError::Contain(error)) = &started {
+            let why = format!("the command cannot be contained: {error}");
+            self.go_uncontained(why)?;
+            started = self.spawn(signals, limited);
         }
         if let Err(SpawnError::Filter(error)) = &started {
             // Whoever accepts that has no filter.
@@ -196,6 +206,7 @@ impl<'a> Setup<'a> {
                 cgroup: None,
                 joins: &[],
                 filter: self.filter.as_ref(),
+                contain: self.containment.as_ref(),
                 signals: signals.found(),
             };
             started = spawn(&command);
@@ -216,6 +227,7 @@ impl<'a> Setup<'a> {
             cgroup: self.cgroup.as_ref().map(RunCgroup::fd),
             joins: &joins.map(RunCgroup::joins).unwrap_or_default(),
             filter: self.filter.as_ref(),
+            contain: self.containment.as_ref(),
             signals: signals.found(),
         })
     }
@@ -258,7 +270,10 @@ fn not_started(error: &SpawnError) -> Refusal {
             Cause::NotExecutable,
             "check that it is a program that you may execute",
         ),
-        SpawnError::Join(_) | SpawnError::Filter(_) | SpawnError::Process(_) => (Cause::System, ""),
+        SpawnError::Join(_)
+        | SpawnError::Filter(_)
+        | SpawnError::Contain(_)
+        | SpawnError::Process(_) => (Cause::System, ""),
     };
     let why = std::error::Error::source(error)
         .map(ToString::to_string)

@@ -640,6 +640,7 @@ mod tests {
             let held = Child {
                 pid,
                 pidfd: pidfd.unwrap(),
+                keeper: None,
             };
             let mut fds = [PollFd::new(&held.pidfd, PollFlags::IN)];
             poll(&mut fds, None).unwrap();

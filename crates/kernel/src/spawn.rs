@@ -9,14 +9,23 @@ use std::cell::Cell;
 use std::ffi::{CString, OsStr, OsString, c_char};
 use std::io;
 use std::mem::size_of;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::ptr;
 
+use rustix::io::Errno;
+use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
+
+use processes::Processes;
+
+mod contain;
 mod filter;
+mod processes;
 mod signals;
 
+pub use contain::Containment;
 pub use filter::SocketFilter;
+pub use processes::Keeper;
 pub use signals::{Received, SignalState, Signals, stop_self};
 
 /// `CLONE_INTO_CGROUP`; libc's own constant is cut to 32 bits, and so zero.
@@ -36,6 +45,8 @@ pub struct Command<'a> {
     pub joins: &'a [BorrowedFd<'a>],
     /// What it may not ask the kernel for.
     pub filter: Option<&'a SocketFilter>,
+    /// What it is not given of the host.
+    pub contain: Option<&'a Containment>,
     /// Signal mask and dispositions as the caller found them, for the child.
     pub signals: SignalState,
 }
@@ -47,6 +58,8 @@ pub struct Child {
     pub pid: i32,
     /// Readable once it has ended.
     pub pidfd: OwnedFd,
+    /// The first process of its pid namespace, if it has one of its own. It ends with the last one in there.
+    pub keeper: Option<Keeper>,
 }
 
 /// Why nothing was started.
@@ -72,6 +85,9 @@ pub enum SpawnError {
     /// The kernel refused to filter its system calls.
     #[error("filter the command's system calls")]
     Filter(#[source] io::Error),
+    /// The kernel refused a namespace, a mount, or to take a privilege away.
+    #[error("contain the command")]
+    Contain(#[source] io::Error),
     /// The kernel refused to make the process, or to place it in its cgroup.
     #[error("start a process in the run's cgroup")]
     Process(#[source] io::Error),
@@ -83,7 +99,7 @@ impl SpawnError {
         match self {
             Self::NotFound { .. } => Some(127),
             Self::NotExecutable { .. } => Some(126),
-            Self::Join(_) | Self::Filter(_) | Self::Process(_) => None,
+            Self::Join(_) | Self::Filter(_) | Self::Contain(_) | Self::Process(_) => None,
         }
     }
 }
@@ -96,6 +112,7 @@ enum Stage {
     Exec = 2,
     Join = 3,
     Filter = 4,
+    Contain = 5,
 }
 
 /// Start `command`. Returns once it runs the program, or could not.
@@ -113,10 +130,21 @@ pub fn spawn(command: &Command<'_>) -> Result<Child, SpawnError> {
     })?;
     let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
         .map_err(|e| SpawnError::Process(e.into()))?;
-    let child = clone_child(command.cgroup, 0, |joined| {
-        image.become_program(joined, command, write.as_raw_fd())
-    })
-    .map_err(SpawnError::Process)?;
+    let processes = command.contain.map(|_| Processes::enter());
+    let processes = processes.transpose().map_err(SpawnError::Contain)?;
+    let born = clone_child(command.cgroup, 0, |joined| {
+        image.become_program(joined, command, processes.as_ref(), write.as_raw_fd())
+    });
+    let left = processes.map(Processes::leave).transpose();
+    let mut child = born.map_err(SpawnError::Process)?;
+    match left {
+        Ok(keeper) => child.keeper = keeper,
+        Err(error) => {
+            // Whatever this process starts from here on would be in the command's namespace.
+            kill(&child);
+            return Err(SpawnError::Contain(error));
+        }
+    }
     drop(write);
 
     let mut told = [0u8; 8];
@@ -143,6 +171,8 @@ pub fn spawn(command: &Command<'_>) -> Result<Child, SpawnError> {
         SpawnError::Join(source)
     } else if stage == Stage::Filter as i32 {
         SpawnError::Filter(source)
+    } else if stage == Stage::Contain as i32 {
+        SpawnError::Contain(source)
     } else if errno == libc::ENOENT {
         SpawnError::NotFound {
             program: program.to_owned(),
@@ -223,10 +253,14 @@ fn is_stopped(stat: &CString) -> bool {
     matches!(state, Some(b'T' | b't'))
 }
 
+/// End a child that is not to become the program.
+fn kill(child: &Child) {
+    let _ = pidfd_send_signal(&child.pidfd, Signal::KILL);
+    reap(child);
+}
+
 /// Collect a child that is known to be ending.
 fn reap(child: &Child) {
-    use rustix::process::{WaitId, WaitIdOptions, waitid};
-    use std::os::fd::AsFd;
     while let Err(rustix::io::Errno::INTR) =
         waitid(WaitId::PidFd(child.pidfd.as_fd()), WaitIdOptions::EXITED)
     {}
@@ -297,6 +331,7 @@ pub(crate) fn clone_child(
             Ok(Child {
                 pid: i32::try_from(pid).expect("process ids fit into 32 bits"),
                 pidfd,
+                keeper: None,
             })
         }
     }
@@ -362,7 +397,18 @@ impl Image {
     }
 
     /// In the child: never returns, never allocates.
-    fn become_program(&self, joined: bool, command: &Command<'_>, tell: RawFd) -> ! {
+    fn become_program(
+        &self,
+        joined: bool,
+        command: &Command<'_>,
+        processes: Option<&Processes>,
+        tell: RawFd,
+    ) -> ! {
+        let contain = |step: Result<(), Errno>| {
+            if let Err(error) = step {
+                give_up(tell, Stage::Contain, error.raw_os_error());
+            }
+        };
         if let (false, Some(cgroup)) = (joined, command.cgroup) {
             // SAFETY: a valid descriptor and a C string; openat is async-signal-safe.
             let procs = unsafe {
@@ -383,10 +429,18 @@ impl Image {
                 give_up(tell, Stage::Join, errno());
             }
         }
+        // From the widest privilege to the narrowest: mounts need what the filter needs, too, and that goes last.
+        if let (Some(containment), Some(processes)) = (command.contain, processes) {
+            contain(processes.report());
+            contain(containment.hide_the_host());
+        }
         if let Some(filter) = command.filter
             && let Err(error) = filter.install()
         {
             give_up(tell, Stage::Filter, error.raw_os_error().unwrap_or(0));
+        }
+        if command.contain.is_some() {
+            contain(Containment::drop_capabilities());
         }
         command.signals.restore_in_child();
 
@@ -471,8 +525,6 @@ fn errno() -> i32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustix::process::{WaitId, WaitIdOptions, waitid};
-    use std::os::fd::AsFd;
     use std::os::unix::fs::PermissionsExt;
 
     fn start(
@@ -491,6 +543,7 @@ mod tests {
             cgroup,
             joins: &[],
             filter: None,
+            contain: None,
             signals: SignalState::current().unwrap(),
         })
     }
@@ -554,6 +607,7 @@ mod tests {
                 cgroup: None,
                 joins: &joins,
                 filter: None,
+                contain: None,
                 signals: SignalState::current().unwrap(),
             })
         };

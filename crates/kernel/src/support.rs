@@ -143,6 +143,16 @@ pub struct Bpf {
     pub ring_buffer: Option<bool>,
 }
 
+/// What is mounted, in the mount table's order: the type of each file system, and where it is.
+pub(crate) fn mounted() -> Option<Vec<(String, PathBuf)>> {
+    Some(
+        cgroup::mounts()?
+            .into_iter()
+            .map(cgroup::Mount::whereabouts)
+            .collect(),
+    )
+}
+
 impl Support {
     /// Every fact, for `doctor`.
     pub fn probe() -> Self {

@@ -78,6 +78,7 @@ impl Setup<'_> {
             self.close_families()?;
             self.arm()?;
         }
+        self.contain()?;
         if self.session.is_some() {
             for detail in inherited::sockets() {
                 self.terms.note(Need::InheritedSockets, detail, 0);
@@ -492,6 +493,7 @@ mod tests {
             mode: None,
             leftover: None,
             accept_gaps: Vec::new(),
+            contain: None,
             concurrent: false,
             break_glass: None,
             drill: None,
