@@ -45,6 +45,7 @@ fn facts(policy: Option<&Policy>) -> RunFacts<'_> {
         features: vec!["names".into(), "addresses".into()],
         guarded: Guarded::Yes,
         closed_families: false,
+        contained: false,
         gaps: vec![],
         leftovers: vec![],
         unsupervised_seconds: 0.0,
@@ -575,7 +576,13 @@ fn what_was_refused_is_not_out_of_sight() {
         ..facts(None)
     };
     let report = assemble(&record(), &facts);
-    assert!(gap(&report, "unseen_families").is_none());
+    assert!(gap(&report, "unseen_families").is_none() && gap(&report, "contain").is_some());
+    let facts = RunFacts {
+        contained: true,
+        ..facts
+    };
+    let report = assemble(&record(), &facts);
+    assert!(gap(&report, "contain").is_none());
     assert!(gap(&report, "received_sockets").is_some());
 }
 

@@ -138,6 +138,7 @@ fn told(facts: LimitFacts, usage: Usage, leftovers: Vec<Leftover>) -> Report {
         features: Vec::new(),
         guarded: Guarded::Yes,
         closed_families: false,
+        contained: false,
         gaps: Vec::new(),
         leftovers,
         unsupervised_seconds: 0.0,

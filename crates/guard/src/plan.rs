@@ -385,9 +385,12 @@ pub(crate) fn unix_rules(
 /// Why no program at all can be loaded here, if so.
 fn nothing_loads(host: &Support) -> Option<String> {
     if host.may_load() == Some(false) {
+        let who = match host.euid {
+            0 => "root, as in a container or in a run with --contain,".to_owned(),
+            other => format!("user {other}"),
+        };
         return Some(format!(
-            "user {} lacks CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON (or CAP_SYS_ADMIN)",
-            host.euid
+            "{who} lacks CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON (or CAP_SYS_ADMIN)"
         ));
     }
     if host.lockdown == Some(Lockdown::Confidentiality) {

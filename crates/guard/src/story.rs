@@ -45,6 +45,7 @@ pub(crate) fn tell(run: &RunFile, policy: Option<&Policy>, record: Ledger, end: 
         features: run.kernel.features.clone(),
         guarded: run.guarded,
         closed_families: run.closed_families,
+        contained: run.contained,
         gaps: run.gaps.clone(),
         leftovers: end.leftovers,
         unsupervised_seconds: end.unsupervised_seconds,

@@ -14,7 +14,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::ptr;
 
 use rustix::io::Errno;
-use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
 use processes::Processes;
 
@@ -183,6 +183,13 @@ pub fn spawn(command: &Command<'_>) -> Result<Child, SpawnError> {
             source,
         }
     })
+}
+
+/// The process group of a process, or of this one; none if it has ended, or lies outside of our pid namespace, where a
+/// group has no number that could be told. (rustix takes for granted that there is one.)
+pub fn process_group(pid: Option<Pid>) -> Option<Pid> {
+    // SAFETY: getpgid takes a plain number, 0 for the calling process.
+    Pid::from_raw(unsafe { libc::getpgid(pid.map_or(0, Pid::as_raw_pid)) }.max(0))
 }
 
 /// A process that does nothing, for a cgroup that must not be empty while it is being made. It ends with

@@ -67,6 +67,8 @@ pub struct RunFacts<'a> {
     pub guarded: Guarded,
     /// Families of sockets that no program sees could not be made.
     pub closed_families: bool,
+    /// The command could not undo its guard.
+    pub contained: bool,
     /// Gaps that the record cannot show: features that were missing, interfaces that no hook sees.
     pub gaps: Vec<Gap>,
     /// Processes that outlived the main child.
