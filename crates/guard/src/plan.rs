@@ -166,7 +166,7 @@ impl Need {
                 "run as root with CAP_SYS_ADMIN on a kernel with CONFIG_SECCOMP_FILTER"
             }
             Self::Contain => {
-                "run as root with CAP_SYS_ADMIN, CAP_SYS_PTRACE and CAP_SETPCAP, outside of containers that forbid \
+                "run as root with CAP_SYS_ADMIN and CAP_SETPCAP, outside of containers that forbid \
                  namespaces; or leave it out with --no-contain"
             }
             Self::UnixRules => "use kernel 6.7 or newer, or let the rule say `mode: observe`",

@@ -224,7 +224,7 @@ fn accepted_gaps_exist() {
             advised += 1;
         }
     }
-    assert_eq!(advised, 6);
+    assert_eq!(advised, 8);
 }
 
 const NOTHING: Bpf = Bpf {
