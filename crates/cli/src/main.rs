@@ -23,6 +23,7 @@ mod report_file;
 mod resolve;
 mod run;
 mod summary;
+mod whole_file;
 
 use std::path::Path;
 use std::process::ExitCode;

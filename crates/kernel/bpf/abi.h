@@ -426,24 +426,28 @@ struct bs_asked {
 struct bs_socket {
 	__u64 subject;
 	__u64 name;
-	__u64 bytes; /* not yet added to the flow, which subject, name, addr, rule, port, protocol and flow_verdict name */
-	__u64 since_ns; /* of a TCP connect whose outcome is not known yet; 0 otherwise */
+	/* Not yet added to the flow, which subject, name, addr, rule, port, protocol and flow_verdict name. */
+	__u64 bytes;
+	__u64 last_ns; /* of the attempts */
+	__u32 attempts;
+	__u32 connected;
 	__u32 addr[4];
 	__u32 rule;
+	__u32 since; /* bs_moment() of a TCP connect whose outcome is not known yet; 0 otherwise */
 	__u16 port;
 	__u8 protocol;
 	__u8 verdict; /* 0: never judged */
 	__u8 dns;     /* some send asked for port 53/UDP */
 	__u8 hooked;  /* judged by connect or sendmsg: its packets need no second judgement */
-	__u8 flow_verdict; /* of the flow that the bytes belong to; verdict, as long as the socket is open */
-	__u8 pad[5];
+	__u8 flow_verdict; /* verdict, as long as the socket is open */
+	__u8 kept;         /* the flow has a row: rows of flows are never taken away */
 	struct bs_asked asked[BS_ASKED];
 };
 
 /*
  * Where the row of a socket lies as a rule: its cookie picks the seat, and cookies are dealt in order. Whoever
  * finds the seat taken has its row elsewhere, in a hash table. While nobody sits here, the row still names a flow and
- * holds its bytes; all that tells one socket from another is zero.
+ * holds what is to be added to it; all that tells one socket from another is zero.
  */
 struct bs_seat {
 	__u64 cookie;
@@ -538,8 +542,8 @@ BS_SIZE(bs_delegate_key, 128);
 BS_SIZE(bs_made_key, 24);
 BS_SIZE(bs_counters, 136);
 BS_SIZE(bs_asked, 48);
-BS_SIZE(bs_socket, 160);
-BS_SIZE(bs_seat, 176);
+BS_SIZE(bs_socket, 168);
+BS_SIZE(bs_seat, 184);
 BS_SIZE(bs_event, 48);
 BS_SIZE(bs_lookup_event, 328);
 BS_SIZE(bs_refill, 64);
