@@ -79,10 +79,13 @@ int bs_create(struct bpf_sock *ctx)
 	st = bs_socket_new(cookie);
 	if (!st)
 		return 1;
-	/* Bytes of the one that sat here before are still its flow's. */
-	if (st->bytes)
+	if (st->subject == key.subject)
+		return 1;
+	/* What the one that sat here before left is its flow's; the flow that the row names from here on may have none. */
+	if (bs_holds(st))
 		bs_flush(st);
 	st->subject = key.subject;
+	st->kept = 0;
 	return 1;
 }
 
