@@ -606,3 +606,32 @@ fn contained_only_where_the_default_is_enforced_or_it_is_asked_for() {
     assert!(!contained(allowing, &[]));
     assert!(contained(allowing, &["--contain"]));
 }
+
+#[test]
+fn what_cannot_be_contained_does_not_run_unless_that_is_accepted() {
+    let world = World::new("contain_cannot");
+    world.dns(Zone::new());
+    // Without this capability nobody takes one from the bounding set.
+    let lesser = ["setpriv", "--bounding-set=-setpcap"].map(str::to_owned);
+    let guard = |policy: &str| world.guard().policy(policy).through(lesser.to_vec());
+    let run = guard(NOTHING)
+        .run(&["touch", "ran"])
+        .exits(125)
+        .warns("contain is missing")
+        .warns("take its privileges away")
+        .warns("--accept-gap contain");
+    assert!(run.report.is_none() && !world.dir().join("ran").exists());
+    let run = guard(NOTHING)
+        .arg("--accept-gap=contain")
+        .run(&["sh", "-c", "test $$ != 2"])
+        .exits(0);
+    assert!(has_gap(&run, "contain"));
+    guard(NOTHING).arg("--no-contain").run(&["true"]).exits(0);
+    // Observed, it runs whatever is missing.
+    let run = guard("rules: []\n")
+        .arg("--contain")
+        .run(&["true"])
+        .exits(0);
+    assert!(has_gap(&run, "contain"));
+    assert_eq!(world.left_behind(), Vec::<PathBuf>::new());
+}

@@ -99,7 +99,9 @@ fn each_case_is_there_once_and_its_tests_exist() {
                 .unwrap_or_else(|error| panic!("{file}, of case {}: {error}", case.number));
             // A property test has what it is about as arguments.
             let begins = format!("fn {test}(");
-            let found = text.lines().any(|line| line.trim_start().starts_with(&begins));
+            let found = text
+                .lines()
+                .any(|line| line.trim_start().starts_with(&begins));
             assert!(found, "{file} has no test {test}, of case {}", case.number);
         }
     }

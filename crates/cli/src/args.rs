@@ -154,7 +154,7 @@ pub(crate) struct Run {
     /// Leave the command its privileges, under an enforced `default: deny`, too
     ///
     /// For a rehearsal of what needs them: mounts, network set-up, containers. Root inside can then walk around the
-    /// policy, and the report says so where it is seen to.
+    /// policy, and the report says that it could.
     #[arg(long, conflicts_with = "contain")]
     pub(crate) no_contain: bool,
 

@@ -184,8 +184,8 @@ impl<'a> Setup<'a> {
             limited = false;
             started = self.spawn(signals, limited);
         }
-        if let Err(SpawnError::Contain(error)) = &started {
-            let why = format!("the command cannot be contained: {error}");
+        if let Err(SpawnError::Contain { what, source }) = &started {
+            let why = format!("the command cannot be contained: failed to {what}: {source}");
             self.go_uncontained(why)?;
             started = self.spawn(signals, limited);
         }
@@ -272,7 +272,7 @@ fn not_started(error: &SpawnError) -> Refusal {
         ),
         SpawnError::Join(_)
         | SpawnError::Filter(_)
-        | SpawnError::Contain(_)
+        | SpawnError::Contain { .. }
         | SpawnError::Process(_) => (Cause::System, ""),
     };
     let why = std::error::Error::source(error)

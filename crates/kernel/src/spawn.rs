@@ -86,8 +86,13 @@ pub enum SpawnError {
     #[error("filter the command's system calls")]
     Filter(#[source] io::Error),
     /// The kernel refused a namespace, a mount, or to take a privilege away.
-    #[error("contain the command")]
-    Contain(#[source] io::Error),
+    #[error("contain the command: {what}")]
+    Contain {
+        /// What was refused.
+        what: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
     /// The kernel refused to make the process, or to place it in its cgroup.
     #[error("start a process in the run's cgroup")]
     Process(#[source] io::Error),
@@ -99,7 +104,7 @@ impl SpawnError {
         match self {
             Self::NotFound { .. } => Some(127),
             Self::NotExecutable { .. } => Some(126),
-            Self::Join(_) | Self::Filter(_) | Self::Contain(_) | Self::Process(_) => None,
+            Self::Join(_) | Self::Filter(_) | Self::Contain { .. } | Self::Process(_) => None,
         }
     }
 }
@@ -112,7 +117,22 @@ enum Stage {
     Exec = 2,
     Join = 3,
     Filter = 4,
-    Contain = 5,
+    Namespace = 5,
+    Mount = 6,
+    Privilege = 7,
+}
+
+const OWN_PROCESSES: &str = "give it a pid namespace";
+
+/// What could not be done to contain the command, if that is where it failed.
+fn uncontained(stage: i32) -> Option<&'static str> {
+    [
+        (Stage::Namespace, "give it mounts and cgroups of its own"),
+        (Stage::Mount, "limit what its mounts show"),
+        (Stage::Privilege, "take its privileges away"),
+    ]
+    .into_iter()
+    .find_map(|(failed, what)| (stage == failed as i32).then_some(what))
 }
 
 /// Start `command`. Returns once it runs the program, or could not.
@@ -131,7 +151,12 @@ pub fn spawn(command: &Command<'_>) -> Result<Child, SpawnError> {
     let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
         .map_err(|e| SpawnError::Process(e.into()))?;
     let processes = command.contain.map(|_| Processes::enter());
-    let processes = processes.transpose().map_err(SpawnError::Contain)?;
+    let processes = processes
+        .transpose()
+        .map_err(|source| SpawnError::Contain {
+            what: OWN_PROCESSES,
+            source,
+        })?;
     let born = clone_child(command.cgroup, 0, |joined| {
         image.become_program(joined, command, processes.as_ref(), write.as_raw_fd())
     });
@@ -139,10 +164,13 @@ pub fn spawn(command: &Command<'_>) -> Result<Child, SpawnError> {
     let mut child = born.map_err(SpawnError::Process)?;
     match left {
         Ok(keeper) => child.keeper = keeper,
-        Err(error) => {
+        Err(source) => {
             // Whatever this process starts from here on would be in the command's namespace.
             kill(&child);
-            return Err(SpawnError::Contain(error));
+            return Err(SpawnError::Contain {
+                what: OWN_PROCESSES,
+                source,
+            });
         }
     }
     drop(write);
@@ -171,8 +199,8 @@ pub fn spawn(command: &Command<'_>) -> Result<Child, SpawnError> {
         SpawnError::Join(source)
     } else if stage == Stage::Filter as i32 {
         SpawnError::Filter(source)
-    } else if stage == Stage::Contain as i32 {
-        SpawnError::Contain(source)
+    } else if let Some(what) = uncontained(stage) {
+        SpawnError::Contain { what, source }
     } else if errno == libc::ENOENT {
         SpawnError::NotFound {
             program: program.to_owned(),
@@ -411,9 +439,9 @@ impl Image {
         processes: Option<&Processes>,
         tell: RawFd,
     ) -> ! {
-        let contain = |step: Result<(), Errno>| {
+        let contain = |stage: Stage, step: Result<(), Errno>| {
             if let Err(error) = step {
-                give_up(tell, Stage::Contain, error.raw_os_error());
+                give_up(tell, stage, error.raw_os_error());
             }
         };
         if let (false, Some(cgroup)) = (joined, command.cgroup) {
@@ -438,8 +466,9 @@ impl Image {
         }
         // From the widest privilege to the narrowest: mounts need what the filter needs, too, and that goes last.
         if let (Some(containment), Some(processes)) = (command.contain, processes) {
-            contain(processes.report());
-            contain(containment.hide_the_host());
+            contain(Stage::Namespace, processes.report());
+            contain(Stage::Namespace, Containment::own_namespaces());
+            contain(Stage::Mount, containment.limit_mounts());
         }
         if let Some(filter) = command.filter
             && let Err(error) = filter.install()
@@ -447,7 +476,7 @@ impl Image {
             give_up(tell, Stage::Filter, error.raw_os_error().unwrap_or(0));
         }
         if command.contain.is_some() {
-            contain(Containment::drop_capabilities());
+            contain(Stage::Privilege, Containment::drop_capabilities());
         }
         command.signals.restore_in_child();
 

@@ -124,9 +124,8 @@ impl Containment {
         })
     }
 
-    /// Namespaces and mounts, for the calling process. Only async-signal-safe calls. It must be in its pid namespace and
-    /// its cgroups already: what it sees from here on are these.
-    pub(super) fn hide_the_host(&self) -> Result<(), Errno> {
+    /// Namespaces for the calling process, which must be in its cgroups already. Only async-signal-safe calls.
+    pub(super) fn own_namespaces() -> Result<(), Errno> {
         // SAFETY: file descriptors stay shared with nobody anew; only a table of descriptors of its own would be a
         // danger to other threads, of which there is none in this process.
         unsafe { unshare_unsafe(UnshareFlags::NEWNS | UnshareFlags::NEWCGROUP) }?;
@@ -134,7 +133,11 @@ impl Containment {
         mount_change(
             c"/",
             MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
-        )?;
+        )
+    }
+
+    /// Show it no more than the run, in its own namespaces. Only async-signal-safe calls.
+    pub(super) fn limit_mounts(&self) -> Result<(), Errno> {
         let stands_in_one = self.mounts.iter().any(|(_, sight)| is(c".", *sight));
         for (at, sight) in &self.mounts {
             // A mount that lies under another one is out of reach.
