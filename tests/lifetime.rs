@@ -243,27 +243,37 @@ fn a_stopped_supervisor_changes_nothing_for_the_run() {
 #[test]
 fn leftovers_are_released_or_killed() {
     let world = world_with_names("leftovers");
-    let daemon = "setsid sh -c 'echo $$ >pid; exec sleep 300' >/dev/null 2>&1 & while ! [ -s pid ]; do sleep 0.01; done";
-    let alive = || {
-        let pid = std::fs::read_to_string(world.dir().join("pid")).unwrap();
-        let status = std::fs::read_to_string(format!("/proc/{}/status", pid.trim()));
-        status.is_ok_and(|status| !status.contains("State:\tZ"))
+    // By what it runs, and not by its number: that is another one in a pid namespace.
+    let long = |turn: u32| format!("300.{}{turn}", std::process::id());
+    let daemon = |turn| {
+        let sleeps = format!("exec sleep {}", long(turn));
+        format!(
+            "setsid sh -c 'echo up >pid; {sleeps}' >/dev/null 2>&1 & while ! [ -s pid ]; do sleep 0.01; done"
+        )
     };
-    let cgroup = || {
-        let pid = std::fs::read_to_string(world.dir().join("pid")).unwrap();
-        std::fs::read_to_string(format!("/proc/{}/cgroup", pid.trim())).unwrap()
+    let process = |turn| {
+        let end = format!("{}\0", long(turn));
+        let mut all = std::fs::read_dir("/proc").unwrap().flatten();
+        let found = all.find(|process| {
+            let words = std::fs::read(process.path().join("cmdline"));
+            words.is_ok_and(|words| words.ends_with(end.as_bytes()))
+        });
+        found.map(|process| process.path())
+    };
+    let cgroup = |turn| {
+        let process = process(turn).expect("a released daemon lives");
+        std::fs::read_to_string(process.join("cgroup")).unwrap()
     };
     // The default of a deny-list: a daemon that the deployment started goes on, unfiltered.
     let run = world
         .guard()
         .policy(DENY_GITHUB)
-        .run(&["sh", "-c", daemon])
+        .run(&["sh", "-c", &daemon(1)])
         .exits(0);
-    assert!(alive(), "a released daemon lives");
     assert!(
-        !cgroup().contains(&run.report().run.id),
+        !cgroup(1).contains(&run.report().run.id),
         "a released daemon is out of the run's cgroup: {}",
-        cgroup()
+        cgroup(1)
     );
     assert!(
         !run.findings("leftover").is_empty(),
@@ -273,21 +283,32 @@ fn leftovers_are_released_or_killed() {
     assert_eq!(world.left_behind(), Vec::<std::path::PathBuf>::new());
     std::fs::remove_file(world.dir().join("pid")).unwrap();
     // The default of an allow-list.
+    let rehearsal = "mode: enforce\ndefault: deny\nrules: []\n";
     world
         .guard()
-        .policy("mode: enforce\ndefault: deny\nrules: []\n")
-        .run(&["sh", "-c", daemon])
+        .policy(rehearsal)
+        .run(&["sh", "-c", &daemon(2)])
         .exits(0);
-    assert!(!alive(), "a daemon of a rehearsal is killed");
+    assert_eq!(process(2), None, "a daemon of a rehearsal is killed");
     assert_eq!(world.left_behind(), Vec::<std::path::PathBuf>::new());
     std::fs::remove_file(world.dir().join("pid")).unwrap();
     world
         .guard()
         .arg("--leftover")
         .arg("kill")
-        .run(&["sh", "-c", daemon])
+        .run(&["sh", "-c", &daemon(3)])
         .exits(0);
-    assert!(!alive());
+    assert_eq!(process(3), None);
+    std::fs::remove_file(world.dir().join("pid")).unwrap();
+    // Released from a rehearsal it lives on as well, though nobody is its supervisor any more.
+    let run = world
+        .guard()
+        .policy(rehearsal)
+        .arg("--leftover=release")
+        .run(&["sh", "-c", &daemon(4)])
+        .exits(0);
+    assert!(!cgroup(4).contains(&run.report().run.id), "{}", cgroup(4));
+    assert_eq!(world.left_behind(), Vec::<std::path::PathBuf>::new());
 }
 
 #[test]

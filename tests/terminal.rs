@@ -2,15 +2,17 @@
 
 use blackstart_lab::{Terminal, World, Zone};
 
-/// A shell on a terminal, in the world; the guard's command line is `$G`.
+/// A shell on a terminal, in the world; the guard's command line is `$G`, and `$C` with `--contain`.
 fn shell(world: &World) -> Terminal {
     let line = world.guard().arg("-q").line().join(" ");
+    let contained = world.guard().arg("-q").arg("--contain").line().join(" ");
     let mut command = world
         .host()
         .command(&["bash", "--norc", "--noprofile", "-i"]);
     command
         .env("BLACKSTART_STATE", world.guard().state())
         .env("G", line)
+        .env("C", contained)
         .env("PS1", "shell> ")
         .env("HISTFILE", "/dev/null");
     let mut terminal = Terminal::start(&command);
@@ -20,139 +22,157 @@ fn shell(world: &World) -> Terminal {
 
 #[test]
 fn ctrl_c_ends_the_command_and_not_the_shell() {
-    let world = World::new("ctrl_c");
-    world.dns(Zone::new());
-    let mut terminal = shell(&world);
-    terminal.type_in("$G sh -c 'echo be''gun; sleep 100'\n");
-    terminal.expect("begun");
-    terminal.press("\x03");
-    terminal.expect("shell> ");
-    terminal.type_in("echo code=$?=\n");
-    terminal.expect("code=130=");
-    // One that handles it goes on.
-    terminal.type_in("$G sh -c 'trap \"echo cau''ght; exit 5\" INT; echo be''gun; while :; do sleep 0.1; done'\n");
-    terminal.expect("begun");
-    terminal.press("\x03");
-    terminal.expect("caught");
-    terminal.expect("shell> ");
-    terminal.type_in("echo code=$?=\n");
-    terminal.expect("code=5=");
-    terminal.type_in("exit 9\n");
-    assert_eq!(terminal.wait(), 9);
-    assert_eq!(world.left_behind(), Vec::<std::path::PathBuf>::new());
+    for guard in GUARDED {
+        let world = World::new("ctrl_c");
+        world.dns(Zone::new());
+        let mut terminal = shell(&world);
+        let typed = |text: &str| text.replace("$G", guard);
+        terminal.type_in(&typed("$G sh -c 'echo be''gun; sleep 100'\n"));
+        terminal.expect("begun");
+        terminal.press("\x03");
+        terminal.expect("shell> ");
+        terminal.type_in("echo code=$?=\n");
+        terminal.expect("code=130=");
+        // One that handles it goes on.
+        terminal.type_in(&typed("$G sh -c 'trap \"echo cau''ght; exit 5\" INT; echo be''gun; while :; do sleep 0.1; done'\n"));
+        terminal.expect("begun");
+        terminal.press("\x03");
+        terminal.expect("caught");
+        terminal.expect("shell> ");
+        terminal.type_in("echo code=$?=\n");
+        terminal.expect("code=5=");
+        terminal.type_in("exit 9\n");
+        assert_eq!(terminal.wait(), 9);
+        assert_eq!(world.left_behind(), Vec::<std::path::PathBuf>::new());
+    }
 }
 
 #[test]
 fn ctrl_z_stops_the_job_and_fg_resumes_it() {
-    let world = World::new("ctrl_z");
-    world.dns(Zone::new());
-    let mut terminal = shell(&world);
-    terminal.type_in("$G sh -c 'echo be''gun; read line; echo re''ad $line; exit 4'\n");
-    terminal.expect("begun");
-    terminal.press("\x1a");
-    terminal.expect("Stopped");
-    terminal.expect("shell> ");
-    terminal.type_in("jobs; fg\n");
-    terminal.expect("Stopped");
-    terminal.type_in("hello\n");
-    terminal.expect("read hello");
-    terminal.expect("shell> ");
-    terminal.type_in("echo code=$?=\n");
-    terminal.expect("code=4=");
-    terminal.type_in("exit\n");
-    assert_eq!(terminal.wait(), 0);
+    for guard in GUARDED {
+        let world = World::new("ctrl_z");
+        world.dns(Zone::new());
+        let mut terminal = shell(&world);
+        let typed = |text: &str| text.replace("$G", guard);
+        terminal.type_in(&typed(
+            "$G sh -c 'echo be''gun; read line; echo re''ad $line; exit 4'\n",
+        ));
+        terminal.expect("begun");
+        terminal.press("\x1a");
+        terminal.expect("Stopped");
+        terminal.expect("shell> ");
+        terminal.type_in("jobs; fg\n");
+        terminal.expect("Stopped");
+        terminal.type_in("hello\n");
+        terminal.expect("read hello");
+        terminal.expect("shell> ");
+        terminal.type_in("echo code=$?=\n");
+        terminal.expect("code=4=");
+        terminal.type_in("exit\n");
+        assert_eq!(terminal.wait(), 0);
+    }
 }
 
 #[test]
 fn an_interactive_shell_feels_as_without_the_guard() {
-    let world = World::new("inner_shell");
-    world.dns(Zone::new());
-    let mut terminal = shell(&world);
-    terminal.type_in("PS1='in''ner> ' $G bash --norc --noprofile -i\n");
-    terminal.expect("inner> ");
-    terminal.type_in("tty; test -t 0 && test -t 1 && echo is-a-ter''minal\n");
-    terminal.expect("/dev/pts/");
-    terminal.expect("is-a-terminal");
-    // Job control of its own: no complaint, a job in the background, a stopped one.
-    terminal.type_in("sleep 100 &\n");
-    terminal.expect("[1]");
-    terminal.type_in("sleep 200\n");
-    terminal.press("\x1a");
-    terminal.expect("Stopped");
-    terminal.expect("inner> ");
-    terminal.type_in("kill -9 %1 %2; wait; exit 6; exit 6\n");
-    terminal.expect("shell> ");
-    terminal.type_in("echo code=$?=\n");
-    terminal.expect("code=6=");
-    assert!(
-        !terminal.shown().contains("no job control"),
-        "{}",
-        terminal.shown()
-    );
-    terminal.type_in("exit\n");
-    terminal.wait();
+    for guard in GUARDED {
+        let world = World::new("inner_shell");
+        world.dns(Zone::new());
+        let mut terminal = shell(&world);
+        let typed = |text: &str| text.replace("$G", guard);
+        terminal.type_in(&typed("PS1='in''ner> ' $G bash --norc --noprofile -i\n"));
+        terminal.expect("inner> ");
+        terminal.type_in("tty; test -t 0 && test -t 1 && echo is-a-ter''minal\n");
+        terminal.expect("/dev/pts/");
+        terminal.expect("is-a-terminal");
+        // Job control of its own: no complaint, a job in the background, a stopped one.
+        terminal.type_in("sleep 100 &\n");
+        terminal.expect("[1]");
+        terminal.type_in("sleep 200\n");
+        terminal.press("\x1a");
+        terminal.expect("Stopped");
+        terminal.expect("inner> ");
+        terminal.type_in("kill -9 %1 %2; wait; exit 6; exit 6\n");
+        terminal.expect("shell> ");
+        terminal.type_in("echo code=$?=\n");
+        terminal.expect("code=6=");
+        assert!(
+            !terminal.shown().contains("no job control"),
+            "{}",
+            terminal.shown()
+        );
+        terminal.type_in("exit\n");
+        terminal.wait();
+    }
 }
 
 #[test]
 fn a_command_stopped_by_its_number_leaves_nobody_behind() {
-    let world = World::new("stop_child");
-    world.dns(Zone::new());
-    let mut terminal = shell(&world);
-    terminal.type_in(
-        "$G sh -c '(sleep 0.5; kill -STOP $$; sleep 0.5; kill -CONT $$; echo wo''ken) & wait; exit 7'\n",
-    );
-    terminal.expect("woken");
-    terminal.expect("shell> ");
-    terminal.type_in("echo code=$?=\n");
-    terminal.expect("code=7=");
-    assert!(
-        !terminal.shown().contains("Stopped"),
-        "{}",
-        terminal.shown()
-    );
-    // Stopped as by the stop key, and continued or ended by its number.
-    for (then, told) in [("CONT", "Exit 7"), ("KILL", "Exit 137")] {
-        terminal.type_in(&format!(
-            "$G sh -c '(sleep 0.5; kill -TSTP $$; sleep 1; kill -{then} $$) & wait; exit 7'\n"
-        ));
+    for guard in GUARDED {
+        let world = World::new("stop_child");
+        world.dns(Zone::new());
+        let mut terminal = shell(&world);
+        let typed = |text: &str| text.replace("$G", guard);
+        terminal.type_in(&typed("$G sh -c '(sleep 0.5; kill -STOP $$; sleep 0.5; kill -CONT $$; echo wo''ken) & wait; exit 7'\n"));
+        terminal.expect("woken");
+        terminal.expect("shell> ");
+        terminal.type_in("echo code=$?=\n");
+        terminal.expect("code=7=");
+        assert!(
+            !terminal.shown().contains("Stopped"),
+            "{}",
+            terminal.shown()
+        );
+        // Stopped as by the stop key, and continued or ended by its number.
+        for (then, told) in [("CONT", "Exit 7"), ("KILL", "Exit 137")] {
+            terminal.type_in(&typed(&format!(
+                "$G sh -c '(sleep 0.5; kill -TSTP $$; sleep 1; kill -{then} $$) & wait; exit 7'\n"
+            )));
+            terminal.expect("Stopped");
+            terminal.expect("shell> ");
+            terminal.type_in("sleep 2.5\n");
+            terminal.expect(told);
+            terminal.expect("shell> ");
+        }
+        // A shell's `suspend` is for its own caller to see.
+        terminal.type_in(&typed("PS1='in''ner> ' $G bash --norc --noprofile -i\n"));
+        terminal.expect("inner> ");
+        terminal.type_in("suspend\n");
         terminal.expect("Stopped");
         terminal.expect("shell> ");
-        terminal.type_in("sleep 2.5\n");
-        terminal.expect(told);
+        terminal.type_in("fg\n");
+        terminal.type_in("echo still he''re\n");
+        terminal.expect("still here");
+        terminal.type_in("exit 6\n");
         terminal.expect("shell> ");
+        terminal.type_in("echo code=$?=\n");
+        terminal.expect("code=6=");
+        terminal.type_in("exit\n");
+        terminal.wait();
     }
-    // A shell's `suspend` is for its own caller to see.
-    terminal.type_in("PS1='in''ner> ' $G bash --norc --noprofile -i\n");
-    terminal.expect("inner> ");
-    terminal.type_in("suspend\n");
-    terminal.expect("Stopped");
-    terminal.expect("shell> ");
-    terminal.type_in("fg\n");
-    terminal.type_in("echo still he''re\n");
-    terminal.expect("still here");
-    terminal.type_in("exit 6\n");
-    terminal.expect("shell> ");
-    terminal.type_in("echo code=$?=\n");
-    terminal.expect("code=6=");
-    terminal.type_in("exit\n");
-    terminal.wait();
 }
 
 #[test]
 fn a_command_in_a_pipeline_or_in_the_background_is_no_hindrance() {
-    let world = World::new("pipeline");
-    world.dns(Zone::new());
-    let mut terminal = shell(&world);
-    terminal.type_in("echo abc | $G tr a-c x-z | cat\n");
-    terminal.expect("xyz");
-    terminal.type_in("$G sleep 0.2 & wait; echo code=$?=\n");
-    terminal.expect("code=0=");
-    terminal.type_in("exit\n");
-    terminal.wait();
+    for guard in GUARDED {
+        let world = World::new("pipeline");
+        world.dns(Zone::new());
+        let mut terminal = shell(&world);
+        let typed = |text: &str| text.replace("$G", guard);
+        terminal.type_in(&typed("echo abc | $G tr a-c x-z | cat\n"));
+        terminal.expect("xyz");
+        terminal.type_in(&typed("$G sleep 0.2 & wait; echo code=$?=\n"));
+        terminal.expect("code=0=");
+        terminal.type_in("exit\n");
+        terminal.wait();
+    }
 }
 
 /// Without the guard, and with it: what is expected of the one holds of the other.
-const BARE_AND_GUARDED: [&str; 2] = ["", "$G "];
+const BARE_AND_GUARDED: [&str; 3] = ["", "$G ", "$C "];
+
+/// The guard's command lines.
+const GUARDED: [&str; 2] = ["$G", "$C"];
 
 #[test]
 fn a_full_screen_editor_has_the_whole_terminal() {

@@ -1,11 +1,18 @@
-//! Real tools on real input, under observe: they work unchanged, and the report has everything.
+//! Real tools on real input, under observe and in a rehearsal, which contains them: they work unchanged, and the report
+//! has everything.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use blackstart_core::report::{Outcome, Verdict};
 use blackstart_lab::node::git_repository;
-use blackstart_lab::{Guarded, World, Zone};
+use blackstart_lab::{Guard, Guarded, World, Zone};
+
+/// Both ways of guarding a tool that reaches for nothing but `name`.
+fn guards<'w>(world: &'w World, name: &str) -> [Guard<'w>; 2] {
+    let rehearsal = format!("mode: enforce\ndefault: deny\nrules:\n  - allow: {name}\n");
+    [world.guard(), world.guard().policy(&rehearsal)]
+}
 
 /// The flow to the server was made by a process of this name, under this name.
 #[track_caller]
@@ -39,17 +46,22 @@ fn git_clone() {
     forge.git_daemon(&repositories);
     forge.files_https(&repositories, &world.authority(), &["git.example"]);
     world.dns(Zone::new().host("git.example", &forge));
-    let run = world
-        .guard()
-        .run(&["git", "clone", "-q", "git://git.example/tool.git", "one"])
-        .exits(0);
-    reached(&run, "git.example", 9418, "git clone");
-    let run = world
-        .guard()
-        .run(&["git", "clone", "-q", "https://git.example/tool.git", "two"])
-        .exits(0);
-    reached(&run, "git.example", 443, "git-remote-https");
-    world.run(&["cmp", "one/README", "two/README"]).succeeds();
+    for (turn, guard) in guards(&world, "git.example").into_iter().enumerate() {
+        let to = format!("one{turn}");
+        let run = guard
+            .run(&["git", "clone", "-q", "git://git.example/tool.git", &to])
+            .exits(0);
+        reached(&run, "git.example", 9418, "git clone");
+    }
+    for (turn, guard) in guards(&world, "git.example").into_iter().enumerate() {
+        let to = format!("two{turn}");
+        let run = guard
+            .run(&["git", "clone", "-q", "https://git.example/tool.git", &to])
+            .exits(0);
+        reached(&run, "git.example", 443, "git-remote-https");
+        let (one, two) = (format!("one{turn}/README"), format!("{to}/README"));
+        world.run(&["cmp", &one, &two]).succeeds();
+    }
 }
 
 #[test]
@@ -87,13 +99,15 @@ fn apt_get_update() {
             .into_iter()
             .flat_map(|option| ["-o".to_owned(), option]),
     );
-    let run = world.guard().run(&command).exits(0);
-    reached(&run, "deb.example", 80, "/apt/methods/http");
-    assert!(
-        run.ended.stdout.contains("http://deb.example"),
-        "{:?}",
-        run.ended
-    );
+    for guard in guards(&world, "deb.example") {
+        let run = guard.run(&command).exits(0);
+        reached(&run, "deb.example", 80, "/apt/methods/http");
+        assert!(
+            run.ended.stdout.contains("http://deb.example"),
+            "{:?}",
+            run.ended
+        );
+    }
 }
 
 #[test]
@@ -112,25 +126,27 @@ fn pip_download() {
     world.run(&["/usr/bin/python3", "-c", make]).succeeds();
     index.files(80, &world.dir().join("index"));
     world.dns(Zone::new().host("pypi.example", &index));
-    let run = world
-        .guard()
-        .run(&[
-            "/usr/bin/python3",
-            "-m",
-            "pip",
-            "--isolated",
-            "--disable-pip-version-check",
-            "download",
-            "--index-url",
-            "http://pypi.example/simple",
-            "--trusted-host",
-            "pypi.example",
-            "-d",
-            "got",
-            "labpkg",
-        ])
-        .exits(0);
-    reached(&run, "pypi.example", 80, "-m pip");
+    for guard in guards(&world, "pypi.example") {
+        let run = guard
+            .run(&[
+                "/usr/bin/python3",
+                "-m",
+                "pip",
+                "--isolated",
+                "--disable-pip-version-check",
+                "download",
+                "--no-cache-dir",
+                "--index-url",
+                "http://pypi.example/simple",
+                "--trusted-host",
+                "pypi.example",
+                "-d",
+                "got",
+                "labpkg",
+            ])
+            .exits(0);
+        reached(&run, "pypi.example", 80, "-m pip");
+    }
     assert!(world.dir().join("got/labpkg-1.0-py3-none-any.whl").exists());
 }
 

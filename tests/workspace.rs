@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use blackstart_lab::cases::{CASES, Outcome, document};
 use blackstart_lab::workspace::{metadata, root};
 
 /// Which crate of the workspace may use which others, directly.
@@ -80,6 +81,41 @@ fn only_the_kernel_crate_uses_bpf_or_unsafe() {
             );
         }
     }
+}
+
+#[test]
+fn each_case_is_there_once_and_its_tests_exist() {
+    let numbers: BTreeSet<_> = CASES.iter().map(|case| case.number).collect();
+    assert!(numbers.iter().copied().eq(1..=70), "{numbers:?}");
+    for case in &CASES {
+        assert_eq!(
+            case.shown_by.is_empty(),
+            case.outcome == Outcome::NotTested,
+            "case {} has an outcome without a test, or a test without an outcome",
+            case.number
+        );
+        for (file, test) in case.shown_by {
+            let text = fs::read_to_string(root().join(file))
+                .unwrap_or_else(|error| panic!("{file}, of case {}: {error}", case.number));
+            // A property test has what it is about as arguments.
+            let begins = format!("fn {test}(");
+            let found = text
+                .lines()
+                .any(|line| line.trim_start().starts_with(&begins));
+            assert!(found, "{file} has no test {test}, of case {}", case.number);
+        }
+    }
+    let path = root().join("docs/coverage.md");
+    if std::env::var_os("UPDATE_REFERENCES").is_some() {
+        fs::write(&path, document()).expect("write docs/coverage.md");
+    }
+    let there = fs::read_to_string(&path).unwrap_or_default();
+    assert_eq!(
+        there,
+        document(),
+        "docs/coverage.md is not what tests/lab/cases.rs makes: \
+         UPDATE_REFERENCES=1 cargo test -p blackstart-lab --test workspace"
+    );
 }
 
 #[test]

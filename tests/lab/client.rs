@@ -25,6 +25,19 @@ pub fn dns_tcp(arguments: &[&str]) -> Vec<String> {
     line
 }
 
+/// Build the client that tries ways around a guard (see `clients/escape.c`).
+pub fn escape(world: &World) -> String {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/escape.c");
+    let program = world.dir().join("escape");
+    let status = Command::new("gcc")
+        .args(["-O1", "-o"])
+        .args([&program, &source])
+        .status()
+        .expect("run gcc (package gcc)");
+    assert!(status.success(), "the client does not build");
+    program.display().to_string()
+}
+
 /// Build the client that looks names up with musl's resolver.
 pub fn musl_lookup(world: &World) -> String {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/lookup.c");

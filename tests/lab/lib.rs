@@ -10,6 +10,7 @@
 
 pub mod bench;
 pub mod browser;
+pub mod cases;
 pub mod child;
 pub mod client;
 pub mod container;

@@ -143,6 +143,21 @@ pub(crate) struct Run {
     #[arg(long, value_name = "KIND", value_parser = PossibleValuesParser::new(Need::ALL.map(Need::kind)))]
     pub(crate) accept_gap: Vec<String>,
 
+    /// Take from the command what it could undo its guard with, root's privileges included
+    ///
+    /// It has its own process ids and cgroup to see, cannot write to any cgroup or to where BPF programs are kept,
+    /// and root in it cannot mount, trace, load modules, make raw sockets or change the network. sudo and su go on
+    /// working. This is so anyway where an enforced policy says `default: deny`.
+    #[arg(long, conflicts_with = "break_glass")]
+    pub(crate) contain: bool,
+
+    /// Leave the command its privileges, under an enforced `default: deny`, too
+    ///
+    /// For a rehearsal of what needs them: mounts, network set-up, containers. Root inside can then walk around the
+    /// policy, and the report says that it could.
+    #[arg(long, conflicts_with = "contain")]
+    pub(crate) no_contain: bool,
+
     /// Run although an earlier run of the same service still lives without its supervisor
     #[arg(long)]
     pub(crate) concurrent: bool,

@@ -172,6 +172,8 @@ pub(crate) fn lines(host: &Support) -> Vec<Line> {
     ];
     lines.extend(programs(host));
     lines.push(birth(host));
+    lines.push(closed_families(host));
+    lines.push(contained(host));
     lines.push(kill(host));
     lines.push(bpffs(host));
     lines.push(systemd(host));
@@ -377,6 +379,17 @@ fn programs(host: &Support) -> Vec<Line> {
             ),
         ),
         (
+            "kinds of sockets",
+            bpf.sock_create,
+            "sock_create of a cgroup",
+            "raw, ping and SCTP sockets have a process; `default: deny` refuses them",
+            (Gap, "what raw, ping and SCTP sockets send has no process"),
+            (
+                Gap,
+                "the same, and `default: deny` is exit 125, unless --accept-gap unseen_families",
+            ),
+        ),
+        (
             "outcomes",
             bpf.sock_release,
             "connection events",
@@ -432,6 +445,76 @@ fn birth(host: &Support) -> Line {
             "use a kernel from 5.7 on; in a container, a seccomp profile that lets clone3 pass",
         ),
         None => Line::untold(fact, "clone3 gave no clear answer", "a run tries"),
+    }
+}
+
+/// What a seccomp filter is for.
+fn closed_families(host: &Support) -> Line {
+    let fact = "system calls";
+    let able = host.capabilities.map(|has| has.sys_admin);
+    match all([host.seccomp, able]) {
+        Some(true) => Line::good(
+            fact,
+            "seccomp filters can be set",
+            "`default: deny` refuses packet and vsock sockets, and io_uring",
+        ),
+        Some(false) => Line::bad(
+            fact,
+            if host.seccomp == Some(false) {
+                "the kernel filters none"
+            } else {
+                "filtering them takes CAP_SYS_ADMIN"
+            },
+            (
+                Bearing::Whole,
+                "packet and vsock sockets are out of sight in any case",
+            ),
+            (
+                Bearing::Gap,
+                "`default: deny` is exit 125, unless --accept-gap unseen_families",
+            ),
+            if host.seccomp == Some(false) {
+                "use a kernel built with CONFIG_SECCOMP_FILTER"
+            } else {
+                "add CAP_SYS_ADMIN"
+            },
+        ),
+        None => Line::untold(
+            fact,
+            "whether they can be filtered is not told",
+            "a run tries",
+        ),
+    }
+}
+
+fn contained(host: &Support) -> Line {
+    let fact = "containment";
+    let able = host.capabilities.map(|has| has.sys_admin);
+    match all([host.namespaces, able]) {
+        Some(true) => Line::good(
+            fact,
+            "namespaces of processes, mounts and cgroups",
+            "--contain, and so `default: deny`, keeps root inside from undoing its guard",
+        ),
+        Some(false) => Line::bad(
+            fact,
+            if host.namespaces == Some(false) {
+                "the kernel lacks namespaces"
+            } else {
+                "namespaces take CAP_SYS_ADMIN"
+            },
+            (Bearing::Whole, "nothing is contained unless asked for"),
+            (
+                Bearing::Gap,
+                "`default: deny` is exit 125, unless --no-contain",
+            ),
+            if host.namespaces == Some(false) {
+                "use a kernel with namespaces"
+            } else {
+                "add CAP_SYS_ADMIN"
+            },
+        ),
+        None => Line::untold(fact, "namespaces are not told", "a run tries"),
     }
 }
 

@@ -41,6 +41,8 @@ pub(crate) struct Order {
     pub(crate) leftover: Option<args::Leftover>,
     /// Gaps that do not stop an enforcing run.
     pub(crate) accept_gaps: Vec<String>,
+    /// As typed; the policy's default decides where it was not.
+    pub(crate) contain: Option<bool>,
     /// Beside an orphan of the same service.
     pub(crate) concurrent: bool,
     /// Where the report goes.
@@ -248,6 +250,11 @@ pub(crate) fn run(typed: args::Run, around: &Surroundings) -> Result<Order, Vec<
         redaction,
         leftover: typed.leftover,
         accept_gaps: typed.accept_gap,
+        contain: match (typed.contain, typed.no_contain) {
+            (true, _) => Some(true),
+            (_, true) => Some(false),
+            _ => None,
+        },
         concurrent: typed.concurrent,
         reports,
         format: typed.format,

@@ -105,6 +105,7 @@ fn request(order: &Order) -> Request {
             Leftover::Wait => AtEnd::Wait,
         }),
         accept_gaps: order.accept_gaps.clone(),
+        contain: order.contain,
         concurrent: order.concurrent,
         break_glass: order.break_glass.clone(),
         drill: order.drill.clone(),

@@ -193,6 +193,59 @@ pub struct DelegateRow {
     pub attempts: u64,
 }
 
+/// A socket of a kind that no rule can judge, asked for where the default denies.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SocketRow {
+    /// Who; 0 unknown.
+    pub subject: SubjectId,
+    /// What it was to be.
+    pub kind: SocketKind,
+    /// Verdict.
+    pub verdict: Verdict,
+    /// The rule behind it.
+    pub rule: RuleId,
+    /// How often.
+    pub times: u64,
+}
+
+/// What socket(2) is asked for, in its own numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct SocketKind {
+    /// Address family.
+    pub family: u16,
+    /// Type.
+    pub kind: u8,
+    /// Protocol, once the kernel has filled in which where none was named.
+    pub protocol: u16,
+}
+
+impl std::fmt::Display for SocketKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        const RAW: u8 = 3;
+        let name = match self.protocol {
+            1 => "ICMP",
+            6 => "TCP",
+            17 => "UDP",
+            33 => "DCCP",
+            41 => "IPv6-in-IP",
+            47 => "GRE",
+            58 => "ICMPv6",
+            112 => "VRRP",
+            132 => "SCTP",
+            136 => "UDP-Lite",
+            255 => "IP",
+            256 => "SMC",
+            other if self.kind == RAW => return write!(f, "a raw socket of IP protocol {other}"),
+            other => return write!(f, "a socket of IP protocol {other}"),
+        };
+        match self.kind {
+            RAW => write!(f, "a raw {name} socket"),
+            _ if name.starts_with(['I', 'S']) => write!(f, "an {name} socket"),
+            _ => write!(f, "a {name} socket"),
+        }
+    }
+}
+
 /// A process that left the run's cgroup.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeaverRow {
@@ -237,6 +290,9 @@ pub struct Counters {
     /// Contacts with unix sockets that could not be given a row.
     #[serde(default)]
     pub delegates_lost: u64,
+    /// Sockets refused by their kind that could not be given a row.
+    #[serde(default)]
+    pub sockets_lost: u64,
     /// Packets of the run that claimed to come from its resolver.
     #[serde(default)]
     pub answers_forged: u64,
@@ -264,6 +320,8 @@ pub enum Row {
     Flow(FlowRow),
     /// A unix socket.
     Delegate(DelegateRow),
+    /// A socket that no rule can judge.
+    Socket(SocketRow),
     /// A process that left.
     Leaver(LeaverRow),
 }
@@ -286,6 +344,8 @@ pub struct Snapshot {
     pub flows: Vec<FlowRow>,
     /// Unix sockets.
     pub delegates: Vec<DelegateRow>,
+    /// Sockets that no rule can judge.
+    pub sockets: Vec<SocketRow>,
     /// Processes that left.
     pub leavers: Vec<LeaverRow>,
     /// Sums.
@@ -304,6 +364,7 @@ impl Snapshot {
             Row::Answer(row) => self.answers.push(row),
             Row::Flow(row) => self.flows.push(row),
             Row::Delegate(row) => self.delegates.push(row),
+            Row::Socket(row) => self.sockets.push(row),
             Row::Leaver(row) => self.leavers.push(row),
         }
     }
@@ -321,6 +382,30 @@ impl Snapshot {
         .chain(self.answers.iter().cloned().map(Row::Answer))
         .chain(self.flows.iter().cloned().map(Row::Flow))
         .chain(self.delegates.iter().cloned().map(Row::Delegate))
+        .chain(self.sockets.iter().cloned().map(Row::Socket))
         .chain(self.leavers.iter().cloned().map(Row::Leaver))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::SocketKind;
+
+    #[test]
+    fn a_kind_of_socket_is_told_in_words() {
+        let told = |kind, protocol| {
+            let kind = SocketKind {
+                family: 2,
+                kind,
+                protocol,
+            };
+            kind.to_string()
+        };
+        assert_eq!(told(2, 1), "an ICMP socket");
+        assert_eq!(told(3, 255), "a raw IP socket");
+        assert_eq!(told(1, 132), "an SCTP socket");
+        assert_eq!(told(2, 136), "a UDP-Lite socket");
+        assert_eq!(told(3, 89), "a raw socket of IP protocol 89");
+        assert_eq!(told(5, 99), "a socket of IP protocol 99");
     }
 }

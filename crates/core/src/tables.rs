@@ -58,6 +58,8 @@ pub const RULE_MALFORMED: RuleId = 0xffff_ff03;
 pub const RULE_SEARCH: RuleId = 0xffff_ff04;
 /// The daemons that would resolve names where Blackstart cannot see it (nscd, systemd-resolved).
 pub const RULE_RESOLVER_SOCKET: RuleId = 0xffff_ff05;
+/// A kind of socket that nothing could judge once it is made, refused where the default denies.
+pub const RULE_SOCKET_KIND: RuleId = 0xffff_ff06;
 
 /// What a class rules for one (protocol, port).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

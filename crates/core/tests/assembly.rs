@@ -8,7 +8,7 @@ use blackstart_core::report::{
     Account, Finding, Gap, Guarded, Ledger, Leftover, LimitFacts, Mode, Outcome, Parts,
     PolicySource, Reload, Report, RunFacts, STANDING_GAPS, Severity, Usage, assemble, schema,
 };
-use blackstart_core::tables::{RULE_DEFAULT, RULE_LOCAL, RULE_RESOLVER_SOCKET};
+use blackstart_core::tables::{RULE_DEFAULT, RULE_LOCAL, RULE_RESOLVER_SOCKET, RULE_SOCKET_KIND};
 
 const SECOND: u64 = 1_000_000_000;
 
@@ -44,6 +44,8 @@ fn facts(policy: Option<&Policy>) -> RunFacts<'_> {
         kernel_release: "6.1.0".into(),
         features: vec!["names".into(), "addresses".into()],
         guarded: Guarded::Yes,
+        closed_families: false,
+        contained: false,
         gaps: vec![],
         leftovers: vec![],
         unsupervised_seconds: 0.0,
@@ -489,6 +491,7 @@ fn every_blind_spot_is_a_gap_and_nothing_else_is() {
         answers_forged: 8,
         answers_unasked: 7,
         dns_over_tcp: 6,
+        sockets_lost: 10,
         ..quiet
     };
     record.subjects[0].late = true;
@@ -521,6 +524,7 @@ fn every_blind_spot_is_a_gap_and_nothing_else_is() {
             ("left_cgroup", 1),
             ("queries_lost", 2),
             ("queries_malformed", 4),
+            ("sockets_lost", 10),
             ("subjects_lost", 1),
             ("unix_sockets", 0),
             ("unsupervised", 0),
@@ -563,6 +567,58 @@ fn no_report_says_that_everything_was_in_sight() {
         ..facts(None)
     };
     assert_eq!(assemble(&record(), &facts).coverage.gaps, []);
+}
+
+#[test]
+fn what_was_refused_is_not_out_of_sight() {
+    let facts = RunFacts {
+        closed_families: true,
+        ..facts(None)
+    };
+    let report = assemble(&record(), &facts);
+    assert!(gap(&report, "unseen_families").is_none() && gap(&report, "contain").is_some());
+    let facts = RunFacts {
+        contained: true,
+        ..facts
+    };
+    let report = assemble(&record(), &facts);
+    assert!(gap(&report, "contain").is_none());
+    assert!(gap(&report, "received_sockets").is_some());
+}
+
+#[test]
+fn a_socket_refused_for_its_kind_is_a_finding_with_its_process() {
+    let asked = |verdict, protocol| SocketRow {
+        subject: 10,
+        kind: SocketKind {
+            family: 2,
+            kind: 3,
+            protocol,
+        },
+        verdict,
+        rule: RULE_SOCKET_KIND,
+        times: 3,
+    };
+    let mut record = record();
+    record.sockets = vec![
+        asked(Verdict::Deny, 1),
+        asked(Verdict::WouldDeny, 132),
+        asked(Verdict::BreakGlass, 58),
+    ];
+    let report = assemble(&record, &facts(None));
+    let [denied] = of_kind(&report, "denied_socket")[..] else {
+        panic!("{:#?}", report.findings)
+    };
+    assert!(denied.title.ends_with(" was refused a raw ICMP socket"));
+    assert_eq!(denied.rule.as_deref(), Some("built-in: kind of socket"));
+    assert!(!denied.subjects.is_empty());
+    let [would] = of_kind(&report, "would_deny_socket")[..] else {
+        panic!("{:#?}", report.findings)
+    };
+    assert_eq!(would.severity, Severity::Warning);
+    assert!(would.title.ends_with(" would be refused a raw SCTP socket"));
+    // Of nothing of this can it be said that it was reached for.
+    assert_eq!(report.coverage.attempts, report.coverage.recorded);
 }
 
 #[test]

@@ -137,6 +137,8 @@ fn told(facts: LimitFacts, usage: Usage, leftovers: Vec<Leftover>) -> Report {
         kernel_release: String::new(),
         features: Vec::new(),
         guarded: Guarded::Yes,
+        closed_families: false,
+        contained: false,
         gaps: Vec::new(),
         leftovers,
         unsupervised_seconds: 0.0,

@@ -66,6 +66,8 @@ pub struct Request {
     pub leftover: Option<AtEnd>,
     /// Kinds of gaps that do not stop an enforcing run; see [`Need::kind`].
     pub accept_gaps: Vec<String>,
+    /// Take from the command what it could undo its guard with; where none, the policy's default decides.
+    pub contain: Option<bool>,
     /// Run beside an orphan of the same service.
     pub concurrent: bool,
     /// Run the command whatever of ours fails, let everything pass and record what can be; why.

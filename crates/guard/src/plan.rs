@@ -24,6 +24,12 @@ pub enum Need {
     Processes,
     /// Leaving the cgroup noticed.
     Leavers,
+    /// The process behind raw, ping and SCTP sockets.
+    SocketKinds,
+    /// Under an enforced `default: deny`: no sockets that nothing could judge.
+    Families,
+    /// A command that cannot undo its guard.
+    Contain,
     /// What became of connections.
     Outcomes,
     /// Unix sockets seen and judged.
@@ -56,13 +62,16 @@ pub enum Need {
 
 impl Need {
     /// All of them.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 23] = [
         Self::Bpf,
         Self::Cgroup,
         Self::Names,
         Self::Addresses,
         Self::Processes,
         Self::Leavers,
+        Self::SocketKinds,
+        Self::Families,
+        Self::Contain,
         Self::Outcomes,
         Self::UnixSockets,
         Self::UnixRules,
@@ -88,6 +97,9 @@ impl Need {
             Self::Addresses => "addresses",
             Self::Processes => "processes",
             Self::Leavers => "leavers",
+            Self::SocketKinds => "socket_kinds",
+            Self::Families => "unseen_families",
+            Self::Contain => "contain",
             Self::Outcomes => "outcomes",
             Self::UnixSockets => "unix_sockets",
             Self::UnixRules => "unix_rules",
@@ -114,6 +126,8 @@ impl Need {
             | Self::Addresses
             | Self::Processes
             | Self::Leavers
+            | Self::Families
+            | Self::Contain
             | Self::UnixRules
             | Self::ResolverSockets
             | Self::Pins
@@ -121,7 +135,8 @@ impl Need {
             | Self::HostsFile
             | Self::Limits
             | Self::SelfProbe => true,
-            Self::Outcomes
+            Self::SocketKinds
+            | Self::Outcomes
             | Self::UnixSockets
             | Self::Answers
             // Unseen they are refused, or else counted.
@@ -137,6 +152,7 @@ impl Need {
         match feature {
             Feature::Names => Self::Names,
             Feature::Addresses => Self::Addresses,
+            Feature::SocketKinds => Self::SocketKinds,
             Feature::Outcomes => Self::Outcomes,
             Feature::Processes => Self::Processes,
             Feature::Leavers => Self::Leavers,
@@ -152,6 +168,13 @@ impl Need {
             Self::Cgroup => "mount cgroup2 writable, or start from outside of the container",
             Self::Pins => "mount a bpffs on /sys/fs/bpf",
             Self::State => "name a writable directory in BLACKSTART_STATE",
+            Self::Families => {
+                "run as root with CAP_SYS_ADMIN on a kernel with CONFIG_SECCOMP_FILTER"
+            }
+            Self::Contain => {
+                "run as root with CAP_SYS_ADMIN and CAP_SETPCAP, outside of containers that forbid \
+                 namespaces; or leave it out with --no-contain"
+            }
             Self::UnixRules => "use kernel 6.7 or newer, or let the rule say `mode: observe`",
             Self::ResolverSockets => "stop nscd and systemd-resolved, or use kernel 6.7 or newer",
             Self::Limits => {
@@ -164,11 +187,12 @@ impl Need {
 }
 
 /// The features in the order of their weight: the first to try when not all can be loaded.
-pub(crate) const FEATURES: [Feature; 6] = [
+pub(crate) const FEATURES: [Feature; 7] = [
     Feature::Addresses,
     Feature::Names,
     Feature::Processes,
     Feature::Leavers,
+    Feature::SocketKinds,
     Feature::Outcomes,
     Feature::UnixSockets,
 ];
@@ -205,6 +229,11 @@ impl Terms {
         self.enforce
     }
 
+    /// May the run go without this, though something is refused?
+    pub(crate) fn accepts(&self, need: Need) -> bool {
+        self.accepted.contains(need.kind())
+    }
+
     /// Is everything there that enforcing needs, asked for or not?
     pub(crate) fn may_enforce(&self) -> bool {
         let needed = |kind: &str| {
@@ -218,7 +247,7 @@ impl Terms {
     /// Go on without something, or refuse to.
     pub(crate) fn lack(&mut self, need: Need, why: impl Into<String>) -> Result<(), Refusal> {
         let why = why.into();
-        if self.enforce && need.enforcing_needs() && !self.accepted.contains(need.kind()) {
+        if self.enforce && need.enforcing_needs() && !self.accepts(need) {
             return Err(Refusal {
                 cause: Cause::Unmet(need),
                 what: format!("this host cannot enforce: {} is missing", need.kind()),
@@ -362,9 +391,12 @@ pub(crate) fn unix_rules(
 /// Why no program at all can be loaded here, if so.
 fn nothing_loads(host: &Support) -> Option<String> {
     if host.may_load() == Some(false) {
+        let who = match host.euid {
+            0 => "root, as in a container or in a run with --contain,".to_owned(),
+            other => format!("user {other}"),
+        };
         return Some(format!(
-            "user {} lacks CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON (or CAP_SYS_ADMIN)",
-            host.euid
+            "{who} lacks CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON (or CAP_SYS_ADMIN)"
         ));
     }
     if host.lockdown == Some(Lockdown::Confidentiality) {

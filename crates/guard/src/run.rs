@@ -9,7 +9,9 @@ use blackstart_core::policy::Policy;
 use blackstart_core::report::{DrillFacts, Guarded, Kernel, Mode, RunLimits};
 use blackstart_core::tables::Tables;
 use blackstart_kernel::Session;
-use blackstart_kernel::spawn::{Child, Command, Signals, SpawnError, spawn, stop_self};
+use blackstart_kernel::spawn::{
+    Child, Command, Containment, Signals, SocketFilter, SpawnError, spawn, stop_self,
+};
 use rustix::process::Signal;
 
 use crate::answer::Answerer;
@@ -27,6 +29,7 @@ use crate::{Ended, Notice, Request, pins};
 mod finish;
 mod limits;
 mod prepare;
+mod seal;
 
 pub(crate) use limits::usage;
 
@@ -82,6 +85,8 @@ struct Setup<'a> {
     forwarder: Option<Forwarder>,
     /// What the policy was compiled to, if user space judges by it as well.
     tables: Option<Tables>,
+    filter: Option<SocketFilter>,
+    containment: Option<Containment>,
     control: Option<Control>,
     /// The search list of the run's resolv.conf.
     search: Vec<Name>,
@@ -118,6 +123,8 @@ impl<'a> Setup<'a> {
             guarded: Guarded::No,
             known_addresses: Vec::new(),
             own_addresses: Vec::new(),
+            closed_families: false,
+            contained: false,
             gaps: Vec::new(),
             limits: RunLimits::default(),
             // Unknown, it is nobody's boot: such a run is left alone while its cgroup cannot be looked at.
@@ -149,6 +156,8 @@ impl<'a> Setup<'a> {
             listeners: None,
             forwarder: None,
             tables: None,
+            filter: None,
+            containment: None,
             control: None,
             search: Vec::new(),
         }
@@ -176,12 +185,24 @@ impl<'a> Setup<'a> {
         self.file.started_ns = wall_ns(SystemTime::now());
         self.file.gaps = self.terms.gaps().to_vec();
         self.write_run();
-        let mut started = self.spawn(signals, true);
+        let mut limited = true;
+        let mut started = self.spawn(signals, limited);
         if let Err(SpawnError::Join(error)) = &started {
             let why = format!("the command cannot join the cgroup that limits it: {error}");
             self.lift_refused_limits(&why)?;
             self.file.gaps = self.terms.gaps().to_vec();
-            started = self.spawn(signals, false);
+            limited = false;
+            started = self.spawn(signals, limited);
+        }
+        if let Err(SpawnError::Contain { what, source }) = &started {
+            let why = format!("the command cannot be contained: failed to {what}: {source}");
+            self.go_uncontained(why)?;
+            started = self.spawn(signals, limited);
+        }
+        if let Err(SpawnError::Filter(error)) = &started {
+            // Whoever accepts that has no filter.
+            let why = format!("packet and vsock sockets cannot be refused: {error}");
+            self.terms.lack(Need::Families, why)?;
         }
         if let (Err(SpawnError::Process(error)), true) = (&started, self.cgroup.is_some()) {
             let why = format!("the command cannot be started in its cgroup: {error}");
@@ -194,6 +215,8 @@ impl<'a> Setup<'a> {
                 env: &self.request.env,
                 cgroup: None,
                 joins: &[],
+                filter: self.filter.as_ref(),
+                contain: self.containment.as_ref(),
                 signals: signals.found(),
             };
             started = spawn(&command);
@@ -213,6 +236,8 @@ impl<'a> Setup<'a> {
             env: &self.request.env,
             cgroup: self.cgroup.as_ref().map(RunCgroup::fd),
             joins: &joins.map(RunCgroup::joins).unwrap_or_default(),
+            filter: self.filter.as_ref(),
+            contain: self.containment.as_ref(),
             signals: signals.found(),
         })
     }
@@ -256,7 +281,10 @@ fn not_started(error: &SpawnError) -> Refusal {
             Cause::NotExecutable,
             "check that it is a program that you may execute",
         ),
-        SpawnError::Join(_) | SpawnError::Process(_) => (Cause::System, ""),
+        SpawnError::Join(_)
+        | SpawnError::Filter(_)
+        | SpawnError::Contain { .. }
+        | SpawnError::Process(_) => (Cause::System, ""),
     };
     let why = std::error::Error::source(error)
         .map(ToString::to_string)

@@ -59,6 +59,12 @@ pub(crate) struct RunFile {
     /// The host's own addresses, loopback left out.
     #[serde(default)]
     pub(crate) own_addresses: Vec<IpAddr>,
+    /// Families of sockets that no program sees could not be made.
+    #[serde(default)]
+    pub(crate) closed_families: bool,
+    /// The command could not undo its guard.
+    #[serde(default)]
+    pub(crate) contained: bool,
     /// What was known to be missing at the start.
     pub(crate) gaps: Vec<Gap>,
     /// The limits, and how each was applied.
@@ -115,6 +121,11 @@ impl StateDir {
 
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Where the runs' directories are.
+    pub(crate) fn runs(&self) -> PathBuf {
+        self.path.join("runs")
     }
 
     /// Keep other commands out until the file is dropped. Somebody stopped in the middle must not hold

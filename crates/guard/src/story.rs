@@ -44,6 +44,8 @@ pub(crate) fn tell(run: &RunFile, policy: Option<&Policy>, record: Ledger, end: 
         kernel_release: run.kernel.release.clone(),
         features: run.kernel.features.clone(),
         guarded: run.guarded,
+        closed_families: run.closed_families,
+        contained: run.contained,
         gaps: run.gaps.clone(),
         leftovers: end.leftovers,
         unsupervised_seconds: end.unsupervised_seconds,

@@ -9,11 +9,11 @@ use blackstart_core::policy::time_text;
 use blackstart_core::record::{SubjectId, Verdict};
 use blackstart_core::report::{Leftover, image_name, rule_text};
 use blackstart_core::tables::RuleId;
-use blackstart_kernel::spawn::{Child, Received, Signals, stop_self, waker};
+use blackstart_kernel::spawn::{Child, Received, Signals, process_group, stop_self, waker};
 use blackstart_kernel::{Event, Session};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{
-    Pid, Signal, WaitId, WaitIdOptions, getpgid, kill_process_group, pidfd_send_signal, waitid,
+    Pid, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_send_signal, waitid,
 };
 
 use crate::answer::Answerer;
@@ -463,6 +463,13 @@ impl Supervisor<'_, '_> {
                 }
                 self.tell(subject, tgid, name, verdict, rule);
             }
+            Event::Socket {
+                subject,
+                tgid,
+                kind,
+                verdict,
+                rule,
+            } => self.tell(subject, tgid, kind.to_string(), verdict, rule),
             // The record has it; there is nothing to do about it here.
             Event::Left { .. } => {}
         }
@@ -581,8 +588,8 @@ impl Supervisor<'_, '_> {
         if !self.terminal.present() {
             return;
         }
-        let group = Pid::from_raw(self.child.pid).and_then(|pid| getpgid(Some(pid)).ok());
-        let apart = group.filter(|group| *group != self.terminal.own_group());
+        let group = Pid::from_raw(self.child.pid).and_then(|pid| process_group(Some(pid)));
+        let apart = group.filter(|group| Some(*group) != self.terminal.own_group());
         let held = apart.is_some() && self.terminal.holder() == apart;
         let stop_key = heard.stop_key.is_some_and(|at| at.elapsed() < STOP_KEY);
         if !Signal::from_named_raw(signal).is_some_and(|signal| follows(signal, stop_key, held)) {
@@ -661,6 +668,7 @@ mod tests {
             let held = Child {
                 pid,
                 pidfd: pidfd.unwrap(),
+                keeper: None,
             };
             let mut fds = [PollFd::new(&held.pidfd, PollFlags::IN)];
             poll(&mut fds, None).unwrap();

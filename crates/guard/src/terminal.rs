@@ -3,7 +3,8 @@
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 
-use rustix::process::{Pid, getpgrp};
+use blackstart_kernel::spawn::process_group;
+use rustix::process::Pid;
 use rustix::termios::{tcgetpgrp, tcsetpgrp};
 
 /// The controlling terminal, if there is one. SIGTTOU must be blocked, so that the terminal can be given
@@ -11,7 +12,8 @@ use rustix::termios::{tcgetpgrp, tcsetpgrp};
 #[derive(Debug)]
 pub(crate) struct Terminal {
     file: Option<File>,
-    own: Pid,
+    /// None where it has no number, as in a pid namespace: then neither has who holds the terminal with it.
+    own: Option<Pid>,
     ours_at_start: bool,
 }
 
@@ -27,10 +29,10 @@ impl Terminal {
             .ok();
         let mut terminal = Self {
             file,
-            own: getpgrp(),
+            own: process_group(None),
             ours_at_start: false,
         };
-        terminal.ours_at_start = terminal.holder() == Some(terminal.own);
+        terminal.ours_at_start = terminal.present() && terminal.holder() == terminal.own;
         terminal
     }
 
@@ -45,17 +47,13 @@ impl Terminal {
     }
 
     /// Our own group.
-    pub(crate) fn own_group(&self) -> Pid {
+    pub(crate) fn own_group(&self) -> Option<Pid> {
         self.own
     }
 
     /// Hand it over, if it is ours to give: a job in the background must not take it.
     pub(crate) fn give(&self, group: Pid) {
-        if let Some(file) = self
-            .file
-            .as_ref()
-            .filter(|_| self.holder() == Some(self.own))
-        {
+        if let Some(file) = self.file.as_ref().filter(|_| self.holder() == self.own) {
             let _ = tcsetpgrp(file, group);
         }
     }
@@ -63,14 +61,12 @@ impl Terminal {
     /// After the child: a group that it left in the foreground and that is gone must not keep it.
     pub(crate) fn take_back(&self) {
         let abandoned = self.holder().is_some_and(|group| {
-            group != self.own && rustix::process::test_kill_process_group(group).is_err()
+            Some(group) != self.own && rustix::process::test_kill_process_group(group).is_err()
         });
-        if let Some(file) = self
-            .file
-            .as_ref()
-            .filter(|_| self.ours_at_start && abandoned)
+        if let (Some(file), Some(own), true) =
+            (&self.file, self.own, self.ours_at_start && abandoned)
         {
-            let _ = tcsetpgrp(file, self.own);
+            let _ = tcsetpgrp(file, own);
         }
     }
 }

@@ -83,6 +83,7 @@ enum {
 	BS_RULE_MALFORMED = 0xffffff03,
 	BS_RULE_SEARCH = 0xffffff04,
 	BS_RULE_RESOLVER_SOCKET = 0xffffff05,
+	BS_RULE_SOCKET_KIND = 0xffffff06,
 };
 
 /* ---- set before the programs are loaded, constant afterwards ---------------------------------------- */
@@ -125,7 +126,7 @@ struct bs_live {
 	__u32 break_glass;  /* 1: what would be refused is recorded as let through on purpose */
 	__u32 generation;   /* of the policy that judges; its lowest bit says which of the two places it has */
 	__u32 coming;       /* generation of a policy that is about to judge, in the other place; else 0 */
-	__u32 pad;
+	__u32 open_families; /* 1: sockets that only packets show may be made under `default: deny`, too */
 	__u64 suspended_ns; /* CLOCK_BOOTTIME - CLOCK_MONOTONIC, as of the last heartbeat */
 };
 
@@ -383,6 +384,17 @@ struct bs_delegate_key {
 	__u8 path[BS_PATH_MAX]; /* abstract names begin with NUL */
 };
 
+/* A socket that no connect or sendmsg hook would judge, where the default denies. */
+struct bs_made_key {
+	__u64 subject;
+	__u32 rule;
+	__u16 family;
+	__u16 protocol;
+	__u8 type;
+	__u8 verdict;
+	__u8 pad[6];
+};
+
 struct bs_counters {
 	__u64 attempts;
 	__u64 overflow;
@@ -400,6 +412,7 @@ struct bs_counters {
 	__u64 delegates_lost;
 	__u64 answers_forged;
 	__u64 leases_evicted;
+	__u64 sockets_lost;
 };
 
 /* ---- per socket ------------------------------------------------------------------------------------- */
@@ -468,13 +481,13 @@ struct bs_forwarded_key {
 
 /* ---- the live view ---------------------------------------------------------------------------------- */
 
-enum bs_event_kind { BS_EVENT_ATTEMPT = 1, BS_EVENT_LOOKUP = 2, BS_EVENT_LEFT = 3 };
+enum bs_event_kind { BS_EVENT_ATTEMPT = 1, BS_EVENT_LOOKUP = 2, BS_EVENT_LEFT = 3, BS_EVENT_SOCKET = 4 };
 
 struct bs_event {
 	__u32 kind;
 	__u32 tgid;
 	__u64 subject;
-	__u64 name; /* ATTEMPT: name's hash; LEFT: cgroup id */
+	__u64 name; /* ATTEMPT: name's hash; LEFT: cgroup id; SOCKET: family << 32 | type << 16 | protocol */
 	__u32 addr[4];
 	__u32 rule;
 	__u16 port;
@@ -561,7 +574,8 @@ BS_SIZE(bs_subject, 440);
 BS_SIZE(bs_process, 16);
 BS_SIZE(bs_leaver_key, 24);
 BS_SIZE(bs_delegate_key, 128);
-BS_SIZE(bs_counters, 128);
+BS_SIZE(bs_made_key, 24);
+BS_SIZE(bs_counters, 136);
 BS_SIZE(bs_asked, 48);
 BS_SIZE(bs_socket, 176);
 BS_SIZE(bs_seat, 192);

@@ -20,6 +20,7 @@ enum { IPPROTO_TCP = 6, IPPROTO_UDP = 17, SOCK_STREAM = 1, ECONNREFUSED = 111 };
 #include "process.bpf.h"
 #include "forward.bpf.h"
 #include "socket.bpf.h"
+#include "kind.bpf.h"
 #include "unix.bpf.h"
 #include "packet.bpf.h"
 #include "answer.bpf.h"

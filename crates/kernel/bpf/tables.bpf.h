@@ -195,6 +195,14 @@ struct {
 	__type(value, __u64);
 } bs_delegates SEC(".maps");
 
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 4096);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct bs_made_key);
+	__type(value, __u64);
+} bs_made SEC(".maps");
+
 /* One row; atomic adds, since a program may be preempted by another on the same CPU. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);

@@ -61,6 +61,7 @@ plain!(
     bs_argv_rest,
     bs_process,
     bs_leaver_key,
+    bs_made_key,
     bs_delegate_key,
     bs_counters,
     bs_event,

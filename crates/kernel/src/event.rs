@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use blackstart_core::record::{SubjectId, Verdict};
+use blackstart_core::record::{SocketKind, SubjectId, Verdict};
 use blackstart_core::tables::RuleId;
 
 /// One message of the live view.
@@ -44,6 +44,19 @@ pub enum Event {
         rule: RuleId,
         /// Set where the asker should be sent a final answer.
         answer: Option<AnswerWanted>,
+    },
+    /// The first socket of a subject that was refused for its kind, or would have been.
+    Socket {
+        /// Who; 0 unknown.
+        subject: SubjectId,
+        /// Its thread group id.
+        tgid: u32,
+        /// What it was to be.
+        kind: SocketKind,
+        /// What became of it.
+        verdict: Verdict,
+        /// Why.
+        rule: RuleId,
     },
     /// A process left the run's cgroup.
     Left {

@@ -33,7 +33,7 @@ const PORT: u16 = 9;
 /// record to tell: a guard around this one may refuse it too.
 pub(crate) fn from_inside(cgroup: BorrowedFd<'_>) -> Result<u64, Error> {
     let failed = |error: io::Error| Error::caused(ErrorKind::Io, "run the self-probe", error);
-    let child = clone_child(Some(cgroup), |_| {
+    let child = clone_child(Some(cgroup), 0, |_| {
         let mut tried = 0;
         for map in [false, true] {
             let form = |v4: Ipv4Addr| {

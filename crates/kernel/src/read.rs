@@ -9,7 +9,7 @@ use std::ptr;
 use blackstart_core::name::Name;
 use blackstart_core::record::{
     AnswerRow, Attribution, Counters, DelegateRow, FlowRow, LeaverRow, NameRow, QueryRow, Row,
-    Snapshot, SubjectId, SubjectRow, Verdict,
+    Snapshot, SocketKind, SocketRow, SubjectId, SubjectRow, Verdict,
 };
 use libbpf_rs::libbpf_sys;
 use libbpf_rs::{MapCore, MapFlags, MapHandle};
@@ -29,7 +29,7 @@ pub(crate) struct Record {
 
 /// In the order in which they are read: a row that refers to another is read first, so that what it
 /// refers to is there.
-pub(crate) const RECORD_MAPS: [&str; 12] = [
+pub(crate) const RECORD_MAPS: [&str; 13] = [
     "bs_counters",
     "bs_seats",
     "bs_sockets",
@@ -38,6 +38,7 @@ pub(crate) const RECORD_MAPS: [&str; 12] = [
     "bs_queries",
     "bs_answers",
     "bs_delegates",
+    "bs_made",
     "bs_leavers",
     "bs_names",
     "bs_argv_rest",
@@ -227,6 +228,19 @@ impl Record {
                 }));
             },
         )?;
+        self.rows("bs_made", &mut |key: abi::bs_made_key, times: u64| {
+            each(Row::Socket(SocketRow {
+                subject: key.subject,
+                kind: SocketKind {
+                    family: key.family,
+                    kind: key.r#type,
+                    protocol: key.protocol,
+                },
+                verdict: verdict(key.verdict),
+                rule: key.rule,
+                times,
+            }));
+        })?;
         self.rows("bs_leavers", &mut |key: abi::bs_leaver_key, _: u64| {
             each(Row::Leaver(LeaverRow {
                 subject: key.subject,
@@ -299,6 +313,7 @@ impl Record {
             sums.backstop += one.backstop;
             sums.delegates_lost += one.delegates_lost;
             sums.answers_forged += one.answers_forged;
+            sums.sockets_lost += one.sockets_lost;
         }
         Ok(sums)
     }

@@ -11,7 +11,7 @@ use std::ptr::NonNull;
 use std::rc::Rc;
 
 use blackstart_core::name::Name;
-use blackstart_core::record::{Row, SubjectId, SubjectRow, Verdict};
+use blackstart_core::record::{Row, SocketKind, SubjectId, SubjectRow, Verdict};
 use blackstart_core::report::Mode;
 use blackstart_core::tables::{Tables, Uses};
 use libbpf_rs::skel::{OpenSkel, Skel, SkelBuilder};
@@ -39,6 +39,8 @@ pub enum Feature {
     Names,
     /// `connect4/6`, `sendmsg4/6`: verdicts with an errno.
     Addresses,
+    /// `sock_create`: whose the sockets are that only packets show; refusing them where the default denies.
+    SocketKinds,
     /// `sock_release`: what a socket had sent, and whether a connect was given up.
     Outcomes,
     /// `tp_btf/sched_process_*`: subjects.
@@ -55,6 +57,7 @@ impl Feature {
         match self {
             Self::Names => "names",
             Self::Addresses => "addresses",
+            Self::SocketKinds => "socket_kinds",
             Self::Outcomes => "outcomes",
             Self::Processes => "processes",
             Self::Leavers => "leavers",
@@ -74,6 +77,7 @@ impl Feature {
                 "bs_getpeername4",
                 "bs_getpeername6",
             ],
+            Self::SocketKinds => &["bs_create"],
             Self::Outcomes => &["bs_release"],
             Self::Processes => &["bs_fork", "bs_exec", "bs_exit"],
             Self::Leavers => &["bs_move"],
@@ -138,6 +142,7 @@ struct Live {
     cgroup_id: NonNull<u64>,
     enforce: NonNull<u32>,
     break_glass: NonNull<u32>,
+    open_families: NonNull<u32>,
     generation: NonNull<u32>,
     coming: NonNull<u32>,
     suspended_ns: NonNull<u64>,
@@ -158,6 +163,7 @@ impl Live {
             cgroup_id: NonNull::from(&mut live.cgroup_id),
             enforce: NonNull::from(&mut live.enforce),
             break_glass: NonNull::from(&mut live.break_glass),
+            open_families: NonNull::from(&mut live.open_families),
             generation: NonNull::from(&mut live.generation),
             coming: NonNull::from(&mut live.coming),
             suspended_ns: NonNull::from(&mut live.suspended_ns),
@@ -202,6 +208,11 @@ impl Live {
     fn set_break_glass(&self) {
         // SAFETY: as above.
         unsafe { self.break_glass.write_volatile(1) };
+    }
+
+    fn set_open_families(&self) {
+        // SAFETY: as above.
+        unsafe { self.open_families.write_volatile(1) };
     }
 
     fn set_heartbeat(&self, now_ns: u64) {
@@ -448,6 +459,11 @@ impl Session {
         Ok(())
     }
 
+    /// Let sockets be made that only packets show, though the default denies. To be called before the child is started.
+    pub fn open_families(&mut self) {
+        self.live.set_open_families();
+    }
+
     /// Say that a supervisor lives and will answer denied lookups. To be called at least once a second.
     pub fn heartbeat(&self) -> Result<(), Error> {
         let now = nanoseconds(ClockId::Boottime) as u64;
@@ -484,6 +500,22 @@ impl Session {
                     subject: event.subject,
                     tgid: event.tgid,
                     cgroup: event.name,
+                }
+            }
+            RawEvent::Short(event) if event.kind == abi::bs_event_kind::BS_EVENT_SOCKET.0 => {
+                Event::Socket {
+                    subject: event.subject,
+                    tgid: self
+                        .record
+                        .subject(event.subject)
+                        .map_or(0, |subject| subject.tgid),
+                    kind: SocketKind {
+                        family: (event.name >> 32) as u16,
+                        kind: (event.name >> 16) as u8,
+                        protocol: event.name as u16,
+                    },
+                    verdict: verdict(event.verdict),
+                    rule: event.rule,
                 }
             }
             RawEvent::Short(event) => Event::Attempt {
@@ -545,6 +577,11 @@ impl Session {
             .iter()
             .map(|feature| feature.name().to_owned())
             .collect()
+    }
+
+    /// Is this feature in use?
+    pub fn has(&self, feature: Feature) -> bool {
+        self.features.contains(&feature)
     }
 
     /// Take the programs off, so that nothing more is judged or counted; the record stays readable.

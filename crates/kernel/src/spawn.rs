@@ -9,12 +9,23 @@ use std::cell::Cell;
 use std::ffi::{CString, OsStr, OsString, c_char};
 use std::io;
 use std::mem::size_of;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::ptr;
 
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
+
+use processes::Processes;
+
+mod contain;
+mod filter;
+mod processes;
 mod signals;
 
+pub use contain::Containment;
+pub use filter::SocketFilter;
+pub use processes::Keeper;
 pub use signals::{Received, SignalState, Signals, stop_self};
 
 /// `CLONE_INTO_CGROUP`; libc's own constant is cut to 32 bits, and so zero.
@@ -32,6 +43,10 @@ pub struct Command<'a> {
     /// `cgroup.procs` files of further cgroups, open for writing, that the child joins by itself before it becomes the
     /// program: those in hierarchies of the first version, into which no clone places it.
     pub joins: &'a [BorrowedFd<'a>],
+    /// What it may not ask the kernel for.
+    pub filter: Option<&'a SocketFilter>,
+    /// What it is not given of the host.
+    pub contain: Option<&'a Containment>,
     /// Signal mask and dispositions as the caller found them, for the child.
     pub signals: SignalState,
 }
@@ -43,6 +58,8 @@ pub struct Child {
     pub pid: i32,
     /// Readable once it has ended.
     pub pidfd: OwnedFd,
+    /// The first process of its pid namespace, if it has one of its own. It ends with the last one in there.
+    pub keeper: Option<Keeper>,
 }
 
 /// Why nothing was started.
@@ -65,6 +82,17 @@ pub enum SpawnError {
     /// The kernel refused the process one of the cgroups that it was to join.
     #[error("join a cgroup of the run")]
     Join(#[source] io::Error),
+    /// The kernel refused to filter its system calls.
+    #[error("filter the command's system calls")]
+    Filter(#[source] io::Error),
+    /// The kernel refused a namespace, a mount, or to take a privilege away.
+    #[error("contain the command: {what}")]
+    Contain {
+        /// What was refused.
+        what: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
     /// The kernel refused to make the process, or to place it in its cgroup.
     #[error("start a process in the run's cgroup")]
     Process(#[source] io::Error),
@@ -76,7 +104,7 @@ impl SpawnError {
         match self {
             Self::NotFound { .. } => Some(127),
             Self::NotExecutable { .. } => Some(126),
-            Self::Join(_) | Self::Process(_) => None,
+            Self::Join(_) | Self::Filter(_) | Self::Contain { .. } | Self::Process(_) => None,
         }
     }
 }
@@ -88,6 +116,23 @@ enum Stage {
     Cgroup = 1,
     Exec = 2,
     Join = 3,
+    Filter = 4,
+    Namespace = 5,
+    Mount = 6,
+    Privilege = 7,
+}
+
+const OWN_PROCESSES: &str = "give it a pid namespace";
+
+/// What could not be done to contain the command, if that is where it failed.
+fn uncontained(stage: i32) -> Option<&'static str> {
+    [
+        (Stage::Namespace, "give it mounts and cgroups of its own"),
+        (Stage::Mount, "limit what its mounts show"),
+        (Stage::Privilege, "take its privileges away"),
+    ]
+    .into_iter()
+    .find_map(|(failed, what)| (stage == failed as i32).then_some(what))
 }
 
 /// Start `command`. Returns once it runs the program, or could not.
@@ -105,10 +150,29 @@ pub fn spawn(command: &Command<'_>) -> Result<Child, SpawnError> {
     })?;
     let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
         .map_err(|e| SpawnError::Process(e.into()))?;
-    let child = clone_child(command.cgroup, |joined| {
-        image.become_program(joined, command, write.as_raw_fd())
-    })
-    .map_err(SpawnError::Process)?;
+    let processes = command.contain.map(|_| Processes::enter());
+    let processes = processes
+        .transpose()
+        .map_err(|source| SpawnError::Contain {
+            what: OWN_PROCESSES,
+            source,
+        })?;
+    let born = clone_child(command.cgroup, 0, |joined| {
+        image.become_program(joined, command, processes.as_ref(), write.as_raw_fd())
+    });
+    let left = processes.map(Processes::leave).transpose();
+    let mut child = born.map_err(SpawnError::Process)?;
+    match left {
+        Ok(keeper) => child.keeper = keeper,
+        Err(source) => {
+            // Whatever this process starts from here on would be in the command's namespace.
+            kill(&child);
+            return Err(SpawnError::Contain {
+                what: OWN_PROCESSES,
+                source,
+            });
+        }
+    }
     drop(write);
 
     let mut told = [0u8; 8];
@@ -133,6 +197,10 @@ pub fn spawn(command: &Command<'_>) -> Result<Child, SpawnError> {
         SpawnError::Process(source)
     } else if stage == Stage::Join as i32 {
         SpawnError::Join(source)
+    } else if stage == Stage::Filter as i32 {
+        SpawnError::Filter(source)
+    } else if let Some(what) = uncontained(stage) {
+        SpawnError::Contain { what, source }
     } else if errno == libc::ENOENT {
         SpawnError::NotFound {
             program: program.to_owned(),
@@ -145,11 +213,18 @@ pub fn spawn(command: &Command<'_>) -> Result<Child, SpawnError> {
     })
 }
 
+/// The process group of a process, or of this one; none if it has ended, or lies outside of our pid namespace, where a
+/// group has no number that could be told. (rustix takes for granted that there is one.)
+pub fn process_group(pid: Option<Pid>) -> Option<Pid> {
+    // SAFETY: getpgid takes a plain number, 0 for the calling process.
+    Pid::from_raw(unsafe { libc::getpgid(pid.map_or(0, Pid::as_raw_pid)) }.max(0))
+}
+
 /// A process that does nothing, for a cgroup that must not be empty while it is being made. It ends with
 /// the thread that made it; end it earlier by SIGKILL, and reap it.
 pub fn placeholder() -> io::Result<Child> {
     let parent = std::process::id();
-    clone_child(None, |_| {
+    clone_child(None, 0, |_| {
         // SAFETY: close_range takes plain numbers; this process never uses a descriptor again.
         unsafe { libc::syscall(libc::SYS_close_range, 0u32, u32::MAX, 0u32) };
         // SAFETY: prctl(PR_SET_PDEATHSIG) takes a signal number only.
@@ -171,7 +246,7 @@ pub fn placeholder() -> io::Result<Child> {
 pub fn waker(child: &Child) -> io::Result<Child> {
     let parent = rustix::process::getpid();
     let stat = CString::new(format!("/proc/{}/stat", child.pid))?;
-    clone_child(None, |_| {
+    clone_child(None, 0, |_| {
         // SAFETY: close_range takes plain numbers; none of the caller's descriptors is used here.
         unsafe { libc::syscall(libc::SYS_close_range, 0u32, u32::MAX, 0u32) };
         // SAFETY: prctl(PR_SET_PDEATHSIG) takes a signal number only.
@@ -213,27 +288,32 @@ fn is_stopped(stat: &CString) -> bool {
     matches!(state, Some(b'T' | b't'))
 }
 
+/// End a child that is not to become the program.
+fn kill(child: &Child) {
+    let _ = pidfd_send_signal(&child.pidfd, Signal::KILL);
+    reap(child);
+}
+
 /// Collect a child that is known to be ending.
 fn reap(child: &Child) {
-    use rustix::process::{WaitId, WaitIdOptions, waitid};
-    use std::os::fd::AsFd;
     while let Err(rustix::io::Errno::INTR) =
         waitid(WaitId::PidFd(child.pidfd.as_fd()), WaitIdOptions::EXITED)
     {}
 }
 
-/// Fork, into `cgroup` if there is one, and run `in_child` in the child, told whether it is in there already.
+/// Fork, into `cgroup` if there is one and into new namespaces as `flags` say, and run `in_child` in the child, told whether it is in there already.
 ///
 /// When `in_child` returns, the child ends. It must restrict itself to what is async-signal-safe: other threads of this process are gone
 /// in the child, and may have held any lock.
 pub(crate) fn clone_child(
     cgroup: Option<BorrowedFd<'_>>,
+    flags: libc::c_int,
     in_child: impl Fn(bool),
 ) -> io::Result<Child> {
     let mut pidfd: RawFd = -1;
     // SAFETY: all-zero is a valid clone_args: every field is a plain integer for which zero means "none".
     let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
-    args.flags = libc::CLONE_PIDFD as u64;
+    args.flags = u64::from((libc::CLONE_PIDFD | flags).cast_unsigned());
     args.pidfd = ptr::from_mut(&mut pidfd) as u64;
     args.exit_signal = libc::SIGCHLD as u64;
     if let Some(cgroup) = cgroup {
@@ -259,7 +339,7 @@ pub(crate) fn clone_child(
         // Seccomp filters of older container engines answer so to clone3, whose arguments they cannot
         // see. The child then joins by itself, before it becomes the program.
         joined = false;
-        let flags = libc::c_long::from(libc::CLONE_PIDFD | libc::SIGCHLD);
+        let flags = libc::c_long::from(libc::CLONE_PIDFD | flags | libc::SIGCHLD);
         let no: *mut libc::c_void = ptr::null_mut();
         // SAFETY: as above; the third argument, on every architecture, is where the pidfd goes.
         pid = unsafe {
@@ -286,6 +366,7 @@ pub(crate) fn clone_child(
             Ok(Child {
                 pid: i32::try_from(pid).expect("process ids fit into 32 bits"),
                 pidfd,
+                keeper: None,
             })
         }
     }
@@ -351,7 +432,18 @@ impl Image {
     }
 
     /// In the child: never returns, never allocates.
-    fn become_program(&self, joined: bool, command: &Command<'_>, tell: RawFd) -> ! {
+    fn become_program(
+        &self,
+        joined: bool,
+        command: &Command<'_>,
+        processes: Option<&Processes>,
+        tell: RawFd,
+    ) -> ! {
+        let contain = |stage: Stage, step: Result<(), Errno>| {
+            if let Err(error) = step {
+                give_up(tell, stage, error.raw_os_error());
+            }
+        };
         if let (false, Some(cgroup)) = (joined, command.cgroup) {
             // SAFETY: a valid descriptor and a C string; openat is async-signal-safe.
             let procs = unsafe {
@@ -371,6 +463,20 @@ impl Image {
             if unsafe { libc::write(procs.as_raw_fd(), c"0".as_ptr().cast(), 1) } != 1 {
                 give_up(tell, Stage::Join, errno());
             }
+        }
+        // From the widest privilege to the narrowest: mounts need what the filter needs, too, and that goes last.
+        if let (Some(containment), Some(processes)) = (command.contain, processes) {
+            contain(Stage::Namespace, processes.report());
+            contain(Stage::Namespace, Containment::own_namespaces());
+            contain(Stage::Mount, containment.limit_mounts());
+        }
+        if let Some(filter) = command.filter
+            && let Err(error) = filter.install()
+        {
+            give_up(tell, Stage::Filter, error.raw_os_error().unwrap_or(0));
+        }
+        if command.contain.is_some() {
+            contain(Stage::Privilege, Containment::drop_capabilities());
         }
         command.signals.restore_in_child();
 
@@ -455,8 +561,6 @@ fn errno() -> i32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustix::process::{WaitId, WaitIdOptions, waitid};
-    use std::os::fd::AsFd;
     use std::os::unix::fs::PermissionsExt;
 
     fn start(
@@ -474,6 +578,8 @@ mod tests {
             env: &env,
             cgroup,
             joins: &[],
+            filter: None,
+            contain: None,
             signals: SignalState::current().unwrap(),
         })
     }
@@ -536,6 +642,8 @@ mod tests {
                 env: &env,
                 cgroup: None,
                 joins: &joins,
+                filter: None,
+                contain: None,
                 signals: SignalState::current().unwrap(),
             })
         };

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::session::Feature;
+use crate::spawn::SocketFilter;
 
 mod cgroup;
 mod host;
@@ -44,6 +45,10 @@ pub struct Support {
     pub bpf: Bpf,
     /// `clone3(CLONE_INTO_CGROUP)` works: a child can be born inside a cgroup.
     pub clone_into_cgroup: Option<bool>,
+    /// Seccomp filters can refuse a system call.
+    pub seccomp: Option<bool>,
+    /// There are namespaces for processes, mounts and cgroups.
+    pub namespaces: Option<bool>,
     /// systemd is PID 1.
     pub systemd: Option<bool>,
     /// PID 1's own socket answered within half a second. `None` also where it was not asked.
@@ -122,6 +127,8 @@ pub struct Bpf {
     pub connect: Option<bool>,
     /// `cgroup/sendmsg4`: a verdict at an unconnected send.
     pub sendmsg: Option<bool>,
+    /// `cgroup/sock_create`: a socket is seen when it is made.
+    pub sock_create: Option<bool>,
     /// `sock_release`: what a socket had sent when it was closed, and how its connection ended.
     pub sock_release: Option<bool>,
     /// `tp_btf`: typed tracepoints.
@@ -134,6 +141,16 @@ pub struct Bpf {
     pub bounded_loop: Option<bool>,
     /// Ring buffers.
     pub ring_buffer: Option<bool>,
+}
+
+/// What is mounted, in the mount table's order: the type of each file system, and where it is.
+pub(crate) fn mounted() -> Option<Vec<(String, PathBuf)>> {
+    Some(
+        cgroup::mounts()?
+            .into_iter()
+            .map(cgroup::Mount::whereabouts)
+            .collect(),
+    )
 }
 
 impl Support {
@@ -165,6 +182,8 @@ impl Support {
             lsm: host::lsm(),
             bpf: Bpf::default(),
             clone_into_cgroup: programs::clone_into_cgroup(),
+            seccomp: SocketFilter::is_possible(),
+            namespaces: host::namespaces(),
             systemd: host::systemd(),
             systemd_answers: None,
             nscd: Path::new("/run/nscd/socket").exists()
@@ -182,6 +201,7 @@ impl Support {
         let needs: &[Option<bool>] = match feature {
             Feature::Names => &[self.bpf.cgroup_skb, self.bpf.bounded_loop],
             Feature::Addresses => &[self.bpf.connect, self.bpf.sendmsg, self.bpf.set_retval],
+            Feature::SocketKinds => &[self.bpf.sock_create],
             Feature::Outcomes => &[self.bpf.sock_release],
             Feature::Processes | Feature::Leavers => &[self.bpf.tracing],
             Feature::UnixSockets => &[self.bpf.connect_unix],
@@ -246,6 +266,7 @@ mod tests {
                 cgroup_skb: yes,
                 connect: yes,
                 sendmsg: yes,
+                sock_create: yes,
                 sock_release: yes,
                 tracing: yes,
                 connect_unix: yes,

@@ -79,6 +79,7 @@ pub(crate) fn where_enforce_works(gaps: &[&str]) -> ExitCode {
     play.story("lookups over TCP are judged as others are", || {
         lookups_over_tcp(gaps);
     });
+    play.story("root in a rehearsal cannot undo its guard", contained);
     play.story("the report tells the peak of memory", || {
         let usage = run(&[], "", &["true"]).exits(0).report().run.usage.clone();
         assert!(
@@ -283,6 +284,26 @@ fn lookups_over_tcp(gaps: &BTreeSet<String>) {
         );
         assert_eq!(own_gaps(seen.report()), *gaps, "{seen}");
     }
+}
+
+fn contained() {
+    let policy = "mode: enforce\ndefault: deny\nrules: []\n";
+    let leave = "echo 0 >/sys/fs/cgroup/cgroup.procs";
+    let mount = "mkdir -p /tmp/own && mount -t cgroup2 none /tmp/own && umount /tmp/own";
+    let ping = "ping -c 1 -W 5 198.51.100.53";
+    for way in [leave, mount, ping] {
+        bare(&["sh", "-c", way]).exits(0);
+        run(&[], policy, &["sh", "-c", way]).fails();
+    }
+    // Without, two of them are open to root; the third is refused for what it sends through.
+    let left = run(&["--no-contain"], policy, &["sh", "-c", leave]).exits(0);
+    assert!(finding(&left, "left_cgroup").starts_with("sh "));
+    run(&["--no-contain"], policy, &["sh", "-c", mount]).exits(0);
+    let pinged = run(&["--no-contain"], policy, &["sh", "-c", ping]).fails();
+    assert!(finding(&pinged, "denied_socket").ends_with(" ICMP socket"));
+    // The command's own code, and its own signal.
+    run(&[], policy, &["sh", "-c", "exit 7"]).exits(7);
+    run(&[], policy, &["sh", "-c", "kill -TERM $$"]).exits(128 + 15);
 }
 
 fn memory_limit(policy: &str) {

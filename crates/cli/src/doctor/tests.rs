@@ -35,6 +35,7 @@ fn good() -> Support {
             cgroup_skb: yes,
             connect: yes,
             sendmsg: yes,
+            sock_create: yes,
             sock_release: yes,
             tracing: yes,
             connect_unix: yes,
@@ -43,6 +44,8 @@ fn good() -> Support {
             ring_buffer: yes,
         },
         clone_into_cgroup: yes,
+        seccomp: yes,
+        namespaces: yes,
         systemd: yes,
         systemd_answers: yes,
         nscd: false,
@@ -221,13 +224,14 @@ fn accepted_gaps_exist() {
             advised += 1;
         }
     }
-    assert_eq!(advised, 6);
+    assert_eq!(advised, 8);
 }
 
 const NOTHING: Bpf = Bpf {
     cgroup_skb: Some(false),
     connect: Some(false),
     sendmsg: Some(false),
+    sock_create: Some(false),
     sock_release: Some(false),
     tracing: Some(false),
     connect_unix: Some(false),

@@ -277,7 +277,8 @@ impl RuleTexts {
         let flows = record.flows.iter().map(|row| row.rule);
         let queries = record.queries.iter().map(|row| row.rule);
         let delegates = record.delegates.iter().map(|row| row.rule);
-        for id in flows.chain(queries).chain(delegates) {
+        let sockets = record.sockets.iter().map(|row| row.rule);
+        for id in flows.chain(queries).chain(delegates).chain(sockets) {
             texts.entry(id).or_insert_with(|| rule_text(policy, id));
         }
         Self(texts)

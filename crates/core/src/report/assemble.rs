@@ -19,7 +19,7 @@ use crate::record::Snapshot;
 use crate::redact::Redaction;
 use crate::tables::{
     RULE_DEFAULT, RULE_LOCAL, RULE_MALFORMED, RULE_RESOLVER, RULE_RESOLVER_SOCKET, RULE_SEARCH,
-    RuleId,
+    RULE_SOCKET_KIND, RuleId,
 };
 
 /// What is known of a run besides the kernel's record.
@@ -65,6 +65,10 @@ pub struct RunFacts<'a> {
     pub features: Vec<String>,
     /// Was the run guarded?
     pub guarded: Guarded,
+    /// Families of sockets that no program sees could not be made.
+    pub closed_families: bool,
+    /// The command could not undo its guard.
+    pub contained: bool,
     /// Gaps that the record cannot show: features that were missing, interfaces that no hook sees.
     pub gaps: Vec<Gap>,
     /// Processes that outlived the main child.
@@ -95,6 +99,7 @@ pub fn rule_text(policy: Option<&Policy>, id: RuleId) -> String {
         RULE_MALFORMED => "built-in: unreadable DNS message".to_owned(),
         RULE_SEARCH => "built-in: search list".to_owned(),
         RULE_RESOLVER_SOCKET => "built-in: resolver socket".to_owned(),
+        RULE_SOCKET_KIND => "built-in: kind of socket".to_owned(),
         id => match policy.and_then(|p| p.rule(id)) {
             Some(rule) => rule.text.to_string(),
             None => format!("rule {id}"),

@@ -7,7 +7,7 @@ use super::ledger::Reach;
 use super::{Attribution, Coverage, Gap, Guarded, Mode};
 use crate::tables::RULE_DEFAULT;
 
-/// A class of traffic that this version never sees, whatever the host.
+/// Something that this version never sees, whatever the host, unless the run was denied it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StandingGap {
     /// The gap's kind.
@@ -18,12 +18,22 @@ pub struct StandingGap {
     pub detail: &'static str,
 }
 
+/// Where families could be made that no program sees.
+const UNSEEN_FAMILIES: &str = "unseen_families";
+/// Where the command could undo its guard.
+const CONTAIN: &str = "contain";
+
 /// All of them. A report without any gap would say that nothing was out of sight.
-pub const STANDING_GAPS: [StandingGap; 3] = [
+pub const STANDING_GAPS: [StandingGap; 4] = [
     StandingGap {
-        kind: "unseen_families",
+        kind: UNSEEN_FAMILIES,
         brief: "packet and vsock sockets",
-        detail: "what is sent through packet sockets (AF_PACKET), to virtual machines (AF_VSOCK) or by other families than IP and unix is neither seen nor refused by this version",
+        detail: "what is sent through packet sockets (AF_PACKET), to virtual machines (AF_VSOCK) or by other families than IP and unix is not seen; only an enforced `default: deny` refuses such sockets",
+    },
+    StandingGap {
+        kind: CONTAIN,
+        brief: "root that undoes its guard (--contain)",
+        detail: "the command kept its privileges: as root it could leave the run's cgroup, which is noticed, or change the programs and tables that guard it, or act through processes outside, which is not; --contain takes these privileges away",
     },
     StandingGap {
         kind: "received_sockets",
@@ -159,6 +169,11 @@ fn gaps(lens: &Lens<'_>, lost: u64, unnamed: u64) -> Vec<Gap> {
             "processes were first seen when they acted, not when they started: their arguments were read later, and what started them may be missing",
         ),
         (
+            "sockets_lost",
+            counters.sockets_lost,
+            "sockets were judged by their kind, but could not be listed: the table was full",
+        ),
+        (
             "left_cgroup",
             count(lens.record.leavers.len()),
             "processes left the run's cgroup; what they did from then on was neither seen nor judged (see the findings)",
@@ -167,7 +182,12 @@ fn gaps(lens: &Lens<'_>, lost: u64, unnamed: u64) -> Vec<Gap> {
     let mut gaps = lens.facts.gaps.clone();
     // Where nothing at all was seen, another gap says so.
     if lens.facts.guarded != Guarded::No {
-        gaps.extend(STANDING_GAPS.map(|standing| Gap {
+        let stands = |gap: &&StandingGap| match gap.kind {
+            UNSEEN_FAMILIES => !lens.facts.closed_families,
+            CONTAIN => !lens.facts.contained,
+            _ => true,
+        };
+        gaps.extend(STANDING_GAPS.iter().filter(stands).map(|standing| Gap {
             kind: standing.kind.to_owned(),
             detail: standing.detail.to_owned(),
             count: 0,

@@ -41,6 +41,7 @@ impl Group {
 
 pub(super) fn findings(lens: &Lens<'_>) -> Vec<Finding> {
     let mut found = refusals(lens);
+    found.extend(sockets(lens));
     found.extend(leavers(lens));
     found.extend(leftovers(lens));
     found.extend(expired(lens));
@@ -196,6 +197,67 @@ fn refusal(lens: &Lens<'_>, key: &Key, group: &Group) -> Finding {
         reason: said(rule.and_then(|r| r.reason.as_deref())),
         fix,
         reaction: Some(rule.map_or(Reaction::default(), |rule| rule.reaction)),
+        circle: None,
+    }
+}
+
+/// Sockets that were refused, or would be, for what they are: they have no destination, and no rule of a policy.
+fn sockets(lens: &Lens<'_>) -> Vec<Finding> {
+    let mut groups: BTreeMap<(bool, String, String, RuleId), Group> = BTreeMap::new();
+    for row in &lens.record.sockets {
+        let Some(would) = refused(row.verdict) else {
+            continue;
+        };
+        let subject = lens.subject(row.subject);
+        let exe = match subject {
+            Some(number) => lens.name_of(number),
+            None => "unknown process".to_owned(),
+        };
+        groups
+            .entry((would, exe, row.kind.to_string(), row.rule))
+            .or_default()
+            .meet(subject);
+    }
+    groups
+        .iter()
+        .map(|((would, exe, socket, rule), group)| {
+            refused_socket(lens, (*would, exe, socket), *rule, group)
+        })
+        .collect()
+}
+
+fn refused_socket(
+    lens: &Lens<'_>,
+    (would, exe, socket): (bool, &str, &str),
+    rule: RuleId,
+    group: &Group,
+) -> Finding {
+    let (kind, severity, verb) = if would {
+        ("would_deny_socket", Severity::Warning, "would be refused")
+    } else {
+        ("denied_socket", Severity::Error, "was refused")
+    };
+    let text = lens.rule(rule);
+    Finding {
+        id: stable_id(&[kind, &text, socket, exe]),
+        kind: kind.to_owned(),
+        severity,
+        title: printable(&format!("{exe} {verb} {socket}")),
+        owner: None,
+        command: group.subject.map(|number| lens.argv_of(number)),
+        subjects: group
+            .subject
+            .map(|number| lens.chain_of(number))
+            .unwrap_or_default(),
+        rule: Some(text),
+        reason: Some(
+            "nothing could judge what is sent through it before it is sent, and the default denies"
+                .to_owned(),
+        ),
+        fix: Some(
+            "if the deployment may need it, run with --accept-gap unseen_families".to_owned(),
+        ),
+        reaction: None,
         circle: None,
     }
 }

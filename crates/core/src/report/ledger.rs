@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use super::account::{RuleTexts, asked_for, protocol_text, type_text, wall_us};
 use super::probe::{self, Attempt};
 use super::{Attribution, Outcome, Verdict};
-use crate::record::{AnswerRow, Counters, FlowRow, Row, SubjectId, SubjectRow};
+use crate::record::{AnswerRow, Counters, FlowRow, Row, SocketKind, SubjectId, SubjectRow};
 use crate::redact::Redaction;
 use crate::tables::RuleId;
 
@@ -167,6 +167,15 @@ pub(super) struct Contact {
     pub(super) attempts: u64,
 }
 
+/// A [`SocketRow`](crate::record::SocketRow).
+#[derive(Debug, Clone)]
+pub(super) struct Unmade {
+    pub(super) subject: Slot,
+    pub(super) kind: SocketKind,
+    pub(super) verdict: Verdict,
+    pub(super) rule: RuleId,
+}
+
 /// A [`LeaverRow`](crate::record::LeaverRow).
 #[derive(Debug, Clone)]
 pub(super) struct Leaver {
@@ -184,6 +193,7 @@ pub struct Ledger {
     pub(super) queries: Vec<Lookup>,
     pub(super) flows: Vec<Reach>,
     pub(super) delegates: Vec<Contact>,
+    pub(super) sockets: Vec<Unmade>,
     pub(super) leavers: Vec<Leaver>,
     answers: Vec<Answer>,
     links: Vec<Slot>,
@@ -253,6 +263,12 @@ impl Ledger {
                 verdict: row.verdict,
                 rule: row.rule,
                 attempts: row.attempts,
+            }),
+            Row::Socket(row) => self.sockets.push(Unmade {
+                subject: self.subject_ids.slot(row.subject),
+                kind: row.kind,
+                verdict: row.verdict,
+                rule: row.rule,
             }),
             Row::Leaver(row) => self.leavers.push(Leaver {
                 subject: self.subject_ids.slot(row.subject),

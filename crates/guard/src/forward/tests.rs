@@ -333,7 +333,7 @@ fn a_flood_of_queries_waits_its_turn() {
     scene.judge(1);
     let server = scene.told;
     // What is asked before anything is replied: the thread hears of that at the end of each call only.
-    let mut serve = |most: usize| {
+    let serve = |most: usize| {
         let mut waiting = 0;
         scene.forwarder.serve(Instant::now() + PATIENCE, |ask| {
             waiting += 1;

@@ -78,10 +78,12 @@ impl Setup<'_> {
                 forwarder,
             };
             self.load(&host, &wanted, &settings)?;
+            self.close_families()?;
             self.arm(tables)?;
             // Those that nobody is turned to.
             self.listeners = None;
         }
+        self.contain()?;
         if self.session.is_some() {
             for detail in inherited::sockets() {
                 self.terms.note(Need::InheritedSockets, detail, 0);
@@ -508,7 +510,7 @@ mod tests {
         let (rest, missing) = loaded(&[Feature::UnixSockets, Feature::Names]);
         assert_eq!(
             (rest.len(), missing),
-            (4, vec![Feature::Names, Feature::UnixSockets])
+            (5, vec![Feature::Names, Feature::UnixSockets])
         );
         assert_eq!(loaded(&FEATURES), (BTreeSet::new(), FEATURES.to_vec()));
     }
@@ -534,6 +536,7 @@ mod tests {
             mode: None,
             leftover: None,
             accept_gaps: Vec::new(),
+            contain: None,
             concurrent: false,
             break_glass: None,
             drill: None,

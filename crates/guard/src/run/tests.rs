@@ -19,6 +19,7 @@ fn request(script: &str, state: &Path, leftover: Option<AtEnd>) -> Request {
         mode: None,
         leftover,
         accept_gaps: Vec::new(),
+        contain: None,
         concurrent: false,
         state_dir: state.to_owned(),
         break_glass: None,

@@ -21,6 +21,12 @@ pub(super) struct Mount {
     kind: String,
 }
 
+impl Mount {
+    pub(super) fn whereabouts(self) -> (String, PathBuf) {
+        (self.kind, self.at)
+    }
+}
+
 /// The mount table as this process sees it.
 pub(super) fn mounts() -> Option<Vec<Mount>> {
     Some(parse(&fs::read_to_string("/proc/self/mountinfo").ok()?))

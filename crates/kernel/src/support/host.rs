@@ -88,6 +88,16 @@ pub(super) fn unprivileged_bpf_disabled() -> Option<u8> {
         .ok()
 }
 
+/// The kernel has the namespaces of a contained run. Whether this process may make some is another matter.
+pub(super) fn namespaces() -> Option<bool> {
+    let all = ["pid", "mnt", "cgroup"].map(|kind| exists(&Path::new("/proc/self/ns").join(kind)));
+    match exists(Path::new("/proc/self/ns")) {
+        Some(true) if all.contains(&Some(false)) => Some(false),
+        Some(true) if all.iter().all(Option::is_some) => Some(true),
+        _ => None,
+    }
+}
+
 /// What sd_booted(3) looks at.
 pub(super) fn systemd() -> Option<bool> {
     exists(Path::new("/run/systemd/system"))

@@ -27,6 +27,10 @@ const CONNECT_UNIX: Hook = (
 );
 const EGRESS: Hook = (sys::BPF_PROG_TYPE_CGROUP_SKB, sys::BPF_CGROUP_INET_EGRESS);
 const EXEC: Hook = (sys::BPF_PROG_TYPE_TRACING, sys::BPF_TRACE_RAW_TP);
+const SOCK_CREATE: Hook = (
+    sys::BPF_PROG_TYPE_CGROUP_SOCK,
+    sys::BPF_CGROUP_INET_SOCK_CREATE,
+);
 const SOCK_RELEASE: Hook = (
     sys::BPF_PROG_TYPE_CGROUP_SOCK,
     sys::BPF_CGROUP_INET_SOCK_RELEASE,
@@ -42,6 +46,7 @@ pub(super) fn bpf(facts: &Support) -> Bpf {
         cgroup_skb: takes(EGRESS, &[]),
         connect: takes(CONNECT4, &[]),
         sendmsg: takes(SENDMSG4, &[]),
+        sock_create: takes(SOCK_CREATE, &[call(sys::BPF_FUNC_get_current_pid_tgid)]),
         sock_release: takes(SOCK_RELEASE, &[]),
         // Without type information the answer is known; with it, finding out is for `tracing`.
         tracing: facts.btf.filter(|there| !there),

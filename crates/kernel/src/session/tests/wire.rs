@@ -322,7 +322,7 @@ fn born_in(cgroup: BorrowedFd<'_>, v6: bool, kind: i32) -> OwnedFd {
     let (ready, tell) = rustix::pipe::pipe().unwrap();
     let family = if v6 { libc::AF_INET6 } else { libc::AF_INET };
     let tell_fd = tell.as_raw_fd();
-    let child = clone_child(Some(cgroup), |joined| {
+    let child = clone_child(Some(cgroup), 0, |joined| {
         // SAFETY: socket takes plain numbers.
         let fd = unsafe { libc::socket(family, kind | libc::SOCK_CLOEXEC, 0) };
         let said = if joined { fd } else { -1 };

@@ -1,0 +1,89 @@
+//! What the command is denied from its first instruction on, besides destinations.
+
+use blackstart_core::policy::{Effect, Policy};
+use blackstart_core::report::Mode;
+use blackstart_kernel::spawn::{Containment, SocketFilter};
+use blackstart_kernel::{Feature, Session};
+
+use super::Setup;
+use crate::plan::Need;
+use crate::refusal::Refusal;
+use crate::state::StateDir;
+
+/// As the report names it among the features.
+const CONTAIN: &str = "contain";
+
+impl Setup<'_> {
+    /// Is whatever no rule allows refused in deed? Only then is a kind of socket refused for what it is, and are
+    /// privileges taken away: a run that observes, or goes by a deny-list, is not to notice its guard.
+    pub(super) fn default_refuses(&self) -> bool {
+        let refuses =
+            |policy: &Policy| policy.default == Effect::Deny && policy.mode == Mode::Enforce;
+        self.terms.enforcing() && self.policy.is_some_and(refuses)
+    }
+
+    /// Take from the command what it could undo its guard with, where that was asked for or the default refuses.
+    pub(super) fn contain(&mut self) -> Result<(), Refusal> {
+        let wanted = self.request.contain.unwrap_or(self.default_refuses());
+        if !wanted || self.file.break_glass.is_some() {
+            return Ok(());
+        }
+        // By what lies there a run could be reloaded by another policy, or another's record be changed.
+        let runs = self.state.as_ref().map(StateDir::runs);
+        match Containment::prepare(runs.as_slice()) {
+            Ok(containment) => {
+                self.containment = Some(containment);
+                self.file.contained = true;
+                self.file.kernel.features.push(CONTAIN.to_owned());
+                Ok(())
+            }
+            Err(error) => self.terms.lack(
+                Need::Contain,
+                format!("the command cannot be contained: {error}"),
+            ),
+        }
+    }
+
+    /// It was tried and does not go: without, if that is accepted.
+    pub(super) fn go_uncontained(&mut self, why: String) -> Result<(), Refusal> {
+        self.terms.lack(Need::Contain, why)?;
+        self.containment = None;
+        self.file.contained = false;
+        self.file
+            .kernel
+            .features
+            .retain(|feature| feature != CONTAIN);
+        self.file.gaps = self.terms.gaps().to_vec();
+        self.write_run();
+        Ok(())
+    }
+
+    /// Where the default refuses: no sockets that nothing could judge, unless they are accepted.
+    pub(super) fn close_families(&mut self) -> Result<(), Refusal> {
+        if !self.default_refuses() {
+            return Ok(());
+        }
+        if self.terms.accepts(Need::Families) {
+            if let Some(session) = &mut self.session {
+                session.open_families();
+            }
+            return Ok(());
+        }
+        let sees_kinds = |session: &Session| session.has(Feature::SocketKinds);
+        if !self.session.as_ref().is_some_and(sees_kinds) {
+            let why = "raw, ping and SCTP sockets cannot be refused: no hook sees them being made";
+            return self.terms.lack(Need::Families, why);
+        }
+        match SocketFilter::compile() {
+            Ok(filter) => {
+                self.filter = Some(filter);
+                self.file.closed_families = true;
+                Ok(())
+            }
+            Err(error) => self.terms.lack(
+                Need::Families,
+                format!("packet and vsock sockets cannot be refused: {error}"),
+            ),
+        }
+    }
+}

@@ -1,0 +1,393 @@
+//! Where the default denies: no socket of a family that no program sees.
+//!
+//! `cgroup/sock_create` runs for internet sockets only. A packet, vsock or other socket would neither be judged when it is
+//! made nor when it sends, so the command and all that comes of it cannot make one: a seccomp filter, which no process
+//! gets rid of again. io_uring makes sockets without that system call, and out of the filter's sight, hence none of it.
+//!
+//! The filter is installed with CAP_SYS_ADMIN and without `no_new_privs`: sudo and su inside go on working.
+
+use std::collections::BTreeMap;
+use std::env::consts::ARCH;
+use std::io;
+
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+    SeccompRule, TargetArch,
+};
+
+/// Families of sockets that are judged (internet, unix) or that reach nobody but the kernel (netlink).
+const FAMILIES: [i32; 4] = [
+    libc::AF_UNIX,
+    libc::AF_INET,
+    libc::AF_INET6,
+    libc::AF_NETLINK,
+];
+
+/// `io_uring_setup`, `_enter`, `_register`: the same numbers wherever there are any.
+const IO_URING: [i64; 3] = [425, 426, 427];
+
+/// A way of calling the kernel, by its number in `linux/audit.h`, and its numbers of the system calls in question.
+struct Abi {
+    arch: u32,
+    /// `socket`, `socketpair`: the first argument is a family.
+    makers: &'static [i64],
+    /// `socketcall`: the first argument says which call is meant, the family lies where no filter can look.
+    socketcall: Option<i64>,
+    /// Added to a number by those who call in yet another way, which shares `arch`.
+    also: Option<i64>,
+}
+
+/// The first one is the kernel's own. What is not listed cannot be called here; should it be possible after all,
+/// whoever does is killed.
+#[cfg(target_arch = "x86_64")]
+const ABIS: [Abi; 2] = [
+    Abi {
+        arch: 0xc000_003e,
+        makers: &[41, 53],
+        socketcall: None,
+        // x32
+        also: Some(0x4000_0000),
+    },
+    // i386
+    Abi {
+        arch: 0x4000_0003,
+        makers: &[359, 360],
+        socketcall: Some(102),
+        also: None,
+    },
+];
+#[cfg(target_arch = "aarch64")]
+const ABIS: [Abi; 2] = [
+    Abi {
+        arch: 0xc000_00b7,
+        makers: &[198, 199],
+        socketcall: None,
+        also: None,
+    },
+    // arm
+    Abi {
+        arch: 0x4000_0028,
+        makers: &[281, 288],
+        socketcall: Some(102),
+        also: None,
+    },
+];
+
+/// `SYS_SOCKET` and `SYS_SOCKETPAIR` of `linux/net.h`.
+const SOCKETCALL_MAKERS: [u64; 2] = [1, 8];
+
+// Of linux/bpf_common.h and linux/filter.h.
+const JUMP: u16 = 0x05;
+const JUMP_IF_EQUAL: u16 = 0x15;
+const RETURN: u16 = 0x06;
+
+/// The filter, ready to be installed.
+#[derive(Debug)]
+pub struct SocketFilter {
+    program: Vec<Instruction>,
+}
+
+/// As the kernel has it; libc's own does not print.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+struct Instruction {
+    code: u16,
+    if_true: u8,
+    if_false: u8,
+    operand: u32,
+}
+
+impl SocketFilter {
+    /// Put it together.
+    ///
+    /// # Errors
+    /// On an architecture that it has no numbers for.
+    pub fn compile() -> io::Result<Self> {
+        let parts: Vec<_> = ABIS.iter().map(one).collect::<io::Result<_>>()?;
+        let mut program = Vec::new();
+        let last = parts.len() - 1;
+        for (at, mut part) in parts.into_iter().enumerate() {
+            if at != last {
+                // Not called in this way: on to the next part, instead of the end of the process.
+                part[KILL] = Instruction {
+                    code: JUMP,
+                    if_true: 0,
+                    if_false: 0,
+                    operand: u32::try_from(part.len() - KILL - 1).map_err(io::Error::other)?,
+                };
+            }
+            program.append(&mut part);
+        }
+        Ok(Self { program })
+    }
+
+    /// Can the running kernel filter system calls and answer them with an error?
+    pub fn is_possible() -> Option<bool> {
+        let action: u32 = libc::SECCOMP_RET_ERRNO;
+        // SAFETY: SECCOMP_GET_ACTION_AVAIL reads one number and changes nothing.
+        let answer = unsafe {
+            libc::syscall(
+                libc::SYS_seccomp,
+                libc::SECCOMP_GET_ACTION_AVAIL,
+                0u32,
+                &raw const action,
+            )
+        };
+        match io::Error::last_os_error().raw_os_error() {
+            _ if answer == 0 => Some(true),
+            Some(libc::EOPNOTSUPP | libc::ENOSYS | libc::EINVAL) => Some(false),
+            _ => None,
+        }
+    }
+
+    /// Install it for the calling thread and all that comes of it. Only async-signal-safe calls.
+    pub(super) fn install(&self) -> io::Result<()> {
+        let program = libc::sock_fprog {
+            len: u16::try_from(self.program.len()).unwrap_or(u16::MAX),
+            // The kernel only reads.
+            filter: self.program.as_ptr().cast_mut().cast(),
+        };
+        // SAFETY: the program's length and address belong together, an instruction is laid out as the kernel has it, and
+        // it is copied before the call returns. The flag only keeps older kernels from slowing the process down.
+        let done = unsafe {
+            libc::syscall(
+                libc::SYS_seccomp,
+                libc::SECCOMP_SET_MODE_FILTER,
+                libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW,
+                &raw const program,
+            )
+        };
+        if done == 0 {
+            Ok(())
+        } else {
+            Err(io::Error::last_os_error())
+        }
+    }
+}
+
+/// Where seccompiler compares the way of calling, and where it ends processes that call in another.
+const COMPARE: usize = 1;
+const KILL: usize = 2;
+
+/// The part of the filter for one way of calling.
+fn one(abi: &Abi) -> io::Result<Vec<Instruction>> {
+    let failed = |error: seccompiler::BackendError| io::Error::other(error.to_string());
+    let with_also = |numbers: &[i64]| -> Vec<i64> {
+        let also = abi.also.into_iter();
+        let also = also.flat_map(|more| numbers.iter().map(move |number| number + more));
+        numbers.iter().copied().chain(also).collect()
+    };
+    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
+    let is_none_of_ours = FAMILIES
+        .map(|family| compare(SeccompCmpOp::Ne, family.unsigned_abs().into()))
+        .into_iter()
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(failed)?;
+    for call in with_also(abi.makers) {
+        let rule = SeccompRule::new(is_none_of_ours.clone()).map_err(failed)?;
+        rules.insert(call, vec![rule]);
+    }
+    if let Some(call) = abi.socketcall {
+        let makes = SOCKETCALL_MAKERS
+            .map(|makes| SeccompRule::new(vec![compare(SeccompCmpOp::Eq, makes)?]))
+            .into_iter()
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(failed)?;
+        rules.insert(call, makes);
+    }
+    for call in with_also(&IO_URING) {
+        rules.insert(call, Vec::new());
+    }
+    let arch = TargetArch::try_from(ARCH).map_err(failed)?;
+    let filter = SeccompFilter::new(
+        rules,
+        SeccompAction::Allow,
+        SeccompAction::Errno(libc::EPERM.unsigned_abs()),
+        arch,
+    );
+    let program = filter.and_then(BpfProgram::try_from).map_err(failed)?;
+    let mut program: Vec<_> = program
+        .into_iter()
+        .map(|instruction| Instruction {
+            code: instruction.code,
+            if_true: instruction.jt,
+            if_false: instruction.jf,
+            operand: instruction.k,
+        })
+        .collect();
+    // The library knows the kernel's own way of calling only; the part is the same for another.
+    match program.get_mut(COMPARE..=KILL) {
+        Some(
+            [
+                Instruction {
+                    code: JUMP_IF_EQUAL,
+                    if_true: 1,
+                    if_false: 0,
+                    operand,
+                },
+                Instruction { code: RETURN, .. },
+            ],
+        ) => *operand = abi.arch,
+        _ => {
+            return Err(io::Error::other(
+                "the filter does not begin as it is known to",
+            ));
+        }
+    }
+    Ok(program)
+}
+
+/// Of the first argument, as far as the kernel reads it.
+fn compare(how: SeccompCmpOp, with: u64) -> Result<SeccompCondition, seccompiler::BackendError> {
+    SeccompCondition::new(0, SeccompCmpArgLen::Dword, how, with)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use rustix::process::{WaitId, WaitIdOptions, waitid};
+
+    use super::super::clone_child;
+    use super::*;
+
+    /// errno of a system call, 0 for success, in a process with the filter; where it was killed, minus its signal.
+    fn filtered(number: libc::c_long, arguments: [libc::c_long; 3]) -> i32 {
+        let filter = SocketFilter::compile().unwrap();
+        let child = clone_child(None, 0, |_| {
+            if filter.install().is_err() {
+                // SAFETY: ends this process only.
+                unsafe { libc::_exit(255) };
+            }
+            let [a, b, c] = arguments;
+            // SAFETY: makes a socket or a ring, or fails; none of these calls touches this process's memory.
+            let made = unsafe { libc::syscall(number, a, b, c) };
+            let error = io::Error::last_os_error().raw_os_error().unwrap_or(0);
+            // SAFETY: as above.
+            unsafe { libc::_exit(if made < 0 { error } else { 0 }) };
+        })
+        .unwrap();
+        let ended = waitid(WaitId::PidFd(child.pidfd.as_fd()), WaitIdOptions::EXITED);
+        let ended = ended.unwrap().unwrap();
+        ended
+            .exit_status()
+            .or(ended.terminating_signal().map(|signal| -signal))
+            .unwrap()
+    }
+
+    fn root() -> bool {
+        let is_root = rustix::process::geteuid().is_root();
+        if !is_root {
+            eprintln!("skipped: without no_new_privs a filter needs root");
+        }
+        is_root
+    }
+
+    #[test]
+    fn families_that_are_judged_can_be_made_and_no_others() {
+        if !root() {
+            return;
+        }
+        let (stream, raw) = (libc::SOCK_STREAM.into(), libc::SOCK_RAW.into());
+        let made = |family: i32, kind| filtered(libc::SYS_socket, [family.into(), kind, 0]);
+        for family in [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6] {
+            assert_eq!(made(family, stream), 0, "{family}");
+        }
+        assert_eq!(made(libc::AF_NETLINK, raw), 0);
+        for family in [libc::AF_PACKET, libc::AF_VSOCK, libc::AF_ALG, 44, 0, 45] {
+            assert_eq!(made(family, raw), libc::EPERM, "{family}");
+        }
+        // Only 32 bits of the family count for the kernel, and so for the filter.
+        let high = i64::from(libc::AF_PACKET) | 1 << 40;
+        assert_eq!(filtered(libc::SYS_socket, [high, raw, 0]), libc::EPERM);
+        let high = i64::from(libc::AF_UNIX) | 1 << 40;
+        assert_eq!(filtered(libc::SYS_socket, [high, stream, 0]), 0);
+        assert_eq!(filtered(425, [1, 0, 0]), libc::EPERM, "io_uring_setup");
+    }
+
+    #[test]
+    fn the_parts_are_one_program_whose_jumps_stay_within() {
+        let program = SocketFilter::compile().unwrap().program;
+        let returns = |at: usize| program.get(at).is_some();
+        for (at, instruction) in program.iter().enumerate() {
+            match instruction.code & 7 {
+                JUMP if instruction.code == JUMP => {
+                    assert!(returns(at + 1 + instruction.operand as usize), "{at}");
+                }
+                JUMP => {
+                    assert!(returns(at + 1 + usize::from(instruction.if_true)), "{at}");
+                    assert!(returns(at + 1 + usize::from(instruction.if_false)), "{at}");
+                }
+                _ => {}
+            }
+        }
+        let ways: Vec<_> = program
+            .iter()
+            .filter(|instruction| instruction.code == JUMP_IF_EQUAL)
+            .filter(|instruction| ABIS.iter().any(|abi| abi.arch == instruction.operand))
+            .collect();
+        assert_eq!(ways.len(), ABIS.len());
+    }
+
+    /// The number with which x32 calls has no call behind it where the kernel lacks x32; with the filter it is
+    /// refused before that is found out.
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn x32_is_no_way_around() {
+        if !root() {
+            return;
+        }
+        let socket = 0x4000_0000 | libc::SYS_socket;
+        let arguments = [libc::AF_PACKET.into(), libc::SOCK_RAW.into(), 0];
+        assert_eq!(filtered(socket, arguments), libc::EPERM);
+    }
+
+    /// Through the gate of 32-bit programs, which a 64-bit one may use as well.
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn a_32_bit_program_makes_no_such_socket_either() {
+        if !root() {
+            return;
+        }
+        let gated = |number: u32, first: u32| {
+            let filter = SocketFilter::compile().unwrap();
+            let child = clone_child(None, 0, |_| {
+                if filter.install().is_err() {
+                    // SAFETY: ends this process only.
+                    unsafe { libc::_exit(255) };
+                }
+                let answer: i32;
+                // SAFETY: the gate takes numbers in registers; rbx, which the compiler keeps, is put back. Whatever is
+                // called makes a socket or fails.
+                unsafe {
+                    std::arch::asm!(
+                        "xchg {first:r}, rbx",
+                        "int 0x80",
+                        "xchg {first:r}, rbx",
+                        first = inout(reg) u64::from(first) => _,
+                        inlateout("eax") number => answer,
+                        in("ecx") libc::SOCK_STREAM,
+                        in("edx") 0,
+                        out("r8") _, out("r9") _, out("r10") _, out("r11") _,
+                    );
+                };
+                // SAFETY: as above.
+                unsafe { libc::_exit(if answer < 0 { -answer } else { 0 }) };
+            })
+            .unwrap();
+            let ended = waitid(WaitId::PidFd(child.pidfd.as_fd()), WaitIdOptions::EXITED);
+            ended.unwrap().unwrap().exit_status()
+        };
+        const SOCKET: u32 = 359;
+        const SOCKETCALL: u32 = 102;
+        if gated(20, 0).is_none() {
+            eprintln!("skipped: this kernel takes no calls of 32-bit programs");
+            return;
+        }
+        assert_eq!(gated(SOCKET, libc::AF_INET as u32), Some(0));
+        assert_eq!(gated(SOCKET, libc::AF_PACKET as u32), Some(libc::EPERM));
+        assert_eq!(gated(SOCKETCALL, 1), Some(libc::EPERM));
+        // Another one of its calls comes as far as its arguments, which are nowhere.
+        assert_eq!(gated(SOCKETCALL, 3), Some(libc::EFAULT));
+    }
+}

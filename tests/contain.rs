@@ -1,0 +1,637 @@
+//! Root inside the run, and what it can do about its guard: with `--contain`, and without.
+//!
+//! Every way is gone outside first, where it must lead somewhere: one that leads nowhere proves nothing.
+
+use std::path::PathBuf;
+
+use blackstart_core::report::{Guarded as HowGuarded, Verdict};
+use blackstart_lab::client::{escape, reach};
+use blackstart_lab::{Guarded, Running, World, Zone};
+use rustix::process::Signal;
+
+/// A rehearsal in which nothing is allowed.
+const NOTHING: &str = "mode: enforce\ndefault: deny\nrules: []\n";
+
+/// What becomes of a way without `--contain`, where the policy enforces `default: deny`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Without {
+    /// It is refused all the same.
+    Refused,
+    /// It is open, and the report has a finding of this kind with the process.
+    Found(&'static str),
+    /// It is open, and the report names that it is.
+    Named,
+}
+
+/// A way around the guard: a command that says `done` and succeeds if it led anywhere.
+struct Way {
+    name: &'static str,
+    command: Vec<String>,
+    without: Without,
+}
+
+fn way(name: &'static str, without: Without, command: &[&str]) -> Way {
+    Way {
+        name,
+        command: command.iter().map(|&word| word.to_owned()).collect(),
+        without,
+    }
+}
+
+fn script(name: &'static str, without: Without, text: &str) -> Way {
+    way(name, without, &["sh", "-c", text])
+}
+
+/// The mount point of cgroup2.
+fn cgroup2() -> PathBuf {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let mount = mounts.lines().find(|line| line.contains(" - cgroup2 "));
+    mount.unwrap().split(' ').nth(4).unwrap().into()
+}
+
+/// A cgroup beside all runs, that goes with the world.
+fn elsewhere(world: &World) -> PathBuf {
+    let dir = cgroup2().join(world.id());
+    std::fs::create_dir(&dir).unwrap();
+    dir
+}
+
+/// Somebody else's process.
+fn victim(world: &World) -> Running {
+    let mut victim = world.start(&["sh", "-c", "echo ready; exec sleep 1000"]);
+    victim.wait_for("ready");
+    victim
+}
+
+/// How long what is left of a run may take to end.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(20);
+
+/// The next commands take down what a dead supervisor left.
+fn swept(world: &World) {
+    let begin = std::time::Instant::now();
+    while !world.left_behind().is_empty() {
+        assert!(
+            begin.elapsed() < PATIENCE,
+            "left behind: {:?}",
+            world.left_behind()
+        );
+        world.guard().run(&["true"]).exits(0);
+    }
+}
+
+fn led_somewhere(run: &Guarded) -> bool {
+    run.ended.code == 0 && run.ended.stdout.contains("done")
+}
+
+fn has_gap(run: &Guarded, kind: &str) -> bool {
+    let gaps = &run.report().coverage.gaps;
+    gaps.iter().any(|gap| gap.kind == kind)
+}
+
+/// Go each way outside, contained and not.
+fn go(world: &World, ways: &[Way]) {
+    for Way {
+        name,
+        command,
+        without,
+    } in ways
+    {
+        world.run(command).exits(0).says("done");
+
+        let run = world.guard().policy(NOTHING).run(command);
+        assert!(!led_somewhere(&run), "{name}, contained: {run:?}");
+        assert!((1..120).contains(&run.ended.code), "{name}: {run:?}");
+        assert!(!has_gap(&run, "contain"), "{name}");
+        assert_eq!(run.findings("left_cgroup").len(), 0, "{name}: {run:?}");
+
+        let run = world
+            .guard()
+            .policy(NOTHING)
+            .arg("--no-contain")
+            .run(command);
+        assert_eq!(
+            led_somewhere(&run),
+            *without != Without::Refused,
+            "{name}, not contained: {run:?}"
+        );
+        assert!(has_gap(&run, "contain"), "{name}: {run:?}");
+        if let Without::Found(kind) = without {
+            let found = run.findings(kind);
+            assert!(
+                found.iter().any(|finding| !finding.subjects.is_empty()),
+                "{name}: {run:#?}"
+            );
+        }
+    }
+    assert_eq!(world.left_behind(), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn nobody_leaves_the_cgroup() {
+    let world = World::new("contain_leave");
+    world.dns(Zone::new());
+    let tool = escape(&world);
+    let other = elsewhere(&world);
+    let other = other.display();
+    let left = Without::Found("left_cgroup");
+    go(
+        &world,
+        &[
+            script(
+                "into another cgroup",
+                left,
+                &format!("echo 0 >{other}/cgroup.procs && echo done"),
+            ),
+            script(
+                "into a new cgroup",
+                left,
+                &format!("mkdir {other}/$$ && echo 0 >{other}/$$/cgroup.procs && echo done"),
+            ),
+            way(
+                "born elsewhere",
+                left,
+                &[&tool, "clone-into", &other.to_string(), "true"],
+            ),
+            script(
+                "through another mount",
+                Without::Found("left_cgroup"),
+                &format!(
+                    "unshare -m sh -c 'mkdir -p own && mount -t cgroup2 none own && echo 0 >own/{}/cgroup.procs && echo done'",
+                    world.id()
+                ),
+            ),
+        ],
+    );
+}
+
+#[test]
+fn nobody_outside_can_be_reached_into() {
+    let world = World::new("contain_reach");
+    world.dns(Zone::new());
+    let tool = escape(&world);
+    let victim = victim(&world);
+    let pid = victim.pid().as_raw_pid().to_string();
+    go(
+        &world,
+        &[
+            way("trace a process", Without::Named, &[&tool, "ptrace", &pid]),
+            script(
+                "signal a process",
+                Without::Named,
+                &format!("kill -0 {pid} && echo done"),
+            ),
+            script(
+                "see the root of a process",
+                Without::Named,
+                &format!("ls /proc/{pid}/root/etc >listed && echo done"),
+            ),
+            way(
+                "open a file by its handle",
+                Without::Named,
+                &[&tool, "by-handle", "/etc/passwd", "/"],
+            ),
+            script(
+                "a program that the kernel starts",
+                Without::Named,
+                "read -r was </proc/sys/kernel/core_pattern; \
+                 echo \"$was\" >/proc/sys/kernel/core_pattern && echo done",
+            ),
+        ],
+    );
+    assert_eq!(victim.stdout(), "ready\n");
+}
+
+#[test]
+fn nobody_touches_the_programs() {
+    let world = World::new("contain_bpf");
+    world.dns(Zone::new());
+    let tool = escape(&world);
+    // A run that is on, whose maps there are to be found.
+    let mut on = world.guard().policy(NOTHING).start(&[
+        "sh",
+        "-c",
+        "echo ready; until [ -e stop ]; do sleep 0.05; done",
+    ]);
+    on.running().wait_for("ready");
+    let pins = "/sys/fs/bpf/blackstart";
+    go_beside(
+        &world,
+        &[
+            way("a map by its id", Without::Named, &[&tool, "bpf-map"]),
+            script(
+                "a pinned map",
+                Without::Named,
+                &format!("{tool} bpf-pin $(ls -d {pins}/*/v*/bs_flows | head -n 1)"),
+            ),
+            script(
+                "a pinned link",
+                Without::Named,
+                &format!("ls {pins}/*/v*/link_bs_connect4 && echo done"),
+            ),
+            script(
+                "bpffs anew",
+                Without::Named,
+                "unshare -m sh -c 'mkdir -p own && mount -t bpf none own && echo done'",
+            ),
+        ],
+    );
+    std::fs::write(world.dir().join("stop"), "").unwrap();
+    on.wait().exits(0);
+    assert_eq!(world.left_behind(), Vec::<PathBuf>::new());
+}
+
+/// As [`go`], while another run is on that leaves something behind.
+fn go_beside(world: &World, ways: &[Way]) {
+    for way in ways {
+        let Way {
+            name,
+            command,
+            without,
+        } = way;
+        world.run(command).exits(0).says("done");
+        let run = world.guard().policy(NOTHING).run(command);
+        assert!(!led_somewhere(&run), "{name}, contained: {run:?}");
+        let run = world
+            .guard()
+            .policy(NOTHING)
+            .arg("--no-contain")
+            .run(command);
+        assert_eq!(
+            (led_somewhere(&run), has_gap(&run, "contain")),
+            (*without != Without::Refused, true),
+            "{name}, not contained: {run:?}"
+        );
+    }
+}
+
+#[test]
+fn what_no_program_judges_is_not_sent() {
+    let world = World::new("contain_kinds");
+    let other = world.node("other");
+    other.tcp_echo(7);
+    world.dns(Zone::new());
+    let tool = escape(&world);
+    let address = other.v4().to_string();
+    world
+        .run(&["sysctl", "-qw", "net.ipv4.ping_group_range=0 0"])
+        .succeeds();
+    let enter = format!("--net={}", other.namespace().display());
+    let reach: Vec<_> = reach("tcp", other.v4(), 7);
+    let reach = format!("{} && echo done", reach.join(" "));
+    let refused = Without::Refused;
+    go(
+        &world,
+        &[
+            way("packet", refused, &[&tool, "packet", "eth0"]),
+            way("vsock", refused, &[&tool, "vsock"]),
+            way("raw ICMP", refused, &[&tool, "icmp", &address]),
+            way("ping", refused, &[&tool, "ping", &address]),
+            way("raw IP", refused, &[&tool, "kind", "3", "255"]),
+            way("UDP-Lite", refused, &[&tool, "kind", "2", "136"]),
+            way("io_uring", refused, &[&tool, "uring", &address, "7"]),
+            script("TCP", refused, &reach),
+            way(
+                "another network namespace",
+                refused,
+                &["nsenter", &enter, "sh", "-c", &reach],
+            ),
+            script(
+                "a new network namespace, and a way out of it",
+                Without::Named,
+                "unshare -n true && echo done",
+            ),
+        ],
+    );
+    // This kernel may have none; one that has it is to refuse it.
+    if world
+        .run(&[&tool, "kind", "1", "132"])
+        .stdout
+        .contains("EPROTONOSUPPORT")
+    {
+        eprintln!("skipped: SCTP, which this kernel lacks");
+    } else {
+        go(
+            &world,
+            &[way("SCTP", refused, &[&tool, "kind", "1", "132"])],
+        );
+    }
+}
+
+#[test]
+fn a_kind_of_socket_is_refused_with_its_process_or_recorded_with_it() {
+    let world = World::new("contain_record");
+    let other = world.node("other");
+    world.dns(Zone::new());
+    let tool = escape(&world);
+    let address = other.v4().to_string();
+    world
+        .run(&["sysctl", "-qw", "net.ipv4.ping_group_range=0 0"])
+        .succeeds();
+    for way in ["icmp", "ping"] {
+        let echo = [tool.as_str(), way, &address];
+        // By a deny-list it goes on working, and is somebody's.
+        for policy in ["mode: enforce\nrules: []\n", "default: deny\nrules: []\n"] {
+            let run = world
+                .guard()
+                .policy(policy)
+                .run(&echo)
+                .exits(0)
+                .says("done");
+            let [flow] = run.flows(other.v4())[..] else {
+                panic!("{:#?}", run.report().flows)
+            };
+            assert_eq!((flow.protocol.as_str(), flow.port), ("1", 0), "{way}");
+            assert!(run.chain(flow.subject)[0].contains(way), "{way}");
+        }
+        // With all privileges it is the kind that is refused, and told with its process.
+        let run = world
+            .guard()
+            .policy(NOTHING)
+            .arg("--no-contain")
+            .run(&echo)
+            .exits(1)
+            .says("EPERM")
+            .warns("was refused a");
+        let [found] = run.findings("denied_socket")[..] else {
+            panic!("{:#?}", run.report().findings)
+        };
+        assert!(found.title.contains("ICMP socket"), "{}", found.title);
+        assert!(run.chain(found.subjects.first().copied())[0].contains(way));
+        // Accepted, it is judged by its packets, as everywhere.
+        let run = world
+            .guard()
+            .policy(&format!(
+                "mode: enforce\ndefault: deny\nrules:\n  - allow: {address}\n"
+            ))
+            .arg("--no-contain")
+            .arg("--accept-gap=unseen_families")
+            .run(&echo)
+            .exits(0)
+            .says("done");
+        assert!(has_gap(&run, "unseen_families"));
+    }
+    let open = world
+        .guard()
+        .policy(NOTHING)
+        .arg("--no-contain")
+        .arg("--accept-gap=unseen_families")
+        .run(&[&tool, "packet", "eth0"])
+        .exits(0)
+        .says("done");
+    assert!(has_gap(&open, "unseen_families"));
+}
+
+#[test]
+fn a_user_namespace_gives_nothing_back() {
+    let world = World::new("contain_userns");
+    let other = world.node("other");
+    other.tcp_echo(7);
+    world.dns(Zone::new());
+    let tool = escape(&world);
+    let reach: Vec<_> = reach("tcp", other.v4(), 7);
+    let inside = format!(
+        "mount -t cgroup2 none own && mkdir own/below && echo 0 >own/below/cgroup.procs; \
+         {tool} bpf-map && exit 10; {tool} packet eth0 && exit 11; {tool} icmp {0} && exit 12; \
+         {tool} uring {0} 7 && exit 13; {1} && exit 14; exit 3",
+        other.v4(),
+        reach.join(" ")
+    );
+    let new = [
+        "unshare",
+        "--user",
+        "--map-root-user",
+        "--mount",
+        "--cgroup",
+    ];
+    let mut command: Vec<_> = new.to_vec();
+    command.extend(["sh", "-c", "mkdir -p own; echo done"]);
+    world.run(&command).exits(0).says("done");
+    let mut command: Vec<_> = new.to_vec();
+    command.extend(["sh", "-c", &inside]);
+    let run = world.guard().policy(NOTHING).run(&command).exits(3);
+    assert_eq!(run.flow(other.v4(), 7).verdict, Verdict::Deny);
+    assert_eq!(run.findings("left_cgroup").len(), 0, "{run:#?}");
+    assert_eq!(world.left_behind(), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn the_supervisor_cannot_be_named_and_the_policy_not_be_changed() {
+    let world = World::new("contain_guard");
+    world.dns(Zone::new());
+    world.file(
+        "lax.yaml",
+        "apiVersion: blackstart.dev/v1\nkind: Policy\nmode: observe\nrules: []\n",
+    );
+    let binary = world.guard().line()[0].clone();
+    let reload = format!("{binary} reload rehearsal --policy lax.yaml && echo reloaded");
+    let attack = format!(
+        "echo ready; until [ -s supervisor ]; do sleep 0.05; done; \
+         kill -9 $(cat supervisor) && echo killed; {reload}; exit 3"
+    );
+    let start = |arguments: &[&str]| {
+        let mut guard = world.guard().policy(NOTHING).arg("--service=rehearsal");
+        for argument in arguments {
+            guard = guard.arg(argument);
+        }
+        let mut run = guard.start(&["sh", "-c", &attack]);
+        run.running().wait_for("ready");
+        let pid = run.running().pid().as_raw_pid().to_string();
+        (run, pid)
+    };
+    let supervisor = world.dir().join("supervisor");
+
+    let (run, pid) = start(&[]);
+    std::fs::write(&supervisor, pid).unwrap();
+    let run = run.wait().exits(3);
+    assert!(!run.ended.stdout.contains("killed"), "{run:?}");
+    assert!(!run.ended.stdout.contains("reloaded"), "{run:?}");
+    assert_eq!(run.report().run.reloads.len(), 0);
+    assert_eq!(run.report().coverage.unsupervised_seconds, 0.0);
+    std::fs::remove_file(&supervisor).unwrap();
+
+    // The same from outside leads somewhere.
+    let (run, pid) = start(&[]);
+    let environment = format!("BLACKSTART_STATE={}", world.guard().state().display());
+    world
+        .run(&["env", &environment, "sh", "-c", &reload])
+        .exits(0)
+        .says("reloaded");
+    std::fs::write(&supervisor, "0x").unwrap();
+    let run = run.wait().exits(3);
+    assert_eq!(run.report().run.reloads.len(), 1);
+    std::fs::remove_file(&supervisor).unwrap();
+    drop(pid);
+
+    // Not contained, root is root: it goes on guarded, and what follows is told by whoever sweeps.
+    let (run, pid) = start(&["--no-contain"]);
+    std::fs::write(&supervisor, pid).unwrap();
+    assert_eq!(run.wait().ended.code, 128 + 9);
+    std::fs::remove_file(&supervisor).unwrap();
+    swept(&world);
+}
+
+#[test]
+fn a_signal_to_the_whole_group_leaves_the_run_guarded() {
+    let world = World::new("contain_group");
+    let other = world.node("other");
+    other.tcp_echo(7);
+    world.dns(Zone::new());
+    // The supervisor is in the command's process group, as job control wants it: that much of it can be reached.
+    let reach = reach("tcp", other.v4(), 7).join(" ");
+    let attack = format!(
+        "setsid sh -c 'echo up >up; until [ -e dead ]; do sleep 0.05; done; {reach} >tried; \
+                       until [ -e stop ]; do sleep 0.05; done' & \
+         until [ -s up ]; do sleep 0.05; done; kill -9 0"
+    );
+    let state = format!("BLACKSTART_STATE={}", world.guard().state().display());
+    let mut line = ["setsid", "-w", "env", &state].map(str::to_owned).to_vec();
+    line.extend(world.guard().policy(NOTHING).line());
+    line.extend(["sh".to_owned(), "-c".to_owned(), attack]);
+    let ended = world.host().start(&line).wait();
+    assert_eq!(ended.code, 128 + 9, "{ended:?}");
+    let tell = |file: &str| std::fs::write(world.dir().join(file), "").unwrap();
+    tell("dead");
+    let begin = std::time::Instant::now();
+    let tried = || std::fs::read_to_string(world.dir().join("tried")).unwrap_or_default();
+    while tried().is_empty() {
+        assert!(begin.elapsed() < PATIENCE);
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    assert_eq!(tried(), "ECONNREFUSED\n");
+    tell("stop");
+    swept(&world);
+}
+
+#[test]
+fn what_a_rehearsal_does_works_contained() {
+    let world = World::new("contain_usual");
+    let mirror = world.node("mirror");
+    mirror.http();
+    world.dns(Zone::new().host("mirror.internal", &mirror));
+    let policy = "mode: enforce\ndefault: deny\nrules:\n  - allow: mirror.internal\n";
+    let run = world
+        .guard()
+        .policy(policy)
+        .run(&["sh", "-c", "curl -sS http://mirror.internal/ && sudo -n id -u && su -s /bin/sh nobody -c 'id -un' && exit 7"])
+        .exits(7)
+        .says("hello from mirror")
+        .says("\n0\nnobody\n");
+    // Process ids in the report are the host's.
+    assert!(run.report().subjects.iter().all(|subject| subject.pid > 2));
+    assert_eq!(run.gaps(), std::collections::BTreeSet::new());
+    assert!(
+        run.report()
+            .run
+            .kernel
+            .features
+            .iter()
+            .any(|name| name == "contain")
+    );
+    // Its own words for how it ended, and signals to it.
+    let mut run = world
+        .guard()
+        .policy(policy)
+        .start(&["sh", "-c", "echo ready; exec sleep 100"]);
+    run.running().wait_for("ready");
+    run.running().signal(Signal::TERM);
+    run.wait().exits(128 + 15);
+    world
+        .guard()
+        .policy(policy)
+        .run(&["sh", "-c", "kill -SEGV $$"])
+        .exits(128 + 11);
+    world
+        .guard()
+        .policy(policy)
+        .run(&["no-such-command"])
+        .exits(127);
+    // Orphans have somewhere to go, and a daemon ends with the command.
+    world
+        .guard()
+        .policy(policy)
+        .run(&[
+            "sh",
+            "-c",
+            "(sleep 0.2 &) ; sleep 0.5; setsid sleep 1000 >/dev/null 2>&1 & exit 0",
+        ])
+        .exits(0);
+    // A run within: it cannot guard anything there, and says so.
+    let mut observing = world.guard().line();
+    observing.extend(["sh", "-c", "exit 5"].map(str::to_owned));
+    let state = format!("BLACKSTART_STATE={}", world.dir().join("inner").display());
+    let mut inner = vec!["env".to_owned(), state.clone()];
+    inner.extend(observing);
+    world
+        .guard()
+        .policy(policy)
+        .run(&inner)
+        .exits(5)
+        .warns("unguarded")
+        .warns("--contain");
+    let mut enforcing = vec!["env".to_owned(), state];
+    enforcing.extend(world.guard().policy(NOTHING).line());
+    enforcing.push("true".to_owned());
+    world
+        .guard()
+        .policy(policy)
+        .run(&enforcing)
+        .exits(125)
+        .warns("--contain");
+    assert_eq!(world.left_behind(), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn contained_only_where_the_default_is_enforced_or_it_is_asked_for() {
+    let world = World::new("contain_when");
+    world.dns(Zone::new());
+    let contained = |policy: &str, arguments: &[&str]| {
+        let mut guard = world.guard().policy(policy);
+        for argument in arguments {
+            guard = guard.arg(argument);
+        }
+        let run = guard.run(&["sh", "-c", "echo $$"]).exits(0);
+        let is = run.ended.stdout == "2\n";
+        assert_eq!(has_gap(&run, "contain"), !is, "{run:?}");
+        assert_eq!(run.report().run.guarded, HowGuarded::Yes);
+        is
+    };
+    let allowing = "mode: enforce\nrules:\n  - deny: github.com\n";
+    let observing = "mode: observe\ndefault: deny\nrules: []\n";
+    assert!(contained(NOTHING, &[]));
+    assert!(!contained(NOTHING, &["--no-contain"]));
+    assert!(!contained(NOTHING, &["--mode=observe"]));
+    assert!(!contained(NOTHING, &["--break-glass=it burns"]));
+    assert!(!contained(observing, &[]));
+    assert!(contained(observing, &["--contain"]));
+    assert!(!contained(allowing, &[]));
+    assert!(contained(allowing, &["--contain"]));
+}
+
+#[test]
+fn what_cannot_be_contained_does_not_run_unless_that_is_accepted() {
+    let world = World::new("contain_cannot");
+    world.dns(Zone::new());
+    // Without this capability nobody takes one from the bounding set.
+    let lesser = ["setpriv", "--bounding-set=-setpcap"].map(str::to_owned);
+    let guard = |policy: &str| world.guard().policy(policy).through(lesser.to_vec());
+    let run = guard(NOTHING)
+        .run(&["touch", "ran"])
+        .exits(125)
+        .warns("contain is missing")
+        .warns("take its privileges away")
+        .warns("--accept-gap contain");
+    assert!(run.report.is_none() && !world.dir().join("ran").exists());
+    let run = guard(NOTHING)
+        .arg("--accept-gap=contain")
+        .run(&["sh", "-c", "test $$ != 2"])
+        .exits(0);
+    assert!(has_gap(&run, "contain"));
+    guard(NOTHING).arg("--no-contain").run(&["true"]).exits(0);
+    // Observed, it runs whatever is missing.
+    let run = guard("rules: []\n")
+        .arg("--contain")
+        .run(&["true"])
+        .exits(0);
+    assert!(has_gap(&run, "contain"));
+    assert_eq!(world.left_behind(), Vec::<PathBuf>::new());
+}

@@ -1,0 +1,472 @@
+//! The cases that a deployment guard meets, and which test shows what becomes of each.
+//!
+//! `docs/coverage.md` is made from this table (`UPDATE_REFERENCES=1 cargo test -p blackstart-lab --test workspace`); a test
+//! checks that the tests exist. What no test of this workspace shows is `NotTested`, whatever the code may do.
+
+use std::fmt::Write as _;
+
+/// Whose doing a case is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whose {
+    /// Ordinary tools, ordinary mistakes.
+    Accident,
+    /// Somebody with root inside the run who means it.
+    Hostile,
+}
+
+/// What becomes of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is refused where the policy says so.
+    Refused,
+    /// It passes, and is recorded with its process.
+    Recorded,
+    /// Nothing runs.
+    RefusedAtStart,
+    /// The report names that it could not be seen.
+    Gap,
+    /// It is nothing that reaches out: what it asks for is so.
+    Kept,
+    /// No test shows it.
+    NotTested,
+}
+
+/// Where its test runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tier {
+    /// On the kernel of the machine that builds.
+    Lab,
+    /// On each kernel of `scripts/vm/kernels`, too.
+    Matrix,
+}
+
+/// One case.
+#[derive(Debug)]
+pub struct Case {
+    /// Its number, which stays.
+    pub number: u8,
+    /// Whose doing it is.
+    pub whose: Whose,
+    /// In a few words.
+    pub title: &'static str,
+    /// What becomes of it.
+    pub outcome: Outcome,
+    /// File and name of the tests that show it.
+    pub shown_by: &'static [(&'static str, &'static str)],
+    /// What they leave open, or under which condition they hold.
+    pub remark: &'static str,
+    /// Where they run.
+    pub tier: Tier,
+}
+
+const fn case(number: u8, whose: Whose, title: &'static str) -> Case {
+    Case {
+        number,
+        whose,
+        title,
+        outcome: Outcome::NotTested,
+        shown_by: &[],
+        remark: "",
+        tier: Tier::Lab,
+    }
+}
+
+impl Case {
+    const fn is(self, outcome: Outcome, shown_by: &'static [(&'static str, &'static str)]) -> Self {
+        Self {
+            outcome,
+            shown_by,
+            ..self
+        }
+    }
+
+    const fn remark(self, remark: &'static str) -> Self {
+        Self { remark, ..self }
+    }
+
+    const fn on_the_matrix(self) -> Self {
+        Self {
+            tier: Tier::Matrix,
+            ..self
+        }
+    }
+}
+
+use Outcome::{Gap, Kept, Recorded, Refused, RefusedAtStart};
+use Whose::{Accident, Hostile};
+
+const ENFORCE: &str = "tests/enforce.rs";
+const OBSERVE: &str = "tests/observe.rs";
+const CONTAIN: &str = "tests/contain.rs";
+const LIFETIME: &str = "tests/lifetime.rs";
+const POLICY: &str = "tests/policy.rs";
+const MALFORMED: &str = "tests/dns_malformed.rs";
+const QUERIES: &str = "crates/kernel/src/session/tests/queries.rs";
+const LEASES: &str = "crates/kernel/src/session/tests/leases.rs";
+const ANSWERS: &str = "crates/kernel/src/session/tests/answers.rs";
+const PACKETS: &str = "crates/kernel/src/session/tests/packets.rs";
+const ASSEMBLY: &str = "crates/core/tests/assembly.rs";
+const BAD_INPUT: &str = "crates/cli/tests/bad_input.rs";
+
+/// All of them, by subject.
+pub const CASES: [Case; 70] = [
+    // The way of a lookup.
+    case(1, Accident, "a query from an unconnected UDP socket (musl, dig)")
+        .is(Refused, &[(ENFORCE, "a_denied_name_is_refused_to_every_resolver")]),
+    case(2, Accident, "a query from a connected UDP socket")
+        .is(Refused, &[(ENFORCE, "a_denied_name_is_refused_to_every_resolver")])
+        .on_the_matrix(),
+    case(3, Accident, "DNS over TCP, asked for by a cut answer"),
+    case(4, Hostile, "several queries in one TCP connection, a later one denied"),
+    case(5, Hostile, "a query cut into TCP segments"),
+    case(6, Hostile, "a query with several questions").is(
+        Refused,
+        &[
+            (MALFORMED, "queries_that_cannot_be_judged_are_refused_in_enforce_and_a_gap_in_observe"),
+            (QUERIES, "what_cannot_be_judged_is_refused_in_enforce_and_counted_in_observe"),
+        ],
+    ),
+    case(7, Accident, "a stub resolver on loopback"),
+    case(8, Accident, "lookups through systemd-resolved's own socket")
+        .is(RefusedAtStart, &[("crates/guard/src/plan.rs", "a_resolver_daemon_out_of_sight_is_a_hole_in_enforcing")])
+        .remark("on kernels without hooks for unix sockets; on others it is not tested"),
+    case(9, Accident, "lookups through nscd or sssd"),
+    case(10, Accident, "names from /etc/hosts, LLMNR, mDNS")
+        .is(Refused, &[(ENFORCE, "names_from_the_hosts_file_have_leases")])
+        .remark("/etc/hosts; LLMNR and mDNS are not tested"),
+    case(11, Accident, "a cache that was warm before the run")
+        .is(Refused, &[(ENFORCE, "default_deny_allows_only_what_is_listed")])
+        .remark("as any address that nobody looked up; by a deny-list it passes as `unnamed`"),
+    case(12, Accident, "an application's cache or connections from before the run"),
+    case(13, Accident, "a container's resolver, search lists, ndots")
+        .is(Recorded, &[(LEASES, "a_name_on_the_search_list_passes_without_a_lease")])
+        .remark("search lists; an address that is rewritten on the way is not tested"),
+    case(14, Accident, "DNS on other ports"),
+    case(15, Accident, "DNS over HTTPS")
+        .is(Gap, &[(ASSEMBLY, "no_report_says_that_everything_was_in_sight")])
+        .remark("the connection is judged like any other"),
+    case(16, Hostile, "DNS over TLS or QUIC")
+        .is(Gap, &[(ASSEMBLY, "no_report_says_that_everything_was_in_sight")])
+        .remark("the connection is judged like any other"),
+    case(17, Hostile, "data in lookups below an allowed name"),
+    case(18, Hostile, "an allowed name with a protected or link-local address"),
+    case(19, Accident, "CNAME chains, hints of addresses").is(
+        Refused,
+        &[
+            (ENFORCE, "a_chain_that_touches_a_denied_name_is_refused"),
+            (ANSWERS, "only_one_chain_from_the_question_counts"),
+        ],
+    ),
+    case(20, Accident, "case, trailing dot, IDN, longest names, odd octets").is(
+        Refused,
+        &[
+            (ENFORCE, "a_denied_name_is_refused_to_every_resolver"),
+            (QUERIES, "case_and_edns_change_nothing"),
+            (QUERIES, "the_longest_name_is_judged_like_any_other"),
+        ],
+    ),
+    case(21, Accident, "names that only look alike, public suffixes").is(
+        Refused,
+        &[
+            (ENFORCE, "a_denied_name_is_refused_to_every_resolver"),
+            ("crates/core/src/name/pattern.rs", "the_design_page_s_table"),
+            (BAD_INPUT, "a_pattern_at_a_public_suffix"),
+        ],
+    ),
+    case(22, Accident, "rotation, a hundred records, addresses used past their TTL")
+        .is(
+            Recorded,
+            &[
+                (ENFORCE, "a_hundred_addresses_all_permit"),
+                (ANSWERS, "every_record_of_a_long_answer_is_leased"),
+            ],
+        )
+        .remark("use past the TTL is not tested"),
+    case(23, Accident, "a name server that is down, slow or wrong")
+        .is(Recorded, &[(OBSERVE, "failing_lookups_end_as_they_do_without_the_guard")]),
+    case(24, Hostile, "the same query id from two processes")
+        .is(
+            Refused,
+            &[
+                (LEASES, "another_server_cannot_answer"),
+                (LEASES, "what_nobody_asked_for_gives_no_lease"),
+            ],
+        )
+        .remark("answers belong to sockets, not to ids; two processes at once are not tested"),
+    // Addresses and what carries them.
+    case(25, Accident, "a literal IPv4 address")
+        .is(
+            Refused,
+            &[
+                (ENFORCE, "addresses_are_denied_by_prefix_however_they_are_reached"),
+                (OBSERVE, "every_way_to_reach_out_is_recorded"),
+            ],
+        )
+        .on_the_matrix(),
+    case(26, Accident, "an address in decimal, hexadecimal or octal"),
+    case(27, Accident, "IPv6, and IPv4 mapped into it")
+        .is(
+            Refused,
+            &[
+                (ENFORCE, "addresses_are_denied_by_prefix_however_they_are_reached"),
+                (OBSERVE, "every_way_to_reach_out_is_recorded"),
+            ],
+        )
+        .on_the_matrix(),
+    case(28, Accident, "one address with an allowed and a denied name")
+        .is(
+            Recorded,
+            &[(ENFORCE, "an_address_with_an_allowed_and_a_denied_name_passes_for_the_allowed_one")],
+        )
+        .remark("the lookup of the denied name is refused; the server's name in TLS is not read"),
+    case(29, Accident, "a redirect from an allowed to a denied name"),
+    case(30, Accident, "QUIC"),
+    case(31, Accident, "other ports: ssh, git, rsync")
+        .is(Recorded, &[("tests/tools.rs", "git_clone")])
+        .remark("git's own protocol"),
+    case(32, Hostile, "ICMP, SCTP, UDP-Lite, raw IP, packet sockets")
+        .is(
+            Refused,
+            &[
+                (CONTAIN, "what_no_program_judges_is_not_sent"),
+                (CONTAIN, "a_kind_of_socket_is_refused_with_its_process_or_recorded_with_it"),
+                ("crates/kernel/src/spawn/filter.rs", "a_32_bit_program_makes_no_such_socket_either"),
+            ],
+        )
+        .remark(
+            "under an enforced `default: deny`; otherwise recorded, packet sockets a gap. SCTP is skipped where the kernel lacks it",
+        ),
+    case(33, Hostile, "IP options, fragments, extension headers")
+        .is(
+            Refused,
+            &[
+                (QUERIES, "options_and_extension_headers_are_refused"),
+                (PACKETS, "a_query_in_an_odd_packet_is_refused"),
+            ],
+        )
+        .remark("of lookups"),
+    case(34, Accident, "TCP Fast Open, MPTCP"),
+    case(35, Hostile, "io_uring, sendmmsg, splice, zero copy")
+        .is(Refused, &[(CONTAIN, "what_no_program_judges_is_not_sent")])
+        .remark("io_uring, under an enforced `default: deny`; the others are not tested"),
+    case(36, Hostile, "vsock, helpers behind unix sockets, relays on loopback")
+        .is(Refused, &[(CONTAIN, "what_no_program_judges_is_not_sent")])
+        .remark("vsock, under an enforced `default: deny`, otherwise a gap; helpers and relays are not tested"),
+    case(37, Accident, "a proxy that is named in the environment"),
+    // Processes and what holds them.
+    case(38, Accident, "a daemon that outlives the script")
+        .is(Recorded, &[(LIFETIME, "leftovers_are_released_or_killed")]),
+    case(39, Accident, "sudo, su, helpers with more privilege").is(
+        Refused,
+        &[
+            ("tests/terminal.rs", "another_user_by_sudo_is_still_of_the_run"),
+            (CONTAIN, "what_a_rehearsal_does_works_contained"),
+        ],
+    ),
+    case(40, Hostile, "leaving the cgroup: by hand, into a new one, by clone3")
+        .is(Refused, &[(CONTAIN, "nobody_leaves_the_cgroup")])
+        .remark("contained; otherwise recorded, with a finding")
+        .on_the_matrix(),
+    case(41, Hostile, "other and new network and user namespaces")
+        .is(
+            Refused,
+            &[
+                (CONTAIN, "what_no_program_judges_is_not_sent"),
+                (CONTAIN, "a_user_namespace_gives_nothing_back"),
+                (LIFETIME, "a_run_in_another_network_namespace_is_guarded_and_answered"),
+            ],
+        ),
+    case(42, Accident, "containers, and what their daemon fetches")
+        .is(
+            Recorded,
+            &[("tests/containers.rs", "a_container_that_a_run_starts_is_told_to_have_left")],
+        )
+        .remark("podman without a daemon; what dockerd fetches is not tested"),
+    case(43, Accident, "systemd-run, at, cron, activation by D-Bus or socket")
+        .is(Refused, &[(POLICY, "a_daemons_socket_is_refused_by_a_rule")])
+        .remark("by a `unix:` rule about the daemon's socket"),
+    case(44, Accident, "ssh to a host that fetches"),
+    case(45, Accident, "sockets that are inherited or handed over")
+        .is(
+            Gap,
+            &[
+                ("crates/guard/src/inherited.rs", "a_socket_that_the_command_would_get_is_told"),
+                (ASSEMBLY, "no_report_says_that_everything_was_in_sight"),
+            ],
+        ),
+    case(46, Hostile, "the guard itself: its programs, maps, process")
+        .is(
+            Refused,
+            &[
+                (CONTAIN, "nobody_touches_the_programs"),
+                (CONTAIN, "nobody_outside_can_be_reached_into"),
+                (CONTAIN, "the_supervisor_cannot_be_named_and_the_policy_not_be_changed"),
+                (CONTAIN, "a_signal_to_the_whole_group_leaves_the_run_guarded"),
+                (LIFETIME, "a_killed_supervisor_leaves_its_run_guarded_and_the_next_command_sweeps"),
+                (LIFETIME, "a_stopped_supervisor_changes_nothing_for_the_run"),
+            ],
+        )
+        .remark("contained; otherwise the gap `contain`. Without a supervisor a run stays guarded"),
+    case(47, Accident, "a guard that is upgraded while a run is on"),
+    case(48, Hostile, "a mark, pid or port that looks like the guard's own"),
+    case(49, Accident, "runs beside and within runs, hybrid cgroups, namespaces").is(
+        Refused,
+        &[
+            (LIFETIME, "two_runs_at_once_each_have_their_own_policy"),
+            (LIFETIME, "a_run_within_a_run_obeys_both"),
+            ("tests/systemd.rs", "a_run_on_a_hybrid_host_is_a_scope_as_well"),
+        ],
+    ),
+    case(50, Accident, "processes gone at once, rewritten or long arguments, secrets in them")
+        .is(
+            Recorded,
+            &[
+                (OBSERVE, "many_short_processes_are_all_named"),
+                ("crates/core/src/redact.rs", "secrets_go"),
+            ],
+        ),
+    // Load.
+    case(51, Accident, "a hundred thousand sockets, ten thousand names"),
+    case(52, Accident, "a flood of the live view"),
+    case(53, Accident, "a connect by another thread than the one that looked up"),
+    case(54, Accident, "a packet that is sent again in another process's time"),
+    case(55, Accident, "a full disk")
+        .is(
+            Kept,
+            &[
+                ("crates/cli/tests/unguarded.rs", "a_report_that_can_no_longer_be_written_is_shown_and_changes_nothing"),
+                ("crates/guard/src/run/tests.rs", "a_cgroup_that_cannot_be_recorded_is_made_without_a_state_directory"),
+            ],
+        ),
+    case(56, Accident, "a clock that jumps"),
+    // Policy, and the life of a run.
+    case(57, Accident, "an empty list is no permission").is(
+        Refused,
+        &[
+            (ENFORCE, "default_deny_allows_only_what_is_listed"),
+            (BAD_INPUT, "an_empty_allow_list_denies_everything"),
+        ],
+    ),
+    case(58, Accident, "an unknown key, a typo, a bad line").is(
+        RefusedAtStart,
+        &[
+            (BAD_INPUT, "an_unknown_key"),
+            ("tests/command.rs", "a_wrong_policy_stops_everything_with_all_diagnostics_at_once"),
+        ],
+    ),
+    case(59, Accident, "rules that contradict each other, an allow of every address").is(
+        RefusedAtStart,
+        &[
+            (BAD_INPUT, "an_allow_of_every_address"),
+            ("crates/core/tests/meaning.rs", "the_order_of_rules_changes_no_verdict"),
+        ],
+    ),
+    case(60, Accident, "a policy that lies in the tree that is deployed"),
+    case(61, Accident, "a host that cannot enforce")
+        .is(
+            RefusedAtStart,
+            &[
+                ("tests/command.rs", "enforce_without_what_it_needs_runs_nothing_and_observe_runs"),
+                ("crates/cli/tests/unguarded.rs", "enforce_without_privilege_runs_nothing"),
+            ],
+        )
+        .on_the_matrix(),
+    case(62, Accident, "the first packet, and one during a change of policy")
+        .is(Refused, &[(POLICY, "the_policy_of_a_run_is_changed_while_it_is_on")]),
+    case(63, Accident, "an end that leaves nothing, and touches nobody else's").is(
+        Kept,
+        &[
+            (LIFETIME, "two_runs_at_once_each_have_their_own_policy"),
+            (LEASES, "closed_sockets_leave_nothing_behind"),
+        ],
+    ),
+    case(64, Accident, "a refusal that ends at once, of UDP and of TCP")
+        .is(
+            Refused,
+            &[(ENFORCE, "addresses_are_denied_by_prefix_however_they_are_reached")],
+        )
+        .on_the_matrix(),
+    case(65, Accident, "other traffic of the host to the same address").is(
+        Kept,
+        &[(ENFORCE, "another_process_on_the_host_is_untouched_at_the_same_time")],
+    ),
+    case(66, Accident, "what the guard itself needs is cut off"),
+    case(67, Accident, "a tool that tries for ever what is refused")
+        .is(Kept, &[("tests/limits.rs", "a_command_that_hangs_is_ended_and_says_on_what")])
+        .on_the_matrix(),
+    // Found while this was made.
+    case(68, Hostile, "several queries in one buffer (UDP GSO)")
+        .is(Refused, &[(QUERIES, "several_datagrams_in_one_buffer_are_refused")]),
+    case(69, Hostile, "a query that is rewritten after it was judged"),
+    case(70, Hostile, "a process that answers its own lookups")
+        .is(Refused, &[(LEASES, "a_server_that_is_not_listed_gives_no_lease_that_permits")]),
+];
+
+impl Outcome {
+    fn text(self) -> &'static str {
+        match self {
+            Self::Refused => "refused",
+            Self::Recorded => "recorded",
+            Self::RefusedAtStart => "refused at start",
+            Self::Gap => "gap",
+            Self::Kept => "kept",
+            Self::NotTested => "**not tested**",
+        }
+    }
+}
+
+/// The document.
+pub fn document() -> String {
+    let tested = CASES
+        .iter()
+        .filter(|case| case.outcome != Outcome::NotTested);
+    let mut text = format!(
+        "# Which cases are covered, and by what\n\n\
+         Made from `tests/lab/cases.rs`; a test says how to make it anew. {} of {} cases have a test. Of a hostile case the technique\n\
+         is tried outside first, where it must work.\n\n\
+         *Refused*: where the policy says so. *Recorded*: it passes, with its process in the report. *Refused at start*: nothing runs.\n\
+         *Gap*: the report names that it could not be seen. *Kept*: it is nothing that reaches out, and what it asks for is so.\n\
+         A: ordinary tools and mistakes; H: root inside the run that means it. Kernels: \"all\" are those of `scripts/vm/kernels`, \"one\" is\n\
+         that of the machine that builds.\n\n\
+         | | | case | outcome | shown by | kernels |\n|---|---|---|---|---|---|\n",
+        tested.count(),
+        CASES.len()
+    );
+    for case in &CASES {
+        let shown: Vec<_> = case
+            .shown_by
+            .iter()
+            .map(|(file, test)| format!("`{}::{test}`", short(file)))
+            .collect();
+        let remark = match case.remark {
+            "" => String::new(),
+            remark => format!(" ({remark})"),
+        };
+        let _ = writeln!(
+            text,
+            "| {} | {} | {} | {}{remark} | {} | {} |",
+            case.number,
+            match case.whose {
+                Whose::Accident => "A",
+                Whose::Hostile => "H",
+            },
+            case.title,
+            case.outcome.text(),
+            shown.join(", "),
+            match (case.outcome, case.tier) {
+                (Outcome::NotTested, _) => "",
+                (_, Tier::Lab) => "one",
+                (_, Tier::Matrix) => "all",
+            }
+        );
+    }
+    text
+}
+
+/// `tests/enforce.rs` is `enforce`, `crates/core/src/name/pattern.rs` is `core/name/pattern`.
+fn short(file: &str) -> String {
+    let file = file.strip_suffix(".rs").unwrap_or(file);
+    let file = file.strip_prefix("tests/").unwrap_or(file);
+    let file = file.strip_prefix("crates/").unwrap_or(file);
+    file.replace("/src/", "/").replace("/tests/", "/")
+}
