@@ -10,6 +10,7 @@ mod doctor;
 mod expectations;
 mod explain;
 mod graph;
+mod history;
 mod html;
 mod layers;
 mod live;
@@ -22,6 +23,7 @@ mod reload;
 mod report_file;
 mod resolve;
 mod run;
+mod runs;
 mod summary;
 
 use std::path::Path;
@@ -70,6 +72,7 @@ fn main() -> ExitCode {
             after_sweep(output, || finish(output, &reference::policy_schema(), 0))
         }
         Command::Graph(typed) => after_sweep(output, || graph::graph(&typed, output)),
+        Command::Runs(typed) => after_sweep(output, || runs::runs(&typed, output)),
         Command::Report(Report::Schema) => {
             after_sweep(output, || finish(output, &reference::report_schema(), 0))
         }

@@ -111,6 +111,8 @@ impl<'a> Setup<'a> {
             guarded: Guarded::No,
             known_addresses: Vec::new(),
             own_addresses: Vec::new(),
+            resolvers: Vec::new(),
+            search: Vec::new(),
             gaps: Vec::new(),
             limits: RunLimits::default(),
             // Unknown, it is nobody's boot: such a run is left alone while its cgroup cannot be looked at.
