@@ -303,6 +303,9 @@ pub(crate) enum Policy {
     Check(Check),
     Explain(Explain),
     Test(Test),
+    Learn(Learn),
+    Backtest(Backtest),
+    Diff(PolicyDiff),
     /// Print the JSON Schema of a policy file, by which an editor completes and checks one.
     Schema,
 }
@@ -433,6 +436,127 @@ Examples:
 Exit codes:
   0    every case came out as expected
   1    at least one did not, or a file is not valid";
+
+/// Make a policy from what the runs of a service did.
+///
+/// It is an allow-list (`default: deny`) of the names that runs asked for, on the ports that they reached;
+/// addresses stand in it only where no name led to them. Each rule has its evidence in a comment. What a
+/// policy denied, or a waiver or a broken glass let pass, is left out and told. A name stands for itself,
+/// unless runs keep bringing new ones below it. Runs of which not everything is known are told at the top.
+/// The policy goes to standard output, and observes until it says `mode: enforce`.
+#[derive(Debug, Args)]
+#[command(after_long_help = AFTER_LEARN)]
+pub(crate) struct Learn {
+    /// The service whose runs are looked at
+    #[arg(long, value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub(crate) service: String,
+
+    /// Only runs that began within this time, such as `12h`, `30d` or `8w`
+    #[arg(long, value_name = "TIME", value_parser = age)]
+    pub(crate) since: Option<Duration>,
+
+    /// How to show the result (on standard output)
+    ///
+    /// `human` is the policy; `json` has it as a text, with its rules and their evidence.
+    #[arg(long, value_name = "FORMAT", default_value = "human")]
+    pub(crate) format: Format,
+}
+
+const AFTER_LEARN: &str = "\
+Examples:
+    blackstart policy learn --service mysql --since 30d >mysql.yaml
+    blackstart policy backtest mysql.yaml
+
+Exit codes:
+  0    done
+  1    the history has no such run, or done with a report that could not be taken into it
+  125  typed wrongly, or the history could not be read";
+
+/// Which runs of the past a policy is held against.
+#[derive(Debug, Args)]
+pub(crate) struct Against {
+    /// Only runs that deployed this
+    ///
+    /// If not given: what the policy says under `service:`, and all runs where it says nothing.
+    #[arg(long, value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub(crate) service: Option<String>,
+
+    /// Only runs that began within this time, such as `12h`, `30d` or `8w`
+    #[arg(long, value_name = "TIME", value_parser = age)]
+    pub(crate) since: Option<Duration>,
+
+    /// Take from this catalog what `protect:` and `service:` stand for
+    #[arg(long, value_name = "DIR")]
+    pub(crate) catalog: Option<PathBuf>,
+
+    /// Apply the host's guardrails, as a run on this host would
+    #[arg(long)]
+    pub(crate) with_guardrails: bool,
+}
+
+/// Say what a policy would have refused of what earlier runs did.
+///
+/// Every lookup, connection and contact of the history's runs is judged again, with the leases and the
+/// processes that they had. The policy is taken as if it said `mode: enforce`; single rules that say
+/// `mode: observe` still refuse nothing, and are told apart. A connection that follows a refused lookup is not
+/// counted: it would not have come to pass. Waivers hold as of today.
+#[derive(Debug, Args)]
+#[command(after_long_help = AFTER_BACKTEST)]
+pub(crate) struct Backtest {
+    #[command(flatten)]
+    pub(crate) against: Against,
+
+    /// How to show the result (on standard output)
+    #[arg(long, value_name = "FORMAT", default_value = "human")]
+    pub(crate) format: Format,
+
+    /// The policy
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+}
+
+const AFTER_BACKTEST: &str = "\
+Examples:
+    blackstart policy backtest deploy.yaml --since 90d
+    blackstart policy backtest --service mysql --format json deploy.yaml | jq .refusals
+
+Exit codes:
+  0    it would have refused nothing
+  1    it would have, or it is not valid, or there is no run to hold it against, or a report could not be taken into
+       the history
+  125  typed wrongly, or the history could not be read";
+
+/// Compare two policies by what they make of earlier runs, not by their texts.
+///
+/// Both are held against the history's runs as `policy backtest` does; what comes out otherwise is told.
+#[derive(Debug, Args)]
+#[command(after_long_help = AFTER_POLICY_DIFF)]
+pub(crate) struct PolicyDiff {
+    #[command(flatten)]
+    pub(crate) against: Against,
+
+    /// How to show the result (on standard output)
+    #[arg(long, value_name = "FORMAT", default_value = "human")]
+    pub(crate) format: Format,
+
+    /// The policy before
+    #[arg(value_name = "OLD")]
+    pub(crate) old: PathBuf,
+
+    /// The policy after
+    #[arg(value_name = "NEW")]
+    pub(crate) new: PathBuf,
+}
+
+const AFTER_POLICY_DIFF: &str = "\
+Examples:
+    blackstart policy diff deploy.yaml deploy.new.yaml --since 90d
+
+Exit codes:
+  0    nothing that runs did comes out otherwise
+  1    something does, or one of them is not valid, or there is no run to hold them against, or a report could not be
+       taken into the history
+  125  typed wrongly, or the history could not be read";
 
 /// Say which service needs which, prove the circles, and order the recovery.
 ///

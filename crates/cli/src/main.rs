@@ -3,6 +3,7 @@
 
 mod answers;
 mod args;
+mod backtest;
 mod catalog_files;
 mod check;
 mod diagnostics;
@@ -13,6 +14,7 @@ mod graph;
 mod history;
 mod html;
 mod layers;
+mod learn;
 mod live;
 mod lock_file;
 mod log;
@@ -68,6 +70,15 @@ fn main() -> ExitCode {
             after_sweep(output, || finish_explain(&typed, output))
         }
         Command::Policy(Policy::Test(typed)) => after_sweep(output, || finish_test(&typed, output)),
+        Command::Policy(Policy::Learn(typed)) => {
+            after_sweep(output, || learn::learn(&typed, output))
+        }
+        Command::Policy(Policy::Backtest(typed)) => {
+            after_sweep(output, || backtest::backtest(&typed, output))
+        }
+        Command::Policy(Policy::Diff(typed)) => {
+            after_sweep(output, || backtest::diff(&typed, output))
+        }
         Command::Policy(Policy::Schema) => {
             after_sweep(output, || finish(output, &reference::policy_schema(), 0))
         }

@@ -267,6 +267,11 @@ impl Learner {
         }
     }
 
+    /// How many runs were taken in.
+    pub fn runs(&self) -> u64 {
+        self.runs
+    }
+
     fn reach(&mut self, flow: &Reached, key: Wanted, exe: Option<&str>) {
         let number = self.runs;
         let (whither, port, protocol) = key.clone();
