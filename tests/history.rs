@@ -76,27 +76,34 @@ impl Scene {
     }
 }
 
-/// What was refused of a run, without what only asked for the way to something else: as a backtest tells it.
-fn refused(report: &Report) -> BTreeSet<(String, String, String)> {
-    let names = report.names.iter();
-    let names = names.filter(|name| name.verdict == Verdict::Deny);
-    let names = names.map(|it| ("lookup".to_owned(), it.name.clone(), it.rule.clone()));
-    let flows = report.flows.iter().zip(told_by_another(&report.flows));
-    let flows = flows.filter(|(flow, told)| {
-        let nowhere = flow.is_route_probe() && flow.port == 0;
-        flow.verdict == Verdict::Deny && !told && !nowhere
+/// What was refused of a run, in deed or for the record, without what only asked for the way to something else: as a
+/// backtest tells it.
+fn refused(report: &Report) -> BTreeSet<[String; 4]> {
+    let word = |verdict| match verdict {
+        Verdict::Deny => Some("deny".to_owned()),
+        Verdict::WouldDeny => Some("would_deny".to_owned()),
+        _ => None,
+    };
+    let names = report.names.iter().filter_map(|it| {
+        let verdict = word(it.verdict)?;
+        Some([
+            "lookup".to_owned(),
+            it.name.clone(),
+            it.rule.clone(),
+            verdict,
+        ])
     });
-    let flows = flows.map(|(it, _)| {
+    let flows = report.flows.iter().zip(told_by_another(&report.flows));
+    let flows = flows.filter(|(flow, told)| !told && !(flow.is_route_probe() && flow.port == 0));
+    let flows = flows.filter_map(|(it, _)| {
+        let verdict = word(it.verdict)?;
         let host = it.name.clone().unwrap_or(it.address.to_string());
         let protocol = match it.protocol.as_str() {
             "tcp" => String::new(),
             other => format!("/{other}"),
         };
-        (
-            "connect".to_owned(),
-            format!("{host}:{}{protocol}", it.port),
-            it.rule.clone(),
-        )
+        let destination = format!("{host}:{}{protocol}", it.port);
+        Some(["connect".to_owned(), destination, it.rule.clone(), verdict])
     });
     names.chain(flows).collect()
 }
@@ -199,13 +206,17 @@ fn a_backtest_says_what_a_live_run_does() {
         let text_of = |value: &Value| value.as_str().unwrap().to_owned();
         let refusals = test["refusals"].as_array().unwrap().iter();
         let foreseen: BTreeSet<_> = refusals
-            .filter(|it| it["verdict"] == "deny")
             .map(|it| {
                 let rule = match text_of(&it["rule"]["text"]) {
                     rule if rule.starts_with("default") => "default".to_owned(),
                     rule => rule,
                 };
-                (text_of(&it["act"]), text_of(&it["destination"]), rule)
+                [
+                    text_of(&it["act"]),
+                    text_of(&it["destination"]),
+                    rule,
+                    text_of(&it["verdict"]),
+                ]
             })
             .collect();
         // Under another name, so that the next policy is held against the first run alone.
