@@ -29,6 +29,7 @@ pub(crate) fn keep(state: &Path, report: &Path, output: Output) {
         if let Some(aside) = &opened.set_aside {
             output.warning(&about(aside));
         }
+        opened.store.leave_log()?;
         opened.store.take_in(report)?;
         Ok(opened.store)
     });

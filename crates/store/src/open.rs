@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 use rustix::fs::{FlockOperation, flock};
 
@@ -20,6 +21,9 @@ const LOCK: &str = "history.lock";
 
 /// What SQLite writes beside a database.
 const BESIDE: [&str; 2] = ["-wal", "-shm"];
+
+/// A log of so many pages, 32 MiB, is brought into the file even so.
+const LOG_PAGES: u32 = 8192;
 
 /// A history.
 #[derive(Debug)]
@@ -183,6 +187,16 @@ impl Store {
                 .pragma_query_value(None, pragma, |row| row.get(0))?)
         };
         Ok((of("page_count")?.saturating_sub(of("freelist_count")?)) * of("page_size")?)
+    }
+
+    /// For whoever must not wait for the disk: what is written stays in the log beside the file for longer, also when
+    /// this is dropped. Whoever opens the history otherwise brings it into the file.
+    pub fn leave_log(&self) -> Result<(), Error> {
+        self.connection
+            .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+        self.connection
+            .pragma_update(None, "wal_autocheckpoint", LOG_PAGES)?;
+        Ok(())
     }
 
     /// Let it grow to no more than so many pages, as if the disk had no more room. For tests.

@@ -139,3 +139,57 @@ pub(crate) fn migrate(connection: &mut Connection, steps: &[&str]) -> Result<(),
 fn version(connection: &Connection) -> Result<u32, Error> {
     Ok(connection.pragma_query_value(None, "user_version", |row| row.get(0))?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A step that a later version might take.
+    const NEXT: &str = "ALTER TABLE run ADD COLUMN note TEXT; UPDATE run SET note = 'old';";
+
+    fn old() -> Connection {
+        let mut connection = Connection::open_in_memory().unwrap();
+        migrate(&mut connection, STEPS).unwrap();
+        connection
+            .execute_batch(
+                "INSERT INTO run VALUES (7, 'a-run', NULL, 1, 1, 5, NULL, NULL, 0, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1, 1, 0, 0, 0)",
+            )
+            .unwrap();
+        connection
+    }
+
+    #[test]
+    fn an_older_history_is_brought_up_with_what_is_in_it() {
+        let mut connection = old();
+        let steps = [STEPS, &[NEXT, "CREATE TABLE other (x)"]].concat();
+        migrate(&mut connection, &steps).unwrap();
+        assert_eq!(version(&connection).unwrap() as usize, STEPS.len() + 2);
+        let (uuid, note): (String, String) = connection
+            .query_row("SELECT uuid, note FROM run", [], |row| {
+                Ok((row.get(0)?, row.get(1)?))
+            })
+            .unwrap();
+        assert_eq!((uuid.as_str(), note.as_str()), ("a-run", "old"));
+        // Again, it is what it is.
+        migrate(&mut connection, &steps).unwrap();
+        // And this version leaves it alone.
+        let error = migrate(&mut connection, STEPS).unwrap_err();
+        assert_eq!(error.kind(), Kind::Newer);
+        assert_eq!(version(&connection).unwrap() as usize, STEPS.len() + 2);
+    }
+
+    #[test]
+    fn a_step_that_fails_leaves_everything_as_it_was() {
+        let mut connection = old();
+        let steps = [STEPS, &[NEXT, "CREATE TABLE run (x)"]].concat();
+        migrate(&mut connection, &steps).unwrap_err();
+        assert_eq!(version(&connection).unwrap() as usize, STEPS.len());
+        let columns: i64 = connection
+            .query_row("SELECT count(*) FROM pragma_table_info('run')", [], |row| {
+                row.get(0)
+            })
+            .unwrap();
+        assert_eq!(columns, 23);
+        migrate(&mut connection, STEPS).unwrap();
+    }
+}

@@ -332,6 +332,66 @@ fn without_room_nothing_of_a_run_is_taken_in() {
     assert_eq!(pasts(&store, &Filter::default()).0.len(), taken);
 }
 
+/// Where a process that is to be killed writes.
+const KILLED: &str = "BLACKSTART_STORE_TEST_KILLED";
+
+#[test]
+#[ignore = "a process of its own, started by the test below"]
+fn writes_until_it_is_killed() {
+    let dir = std::env::var_os(KILLED).expect("where to write");
+    let mut store = open(Path::new(&dir));
+    for n in 0.. {
+        take(&mut store, &report(n, "mysql"));
+        println!("{n}");
+    }
+}
+
+#[test]
+fn a_writer_that_is_killed_leaves_a_good_history() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut told = 0;
+    for round in 0..5 {
+        let mut writer = std::process::Command::new(std::env::current_exe().unwrap())
+            .args([
+                "--exact",
+                "writes_until_it_is_killed",
+                "--ignored",
+                "--nocapture",
+            ])
+            .env(KILLED, dir.path())
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        let lines = std::io::BufReader::new(writer.stdout.take().unwrap());
+        let numbers = std::io::BufRead::lines(lines).map_while(Result::ok);
+        let last = numbers
+            .filter_map(|line| line.trim().parse::<u64>().ok())
+            .find(|n| *n >= told + 7 + round)
+            .expect("it writes until it is killed");
+        writer.kill().unwrap();
+        writer.wait().unwrap();
+        told = last;
+        let store = open(dir.path());
+        let check: String = rusqlite::Connection::open(dir.path().join(FILE))
+            .unwrap()
+            .query_row("PRAGMA integrity_check", [], |row| row.get(0))
+            .unwrap();
+        assert_eq!(check, "ok");
+        // What it said that it has, the history has, and each as a whole.
+        let (found, _) = pasts(&store, &Filter::default());
+        assert!(found.len() as u64 > last, "{} of {last}", found.len());
+        assert!(
+            found
+                .iter()
+                .all(|past| past.flows.len() == 1 && past.lookups.len() == 1)
+        );
+        for row in rows(&store, &Filter::default()) {
+            store.report(&row, &mut std::io::sink()).unwrap();
+        }
+    }
+}
+
 #[test]
 fn damage_is_told_as_what_it_is() {
     let dir = tempfile::tempdir().unwrap();
