@@ -22,8 +22,8 @@ const LOCK: &str = "history.lock";
 /// What SQLite writes beside a database.
 const BESIDE: [&str; 2] = ["-wal", "-shm"];
 
-/// A log of so many pages, 32 MiB, is brought into the file even so.
-const LOG_PAGES: u32 = 8192;
+/// A log of so many pages, 8 MiB, is brought into the file even so: who opens a history reads its whole log.
+const LOG_PAGES: u32 = 2048;
 
 /// A history.
 #[derive(Debug)]

@@ -214,15 +214,15 @@ pub(super) fn prune(plan: &Plan, after: Option<u64>) -> String {
     }
     let _ = writeln!(
         out,
-        "{would} {} ({}); {} of {} in {} {}",
+        "{would} {} ({}); {} of {} {} {}",
         counted(plan.remove.len() as u64, "run"),
         causes.join(", "),
         plan.keep,
         plan.keep + plan.remove.len() as u64,
         if after.is_some() {
-            "stay, now"
+            "stay, in"
         } else {
-            "would stay, about"
+            "would stay, in about"
         },
         memory_text(after.unwrap_or(plan.bytes_after)),
     );
