@@ -9,13 +9,10 @@ use blackstart_core::report::{Guarded, Parts};
 use blackstart_guard::LockOrder;
 
 use crate::args;
-use crate::report_file::replace;
+use crate::whole_file::{Readers, WholeFile};
 
 /// Longer ones are not read.
 const MOST_BYTES: u64 = 64 << 20;
-
-/// It is committed with the deployment, whoever ran that.
-const PUBLIC: u32 = 0o644;
 
 /// The lockfile of a run.
 #[derive(Debug)]
@@ -120,10 +117,10 @@ impl LockFile {
         if self.known.as_ref() == Some(now) {
             return Ok(Some(format!("the lockfile {shown} holds as it is")));
         }
-        replace(&self.path, PUBLIC, |out| {
-            out.write_all(now.text().as_bytes())
-        })
-        .map_err(|error| format!("cannot write the lockfile {shown}: {error}"))?;
+        // It is committed with the deployment, whoever ran that.
+        WholeFile::at(&self.path, Readers::Everyone)
+            .and_then(|file| file.replace(|out| out.write_all(now.text().as_bytes())))
+            .map_err(|error| format!("cannot write the lockfile {shown}: {error}"))?;
         Ok(Some(format!("wrote the lockfile {shown}")))
     }
 }

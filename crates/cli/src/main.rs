@@ -27,6 +27,7 @@ mod resolve;
 mod run;
 mod runs;
 mod summary;
+mod whole_file;
 
 use std::path::Path;
 use std::process::ExitCode;

@@ -1,12 +1,9 @@
-//! A report on disk: there as a whole or not at all.
+//! A report on disk.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufWriter};
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::Path;
 
-/// For its owner alone: arguments of processes may be in it.
-const PRIVATE: u32 = 0o600;
+use crate::whole_file::{Readers, WholeFile};
 
 /// In which form a report is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,7 +17,7 @@ pub(crate) enum Form {
 /// Where a report goes, known before the run to be a place that can be written to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ReportFile {
-    path: PathBuf,
+    file: WholeFile,
     form: Form,
 }
 
@@ -38,23 +35,11 @@ impl ReportFile {
                 ));
             }
         };
-        let path = real_path(typed)
-            .map_err(|error| format!("cannot write a report to {shown}: {error}"))?;
-        if path.is_dir() {
-            return Err(format!(
-                "cannot write a report to {shown}: it is a directory"
-            ));
-        }
-        let file = Self { path, form };
-        let beside = beside(&file.path);
-        let probe = create(&beside, PRIVATE).and_then(|_| fs::remove_file(&beside));
-        match probe {
-            Ok(()) => Ok(file),
-            Err(error) => Err(format!(
-                "cannot write a report to {shown}: no file can be made in {}: {error}",
-                file.directory().display()
-            )),
-        }
+        // Arguments of processes may be in it.
+        let file = WholeFile::at(typed, Readers::Owner)
+            .and_then(|file| file.try_place().map(|()| file))
+            .map_err(|why| format!("cannot write a report to {shown}: {why}"))?;
+        Ok(Self { file, form })
     }
 
     /// Replaces what is there by what `fill` writes.
@@ -62,7 +47,7 @@ impl ReportFile {
         &self,
         fill: impl FnOnce(&mut dyn io::Write) -> io::Result<()>,
     ) -> io::Result<()> {
-        replace(&self.path, PRIVATE, fill)
+        self.file.replace(fill)
     }
 
     /// In which form.
@@ -72,73 +57,14 @@ impl ReportFile {
 
     /// Where it goes.
     pub(crate) fn path(&self) -> &Path {
-        &self.path
+        self.file.path()
     }
-
-    fn directory(&self) -> &Path {
-        directory(&self.path)
-    }
-}
-
-/// Replaces what is at `path` by what `fill` writes, as a whole or not at all.
-pub(crate) fn replace(
-    path: &Path,
-    mode: u32,
-    fill: impl FnOnce(&mut dyn io::Write) -> io::Result<()>,
-) -> io::Result<()> {
-    let beside = beside(path);
-    let written = create(&beside, mode).and_then(|file| {
-        let mut out = BufWriter::new(file);
-        fill(&mut out)?;
-        let file = out.into_inner().map_err(io::IntoInnerError::into_error)?;
-        file.sync_all()?;
-        fs::rename(&beside, path)
-    });
-    if written.is_err() {
-        // Nothing may be there to remove; the first error is the one to tell.
-        let _absent = fs::remove_file(&beside);
-    }
-    written
-}
-
-fn directory(path: &Path) -> &Path {
-    path.parent().unwrap_or(Path::new("/"))
-}
-
-/// In the same directory, since a rename does not cross file systems.
-fn beside(path: &Path) -> PathBuf {
-    let mut name = std::ffi::OsString::from(".");
-    name.push(path.file_name().unwrap_or_default());
-    name.push(format!(".{}.part", std::process::id()));
-    directory(path).join(name)
-}
-
-/// Absolute, and through symbolic links, so that a link stays one.
-fn real_path(typed: &Path) -> io::Result<PathBuf> {
-    match fs::canonicalize(typed) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let name = typed.file_name().ok_or(io::ErrorKind::InvalidInput)?;
-            let parent = match typed.parent() {
-                Some(parent) if !parent.as_os_str().is_empty() => parent,
-                _ => Path::new("."),
-            };
-            Ok(fs::canonicalize(parent)?.join(name))
-        }
-        other => other,
-    }
-}
-
-/// A new file. Never follows what somebody else put there.
-fn create(path: &Path, mode: u32) -> io::Result<File> {
-    OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(mode)
-        .open(path)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

@@ -191,11 +191,14 @@ pub(crate) fn run(typed: args::Run, around: &Surroundings) -> Result<Order, Vec<
             )
         })
         .collect();
-    let redaction = kept(
-        Redaction::new(&typed.redact)
-            .map_err(|wrong| Problem::Message(format!("--redact {wrong}"))),
-        &mut problems,
-    );
+    let redaction = Redaction::new(&typed.redact).unwrap_or_else(|wrong| {
+        let instead = match typed.break_glass {
+            Some(_) => "; every argument is masked instead",
+            None => "",
+        };
+        problems.push(Problem::Message(format!("--redact {wrong}{instead}")));
+        Redaction::everything()
+    });
     let lock = kept(
         LockFile::of(&typed, &around.directory).map_err(Problem::Message),
         &mut problems,
@@ -242,7 +245,7 @@ pub(crate) fn run(typed: args::Run, around: &Surroundings) -> Result<Order, Vec<
         mode,
         service,
         // With a broken glass, what cannot be understood masks nothing, and is told.
-        redaction: redaction.unwrap_or_default(),
+        redaction,
         leftover: typed.leftover,
         accept_gaps: typed.accept_gap,
         concurrent: typed.concurrent,

@@ -144,7 +144,6 @@ impl<'a> Reader<'a> {
         &mut self,
         pairs: Vec<(Node, Node)>,
         known: &[&'k str],
-        later: &[&str],
         owner: &str,
     ) -> Vec<(&'k str, Range<usize>, Node)> {
         let mut found: Vec<(&'k str, Range<usize>, Node)> =
@@ -164,13 +163,6 @@ impl<'a> Reader<'a> {
                 self.error(&key.span, format!("`{text}` stands twice"), Some(help));
             } else if let Some(name) = known.iter().find(|name| *name == text) {
                 found.push((name, key.span, value));
-            } else if later.contains(&text.as_str()) {
-                let message = format!("`{text}` is not supported by this version");
-                self.error(
-                    &key.span,
-                    message,
-                    Some("remove it: this version would not act on it".to_owned()),
-                );
             } else {
                 let help = match nearest(text, known) {
                     Some(near) => format!("did you mean `{near}`?"),

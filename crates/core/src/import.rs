@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::catalog::MAX_BYTES;
 use crate::document::yaml::Documents;
@@ -117,6 +117,16 @@ impl Import {
         let mut text = serde_json::to_string_pretty(self).unwrap_or_default();
         text.push('\n');
         text
+    }
+
+    /// Could an import have written this? Only that may be replaced by another one: beside it lie files that people
+    /// wrote.
+    pub fn wrote(text: &str) -> bool {
+        #[derive(Deserialize)]
+        struct Head {
+            kind: String,
+        }
+        serde_json::from_str::<Head>(text).is_ok_and(|head| head.kind == "Import")
     }
 }
 

@@ -166,6 +166,17 @@ pub enum Reaction {
     Fail,
 }
 
+/// How long an address stands for the name that it was given for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LeaseLife {
+    /// As long as the run: what keeps addresses for itself, as most programs do, goes on.
+    #[default]
+    Run,
+    /// As long as the answer says, and no less than five seconds.
+    Ttl,
+}
+
 /// Why a rule stands that nobody wrote: the catalog says so.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Derivation {
@@ -275,6 +286,9 @@ pub struct Policy {
     pub mode: Mode,
     /// What holds where no rule does.
     pub default: Effect,
+    /// How long leases last: the strictest word of all layers.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub lease: LeaseLife,
     /// The rules; `rules[id - 1]` is the one with that [`RuleId`]. Their order means nothing else.
     pub rules: Vec<Rule>,
     /// Waivers whose last day is over. They have no effect; whoever reads the report is to know of them.
@@ -295,6 +309,7 @@ impl Default for Policy {
             service: None,
             mode: Mode::Observe,
             default: Effect::Allow,
+            lease: LeaseLife::Run,
             rules: Vec::new(),
             expired: Vec::new(),
             limits: Limits::default(),

@@ -10,6 +10,7 @@ mod account;
 mod assemble;
 mod coverage;
 mod drill;
+pub mod exit_code;
 mod findings;
 mod image;
 mod ledger;

@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::name::Name;
 use crate::path::Selector;
-use crate::policy::{Failure, Rank};
+use crate::policy::{Failure, LeaseLife, Rank};
 
 pub use compile::{CompileError, Facts, MAX_PORT_RULINGS, MAX_SELECTORS, MAX_STATES, compile};
 pub use paths::Paths;
@@ -168,6 +168,8 @@ pub struct Tables {
     pub default_deny: bool,
     /// `mode: enforce`? It holds for the default and for what cannot be judged; a rule has its own.
     pub enforce: bool,
+    /// How long leases last: who holds them knows, here it is only told.
+    pub lease: LeaseLife,
     /// The name automaton; `states[0]` is the root.
     pub states: Vec<NameState>,
     /// The classes; `classes[0]` is that of no rule.

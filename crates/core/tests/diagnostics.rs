@@ -91,7 +91,7 @@ servce: mysql
 mode: enforced
 default: [deny]
 mode: observe
-lease: ttl
+lease: forever
 rules:
   - dney: github.com
   - deny: github.com

@@ -19,7 +19,7 @@
 #define BLACKSTART_ABI_H
 
 /* Pins of a run are read by later releases. Raise it when any struct below changes. */
-enum bs_layout { BS_LAYOUT = 3 };
+enum bs_layout { BS_LAYOUT = 4 };
 
 enum { BS_NAME_MAX = 256, BS_EXE_MAX = 128, BS_ARGV_HEAD = 256, BS_ARGV_REST = 768 };
 enum { BS_LEASE_SLOTS = 16, BS_CHAIN_MAX = 6, BS_PACKET_MAX = 4096, BS_PATH_MAX = 112, BS_ASKED = 2 };
@@ -104,6 +104,7 @@ struct bs_spared {
 	__u32 prefixes;  /* no rule names an address */
 	__u32 sockets;   /* no rule names a unix socket */
 	__u32 refusals;  /* no lookup is denied */
+	__u32 expiry;    /* leases last as long as the run */
 };
 
 /* ---- changed while the run is on; writes are single words ------------------------------------------- */
@@ -143,6 +144,8 @@ struct bs_policy {
 	__u32 steps[2]; /* place in bs_steps of the transitions: state * kinds + kind of the octet */
 	__u32 ends[2];  /* place in bs_ends of the states */
 	__u32 none;     /* class of what no rule mentions */
+	__u32 expiry;   /* 1: a lease ends with the time that its answer gave it */
+	__u32 pad;
 };
 
 /* See core::tables::NameState. */
@@ -260,6 +263,8 @@ struct bs_lease_slot {
 	__u8 several;     /* more than one name has this class here */
 	__u8 recorded;    /* bs_answers has a row of the latest name */
 	__u16 generation; /* that the classes are of; a slot of another one says nothing, and makes room first */
+	__u32 until;      /* bs_moment() of its end, should the policy have leases end; 0: none */
+	__u32 pad;
 };
 
 struct bs_lease {
@@ -413,24 +418,28 @@ struct bs_asked {
 struct bs_socket {
 	__u64 subject;
 	__u64 name;
-	__u64 bytes; /* not yet added to the flow, which subject, name, addr, rule, port, protocol and flow_verdict name */
-	__u64 since_ns; /* of a TCP connect whose outcome is not known yet; 0 otherwise */
+	/* Not yet added to the flow, which subject, name, addr, rule, port, protocol and flow_verdict name. */
+	__u64 bytes;
+	__u64 last_ns; /* of the attempts */
+	__u32 attempts;
+	__u32 connected;
 	__u32 addr[4];
 	__u32 rule;
+	__u32 since; /* bs_moment() of a TCP connect whose outcome is not known yet; 0 otherwise */
 	__u16 port;
 	__u8 protocol;
 	__u8 verdict; /* 0: never judged */
 	__u8 dns;     /* some send asked for port 53/UDP */
 	__u8 hooked;  /* judged by connect or sendmsg: its packets need no second judgement */
-	__u8 flow_verdict; /* of the flow that the bytes belong to; verdict, as long as the socket is open */
-	__u8 pad[5];
+	__u8 flow_verdict; /* verdict, as long as the socket is open */
+	__u8 kept;         /* the flow has a row: rows of flows are never taken away */
 	struct bs_asked asked[BS_ASKED];
 };
 
 /*
  * Where the row of a socket lies as a rule: its cookie picks the seat, and cookies are dealt in order. Whoever
  * finds the seat taken has its row elsewhere, in a hash table. While nobody sits here, the row still names a flow and
- * holds its bytes; all that tells one socket from another is zero.
+ * holds what is to be added to it; all that tells one socket from another is zero.
  */
 struct bs_seat {
 	__u64 cookie;
@@ -492,14 +501,14 @@ struct bs_refill {
 	__u32 deny_class;
 	__u32 recorded; /* bs_answers has a row of it */
 	__u32 generation;
-	__u32 pad;
+	__u32 until;    /* LEASE: as in struct bs_lease_slot */
 };
 
 #define BS_SIZE(type, size) _Static_assert(sizeof(struct type) == (size), #type)
 BS_SIZE(bs_config, 24);
-BS_SIZE(bs_spared, 20);
+BS_SIZE(bs_spared, 24);
 BS_SIZE(bs_live, 48);
-BS_SIZE(bs_policy, 64);
+BS_SIZE(bs_policy, 72);
 BS_SIZE(bs_state, 16);
 BS_SIZE(bs_edge, 32);
 BS_SIZE(bs_class, 24);
@@ -509,8 +518,8 @@ BS_SIZE(bs_port_key, 12);
 BS_SIZE(bs_name, 272);
 BS_SIZE(bs_pending_key, 40);
 BS_SIZE(bs_pending, 16);
-BS_SIZE(bs_lease_slot, 32);
-BS_SIZE(bs_lease, 528);
+BS_SIZE(bs_lease_slot, 40);
+BS_SIZE(bs_lease, 656);
 BS_SIZE(bs_answer_key, 24);
 BS_SIZE(bs_answer, 56);
 BS_SIZE(bs_query_key, 24);
@@ -524,8 +533,8 @@ BS_SIZE(bs_leaver_key, 24);
 BS_SIZE(bs_delegate_key, 128);
 BS_SIZE(bs_counters, 128);
 BS_SIZE(bs_asked, 48);
-BS_SIZE(bs_socket, 160);
-BS_SIZE(bs_seat, 176);
+BS_SIZE(bs_socket, 168);
+BS_SIZE(bs_seat, 184);
 BS_SIZE(bs_event, 48);
 BS_SIZE(bs_lookup_event, 328);
 BS_SIZE(bs_refill, 64);

@@ -45,8 +45,9 @@ struct bs_answer_scratch {
 	__u32 steps;                /* CNAMEs followed */
 	__u32 found;                /* addresses, leased once the whole section was read */
 	__u32 leased;
+	__u32 until;                /* of its leases */
 	__u32 broken;
-	__u32 pad;
+	__u32 ttl;                  /* the least of the records that count */
 	struct bs_answer fresh;
 	__u16 address[BS_ADDRESSES]; /* where they stand in the packet; BS_LONG with those of 16 octets */
 	__u8 packet[BS_PACKET_MAX]; /* the DNS message */
@@ -196,6 +197,15 @@ static __always_inline int bs_name_take(struct bs_answer_scratch *s, __u32 at)
 	return s->taken ? 0 : -1;
 }
 
+/* As long as one of the names of a class has the address, the class does. */
+static __always_inline void bs_lease_prolong(struct bs_lease_slot *slot, __u32 until)
+{
+	__u32 known = slot->until;
+
+	if (known && (!until || bs_later(until, known)))
+		slot->until = until;
+}
+
 /* Note a name's class with the address that it was given for: what verdicts ask. Slots of a policy that neither
  * judges, nor did a moment ago, nor comes are free. */
 __noinline int bs_lease_put(struct bs_refill *n)
@@ -205,7 +215,7 @@ __noinline int bs_lease_put(struct bs_refill *n)
 	__u64 name, subject;
 	__u64 place = BS_LEASE_SLOTS, oldest = 0, oldest_seen = 1ULL << 62;
 	__u64 used;
-	__u32 class_id, deny_class, turn, recorded, fresh = 0, evicted = 0;
+	__u32 class_id, deny_class, turn, recorded, until, fresh = 0, evicted = 0;
 	__u16 generation, current;
 
 	if (!n)
@@ -219,6 +229,7 @@ __noinline int bs_lease_put(struct bs_refill *n)
 	class_id = n->class_id;
 	deny_class = n->deny_class;
 	recorded = n->recorded;
+	until = n->until;
 	generation = n->generation;
 	current = live.generation;
 
@@ -262,10 +273,12 @@ __noinline int bs_lease_put(struct bs_refill *n)
 		}
 		place &= BS_LEASE_SLOTS - 1;
 		lease->slot[place].several = 0;
+		lease->slot[place].until = until;
 	} else {
 		place &= BS_LEASE_SLOTS - 1;
 		if (lease->slot[place].name != name)
 			lease->slot[place].several = 1;
+		bs_lease_prolong(&lease->slot[place], until);
 	}
 	lease->slot[place].name = name;
 	lease->slot[place].subject = subject;
@@ -307,6 +320,7 @@ static __always_inline int bs_lease_stands(struct bs_lease *lease, struct bs_ans
 		if (slot->name != s->key.name || slot->subject != s->subject || !slot->recorded)
 			return 0;
 		slot->seen = __sync_fetch_and_add(&lease->turns, 1) + 1;
+		bs_lease_prolong(slot, s->until);
 		return 1;
 	}
 	return 0;
@@ -332,6 +346,7 @@ static __always_inline int bs_lease_add(struct bs_answer_scratch *s)
 		BS_COUNT(leases_lost, 1);
 	note.name = s->key.name;
 	note.subject = s->subject;
+	note.until = s->until;
 	note.class_id = s->class_id[0];
 	note.deny_class = s->deny_class[0];
 	note.generation = s->generation;
@@ -367,7 +382,7 @@ static __always_inline void bs_target_denied(struct bs_answer_scratch *s, __u32 
 __noinline int bs_answer_one(void)
 {
 	struct bs_answer_scratch *s = bs_answer_scratch_get();
-	__u32 at, type, class, size, mine, i;
+	__u32 at, type, class, ttl, size, mine, i;
 
 	if (!s)
 		return 1;
@@ -387,6 +402,7 @@ __noinline int bs_answer_one(void)
 		goto broken;
 	type = bs_u16(s, at);
 	class = bs_u16(s, at + 2);
+	ttl = bs_u16(s, at + 4) << 16 | bs_u16(s, at + 6);
 	size = bs_u16(s, at + 8);
 	at += 10;
 	if (at + size > s->len)
@@ -394,6 +410,11 @@ __noinline int bs_answer_one(void)
 	s->offset = at + size;
 	if (!mine || class != 1)
 		return 0;
+	/* RFC 2181, 8: of 32 bits, and none with the highest one set means more than 0. */
+	if (ttl & 0x80000000)
+		ttl = 0;
+	if (ttl < s->ttl)
+		s->ttl = ttl;
 	if ((type == 1 && size == 4) || (type == 28 && size == 16)) {
 		if (s->found >= BS_ADDRESSES) {
 			BS_COUNT(leases_lost, 1);
@@ -604,6 +625,7 @@ static __always_inline int bs_answer_read(struct __sk_buff *skb, struct bs_heade
 	s->fresh.chain_len = 0;
 	s->fresh.fixed = 0;
 	s->steps = s->found = 0;
+	s->ttl = ~0U;
 	/* Most answers are short: their records need no indirect call. */
 	for (n = 0; n < BS_FEW && n < count; n++)
 		if (bs_answer_one())
@@ -613,6 +635,7 @@ static __always_inline int bs_answer_read(struct __sk_buff *skb, struct bs_heade
 	if (s->broken)
 		return bs_answer_malformed(generation);
 	s->leased = 0;
+	s->until = bs_moment_after(s->ttl);
 	for (n = 0; n < BS_FEW && n < s->found; n++)
 		bs_lease_next();
 	if (s->found > BS_FEW)

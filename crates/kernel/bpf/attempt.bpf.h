@@ -140,6 +140,8 @@ __noinline int bs_weigh(struct bs_attempt *a, struct bs_lease_slot *slot)
 	/* Of another policy's classes: kept for that one, or left over from it. */
 	if (slot->generation != (__u16)a->generation)
 		return 0;
+	if (!spared.expiry && policies[a->generation & 1].expiry && slot->until && bs_later(bs_moment(), slot->until))
+		return 0;
 	if (slot->several || a->name)
 		a->several = 1;
 	/* The likeliest name: the latest that this subject asked for, else the latest. */
@@ -317,17 +319,11 @@ __noinline int bs_judge(struct bs_attempt *a)
 	return 0;
 }
 
-/* Add the attempt to its row. At all times attempts = sum over flows + overflow + lost. */
-__noinline int bs_record(struct bs_attempt *a)
+static __always_inline void bs_count_attempt(struct bs_attempt *a)
 {
-	struct bs_flow_key key = {};
-	struct bs_flow fresh = {};
 	struct bs_counters *counters;
-	struct bs_flow *flow;
 	__u32 zero = 0;
 
-	if (!a)
-		return 0;
 	counters = bpf_map_lookup_elem(&bs_counters, &zero);
 	if (counters) {
 		__sync_fetch_and_add(&counters->attempts, 1);
@@ -336,6 +332,19 @@ __noinline int bs_record(struct bs_attempt *a)
 		if (a->protocol == IPPROTO_TCP && a->port == 53 && a->verdict != BS_DENY)
 			__sync_fetch_and_add(&counters->dns_over_tcp, 1);
 	}
+}
+
+/* Add the attempt to its row; 1 if there is one. At all times attempts = sum over flows, and what sockets hold for
+ * theirs, + overflow + lost. */
+__noinline int bs_record(struct bs_attempt *a)
+{
+	struct bs_flow_key key = {};
+	struct bs_flow fresh = {};
+	struct bs_flow *flow;
+
+	if (!a)
+		return 0;
+	bs_count_attempt(a);
 	key.subject = a->subject;
 	key.name = a->name;
 	key.addr[0] = a->addr[0];
@@ -358,11 +367,11 @@ __noinline int bs_record(struct bs_attempt *a)
 			struct bs_event *e;
 
 			if (key.verdict == BS_ALLOW)
-				return 0;
+				return 1;
 			e = bpf_ringbuf_reserve(&bs_events, sizeof(*e), 0);
 			if (!e) {
 				BS_COUNT(events_lost, 1);
-				return 0;
+				return 1;
 			}
 			e->kind = BS_EVENT_ATTEMPT;
 			e->tgid = 0;
@@ -377,7 +386,7 @@ __noinline int bs_record(struct bs_attempt *a)
 			e->protocol = key.protocol;
 			e->verdict = key.verdict;
 			bpf_ringbuf_submit(e, 0);
-			return 0;
+			return 1;
 		}
 		/* Another CPU was first, or the table is full. */
 		flow = bpf_map_lookup_elem(&bs_flows, &key);
@@ -400,7 +409,7 @@ __noinline int bs_record(struct bs_attempt *a)
 	}
 	__sync_fetch_and_add(&flow->attempts, 1);
 	bs_now_at(&flow->last_ns);
-	return 0;
+	return 1;
 }
 
 /* The row of a judged socket, for what is learned of it later. */
@@ -421,33 +430,63 @@ static __always_inline struct bs_flow *bs_flow_of(struct bs_socket *st)
 	return bpf_map_lookup_elem(&bs_flows, &key);
 }
 
-/* Move the bytes that the socket's row holds to their flow's. Those of a flow that found no room have none. */
+/* Move what the socket's row holds for its flow there. A flow that found no room has no bytes. */
 __noinline int bs_flush(struct bs_socket *st)
 {
 	struct bs_flow *flow;
 	__u64 bytes;
+	__u32 attempts, connected;
 
 	if (!st)
 		return 0;
 	bytes = st->bytes;
+	attempts = st->attempts;
+	connected = st->connected;
 	flow = bs_flow_of(st);
-	if (flow)
+	if (flow) {
 		__sync_fetch_and_add(&flow->bytes, bytes);
+		__sync_fetch_and_add(&flow->attempts, attempts);
+		__sync_fetch_and_add(&flow->connected, connected);
+		if (attempts && st->last_ns > flow->last_ns)
+			flow->last_ns = st->last_ns;
+	}
 	__sync_fetch_and_sub(&st->bytes, bytes);
+	__sync_fetch_and_sub(&st->attempts, attempts);
+	__sync_fetch_and_sub(&st->connected, connected);
 	return 0;
 }
 
-/* The socket remembers what was decided for it. Bytes that its row still holds, of another destination or left by the
- * socket that was here before, go to their flow first, unless it is the same one. */
-static __always_inline void bs_socket_set(struct bs_socket *st, struct bs_attempt *a)
+static __always_inline int bs_holds(struct bs_socket *st)
+{
+	return (st->bytes | st->attempts | st->connected) != 0;
+}
+
+/* Is the attempt one of the flow that the socket's row names? */
+static __always_inline int bs_is_flow_of(struct bs_socket *st, struct bs_attempt *a)
 {
 	__u64 differs = (st->subject ^ a->subject) | (st->name ^ a->name) | (st->addr[0] ^ a->addr[0]) |
 			(st->addr[1] ^ a->addr[1]) | (st->addr[2] ^ a->addr[2]) | (st->addr[3] ^ a->addr[3]) |
 			(st->rule ^ a->rule) | (st->port ^ a->port) | (st->protocol ^ a->protocol) |
 			(st->flow_verdict ^ a->verdict);
 
-	if (differs) {
-		if (st->bytes)
+	return !differs;
+}
+
+/* An attempt of the flow that the socket's row names, where that has a row: it is kept here until another flow comes.
+ * To find a flow is the dearest part of an attempt, and who tries once tries again. */
+static __always_inline void bs_record_here(struct bs_socket *st, struct bs_attempt *a)
+{
+	bs_count_attempt(a);
+	__sync_fetch_and_add(&st->attempts, 1);
+	bs_now_at(&st->last_ns);
+}
+
+/* The socket remembers what was decided for it, and in which row it was recorded. What its row still holds, of another
+ * destination or left by the socket that was here before, goes to its flow first. */
+static __always_inline void bs_socket_set(struct bs_socket *st, struct bs_attempt *a, int kept)
+{
+	if (!bs_is_flow_of(st, a)) {
+		if (bs_holds(st))
 			bs_flush(st);
 		st->subject = a->subject;
 		st->name = a->name;
@@ -460,6 +499,7 @@ static __always_inline void bs_socket_set(struct bs_socket *st, struct bs_attemp
 		st->protocol = a->protocol;
 		st->flow_verdict = a->verdict;
 	}
+	st->kept = kept;
 	st->verdict = a->verdict;
 }
 

@@ -32,8 +32,8 @@ struct bs_header {
 /* As far as TCP's flags. */
 enum { BS_TRANSPORT = 14, BS_V4 = 20, BS_V6 = 40 };
 
-/* The network header and what follows it, at once where there is that much: a helper costs more than what it
- * copies. 1 with the transport header, 0 without, -1 without either. */
+/* The network header and what follows it, copied, where the packet does not begin with both in one piece. 1 with the
+ * transport header, 0 without, -1 without either. */
 static __always_inline int bs_header_load(struct __sk_buff *skb, void *raw, __u32 network)
 {
 	if (!bpf_skb_load_bytes(skb, 0, raw, network + BS_TRANSPORT))
@@ -44,54 +44,64 @@ static __always_inline int bs_header_load(struct __sk_buff *skb, void *raw, __u3
 	return !bpf_skb_load_bytes(skb, network, raw + network, 4);
 }
 
-/* A global function: what it found is unknown to the verifier, so that the many ways to find it are one. */
-__noinline int bs_header_read(struct __sk_buff *skb, struct bs_header *h)
+/* The fields of the header at `octets`. 0 if it can be told what the packet is. */
+static __always_inline int bs_header_fields(struct bs_header *h, const void *header, __u32 network, int transport)
 {
-	__u32 raw[(BS_V6 + BS_TRANSPORT + 3) / 4];
-	__u8 *octets = (void *)raw, *transport;
-	__u32 offset;
-	int loaded;
+	const __u8 *octets = header;
+	const __u32 *words = header;
+	const __u16 *ports = header + network;
 
-	if (!h)
-		return -1;
-	if (skb->protocol == bpf_htons(ETH_P_IP)) {
-		offset = BS_V4;
-		transport = octets + BS_V4;
-		loaded = bs_header_load(skb, raw, BS_V4);
-		if (loaded < 0)
-			return -1;
+	if (network == BS_V4) {
 		h->source[2] = h->dest[2] = bpf_htonl(0xffff);
-		h->source[3] = raw[3];
-		h->dest[3] = raw[4];
+		h->source[3] = words[3];
+		h->dest[3] = words[4];
 		h->protocol = octets[9];
 		h->odd = octets[0] != 0x45 || (octets[6] & 0x3f) || octets[7];
-	} else if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
-		offset = BS_V6;
-		transport = octets + BS_V6;
-		loaded = bs_header_load(skb, raw, BS_V6);
-		if (loaded < 0)
-			return -1;
-		__builtin_memcpy(h->source, raw + 2, 16);
-		__builtin_memcpy(h->dest, raw + 6, 16);
+	} else {
+		__builtin_memcpy(h->source, words + 2, 16);
+		__builtin_memcpy(h->dest, words + 6, 16);
 		h->protocol = octets[6];
 		/* RFC 8200, 4: extension headers; what they carry lies behind them, whatever the socket's type. */
 		h->hidden = h->protocol == 0 || h->protocol == 43 || h->protocol == 44 || h->protocol == 51 ||
 			    h->protocol == 60 || h->protocol == 135 || h->protocol == 139 || h->protocol == 140;
 		h->odd = h->hidden;
-	} else {
-		return -1;
 	}
 	if (!h->odd && (h->protocol == IPPROTO_UDP || h->protocol == IPPROTO_TCP || h->protocol == 136)) {
-		if (!loaded)
+		if (!transport)
 			return -1;
-		h->source_port = transport[0] << 8 | transport[1];
-		h->dest_port = transport[2] << 8 | transport[3];
+		h->source_port = bpf_ntohs(ports[0]);
+		h->dest_port = bpf_ntohs(ports[1]);
 		if (h->protocol == IPPROTO_UDP)
-			h->payload = offset + 8;
+			h->payload = network + 8;
 		if (h->protocol == IPPROTO_TCP)
-			h->tcp_flags = transport[13];
+			h->tcp_flags = octets[network + 13];
 	}
 	return 0;
+}
+
+static __always_inline int bs_header_of(struct __sk_buff *skb, struct bs_header *h, __u32 network)
+{
+	const void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	__u32 raw[(BS_V6 + BS_TRANSPORT + 3) / 4];
+	int loaded;
+
+	/* Where it lies, as nearly always: a copy costs as much again. */
+	if (data + network + BS_TRANSPORT <= end)
+		return bs_header_fields(h, data, network, 1);
+	loaded = bs_header_load(skb, raw, network);
+	return loaded < 0 ? -1 : bs_header_fields(h, raw, network, loaded);
+}
+
+/* A global function: what it found is unknown to the verifier, so that the many ways to find it are one. */
+__noinline int bs_header_read(struct __sk_buff *skb, struct bs_header *h)
+{
+	if (!h)
+		return -1;
+	if (skb->protocol == bpf_htons(ETH_P_IP))
+		return bs_header_of(skb, h, BS_V4);
+	if (skb->protocol == bpf_htons(ETH_P_IPV6))
+		return bs_header_of(skb, h, BS_V6);
+	return -1;
 }
 
 /* A query as read from the packet, and what to do with it. */
@@ -445,6 +455,7 @@ __noinline int bs_query(struct __sk_buff *skb, struct bs_header *h, struct bs_so
 __noinline int bs_backstop(__u64 cookie, struct bs_header *h, struct bs_socket *st, __u32 generation)
 {
 	struct bs_attempt a = {};
+	int kept;
 
 	if (!h)
 		return BS_PASS;
@@ -464,43 +475,30 @@ __noinline int bs_backstop(__u64 cookie, struct bs_header *h, struct bs_socket *
 	a.protocol = h->protocol;
 	a.backstop = 1;
 	bs_judge(&a);
-	bs_record(&a);
+	kept = bs_record(&a);
 	/* A TCP socket that no hook saw is the kernel's own (a subflow), and no hook will see it closed. */
 	if (h->stream)
 		return a.verdict == BS_DENY ? BS_DROP : BS_PASS;
 	if (!st)
 		st = bs_socket_new(cookie);
 	if (st)
-		bs_socket_set(st, &a);
+		bs_socket_set(st, &a, kept);
 	return a.verdict == BS_DENY ? BS_DROP : BS_PASS;
 }
 
-/* When: any packet leaves a socket of the run, after routing and DNAT. Writes: queries, names, pending, and
- * for unjudged sockets flows. A drop is EPERM for a datagram's sender. Fails closed for DNS in enforce. */
-SEC("cgroup_skb/egress")
-int bs_egress(struct __sk_buff *skb)
+/* A packet of a datagram socket, or of a socket that no hook has judged. */
+static __always_inline int bs_packet(struct __sk_buff *skb, __u64 cookie, struct bs_socket *st)
 {
 	struct bpf_sock *sk = skb->sk;
 	struct bs_header h = {};
-	struct bs_socket *st;
 	struct bs_lease *source;
 	__u32 protocol, certain, verdict, generation = bs_generation();
-	__u64 cookie;
 
 	if (!sk || !(sk = bpf_sk_fullsock(sk)))
 		return BS_PASS;
 	protocol = sk->protocol;
 	barrier_var(protocol); /* else the compiler moves arithmetic on the pointer, which is refused */
 	h.stream = protocol == IPPROTO_TCP && sk->type == SOCK_STREAM;
-	cookie = bpf_get_socket_cookie(skb);
-	st = bs_socket_find(cookie);
-	/* Refused, and not to be told so. */
-	if (st && st->hooked && st->verdict == BS_DENY)
-		return BS_LOSE;
-	if (st && st->hooked && h.stream) {
-		__sync_fetch_and_add(&st->bytes, skb->len);
-		return BS_PASS;
-	}
 	if (bs_header_read(skb, &h))
 		return bs_enforcing(generation) && policies[generation & 1].default_deny ? BS_DROP : BS_PASS;
 	/*
@@ -533,6 +531,31 @@ int bs_egress(struct __sk_buff *skb)
 		}
 	}
 	return BS_PASS;
+}
+
+/* When: any packet leaves a socket of the run, after routing and DNAT. Writes: queries, names, pending, and
+ * for unjudged sockets flows. A drop is EPERM for a datagram's sender. Fails closed for DNS in enforce. */
+SEC("cgroup_skb/egress")
+int bs_egress(struct __sk_buff *skb)
+{
+	struct bs_socket *st;
+	__u64 cookie;
+
+	if (!skb->sk)
+		return BS_PASS;
+	cookie = bpf_get_socket_cookie(skb);
+	st = bs_socket_find(cookie);
+	if (st && st->hooked) {
+		/* Refused, and not to be told so. */
+		if (st->verdict == BS_DENY)
+			return BS_LOSE;
+		/* The socket hooks see no raw socket: this is a connection. */
+		if (st->protocol == IPPROTO_TCP) {
+			__sync_fetch_and_add(&st->bytes, skb->len);
+			return BS_PASS;
+		}
+	}
+	return bs_packet(skb, cookie, st);
 }
 
 #endif

@@ -201,6 +201,7 @@ int BPF_PROG(bs_exit, struct task_struct *task)
 		row->ended_ns = bpf_ktime_get_boot_ns();
 	}
 	bpf_map_delete_elem(&bs_processes, &tgid);
+	bs_acts_no_more(tgid);
 	return 0;
 }
 

@@ -6,7 +6,7 @@
 #define BLACKSTART_SOCKET_H
 
 /* The first retry of a SYN is after one second. */
-#define BS_GIVEN_UP_NS 900000000ULL
+#define BS_GIVEN_UP (900000000U >> 20)
 
 /*
  * One decision for both families and both hooks. 1 lets the call go on, 0 refuses it. Where a denied attempt is to
@@ -20,6 +20,7 @@ static __always_inline int bs_reach(struct bpf_sock_addr *ctx, struct bs_attempt
 {
 	struct bs_socket *st;
 	__u64 cookie;
+	int refused;
 
 	a->port = bpf_ntohs((__u16)ctx->user_port);
 	a->protocol = ctx->protocol;
@@ -36,18 +37,24 @@ static __always_inline int bs_reach(struct bpf_sock_addr *ctx, struct bs_attempt
 	a->subject = bs_subject_now();
 	a->selectors = bs_selectors_of(a->subject, a->generation);
 	bs_judge(a);
-	bs_record(a);
-	if (a->verdict == BS_DENY && a->failure != BS_BLACKHOLE) {
+	refused = a->verdict == BS_DENY && a->failure != BS_BLACKHOLE;
+	if (refused || (!st && !(st = bs_socket_new(cookie)))) {
+		bs_record(a);
+		if (!refused)
+			return 1;
 		bpf_set_retval(-(int)a->failure);
 		return 0;
 	}
-	if (!st && !(st = bs_socket_new(cookie)))
-		return 1;
-	bs_socket_set(st, a);
+	if (st->kept && bs_is_flow_of(st, a)) {
+		bs_record_here(st, a);
+		st->verdict = a->verdict;
+	} else {
+		bs_socket_set(st, a, bs_record(a));
+	}
 	st->hooked = 1;
-	st->since_ns = 0;
+	st->since = 0;
 	if (a->protocol == IPPROTO_TCP)
-		st->since_ns = bpf_ktime_get_boot_ns();
+		st->since = bs_moment();
 	else if (a->port == 53 && a->protocol == IPPROTO_UDP)
 		st->dns = 1;
 	return 1;
@@ -117,9 +124,9 @@ static __always_inline void bs_settle(struct bpf_sock *ctx, struct bs_socket *st
 	struct bs_flow *flow;
 
 	/* Closed by the kernel, before the owner: it gave up. In any other state the owner did. */
-	if (st->since_ns && st->bytes && ctx->state == BPF_TCP_CLOSE && (flow = bs_flow_of(st))) {
+	if (st->since && st->bytes && ctx->state == BPF_TCP_CLOSE && (flow = bs_flow_of(st))) {
 		/* An error by ICMP comes soon, the last retry does not. */
-		if (bpf_ktime_get_boot_ns() - st->since_ns < BS_GIVEN_UP_NS)
+		if (bs_moment() - st->since < BS_GIVEN_UP)
 			__sync_fetch_and_add(&flow->refused, 1);
 		else
 			__sync_fetch_and_add(&flow->timed_out, 1);
@@ -127,8 +134,8 @@ static __always_inline void bs_settle(struct bpf_sock *ctx, struct bs_socket *st
 }
 
 /* When: a socket is closed. Writes: the outcome of a connect that was never answered, and for a row that is not on a
- * seat its bytes. On a seat these stay until it is taken for another flow: as a rule the next socket here belongs to
- * the same one, and finding a flow is the dearest part of closing a socket. Only observes. */
+ * seat what it holds for its flow. On a seat that stays until it is taken for another flow: as a rule the next socket
+ * here belongs to the same one, and finding a flow is the dearest part of closing a socket. Only observes. */
 SEC("cgroup/sock_release")
 int bs_release(struct bpf_sock *ctx)
 {
@@ -141,7 +148,7 @@ int bs_release(struct bpf_sock *ctx)
 	if (seat->cookie == cookie) {
 		st = &seat->socket;
 		bs_settle(ctx, st);
-		st->since_ns = 0;
+		st->since = 0;
 		st->verdict = st->dns = st->hooked = 0;
 		for (__u32 i = 0; i < BS_ASKED; i++)
 			st->asked[i].turn = 0;
@@ -151,7 +158,7 @@ int bs_release(struct bpf_sock *ctx)
 	/* Two threads may have begun with one socket, the first while the seat was taken. */
 	if (seat->elsewhere && (st = bpf_map_lookup_elem(&bs_sockets, &cookie))) {
 		bs_settle(ctx, st);
-		if (st->bytes)
+		if (bs_holds(st))
 			bs_flush(st);
 		if (!bpf_map_delete_elem(&bs_sockets, &cookie))
 			__sync_fetch_and_sub(&seat->elsewhere, 1);
@@ -165,18 +172,19 @@ static __always_inline void bs_outcome(struct bs_socket *st, __u8 tcp_flags)
 {
 	struct bs_flow *flow;
 
-	if (!st || !st->since_ns)
+	if (!st || !st->since)
 		return;
-	flow = bs_flow_of(st);
-	if (!flow)
+	if (tcp_flags & 0x04) { /* RST */
+		flow = bs_flow_of(st);
+		if (flow)
+			__sync_fetch_and_add(&flow->refused, 1);
+	} else if ((tcp_flags & 0x12) == 0x12) { /* SYN, ACK */
+		if (st->kept)
+			__sync_fetch_and_add(&st->connected, 1);
+	} else {
 		return;
-	if (tcp_flags & 0x04) /* RST */
-		__sync_fetch_and_add(&flow->refused, 1);
-	else if ((tcp_flags & 0x12) == 0x12) /* SYN, ACK */
-		__sync_fetch_and_add(&flow->connected, 1);
-	else
-		return;
-	st->since_ns = 0;
+	}
+	st->since = 0;
 }
 
 #endif

@@ -7,6 +7,16 @@
 #ifndef BLACKSTART_SUBJECT_H
 #define BLACKSTART_SUBJECT_H
 
+/* Another image, or none: what was known of who acts as this process holds no more. No thread of it can be in the
+ * middle of acting, since exec and the last exit come when there is one thread left. */
+static __always_inline void bs_acts_no_more(__u32 tgid)
+{
+	__u64 *place = &acting[tgid & (BS_ACTING - 1)];
+
+	if (*(volatile __u64 *)place >> 32 == tgid)
+		*(volatile __u64 *)place = 0;
+}
+
 /* A row of its own for a process image; its number, or 0 (counted). */
 static __always_inline __u64 bs_subject_new(__u32 tgid, __u64 parent, __u8 forked, __u8 late)
 {
@@ -33,6 +43,7 @@ static __always_inline __u64 bs_subject_new(__u32 tgid, __u64 parent, __u8 forke
 		BS_COUNT(subjects_lost, 1);
 		return 0;
 	}
+	bs_acts_no_more(tgid);
 	return id;
 }
 
@@ -40,11 +51,17 @@ static __always_inline __u64 bs_subject_new(__u32 tgid, __u64 parent, __u8 forke
 static __always_inline __u64 bs_subject_now(void)
 {
 	__u32 tgid = bpf_get_current_pid_tgid() >> 32;
-	struct bs_process *p = bpf_map_lookup_elem(&bs_processes, &tgid);
+	__u64 *place = &acting[tgid & (BS_ACTING - 1)], known = *(volatile __u64 *)place;
+	struct bs_process *p;
 
+	if (known >> 32 == tgid)
+		return (__u32)known;
+	p = bpf_map_lookup_elem(&bs_processes, &tgid);
 	if (p) {
 		if (!p->active)
 			p->active = 1;
+		if (!(p->subject >> 32))
+			*(volatile __u64 *)place = (__u64)tgid << 32 | p->subject;
 		return p->subject;
 	}
 	return bs_subject_new(tgid, 0, 1, 1);

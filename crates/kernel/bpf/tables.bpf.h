@@ -21,6 +21,14 @@ __u8 kinds_of_octets[2][2][256] = {};
 /* Numbers subjects. */
 __u64 subject_count = 0;
 
+/*
+ * Which subject a process is that has acted lately: its tgid in the upper half, the subject in the lower, in one word,
+ * so that what is read belongs together. Saves the probe of bs_processes, which stays what counts: whatever writes that
+ * empties the place here.
+ */
+enum { BS_ACTING = 64 };
+__u64 acting[BS_ACTING] = {};
+
 /* ---- policy: written by the loader, read by every program; room for two, see struct bs_policy ---- */
 
 struct {
@@ -257,6 +265,30 @@ static __always_inline void bs_now_at(__u64 *last_ns)
 
 	if (now > *last_ns)
 		*last_ns = now;
+}
+
+/* A moment, in steps of 2^20 ns of a clock of which only differences mean something, by the clock that is a load. Never
+ * 0; wraps around after some weeks, so differences are taken modulo 2^32. */
+static __always_inline __u32 bs_moment(void)
+{
+	return (__u32)(bpf_ktime_get_coarse_ns() >> 20) | 1;
+}
+
+/* Is the first of two moments the later one? They are less than half of what there is apart. */
+static __always_inline int bs_later(__u32 moment, __u32 other)
+{
+	return (__s32)(moment - other) > 0;
+}
+
+/* A lease lasts for the time that its answer gives it: at least this long, since whoever looked a name up must be able to
+ * use an address that is not to be kept at all; and no longer than half of what moments can tell apart. */
+enum { BS_TTL_LEAST = 5, BS_TTL_MOST = 7 * 24 * 3600 };
+
+static __always_inline __u32 bs_moment_after(__u32 seconds)
+{
+	__u64 length = seconds < BS_TTL_LEAST ? BS_TTL_LEAST : seconds > BS_TTL_MOST ? BS_TTL_MOST : seconds;
+
+	return (bs_moment() + (__u32)(length * 1000000000 >> 20)) | 1;
 }
 
 /* A load that those behind it do not overtake, and a store that does not overtake those before it. Where every one is

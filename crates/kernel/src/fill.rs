@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use blackstart_core::name::Name;
-use blackstart_core::policy::{Failure, Rank};
+use blackstart_core::policy::{Failure, LeaseLife, Rank};
 use blackstart_core::tables::{
     BUILTIN, Effect, Outcome, Paths, Protocol, RULE_DEFAULT, Ruling, Tables,
 };
@@ -189,6 +189,7 @@ impl PolicyRows {
                 has_selectors: u32::from(!tables.selectors.is_empty()),
                 root: at.state,
                 none: at.class,
+                expiry: u32::from(tables.lease == LeaseLife::Ttl),
                 ..abi::zeroed()
             },
             kinds: [[0; 256]; 2],

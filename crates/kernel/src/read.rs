@@ -157,11 +157,12 @@ impl Record {
     pub(crate) fn read(&self, each: &mut dyn FnMut(Row)) -> Result<(), Error> {
         each(Row::Clock(boot_offset_ns()));
         each(Row::Counters(self.counters()?));
-        let open = self.open_sockets()?;
+        let held = self.held_by_sockets()?;
         self.rows(
             "bs_flows",
             &mut |key: abi::bs_flow_key, row: abi::bs_flow| {
-                let waiting = open.get(&FlowId::of_flow(&key)).copied().unwrap_or(0);
+                let held = held.get(&FlowId::of_flow(&key)).copied();
+                let held = held.unwrap_or_default();
                 each(Row::Flow(FlowRow {
                     subject: key.subject,
                     name: key.name,
@@ -171,13 +172,13 @@ impl Record {
                     verdict: verdict(key.verdict),
                     rule: key.rule,
                     attribution: attribution(row.attribution),
-                    attempts: row.attempts,
-                    connected: row.connected,
+                    attempts: row.attempts + held.attempts,
+                    connected: row.connected + held.connected,
                     refused: row.refused,
                     timed_out: row.timed_out,
-                    bytes_sent: row.bytes + waiting,
+                    bytes_sent: row.bytes + held.bytes,
                     first_ns: row.first_ns,
-                    last_ns: row.last_ns,
+                    last_ns: row.last_ns.max(held.last_ns),
                 }));
             },
         )?;
@@ -251,12 +252,14 @@ impl Record {
         Ok(snapshot)
     }
 
-    /// A socket's bytes come to its flow when its row is taken for another one; until then they are there.
-    fn open_sockets(&self) -> Result<HashMap<FlowId, u64>, Error> {
-        let mut bytes = HashMap::new();
+    /// What a socket's row holds for its flow comes to it when the row is taken for another one; until then it is there.
+    fn held_by_sockets(&self) -> Result<HashMap<FlowId, Held>, Error> {
+        let mut all: HashMap<FlowId, Held> = HashMap::new();
         let mut add = |socket: &abi::bs_socket| {
-            if socket.bytes > 0 {
-                *bytes.entry(FlowId::of_socket(socket)).or_insert(0) += socket.bytes;
+            if socket.bytes > 0 || socket.attempts > 0 || socket.connected > 0 {
+                all.entry(FlowId::of_socket(socket))
+                    .or_default()
+                    .add(socket);
             }
         };
         self.rows("bs_seats", &mut |_: u32, seat: abi::bs_seat| {
@@ -265,7 +268,7 @@ impl Record {
         self.rows("bs_sockets", &mut |_: u64, socket: abi::bs_socket| {
             add(&socket);
         })?;
-        Ok(bytes)
+        Ok(all)
     }
 
     fn counters(&self) -> Result<Counters, Error> {
@@ -314,8 +317,16 @@ impl Record {
                     map.update_percpu(&0u32.to_ne_bytes(), &zero, MapFlags::ANY)
                         .map_err(failed)?;
                 }
-                // /etc/hosts is in the first two; rows of the last two go with their sockets.
-                "bs_answers" | "bs_names" | "bs_seats" | "bs_sockets" => {}
+                // /etc/hosts is in the first two; rows of the last go with their sockets.
+                "bs_answers" | "bs_names" | "bs_sockets" => {}
+                // Nobody sits there any more, and what is held is the self-probe's.
+                "bs_seats" => {
+                    let free = abi::zeroed::<abi::bs_seat>();
+                    for key in map.keys() {
+                        map.update(&key, abi::octets(&free), MapFlags::ANY)
+                            .map_err(failed)?;
+                    }
+                }
                 _ => {
                     for key in map.keys().collect::<Vec<_>>() {
                         map.delete(&key).map_err(failed)?;
@@ -334,6 +345,26 @@ impl Record {
             })?;
         }
         Ok(())
+    }
+}
+
+/// What rows of sockets hold for a flow.
+#[derive(Debug, Clone, Copy, Default)]
+struct Held {
+    attempts: u64,
+    connected: u64,
+    bytes: u64,
+    last_ns: u64,
+}
+
+impl Held {
+    fn add(&mut self, socket: &abi::bs_socket) {
+        self.attempts += u64::from(socket.attempts);
+        self.connected += u64::from(socket.connected);
+        self.bytes += socket.bytes;
+        if socket.attempts > 0 {
+            self.last_ns = self.last_ns.max(socket.last_ns);
+        }
     }
 }
 

@@ -621,6 +621,7 @@ fn spared(uses: Uses) -> abi::bs_spared {
         prefixes: u32::from(!uses.prefixes),
         sockets: u32::from(!uses.sockets),
         refusals: u32::from(!uses.refusals),
+        expiry: u32::from(!uses.expiry),
     }
 }
 

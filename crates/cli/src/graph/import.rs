@@ -3,18 +3,15 @@
 use std::path::Path;
 
 use blackstart_core::catalog::MAX_BYTES;
-use blackstart_core::import::{Format, Options, read};
+use blackstart_core::import::{Format, Import, Options, read};
 
 use super::PARTIAL;
 use crate::args::{GraphImport, ImportFormat};
 use crate::diagnostics::{self, Texts};
 use crate::output::Output;
 use crate::plain::plain;
-use crate::report_file::replace;
+use crate::whole_file::{Readers, WholeFile};
 use crate::{FAILED, catalog_files, finish};
-
-/// It is looked at by others than whoever made it.
-const PUBLIC: u32 = 0o644;
 
 pub(super) fn import(typed: &GraphImport, output: Output) -> u8 {
     let mut texts = Texts::default();
@@ -79,9 +76,20 @@ fn write(path: &Path, text: &str, output: Output) -> Option<()> {
         ));
         return None;
     }
-    let written = replace(path, PUBLIC, |out| out.write_all(text.as_bytes()));
+    let shown = plain(&path.to_string_lossy());
+    match std::fs::read(path) {
+        Ok(there) if !std::str::from_utf8(&there).is_ok_and(Import::wrote) => {
+            output.error(&format!(
+                "cannot write {shown}: what is there was not written by an import; name another file, or remove it first"
+            ));
+            return None;
+        }
+        // Whatever else keeps it from being read is told when it cannot be written.
+        _ => {}
+    }
+    let written = WholeFile::at(path, Readers::Everyone)
+        .and_then(|file| file.replace(|out| out.write_all(text.as_bytes())));
     if let Err(error) = &written {
-        let shown = plain(&path.to_string_lossy());
         output.error(&format!("cannot write {shown}: {error}"));
     }
     written.ok()

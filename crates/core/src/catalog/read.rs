@@ -191,7 +191,7 @@ impl File<'_, '_> {
         let mut tier = None;
         let mut provides = Vec::new();
         let mut needs = Vec::new();
-        for (key, _, node) in self.reader.keys(pairs, KEYS, &[], "a service") {
+        for (key, _, node) in self.reader.keys(pairs, KEYS, "a service") {
             match key {
                 "name" => {
                     let text = self.service_name(key, &node);
@@ -252,7 +252,7 @@ impl File<'_, '_> {
         let mut found: Vec<Draft> = Vec::new();
         let mut needs = Vec::new();
         let mut version = None;
-        for (key, _, node) in self.reader.keys(pairs, IMPORT_KEYS, &[], "an import") {
+        for (key, _, node) in self.reader.keys(pairs, IMPORT_KEYS, "an import") {
             match key {
                 "apiVersion" => version = Some(node),
                 "from" => format = self.reader.text(key, &node).unwrap_or_default().into(),
@@ -307,7 +307,7 @@ impl File<'_, '_> {
             needs: Vec::new(),
             imported: true,
         };
-        for (key, _, node) in self.reader.keys(pairs, IMPORTED_KEYS, &[], "a service") {
+        for (key, _, node) in self.reader.keys(pairs, IMPORTED_KEYS, "a service") {
             match key {
                 "name" => {
                     draft.name = self.service_name(key, &node)?;
@@ -334,7 +334,7 @@ impl File<'_, '_> {
         let span = item.span.clone();
         let pairs = self.reader.mapping(item, IMPORT)?;
         let (mut by, mut service, mut place) = (None, None, None);
-        for (key, _, node) in self.reader.keys(pairs, IMPORTED_NEED_KEYS, &[], "a need") {
+        for (key, _, node) in self.reader.keys(pairs, IMPORTED_NEED_KEYS, "a need") {
             let text = self.reader.text(key, &node)?.to_owned();
             match key {
                 "by" => by = Some(text),
@@ -398,7 +398,7 @@ impl File<'_, '_> {
         let node = match item.value {
             Value::Mapping(pairs) => {
                 let mut endpoint = None;
-                for (key, _, node) in self.reader.keys(pairs, ENDPOINT_KEYS, &[], "an endpoint") {
+                for (key, _, node) in self.reader.keys(pairs, ENDPOINT_KEYS, "an endpoint") {
                     if key == "protocol" {
                         let protocols = [("tcp", Protocol::Tcp), ("udp", Protocol::Udp)];
                         protocol = self.reader.choice(key, &node, &protocols);
@@ -488,7 +488,7 @@ impl File<'_, '_> {
             }
         };
         let mut named = false;
-        for (key, _, node) in self.reader.keys(pairs, NEED_KEYS, &[], "a need") {
+        for (key, _, node) in self.reader.keys(pairs, NEED_KEYS, "a need") {
             match key {
                 "service" => {
                     need.service = self.reader.text(key, &node)?.to_owned();

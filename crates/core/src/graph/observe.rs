@@ -7,13 +7,9 @@ use super::Contact;
 use super::script::Naming;
 use crate::catalog::{Catalog, Destination, ServiceId, Strength};
 use crate::name::Name;
+use crate::report::exit_code::{GATED, NOTHING_RAN};
 use crate::report::{Flow, Report, Subject, Time, Verdict, image_name, rule_text, told_by_another};
-use crate::tables::{Protocol, RULE_LOCAL, RULE_RESOLVER, RULE_SEARCH};
-
-/// Exit codes of `blackstart run` that are not the command's own: a finding gates a run whose command
-/// succeeded, and nothing ran at all.
-const GATED: i32 = 120;
-const NOTHING_RAN: i32 = 125;
+use crate::tables::{Protocol, RULE_LOCAL, RULE_RESOLVER, RULE_RESOLVER_SOCKET, RULE_SEARCH};
 
 /// Where a contact leads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +35,8 @@ struct Key {
 #[derive(Debug)]
 struct Row {
     named: bool,
+    /// Whoever was refused this went without it, and took no other way that Blackstart leads to.
+    without: bool,
     attempts: u64,
     first_seen: Time,
     last_seen: Time,
@@ -130,6 +128,7 @@ impl<'a> Lens<'a> {
             let named = self.naming.names(flow.name.as_deref(), Some(flow.address));
             let row = Row {
                 named,
+                without: true,
                 attempts: flow.attempts,
                 first_seen: flow.first_seen.clone(),
                 last_seen: flow.last_seen.clone(),
@@ -165,6 +164,7 @@ impl<'a> Lens<'a> {
             };
             let row = Row {
                 named: self.naming.names(Some(&lookup.name), None),
+                without: true,
                 attempts: lookup.queries,
                 first_seen: lookup.first_seen.clone(),
                 last_seen: lookup.last_seen.clone(),
@@ -191,6 +191,8 @@ impl<'a> Lens<'a> {
             let run = &self.report.run;
             let row = Row {
                 named: self.naming.names_path(&delegate.path),
+                // Whoever is kept from a resolver's socket asks by DNS, and goes on.
+                without: delegate.rule != rule_text(None, RULE_RESOLVER_SOCKET),
                 attempts: delegate.attempts,
                 first_seen: subject.map_or(&run.started, |s| &s.started).clone(),
                 last_seen: subject
@@ -272,7 +274,7 @@ impl<'a> Lens<'a> {
             attempts: row.attempts,
             first_seen: row.first_seen,
             last_seen: row.last_seen,
-            shown: (key.verdict == Verdict::Deny)
+            shown: (key.verdict == Verdict::Deny && row.without)
                 .then(|| self.shown(&chain))
                 .flatten(),
         };
@@ -321,6 +323,7 @@ fn add(rows: &mut BTreeMap<Key, Row>, key: Key, row: Row) {
         return;
     };
     known.named |= row.named;
+    known.without |= row.without;
     known.attempts = known.attempts.saturating_add(row.attempts);
     // RFC 3339 in UTC with microseconds: the order of the texts is that of the times.
     if row.first_seen < known.first_seen {

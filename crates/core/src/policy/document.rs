@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::{Day, Diagnostic, Effect, Limits, Rule, Severity};
+use super::{Day, Diagnostic, Effect, LeaseLife, Limits, Rule, Severity};
 use crate::name::Name;
 use crate::record::Verdict;
 use crate::report::Mode;
@@ -41,6 +41,8 @@ pub struct Document {
     pub mode: Option<Written<Mode>>,
     /// What holds where no rule does.
     pub default: Option<Written<Effect>>,
+    /// How long leases last.
+    pub lease: Option<Written<LeaseLife>>,
     /// Other files that belong to this one; a relative path is meant from this one's directory.
     pub include: Vec<Written<String>>,
     /// Services whose failure the run must survive.

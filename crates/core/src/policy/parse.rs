@@ -7,7 +7,7 @@ mod waiver;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::{Document, Effect, Place, Written, limits};
+use super::{Document, Effect, LeaseLife, Place, Written, limits};
 use crate::document::{Diagnostic, Node, Places, Reader, Severity, Value, yaml};
 use crate::report::Mode;
 
@@ -30,6 +30,7 @@ pub(super) const KEYS: &[&str] = &[
     "service",
     "mode",
     "default",
+    "lease",
     "include",
     "protect",
     "rules",
@@ -37,9 +38,9 @@ pub(super) const KEYS: &[&str] = &[
     "limits",
     "tests",
 ];
-const KEYS_LATER: &[&str] = &["lease"];
 
 pub(super) const MODES: &[(&str, Mode)] = &[("observe", Mode::Observe), ("enforce", Mode::Enforce)];
+pub(super) const LEASES: &[(&str, LeaseLife)] = &[("run", LeaseLife::Run), ("ttl", LeaseLife::Ttl)];
 pub(super) const EFFECTS: &[(&str, Effect)] = &[("allow", Effect::Allow), ("deny", Effect::Deny)];
 
 /// A file that could be read.
@@ -138,7 +139,7 @@ impl File<'_> {
             );
             return document;
         };
-        let top = self.reader.keys(pairs, KEYS, KEYS_LATER, "a policy");
+        let top = self.reader.keys(pairs, KEYS, "a policy");
         for (key, wanted) in [("apiVersion", API_VERSION), ("kind", "Policy")] {
             match top.iter().find(|(name, ..)| *name == key) {
                 None => self.reader.error(
@@ -185,6 +186,10 @@ impl File<'_> {
             "default" => {
                 let effect = self.reader.choice(key, &node, EFFECTS);
                 document.default = effect.map(|value| Written { value, place });
+            }
+            "lease" => {
+                let lease = self.reader.choice(key, &node, LEASES);
+                document.lease = lease.map(|value| Written { value, place });
             }
             "include" => {
                 let help = "write `include: [base.yaml]`, or one `- FILE` a line";

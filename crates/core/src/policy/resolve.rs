@@ -63,7 +63,8 @@ pub struct Effective {
 /// layers and of their texts.
 ///
 /// What a file says of `mode`, `default` and `service` goes before what it includes; of several included
-/// files that say it, the stricter `mode` and `default` hold, and the first `service`. Of limits the tightest hold.
+/// files that say it, the stricter `mode` and `default` hold, and the first `service`. Of limits and of `lease` the tightest
+/// hold, whoever says them.
 pub fn resolve(given: Given<'_>) -> Result<Effective, Vec<Diagnostic>> {
     let mut resolving = Resolving {
         catalog: given.catalog,
@@ -79,6 +80,9 @@ pub fn resolve(given: Given<'_>) -> Result<Effective, Vec<Diagnostic>> {
     resolving.policy.limits = documents.fold(Limits::default(), |limits, document| {
         limits.tightest(document.limits)
     });
+    let documents = given.layers.iter().flat_map(|layer| &layer.documents);
+    let leases = documents.filter_map(|document| document.lease.as_ref());
+    resolving.policy.lease = leases.map(|lease| lease.value).max().unwrap_or_default();
     resolving.policy.service = given.service.or_else(|| service(&given.layers));
     let mut tests = Vec::new();
     let mut number = 0;

@@ -30,6 +30,9 @@ struct File {
     mode: Option<ModeWord>,
     /// What holds where no rule does: allow for live deploys, deny for rehearsals. Allow, if nothing is said.
     default: Option<EffectWord>,
+    /// How long an address stands for the name that it was given for: run is to the end of the run, ttl as long as
+    /// the answer says, and no less than five seconds. Run, if nothing is said.
+    lease: Option<LeaseWord>,
     /// Other policy files that belong to this one; a relative path is meant from this one's directory.
     include: Option<Vec<String>>,
     /// Services whose failure the run must survive: what the catalog says that they provide is denied, and so is
@@ -142,6 +145,13 @@ enum ModeWord {
 enum EffectWord {
     Allow,
     Deny,
+}
+
+#[derive(JsonSchema)]
+#[schemars(inline, rename_all = "snake_case")]
+enum LeaseWord {
+    Run,
+    Ttl,
 }
 
 #[derive(JsonSchema)]
@@ -259,6 +269,7 @@ mod tests {
         let (rule, test) = (&schema["$defs"]["Rule"], &schema["$defs"]["Test"]);
         assert_eq!(of(&schema, "mode"), words(parse::MODES));
         assert_eq!(of(&schema, "default"), words(parse::EFFECTS));
+        assert_eq!(of(&schema, "lease"), words(parse::LEASES));
         assert_eq!(of(rule, "mode"), words(parse::MODES));
         assert_eq!(of(rule, "protocol"), words(parse::PROTOCOLS));
         assert_eq!(of(rule, "reaction"), words(parse::REACTIONS));

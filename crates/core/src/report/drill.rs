@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::assemble::Lens;
+use super::exit_code::GATED;
 use super::findings::{printable, stable_id};
 use super::ledger::Slot;
 use super::{Finding, Guarded, Severity, Verdict};
@@ -69,9 +70,6 @@ pub struct Usual {
     /// Of how many runs.
     pub runs: u64,
 }
-
-/// Exit code of a run that a finding gates: its command succeeded.
-const GATED: i32 = 120;
 
 /// What was reached for in vain.
 #[derive(Default)]

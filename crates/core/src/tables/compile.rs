@@ -109,6 +109,7 @@ pub fn compile(policy: &Policy, facts: &Facts) -> Result<Tables, CompileError> {
     Ok(Tables {
         default_deny: default.deny,
         enforce: default.enforce,
+        lease: policy.lease,
         states,
         classes: classes.classes.into_values(),
         choices: classes.choices.rows.into_values(),

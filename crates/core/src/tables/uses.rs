@@ -1,6 +1,7 @@
 //! What of the judge a policy needs: the rest can be left out of what is loaded for it.
 
 use super::{ClassId, Effect, Outcome, Tables};
+use crate::policy::LeaseLife;
 
 /// Parts of the judge. All `false` is a policy that decides nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,6 +14,8 @@ pub struct Uses {
     pub sockets: bool,
     /// Some lookup is denied, enforced or for the record.
     pub refusals: bool,
+    /// Leases end before the run does.
+    pub expiry: bool,
 }
 
 impl Uses {
@@ -22,6 +25,7 @@ impl Uses {
         prefixes: true,
         sockets: true,
         refusals: true,
+        expiry: true,
     };
 }
 
@@ -43,6 +47,7 @@ impl Tables {
             prefixes: !self.prefixes.is_empty(),
             sockets: !self.sockets.next.is_empty(),
             refusals: met.any(|id| denies(class(id).lookup)),
+            expiry: self.lease == LeaseLife::Ttl,
         }
     }
 }
@@ -68,6 +73,7 @@ mod tests {
             prefixes: false,
             sockets: false,
             refusals: false,
+            expiry: false,
         };
         let nothing = compile(&Policy::default(), &Facts { search: Vec::new() }).unwrap();
         assert_eq!(nothing.uses(), none);
@@ -84,5 +90,11 @@ mod tests {
         assert!(sockets.sockets && !sockets.prefixes && !sockets.refusals);
         let processes = uses("rules:\n  - { allow: a.example, process: curl }\n");
         assert!(processes.processes);
+        let ending = Uses {
+            expiry: true,
+            ..none
+        };
+        assert_eq!(uses("lease: ttl\n"), ending);
+        assert_eq!(uses("lease: run\n"), none);
     }
 }

@@ -427,6 +427,27 @@ fn the_latest_experiment_counts_and_goes_before_a_claim() {
 }
 
 #[test]
+fn being_led_to_another_resolver_shows_nothing() {
+    let catalog = catalog(&[
+        "name: mysql",
+        "name: resolved\nprovides: [\"unix:/run/systemd/resolve/io.systemd.Resolve\"]",
+    ]);
+    let shown = |rule: &str| {
+        let path = "/run/systemd/resolve/io.systemd.Resolve";
+        let story = deploy().opens_judged(1, path, Verdict::Deny, rule);
+        let graph = joined(
+            &catalog,
+            &[&story.with(|report| report.run.exit_code = Some(0))],
+        );
+        let need = graph.needs_of(id(&graph, "mysql")).next().unwrap().1;
+        need.shown()
+    };
+    // Who is refused it by a rule goes without; who is by Blackstart itself asks by DNS.
+    assert_eq!(shown("policy.yaml:3"), Some(Strength::Soft));
+    assert_eq!(shown("built-in: resolver socket"), None);
+}
+
+#[test]
 fn soft_needs_are_cut_first() {
     let catalog = catalog(&[
         "name: a\nneeds: [{service: b, strength: hard}]",

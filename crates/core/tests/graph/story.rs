@@ -146,14 +146,24 @@ impl Story {
         self
     }
 
-    pub(crate) fn opens(mut self, subject: u64, path: &str) -> Self {
+    pub(crate) fn opens(self, subject: u64, path: &str) -> Self {
+        self.opens_judged(subject, path, Verdict::Allow, "default")
+    }
+
+    pub(crate) fn opens_judged(
+        mut self,
+        subject: u64,
+        path: &str,
+        verdict: Verdict,
+        rule: &str,
+    ) -> Self {
         self.0.delegates.push(Delegate {
             subject: Some(subject),
             path: path.to_owned(),
             listener_pid: None,
             listener_exe: None,
-            verdict: Verdict::Allow,
-            rule: "default".to_owned(),
+            verdict,
+            rule: rule.to_owned(),
             attempts: 1,
         });
         self

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use blackstart_core::graph;
 use blackstart_core::lock::Lock;
 use blackstart_core::policy::{Effect, Policy, Reaction};
+use blackstart_core::report::exit_code::{GATED, TIME_LIMIT};
 use blackstart_core::report::{Account, Ledger, Leftover, LimitFacts};
 use blackstart_kernel::spawn::{Child, Signals};
 
@@ -29,12 +30,6 @@ const KILL_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How often a run that waits for its leftovers looks at them.
 const WAIT_STEP: Duration = Duration::from_millis(100);
-
-/// The command succeeded, and a finding gates the run (DESIGN §10).
-const GATED: i32 = 120;
-
-/// As timeout(1) exits.
-const TIME_LIMIT: i32 = 124;
 
 /// Processes that end with the command may end a moment after it, and have not outlived it.
 const GRACE: Duration = Duration::from_millis(20);

@@ -314,15 +314,15 @@ impl Session {
                     .map(|(class, _)| class)
             });
             let at = abi::bs_address { addr: key.addr };
-            let subject = row::<_, abi::bs_lease>(&self.skeleton.maps.bs_leases, &at)
-                .and_then(|lease| {
-                    lease
-                        .slot
-                        .iter()
-                        .find(|slot| slot.name == key.name)
-                        .copied()
-                })
-                .map_or(0, |slot| slot.subject);
+            let lease = row::<_, abi::bs_lease>(&self.skeleton.maps.bs_leases, &at);
+            let slots = lease.as_ref().map_or(&[][..], |lease| &lease.slot);
+            let known = slots.iter().find(|slot| slot.name == key.name);
+            let subject = known.map_or(0, |slot| slot.subject);
+            // Of a name that shares its slot with a later one nobody knows how long it lasts: as long as any.
+            let until = match known {
+                Some(slot) => slot.until,
+                None => slots.iter().map(|slot| slot.until).max().unwrap_or(0),
+            };
             self.refill(&abi::bs_refill {
                 name: key.name,
                 subject,
@@ -332,6 +332,7 @@ impl Session {
                 deny_class: denied.map_or(0, |class| class + first_class),
                 recorded: 1,
                 generation,
+                until,
                 ..abi::zeroed()
             })?;
         }

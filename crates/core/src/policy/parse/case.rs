@@ -26,7 +26,7 @@ impl File<'_> {
         let start = item.span.start;
         let pairs = self.pairs(item, "a test", SHAPE)?;
         let before = self.reader.diagnostics.len();
-        let keys = self.reader.keys(pairs, KEYS, &[], "a test");
+        let keys = self.reader.keys(pairs, KEYS, "a test");
         if self.reader.diagnostics.len() == before {
             for key in ["to", "expect"] {
                 if !keys.iter().any(|(name, ..)| *name == key) {

@@ -18,7 +18,6 @@ pub(in super::super) const KEYS: &[&str] = &[
     "allow", "deny", "protocol", "process", "mode", "on_match", "reaction", "final", "reason",
     "fix",
 ];
-const KEYS_LATER: &[&str] = &["lease"];
 const SHAPE: &str = "a rule is written `- deny: TARGET` or `- allow: TARGET`";
 
 pub(in super::super) const PROTOCOLS: &[(&str, Protocol)] =
@@ -51,7 +50,7 @@ impl File<'_> {
         let before = self.reader.diagnostics.len();
         let mut written: Option<(Effect, &str, Range<usize>, Node)> = None;
         let mut draft = Draft::default();
-        for (key, span, node) in self.reader.keys(pairs, KEYS, KEYS_LATER, "a rule") {
+        for (key, span, node) in self.reader.keys(pairs, KEYS, "a rule") {
             match key {
                 "allow" | "deny" if written.is_some() => {
                     let help = "make them two rules".to_owned();

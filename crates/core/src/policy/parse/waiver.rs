@@ -16,7 +16,7 @@ impl File<'_> {
         let start = item.span.start;
         let pairs = self.pairs(item, "a waiver", SHAPE)?;
         let before = self.reader.diagnostics.len();
-        let keys = self.reader.keys(pairs, KEYS, &[], "a waiver");
+        let keys = self.reader.keys(pairs, KEYS, "a waiver");
         // An unknown key may well be one of these, mistyped: then that is the whole story.
         if self.reader.diagnostics.len() == before {
             for (key, why) in [

@@ -1,6 +1,8 @@
 //! Whose answers give leases, and what a lease does to the next attempt.
 
 use std::net::{IpAddr, UdpSocket};
+use std::thread;
+use std::time::Duration;
 
 use blackstart_core::report::Mode;
 use blackstart_core::tables::RULE_SEARCH;
@@ -10,22 +12,83 @@ use super::message::{A, AAAA, IN, Message, QUESTION, name};
 use super::wire::{ALLOW_ALL, Got, SERVERS, Seen, Wire, refused};
 use crate::abi;
 
+/// Is a connect to this address let through?
+fn connect(wire: &Wire, address: &str) -> bool {
+    let address: IpAddr = address.parse().unwrap();
+    let socket = wire.unconnected(address);
+    match socket.connect((address, 443)) {
+        Ok(()) => true,
+        Err(error) => match error.raw_os_error() {
+            Some(libc::ECONNREFUSED) => false,
+            // Passed by the programs; this name space has no routes.
+            Some(libc::ENETUNREACH) => true,
+            _ => panic!("{error}"),
+        },
+    }
+}
+
+/// A lease may end with the time that its answer gives it, or last as long as the run.
+#[test]
+fn a_lease_ends_where_the_policy_has_it_end() {
+    // As bs_moment() counts: steps of 2^20 ns.
+    let moment = || -> u32 {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
+        ((now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64) >> 20) as u32
+    };
+    let seconds = |steps: u32| f64::from(steps) * f64::from(1 << 20) / 1e9;
+    for lease in ["run", "ttl"] {
+        let wire = Wire::enforce(&format!(
+            "default: deny\nlease: {lease}\nrules:\n  - allow: .good.test\n"
+        ));
+        let resolve = |ttl: u32| {
+            let client = wire.client(SERVERS[0]);
+            let query = Message::query(9, "www.good.test", A);
+            let answer = Message::reply(9, "www.good.test", A)
+                .address(QUESTION, "192.0.2.1")
+                .lasting(ttl);
+            let got = wire.exchange(&client, &query, &answer).unwrap();
+            assert_eq!(got, Got::Answer);
+        };
+        let leases = &wire.session.skeleton.maps.bs_leases;
+        assert!(!connect(&wire, "192.0.2.1"), "nobody asked yet");
+        let row = || -> (Vec<u8>, abi::bs_lease) {
+            let mut keys = leases.keys();
+            let key = keys.find(|key| key.ends_with(&[192, 0, 2, 1])).unwrap();
+            let row = leases.lookup(&key, MapFlags::ANY).unwrap().unwrap();
+            (key, abi::value(&row).unwrap())
+        };
+        let lasts = || seconds(row().1.slot[0].until.wrapping_sub(moment()));
+        let end = || {
+            let (key, mut row) = row();
+            row.slot[0].until = moment().wrapping_sub(1000) | 1;
+            leases
+                .update(&key, abi::octets(&row), MapFlags::ANY)
+                .unwrap();
+        };
+
+        resolve(300);
+        assert!((290.0..302.0).contains(&lasts()), "{}", lasts());
+        assert!(connect(&wire, "192.0.2.1"));
+        // Another answer never makes it shorter.
+        resolve(20);
+        assert!(lasts() > 280.0, "{}", lasts());
+        end();
+        assert_eq!(connect(&wire, "192.0.2.1"), lease == "run");
+        // Whoever looked a name up can use its address, whatever the answer says.
+        for (ttl, least, most) in [(0, 2.0, 6.0), (u32::MAX, 2.0, 6.0)] {
+            end();
+            resolve(ttl);
+            assert!((least..most).contains(&lasts()), "{ttl}: {}", lasts());
+            assert!(connect(&wire, "192.0.2.1"));
+        }
+        resolve(0x7fff_ffff);
+        assert!((604_000.0..605_000.0).contains(&lasts()), "{}", lasts());
+    }
+}
+
 /// The lease that the next connect asks, by its verdict.
 #[test]
 fn a_lease_permits_or_refuses_the_next_connect() {
-    let connect = |wire: &Wire, address: &str| {
-        let address: IpAddr = address.parse().unwrap();
-        let socket = wire.unconnected(address);
-        match socket.connect((address, 443)) {
-            Ok(()) => true,
-            Err(error) => match error.raw_os_error() {
-                Some(libc::ECONNREFUSED) => false,
-                // Passed by the programs; this name space has no routes.
-                Some(libc::ENETUNREACH) => true,
-                _ => panic!("{error}"),
-            },
-        }
-    };
     let resolve = |wire: &Wire, asked: &str, answer: Message| {
         let client = wire.client(SERVERS[0]);
         let query = Message::query(9, asked, A);
@@ -400,6 +463,16 @@ fn closed_sockets_leave_nothing_behind() {
         rows.collect()
     };
     let sitting = || seats().iter().filter(|seat| seat.cookie != 0).count();
+    // A child that another test is just starting holds copies of our sockets until it execs: they close a moment later.
+    let closed_but = |open: usize| {
+        (0..1000).any(|_| {
+            let done = sitting() + elsewhere() == open;
+            if !done {
+                thread::sleep(Duration::from_millis(10));
+            }
+            done
+        })
+    };
     let sent = || -> u64 { wire.snapshot().flows.iter().map(|row| row.bytes_sent).sum() };
     let open =
         |count: usize| -> Vec<UdpSocket> { (0..count).map(|_| wire.client(SERVERS[0])).collect() };
@@ -418,6 +491,7 @@ fn closed_sockets_leave_nothing_behind() {
 
     // Others sit down where the first ones sat, beside those that still have their rows elsewhere.
     clients.drain(..many / 2);
+    assert!(closed_but(many - many / 2));
     clients.extend(open(many / 2));
     clients.iter().for_each(ask);
     assert_eq!(sitting() + elsewhere(), many);
@@ -425,14 +499,14 @@ fn closed_sockets_leave_nothing_behind() {
     assert_eq!(wire.counters().answers_unasked, 0);
 
     drop(clients);
-    assert_eq!(elsewhere(), 0);
+    assert!(closed_but(0), "{} and {} left", sitting(), elsewhere());
     assert_eq!(sent(), (2 * many * length) as u64);
     // What was sent lies on the seats until somebody goes elsewhere from there; nothing else does.
     let swept = |seat: &abi::bs_seat| {
         let row = &seat.socket;
         let open = [row.verdict, row.dns, row.hooked].map(u64::from);
         let asked = row.asked.map(|asked| u64::from(asked.turn));
-        let all = [seat.cookie, seat.elsewhere.into(), row.since_ns];
+        let all = [seat.cookie, seat.elsewhere.into(), row.since.into()];
         [&all[..], &open, &asked].concat().iter().all(|n| *n == 0)
     };
     assert!(seats().iter().all(swept));
@@ -443,8 +517,49 @@ fn closed_sockets_leave_nothing_behind() {
         if left() > 0 {
             let elsewhere = (0..many).map(|_| wire.client(SERVERS[1]));
             drop(elsewhere.collect::<Vec<_>>());
+            assert!(closed_but(0));
         }
     }
     assert_eq!(left(), 0);
     assert_eq!(sent(), (2 * many * length) as u64);
+}
+
+/// Attempts lie in their socket's row until it is taken for another flow; the record has them wherever they lie.
+#[test]
+fn attempts_are_in_the_record_wherever_they_lie() {
+    let wire = Wire::observe(ALLOW_ALL);
+    let recorded = || -> u64 { wire.snapshot().flows.iter().map(|row| row.attempts).sum() };
+    let at = |port: u16| -> u64 {
+        let flows = wire.snapshot().flows;
+        let here = flows.iter().filter(|row| row.port == port);
+        here.map(|row| row.attempts).sum()
+    };
+    let before = (recorded(), wire.counters().attempts);
+    assert_eq!(before.0, before.1);
+    let client = wire.unconnected(SERVERS[0]);
+    let send = |port: u16, times: u64| {
+        for _ in 0..times {
+            // Nobody listens: what came back for the last one is told to the next.
+            let _told = client.send_to(b"x", (SERVERS[0], port));
+        }
+    };
+    send(7001, 5);
+    assert_eq!(at(7001), 5);
+    let held = |wire: &Wire| -> u32 {
+        let maps = &wire.session.skeleton.maps;
+        let rows = maps.bs_seats.keys().map(|key| {
+            let row = maps.bs_seats.lookup(&key, MapFlags::ANY).unwrap();
+            abi::value::<abi::bs_seat>(&row.unwrap()).unwrap()
+        });
+        rows.map(|seat| seat.socket.attempts).sum()
+    };
+    assert_eq!(held(&wire), 4, "the first one made the flow's row");
+    send(7002, 3);
+    send(7001, 2);
+    assert_eq!((at(7001), at(7002)), (7, 3));
+    drop(client);
+    assert_eq!((at(7001), at(7002)), (7, 3));
+    assert_eq!(recorded() - before.0, 10);
+    assert_eq!(wire.counters().attempts - before.1, 10);
+    assert_eq!(wire.counters().lost, 0);
 }

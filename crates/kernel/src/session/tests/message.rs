@@ -97,6 +97,13 @@ impl Message {
         }
     }
 
+    /// The time to live of the record that was added last, an address of four octets.
+    pub(super) fn lasting(mut self, seconds: u32) -> Self {
+        let at = self.0.len() - 10;
+        self.0[at..at + 4].copy_from_slice(&seconds.to_be_bytes());
+        self
+    }
+
     /// A CNAME record in the answer section.
     pub(super) fn cname(self, owner: &[u8], target: &[u8]) -> Self {
         self.record(Section::Answer, owner, CNAME, IN, target)
