@@ -10,7 +10,7 @@ use blackstart_core::explain::Told;
 use blackstart_core::history::backtest::{Act, Alike, Backtest, Change, Difference};
 use blackstart_core::history::replay::{Replay, Ruled};
 use blackstart_core::history::{Ancestry, Past, time_text};
-use blackstart_core::policy::Policy;
+use blackstart_core::policy::{LeaseLife, Policy};
 use blackstart_core::report::{Mode, Parts as _, Report, Verdict};
 use blackstart_store::{Error, Filter, Found, Store};
 use schemars::JsonSchema;
@@ -170,6 +170,7 @@ fn held(
         runs_refused: test.runs_refused,
         observed: test.observed,
         cut_short: test.cut_short,
+        remarks: remarks(&[policy]),
         refusals: Vec::new(),
     };
     let code = if test.refused == 0 { 0 } else { WRONG };
@@ -189,6 +190,13 @@ fn held(
         Format::Json => answers::printed(&answer),
     };
     Ok(finish(output, &text, code))
+}
+
+/// What the past does not tell of these policies.
+fn remarks(policies: &[&Policy]) -> Vec<String> {
+    let ends = policies.iter().any(|policy| policy.lease == LeaseLife::Ttl);
+    let told = "`lease: ttl` was left out: how long answers lasted is not recorded, and attempts after their end would be refused as well";
+    ends.then(|| told.to_owned()).into_iter().collect()
 }
 
 fn uncompiled(error: &dyn std::error::Error, output: Output) -> u8 {
@@ -240,6 +248,7 @@ fn compared(
         attempts: difference.attempts,
         changed: difference.changed,
         runs_changed: difference.runs_changed,
+        remarks: remarks(&[old, new]),
         ..Differs::of(typed)
     };
     let code = if difference.changed == 0 { 0 } else { WRONG };
@@ -322,6 +331,8 @@ pub(crate) struct Answer {
     observed: u64,
     /// Attempts that were refused when they were made: what would have followed is not known.
     cut_short: u64,
+    /// What ought to be known besides.
+    remarks: Vec<String>,
     /// What would have been refused or recorded, that in the most runs first.
     refusals: Vec<Refusal>,
 }
@@ -405,6 +416,7 @@ impl Answer {
             runs_refused: 0,
             observed: 0,
             cut_short: 0,
+            remarks: Vec::new(),
             refusals: Vec::new(),
         }
     }
@@ -436,6 +448,8 @@ pub(crate) struct Differs {
     changed: u64,
     /// In how many runs.
     runs_changed: u64,
+    /// What ought to be known besides.
+    remarks: Vec<String>,
     /// What comes out otherwise, that in the most runs first.
     changes: Vec<Changed>,
 }
@@ -492,6 +506,7 @@ impl Differs {
             attempts: 0,
             changed: 0,
             runs_changed: 0,
+            remarks: Vec::new(),
             changes: Vec::new(),
         }
     }

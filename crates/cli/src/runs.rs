@@ -20,8 +20,9 @@ use crate::html::RunPage;
 use crate::layers::Files;
 use crate::output::Output;
 use crate::plain::plain;
-use crate::report_file::{Form, ReportFile, replace};
+use crate::report_file::{Form, ReportFile};
 use crate::summary::Telling;
+use crate::whole_file::{Readers, WholeFile};
 use crate::{FAILED, answers, diagnostics, finish};
 
 #[cfg(test)]
@@ -295,7 +296,7 @@ fn export(typed: &RunsExport, store: &Store, output: Output) -> Result<u8, Error
     };
     let done = match &typed.out {
         None => output.result(&mut fill),
-        Some(path) => replace(&absolute(path), 0o600, &mut fill),
+        Some(path) => WholeFile::at(path, Readers::Owner).and_then(|file| file.replace(&mut fill)),
     };
     match (done, failed) {
         (Ok(()), _) => Ok(0),
@@ -311,10 +312,6 @@ fn export(typed: &RunsExport, store: &Store, output: Output) -> Result<u8, Error
             Ok(FAILED)
         }
     }
-}
-
-fn absolute(path: &Path) -> std::path::PathBuf {
-    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 /// A document in one line: in JSON, a line feed stands between things only.

@@ -376,6 +376,13 @@ fn a_policy_is_learned_held_against_the_past_and_compared_by_effect() {
         assert!(text.contains(wanted), "{wanted}: {text}");
     }
 
+    host.policy("short.yaml", "lease: ttl\nrules: []\n");
+    let text = host.says(
+        &["policy", "backtest", "--service", "mysql", "short.yaml"],
+        0,
+    );
+    assert!(text.contains("`lease: ttl` was left out"), "{text}");
+
     host.policy("bad.yaml", "rulez: []\n");
     let bad = host.json(&["policy", "backtest", "bad.yaml"], 1);
     assert_eq!((&bad["valid"], &bad["runs"]), (&json!(false), &json!(0)));

@@ -58,6 +58,9 @@ pub(super) fn backtest(answer: &Answer, chains: &Chains, paint: Paint) -> String
         );
     }
     incomplete(&mut out, answer.incomplete_runs, answer.runs);
+    for remark in &answer.remarks {
+        let _ = writeln!(out, "note      {}", plain(remark));
+    }
     for refusal in answer.refusals.iter().take(SHOWN) {
         let word = match refusal.verdict {
             Verdict::Deny => paint.bad("refused"),
@@ -106,6 +109,9 @@ pub(super) fn diff(answer: &Differs, chains: &Chains, paint: Paint) -> String {
         let _ = writeln!(out, "{names}: {}", paint.doubtful(&changed));
     }
     incomplete(&mut out, answer.incomplete_runs, answer.runs);
+    for remark in &answer.remarks {
+        let _ = writeln!(out, "note      {}", plain(remark));
+    }
     for change in answer.changes.iter().take(SHOWN) {
         let _ = writeln!(out, "\n{}", paint.bold(&destination(&change.attempts)));
         judged(&mut out, "from", &change.before, paint);
