@@ -272,8 +272,6 @@ struct bs_lease_slot {
 	__u8 several;     /* more than one name has this class here */
 	__u8 recorded;    /* bs_answers has a row of the latest name */
 	__u16 generation; /* that the classes are of; a slot of another one says nothing, and makes room first */
-	__u32 until;      /* bs_moment() of its end, should the policy have leases end; 0: none */
-	__u32 pad;
 };
 
 struct bs_lease {
@@ -281,6 +279,9 @@ struct bs_lease {
 	__u32 used;
 	__u32 turns; /* answers that named the address */
 	__u32 known; /* enum bs_known: what needs no lookup, in the same row, so that a verdict asks once */
+	/* Of each slot, bs_moment() of its end, should the policy have leases end; 0: none. Apart from the slots, which are
+	 * copied to a stack that has no room for more. */
+	__u32 until[BS_LEASE_SLOTS];
 	struct bs_lease_slot slot[BS_LEASE_SLOTS];
 };
 
@@ -543,7 +544,7 @@ struct bs_refill {
 	__u32 deny_class;
 	__u32 recorded; /* bs_answers has a row of it */
 	__u32 generation;
-	__u32 until;    /* LEASE: as in struct bs_lease_slot */
+	__u32 until;    /* LEASE: as in struct bs_lease */
 };
 
 #define BS_SIZE(type, size) _Static_assert(sizeof(struct type) == (size), #type)
@@ -561,8 +562,8 @@ BS_SIZE(bs_port_key, 12);
 BS_SIZE(bs_name, 272);
 BS_SIZE(bs_pending_key, 40);
 BS_SIZE(bs_pending, 16);
-BS_SIZE(bs_lease_slot, 40);
-BS_SIZE(bs_lease, 656);
+BS_SIZE(bs_lease_slot, 32);
+BS_SIZE(bs_lease, 592);
 BS_SIZE(bs_answer_key, 24);
 BS_SIZE(bs_answer, 56);
 BS_SIZE(bs_query_key, 24);

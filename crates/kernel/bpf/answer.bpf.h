@@ -198,12 +198,12 @@ static __always_inline int bs_name_take(struct bs_answer_scratch *s, __u32 at)
 }
 
 /* As long as one of the names of a class has the address, the class does. */
-static __always_inline void bs_lease_prolong(struct bs_lease_slot *slot, __u32 until)
+static __always_inline void bs_lease_prolong(__u32 *end, __u32 until)
 {
-	__u32 known = slot->until;
+	__u32 known = *end;
 
 	if (known && (!until || bs_later(until, known)))
-		slot->until = until;
+		*end = until;
 }
 
 /* Note a name's class with the address that it was given for: what verdicts ask. Slots of a policy that neither
@@ -273,12 +273,12 @@ __noinline int bs_lease_put(struct bs_refill *n)
 		}
 		place &= BS_LEASE_SLOTS - 1;
 		lease->slot[place].several = 0;
-		lease->slot[place].until = until;
+		lease->until[place] = until;
 	} else {
 		place &= BS_LEASE_SLOTS - 1;
 		if (lease->slot[place].name != name)
 			lease->slot[place].several = 1;
-		bs_lease_prolong(&lease->slot[place], until);
+		bs_lease_prolong(&lease->until[place], until);
 	}
 	lease->slot[place].name = name;
 	lease->slot[place].subject = subject;
@@ -320,7 +320,7 @@ static __always_inline int bs_lease_stands(struct bs_lease *lease, struct bs_ans
 		if (slot->name != s->key.name || slot->subject != s->subject || !slot->recorded)
 			return 0;
 		slot->seen = __sync_fetch_and_add(&lease->turns, 1) + 1;
-		bs_lease_prolong(slot, s->until);
+		bs_lease_prolong(&lease->until[i], s->until);
 		return 1;
 	}
 	return 0;

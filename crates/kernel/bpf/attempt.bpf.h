@@ -32,7 +32,8 @@ struct bs_attempt {
 	__u8 other;         /* some name is neither */
 	__u8 several;
 	__u8 forwarded; /* in: 1 for a lookup over TCP that the forwarder will read */
-	__u8 pad[4];
+	__u8 kept;      /* bs_backstop's own: a row has it. Here, since its stack is full */
+	__u8 pad[3];
 };
 
 #define BS_EFFECT(ruling) ((__u8)((ruling) >> 32))
@@ -141,8 +142,6 @@ __noinline int bs_weigh(struct bs_attempt *a, struct bs_lease_slot *slot)
 	/* Of another policy's classes: kept for that one, or left over from it. */
 	if (slot->generation != (__u16)a->generation)
 		return 0;
-	if (!spared.expiry && policies[a->generation & 1].expiry && slot->until && bs_later(bs_moment(), slot->until))
-		return 0;
 	if (slot->several || a->name)
 		a->several = 1;
 	/* The likeliest name: the latest that this subject asked for, else the latest. */
@@ -182,12 +181,16 @@ struct bs_weighing {
 static __always_inline void bs_slot_weigh(__u32 i, struct bs_weighing *w)
 {
 	struct bs_lease_slot slot;
+	__u32 until;
 
 	if (!w->lease || i >= BS_LEASE_SLOTS)
 		return;
 	bpf_spin_lock(&w->lease->lock);
 	slot = w->lease->slot[i];
+	until = w->lease->until[i];
 	bpf_spin_unlock(&w->lease->lock);
+	if (!spared.expiry && until && policies[w->attempt->generation & 1].expiry && bs_later(bs_moment(), until))
+		return;
 	bs_weigh(w->attempt, &slot);
 }
 

@@ -454,7 +454,6 @@ __noinline int bs_query(struct __sk_buff *skb, struct bs_header *h, struct bs_so
 __noinline int bs_backstop(__u64 cookie, struct bs_header *h, struct bs_socket *st, __u32 generation)
 {
 	struct bs_attempt a = {};
-	int kept;
 
 	if (!h)
 		return BS_PASS;
@@ -474,32 +473,36 @@ __noinline int bs_backstop(__u64 cookie, struct bs_header *h, struct bs_socket *
 	a.protocol = h->protocol;
 	a.backstop = 1;
 	bs_judge(&a);
-	kept = bs_record(&a);
+	a.kept = bs_record(&a);
 	/* A TCP socket that no hook saw is the kernel's own (a subflow), and no hook will see it closed. */
 	if (h->stream)
 		return a.verdict == BS_DENY ? BS_DROP : BS_PASS;
 	if (!st)
 		st = bs_socket_new(cookie);
-	if (st)
-		bs_socket_set(st, &a, kept);
+	if (st) {
+		bs_socket_set(st, &a, 0);
+		st->kept = *(volatile __u8 *)&a.kept;
+	}
 	return a.verdict == BS_DENY ? BS_DROP : BS_PASS;
 }
 
-/* A packet of a turned connection: with the first, it is known where that comes from. */
-static __always_inline void bs_forward_leaves(struct __sk_buff *skb, struct bs_socket *st, __u64 cookie)
+/* A packet of a turned connection: with the first, it is known where that comes from. A global function, for the sake of
+ * bs_egress's stack. */
+__noinline int bs_forward_leaves(struct __sk_buff *skb, struct bs_socket *st)
 {
 	struct bs_forwarded_key from = {};
 	struct bs_header h = {};
 
-	if (bs_header_read(skb, &h) || (h.tcp_flags & 0x12) != 0x02)
-		return;
+	if (!st || bs_header_read(skb, &h) || (h.tcp_flags & 0x12) != 0x02)
+		return 0;
 	__builtin_memcpy(from.addr, h.source, 16);
 	from.port = h.source_port;
-	bs_forward_note(st, cookie, &from);
+	bs_forward_note(st, bpf_get_socket_cookie(skb), &from);
+	return 0;
 }
 
 /* A packet of a datagram socket, or of a socket that no hook has judged. */
-static __always_inline int bs_packet(struct __sk_buff *skb, __u64 cookie, struct bs_socket *st)
+static __always_inline int bs_packet(struct __sk_buff *skb, struct bs_socket *st)
 {
 	struct bpf_sock *sk = skb->sk;
 	struct bs_header h = {};
@@ -526,9 +529,9 @@ static __always_inline int bs_packet(struct __sk_buff *skb, __u64 cookie, struct
 		/* Accepted sockets have no verdict and need none: only the packet that opens a connection. */
 		if (h.stream && (h.tcp_flags & 0x12) != 0x02)
 			return BS_PASS;
-		if (bs_backstop(cookie, &h, st, generation) == BS_DROP)
+		if (bs_backstop(bpf_get_socket_cookie(skb), &h, st, generation) == BS_DROP)
 			return BS_DROP;
-		st = bs_socket_find(cookie);
+		st = bs_socket_find(bpf_get_socket_cookie(skb));
 	}
 	if (st)
 		__sync_fetch_and_add(&st->bytes, skb->len);
@@ -564,12 +567,12 @@ int bs_egress(struct __sk_buff *skb)
 		/* The socket hooks see no raw socket: this is a connection. */
 		if (st->protocol == IPPROTO_TCP) {
 			if (forward.netns && st->forwarded)
-				bs_forward_leaves(skb, st, cookie);
+				bs_forward_leaves(skb, st);
 			__sync_fetch_and_add(&st->bytes, skb->len);
 			return BS_PASS;
 		}
 	}
-	return bs_packet(skb, cookie, st);
+	return bs_packet(skb, st);
 }
 
 #endif

@@ -324,13 +324,14 @@ impl Session {
             });
             let at = abi::bs_address { addr: key.addr };
             let lease = row::<_, abi::bs_lease>(&self.skeleton.maps.bs_leases, &at);
-            let slots = lease.as_ref().map_or(&[][..], |lease| &lease.slot);
-            let known = slots.iter().find(|slot| slot.name == key.name);
-            let subject = known.map_or(0, |slot| slot.subject);
+            let lease = lease.unwrap_or_else(abi::zeroed);
+            let mut slots = lease.slot.iter().zip(lease.until);
+            let known = slots.find(|(slot, _)| slot.name == key.name);
+            let subject = known.map_or(0, |(slot, _)| slot.subject);
             // Of a name that shares its slot with a later one nobody knows how long it lasts: as long as any.
             let until = match known {
-                Some(slot) => slot.until,
-                None => slots.iter().map(|slot| slot.until).max().unwrap_or(0),
+                Some((_, until)) => until,
+                None => lease.until.into_iter().max().unwrap_or(0),
             };
             self.refill(&abi::bs_refill {
                 name: key.name,

@@ -322,7 +322,7 @@ fn left(wire: &Wire) -> BTreeSet<String> {
     for key in leases.keys() {
         let at: abi::bs_address = abi::value(&key).unwrap();
         let lease: abi::bs_lease = row(leases, &at).unwrap();
-        for slot in &lease.slot[..lease.used as usize] {
+        for (slot, until) in lease.slot[..lease.used as usize].iter().zip(lease.until) {
             left.insert(format!(
                 "lease {}: {} class {} deny {} several {} recorded {} generation {} for {}",
                 crate::fill::address(at.addr),
@@ -332,7 +332,7 @@ fn left(wire: &Wire) -> BTreeSet<String> {
                 slot.several,
                 slot.recorded,
                 slot.generation,
-                lasts(slot.until),
+                lasts(until),
             ));
         }
     }

@@ -57,10 +57,10 @@ fn a_lease_ends_where_the_policy_has_it_end() {
             let row = leases.lookup(&key, MapFlags::ANY).unwrap().unwrap();
             (key, abi::value(&row).unwrap())
         };
-        let lasts = || seconds(row().1.slot[0].until.wrapping_sub(moment()));
+        let lasts = || seconds(row().1.until[0].wrapping_sub(moment()));
         let end = || {
             let (key, mut row) = row();
-            row.slot[0].until = moment().wrapping_sub(1000) | 1;
+            row.until[0] = moment().wrapping_sub(1000) | 1;
             leases
                 .update(&key, abi::octets(&row), MapFlags::ANY)
                 .unwrap();
