@@ -448,6 +448,8 @@ fn in_another_network_namespace_nothing_is_turned() {
     let run = world
         .guard()
         .policy(REHEARSAL)
+        // A command that is contained cannot go there.
+        .arg("--no-contain")
         .run(&ask)
         .exits(1)
         .says("refused");

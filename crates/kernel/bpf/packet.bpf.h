@@ -485,17 +485,19 @@ __noinline int bs_backstop(__u64 cookie, struct bs_header *h, struct bs_socket *
 	return a.verdict == BS_DENY ? BS_DROP : BS_PASS;
 }
 
-/* A packet of a turned connection: with the first, it is known where that comes from. */
-static __always_inline void bs_forward_leaves(struct __sk_buff *skb, struct bs_socket *st, __u64 cookie)
+/* A packet of a turned connection: with the first, it is known where that comes from. A function of its own, for the stack
+ * that the packet programs have left is little. */
+__noinline int bs_forward_leaves(struct __sk_buff *skb, struct bs_socket *st, __u64 cookie)
 {
 	struct bs_forwarded_key from = {};
 	struct bs_header h = {};
 
-	if (bs_header_read(skb, &h) || (h.tcp_flags & 0x12) != 0x02)
-		return;
+	if (!st || bs_header_read(skb, &h) || (h.tcp_flags & 0x12) != 0x02)
+		return 0;
 	__builtin_memcpy(from.addr, h.source, 16);
 	from.port = h.source_port;
-	bs_forward_note(st, cookie, &from);
+	st->source_port = h.source_port;
+	return bpf_map_update_elem(&bs_forwarded, &from, &cookie, BPF_ANY);
 }
 
 /* A packet of a datagram socket, or of a socket that no hook has judged. */
