@@ -61,6 +61,11 @@ bench: ## Measure every bar: prints the table, writes the raw results to benches
 bench-graph: ## Measure the graph's bar: loops, order and levels of 100,000 services
 	cargo run --release --locked -p blackstart-core --example graph_scale
 
+.PHONY: bench-store
+bench-store: ## Measure the history's bars: 100,000 runs with 100 flows each (minutes; 2 GB of disk)
+	dir=$$(mktemp -d) && trap 'rm -rf "$$dir"' EXIT && \
+	    cargo run --release --locked -p blackstart-store --example history_scale -- "$$dir"
+
 .PHONY: bench-html
 bench-html: ## Measure the page's bar: a large report opens and filters in a browser
 	scripts/install-deps test

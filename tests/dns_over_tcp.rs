@@ -448,7 +448,7 @@ fn in_another_network_namespace_nothing_is_turned() {
     let run = world
         .guard()
         .policy(REHEARSAL)
-        // A command that is contained cannot go there.
+        // Contained, root enters no other namespace at all.
         .arg("--no-contain")
         .run(&ask)
         .exits(1)

@@ -16,7 +16,12 @@ const DIRECTION: &[(&str, &[&str])] = &[
         "blackstart-guard",
         &["blackstart-core", "blackstart-kernel"],
     ),
-    ("blackstart", &["blackstart-core", "blackstart-guard"]),
+    // No run needs the history, and the history needs nothing that a run is made of.
+    ("blackstart-store", &["blackstart-core"]),
+    (
+        "blackstart",
+        &["blackstart-core", "blackstart-guard", "blackstart-store"],
+    ),
     // The lab drives the binary, and reads its reports with core's types.
     ("blackstart-lab", &["blackstart-core"]),
 ];

@@ -100,6 +100,7 @@ const OBSERVE: &str = "tests/observe.rs";
 const CONTAIN: &str = "tests/contain.rs";
 const LIFETIME: &str = "tests/lifetime.rs";
 const POLICY: &str = "tests/policy.rs";
+const OVER_TCP: &str = "tests/dns_over_tcp.rs";
 const MALFORMED: &str = "tests/dns_malformed.rs";
 const QUERIES: &str = "crates/kernel/src/session/tests/queries.rs";
 const LEASES: &str = "crates/kernel/src/session/tests/leases.rs";
@@ -116,9 +117,18 @@ pub const CASES: [Case; 70] = [
     case(2, Accident, "a query from a connected UDP socket")
         .is(Refused, &[(ENFORCE, "a_denied_name_is_refused_to_every_resolver")])
         .on_the_matrix(),
-    case(3, Accident, "DNS over TCP, asked for by a cut answer"),
-    case(4, Hostile, "several queries in one TCP connection, a later one denied"),
-    case(5, Hostile, "a query cut into TCP segments"),
+    case(3, Accident, "DNS over TCP, asked for by a cut answer").is(
+        Refused,
+        &[
+            (OVER_TCP, "a_truncated_answer_is_asked_for_again_over_tcp"),
+            (OVER_TCP, "dig_is_answered_and_refused_as_over_udp"),
+            (OVER_TCP, "glibc_over_tcp_leases_before_it_connects"),
+        ],
+    ),
+    case(4, Hostile, "several queries in one TCP connection, a later one denied")
+        .is(Refused, &[(OVER_TCP, "each_message_of_a_stream_is_judged_however_it_is_cut")]),
+    case(5, Hostile, "a query cut into TCP segments")
+        .is(Refused, &[(OVER_TCP, "each_message_of_a_stream_is_judged_however_it_is_cut")]),
     case(6, Hostile, "a query with several questions").is(
         Refused,
         &[

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, UdpSocket};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -33,6 +34,8 @@ struct Entry {
     data: Vec<RData>,
     ttl: u32,
     fate: Fate,
+    /// Counts the answers, of a name that has another address each time.
+    turn: Option<Arc<AtomicUsize>>,
 }
 
 /// How a question about a name is dealt with.
@@ -50,7 +53,24 @@ impl Default for Entry {
             data: Vec::new(),
             ttl: 300,
             fate: Fate::Answer,
+            turn: None,
         }
+    }
+}
+
+impl Entry {
+    /// What is answered of its data this time.
+    fn given(&self, qtype: RecordType) -> Vec<&RData> {
+        let mut given: Vec<&RData> = self
+            .data
+            .iter()
+            .filter(|data| data.record_type() == qtype)
+            .collect();
+        if let Some(turn) = self.turn.as_ref().filter(|_| !given.is_empty()) {
+            let at = turn.fetch_add(1, Ordering::Relaxed) % given.len();
+            given = vec![given[at]];
+        }
+        given
     }
 }
 
@@ -101,6 +121,12 @@ impl Zone {
         self
     }
 
+    /// Each answer about this name has the next of its addresses.
+    pub fn rotates(mut self, name: &str) -> Self {
+        self.entry(name).turn = Some(Arc::default());
+        self
+    }
+
     /// The server fails on this name (SERVFAIL).
     pub fn servfail(mut self, name: &str) -> Self {
         self.entry(name).fate = Fate::ServerFailure;
@@ -140,22 +166,25 @@ impl Zone {
         let mut owner = asked.clone();
         for _ in 0..LONGEST_CHAIN {
             let name = key(&owner.to_ascii());
-            let (data, ttl) = match self.names.get(&name) {
-                Some(entry) => (&entry.data, entry.ttl),
+            let (data, given, ttl) = match self.names.get(&name) {
+                Some(entry) => (&entry.data, entry.given(qtype), entry.ttl),
                 None => match self
                     .below
                     .iter()
                     .find(|(suffix, _)| name.ends_with(&format!(".{suffix}")))
                 {
-                    Some((_, data)) => (data, 300),
+                    Some((_, data)) => {
+                        let of_type = data.iter().filter(|data| data.record_type() == qtype);
+                        (data, of_type.collect(), 300)
+                    }
                     // The far end of a chain may be missing; its beginning is still an answer.
                     None if records.is_empty() => return None,
                     None => break,
                 },
             };
             records.extend(
-                data.iter()
-                    .filter(|data| data.record_type() == qtype)
+                given
+                    .into_iter()
                     .map(|data| Record::from_rdata(owner.clone(), ttl, data.clone())),
             );
             let next = data.iter().find_map(|data| {

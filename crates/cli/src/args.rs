@@ -63,6 +63,8 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Graph(Graph),
     #[command(subcommand)]
+    Runs(Runs),
+    #[command(subcommand)]
     Report(Report),
 }
 
@@ -316,6 +318,9 @@ pub(crate) enum Policy {
     Check(Check),
     Explain(Explain),
     Test(Test),
+    Learn(Learn),
+    Backtest(Backtest),
+    Diff(PolicyDiff),
     /// Print the JSON Schema of a policy file, by which an editor completes and checks one.
     Schema,
 }
@@ -446,6 +451,127 @@ Examples:
 Exit codes:
   0    every case came out as expected
   1    at least one did not, or a file is not valid";
+
+/// Make a policy from what the runs of a service did.
+///
+/// It is an allow-list (`default: deny`) of the names that runs asked for, on the ports that they reached;
+/// addresses stand in it only where no name led to them. Each rule has its evidence in a comment. What a
+/// policy denied, or a waiver or a broken glass let pass, is left out and told. A name stands for itself,
+/// unless runs keep bringing new ones below it. Runs of which not everything is known are told at the top.
+/// The policy goes to standard output, and observes until it says `mode: enforce`.
+#[derive(Debug, Args)]
+#[command(after_long_help = AFTER_LEARN)]
+pub(crate) struct Learn {
+    /// The service whose runs are looked at
+    #[arg(long, value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub(crate) service: String,
+
+    /// Only runs that began within this time, such as `12h`, `30d` or `8w`
+    #[arg(long, value_name = "TIME", value_parser = age)]
+    pub(crate) since: Option<Duration>,
+
+    /// How to show the result (on standard output)
+    ///
+    /// `human` is the policy; `json` has it as a text, with its rules and their evidence.
+    #[arg(long, value_name = "FORMAT", default_value = "human")]
+    pub(crate) format: Format,
+}
+
+const AFTER_LEARN: &str = "\
+Examples:
+    blackstart policy learn --service mysql --since 30d >mysql.yaml
+    blackstart policy backtest mysql.yaml
+
+Exit codes:
+  0    done
+  1    the history has no such run, or done with a report that could not be taken into it
+  125  typed wrongly, or the history could not be read";
+
+/// Which runs of the past a policy is held against.
+#[derive(Debug, Args)]
+pub(crate) struct Against {
+    /// Only runs that deployed this
+    ///
+    /// If not given: what the policy says under `service:`, and all runs where it says nothing.
+    #[arg(long, value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub(crate) service: Option<String>,
+
+    /// Only runs that began within this time, such as `12h`, `30d` or `8w`
+    #[arg(long, value_name = "TIME", value_parser = age)]
+    pub(crate) since: Option<Duration>,
+
+    /// Take from this catalog what `protect:` and `service:` stand for
+    #[arg(long, value_name = "DIR")]
+    pub(crate) catalog: Option<PathBuf>,
+
+    /// Apply the host's guardrails, as a run on this host would
+    #[arg(long)]
+    pub(crate) with_guardrails: bool,
+}
+
+/// Say what a policy would have refused of what earlier runs did.
+///
+/// Every lookup, connection and contact of the history's runs is judged again, with the leases and the
+/// processes that they had. The policy is taken as if it said `mode: enforce`; single rules that say
+/// `mode: observe` still refuse nothing, and are told apart. A connection that follows a refused lookup is not
+/// counted: it would not have come to pass. Waivers hold as of today.
+#[derive(Debug, Args)]
+#[command(after_long_help = AFTER_BACKTEST)]
+pub(crate) struct Backtest {
+    #[command(flatten)]
+    pub(crate) against: Against,
+
+    /// How to show the result (on standard output)
+    #[arg(long, value_name = "FORMAT", default_value = "human")]
+    pub(crate) format: Format,
+
+    /// The policy
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+}
+
+const AFTER_BACKTEST: &str = "\
+Examples:
+    blackstart policy backtest deploy.yaml --since 90d
+    blackstart policy backtest --service mysql --format json deploy.yaml | jq .refusals
+
+Exit codes:
+  0    it would have refused nothing
+  1    it would have, or it is not valid, or there is no run to hold it against, or a report could not be taken into
+       the history
+  125  typed wrongly, or the history could not be read";
+
+/// Compare two policies by what they make of earlier runs, not by their texts.
+///
+/// Both are held against the history's runs as `policy backtest` does; what comes out otherwise is told.
+#[derive(Debug, Args)]
+#[command(after_long_help = AFTER_POLICY_DIFF)]
+pub(crate) struct PolicyDiff {
+    #[command(flatten)]
+    pub(crate) against: Against,
+
+    /// How to show the result (on standard output)
+    #[arg(long, value_name = "FORMAT", default_value = "human")]
+    pub(crate) format: Format,
+
+    /// The policy before
+    #[arg(value_name = "OLD")]
+    pub(crate) old: PathBuf,
+
+    /// The policy after
+    #[arg(value_name = "NEW")]
+    pub(crate) new: PathBuf,
+}
+
+const AFTER_POLICY_DIFF: &str = "\
+Examples:
+    blackstart policy diff deploy.yaml deploy.new.yaml --since 90d
+
+Exit codes:
+  0    nothing that runs did comes out otherwise
+  1    something does, or one of them is not valid, or there is no run to hold them against, or a report could not be
+       taken into the history
+  125  typed wrongly, or the history could not be read";
 
 /// Say which service needs which, prove the circles, and order the recovery.
 ///
@@ -702,6 +828,187 @@ Exit codes:
   1    done, with a file that could not be read in full: the result is partial
   125  typed wrongly, or there is nothing to look at";
 
+/// Look at the history of this host's runs.
+///
+/// Each run is taken in when it ends; what could not be then is taken in by the next of these commands. The
+/// history is one file, `history.db`, in the directory of the runs' state.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Runs {
+    List(RunsList),
+    Show(RunsShow),
+    Diff(RunsDiff),
+    Export(RunsExport),
+    Prune(RunsPrune),
+}
+
+/// Which runs.
+#[derive(Debug, Args)]
+pub(crate) struct Which {
+    /// Only runs that deployed this
+    #[arg(long, value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub(crate) service: Option<String>,
+
+    /// Only runs that began within this time, such as `12h`, `30d` or `8w`
+    #[arg(long, value_name = "TIME", value_parser = age)]
+    pub(crate) since: Option<Duration>,
+}
+
+/// List runs, the latest first.
+#[derive(Debug, Args)]
+#[command(after_long_help = AFTER_RUNS)]
+pub(crate) struct RunsList {
+    #[command(flatten)]
+    pub(crate) which: Which,
+
+    /// No more than so many; 0 for all
+    #[arg(long, value_name = "COUNT", default_value = "50")]
+    pub(crate) limit: u64,
+
+    /// How to show the result (on standard output)
+    #[arg(long, value_name = "FORMAT", default_value = "human")]
+    pub(crate) format: Format,
+}
+
+/// Show a run: its summary, its report, or its page.
+#[derive(Debug, Args)]
+#[command(after_long_help = AFTER_RUNS)]
+pub(crate) struct RunsShow {
+    /// Write the report here; may be given more than once
+    ///
+    /// As `run --report` does: `.json` is for programs, `.html` a page for people.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) report: Vec<PathBuf>,
+
+    /// Draw the graph of this catalog into a page
+    #[arg(long, value_name = "DIR", requires = "report")]
+    pub(crate) catalog: Option<PathBuf>,
+
+    /// How to show the result (on standard output)
+    ///
+    /// `human` is the summary that the run ended with, `json` its report, byte by byte.
+    #[arg(long, value_name = "FORMAT", default_value = "human")]
+    pub(crate) format: Format,
+
+    /// The run: its id, the beginning or the end of one, or `latest`
+    #[arg(value_name = "RUN")]
+    pub(crate) run: String,
+}
+
+/// Say what a run reached for, looked up and executed that earlier ones did not, and the other way round.
+///
+/// Of one run: against all earlier runs of its service. New is what none of them had; gone what each of the
+/// ten before it had. Of two runs: from the first to the second.
+#[derive(Debug, Args)]
+#[command(after_long_help = AFTER_RUNS)]
+pub(crate) struct RunsDiff {
+    /// How to show the result (on standard output)
+    #[arg(long, value_name = "FORMAT", default_value = "human")]
+    pub(crate) format: Format,
+
+    /// The run, or the first of two: an id, the beginning or the end of one, or `latest`
+    #[arg(value_name = "RUN")]
+    pub(crate) run: String,
+
+    /// The second
+    #[arg(value_name = "RUN")]
+    pub(crate) other: Option<String>,
+}
+
+/// Write reports as JSON lines: one report in each line, the earliest run first.
+#[derive(Debug, Args)]
+#[command(after_long_help = AFTER_RUNS)]
+pub(crate) struct RunsExport {
+    #[command(flatten)]
+    pub(crate) which: Which,
+
+    /// Write them here instead of on standard output
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
+}
+
+/// Remove runs from the history, with their reports in the directory of the runs' state.
+///
+/// What is to go is shown, and then removed. Room is given back to the file system.
+#[derive(Debug, Args)]
+#[command(after_long_help = AFTER_RUNS)]
+#[group(id = "what", required = true, multiple = true, args = ["older_than", "larger_than"])]
+pub(crate) struct RunsPrune {
+    /// Remove runs that began longer ago, such as `90d`
+    #[arg(long, value_name = "TIME", value_parser = age)]
+    pub(crate) older_than: Option<Duration>,
+
+    /// Remove the earliest runs until the history is no larger than this, such as `2GiB`
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub(crate) larger_than: Option<u64>,
+
+    /// Only show what would go
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+
+    /// How to show the result (on standard output)
+    #[arg(long, value_name = "FORMAT", default_value = "human")]
+    pub(crate) format: Format,
+}
+
+const AFTER_RUNS: &str = "\
+Examples:
+    blackstart runs list --service mysql --since 30d
+    blackstart runs show latest --report page.html
+    blackstart runs diff latest
+    blackstart runs export --since 7d >reports.jsonl
+    blackstart runs prune --older-than 90d --larger-than 2GiB --dry-run
+
+Exit codes:
+  0    done
+  1    no such run, or done with a report that could not be taken in: the result is partial
+  125  typed wrongly, or the history could not be read or written";
+
+/// How long ago: `12h`, `30d`, `8w`.
+fn age(text: &str) -> Result<Duration, String> {
+    let split = text.len() - text.chars().last().map_or(0, char::len_utf8);
+    let (number, unit) = text.split_at(split);
+    let seconds = match unit {
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86_400,
+        "w" => 7 * 86_400,
+        _ => return Err("write a number and its unit: `90m`, `12h`, `30d` or `8w`".to_owned()),
+    };
+    let number: u64 = whole(number).ok_or("write a whole number before the unit, such as `30d`")?;
+    let time = number
+        .checked_mul(seconds)
+        .filter(|it| *it <= 1000 * 366 * 86_400);
+    match time {
+        Some(0) => Err("it is no time at all".to_owned()),
+        Some(time) => Ok(Duration::from_secs(time)),
+        None => Err("it is longer than a thousand years".to_owned()),
+    }
+}
+
+/// `500MiB`, `2GiB`
+fn size(text: &str) -> Result<u64, String> {
+    let end = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(end);
+    let bytes: u64 = match unit {
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        "TiB" => 1 << 40,
+        _ => return Err("write a whole number and its unit: `500MiB` or `2GiB`".to_owned()),
+    };
+    whole(number)
+        .and_then(|number| number.checked_mul(bytes))
+        .ok_or_else(|| "write a whole number and its unit: `500MiB` or `2GiB`".to_owned())
+}
+
+/// No sign and no blank, as parsing alone would take.
+fn whole(text: &str) -> Option<u64> {
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().ok().filter(|_| digits)
+}
+
 /// Work with reports.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Report {
@@ -772,6 +1079,31 @@ mod tests {
     #[test]
     fn definitions_hold_together() {
         Typed::command().debug_assert();
+    }
+
+    #[test]
+    fn ages_and_sizes_have_units() {
+        assert_eq!(age("30d").unwrap().as_secs(), 30 * 86_400);
+        assert_eq!(age("8w").unwrap(), age("56d").unwrap());
+        for wrong in [
+            "",
+            "30",
+            "d",
+            "+3d",
+            "3 d",
+            "0d",
+            "1.5d",
+            "99999999999999999w",
+            "3ä",
+            "9999999d",
+        ] {
+            assert!(age(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(size("2GiB").unwrap(), 2 << 30);
+        assert_eq!(size("0MiB").unwrap(), 0);
+        for wrong in ["", "2", "GiB", "2GB", "-1GiB", "2 GiB", "99999999999TiB"] {
+            assert!(size(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

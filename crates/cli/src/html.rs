@@ -27,6 +27,7 @@ use sha2::{Digest as _, Sha256};
 use crate::plain::Plain;
 
 pub(crate) use catalog::Catalogued;
+pub(crate) use clock::{day_and_time, length_text};
 pub(crate) use run::RunPage;
 
 const STYLE: &str = include_str!("html/page.css");

@@ -3,6 +3,7 @@
 
 mod answers;
 mod args;
+mod backtest;
 mod catalog_files;
 mod check;
 mod diagnostics;
@@ -10,8 +11,10 @@ mod doctor;
 mod expectations;
 mod explain;
 mod graph;
+mod history;
 mod html;
 mod layers;
+mod learn;
 mod live;
 mod lock_file;
 mod log;
@@ -22,6 +25,7 @@ mod reload;
 mod report_file;
 mod resolve;
 mod run;
+mod runs;
 mod summary;
 mod whole_file;
 
@@ -67,10 +71,20 @@ fn main() -> ExitCode {
             after_sweep(output, || finish_explain(&typed, output))
         }
         Command::Policy(Policy::Test(typed)) => after_sweep(output, || finish_test(&typed, output)),
+        Command::Policy(Policy::Learn(typed)) => {
+            after_sweep(output, || learn::learn(&typed, output))
+        }
+        Command::Policy(Policy::Backtest(typed)) => {
+            after_sweep(output, || backtest::backtest(&typed, output))
+        }
+        Command::Policy(Policy::Diff(typed)) => {
+            after_sweep(output, || backtest::diff(&typed, output))
+        }
         Command::Policy(Policy::Schema) => {
             after_sweep(output, || finish(output, &reference::policy_schema(), 0))
         }
         Command::Graph(typed) => after_sweep(output, || graph::graph(&typed, output)),
+        Command::Runs(typed) => after_sweep(output, || runs::runs(&typed, output)),
         Command::Report(Report::Schema) => {
             after_sweep(output, || finish(output, &reference::report_schema(), 0))
         }

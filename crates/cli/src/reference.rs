@@ -27,8 +27,8 @@ mod tests {
     use clap::{Command, CommandFactory as _};
 
     use super::*;
-    use crate::answers;
     use crate::args::Typed;
+    use crate::{answers, runs};
 
     /// Every command's long help, in the order of definition.
     fn command_line() -> String {
@@ -105,9 +105,11 @@ mod tests {
 
     #[test]
     fn what_a_program_is_answered_is_described() {
-        for (command, schema) in answers::schemas() {
+        let policy = answers::schemas().map(|(command, schema)| ("policy", command, schema));
+        let runs = runs::schemas().map(|(command, schema)| ("runs", command, schema));
+        for (group, command, schema) in policy.into_iter().chain(runs) {
             holds(
-                &format!("policy-{command}.schema.json"),
+                &format!("{group}-{command}.schema.json"),
                 &format!("{schema:#}\n"),
             );
         }

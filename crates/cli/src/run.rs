@@ -9,6 +9,7 @@ use blackstart_guard::{AtEnd, Ended, GivenPolicy, Notice, Request};
 use crate::FAILED;
 use crate::args::{self, Format, Leftover};
 use crate::diagnostics;
+use crate::history;
 use crate::html::RunPage;
 use crate::live;
 use crate::lock_file::LockFile;
@@ -77,7 +78,14 @@ pub(crate) fn run(typed: args::Run, output: Output) -> u8 {
                 .reloaded
                 .as_ref()
                 .map_or(rules, |policy| &policy.rules);
-            tell(&order, &ended, rules, output)
+            let code = tell(&order, &ended, rules, output);
+            let record = ended.record.clone().filter(|_| ended.finished);
+            // What is told is told: from here on its room is needed for something else.
+            drop(ended);
+            if let Some(report) = record {
+                history::keep(&order.state, &report, output);
+            }
+            code
         }
         Err(refusal) => {
             output.error(&plain(&refusal.to_string()));

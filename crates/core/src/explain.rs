@@ -25,7 +25,7 @@ use crate::tables::{
 use weigh::{Candidate, Weighing};
 
 /// The sockets by which names are resolved out of sight: no rule is asked for them.
-const RESOLVER_SOCKETS: [&str; 3] = [
+pub(crate) const RESOLVER_SOCKETS: [&str; 3] = [
     "/run/nscd/socket",
     "/var/run/nscd/socket",
     "/run/systemd/resolve/io.systemd.Resolve",
@@ -582,7 +582,7 @@ fn prefix(target: &Target, address: Option<IpAddr>) -> Option<(u8, Through)> {
     }
 }
 
-fn verdict_of(ruling: Ruling) -> Verdict {
+pub(crate) fn verdict_of(ruling: Ruling) -> Verdict {
     match ruling.effect {
         Effect::Deny if ruling.enforce => Verdict::Deny,
         Effect::Deny => Verdict::WouldDeny,

@@ -11,6 +11,7 @@ pub mod document;
 pub mod drill;
 pub mod explain;
 pub mod graph;
+pub mod history;
 pub mod import;
 pub mod lock;
 pub mod name;

@@ -15,7 +15,7 @@ mod findings;
 mod image;
 mod ledger;
 mod limits;
-mod probe;
+pub(crate) mod probe;
 
 use std::net::IpAddr;
 
@@ -129,6 +129,12 @@ pub struct Run {
     /// The host's own addresses, loopback left out.
     #[serde(default)]
     pub addresses: Vec<IpAddr>,
+    /// Its name servers: those of resolv.conf as the run saw it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub resolvers: Vec<IpAddr>,
+    /// The search list there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub search: Vec<String>,
     /// Scripts below the command's own directory that the run executed, if their texts were looked at.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub scripts: Vec<Script>,

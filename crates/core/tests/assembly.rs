@@ -51,6 +51,8 @@ fn facts(policy: Option<&Policy>) -> RunFacts<'_> {
         unsupervised_seconds: 0.0,
         known_addresses: vec!["10.0.0.53".parse().unwrap()],
         own_addresses: vec!["10.1.2.3".parse().unwrap()],
+        resolvers: vec!["10.0.0.53".parse().unwrap()],
+        search: vec!["corp.example".into()],
     }
 }
 

@@ -144,6 +144,8 @@ fn told(facts: LimitFacts, usage: Usage, leftovers: Vec<Leftover>) -> Report {
         unsupervised_seconds: 0.0,
         known_addresses: Vec::new(),
         own_addresses: Vec::new(),
+        resolvers: Vec::new(),
+        search: Vec::new(),
     };
     assemble(&record, &facts)
 }

@@ -8,6 +8,7 @@ mod answer;
 mod cgroup;
 mod control;
 mod files;
+mod finished;
 mod forward;
 mod inherited;
 mod late;
@@ -42,6 +43,7 @@ use blackstart_core::report::{Account, Gap, Mode, PolicySource};
 
 pub use blackstart_kernel::support;
 pub use control::{Origin, Running, running};
+pub use finished::{FILES_KEPT, Finished, finished, forget};
 pub use orphan::{Living, Swept, sweep};
 pub use plan::Need;
 pub use refusal::{Cause, Refusal};
@@ -162,6 +164,8 @@ pub struct Ended {
     pub lock: Option<Lock>,
     /// Where the report is kept; none if it could not be.
     pub record: Option<PathBuf>,
+    /// Nothing of the run goes on under guard, so that the report will stay as it is.
+    pub finished: bool,
     /// What the run was judged by, if that changed while it was on: the rules of all policies.
     pub reloaded: Option<Policy>,
 }

@@ -125,6 +125,8 @@ impl<'a> Setup<'a> {
             own_addresses: Vec::new(),
             closed_families: false,
             contained: false,
+            resolvers: Vec::new(),
+            search: Vec::new(),
             gaps: Vec::new(),
             limits: RunLimits::default(),
             // Unknown, it is nobody's boot: such a run is left alone while its cgroup cannot be looked at.

@@ -65,6 +65,12 @@ pub(crate) struct RunFile {
     /// The command could not undo its guard.
     #[serde(default)]
     pub(crate) contained: bool,
+    /// The run's resolvers alone.
+    #[serde(default)]
+    pub(crate) resolvers: Vec<IpAddr>,
+    /// The search list of its resolv.conf.
+    #[serde(default)]
+    pub(crate) search: Vec<String>,
     /// What was known to be missing at the start.
     pub(crate) gaps: Vec<Gap>,
     /// The limits, and how each was applied.
@@ -210,13 +216,23 @@ impl RunDir {
         read_json(&path.join(RUN))
     }
 
+    /// Where the report of the run in this directory is, if it has one.
+    pub(crate) fn report_in(dir: &Path) -> PathBuf {
+        dir.join(REPORT)
+    }
+
+    /// Is the run in this directory not finished?
+    pub(crate) fn is_on(dir: &Path) -> bool {
+        dir.join(LOCK).exists()
+    }
+
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
     /// Where the report goes.
     pub(crate) fn report_path(&self) -> PathBuf {
-        self.path.join(REPORT)
+        Self::report_in(&self.path)
     }
 
     pub(crate) fn write_run(&self, run: &RunFile) -> io::Result<()> {

@@ -51,6 +51,8 @@ pub(crate) fn tell(run: &RunFile, policy: Option<&Policy>, record: Ledger, end: 
         unsupervised_seconds: end.unsupervised_seconds,
         known_addresses: run.known_addresses.clone(),
         own_addresses: run.own_addresses.clone(),
+        resolvers: run.resolvers.clone(),
+        search: run.search.clone(),
     };
     Account::new(record, &facts)
 }

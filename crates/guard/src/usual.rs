@@ -2,10 +2,10 @@
 
 use blackstart_core::report::Usual;
 
+use crate::finished::FILES_KEPT;
 use crate::state::{RunFile, StateDir};
 
-/// How many of the latest runs are looked at, and how many of those that compare are taken.
-const LOOKED_AT: usize = 1000;
+/// How many of those that compare are taken.
 const TAKEN: usize = 20;
 
 /// The median of the latest runs of the same command for the same service that succeeded, with nothing played for
@@ -16,7 +16,7 @@ pub(crate) fn of(state: &StateDir, run: &RunFile) -> Option<Usual> {
     finished.sort_unstable_by(|a, b| b.cmp(a));
     let seconds: Vec<f64> = finished
         .iter()
-        .take(LOOKED_AT)
+        .take(FILES_KEPT)
         .filter_map(|path| seconds(&crate::state::RunDir::peek(path).ok()?, run))
         .take(TAKEN)
         .collect();

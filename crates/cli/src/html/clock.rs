@@ -138,7 +138,7 @@ fn micros(time: &str) -> Option<i64> {
 }
 
 /// `0.2 s`, `3 min 20 s`: three digits at most that matter.
-pub(super) fn length_text(micros: i64) -> String {
+pub(crate) fn length_text(micros: i64) -> String {
     let seconds = micros / 1_000_000;
     match micros {
         0 => "0".to_owned(),
@@ -164,7 +164,7 @@ fn of_two(large: i64, unit: &str, small: i64, part: &str) -> String {
 }
 
 /// `2026-11-28 02:32:01` of an RFC 3339 time; what is none is shown as it is.
-pub(super) fn day_and_time(time: &str) -> String {
+pub(crate) fn day_and_time(time: &str) -> String {
     match time.get(..19) {
         Some(first) => first.replacen('T', " ", 1),
         None => time.to_owned(),

@@ -70,6 +70,8 @@ fn report(subjects: u64, flows: u32) -> Report {
             },
             guarded: Guarded::Yes,
             addresses: vec![],
+            resolvers: vec![],
+            search: vec![],
             scripts: vec![],
         },
         subjects: (1..=subjects).map(subject).collect(),

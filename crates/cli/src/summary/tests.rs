@@ -55,6 +55,8 @@ fn report(guarded: Guarded) -> Report {
             },
             guarded,
             addresses: vec![],
+            resolvers: vec![],
+            search: vec![],
             scripts: vec![],
         },
         subjects: vec![],

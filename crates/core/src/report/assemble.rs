@@ -79,6 +79,10 @@ pub struct RunFacts<'a> {
     pub known_addresses: Vec<IpAddr>,
     /// The host's own addresses, loopback left out.
     pub own_addresses: Vec<IpAddr>,
+    /// The run's name servers.
+    pub resolvers: Vec<IpAddr>,
+    /// Its search list.
+    pub search: Vec<String>,
 }
 
 /// A process that outlived the main child.
@@ -167,6 +171,8 @@ pub(super) fn frame(record: &Ledger, rules: &RuleTexts, facts: &RunFacts<'_>) ->
             },
             guarded: facts.guarded,
             addresses: facts.own_addresses.clone(),
+            resolvers: facts.resolvers.clone(),
+            search: facts.search.clone(),
             scripts: Vec::new(),
         },
         subjects: Vec::new(),

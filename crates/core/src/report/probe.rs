@@ -23,13 +23,13 @@ impl Flow {
 
 /// What of a flow says whether it is told by another.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Attempt<N> {
-    pub(super) subject: Option<u64>,
-    pub(super) name: Option<N>,
-    pub(super) address: IpAddr,
-    pub(super) port: u16,
-    pub(super) is_probe: bool,
-    pub(super) verdict: Verdict,
+pub(crate) struct Attempt<N> {
+    pub(crate) subject: Option<u64>,
+    pub(crate) name: Option<N>,
+    pub(crate) address: IpAddr,
+    pub(crate) port: u16,
+    pub(crate) is_probe: bool,
+    pub(crate) verdict: Verdict,
 }
 
 /// For each flow, whether it is a route probe for another one in the list: one of the same subject to the
@@ -52,7 +52,7 @@ pub fn told_by_another(flows: &[Flow]) -> Vec<bool> {
 }
 
 /// The same of flows in whatever form. In little memory: a run may have nothing but probes.
-pub(super) fn told<N: Ord>(count: usize, attempt: impl Fn(usize) -> Attempt<N>) -> Vec<bool> {
+pub(crate) fn told<N: Ord>(count: usize, attempt: impl Fn(usize) -> Attempt<N>) -> Vec<bool> {
     let mut told = vec![false; count];
     // Nothing of an unknown subject: it may be several.
     let mut order: Vec<usize> = (0..count)

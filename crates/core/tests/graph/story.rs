@@ -63,6 +63,8 @@ impl Story {
                 },
                 guarded: Guarded::Yes,
                 addresses: vec!["10.20.0.4".parse().unwrap()],
+                resolvers: vec![],
+                search: vec![],
                 scripts: vec![],
             },
             subjects: vec![],

@@ -188,13 +188,14 @@ impl Setup<'_> {
         }
         let mut report = tell(&self.file, policy.as_deref(), record, end);
         let lock = self.look_further(&mut report, policy.as_deref());
-        let record = self.put_away(&report, keep, notice);
+        let (record, finished) = self.put_away(&report, keep, notice);
         Ended {
             report,
             lock,
             exit_code: ended.0,
             signal: ended.1,
             record,
+            finished,
             reloaded: policy.and_then(|policy| match policy {
                 Cow::Owned(changed) => Some(changed),
                 Cow::Borrowed(_) => None,
@@ -279,15 +280,17 @@ impl Setup<'_> {
         }
     }
 
-    /// The report on disk; where it is.
+    /// The report on disk: where it is, and whether the run is finished with it.
     fn put_away(
         &mut self,
         report: &Account,
         keep: bool,
         notice: &mut dyn FnMut(Notice),
-    ) -> Option<PathBuf> {
+    ) -> (Option<PathBuf>, bool) {
         self.write_run();
-        let dir = self.dir.take()?;
+        let Some(dir) = self.dir.take() else {
+            return (None, false);
+        };
         let path = dir.report_path();
         let written = dir.write_report(report);
         // While its cgroup or programs remain, the run is not finished: a later command goes on here.
@@ -295,13 +298,13 @@ impl Setup<'_> {
             || !pins::existing(&self.file.id, dir.path()).is_empty();
         let finished = if keep || left { Ok(()) } else { dir.finish() };
         match written.and(finished) {
-            Ok(()) => Some(path),
+            Ok(()) => (Some(path), !(keep || left)),
             Err(error) => {
                 notice(Notice::Warning(format!(
                     "the report cannot be kept in {}: {error}",
                     path.display()
                 )));
-                None
+                (None, false)
             }
         }
     }

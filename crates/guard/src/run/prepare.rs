@@ -50,6 +50,8 @@ impl Setup<'_> {
             self.shorten_hosts(&mut resolving.hosts, &tables)?;
         }
         self.file.own_addresses.clone_from(&resolving.own);
+        self.file.resolvers.clone_from(&resolving.servers);
+        self.file.search.clone_from(&resolving.search);
         self.file.known_addresses = resolving
             .servers
             .iter()

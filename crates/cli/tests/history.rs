@@ -1,0 +1,450 @@
+//! The history as it is asked: what each command says, to people and to programs, and how it exits. The runs are made up;
+//! what live ones leave is tested in the lab.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, Output};
+
+use jsonschema::Validator;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+struct Host(TempDir);
+
+impl Host {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    /// One with runs of `mysql` that went to these destinations.
+    fn with(runs: &[&[&str]]) -> Self {
+        let host = Self::new();
+        for (n, destinations) in runs.iter().enumerate() {
+            host.run(n, &report(n, destinations));
+        }
+        host
+    }
+
+    fn run(&self, n: usize, report: &Value) {
+        self.file(
+            &format!("state/runs/{}/report.json", id(n)),
+            &in_order(report),
+        );
+    }
+
+    fn file(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.0.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, text).unwrap();
+        path
+    }
+
+    fn policy(&self, name: &str, text: &str) {
+        self.file(
+            name,
+            &format!("apiVersion: blackstart.dev/v1\nkind: Policy\n{text}"),
+        );
+    }
+
+    fn call(&self, words: &[&str], code: i32) -> Output {
+        let output = Command::new(env!("CARGO_BIN_EXE_blackstart"))
+            .args(words)
+            .current_dir(self.0.path())
+            .env_clear()
+            .env("BLACKSTART_STATE", self.0.path().join("state"))
+            .env("BLACKSTART_GUARDRAILS", self.0.path().join("none"))
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(code), "{words:?}: {output:?}");
+        output
+    }
+
+    fn says(&self, words: &[&str], code: i32) -> String {
+        String::from_utf8(self.call(words, code).stdout).unwrap()
+    }
+
+    fn warns(&self, words: &[&str], code: i32) -> String {
+        String::from_utf8(self.call(words, code).stderr).unwrap()
+    }
+
+    /// The answer to a program, as its schema has it.
+    fn json(&self, words: &[&str], code: i32) -> Value {
+        let text = self.says(&[words, &["--format", "json"]].concat(), code);
+        let document: Value = serde_json::from_str(&text).unwrap();
+        let schema = format!("{}-{}.schema.json", words[0], words[1]);
+        let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+            .join("../../docs/reference")
+            .join(schema);
+        let schema: Value = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
+        let validator: Validator = jsonschema::validator_for(&schema).unwrap();
+        let errors: Vec<String> = validator
+            .iter_errors(&document)
+            .map(|error| error.to_string())
+            .collect();
+        assert!(errors.is_empty(), "{errors:?}: {document:#}");
+        document
+    }
+}
+
+fn id(n: usize) -> String {
+    format!("0193f8c2-0000-7000-8000-{n:012x}")
+}
+
+/// The `n`th run, which looked up and reached each of these.
+fn report(n: usize, destinations: &[&str]) -> Value {
+    let time = |second: usize| format!("2026-11-{:02}T12:00:{second:02}.000000Z", n + 1);
+    let names = destinations.iter().enumerate().map(|(at, name)| {
+        json!({
+            "name": name, "type": "A", "subject": 2, "verdict": "allow", "rule": "default", "queries": 1,
+            "first_seen": time(at), "last_seen": time(at),
+            "addresses": [format!("10.1.{at}.{n}")], "chain": []
+        })
+    });
+    let flows = destinations.iter().enumerate().map(|(at, name)| {
+        json!({
+            "subject": 2, "name": name, "address": format!("10.1.{at}.{n}"), "port": 443, "protocol": "tcp",
+            "verdict": "allow", "rule": "default", "attempts": 1, "outcome": "connected", "bytes_sent": 900,
+            "first_seen": time(at), "last_seen": time(at), "attribution": "exact"
+        })
+    });
+    let subject = |id: u64, parent: Option<u64>, argv: &[&str]| {
+        json!({
+            "id": id, "pid": 100 + id, "parent": parent, "exe": argv[0], "argv": argv, "argv_truncated": false,
+            "started": time(0), "ended": time(9), "exit": 0
+        })
+    };
+    json!({
+        "schema_version": 1,
+        "run": {
+            "id": id(n), "service": "mysql", "owner": null, "command": ["./deploy.sh"], "host": "db1",
+            "mode": "observe", "policy": null, "started": time(0), "ended": time(9), "exit_code": 0,
+            "limits": {}, "usage": {}, "kernel": { "release": "6.12", "features": [] }, "guarded": "yes",
+            "addresses": ["10.0.0.9"], "resolvers": ["10.0.0.53"]
+        },
+        "subjects": [
+            subject(1, None, &["/bin/sh", "./deploy.sh"]),
+            subject(2, Some(1), &["/usr/bin/curl", "-sS"])
+        ],
+        "names": names.collect::<Vec<_>>(),
+        "flows": flows.collect::<Vec<_>>(),
+        "delegates": [],
+        "findings": [],
+        "coverage": {
+            "attempts": 2, "recorded": 2, "lost": 0, "attributed": 2, "unsupervised_seconds": 0.0, "gaps": []
+        }
+    })
+}
+
+/// In the order in which a report is written: `json!` sorts keys.
+fn in_order(report: &Value) -> String {
+    let keys = [
+        "schema_version",
+        "run",
+        "subjects",
+        "names",
+        "flows",
+        "delegates",
+        "findings",
+        "coverage",
+    ];
+    let parts = keys.map(|key| format!("\"{key}\":{}", report[key]));
+    format!("{{{}}}", parts.join(","))
+}
+
+#[test]
+fn without_runs_each_command_says_so() {
+    let host = Host::new();
+    host.policy("p.yaml", "rules: []\n");
+    assert!(host.says(&["runs", "list"], 0).contains("no run has ended"));
+    assert_eq!(host.json(&["runs", "list"], 0)["runs"], json!([]));
+    assert!(
+        host.warns(&["runs", "show", "latest"], 1)
+            .contains("no run of the history")
+    );
+    assert!(host.says(&["runs", "export"], 0).is_empty());
+    assert!(
+        host.says(&["runs", "prune", "--older-than", "1d"], 0)
+            .contains("nothing to remove")
+    );
+    assert!(
+        host.warns(&["policy", "learn", "--service", "mysql"], 1)
+            .contains("no such run of mysql")
+    );
+    // A test of nothing has not passed.
+    assert!(
+        host.warns(&["policy", "backtest", "p.yaml"], 1)
+            .contains("no such run")
+    );
+    assert!(
+        host.warns(&["policy", "diff", "p.yaml", "p.yaml"], 1)
+            .contains("no such run")
+    );
+    // And nothing was made.
+    assert!(!host.0.path().join("state").exists());
+}
+
+#[test]
+fn what_is_typed_wrongly_exits_with_125() {
+    let host = Host::new();
+    for words in [
+        &["runs"][..],
+        &["runs", "list", "--since", "yesterday"],
+        &["runs", "prune"],
+        &["runs", "prune", "--larger-than", "2"],
+        &["runs", "show"],
+        &["runs", "show", "latest", "--report", "x.pdf"],
+        &["policy", "learn"],
+        &["policy", "backtest"],
+        &["policy", "diff", "p.yaml"],
+    ] {
+        let output = host.call(words, 125);
+        assert!(
+            output.stdout.is_empty() && !output.stderr.is_empty(),
+            "{words:?}"
+        );
+    }
+}
+
+#[test]
+fn runs_are_taken_in_by_whoever_asks_first() {
+    let host = Host::with(&[&["a.example.com"], &["a.example.com", "b.example.com"]]);
+    let list = host.json(&["runs", "list"], 0);
+    assert_eq!(list["total"], 2);
+    assert_eq!(
+        (&list["runs"][0]["id"], &list["runs"][0]["destinations"]),
+        (&json!(id(1)), &json!(2))
+    );
+    let table = host.says(&["runs", "list"], 0);
+    assert!(
+        table.contains("2026-11-02 12:00:00  mysql    db1   0     9 s   2        0        "),
+        "{table}"
+    );
+    let text = host.says(&["runs", "show", "00000001", "--format", "json"], 0);
+    assert_eq!(
+        text,
+        in_order(&report(1, &["a.example.com", "b.example.com"]))
+    );
+    assert!(
+        host.warns(&["runs", "show", "0193"], 1)
+            .contains("several runs are meant")
+    );
+    let exported = host.says(&["runs", "export"], 0);
+    let lines: Vec<Value> = exported
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(
+        lines,
+        [
+            report(0, &["a.example.com"]),
+            report(1, &["a.example.com", "b.example.com"])
+        ]
+    );
+}
+
+#[test]
+fn a_report_that_is_none_is_told_and_takes_nothing_from_the_rest() {
+    let host = Host::with(&[&["a.example.com"]]);
+    host.file(
+        &format!("state/runs/{}/report.json", id(7)),
+        "{\"schema_version\":1,",
+    );
+    let output = host.call(&["runs", "list"], 1);
+    let (out, err) = (
+        String::from_utf8(output.stdout).unwrap(),
+        String::from_utf8(output.stderr).unwrap(),
+    );
+    assert!(out.contains(&id(0)) && !out.contains(&id(7)), "{out}");
+    assert!(err.contains(&id(7)) && err.contains("cut off"), "{err}");
+}
+
+#[test]
+fn a_damaged_history_is_set_aside_and_made_anew() {
+    let host = Host::with(&[&["a.example.com"]]);
+    host.says(&["runs", "list"], 0);
+    let kept = b"SQLite format 3\0 and then something else";
+    fs::write(host.0.path().join("state/history.db"), kept).unwrap();
+    let output = host.call(&["runs", "list"], 0);
+    assert!(String::from_utf8(output.stdout).unwrap().contains(&id(0)));
+    assert!(
+        String::from_utf8(output.stderr)
+            .unwrap()
+            .contains("history.db.set-aside-1")
+    );
+    assert_eq!(
+        fs::read(host.0.path().join("state/history.db.set-aside-1")).unwrap(),
+        kept
+    );
+    assert!(host.warns(&["runs", "list"], 0).is_empty());
+}
+
+#[test]
+fn runs_differ_in_what_they_reached_for() {
+    let host = Host::with(&[
+        &["a.example.com"],
+        &["a.example.com", "b.example.com"],
+        &["b.example.com", "c.example.com"],
+    ]);
+    let latest = host.json(&["runs", "diff", "latest"], 0);
+    assert_eq!(latest["earlier_runs"], 2);
+    assert_eq!(latest["new"]["destinations"], json!(["c.example.com:443"]));
+    assert_eq!(latest["gone"]["names"], json!(["a.example.com"]));
+    let two = host.json(&["runs", "diff", &id(0), &id(1)], 0);
+    assert_eq!(two["new"]["destinations"], json!(["b.example.com:443"]));
+    assert_eq!(two["gone"]["destinations"], json!([]));
+    let text = host.says(&["runs", "diff", "latest"], 0);
+    for wanted in [
+        "against 2 runs before it",
+        "+ c.example.com:443",
+        "- a.example.com",
+    ] {
+        assert!(text.contains(wanted), "{wanted}: {text}");
+    }
+    assert!(
+        host.says(&["runs", "diff", &id(0)], 0)
+            .contains("is the first of its service")
+    );
+}
+
+#[test]
+fn a_policy_is_learned_held_against_the_past_and_compared_by_effect() {
+    let host = Host::with(&[
+        &["mirror.example.com"],
+        &["mirror.example.com", "api.github.com"],
+    ]);
+    let policy = host.says(&["policy", "learn", "--service", "mysql"], 0);
+    host.file("learned.yaml", &policy);
+    host.call(&["policy", "check", "learned.yaml"], 0);
+    let answer = host.json(&["policy", "learn", "--service", "mysql"], 0);
+    assert_eq!(answer["policy"], json!(policy));
+    assert_eq!(answer["rules"][1]["allow"], "mirror.example.com:443");
+    assert_eq!(
+        (&answer["rules"][1]["runs"], &answer["refuses"]),
+        (&json!(2), &json!(0))
+    );
+
+    let quiet = host.json(&["policy", "backtest", "learned.yaml"], 0);
+    assert_eq!(
+        (&quiet["runs"], &quiet["refused"], &quiet["service"]),
+        (&json!(2), &json!(0), &json!("mysql"))
+    );
+    host.policy(
+        "p.yaml",
+        "rules:\n  - deny: .github.com\n    reason: it is served by this database\n",
+    );
+    let loud = host.json(&["policy", "backtest", "p.yaml"], 1);
+    assert_eq!(
+        (&loud["refused"], &loud["runs_refused"]),
+        (&json!(1), &json!(1))
+    );
+    assert_eq!(loud["refusals"][0]["rule"]["line"], 4);
+    assert_eq!(
+        loud["refusals"][0]["executables"],
+        json!(["/usr/bin/curl", "/bin/sh"])
+    );
+    let text = host.says(&["policy", "backtest", "p.yaml"], 1);
+    for wanted in [
+        "would have refused 1 attempt in 1 of 2 runs",
+        "refused   api.github.com (lookup)",
+        "rule  deny .github.com (p.yaml:4)",
+        "why   it is served by this database",
+        "by    deploy.sh → curl",
+        &id(1),
+    ] {
+        assert!(text.contains(wanted), "{wanted}: {text}");
+    }
+    assert!(
+        host.warns(&["policy", "backtest", "--service", "web", "p.yaml"], 1)
+            .contains("there are runs of mysql")
+    );
+
+    host.policy(
+        "same.yaml",
+        "rules:\n  - deny: api.github.com\n  - deny: nobody.example.com\n",
+    );
+    let same = host.json(&["policy", "diff", "p.yaml", "same.yaml"], 0);
+    assert_eq!((&same["changed"], &same["runs"]), (&json!(0), &json!(2)));
+    let other = host.json(&["policy", "diff", "p.yaml", "learned.yaml"], 1);
+    assert_eq!(other["changes"][0]["before"]["verdict"], "deny");
+    assert_eq!(other["changes"][0]["after"]["verdict"], "allow");
+    let text = host.says(&["policy", "diff", "p.yaml", "learned.yaml"], 1);
+    for wanted in [
+        "1 attempt comes out otherwise",
+        "from  refused: deny .github.com (p.yaml:4)",
+        "to    allowed",
+    ] {
+        assert!(text.contains(wanted), "{wanted}: {text}");
+    }
+
+    host.policy("short.yaml", "lease: ttl\nrules: []\n");
+    let text = host.says(
+        &["policy", "backtest", "--service", "mysql", "short.yaml"],
+        0,
+    );
+    assert!(text.contains("`lease: ttl` was left out"), "{text}");
+
+    host.policy("bad.yaml", "rulez: []\n");
+    let bad = host.json(&["policy", "backtest", "bad.yaml"], 1);
+    assert_eq!((&bad["valid"], &bad["runs"]), (&json!(false), &json!(0)));
+    assert!(
+        host.warns(&["policy", "diff", "p.yaml", "bad.yaml"], 1)
+            .contains("rules")
+    );
+    assert_eq!(
+        host.json(&["policy", "diff", "p.yaml", "bad.yaml"], 1)["valid"],
+        false
+    );
+}
+
+#[test]
+fn what_is_not_complete_is_said_at_the_top() {
+    let host = Host::new();
+    let mut lost = report(0, &["a.example.com"]);
+    lost["coverage"]["lost"] = json!(3);
+    lost["run"]["guarded"] = json!("partly");
+    host.run(0, &lost);
+    let output = host.call(&["policy", "learn", "--service", "mysql"], 0);
+    let policy = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        policy.contains("# Incomplete: 1 of the 1 run may"),
+        "{policy}"
+    );
+    assert!(
+        policy.contains("not everything could be seen, 3 attempts were lost"),
+        "{policy}"
+    );
+    assert!(
+        String::from_utf8(output.stderr)
+            .unwrap()
+            .contains("more than is known")
+    );
+    host.file("learned.yaml", &policy);
+    assert!(
+        host.says(&["policy", "backtest", "learned.yaml"], 0)
+            .contains("1 of 1 run may have reached for more")
+    );
+    assert!(host.says(&["runs", "list"], 0).contains("incomplete"));
+}
+
+#[test]
+fn pruned_runs_do_not_come_back() {
+    let host = Host::with(&[&["a.example.com"], &["b.example.com"]]);
+    let dry = host.json(&["runs", "prune", "--larger-than", "0KiB", "--dry-run"], 0);
+    assert_eq!(
+        (&dry["done"], dry["removed"].as_array().unwrap().len()),
+        (&json!(false), 2)
+    );
+    assert_eq!(host.json(&["runs", "list"], 0)["total"], 2);
+    let text = host.says(&["runs", "prune", "--larger-than", "0KiB"], 0);
+    assert!(
+        text.contains("removed 2 runs (2 to make room); 0 of 2 stay"),
+        "{text}"
+    );
+    assert_eq!(host.json(&["runs", "list"], 0)["total"], 0);
+    assert_eq!(
+        fs::read_dir(host.0.path().join("state/runs"))
+            .unwrap()
+            .count(),
+        0
+    );
+}

@@ -1,0 +1,330 @@
+//! How long a history of a hundred thousand runs with a hundred flows each takes to answer, and to take in one more.
+//!
+//! `make bench-store` runs it. The reports are made up, each like a deployment's: a hundred flows to sixty names, some of
+//! which have another address each time, by thirty processes. They go in by the way that every report goes. The answers
+//! are made as the program makes them, from opening the history on, of one of twenty services; only printing is left out.
+//! Times are of the wall clock, so that other work on the machine counts; the processor's are told beside them.
+#![forbid(unsafe_code)]
+
+use std::error::Error;
+use std::fs;
+use std::net::IpAddr;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use blackstart_core::history::backtest::Backtest;
+use blackstart_core::history::learn::Learner;
+use blackstart_core::history::replay::Replay;
+use blackstart_core::history::{Ancestry, Micros, time_text};
+use blackstart_core::policy::{Policy, alone};
+use blackstart_core::report::*;
+use blackstart_store::{FILE, Filter, Store};
+use rustix::time::{ClockId, clock_gettime};
+
+const SERVICES: u64 = 20;
+const RUNS: u64 = 100_000;
+const FLOWS: u64 = 100;
+const NAMES: u64 = 60;
+const PROCESSES: u64 = 30;
+const ROUNDS: usize = 5;
+/// So many runs are taken in to see how long one takes.
+const WRITES: u64 = 100;
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The time between two runs, so that all of them took place within ninety days.
+const BETWEEN: Micros = 77_000_000;
+/// 2026-08-30
+const START: Micros = 1_788_048_000_000_000;
+
+/// In seconds: of the wall, and of the processor.
+type Took = (f64, f64);
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let mut arguments = std::env::args().skip(1);
+    let Some(dir) = arguments.next().map(PathBuf::from) else {
+        return Err("usage: history_scale DIRECTORY [RUNS]".into());
+    };
+    let runs = arguments.next().map_or(Ok(RUNS), |text| text.parse())?;
+    fs::create_dir_all(&dir)?;
+    fill(&dir, runs)?;
+    writes(&dir, runs)?;
+    let one = Filter {
+        service: Some("service-7".to_owned()),
+        ..Filter::default()
+    };
+    let all = Filter::default();
+    let short = |filter: &Filter| Filter {
+        limit: Some(50),
+        ..filter.clone()
+    };
+    let policy = alone(POLICY, "policy.yaml")
+        .map_err(|wrong| format!("{wrong:?}"))?
+        .policy;
+    measure("runs list", ROUNDS, Some(1.0), || list(&dir, &short(&all)))?;
+    measure("runs list of one service", ROUNDS, Some(1.0), || {
+        list(&dir, &short(&one))
+    })?;
+    measure("runs list of all runs", ROUNDS, Some(1.0), || {
+        list(&dir, &all)
+    })?;
+    measure("policy learn of one service", ROUNDS, Some(5.0), || {
+        learn(&dir, &one)
+    })?;
+    measure("policy backtest of one service", ROUNDS, Some(5.0), || {
+        backtest(&dir, &one, &policy)
+    })?;
+    measure("policy backtest of all services", 1, None, || {
+        backtest(&dir, &all, &policy)
+    })
+}
+
+fn measure(
+    what: &str,
+    rounds: usize,
+    bar: Option<f64>,
+    mut act: impl FnMut() -> Result<String, Box<dyn Error>>,
+) -> Result<(), Box<dyn Error>> {
+    let mut times = Vec::new();
+    let mut found = String::new();
+    for _ in 0..rounds {
+        let begin = (Instant::now(), processor());
+        found = act()?;
+        times.push((begin.0.elapsed().as_secs_f64(), processor() - begin.1));
+    }
+    told(&format!("{what} ({found})"), times, bar);
+    Ok(())
+}
+
+/// Seconds of the processor that this process has had.
+fn processor() -> f64 {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+}
+
+fn list(dir: &Path, filter: &Filter) -> Result<String, Box<dyn Error>> {
+    let store = Store::open(dir, PATIENCE)?.store;
+    let (total, mut shown) = (store.count(filter)?, 0);
+    store.runs(filter, &mut |_| {
+        shown += 1;
+        ControlFlow::Continue(())
+    })?;
+    Ok(format!("{shown} of {total} runs"))
+}
+
+/// With the look at what the policy refuses of the very runs.
+fn learn(dir: &Path, filter: &Filter) -> Result<String, Box<dyn Error>> {
+    let store = Store::open(dir, PATIENCE)?.store;
+    let mut learner = Learner::default();
+    store.pasts(filter, &mut Ancestry::default(), &mut |past, ancestry| {
+        learner.add(past, ancestry);
+        ControlFlow::Continue(())
+    })?;
+    let learned = learner.learned();
+    let text = learned.text("service-7", "2026-11-28", 0);
+    let mut policy = alone(&text, "learned.yaml")
+        .map_err(|wrong| format!("{wrong:?}"))?
+        .policy;
+    policy.mode = Mode::Enforce;
+    let refused = held(&store, filter, &policy)?.refused;
+    Ok(format!(
+        "{} rules from {} runs, {refused} refused",
+        learned.rules.len(),
+        learned.runs
+    ))
+}
+
+fn backtest(dir: &Path, filter: &Filter, policy: &Policy) -> Result<String, Box<dyn Error>> {
+    let store = Store::open(dir, PATIENCE)?.store;
+    let test = held(&store, filter, policy)?;
+    Ok(format!(
+        "{} of {} attempts refused in {} of {} runs",
+        test.refused, test.attempts, test.runs_refused, test.runs
+    ))
+}
+
+fn held(store: &Store, filter: &Filter, policy: &Policy) -> Result<Backtest, Box<dyn Error>> {
+    let mut replay = Replay::new(policy)?;
+    let mut test = Backtest::default();
+    let mut failed = None;
+    store.pasts(filter, &mut Ancestry::default(), &mut |past, ancestry| {
+        match replay.of(past, ancestry) {
+            Ok(replayed) => test.add(past, &replayed),
+            Err(error) => failed = Some(error),
+        }
+        ControlFlow::Continue(())
+    })?;
+    failed.map_or(Ok(test), |error| Err(error.into()))
+}
+
+const POLICY: &str = "apiVersion: blackstart.dev/v1\nkind: Policy\nmode: enforce\nrules:\n  - deny: host-3.service-7.example.com\n  - deny: 10.0.0.0/16\n  - deny: .other.example.net\n    process: curl\n";
+
+fn fill(dir: &Path, runs: u64) -> Result<(), Box<dyn Error>> {
+    let mut store = Store::open(dir, PATIENCE)?.store;
+    store.leave_log()?;
+    let begin = Instant::now();
+    let mut bytes = 0;
+    for n in 0..runs {
+        let text = serde_json::to_vec(&report(n))?;
+        bytes += text.len() as u64;
+        store.take_in_from(text.as_slice())?;
+    }
+    println!(
+        "{runs} runs of {SERVICES} services with {FLOWS} flows each, {} MiB of reports, taken in in {:.0} s; the history has {} MiB",
+        bytes >> 20,
+        begin.elapsed().as_secs_f64(),
+        store.size()? >> 20
+    );
+    Ok(())
+}
+
+/// As a run does at its end: the history is opened for each.
+fn writes(dir: &Path, runs: u64) -> Result<(), Box<dyn Error>> {
+    let path = dir.join("report.json");
+    let mut times = Vec::new();
+    for n in runs..runs + WRITES {
+        fs::write(&path, serde_json::to_vec(&report(n))?)?;
+        let begin = (Instant::now(), processor());
+        let mut store = Store::open(dir, PATIENCE)?.store;
+        store.leave_log()?;
+        store.take_in(&path)?;
+        drop(store);
+        times.push((begin.0.elapsed().as_secs_f64(), processor() - begin.1));
+    }
+    fs::remove_file(&path)?;
+    let size = fs::metadata(dir.join(FILE))?.len();
+    told(
+        &format!("write of one run's record, at {} MiB", size >> 20),
+        times,
+        Some(0.050),
+    );
+    Ok(())
+}
+
+fn told(what: &str, mut times: Vec<Took>, bar: Option<f64>) {
+    times.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
+    let (median, most) = (times[times.len() / 2].0, times[times.len() - 1].0);
+    let processor = times.iter().map(|took| took.1).sum::<f64>() / times.len() as f64;
+    let bar = match bar {
+        None => "no bar".to_owned(),
+        Some(bar) if median <= bar => format!("bar {bar} s: met"),
+        Some(bar) => format!("bar {bar} s: missed"),
+    };
+    println!(
+        "{what}: {median:.3} s (median of {}, most {most:.3} s, of the processor {processor:.3} s; {bar})",
+        times.len()
+    );
+}
+
+fn report(n: u64) -> Report {
+    let service = n % SERVICES;
+    let begin = START + n as Micros * BETWEEN;
+    let time = |after: u64| time_text(begin + after as Micros * 1000);
+    let exe = |id: u64| match id % 3 {
+        0 => "/usr/bin/curl".to_owned(),
+        1 => "/bin/sh".to_owned(),
+        _ => format!("/opt/service-{service}/bin/tool-{}", id % 7),
+    };
+    let subjects = (1..=PROCESSES).map(|id| Subject {
+        id,
+        pid: 1000 + id as u32,
+        parent: (id > 1).then_some(id / 2),
+        exe: exe(id),
+        argv: vec![
+            exe(id),
+            "--config".to_owned(),
+            format!("/etc/service-{service}.conf"),
+        ],
+        argv_truncated: false,
+        started: time(id),
+        ended: Some(time(900 + id)),
+        exit: Some(0),
+    });
+    let name = |which: u64| match which % 10 {
+        0 => format!("host-{which}.other.example.net"),
+        _ => format!("host-{which}.service-{service}.example.com"),
+    };
+    // One name in five has another address each time.
+    let address = |which: u64| -> IpAddr {
+        let last = if which % 5 == 0 {
+            n / SERVICES % 200
+        } else {
+            1
+        };
+        [10, service as u8, which as u8, last as u8].into()
+    };
+    let names = (0..NAMES * 2).map(|row| {
+        let which = row / 2;
+        let is_v4 = row % 2 == 0;
+        Name {
+            name: name(which),
+            qtype: if is_v4 { "A" } else { "AAAA" }.to_owned(),
+            subject: Some(1 + which % PROCESSES),
+            verdict: Verdict::Allow,
+            rule: "default".to_owned(),
+            queries: 1,
+            first_seen: time(which * 10),
+            last_seen: time(which * 10),
+            addresses: if is_v4 { vec![address(which)] } else { vec![] },
+            chain: vec![],
+        }
+    });
+    let flows = (0..FLOWS).map(|row| {
+        let which = row % NAMES;
+        Flow {
+            subject: Some(1 + which % PROCESSES),
+            name: Some(name(which)),
+            address: address(which),
+            port: if row < NAMES { 443 } else { 5432 },
+            protocol: "tcp".to_owned(),
+            verdict: Verdict::Allow,
+            rule: "default".to_owned(),
+            attempts: 1 + row % 3,
+            outcome: Outcome::Connected,
+            bytes_sent: 900 + row,
+            first_seen: time(which * 10 + 2),
+            last_seen: time(which * 10 + 5),
+            attribution: Attribution::Exact,
+        }
+    });
+    Report {
+        schema_version: SCHEMA_VERSION,
+        run: Run {
+            id: format!("0193f8c2-{:04x}-7000-8000-{n:012x}", n % 65_536),
+            service: Some(format!("service-{service}")),
+            owner: None,
+            command: vec!["./deploy.sh".to_owned(), format!("service-{service}")],
+            host: format!("host-{}", n % 50),
+            mode: Mode::Observe,
+            policy: None,
+            started: time(0),
+            ended: Some(time(1000)),
+            exit_code: Some(0),
+            limits: RunLimits::default(),
+            reloads: vec![],
+            break_glass: None,
+            drill: None,
+            usage: Usage::default(),
+            kernel: Kernel {
+                release: "6.12".to_owned(),
+                features: vec![],
+            },
+            guarded: Guarded::Yes,
+            addresses: vec![[10, 200, 0, (n % 50) as u8].into()],
+            resolvers: vec![[10, 200, 0, 53].into()],
+            search: vec!["corp.example.com".to_owned()],
+            scripts: vec![],
+        },
+        subjects: subjects.collect(),
+        names: names.collect(),
+        flows: flows.collect(),
+        delegates: vec![],
+        findings: vec![],
+        coverage: Coverage {
+            attempts: 400,
+            recorded: 400,
+            attributed: 400,
+            ..Coverage::default()
+        },
+    }
+}
