@@ -125,19 +125,6 @@ static __always_inline void bs_forward_turn6(struct bpf_sock_addr *ctx, struct b
 	ctx->user_port = bpf_htons(v4 ? forward.port_v4 : forward.port_v6);
 }
 
-/* A turned connection's SYN leaves. */
-__noinline int bs_forward_note(struct bs_socket *st, __u64 cookie, struct bs_forwarded_key *from)
-{
-	struct bs_forwarded_key key = {};
-
-	if (!st || !from)
-		return 0;
-	__builtin_memcpy(key.addr, from->addr, 16);
-	key.port = from->port;
-	st->source_port = from->port;
-	return bpf_map_update_elem(&bs_forwarded, &key, &cookie, BPF_ANY);
-}
-
 /* When: getpeername() on an AF_INET socket. The server that was asked for, not the forwarder: glibc and BIND compare. */
 SEC("cgroup/getpeername4")
 int bs_getpeername4(struct bpf_sock_addr *ctx)

@@ -492,13 +492,14 @@ __noinline int bs_forward_leaves(struct __sk_buff *skb, struct bs_socket *st)
 {
 	struct bs_forwarded_key from = {};
 	struct bs_header h = {};
+	__u64 cookie;
 
 	if (!st || bs_header_read(skb, &h) || (h.tcp_flags & 0x12) != 0x02)
 		return 0;
 	__builtin_memcpy(from.addr, h.source, 16);
-	from.port = h.source_port;
-	bs_forward_note(st, bpf_get_socket_cookie(skb), &from);
-	return 0;
+	from.port = st->source_port = h.source_port;
+	cookie = bpf_get_socket_cookie(skb);
+	return bpf_map_update_elem(&bs_forwarded, &from, &cookie, BPF_ANY);
 }
 
 /* A packet of a datagram socket, or of a socket that no hook has judged. */
