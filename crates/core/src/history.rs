@@ -92,12 +92,16 @@ impl Surroundings {
         address.to_canonical().is_loopback() || self.own.contains(&address)
     }
 
-    /// A datagram to one of the run's own name servers? Reports of earlier versions do not name them: there every
-    /// server is taken for one.
+    /// A lookup at one of the run's own name servers? Those over TCP go through the forwarder. Reports of earlier
+    /// versions do not name the servers: there every server that got a datagram is taken for one.
     pub(crate) fn is_resolver(&self, flow: &Reached) -> bool {
+        let known = self.resolvers.contains(&flow.address);
         flow.port == 53
-            && flow.as_protocol() == Protocol::Udp
-            && (self.resolvers.is_empty() || self.resolvers.contains(&flow.address))
+            && match flow.as_protocol() {
+                Protocol::Udp => known || self.resolvers.is_empty(),
+                Protocol::Tcp => known,
+                Protocol::Other => false,
+            }
     }
 }
 

@@ -226,6 +226,8 @@ fn what_a_policy_needs_no_rule_for_needs_none() {
     past.flows.push(reached(&past, None, "127.0.0.1", 3306, 0));
     past.flows.push(reached(&past, None, "10.0.0.9", 3306, 0));
     let mut dns = reached(&past, None, "10.0.0.53", 53, 0);
+    // Over TCP the forwarder reads it.
+    past.flows.push(dns.clone());
     dns.protocol = "udp".into();
     past.flows.push(dns);
     past.lookups.push(asked(&past, "db.corp.example", &[], 0));
