@@ -94,7 +94,7 @@ fn refused(report: &Report) -> BTreeSet<[String; 4]> {
         ])
     });
     let flows = report.flows.iter().zip(told_by_another(&report.flows));
-    let flows = flows.filter(|(flow, told)| !told && !(flow.is_route_probe() && flow.port == 0));
+    let flows = flows.filter(|(flow, told)| !(*told || flow.is_route_probe() && flow.port == 0));
     let flows = flows.filter_map(|(it, _)| {
         let verdict = word(it.verdict)?;
         let host = it.name.clone().unwrap_or(it.address.to_string());

@@ -246,7 +246,7 @@ fn report(n: u64) -> Report {
     };
     // One name in five has another address each time.
     let address = |which: u64| -> IpAddr {
-        let last = if which % 5 == 0 {
+        let last = if which.is_multiple_of(5) {
             n / SERVICES % 200
         } else {
             1
@@ -255,7 +255,7 @@ fn report(n: u64) -> Report {
     };
     let names = (0..NAMES * 2).map(|row| {
         let which = row / 2;
-        let is_v4 = row % 2 == 0;
+        let is_v4 = row.is_multiple_of(2);
         Name {
             name: name(which),
             qtype: if is_v4 { "A" } else { "AAAA" }.to_owned(),

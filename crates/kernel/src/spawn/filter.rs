@@ -275,19 +275,16 @@ mod tests {
             .unwrap()
     }
 
-    fn root() -> bool {
-        let is_root = rustix::process::geteuid().is_root();
-        if !is_root {
-            eprintln!("skipped: without no_new_privs a filter needs root");
-        }
-        is_root
+    fn need_root() {
+        assert!(
+            rustix::process::geteuid().is_root(),
+            "without no_new_privs a filter needs root"
+        );
     }
 
     #[test]
     fn families_that_are_judged_can_be_made_and_no_others() {
-        if !root() {
-            return;
-        }
+        need_root();
         let (stream, raw) = (libc::SOCK_STREAM.into(), libc::SOCK_RAW.into());
         let made = |family: i32, kind| filtered(libc::SYS_socket, [family.into(), kind, 0]);
         for family in [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6] {
@@ -334,9 +331,7 @@ mod tests {
     #[cfg(target_arch = "x86_64")]
     #[test]
     fn x32_is_no_way_around() {
-        if !root() {
-            return;
-        }
+        need_root();
         let socket = 0x4000_0000 | libc::SYS_socket;
         let arguments = [libc::AF_PACKET.into(), libc::SOCK_RAW.into(), 0];
         assert_eq!(filtered(socket, arguments), libc::EPERM);
@@ -346,9 +341,7 @@ mod tests {
     #[cfg(target_arch = "x86_64")]
     #[test]
     fn a_32_bit_program_makes_no_such_socket_either() {
-        if !root() {
-            return;
-        }
+        need_root();
         let gated = |number: u32, first: u32| {
             let filter = SocketFilter::compile().unwrap();
             let child = clone_child(None, 0, |_| {
