@@ -116,9 +116,10 @@ impl Clock {
     pub(super) fn ticks(self) -> Vec<Tick> {
         let step = STEPS
             .into_iter()
-            .find(|step| self.length() / step < 5)
-            .unwrap_or(self.length() / 5);
-        (0..7)
+            .find(|step| self.length() / step < 4)
+            .unwrap_or(self.length() / 4);
+        // On a narrow page a text takes a fifth of the axis.
+        (0..4)
             .map(|number| number * step)
             .take_while(|after| *after <= self.length())
             .map(|after| Tick {
@@ -126,7 +127,7 @@ impl Clock {
                 text: length_text(after),
             })
             // To the right of it there is room for its text.
-            .filter(|tick| tick.at <= 880)
+            .filter(|tick| tick.at <= 800)
             .collect()
     }
 }
@@ -201,11 +202,12 @@ mod tests {
 
     #[test]
     fn an_axis_has_a_handful_of_ticks() {
-        for seconds in [1, 3, 7, 59, 61, 3599, 3600, 90_000, 9_000_000] {
+        for seconds in [1, 3, 4, 7, 17, 59, 61, 3599, 3600, 90_000, 9_000_000] {
             let ticks = clock(seconds).ticks();
-            assert!((2..=7).contains(&ticks.len()), "{seconds}: {ticks:?}");
+            assert!((2..=4).contains(&ticks.len()), "{seconds}: {ticks:?}");
             assert_eq!(ticks[0].at, 0);
-            assert!(ticks.windows(2).all(|pair| pair[0].at < pair[1].at));
+            assert!(ticks.windows(2).all(|pair| pair[1].at - pair[0].at >= 200));
+            assert!(ticks.iter().all(|tick| tick.at <= 800));
         }
         assert_eq!(clock(3).ticks()[1].text, "1 s");
     }
