@@ -48,7 +48,7 @@ pub struct Evidence {
     pub first: Micros,
     /// Last time.
     pub last: Micros,
-    /// What reached for it; no more than [`EXECUTABLES`] are kept.
+    /// What reached for it; at most 64 are kept.
     pub executables: BTreeSet<String>,
     /// The name is one of several of its address, and the likeliest.
     pub ambiguous: bool,
