@@ -230,7 +230,7 @@ struct {
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 8192);
+	__uint(max_entries, 7168);
 	__type(key, __u64);
 	__type(value, struct bs_socket);
 } bs_sockets SEC(".maps");
