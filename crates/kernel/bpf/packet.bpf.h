@@ -150,25 +150,20 @@ static __always_inline struct bs_question *bs_question_claim(void)
 	return 0;
 }
 
-/* Row of (name, type, subject, verdict). */
-static __always_inline void bs_query_record(struct bs_question *q)
+/* Add a lookup to its row. With the first one the name's text is kept, where it is not kept already (`name` 0). */
+static __always_inline void bs_query_add(struct bs_query_key *key, struct bs_name *name)
 {
-	struct bs_query_key key = {};
 	struct bs_query *row, fresh = {};
 
-	key.name = q->read.name.hash;
-	key.subject = q->subject;
-	key.rule = q->rule;
-	key.qtype = q->qtype;
-	key.verdict = q->verdict;
-	row = bpf_map_lookup_elem(&bs_queries, &key);
+	row = bpf_map_lookup_elem(&bs_queries, key);
 	if (!row) {
-		bs_name_keep(&q->read.name);
+		if (name)
+			bs_name_keep(name);
 		fresh.queries = 1;
 		fresh.first_ns = fresh.last_ns = bpf_ktime_get_boot_ns();
-		if (!bpf_map_update_elem(&bs_queries, &key, &fresh, BPF_NOEXIST))
+		if (!bpf_map_update_elem(&bs_queries, key, &fresh, BPF_NOEXIST))
 			return;
-		row = bpf_map_lookup_elem(&bs_queries, &key);
+		row = bpf_map_lookup_elem(&bs_queries, key);
 		if (!row) {
 			BS_COUNT(queries_lost, 1);
 			return;
@@ -176,6 +171,19 @@ static __always_inline void bs_query_record(struct bs_question *q)
 	}
 	__sync_fetch_and_add(&row->queries, 1);
 	bs_now_at(&row->last_ns);
+}
+
+/* Row of (name, type, subject, verdict). */
+static __always_inline void bs_query_record(struct bs_question *q)
+{
+	struct bs_query_key key = {};
+
+	key.name = q->read.name.hash;
+	key.subject = q->subject;
+	key.rule = q->rule;
+	key.qtype = q->qtype;
+	key.verdict = q->verdict;
+	bs_query_add(&key, &q->read.name);
 }
 
 /* Tell user space of a denied lookup. 0 if it knows, so that an answer can be hoped for. */

@@ -11,27 +11,13 @@
 static __always_inline void bs_query_put(struct bs_refill *n)
 {
 	struct bs_query_key key = {};
-	struct bs_query *row, fresh = {};
 
 	key.name = n->name;
 	key.subject = n->subject;
 	key.rule = n->bits;
 	key.qtype = n->bits >> 32;
 	key.verdict = n->bits >> 48;
-	row = bpf_map_lookup_elem(&bs_queries, &key);
-	if (!row) {
-		fresh.queries = 1;
-		fresh.first_ns = fresh.last_ns = bpf_ktime_get_boot_ns();
-		if (!bpf_map_update_elem(&bs_queries, &key, &fresh, BPF_NOEXIST))
-			return;
-		row = bpf_map_lookup_elem(&bs_queries, &key);
-		if (!row) {
-			BS_COUNT(queries_lost, 1);
-			return;
-		}
-	}
-	__sync_fetch_and_add(&row->queries, 1);
-	bs_now_at(&row->last_ns);
+	bs_query_add(&key, 0);
 }
 
 SEC("cgroup_skb/egress")
