@@ -21,6 +21,7 @@ mod swap;
 mod tools;
 
 pub use bar::{Bar, Bound, Results};
+pub use kernel::verified_instructions;
 pub use scene::{Scale, Scene};
 
 /// Measures one part of the suite.

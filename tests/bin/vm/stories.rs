@@ -80,6 +80,7 @@ pub(crate) fn where_enforce_works(gaps: &[&str]) -> ExitCode {
         lookups_over_tcp(gaps);
     });
     play.story("root in a rehearsal cannot undo its guard", contained);
+    play.story("no program is near the verifier's limit", verifier);
     play.story("the report tells the peak of memory", || {
         let usage = run(&[], "", &["true"]).exits(0).report().run.usage.clone();
         assert!(
@@ -304,6 +305,34 @@ fn contained() {
     // The command's own code, and its own signal.
     run(&[], policy, &["sh", "-c", "exit 7"]).exits(7);
     run(&[], policy, &["sh", "-c", "kill -TERM $$"]).exits(128 + 15);
+}
+
+/// Looked at by the verifier for one program, at most: it gives up at a million.
+const VERIFIED: u64 = 250_000;
+
+/// The programs of a policy that uses all of them.
+fn verifier() {
+    let policy = "mode: enforce\ndefault: deny\nlease: ttl\nrules:\n  - allow: github.com\n  - deny: 203.0.113.0/24\n  \
+        - { deny: other.example, process: curl, on_match: blackhole }\n";
+    let started = "echo up >/tmp/verified; until [ -e /tmp/verified-stop ]; do sleep 0.05; done";
+    let guard = start(&[], policy, &["sh", "-c", started]);
+    let began = Instant::now();
+    while !Path::new("/tmp/verified").exists() {
+        assert!(
+            began.elapsed() < Duration::from_secs(30),
+            "it does not start"
+        );
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let verified = blackstart_lab::bench::verified_instructions(guard.pid());
+    fs::write("/tmp/verified-stop", "").expect("write below /tmp");
+    guard.wait().exits(0);
+    for (program, instructions) in &verified {
+        println!("verifier: {instructions:>7} {program}");
+    }
+    assert!(verified.len() >= 10, "{verified:?}");
+    let largest = verified.values().max().expect("there are some");
+    assert!(*largest <= VERIFIED, "{verified:?}");
 }
 
 fn memory_limit(policy: &str) {
