@@ -100,6 +100,7 @@ pub(crate) fn where_enforce_works(gaps: &[&str]) -> ExitCode {
     play.story("a run within a run cannot be limited, and says so", || {
         nested_limit(gaps);
     });
+    play.story("a clock that jumps changes nothing", clock_that_jumps);
     play.story("the guard holds without its supervisor", killed_supervisor);
     play.story("nothing is left behind", || {
         assert_eq!(left_behind(), BTreeSet::new());
@@ -453,6 +454,33 @@ fn finding<'e>(run: &'e Ended, kind: &str) -> &'e str {
         [one] => &one.title,
         _ => panic!("one {kind} in {:?}: {run}", run.report().findings),
     }
+}
+
+/// The wall clock is set forth and back by a day while a run is on, which has little time.
+fn clock_that_jumps() {
+    let policy = format!("{POLICY}lease: ttl\nlimits: {{ time: 30s }}\n");
+    let looks =
+        format!("{LAB} lookup mirror.internal || exit 3; {LAB} lookup github.com && exit 4");
+    let reaches = format!("{LAB} connect mirror.internal {PORT} || exit 5");
+    let day = "$(($(date +%s)";
+    let script = format!(
+        "{looks}; date -s @{day} + 86400)); {looks}; {reaches}; date -s @{day} - 172800)); {looks}; {reaches}; \
+         date -s @{day} + 86400)); exit 0"
+    );
+    let run = run(&[], &policy, &["sh", "-c", &script]).exits(0);
+    let report = run.report();
+    assert!(
+        report.run.ended.as_ref() >= Some(&report.run.started),
+        "{run}"
+    );
+    let queries = |verdict| -> u64 {
+        let of = report.names.iter().filter(|name| name.verdict == verdict);
+        of.map(|name| name.queries).sum()
+    };
+    assert!(
+        queries(Verdict::Deny) >= 3 && queries(Verdict::Allow) >= 3,
+        "{run}"
+    );
 }
 
 fn killed_supervisor() {

@@ -170,6 +170,8 @@ fn mounts() -> BTreeSet<PathBuf> {
     let text = fs::read_to_string("/proc/self/mountinfo").expect("read the mounts");
     text.lines()
         .filter_map(|line| line.split(' ').nth(4))
+        // Others come and go on the host meanwhile.
+        .filter(|place| place.contains("blackstart"))
         .map(PathBuf::from)
         .collect()
 }
