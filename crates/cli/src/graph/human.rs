@@ -225,6 +225,9 @@ pub(super) fn impact(graph: &Graph, down: &[NodeId], impact: &Impact, paint: Pai
             Outcome::NeverSeen => ("never seen".to_owned(), &[]),
         };
         let _ = writeln!(out, "  {word}  {name}");
+        if matches!(outcome, Outcome::Unknown(needs) if needs.is_empty()) {
+            out.push_str("    no run of it was seen to a good end\n");
+        }
         for id in needs {
             let of = graph.need(*id);
             let _ = writeln!(out, "    {}; {}", need(graph, *id), strength(of));

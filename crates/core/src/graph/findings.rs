@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::loops::{Loop, LoopKind};
-use super::{Evidence, Graph, Kind, NeedId, NodeId};
+use super::{Evidence, Graph, Kind, NeedId, NodeId, Watched};
 use crate::catalog::{Phase, Place};
 use crate::report::{Severity, printable, stable_id};
 
@@ -172,7 +172,7 @@ fn unowned(graph: &Graph, id: NeedId) -> Option<GraphFinding> {
 fn never_seen(graph: &Graph, id: NeedId) -> Option<GraphFinding> {
     let need = graph.need(id);
     let unseen = need.contacts().next().is_none();
-    (unseen && graph.is_watched(need.from, need.phase)).then(|| {
+    (unseen && graph.watched(need.from, need.phase) == Watched::Whole).then(|| {
         let (from, to) = (&graph.node(need.from).name, &graph.node(need.to).name);
         let title = match need.phase {
             Phase::Deploy => {

@@ -9,7 +9,7 @@ use blackstart_core::graph::impact::{Impact, Outcome, State, impact};
 use blackstart_core::graph::loops::{Loop, LoopKind, loops};
 use blackstart_core::graph::recovery::Recovery;
 use blackstart_core::graph::{Evidence, Graph, Import, Input, Kind, Observed, build};
-use blackstart_core::report::{Mode, Report, Verdict};
+use blackstart_core::report::{Guarded, Mode, Report, Verdict};
 use proptest::prelude::*;
 use story::{Story, catalog, deploy, example, id, joined, loops_of, time};
 
@@ -549,6 +549,57 @@ fn an_outage_by_evidence_only() {
         ]
     );
     assert_eq!(impact.state(id(&graph, "mysql")), State::Up);
+}
+
+#[test]
+fn a_run_that_failed_did_not_show_everything() {
+    let catalog = catalog(&[
+        "name: a-root",
+        "name: mysql\nneeds: [{service: a-root, for: deploy}]",
+        "name: web",
+    ]);
+    let run = |service: &str, change: &dyn Fn(&mut Report)| {
+        let story = Story::of(service, &["./d.sh"]).process(0, "./d.sh", &["/bin/sh", "./d.sh"]);
+        story.with(change)
+    };
+    let shown = |change: &dyn Fn(&mut Report)| {
+        let (one, two) = (run("mysql", change), run("web", change));
+        let graph = joined(&catalog, &[&one, &two]);
+        let impact = impact(&graph, &[id(&graph, "a-root")]);
+        let web = told(&graph, &impact).pop().unwrap();
+        let found = findings(&graph, &loops_of(&graph));
+        let kinds: Vec<_> = found.iter().map(|finding| finding.kind).collect();
+        (web, kinds)
+    };
+    let works = "web is Up, its deploy works".to_owned();
+    let unknown = "web is Up, its deploy unknown for ".to_owned();
+    for good in [0, 120] {
+        let all = shown(&|report| report.run.exit_code = Some(good));
+        assert_eq!(all, (works.clone(), vec!["declared_never_seen"]));
+    }
+    let changes: [&dyn Fn(&mut Report); 4] = [
+        &|report| report.run.exit_code = Some(1),
+        &|report| report.run.exit_code = None,
+        &|report| report.run.exit_code = Some(124),
+        &|report| report.coverage.lost = 1,
+    ];
+    for change in changes {
+        assert_eq!(shown(change), (unknown.clone(), vec![]));
+    }
+    // What was not guarded was not seen at all.
+    let (never, _) = shown(&|report| report.run.guarded = Guarded::No);
+    assert_eq!(never, "web is Up, its deploy never seen");
+    // A good run is not undone by a bad one.
+    let (good, bad) = (
+        run("web", &|_| ()),
+        run("web", &|report| {
+            report.run.id = "later".to_owned();
+            report.run.exit_code = Some(1);
+        }),
+    );
+    let graph = joined(&catalog, &[&good, &bad]);
+    let impact = impact(&graph, &[id(&graph, "a-root")]);
+    assert_eq!(told(&graph, &impact).pop(), Some(works));
 }
 
 #[test]
