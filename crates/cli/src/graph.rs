@@ -9,7 +9,7 @@ mod import;
 
 use blackstart_core::graph::findings::findings;
 use blackstart_core::graph::impact::impact;
-use blackstart_core::graph::loops::loops;
+use blackstart_core::graph::loops::{knots, loops};
 use blackstart_core::graph::recovery::Recovery;
 use blackstart_core::graph::{Graph, NodeId};
 
@@ -154,7 +154,12 @@ impl<'a> Whole<'a> {
         let recovery = Recovery::of(self.graph);
         let found = loops(self.graph, &recovery, &protect);
         Ok(match format {
-            Format::Human => human::loops(self.graph, &found, output.out),
+            Format::Human => human::loops(
+                self.graph,
+                &found,
+                &knots(self.graph, &recovery),
+                output.out,
+            ),
             Format::Json => self.written(document::loops(self.graph, &recovery, &found)),
         })
     }
@@ -193,10 +198,11 @@ impl<'a> Whole<'a> {
     fn export(&self, to: Language) -> Result<String, String> {
         let recovery = Recovery::of(self.graph);
         let found = loops(self.graph, &recovery, &[]);
+        let circles = || export::circles(&found, &knots(self.graph, &recovery));
         Ok(match to {
             Language::Json => self.written(document::graph(self.graph, &recovery, &found)),
-            Language::Dot => export::dot(self.graph, &found),
-            Language::Mermaid => export::mermaid(self.graph, &found),
+            Language::Dot => export::dot(self.graph, &circles()),
+            Language::Mermaid => export::mermaid(self.graph, &circles()),
             Language::Html => export::html(self.graph, &recovery, &found, self.gathered.partial)?,
         })
     }
@@ -213,7 +219,7 @@ impl<'a> Whole<'a> {
         };
         let recovery = Recovery::of(self.graph);
         let loops = loops(self.graph, &recovery, &protect);
-        let found = findings(self.graph, &loops);
+        let found = findings(self.graph, &recovery, &loops);
         gate::check(typed, self.graph, &found, self.gathered.partial, output)
     }
 

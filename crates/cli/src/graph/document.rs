@@ -1,7 +1,7 @@
 //! The graph for programs.
 
 use blackstart_core::graph::impact::{Impact, Outcome, State};
-use blackstart_core::graph::loops::Loop;
+use blackstart_core::graph::loops::{Loop, knots};
 use blackstart_core::graph::recovery::Recovery;
 use blackstart_core::graph::{Contact, Evidence, Graph, Kind, NeedId, NodeId};
 use serde_json::{Value, json};
@@ -122,7 +122,18 @@ pub(super) fn loops(graph: &Graph, recovery: &Recovery, loops: &[Loop]) -> Value
             "component": names(graph, component),
         })
     };
-    json!({ "loops": loops.iter().map(one).collect::<Vec<_>>() })
+    let knots = knots(graph, recovery);
+    let knots = knots.iter().map(|knot| {
+        json!({
+            "steps": needs(graph, &knot.steps),
+            "component": names(graph, knot.members),
+        })
+    });
+    json!({
+        "loops": loops.iter().map(one).collect::<Vec<_>>(),
+        // Circles that no deployment closes.
+        "knots": knots.collect::<Vec<_>>(),
+    })
 }
 
 /// The order of recovery (DESIGN §10: `levels` and `components`).

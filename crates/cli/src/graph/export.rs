@@ -5,23 +5,22 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use blackstart_core::catalog::{Phase, Strength};
-use blackstart_core::graph::loops::Loop;
+use blackstart_core::graph::loops::{Knot, Loop};
 use blackstart_core::graph::recovery::Recovery;
 use blackstart_core::graph::{Graph, Need, NeedId};
 
 use crate::html::Catalogued;
 use crate::plain::plain;
 
-fn on_circles(loops: &[Loop]) -> BTreeSet<NeedId> {
-    loops
-        .iter()
-        .flat_map(|it| it.steps.iter().copied())
-        .collect()
+/// The needs that lie on one.
+pub(super) fn circles(loops: &[Loop], knots: &[Knot<'_>]) -> BTreeSet<NeedId> {
+    let of_loops = loops.iter().map(|it| &it.steps);
+    let steps = of_loops.chain(knots.iter().map(|it| &it.steps));
+    steps.flatten().copied().collect()
 }
 
 /// For Graphviz: circles in red, what was only declared dashed.
-pub(super) fn dot(graph: &Graph, loops: &[Loop]) -> String {
-    let circles = on_circles(loops);
+pub(super) fn dot(graph: &Graph, circles: &BTreeSet<NeedId>) -> String {
     let mut out = String::from("digraph blackstart {\n  rankdir=LR;\n  node [shape=box];\n");
     for id in graph.ids() {
         let node = graph.node(id);
@@ -57,8 +56,7 @@ pub(super) fn dot(graph: &Graph, loops: &[Loop]) -> String {
 }
 
 /// For Mermaid: circles as thick lines.
-pub(super) fn mermaid(graph: &Graph, loops: &[Loop]) -> String {
-    let circles = on_circles(loops);
+pub(super) fn mermaid(graph: &Graph, circles: &BTreeSet<NeedId>) -> String {
     let mut out = String::from("flowchart LR\n");
     for id in graph.ids() {
         let node = graph.node(id);

@@ -87,7 +87,7 @@ impl OfRun<'_> {
             gates: finding.reaction == Some(Reaction::Fail),
             steps: circle.map(steps).unwrap_or_default(),
             shortest: circle.is_none_or(|circle| circle.shortest),
-            component: circle.map(|circle| members(&circle.component)),
+            component: circle.map(|circle| together(&circle.component)),
             runs: 0,
             pastes: self.pastes(finding),
         }
@@ -234,6 +234,15 @@ fn steps(circle: &Circle) -> Vec<StepText> {
         more: 0,
     });
     steps.collect()
+}
+
+/// What is wrong with a component.
+fn together(names: &[String]) -> String {
+    let without = match names {
+        [_] => "itself",
+        _ => "each other",
+    };
+    format!("{} cannot start without {without}", members(names))
 }
 
 fn members(names: &[String]) -> String {

@@ -4,7 +4,7 @@ mod named;
 mod story;
 
 use blackstart_core::catalog::{Phase, Strength};
-use blackstart_core::graph::findings::findings;
+use blackstart_core::graph::findings::{GraphFinding, findings};
 use blackstart_core::graph::impact::{Impact, Outcome, State, impact};
 use blackstart_core::graph::loops::{Loop, LoopKind, loops};
 use blackstart_core::graph::recovery::Recovery;
@@ -567,7 +567,7 @@ fn a_run_that_failed_did_not_show_everything() {
         let graph = joined(&catalog, &[&one, &two]);
         let impact = impact(&graph, &[id(&graph, "a-root")]);
         let web = told(&graph, &impact).pop().unwrap();
-        let found = findings(&graph, &loops_of(&graph));
+        let found = all_findings(&graph);
         let kinds: Vec<_> = found.iter().map(|finding| finding.kind).collect();
         (web, kinds)
     };
@@ -602,6 +602,69 @@ fn a_run_that_failed_did_not_show_everything() {
     assert_eq!(told(&graph, &impact).pop(), Some(works));
 }
 
+fn all_findings(graph: &Graph) -> Vec<GraphFinding> {
+    findings(graph, &Recovery::of(graph), &loops_of(graph))
+}
+
+#[test]
+fn a_circle_that_no_deployment_closes_is_a_finding_too() {
+    let told = |services: &[&str]| {
+        let graph = joined(&catalog(services), &[]);
+        let found = all_findings(&graph);
+        let line = |it: &GraphFinding| {
+            let steps: String = it
+                .needs
+                .iter()
+                .map(|step| format!(" → {}", graph.node(graph.need(*step).to).name))
+                .collect();
+            let place = it.place.as_ref().unwrap();
+            format!(
+                "{} {}: {}{steps} ({place})",
+                it.kind,
+                it.title,
+                graph.node(it.about.0).name
+            )
+        };
+        let ids: Vec<_> = found.iter().map(|it| it.id.clone()).collect();
+        (found.iter().map(line).collect::<Vec<_>>(), ids)
+    };
+    let (pair, pair_ids) = told(&["name: a\nneeds: [b]", "name: b\nneeds: [a]"]);
+    assert_eq!(
+        pair,
+        ["cannot_start a, b cannot start without each other: a → b → a (c.yaml:5:9)"]
+    );
+    // Itself alone; a larger one, whose first need is not the shortest way.
+    let (several, ids) = told(&[
+        "name: alone\nneeds: [alone]",
+        "name: b\nneeds: [a]",
+        "name: a\nneeds: [b]",
+        "name: x\nneeds: [y]",
+        "name: y\nneeds: [z]",
+        "name: z\nneeds: [x]",
+        "name: before\nneeds: [x]",
+    ]);
+    assert_eq!(
+        several,
+        [
+            "cannot_start a, b cannot start without each other: a → b → a (c.yaml:15:9)",
+            "cannot_start alone needs itself to run, and cannot start from black: alone → alone (c.yaml:5:9)",
+            "cannot_start x, y, z cannot start without each other: x → y → z → x (c.yaml:20:9)",
+        ]
+    );
+    assert_eq!(ids[0], pair_ids[0], "the same over catalogs");
+    // What a deployment closes is told as a loop, and once.
+    let (loops, _) = told(&[
+        "name: a\nneeds: [{service: b, for: deploy}]",
+        "name: b\nneeds: [a]",
+    ]);
+    assert_eq!(
+        loops,
+        ["loop the deploy of a needs b, which needs a: a → b → a (c.yaml:5:9)"]
+    );
+    let (none, _) = told(&["name: a\nneeds: [b]", "name: b"]);
+    assert_eq!(none, [""; 0]);
+}
+
 #[test]
 fn what_is_worth_looking_at() {
     let catalog = catalog(&[
@@ -623,7 +686,7 @@ fn what_is_worth_looking_at() {
     };
     let (one, two) = (story("one"), story("two"));
     let graph = joined(&catalog, &[&one, &two]);
-    let found = findings(&graph, &loops_of(&graph));
+    let found = all_findings(&graph);
     let lines: Vec<_> = found
         .iter()
         .map(|f| {
@@ -644,12 +707,12 @@ fn what_is_worth_looking_at() {
     insta::assert_snapshot!(lines.join("\n"));
     // One run more, on another host: the same findings.
     let ids = |graph: &Graph| -> Vec<_> {
-        let found = findings(graph, &loops_of(graph));
+        let found = all_findings(graph);
         found.into_iter().map(|f| f.id).collect()
     };
     assert_eq!(ids(&graph), ids(&joined(&catalog, &[&two])));
     // Without a run, nothing is said to be unseen.
-    let kinds: Vec<_> = findings(&joined(&catalog, &[]), &[])
+    let kinds: Vec<_> = all_findings(&joined(&catalog, &[]))
         .iter()
         .map(|f| f.kind)
         .collect();
@@ -730,7 +793,7 @@ proptest! {
             prop_assert!(!need.evidence.is_empty());
             prop_assert!(need.from != need.to || graph.node(need.to).name == "mysql");
         }
-        let mut ids: Vec<_> = findings(&graph, &found).into_iter().map(|f| f.id).collect();
+        let mut ids: Vec<_> = findings(&graph, &recovery, &found).into_iter().map(|f| f.id).collect();
         let all = ids.len();
         ids.sort();
         ids.dedup();
