@@ -6,6 +6,7 @@ mod gate;
 mod gather;
 mod human;
 mod import;
+mod missing;
 
 use blackstart_core::graph::findings::findings;
 use blackstart_core::graph::impact::impact;
@@ -14,6 +15,7 @@ use blackstart_core::graph::recovery::Recovery;
 use blackstart_core::graph::{Graph, NodeId};
 
 use self::gather::Gathered;
+use self::missing::Missing;
 use crate::args::{self, Format, GraphCheck, GraphOf, Language};
 use crate::output::Output;
 use crate::plain::plain;
@@ -43,7 +45,11 @@ pub(crate) fn graph(typed: &args::Graph, output: Output) -> u8 {
             whole.export(typed.to).map_err(|why| vec![why])
         }),
         Graph::Check(typed) => match gathered(&typed.of, output) {
-            Some(gathered) => Whole::of(&gathered, &gathered.graph()).check(typed, output),
+            Some(gathered) => {
+                let graph = gathered.graph();
+                tell(&graph, output);
+                Whole::of(&gathered, &graph).check(typed, output)
+            }
             None => FAILED,
         },
         Graph::Import(typed) => import::import(typed, output),
@@ -61,6 +67,7 @@ fn with(
         return FAILED;
     };
     let graph = gathered.graph();
+    tell(&graph, output);
     let whole = Whole::of(&gathered, &graph);
     match ask(&whole) {
         Ok(text) => finish(output, &text, whole.code()),
@@ -89,6 +96,13 @@ fn gathered(of: &GraphOf, output: Output) -> Option<Gathered> {
         output.warning("the result is partial: see what is said above");
     }
     Some(gathered)
+}
+
+/// What a report does not say of its run leaves it out of everything.
+fn tell(graph: &Graph, output: Output) {
+    if let Some(sentence) = Missing::of(graph, false).nobodys() {
+        output.warning(&sentence);
+    }
 }
 
 /// The graph, and what it was made of.
@@ -139,7 +153,7 @@ impl<'a> Whole<'a> {
             .filter(|id| self.graph.node(*id).is_service() && shown(id))
             .collect();
         Ok(match format {
-            Format::Human => human::services(self.graph, &nodes, output.out),
+            Format::Human => self.said(human::services(self.graph, &nodes, output.out), output),
             Format::Json => self.written(document::services(self.graph, &nodes)),
         })
     }
@@ -154,12 +168,10 @@ impl<'a> Whole<'a> {
         let recovery = Recovery::of(self.graph);
         let found = loops(self.graph, &recovery, &protect);
         Ok(match format {
-            Format::Human => human::loops(
-                self.graph,
-                &found,
-                &knots(self.graph, &recovery),
-                output.out,
-            ),
+            Format::Human => {
+                let knots = knots(self.graph, &recovery);
+                self.said(human::loops(self.graph, &found, &knots, output.out), output)
+            }
             Format::Json => self.written(document::loops(self.graph, &recovery, &found)),
         })
     }
@@ -176,7 +188,7 @@ impl<'a> Whole<'a> {
             after: after.as_ref(),
         };
         match format {
-            Format::Human => order.human(output.out),
+            Format::Human => self.said(order.human(output.out), output),
             Format::Json => self.written(document::order(&order)),
         }
     }
@@ -190,7 +202,9 @@ impl<'a> Whole<'a> {
         let down = self.services(down)?;
         let found = impact(self.graph, &down);
         Ok(match format {
-            Format::Human => human::impact(self.graph, &down, &found, output.out),
+            Format::Human => {
+                self.said(human::impact(self.graph, &down, &found, output.out), output)
+            }
             Format::Json => self.written(document::impact(self.graph, &down, &found)),
         })
     }
@@ -201,8 +215,8 @@ impl<'a> Whole<'a> {
         let circles = || export::circles(&found, &knots(self.graph, &recovery));
         Ok(match to {
             Language::Json => self.written(document::graph(self.graph, &recovery, &found)),
-            Language::Dot => export::dot(self.graph, &circles()),
-            Language::Mermaid => export::mermaid(self.graph, &circles()),
+            Language::Dot => export::dot(self.graph, &circles(), self.missing()),
+            Language::Mermaid => export::mermaid(self.graph, &circles(), self.missing()),
             Language::Html => export::html(self.graph, &recovery, &found, self.gathered.partial)?,
         })
     }
@@ -220,13 +234,28 @@ impl<'a> Whole<'a> {
         let recovery = Recovery::of(self.graph);
         let loops = loops(self.graph, &recovery, &protect);
         let found = findings(self.graph, &recovery, &loops);
-        gate::check(typed, self.graph, &found, self.gathered.partial, output)
+        let given = gate::Given {
+            graph: self.graph,
+            found: &found,
+            missing: self.missing(),
+            source: self.gathered.source(),
+        };
+        gate::check(typed, given, output)
     }
 
-    /// A document, versioned, that says whether it is partial.
+    fn missing(&self) -> Missing<'_> {
+        Missing::of(self.graph, self.gathered.partial)
+    }
+
+    /// A text for people, with what it lacks.
+    fn said(&self, text: String, output: Output) -> String {
+        self.missing().below(text, output.out)
+    }
+
+    /// A document, versioned, that says what it lacks.
     fn written(&self, mut document: serde_json::Value) -> String {
         document["schema_version"] = 1.into();
-        document["partial"] = self.gathered.partial.into();
+        self.missing().into(&mut document);
         format!("{document:#}\n")
     }
 }

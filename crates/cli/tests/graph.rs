@@ -147,3 +147,294 @@ fn a_circle_that_is_too_large_to_be_drawn_is_one_all_the_same() {
     assert!(page.contains("What lies on a circle is drawn in red"));
     assert!(page.contains("1 circle is not drawn"));
 }
+
+/// What a run reached for: names, each with its verdict.
+fn report(scene: &Scene, file: &str, service: Option<&str>, reached: &[&str]) {
+    let time = "2026-05-04T12:00:01.000000Z";
+    let flow = |name: &&str| {
+        json!({
+            "subject": 1, "name": name, "address": "192.0.2.1", "port": 443, "protocol": "tcp",
+            "verdict": "allow", "rule": "default", "attempts": 1, "outcome": "connected",
+            "bytes_sent": 100, "first_seen": time, "last_seen": time, "attribution": "exact",
+        })
+    };
+    let document = json!({
+        "schema_version": 1,
+        "run": {
+            "id": format!("run-{file}"), "service": service, "owner": null, "command": ["./d.sh"],
+            "host": "db1", "mode": "observe", "policy": null, "started": time, "ended": time,
+            "exit_code": 0, "limits": {}, "guarded": "yes",
+            "usage": {}, "kernel": { "release": "6.12", "features": [] },
+        },
+        "subjects": [{
+            "id": 1, "pid": 100, "parent": null, "exe": "/usr/bin/tool", "argv": ["tool"],
+            "argv_truncated": false, "started": time, "ended": time, "exit": 0,
+        }],
+        "names": [],
+        "flows": reached.iter().map(flow).collect::<Vec<_>>(),
+        "delegates": [],
+        "findings": [],
+        "coverage": {
+            "attempts": 1, "recorded": 1, "lost": 0, "attributed": 1, "unsupervised_seconds": 0.0,
+            "gaps": [],
+        },
+    });
+    fs::write(scene.path().join(file), document.to_string()).unwrap();
+}
+
+/// The words of every verb that shows something.
+const SHOWN: &[&[&str]] = &[
+    &["show"],
+    &["loops"],
+    &["order"],
+    &["impact", "a"],
+    &["check", "--markdown", "g.md", "--sarif", "g.sarif"],
+    &["export", "--to", "dot"],
+    &["export", "--to", "mermaid"],
+    &["export", "--to", "html"],
+];
+
+#[test]
+fn a_run_that_is_nobodys_is_told_by_every_verb() {
+    let scene = Scene::of(&["name: a"]);
+    report(&scene, "r.json", None, &["github.com"]);
+    for verb in SHOWN {
+        let told = scene.graph(&[verb, &["--runs", "r.json"][..]].concat());
+        assert_eq!(told.code, Some(0), "{told:?}");
+        let sentence = "1 run does not say what was deployed";
+        assert!(told.err.contains(sentence), "{verb:?}: {told:?}");
+        // Drawings and pages are passed on by themselves.
+        let own = match verb[verb.len() - 1] {
+            "html" => "1 of the runs do not say what they deploy",
+            _ => sentence,
+        };
+        assert!(told.out.contains(own), "{verb:?}: {told:?}");
+    }
+    for file in ["g.md", "g.sarif"] {
+        let text = fs::read_to_string(scene.path().join(file)).unwrap();
+        assert!(
+            text.contains("1 run does not say what was deployed"),
+            "{text}"
+        );
+        assert!(!text.contains("No circle"), "{text}");
+    }
+    for verb in ["loops", "order", "check"] {
+        let document = scene.json(&[verb, "--runs", "r.json"]);
+        assert_eq!(document["unassigned_runs"], json!(["run-r.json"]));
+        assert_eq!(document["partial"], false);
+    }
+    report(&scene, "r.json", Some("a"), &["github.com"]);
+    let whole = scene.graph(&["loops", "--runs", "r.json"]);
+    assert_eq!(whole.err, "");
+}
+
+#[test]
+fn what_is_partial_says_so_in_every_form() {
+    let scene = Scene::of(&["name: a"]);
+    fs::write(scene.path().join("cut.json"), "{\"schema_version\":1,").unwrap();
+    for verb in SHOWN {
+        let told = scene.graph(&[verb, &["--runs", "cut.json"][..]].concat());
+        assert_eq!(told.code, Some(1), "{told:?}");
+        assert!(told.err.contains("cut.json"), "{told:?}");
+        assert!(
+            told.out.to_lowercase().contains("this is partial"),
+            "{verb:?}: {told:?}"
+        );
+    }
+    for verb in [
+        &["show"][..],
+        &["loops"],
+        &["order"],
+        &["impact", "a"],
+        &["check"],
+    ] {
+        let document = scene.json(&[verb, &["--runs", "cut.json"]].concat());
+        assert_eq!(document["partial"], true);
+    }
+    let markdown = fs::read_to_string(scene.path().join("g.md")).unwrap();
+    assert!(
+        !markdown.contains("No circle, and nothing else"),
+        "{markdown}"
+    );
+    assert!(markdown.contains("this is partial"), "{markdown}");
+    let sarif = fs::read_to_string(scene.path().join("g.sarif")).unwrap();
+    let sarif: Value = serde_json::from_str(&sarif).unwrap();
+    let invocation = &sarif["runs"][0]["invocations"][0];
+    assert_eq!(invocation["executionSuccessful"], false);
+    let note = invocation["toolExecutionNotifications"][0]["message"]["text"].as_str();
+    assert!(note.unwrap().contains("partial"), "{sarif:#}");
+    // A baseline of what could not be read would hide the rest for good.
+    let words = [
+        "check",
+        "--runs",
+        "cut.json",
+        "--baseline",
+        "b",
+        "--update-baseline",
+    ];
+    let update = scene.graph(&words);
+    assert_eq!(update.code, Some(1), "{update:?}");
+    assert!(!scene.path().join("b").exists());
+}
+
+#[test]
+fn the_gate_fails_on_what_is_new_and_lists_what_it_lets_pass() {
+    let scene = Scene::of(&[
+        "name: mysql\ntier: 1\nneeds: [mirror]",
+        "name: mirror\ntier: 2",
+    ]);
+    report(&scene, "r.json", Some("mysql"), &[]);
+    let check = |words: &[&str]| scene.graph(&[&["check", "--runs", "r.json"], words].concat());
+    let updated = check(&["--baseline", "known", "--update-baseline"]);
+    assert_eq!(updated.code, Some(0), "{updated:?}");
+    assert_eq!(check(&["--baseline", "known"]).code, Some(0));
+
+    // A new destination that nobody provides: information, and new.
+    report(&scene, "r.json", Some("mysql"), &["pypi.org"]);
+    let new = check(&["--baseline", "known"]);
+    assert_eq!(new.code, Some(1), "{new:?}");
+    assert!(new.out.ends_with("1 new of 2 findings\n"), "{new:?}");
+    let words = [
+        "--baseline",
+        "known",
+        "--fail-on",
+        "warning",
+        "--markdown",
+        "g.md",
+    ];
+    let mild = check(&words);
+    assert_eq!(mild.code, Some(0), "{mild:?}");
+    assert!(
+        mild.out
+            .starts_with("note: mysql needs pypi.org:443, which no service provides\n")
+    );
+    assert!(
+        mild.out
+            .ends_with("1 new of 2 findings, 1 of them below the severity that fails\n")
+    );
+    let markdown = fs::read_to_string(scene.path().join("g.md")).unwrap();
+    assert!(
+        markdown.contains("| **new** | note | mysql needs pypi.org:443"),
+        "{markdown}"
+    );
+    assert!(
+        markdown.contains("|  | warning | mysql \\(tier 1\\)"),
+        "{markdown}"
+    );
+    let document = scene.json(&[&["check", "--runs", "r.json"], &words[..4]].concat());
+    let judged = |at: usize| {
+        let finding = &document["findings"][at];
+        (
+            finding["kind"].as_str().unwrap(),
+            finding["new"].clone(),
+            finding["fails"].clone(),
+        )
+    };
+    assert_eq!(judged(0), ("tier_inversion", false.into(), false.into()));
+    assert_eq!(
+        judged(1),
+        ("unowned_destination", true.into(), false.into())
+    );
+    // Each severity lets pass what is milder.
+    for (least, code) in [("info", 1), ("warning", 1), ("error", 0)] {
+        assert_eq!(check(&["--fail-on", least]).code, Some(code), "{least}");
+    }
+}
+
+#[test]
+fn annotations_stay_out_of_a_document() {
+    let scene = Scene::of(&["name: a\nneeds: [b]", "name: b\nneeds: [a]"]);
+    report(&scene, "r.json", Some("a"), &["pypi.org"]);
+    let check = |format: &str| {
+        scene.graph(&[
+            "check",
+            "--runs",
+            "r.json",
+            "--annotations",
+            "--format",
+            format,
+        ])
+    };
+    let wanted = [
+        "::warning title=cannot_start,file=c.yaml,line=5,col=9::a, b cannot start without each other. ",
+        "::notice title=unowned_destination,file=c.yaml,line=4,col=7::a needs pypi.org:443, which ",
+    ];
+    let human = check("human");
+    let json = check("json");
+    for line in wanted {
+        assert!(human.out.contains(line), "{human:?}");
+        assert!(json.err.contains(line), "{json:?}");
+    }
+    serde_json::from_str::<Value>(&json.out).unwrap();
+    assert_eq!(human.err, "");
+}
+
+/// What the form asks of a result (SARIF 2.1.0, §3.27), and GitHub's code scanning of its place.
+#[test]
+fn every_result_in_sarif_has_its_place() {
+    // Needs that were only seen: of a service with a document, of one without, and of a loop whose second step is declared.
+    let scene = Scene::of(&[
+        "name: mysql\ntier: 1",
+        "name: github\ntier: 2\nprovides: [.github.com]\nneeds: [mysql]",
+        "name: x\nneeds: [y]",
+        "name: y\nneeds: [x]",
+    ]);
+    report(
+        &scene,
+        "one.json",
+        Some("mysql"),
+        &["github.com", "pypi.org"],
+    );
+    report(&scene, "two.json", Some("batch"), &["pypi.org"]);
+    let at = |words: &[&str]| -> Vec<(String, String)> {
+        let ended = scene.run(&[&["graph", "check", "--sarif", "g.sarif"], words].concat());
+        assert_eq!(ended.code, Some(1), "{ended:?}");
+        let text = fs::read_to_string(scene.path().join("g.sarif")).unwrap();
+        let document: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(document["version"], "2.1.0");
+        let run = &document["runs"][0];
+        assert_eq!(run["tool"]["driver"]["name"], "blackstart");
+        let rules = run["tool"]["driver"]["rules"].as_array().unwrap();
+        let results = run["results"].as_array().unwrap();
+        assert!(!results.is_empty());
+        let one = |result: &Value| {
+            let kind = result["ruleId"].as_str().unwrap();
+            assert!(rules.iter().any(|rule| rule["id"] == kind), "{result:#}");
+            let level = result["level"].as_str().unwrap();
+            assert!(["note", "warning", "error"].contains(&level), "{result:#}");
+            assert!(!result["message"]["text"].as_str().unwrap().is_empty());
+            let state = result.get("baselineState");
+            assert_eq!(state.is_some(), words.contains(&"--baseline"), "{result:#}");
+            let places = result["locations"].as_array().unwrap();
+            assert_eq!(places.len(), 1, "{result:#}");
+            let place = &places[0]["physicalLocation"];
+            let file = place["artifactLocation"]["uri"].as_str().unwrap();
+            let bare = !file.is_empty() && !file.starts_with('/') && !file.contains(' ');
+            assert!(bare, "{result:#}");
+            let line = place["region"]["startLine"].as_u64().unwrap();
+            assert!(line > 0 && place["region"]["startColumn"].as_u64().unwrap() > 0);
+            (kind.to_owned(), format!("{file}:{line}"))
+        };
+        results.iter().map(one).collect()
+    };
+    let of = |kind: &str, place: &str| (kind.to_owned(), place.to_owned());
+    // By an absolute path too it is a file of the checkout.
+    let whole = scene.path().join("c.yaml").display().to_string();
+    for catalog in ["c.yaml", "./c.yaml", &whole] {
+        let found = at(&["--catalog", catalog, "--runs", "one.json", "two.json"]);
+        let wanted = [
+            of("loop", "c.yaml:12"),
+            of("cannot_start", "c.yaml:17"),
+            of("tier_inversion", "c.yaml:4"),
+            of("seen_not_declared", "c.yaml:4"),
+            of("unowned_destination", "c.yaml:4"),
+            of("unowned_destination", "c.yaml:1"),
+        ];
+        assert_eq!(found, wanted);
+    }
+    fs::write(scene.path().join("known"), "").unwrap();
+    let found = at(&["--runs", "two.json", "--baseline", "known"]);
+    assert_eq!(found, [of("unowned_destination", "known:1")]);
+    let found = at(&["--runs", "two.json"]);
+    assert_eq!(found, [of("unowned_destination", "two.json:1")]);
+}

@@ -80,6 +80,8 @@ pub struct Node {
     pub owner: Option<String>,
     /// How critical it is; 1 is the most.
     pub tier: Option<u32>,
+    /// Where the catalog describes it, if it does.
+    pub place: Option<Place>,
 }
 
 impl Node {

@@ -125,8 +125,8 @@ pub(crate) struct GraphCheck {
     #[arg(long, requires = "baseline")]
     pub(crate) update_baseline: bool,
 
-    /// Only findings as bad as this, or worse, fail
-    #[arg(long, value_name = "SEVERITY", default_value = "warning")]
+    /// Only new findings as bad as this, or worse, fail; milder ones are listed all the same
+    #[arg(long, value_name = "SEVERITY", default_value = "info")]
     pub(crate) fail_on: FailOn,
 
     /// Write SARIF 2.1.0 here
@@ -138,6 +138,8 @@ pub(crate) struct GraphCheck {
     pub(crate) markdown: Option<PathBuf>,
 
     /// Print annotations as GitHub Actions reads them
+    ///
+    /// On standard output; beside `--format json` on standard error, which GitHub reads as well.
     #[arg(long)]
     pub(crate) annotations: bool,
 

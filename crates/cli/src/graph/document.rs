@@ -102,10 +102,7 @@ pub(super) fn services(graph: &Graph, nodes: &[NodeId]) -> Value {
         value["self"] = itself.map(|(_, seen)| contact(seen)).collect();
         value
     };
-    json!({
-        "services": nodes.iter().map(one).collect::<Vec<_>>(),
-        "unassigned_runs": graph.unassigned(),
-    })
+    json!({ "services": nodes.iter().map(one).collect::<Vec<_>>() })
 }
 
 /// The circles.
@@ -205,6 +202,5 @@ pub(super) fn graph(graph: &Graph, recovery: &Recovery, found: &[Loop]) -> Value
             value
         })
         .collect();
-    document["unassigned_runs"] = json!(graph.unassigned());
     document
 }

@@ -9,6 +9,7 @@ use blackstart_core::graph::loops::{Knot, Loop};
 use blackstart_core::graph::recovery::Recovery;
 use blackstart_core::graph::{Graph, Need, NeedId};
 
+use super::missing::Missing;
 use crate::html::Catalogued;
 use crate::plain::plain;
 
@@ -20,8 +21,12 @@ pub(super) fn circles(loops: &[Loop], knots: &[Knot<'_>]) -> BTreeSet<NeedId> {
 }
 
 /// For Graphviz: circles in red, what was only declared dashed.
-pub(super) fn dot(graph: &Graph, circles: &BTreeSet<NeedId>) -> String {
+pub(super) fn dot(graph: &Graph, circles: &BTreeSet<NeedId>, missing: Missing<'_>) -> String {
     let mut out = String::from("digraph blackstart {\n  rankdir=LR;\n  node [shape=box];\n");
+    let lacks = missing.sentences();
+    if !lacks.is_empty() {
+        let _ = writeln!(out, "  label={};", quoted(&lacks.join("; ")));
+    }
     for id in graph.ids() {
         let node = graph.node(id);
         let shape = if node.is_service() { "box" } else { "ellipse" };
@@ -56,8 +61,11 @@ pub(super) fn dot(graph: &Graph, circles: &BTreeSet<NeedId>) -> String {
 }
 
 /// For Mermaid: circles as thick lines.
-pub(super) fn mermaid(graph: &Graph, circles: &BTreeSet<NeedId>) -> String {
+pub(super) fn mermaid(graph: &Graph, circles: &BTreeSet<NeedId>, missing: Missing<'_>) -> String {
     let mut out = String::from("flowchart LR\n");
+    for (number, lack) in missing.sentences().iter().enumerate() {
+        let _ = writeln!(out, "  missing{number}{{{{\"{}\"}}}}", entities(lack));
+    }
     for id in graph.ids() {
         let node = graph.node(id);
         let text = entities(&node.name);

@@ -81,13 +81,6 @@ pub(super) fn services(graph: &Graph, nodes: &[NodeId], paint: Paint) -> String 
             );
         }
     }
-    for run in graph.unassigned() {
-        let _ = writeln!(
-            out,
-            "run {} does not say what it deploys: what it reached for is left out",
-            plain(run)
-        );
-    }
     if out.is_empty() {
         out.push_str("no services\n");
     }

@@ -182,6 +182,7 @@ fn nodes<'a>(
             kind: Kind::Service,
             owner: service.owner.clone(),
             tier: service.tier,
+            place: Some(service.place.clone()),
         });
     }
     let imported = input
@@ -201,6 +202,7 @@ fn nodes<'a>(
             kind,
             owner: None,
             tier: None,
+            place: None,
         });
         id
     };

@@ -29,7 +29,7 @@ pub struct GraphFinding {
     pub needs: Vec<NeedId>,
     /// The runs that show it, sorted.
     pub runs: Vec<String>,
-    /// Where a file says so, if one does.
+    /// Where a file says so, of any of the needs; or else where what needs, or what is needed, is described.
     pub place: Option<Place>,
     /// What to do.
     pub fix: String,
@@ -294,10 +294,12 @@ fn finding(
         .flat_map(|id| graph.need(*id).contacts())
         .map(|contact| contact.run.as_str())
         .collect();
-    let place = first.evidence.iter().find_map(|evidence| match evidence {
-        Evidence::Declared { place, .. } | Evidence::Imported { place, .. } => Some(place.clone()),
+    let mut evidence = needs.iter().flat_map(|id| &graph.need(*id).evidence);
+    let said = evidence.find_map(|evidence| match evidence {
+        Evidence::Declared { place, .. } | Evidence::Imported { place, .. } => Some(place),
         Evidence::Observed(_) => None,
     });
+    let place = said.or(from.place.as_ref()).or(to.place.as_ref()).cloned();
     GraphFinding {
         id: stable_id(&parts),
         kind,

@@ -659,7 +659,7 @@ fn a_circle_that_no_deployment_closes_is_a_finding_too() {
     ]);
     assert_eq!(
         loops,
-        ["loop the deploy of a needs b, which needs a: a → b → a (c.yaml:5:9)"]
+        ["loop the deploy of a needs b, which needs a: a → b → a (c.yaml:5:19)"]
     );
     let (none, _) = told(&["name: a\nneeds: [b]", "name: b"]);
     assert_eq!(none, [""; 0]);
