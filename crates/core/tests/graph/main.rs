@@ -1,5 +1,6 @@
 //! What runs show: needs with their evidence, loops and their kinds, experiments, outages, findings.
 
+mod lock;
 mod named;
 mod story;
 
@@ -196,7 +197,12 @@ fn who_a_contact_leads_to() {
             (resolver.name, resolver.port) = (None, 53);
             resolver.address = "192.0.2.53".parse().unwrap();
             resolver.rule = "built-in: own resolver".to_owned();
-            report.flows.extend([probe, resolver]);
+            let mut own = resolver.clone();
+            own.rule = "default".to_owned();
+            let mut no_resolver = own.clone();
+            no_resolver.address = "198.51.100.9".parse().unwrap();
+            report.run.resolvers = vec![own.address];
+            report.flows.extend([probe, resolver, own, no_resolver]);
             let mut search = report.names[1].clone();
             search.name = "github.com.github.com".to_owned();
             search.rule = "built-in: search list".to_owned();
@@ -221,6 +227,7 @@ fn who_a_contact_leads_to() {
         [
             ("github", Kind::Service, "releases.example:443", 1),
             ("mirror", Kind::Service, "mirror.internal", 2),
+            ("198.51.100.9:53", Kind::Destination, "198.51.100.9:53", 1),
             ("[2001:db8::9]:25", Kind::Destination, "[2001:db8::9]:25", 1),
             ("pypi.org:443", Kind::Destination, "pypi.org:443", 2),
             (
@@ -231,7 +238,7 @@ fn who_a_contact_leads_to() {
             ),
         ]
     );
-    let pypi = graph.needs_of(id(&graph, "mysql")).nth(3).unwrap().1;
+    let pypi = graph.needs_of(id(&graph, "mysql")).nth(4).unwrap().1;
     let contact = pypi.contacts().next().unwrap();
     assert_eq!(
         (&contact.first_seen, &contact.last_seen),
