@@ -200,7 +200,8 @@ pub(crate) struct Run {
     ///
     /// It has the destinations that the deployment may reach, with the executables that reach them and
     /// their digests; what is new, changed or gone is told. Nothing is refused for it. Without this flag,
-    /// `blackstart.lock` beside the command is taken, if it is there.
+    /// `blackstart.lock` beside the command's own script (`./deploy.sh`, and in `bash ./deploy.sh` too) is taken, if it is
+    /// there; none of what is installed on the host.
     #[arg(long, value_name = "FILE")]
     pub(crate) lock: Option<PathBuf>,
 

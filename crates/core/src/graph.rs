@@ -24,7 +24,7 @@ use crate::report::{Time, Verdict};
 
 pub use build::{Import, Input, Observed, build};
 pub use cut::Cut;
-pub use script::{OwnScript, named_in, own_scripts};
+pub use script::{Found, OwnScript, directory_of_command, named_in, own_scripts};
 pub use told::of_run;
 
 /// A node, by its place in the graph's order. Only of use with the graph that gave it.

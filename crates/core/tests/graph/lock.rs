@@ -1,5 +1,6 @@
 //! The egress lockfile, compared with what runs reached.
 
+use blackstart_core::graph::{Found, directory_of_command};
 use blackstart_core::lock::{Lock, Places};
 use blackstart_core::report::{Report, Verdict};
 
@@ -92,4 +93,38 @@ fn a_name_that_was_refused_was_reached_for() {
         beside: None,
     };
     assert_eq!(Lock::of(&refused.0, places, &mut |_| None), lock(""));
+}
+
+#[test]
+fn it_lies_beside_what_the_deployment_brings() {
+    let directory = |line: &str| {
+        let words: Vec<String> = line.split(' ').map(str::to_owned).collect();
+        directory_of_command(&words, "/home/x", &mut |path| match path {
+            "/home/x/deploy.sh" | "/srv/d/deploy.sh" | "/bin/bash" | "/usr/local/bin/tool" => {
+                Found::Program
+            }
+            "/home/x/d/text.sh" | "/home/x/data.json" | "/usr/share/x/run.py" => Found::Text,
+            _ => Found::Nothing,
+        })
+    };
+    for (line, wanted) in [
+        ("./deploy.sh", Some("/home/x")),
+        ("../../srv/d/deploy.sh -x", Some("/srv/d")),
+        ("bash ./deploy.sh", Some("/home/x")),
+        ("bash deploy.sh", Some("/home/x")),
+        ("/bin/bash -eu d/text.sh", Some("/home/x/d")),
+        ("env A=1 bash /srv/d/deploy.sh", Some("/srv/d")),
+        ("sudo -u db ./deploy.sh", Some("/home/x")),
+        ("sh -c ./deploy.sh", Some("/home/x")),
+        // Installed, or no program at all.
+        ("/bin/bash", None),
+        ("/usr/local/bin/tool", None),
+        ("/usr/local/bin/tool ./data.json", None),
+        ("python3 /usr/share/x/run.py", None),
+        ("tool apply", None),
+        ("./absent.sh", None),
+        ("d/text.sh", None),
+    ] {
+        assert_eq!(directory(line).as_deref(), wanted, "{line}");
+    }
 }
