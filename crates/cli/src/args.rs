@@ -96,7 +96,8 @@ pub(crate) struct Run {
     ///
     /// A directory with the files of services, or one such file. With `--service`, the report says which
     /// circles the deployment closes: it needs a service that needs, directly or through others, what it
-    /// deploys.
+    /// deploys. Where it is not given, the catalog is where BLACKSTART_CATALOG says, or in
+    /// /etc/blackstart/catalog, if that is there; for `--down` it may also be `catalog` in the working directory.
     #[arg(long, value_name = "DIR")]
     pub(crate) catalog: Option<PathBuf>,
 
@@ -190,7 +191,6 @@ pub(crate) struct Run {
         long,
         value_name = "SERVICE",
         value_delimiter = ',',
-        requires = "catalog",
         conflicts_with = "break_glass",
         value_parser = clap::builder::NonEmptyStringValueParser::new()
     )]

@@ -17,6 +17,7 @@ use blackstart_core::graph::{Graph, NodeId};
 use self::gather::Gathered;
 use self::missing::Missing;
 use crate::args::{self, Format, GraphCheck, GraphOf, Language};
+use crate::catalog_files::Places;
 use crate::output::Output;
 use crate::plain::plain;
 use crate::reference::catalog_schema;
@@ -82,11 +83,18 @@ fn with(
 
 /// Everything that is wrong with the files is shown. None if there is nothing to make a graph of.
 fn gathered(of: &GraphOf, output: Output) -> Option<Gathered> {
-    if of.catalog.is_none() && of.runs.is_empty() {
+    let nearest = || {
+        let path = Places::of_process().nearest()?;
+        let shown = plain(&path.to_string_lossy());
+        output.say(&format!("blackstart: the catalog is {shown}\n"));
+        Some(path)
+    };
+    let catalog = of.catalog.clone().or_else(nearest);
+    if catalog.is_none() && of.runs.is_empty() {
         output.error("there is nothing to look at: name a catalog with --catalog DIR, reports with --runs FILE, or both");
         return None;
     }
-    let gathered = Gathered::read(of.catalog.as_deref(), &of.runs);
+    let gathered = Gathered::read(catalog.as_deref(), &of.runs);
     output.say(&gathered.problems(output.err));
     if gathered.is_empty() {
         output.error("nothing that was named could be read");

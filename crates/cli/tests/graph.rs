@@ -438,3 +438,64 @@ fn every_result_in_sarif_has_its_place() {
     let found = at(&["--runs", "two.json"]);
     assert_eq!(found, [of("unowned_destination", "two.json:1")]);
 }
+
+#[test]
+fn a_catalog_that_nobody_typed_is_looked_for_and_told() {
+    let scene = Scene::of(&["name: b"]);
+    if !Path::new("/etc/blackstart/catalog").exists() {
+        let nothing = scene.run(&["graph", "order"]);
+        assert_eq!(nothing.code, Some(125), "{nothing:?}");
+        assert!(
+            nothing.err.contains("name a catalog with --catalog DIR"),
+            "{nothing:?}"
+        );
+    }
+    let dir = scene.path().join("catalog");
+    fs::create_dir(&dir).unwrap();
+    fs::write(
+        dir.join("a.yaml"),
+        "apiVersion: blackstart.dev/v1\nkind: Service\nname: a\n",
+    )
+    .unwrap();
+    let here = scene.run(&["graph", "order"]);
+    assert_eq!((here.code, &*here.out), (Some(0), " 1  a\n"), "{here:?}");
+    assert_eq!(here.err, "blackstart: the catalog is catalog\n");
+    // The variable goes before it, and what was typed before both.
+    let variable = |words: &[&str]| {
+        let ended = Command::new(env!("CARGO_BIN_EXE_blackstart"))
+            .args(words)
+            .current_dir(scene.path())
+            .env("BLACKSTART_CATALOG", "c.yaml")
+            .output()
+            .unwrap();
+        (
+            String::from_utf8(ended.stdout).unwrap(),
+            String::from_utf8(ended.stderr).unwrap(),
+        )
+    };
+    let (out, err) = variable(&["graph", "order"]);
+    assert_eq!(
+        (&*out, &*err),
+        (" 1  b\n", "blackstart: the catalog is c.yaml\n")
+    );
+    let (out, err) = variable(&["graph", "order", "--catalog", "catalog"]);
+    assert_eq!((&*out, &*err), (" 1  a\n", ""));
+    // A policy is read with the host's catalog, and never with one that happens to lie where it is read.
+    fs::write(
+        scene.path().join("p.yaml"),
+        "apiVersion: blackstart.dev/v1\nkind: Policy\nrules:\n  - deny: service:b\n",
+    )
+    .unwrap();
+    let (_, err) = variable(&["policy", "check", "p.yaml"]);
+    assert!(!err.contains("catalog"), "{err}");
+    let (out, _) = variable(&["policy", "explain", "--policy", "p.yaml", "b.example"]);
+    assert!(!out.contains("no catalog"), "{out}");
+    if !Path::new("/etc/blackstart/catalog").exists() {
+        let other = scene.run(&["policy", "check", "p.yaml"]);
+        assert_eq!(other.code, Some(1), "{other:?}");
+        assert!(
+            (other.out + &other.err).contains("catalog"),
+            "nobody said which services there are"
+        );
+    }
+}

@@ -27,6 +27,9 @@ pub(crate) enum Graph {
 #[derive(Debug, Args)]
 pub(crate) struct GraphOf {
     /// The services: a directory with their files, or one such file
+    ///
+    /// Where it is not given, the catalog is where BLACKSTART_CATALOG says, or else `catalog` in the working
+    /// directory, or else /etc/blackstart/catalog; which of these is told.
     #[arg(long, value_name = "DIR")]
     pub(crate) catalog: Option<PathBuf>,
 
