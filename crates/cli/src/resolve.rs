@@ -549,7 +549,7 @@ mod tests {
     fn typed(words: &[&str]) -> args::Run {
         let words = ["blackstart", "run"].iter().chain(words);
         match args::Typed::parse_from(words).command {
-            args::Command::Run(run) => *run,
+            args::Command::Run(run) => run.whole(),
             other => panic!("parsed as {other:?}"),
         }
     }

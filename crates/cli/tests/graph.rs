@@ -499,3 +499,28 @@ fn a_catalog_that_nobody_typed_is_looked_for_and_told() {
         );
     }
 }
+
+#[test]
+fn a_page_offers_a_rule_and_a_waiver_for_a_loop() {
+    let scene = Scene::of(&[
+        "name: mysql\nowner: team-db",
+        "name: github\nprovides: [.github.com]\nneeds: [mysql]",
+    ]);
+    report(&scene, "r.json", Some("mysql"), &["api.github.com"]);
+    let page = scene
+        .graph(&["export", "--to", "html", "--runs", "r.json"])
+        .out;
+    let waiver =
+        "- for: api.github.com\n  process: tool\n  owner: team-db\n  reason: WHY\n  expires: 2026-";
+    assert!(page.contains(waiver), "{page}");
+    assert!(
+        page.contains("- deny: \"service:github\"")
+            || page.contains("- deny: &#34;service:github")
+            || page.contains("- deny: service:github"),
+        "{page}"
+    );
+    // What is only declared was reached by nobody who could be let pass.
+    let declared = Scene::of(&["name: a\nneeds: [{service: a, for: deploy}]"]);
+    let page = declared.graph(&["export", "--to", "html"]).out;
+    assert!(page.contains("declared loop") && !page.contains("Waiver, if it must be"));
+}
