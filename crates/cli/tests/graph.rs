@@ -524,3 +524,176 @@ fn a_page_offers_a_rule_and_a_waiver_for_a_loop() {
     let page = declared.graph(&["export", "--to", "html"]).out;
     assert!(page.contains("declared loop") && !page.contains("Waiver, if it must be"));
 }
+
+/// Nothing that a terminal acts on, and nothing that reorders a line.
+fn is_plain(text: &str) -> bool {
+    text.chars().all(|c| {
+        c == '\n'
+            || !(c.is_control() || matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}'))
+    })
+}
+
+#[test]
+fn strangers_names_stay_texts_in_every_form() {
+    let name = "ev\u{202e}il\"];<b>`|[x](y)";
+    let quoted = format!("'{name}'");
+    let services = [
+        format!(
+            "name: a\nowner: \"team\\e[31m\\n::error::x\"\nneeds: [{{service: {quoted}, for: deploy, reason: \"why\\e]0;t\\a\"}}]"
+        ),
+        format!("name: {quoted}\nprovides: [.github.com]\nneeds: [a]"),
+        "name: x\nneeds: [y]".to_owned(),
+        format!("name: y\nneeds: [x, {quoted}]"),
+    ];
+    let services: Vec<&str> = services.iter().map(String::as_str).collect();
+    let scene = Scene::of(&services);
+    report(
+        &scene,
+        "r.json",
+        Some("a"),
+        &["github.com", "tele\u{1b}[2J\u{202e}metry.example"],
+    );
+    let text = fs::read_to_string(scene.path().join("r.json")).unwrap();
+    let hostile = text
+        .replace("/usr/bin/tool", "/usr/bin/to\\u001b[31mol\\u202e")
+        .replace("\"db1\"", "\"d\\u0007b\"");
+    fs::write(scene.path().join("r.json"), hostile).unwrap();
+    let graph = |words: &[&str]| {
+        let ended = scene.graph(&[words, &["--runs", "r.json"]].concat());
+        assert!(
+            is_plain(&ended.out) && is_plain(&ended.err),
+            "{words:?}: {ended:?}"
+        );
+        ended.out
+    };
+    let shown = "ev\\u{202e}il\"];<b>`|[x](y)";
+    for words in [
+        &["show"][..],
+        &["loops"],
+        &["order"],
+        &["impact", name],
+        &["check"],
+    ] {
+        let told = graph(words);
+        assert!(told.contains(shown), "{words:?}: {told}");
+        // A line begins with our words, and never with a command for whoever reads the log.
+        assert!(
+            told.lines()
+                .all(|line| !line.trim_start().starts_with("::")),
+            "{told}"
+        );
+    }
+    assert!(graph(&["show", "a"]).contains("to\\x1b[31mol\\u{202e}"));
+    assert!(graph(&["show", "a"]).contains("run-r.json on d\\x07b"));
+
+    let dot = graph(&["export", "--to", "dot"]);
+    // Quotes open and close on each line, so that no text ends it.
+    for line in dot.lines() {
+        let bare = line.replace("\\\\", "").replace("\\\"", "");
+        assert_eq!(bare.matches('"').count() % 2, 0, "{line}");
+    }
+    let labels = dot
+        .lines()
+        .filter(|line| line.contains("shape=box];"))
+        .count();
+    assert_eq!(
+        labels, 5,
+        "four services, and what all nodes are like: {dot}"
+    );
+    assert!(dot.starts_with("digraph blackstart {\n") && dot.ends_with("}\n"));
+
+    let mermaid = graph(&["export", "--to", "mermaid"]);
+    for line in mermaid.lines().skip(1) {
+        let odd = |c: char| !(c.is_alphanumeric() || " .-_,/:#;|[]()\"=>".contains(c));
+        assert!(!line.contains(odd), "{line}");
+        assert!(
+            line.matches('"').count() <= 2 && line.matches('[').count() <= 1,
+            "{line}"
+        );
+    }
+
+    // A document for programs has the texts as they are, with JSON's own escapes of control characters.
+    let ended = scene.graph(&["export", "--to", "json", "--runs", "r.json"]);
+    assert!(!ended.out.chars().any(|c| c.is_control() && c != '\n'));
+    let document: Value = serde_json::from_str(&ended.out).unwrap();
+    assert_eq!(document["schema_version"], 1);
+    let names: Vec<_> = document["nodes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|node| node["name"].as_str().unwrap())
+        .collect();
+    assert_eq!(
+        names,
+        [
+            "a",
+            name,
+            "x",
+            "y",
+            "tele\u{1b}[2J\u{202e}metry.example:443"
+        ]
+    );
+    assert_eq!(
+        (
+            document["loops"][0]["deploys"].as_str(),
+            document["loops"][0]["steps"].as_array().unwrap().len()
+        ),
+        (Some("a"), 2)
+    );
+    assert_eq!(document["knots"][0]["component"], json!(["x", "y"]));
+    let needs = document["needs"].as_array().unwrap();
+    assert!(
+        needs
+            .iter()
+            .any(|need| need["evidence"][1]["source"] == "observed"),
+        "{document:#}"
+    );
+
+    let words = [
+        "check",
+        "--runs",
+        "r.json",
+        "--annotations",
+        "--markdown",
+        "g.md",
+    ];
+    let told = scene.graph(&words);
+    assert!(is_plain(&told.out), "{told:?}");
+    let markdown = fs::read_to_string(scene.path().join("g.md")).unwrap();
+    assert!(is_plain(&markdown), "{markdown}");
+    assert!(
+        markdown.contains("&lt;b&gt;\\`\\|\\[x\\]\\(y\\)"),
+        "{markdown}"
+    );
+    let cells = markdown.lines().filter(|line| line.starts_with('|'));
+    for line in cells {
+        assert_eq!(line.replace("\\|", "").matches('|').count(), 6, "{line}");
+    }
+}
+
+/// A text of a million lines in which hundreds of places are wrong.
+#[test]
+fn what_is_wrong_in_a_million_lines_is_told_soon() {
+    let scene = Scene::of(&["name: b"]);
+    let needs: String = (0..1_000_000).map(|n| format!("- x{n}\n")).collect();
+    let text = format!("apiVersion: blackstart.dev/v1\nkind: Service\nname: a\nneeds:\n{needs}");
+    fs::write(scene.path().join("large.yaml"), text).unwrap();
+    let began = std::time::Instant::now();
+    let told = scene.run(&["graph", "loops", "--catalog", "large.yaml"]);
+    let took = began.elapsed();
+    assert_eq!(told.code, Some(1), "{}", told.err);
+    assert_eq!(told.err.matches("error: no service is called").count(), 50);
+    assert!(
+        told.err.contains("\nand 151 more (151 of them errors)\n"),
+        "{}",
+        told.err
+    );
+    assert!(
+        told.err
+            .contains(" --> large.yaml:5:3\n  |\n5 | - x0\n  |   ^^\n"),
+        "{}",
+        told.err
+    );
+    // Seconds for reading. When each place was shown with all of the text, it was minutes.
+    assert!(took.as_secs() < 60, "{took:?}");
+}

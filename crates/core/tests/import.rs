@@ -5,6 +5,7 @@ use blackstart_core::graph::{Evidence, Graph, Input, build};
 use blackstart_core::import::{Format, Options, Reading, read};
 use blackstart_core::name::Name;
 use blackstart_core::tables::Protocol;
+use proptest::prelude::*;
 
 const JAEGER: &str = include_str!("samples/jaeger.json");
 const OTLP: &str = include_str!("samples/otlp.json");
@@ -466,5 +467,61 @@ fn a_tier_that_is_none_is_told_by_both() {
         }
         let reading = imported(format, &text.replace("TIER", "2"));
         assert!(messages(&reading).is_empty() && reading.import.text().contains("\"tier\": 2"));
+    }
+}
+
+/// Files of the four formats with pieces taken out, doubled and put elsewhere, and texts that only look like one.
+fn any_file() -> impl Strategy<Value = (Format, String)> {
+    let format = prop_oneof![
+        Just(Format::Backstage),
+        Just(Format::Jaeger),
+        Just(Format::Otlp),
+        Just(Format::Kubernetes),
+    ];
+    let sample = prop_oneof![Just(BACKSTAGE), Just(JAEGER), Just(OTLP), Just(KUBERNETES)];
+    let cut = (
+        sample,
+        any::<prop::sample::Index>(),
+        0..60usize,
+        any::<prop::sample::Index>(),
+        ".{0,6}",
+    )
+        .prop_map(|(sample, from, length, to, with)| {
+            let letters: Vec<char> = sample.chars().collect();
+            let from = from.index(letters.len());
+            let end = (from + length).min(letters.len());
+            let to = to.index(letters.len());
+            let mut text: Vec<char> = letters[..from]
+                .iter()
+                .chain(&letters[end..])
+                .copied()
+                .collect();
+            let piece = letters[from..end].iter().copied().chain(with.chars());
+            let to = to.min(text.len());
+            text.splice(to..to, piece);
+            text.into_iter().collect::<String>()
+        });
+    let word = "(\\{|\\}|\\[|\\]|,|:|\"|kind|Service|List|items|metadata|name|spec|ports|port|data|parent|child|resourceMetrics|apiVersion|backstage.io/v1|Component|dependsOn|dependencyOf|\\\\ud83d|\\\\u00e9|null|true|-1|1e400|---\n|&a|\\*a|!t|\n|  |- |é)";
+    let made = prop::collection::vec(word, 0..60).prop_map(|words| words.concat());
+    (format, prop_oneof![cut, made, ".{0,80}"])
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(600))]
+
+    #[test]
+    fn any_text_is_imported_or_diagnosed((format, text) in any_file()) {
+        let reading = imported(format, &text);
+        for diagnostic in &reading.diagnostics {
+            prop_assert!(text.get(diagnostic.span.clone()).is_some(), "{:?} of {:?}", diagnostic.span, text);
+            prop_assert!(diagnostic.line >= 1 && diagnostic.column >= 1);
+        }
+        // What was taken in is a file of a catalog, whatever it came from.
+        let written = reading.import.text();
+        prop_assert!(blackstart_core::import::Import::wrote(&written));
+        let read = catalog::read(&[("import.yaml", &written)]);
+        let (services, _) = reading.import.counts();
+        let named = read.catalog.services().len();
+        prop_assert!(named <= services);
     }
 }

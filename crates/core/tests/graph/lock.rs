@@ -4,6 +4,8 @@ use blackstart_core::graph::{Found, directory_of_command};
 use blackstart_core::lock::{Lock, Places};
 use blackstart_core::report::{Report, Verdict};
 
+use proptest::prelude::*;
+
 use super::story::{Story, deploy};
 
 fn lock(destinations: &str) -> Lock {
@@ -126,5 +128,30 @@ fn it_lies_beside_what_the_deployment_brings() {
         ("d/text.sh", None),
     ] {
         assert_eq!(directory(line).as_deref(), wanted, "{line}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_text_is_a_lock_or_is_not(text in prop_oneof![
+        ".{0,200}",
+        "(\\{|\\}|\\[|\\]|,|:|\"version\"|\"destinations\"|\"executables\"|\"a:1/tcp\"|\"b\"|1|2|99|null|-1| ){0,40}",
+    ]) {
+        if let Ok(lock) = Lock::parse(&text) {
+            prop_assert_eq!(Lock::parse(&lock.text()), Ok(lock.clone()));
+            // However its destinations are written, it can be compared with a run.
+            let refused = tool().asks(2, "a", Verdict::Deny, &[]).reaches(2, "b", "::1", 0);
+            let _findings = told(&lock, &refused);
+        }
+    }
+
+    #[test]
+    fn a_lock_with_any_texts_is_compared(
+        destinations in prop::collection::btree_map(".{0,12}", prop::collection::btree_set(".{0,6}", 0..3), 0..5),
+        name in "[a.:/é-]{1,5}",
+    ) {
+        let text = serde_json::json!({ "version": 1, "destinations": destinations, "executables": {} });
+        let lock = Lock::parse(&text.to_string()).unwrap();
+        let _findings = told(&lock, &tool().asks(2, &name, Verdict::Deny, &[]));
     }
 }
