@@ -178,7 +178,7 @@ fn word(severity: Severity) -> &'static str {
 
 impl Judged<'_> {
     /// What is new: what fails first, as the worst of all findings come first.
-    fn new(&self) -> impl Iterator<Item = &GraphFinding> {
+    fn unknown(&self) -> impl Iterator<Item = &GraphFinding> {
         self.found
             .iter()
             .filter(|each| each.new)
@@ -187,7 +187,7 @@ impl Judged<'_> {
 
     fn counts(&self) -> String {
         let all = counted(self.found.len() as u64, "finding");
-        let new = self.new().count();
+        let new = self.unknown().count();
         let fail = self.found.iter().filter(|each| each.fails).count();
         match new - fail {
             0 => format!("{new} new of {all}"),
@@ -198,7 +198,7 @@ impl Judged<'_> {
     fn human(&self, output: Output) -> String {
         let paint = output.out;
         let mut out = String::new();
-        for each in self.new() {
+        for each in self.unknown() {
             let severity = match each.severity {
                 Severity::Error => paint.bad("error"),
                 Severity::Warning => paint.doubtful("warning"),
@@ -351,7 +351,7 @@ impl Judged<'_> {
     /// Workflow commands of GitHub Actions, for what is new.
     fn annotations(&self) -> String {
         let mut out = String::new();
-        for each in self.new() {
+        for each in self.unknown() {
             let level = match each.severity {
                 Severity::Error => "error",
                 Severity::Warning => "warning",
