@@ -61,7 +61,8 @@ fn main() -> ExitCode {
     }
     let code = match typed.command {
         // Sweeps on its own, in one go with looking for an orphan of the same service.
-        Command::Run(typed) => run::run(*typed, output),
+        Command::Run(typed) => run::run(typed.whole(), output),
+        Command::Drill(typed) => run::run(typed.whole(), output),
         Command::Reload(typed) => reload::reload(&typed, output),
         Command::Doctor(typed) => after_sweep(output, || doctor(&typed, output)),
         Command::Policy(Policy::Check(typed)) => {

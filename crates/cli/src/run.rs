@@ -55,8 +55,8 @@ pub(crate) fn run(typed: args::Run, output: Output) -> u8 {
     if let Some(remark) = order.lock.as_ref().and_then(LockFile::remark) {
         output.warning(&plain(remark));
     }
-    if order.catalog.is_some() && order.service.is_none() {
-        output.warning("no circle can be found: say what this run deploys, with --service NAME");
+    for remark in &order.remarks {
+        output.warning(&plain(remark));
     }
     let rules = order
         .policy
