@@ -102,6 +102,7 @@ const LIFETIME: &str = "tests/lifetime.rs";
 const POLICY: &str = "tests/policy.rs";
 const OVER_TCP: &str = "tests/dns_over_tcp.rs";
 const MALFORMED: &str = "tests/dns_malformed.rs";
+const REWRITTEN: &str = "tests/dns_rewritten.rs";
 const QUERIES: &str = "crates/kernel/src/session/tests/queries.rs";
 const LEASES: &str = "crates/kernel/src/session/tests/leases.rs";
 const ANSWERS: &str = "crates/kernel/src/session/tests/answers.rs";
@@ -149,8 +150,14 @@ pub const CASES: [Case; 70] = [
         .remark("as any address that nobody looked up; by a deny-list it passes as `unnamed`"),
     case(12, Accident, "an application's cache or connections from before the run"),
     case(13, Accident, "a container's resolver, search lists, ndots")
-        .is(Recorded, &[(LEASES, "a_name_on_the_search_list_passes_without_a_lease")])
-        .remark("search lists; an address that is rewritten on the way is not tested"),
+        .is(
+            Refused,
+            &[
+                (REWRITTEN, "lookups_are_judged_and_leased_as_if_nothing_were_rewritten"),
+                (REWRITTEN, "what_cannot_be_read_does_not_pass_for_being_rewritten"),
+                (LEASES, "a_name_on_the_search_list_passes_without_a_lease"),
+            ],
+        ),
     case(14, Accident, "DNS on other ports"),
     case(15, Accident, "DNS over HTTPS")
         .is(Gap, &[(ASSEMBLY, "no_report_says_that_everything_was_in_sight")])

@@ -502,7 +502,7 @@ struct bs_lookup_event {
 	__u32 tgid;
 	__u64 subject;
 	__u32 client[4];
-	__u32 server[4];
+	__u32 server[4]; /* on the wire, where the real answer would come from */
 	__u32 rule;
 	__u16 client_port;
 	__u16 server_port;

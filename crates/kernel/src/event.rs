@@ -88,6 +88,7 @@ pub struct AnswerWanted {
     pub edns: bool,
     /// Where the asker waits.
     pub client: SocketAddr,
-    /// The server that it asked: the answer must seem to come from there.
+    /// The server that the query was on its way to, which need not be the one asked for: the answer must seem to come from
+    /// there, and is rewritten as the real one would be.
     pub server: SocketAddr,
 }
