@@ -117,11 +117,18 @@ fn sweep(state: &Path, output: Output) {
                     plain::plain(&report.to_string_lossy())
                 ));
             }
-            for (run, why) in swept.failed {
-                let run = plain::plain(&run.to_string_lossy());
+            for (run, why) in swept.lost {
+                output.warning(&format!(
+                    "nothing is known any more of the run in {}: {}",
+                    plain::plain(&run.to_string_lossy()),
+                    plain::plain(&why)
+                ));
+            }
+            for failed in swept.failed {
+                let run = plain::plain(&failed.path.to_string_lossy());
                 output.warning(&format!(
                     "cannot clean up after the run in {run}: {}",
-                    plain::plain(&why)
+                    plain::plain(&failed.why)
                 ));
             }
         }

@@ -201,3 +201,17 @@ fn enforce_without_privilege_runs_nothing() {
     );
     assert!(!place.has("ran"));
 }
+
+#[test]
+fn who_lacks_root_hears_of_root_and_not_of_what_only_root_may_write() {
+    let place = Place::new();
+    fs::write(place.dir.path().join("state"), "no directory can be here").unwrap();
+    let out = place.call(&["run", "--mode", "enforce", "--", "touch", "ran"]);
+    assert_eq!(out.status.code(), Some(125));
+    let told = text(&out.stderr);
+    assert!(
+        told.contains("run as root") && !told.contains("BLACKSTART_STATE"),
+        "{told}"
+    );
+    assert!(!place.has("ran"));
+}

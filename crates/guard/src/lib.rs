@@ -44,7 +44,7 @@ use blackstart_core::report::{Account, Gap, Mode, PolicySource};
 pub use blackstart_kernel::support;
 pub use control::{Origin, Running, running};
 pub use finished::{FILES_KEPT, Finished, finished, forget};
-pub use orphan::{Living, Swept, sweep};
+pub use orphan::{Failed, Living, Swept, sweep};
 pub use plan::Need;
 pub use refusal::{Cause, Refusal};
 pub use run::run;

@@ -24,8 +24,21 @@ pub struct Swept {
     pub adopted: Vec<PathBuf>,
     /// Runs without a supervisor whose processes go on, under guard.
     pub living: Vec<Living>,
-    /// What could not be cleaned up: the run's directory, and why.
-    pub failed: Vec<(PathBuf, String)>,
+    /// What could not be cleaned up.
+    pub failed: Vec<Failed>,
+    /// Runs of which nothing could be told any more and that are gone now: their directories, and why.
+    pub lost: Vec<(PathBuf, String)>,
+}
+
+/// A run without a supervisor that could not be cleaned up, or not be looked at. Its processes may go on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failed {
+    /// The run's directory.
+    pub path: PathBuf,
+    /// What it deploys, if that can be read.
+    pub service: Option<String>,
+    /// Why.
+    pub why: String,
 }
 
 /// A run without a supervisor whose processes go on.
@@ -56,12 +69,21 @@ pub(crate) fn sweep_locked(state: &StateDir) -> io::Result<Swept> {
             Ok(None) => continue,
             Err(error) => Err(error),
         };
+        let service = || RunDir::peek(&path).ok().and_then(|run| run.service);
         match outcome {
             Ok(Outcome::Over(report)) => swept.adopted.extend(report),
             Ok(Outcome::Lives(living)) => swept.living.push(living),
+            Ok(Outcome::Lost(why)) => {
+                tracing::warn!(path = %path.display(), why, "a run is lost");
+                swept.lost.push((path, why));
+            }
             Err(error) => {
                 tracing::warn!(path = %path.display(), %error, "sweep");
-                swept.failed.push((path, error.to_string()));
+                swept.failed.push(Failed {
+                    service: service(),
+                    why: error.to_string(),
+                    path,
+                });
             }
         }
     }
@@ -72,6 +94,8 @@ enum Outcome {
     /// Its report, if it had come far enough to have one.
     Over(Option<PathBuf>),
     Lives(Living),
+    /// Nothing could be told of it: why.
+    Lost(String),
 }
 
 fn sweep_one(dir: RunDir) -> io::Result<Outcome> {
@@ -84,7 +108,7 @@ fn sweep_one(dir: RunDir) -> io::Result<Outcome> {
         Ok(run) => Some(run),
         // It died before it had anything to tell, and so before it made anything.
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-        Err(error) => return Err(error),
+        Err(error) => return lost(&id, dir, error),
     };
     let pins = pins::existing(&id, dir.path());
     let cgroup = match run.as_ref().map(|run| (&run.boot, &run.cgroup)) {
@@ -136,6 +160,26 @@ fn sweep_one(dir: RunDir) -> io::Result<Outcome> {
         None => dir.discard()?,
     }
     Ok(Outcome::Over(report))
+}
+
+/// What a run said of itself cannot be read: files are replaced as a whole, so the machine lost its power meanwhile, or
+/// the disk its blocks. While programs of it are there it is left alone; else nothing is left of it but files, of which
+/// a report is kept.
+fn lost(id: &str, dir: RunDir, error: io::Error) -> io::Result<Outcome> {
+    if !matches!(
+        error.kind(),
+        io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
+    ) || !pins::existing(id, dir.path()).is_empty()
+    {
+        return Err(error);
+    }
+    pins::tidy(dir.path());
+    if dir.report_path().exists() {
+        dir.finish()?;
+    } else {
+        dir.discard()?;
+    }
+    Ok(Outcome::Lost(format!("its run.json is torn: {error}")))
 }
 
 /// Write the report that the supervisor could not.
@@ -262,6 +306,34 @@ mod tests {
         assert!(!dead.exists());
         assert!(temp.path().join("runs/alive").exists());
         drop(alive);
+    }
+
+    #[test]
+    fn a_run_that_a_power_cut_tore_is_swept_once() {
+        let temp = tempfile::tempdir().unwrap();
+        let state = StateDir::open(temp.path()).unwrap();
+        for (id, said, report) in [("1", "", false), ("2", "{\"layout\":1,", true)] {
+            let dir = state.begin(id).unwrap();
+            std::fs::write(dir.path().join("run.json"), said).unwrap();
+            if report {
+                std::fs::write(dir.report_path(), "{}").unwrap();
+            }
+        }
+        let mut lost = Vec::new();
+        // A child that another test is just starting holds a copy of the lock until it execs.
+        for _ in 0..1000 {
+            let swept = sweep(temp.path()).unwrap();
+            assert!(swept.failed.is_empty(), "{swept:?}");
+            lost.extend(swept.lost.into_iter().map(|(path, _)| path));
+            if lost.len() == 2 {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        assert_eq!(lost.len(), 2);
+        assert!(state.unfinished().unwrap().is_empty());
+        assert!(!temp.path().join("runs/1").exists());
+        assert!(temp.path().join("runs/2/report.json").exists());
     }
 
     #[test]

@@ -17,7 +17,7 @@ use crate::answer::Answerer;
 use crate::cgroup::{Controller, RunCgroup};
 use crate::control::Control;
 use crate::forward::{Forwarder, Listeners};
-use crate::orphan::{described, sweep_locked};
+use crate::orphan::{Swept, described, sweep_locked};
 use crate::plan::{FEATURES, Need, plan, replan, unix_rules};
 use crate::refusal::{Cause, Refusal};
 use crate::resolv::Resolving;
@@ -31,16 +31,18 @@ impl Setup<'_> {
     /// Everything that has to be there before the command starts.
     pub(super) fn prepare(&mut self, notice: &mut dyn FnMut(Notice)) -> Result<(), Refusal> {
         let host = Support::for_run();
+        // What the host can do comes first: whoever lacks root lacks the state directory for want of it, and is to
+        // hear of root.
+        let wanted = plan(&host, &mut self.terms)?;
         let locked = self.open_state()?;
         if let (Some(state), Some(_)) = (&self.state, &locked) {
             match sweep_locked(state) {
-                Ok(swept) => self.refuse_beside_orphans(&swept.living)?,
+                Ok(swept) => self.refuse_beside_orphans(&swept, notice)?,
                 Err(error) => notice(Notice::Warning(format!(
                     "runs without a supervisor cannot be looked for: {error}"
                 ))),
             }
         }
-        let wanted = plan(&host, &mut self.terms)?;
         if let Some(policy) = self.policy.filter(|_| !wanted.is_empty()) {
             unix_rules(policy, &wanted, &mut self.terms)?;
         }
@@ -119,7 +121,13 @@ impl Setup<'_> {
         }
     }
 
-    pub(super) fn refuse_beside_orphans(&self, living: &[crate::Living]) -> Result<(), Refusal> {
+    /// An earlier run of the same service that nobody supervises may still change what this one changes. So may one that
+    /// could not be looked at.
+    pub(super) fn refuse_beside_orphans(
+        &self,
+        swept: &Swept,
+        notice: &mut dyn FnMut(Notice),
+    ) -> Result<(), Refusal> {
         let Some(service) = self
             .file
             .service
@@ -128,18 +136,35 @@ impl Setup<'_> {
         else {
             return Ok(());
         };
-        match living
-            .iter()
-            .find(|orphan| orphan.service.as_ref() == Some(service))
-        {
-            None => Ok(()),
-            Some(orphan) => Err(Refusal {
-                cause: Cause::Orphan,
-                what: format!("an earlier run of {service} still goes on without its supervisor"),
-                why: format!("run {} has processes left", orphan.id),
-                remedy: "end them, or run beside them with --concurrent".to_owned(),
-            }),
+        let of_it = |of: &Option<String>| of.as_ref() == Some(service);
+        let lives = swept.living.iter().find(|orphan| of_it(&orphan.service));
+        let unknown = swept.failed.iter().find(|failed| of_it(&failed.service));
+        let (goes_on, why) = match (lives, unknown) {
+            (Some(orphan), _) => (
+                "still goes on",
+                format!("run {} has processes left", orphan.id),
+            ),
+            (None, Some(failed)) => (
+                "may still go on",
+                format!(
+                    "whether the run in {} has processes left cannot be told: {}",
+                    failed.path.display(),
+                    failed.why
+                ),
+            ),
+            (None, None) => return Ok(()),
+        };
+        let what = format!("an earlier run of {service} {goes_on} without its supervisor");
+        if self.request.break_glass.is_some() {
+            notice(Notice::Warning(format!("{what}; {why}")));
+            return Ok(());
         }
+        Err(Refusal {
+            cause: Cause::Orphan,
+            what,
+            why,
+            remedy: "end its processes, or run beside them with --concurrent".to_owned(),
+        })
     }
 
     fn tables(&mut self, resolving: &Resolving) -> Result<Tables, Refusal> {
