@@ -11,5 +11,6 @@ mod forward;
 mod leases;
 mod message;
 mod packets;
+mod processes;
 mod queries;
 mod wire;
