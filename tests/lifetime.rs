@@ -360,3 +360,76 @@ fn signals_to_the_supervisor_reach_the_command() {
     }
     assert_eq!(world.left_behind(), Vec::<std::path::PathBuf>::new());
 }
+
+/// Leaves the run's cgroup for the one at the top of the tree; `home` waits until it is back.
+const LEAVE: &str = "top=$(awk '$0 ~ / - cgroup2 / { print $5; exit }' /proc/self/mountinfo)\n\
+    own=$(</proc/$$/cgroup)\n\
+    leave() { echo $$ >$1/cgroup.procs; }\n\
+    home() { until [ \"$(</proc/$$/cgroup)\" = \"$own\" ]; do :; done; }\n";
+
+#[test]
+fn who_leaves_an_enforced_run_is_moved_back() {
+    let world = world_with_names("moved_back");
+    let script = format!(
+        "{LEAVE} leave $top; home; echo back; leave $top; home; echo again\n\
+         curl -sS http://mirror.internal/ && curl -sS http://github.com/"
+    );
+    let run = world
+        .guard()
+        .policy(DENY_GITHUB)
+        .run(&["bash", "-c", &script])
+        .exits(6)
+        .says("back\nagain\nhello from mirror")
+        .warns("left the run's cgroup and was moved back");
+    assert_eq!(run.verdict_on("github.com"), Verdict::Deny);
+    let found = run.findings("left_cgroup");
+    assert_eq!(found.len(), 1, "{found:#?}");
+    assert!(found[0].title.contains("was moved back"), "{found:#?}");
+    assert!(run.gaps().contains("left_cgroup"), "{:?}", run.gaps());
+    assert_eq!(world.left_behind(), Vec::<std::path::PathBuf>::new());
+}
+
+#[test]
+fn who_leaves_an_observed_run_is_told_and_let_go() {
+    let world = world_with_names("let_go");
+    let script = format!("{LEAVE} leave $top; [ \"$(</proc/$$/cgroup)\" != \"$own\" ]");
+    // Nothing waits for a supervisor that does not move anybody: it has told once the run is over.
+    let run = world
+        .guard()
+        .run(&["bash", "-c", &script])
+        .exits(0)
+        .warns("left the run's cgroup and is not seen from here on");
+    let found = run.findings("left_cgroup");
+    assert!(
+        found.len() == 1 && found[0].title.contains("not seen from then on"),
+        "{found:#?}"
+    );
+    assert_eq!(world.left_behind(), Vec::<std::path::PathBuf>::new());
+}
+
+#[test]
+fn a_cgroup_that_was_made_for_a_process_keeps_it() {
+    let world = world_with_names("made_for");
+    // As a container runtime does it, which counts and limits what is in there.
+    let script = format!(
+        "{LEAVE} mkdir $top/$0; leave $top/$0; curl -sS http://github.com/; code=$?\n\
+         grep -q $0 /proc/$$/cgroup && echo kept; leave $top; rmdir $top/$0; home; exit $code"
+    );
+    let run = world
+        .guard()
+        .policy(DENY_GITHUB)
+        .run(&["bash", "-c", &script, world.id()])
+        .exits(0)
+        .says("hello from github")
+        .says("kept")
+        .warns("left the run's cgroup for one that was made for it");
+    let found = run.findings("left_cgroup");
+    let titles: Vec<_> = found.iter().map(|finding| finding.title.as_str()).collect();
+    assert!(
+        titles
+            .iter()
+            .any(|title| title.contains("not seen from then on")),
+        "{titles:#?}"
+    );
+    assert_eq!(world.left_behind(), Vec::<std::path::PathBuf>::new());
+}

@@ -246,6 +246,7 @@ pub const CASES: [Case; 70] = [
             Refused,
             &[
                 (CONTAIN, "what_no_program_judges_is_not_sent"),
+                (ENFORCE, "a_socket_of_a_kind_that_hooks_see_in_part_is_judged_for_each_destination"),
                 (CONTAIN, "a_kind_of_socket_is_refused_with_its_process_or_recorded_with_it"),
                 ("crates/kernel/src/spawn/filter.rs", "a_32_bit_program_makes_no_such_socket_either"),
             ],
@@ -281,8 +282,15 @@ pub const CASES: [Case; 70] = [
         ],
     ),
     case(40, Hostile, "leaving the cgroup: by hand, into a new one, by clone3")
-        .is(Refused, &[(CONTAIN, "nobody_leaves_the_cgroup")])
-        .remark("contained; otherwise recorded, with a finding")
+        .is(
+            Refused,
+            &[
+                (CONTAIN, "nobody_leaves_the_cgroup"),
+                (LIFETIME, "who_leaves_an_enforced_run_is_moved_back"),
+                (LIFETIME, "a_cgroup_that_was_made_for_a_process_keeps_it"),
+            ],
+        )
+        .remark("contained; otherwise moved back, and who goes into a new one is recorded, with a finding")
         .on_the_matrix(),
     case(41, Hostile, "other and new network and user namespaces")
         .is(

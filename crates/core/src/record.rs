@@ -255,6 +255,9 @@ pub struct LeaverRow {
     pub tgid: u32,
     /// Id of the cgroup it went to.
     pub cgroup: u64,
+    /// It was moved back. The kernel does not tell.
+    #[serde(default)]
+    pub returned: bool,
 }
 
 /// Exact sums. At all times `attempts == recorded + lost` over rows and overflow.

@@ -245,6 +245,7 @@ fn a_record_is_passed_on_whole() {
         subject: 10,
         tgid: 110,
         cgroup: 7,
+        returned: false,
     }];
     let mut back = Snapshot::default();
     for row in record.rows() {
@@ -253,6 +254,32 @@ fn a_record_is_passed_on_whole() {
         back.add(serde_json::from_str(&text).unwrap());
     }
     assert_eq!(back, record);
+}
+
+#[test]
+fn who_left_and_was_moved_back_is_told_apart_from_who_is_gone() {
+    let mut record = full_record();
+    let left = |tgid, returned| LeaverRow {
+        subject: 10,
+        tgid,
+        cgroup: 7,
+        returned,
+    };
+    record.leavers = vec![left(110, false), left(111, true), left(112, true)];
+    let report = assemble(&record, &facts(None));
+    let found = report.findings.iter();
+    let mut titles: Vec<_> = found
+        .filter(|finding| finding.kind == "left_cgroup")
+        .map(|finding| finding.title.split_once(' ').unwrap().1)
+        .collect();
+    titles.sort_unstable();
+    assert_eq!(
+        titles,
+        [
+            "left the run's cgroup and was moved back; what it reached for in between was not judged",
+            "left the run's cgroup and was not seen from then on"
+        ]
+    );
 }
 
 #[test]
@@ -501,6 +528,7 @@ fn every_blind_spot_is_a_gap_and_nothing_else_is() {
         subject: 10,
         tgid: 110,
         cgroup: 7,
+        returned: false,
     }];
     let extra = Gap {
         kind: "unix_sockets".into(),

@@ -196,6 +196,8 @@ pub(crate) struct Judged<'a> {
     pub(crate) may_enforce: bool,
     /// Nothing is refused, whatever a policy says.
     pub(crate) broken_glass: bool,
+    /// Is something refused now?
+    pub(crate) enforcing: bool,
 }
 
 impl Judged<'_> {
@@ -235,6 +237,7 @@ impl Judged<'_> {
             Mode::Observe
         };
         session.set_mode(mode).map_err(|error| described(&error))?;
+        self.enforcing = mode == Mode::Enforce;
 
         let known = self
             .policy

@@ -12,6 +12,7 @@ mod finished;
 mod forward;
 mod inherited;
 mod late;
+mod leavers;
 mod locked;
 mod lookup;
 mod orphan;

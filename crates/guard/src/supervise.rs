@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use blackstart_core::policy::time_text;
-use blackstart_core::record::{SubjectId, Verdict};
+use blackstart_core::record::{Row, SubjectId, Verdict};
 use blackstart_core::report::{Leftover, image_name, rule_text};
 use blackstart_core::tables::RuleId;
 use blackstart_kernel::spawn::{Child, Received, Signals, process_group, stop_self, waker};
@@ -21,6 +21,7 @@ use crate::cgroup::RunCgroup;
 use crate::control::{Control, Judged};
 use crate::forward::Forwarder;
 use crate::late::LateSubjects;
+use crate::leavers::{Leavers, Left, is_taken_back};
 use crate::orphan::described;
 use crate::process;
 use crate::state::{RunDir, RunFile};
@@ -134,12 +135,29 @@ pub(crate) struct Supervisor<'a, 'p> {
     pub(crate) judged: &'a mut Judged<'p>,
     pub(crate) control: Option<&'a Control>,
     pub(crate) file: &'a mut RunFile,
-    pub(crate) late: &'a mut LateSubjects,
+    pub(crate) beside: &'a mut Beside,
     pub(crate) watch: &'a mut Watch,
     pub(crate) notice: &'a mut dyn FnMut(Notice),
     pub(crate) told: Told,
+    /// The programs are taken off.
+    pub(crate) detached: bool,
     /// Events that were read and not gone through.
     pub(crate) pending: VecDeque<Event>,
+}
+
+/// What is known beside the kernel's record, to be put into its rows as they are read.
+#[derive(Debug, Default)]
+pub(crate) struct Beside {
+    late: LateSubjects,
+    leavers: Leavers,
+}
+
+impl Beside {
+    /// Put what is known into a row.
+    pub(crate) fn complete(&mut self, row: &mut Row) {
+        self.late.complete(row);
+        self.leavers.complete(row);
+    }
 }
 
 /// What the live lines have told already.
@@ -147,6 +165,8 @@ pub(crate) struct Supervisor<'a, 'p> {
 pub(crate) struct Told {
     refusals: BTreeSet<(String, String, RuleId, Verdict)>,
     warnings: BTreeSet<&'static str>,
+    /// Who left, and whether it was moved back.
+    leavers: BTreeSet<(String, bool)>,
 }
 
 impl Supervisor<'_, '_> {
@@ -363,10 +383,10 @@ impl Supervisor<'_, '_> {
         let (Some(session), Some(dir)) = (&self.session, self.dir) else {
             return;
         };
-        let late = &mut *self.late;
+        let beside = &mut *self.beside;
         let written = dir.write_record(|each| {
             let mut completed = |mut row| {
-                late.complete(&mut row);
+                beside.complete(&mut row);
                 each(&row);
             };
             session.read(&mut completed).map_err(io::Error::other)
@@ -411,6 +431,7 @@ impl Supervisor<'_, '_> {
 
     /// Take the programs off.
     pub(crate) fn detach(&mut self) -> Result<(), String> {
+        self.detached = true;
         match &mut self.session {
             Some(session) => session.detach().map_err(|error| described(&error)),
             None => Ok(()),
@@ -470,9 +491,71 @@ impl Supervisor<'_, '_> {
                 verdict,
                 rule,
             } => self.tell(subject, tgid, kind.to_string(), verdict, rule),
-            // The record has it; there is nothing to do about it here.
-            Event::Left { .. } => {}
+            Event::Left {
+                subject,
+                tgid,
+                cgroup,
+            } => self.left(Left {
+                subject,
+                tgid,
+                cgroup,
+            }),
         }
+    }
+
+    /// A process left the run's cgroup. Where something is refused it is moved back, if it may be (`is_taken_back`).
+    fn left(&mut self, left: Left) {
+        let (Some(cgroup), Some(session)) = (self.cgroup, &self.session) else {
+            return;
+        };
+        // After the run's end processes are moved out on purpose.
+        if self.detached {
+            return;
+        }
+        let taken = self.judged.enforcing
+            && cgroup.whereabouts().id.is_some_and(|own| {
+                let path = cgroup.place_of(left.tgid).unwrap_or_default();
+                is_taken_back(left.cgroup, own, &path)
+            });
+        // By the kernel's books: what has ended, or has come to be another process, has no place in them.
+        let ours = |pid| process::numbered_as_recorded() && session.process(pid).is_some();
+        let outcome = taken.then(|| cgroup.take_back(left.tgid, ours));
+        let returned = matches!(outcome, Some(Ok(())));
+        if let Some(Err(error)) = &outcome {
+            tracing::info!(%error, ?left, "not moved back");
+            if !ours(left.tgid) {
+                // It has ended meanwhile, and the record tells that it left.
+                return;
+            }
+        }
+        self.beside.leavers.was(left, returned);
+        let who = self.who(left.subject);
+        if self.told.leavers.len() < TOLD_MAX && self.told.leavers.insert((who.clone(), returned)) {
+            let fate = match outcome {
+                Some(Ok(())) => "and was moved back".to_owned(),
+                Some(Err(error)) => format!("and cannot be moved back ({error}): it is not judged"),
+                None if self.judged.enforcing => {
+                    "for one that was made for it, and is not judged there".to_owned()
+                }
+                None => "and is not seen from here on".to_owned(),
+            };
+            self.tell_warning(format!(
+                "{who} (pid {}) left the run's cgroup {fate}",
+                left.tgid
+            ));
+        }
+    }
+
+    /// What a subject is called.
+    fn who(&self, subject: SubjectId) -> String {
+        let image = self
+            .session
+            .as_ref()
+            .and_then(|session| session.subject(subject));
+        image.map_or_else(
+            || "a process".to_owned(),
+            |row| image_name(&row.exe, &self.file.redaction.of(&row.argv)).to_owned(),
+        )
     }
 
     /// One line for each new kind of refusal.

@@ -66,11 +66,9 @@ static __always_inline void bs_left(__u32 tgid, __u64 subject, __u64 cgroup)
 	__u64 now = bpf_ktime_get_boot_ns();
 	struct bs_event *e;
 
-	if (bpf_map_update_elem(&bs_leavers, &key, &now, BPF_NOEXIST)) {
-		if (!bpf_map_lookup_elem(&bs_leavers, &key))
-			BS_COUNT(events_lost, 1);
-		return;
-	}
+	/* Told each time: who was moved back may leave again. */
+	if (bpf_map_update_elem(&bs_leavers, &key, &now, BPF_NOEXIST) && !bpf_map_lookup_elem(&bs_leavers, &key))
+		BS_COUNT(events_lost, 1);
 	e = bpf_ringbuf_reserve(&bs_events, sizeof(*e), 0);
 	if (!e) {
 		BS_COUNT(events_lost, 1);

@@ -246,6 +246,7 @@ impl Record {
                 subject: key.subject,
                 tgid: key.tgid,
                 cgroup: key.cgroup,
+                returned: false,
             }));
         })?;
         self.rows("bs_names", &mut |id: u64, row: abi::bs_name| {

@@ -566,6 +566,18 @@ impl Session {
         self.record.subject(id)
     }
 
+    /// Which subject a process of the run is now, 0 where that is not known; none for a process of others, and for one
+    /// that has ended.
+    pub fn process(&self, tgid: u32) -> Option<SubjectId> {
+        let row = self
+            .skeleton
+            .maps
+            .bs_processes
+            .lookup(&tgid.to_ne_bytes(), MapFlags::ANY)
+            .ok()??;
+        abi::value(&row).map(|row: abi::bs_process| row.subject)
+    }
+
     /// Hand the record so far to `each`, row by row.
     pub fn read(&self, each: &mut dyn FnMut(Row)) -> Result<(), Error> {
         self.record.read(each)

@@ -181,6 +181,7 @@ pub(super) struct Unmade {
 pub(super) struct Leaver {
     pub(super) subject: Slot,
     pub(super) tgid: u32,
+    pub(super) returned: bool,
 }
 
 /// A run's record on its way to the report.
@@ -273,6 +274,7 @@ impl Ledger {
             Row::Leaver(row) => self.leavers.push(Leaver {
                 subject: self.subject_ids.slot(row.subject),
                 tgid: row.tgid,
+                returned: row.returned,
             }),
         }
     }
