@@ -10,7 +10,7 @@ use blackstart_core::policy::Policy;
 use blackstart_core::report::{Guarded, Mode};
 use blackstart_core::tables::{Facts, Tables, compile};
 use blackstart_kernel::support::Support;
-use blackstart_kernel::{Error, ErrorKind, Feature, Listening, Orphan, Session, Settings};
+use blackstart_kernel::{Error, ErrorKind, Feature, LeftOut, Listening, Orphan, Session, Settings};
 
 use super::{PATIENCE, Setup};
 use crate::answer::Answerer;
@@ -82,6 +82,7 @@ impl Setup<'_> {
                 forwarder,
             };
             self.load(&host, &wanted, &settings)?;
+            self.tell_left_out()?;
             self.close_families()?;
             self.arm(tables)?;
             // Those that nobody is turned to.
@@ -213,6 +214,32 @@ impl Setup<'_> {
             self.terms.note(Need::HostsFile, detail, over);
             Ok(())
         }
+    }
+
+    /// What of the host's files and addresses found no room in the kernel's tables.
+    fn tell_left_out(&mut self) -> Result<(), Refusal> {
+        let left_out = self.session.as_ref().map(Session::left_out);
+        let LeftOut {
+            own_addresses,
+            hosts,
+        } = left_out.unwrap_or_default();
+        let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
+        if own_addresses > 0 {
+            self.terms.note(
+                Need::OwnAddresses,
+                "the host has more addresses than are known as its own; the others are judged as any address",
+                count(own_addresses),
+            );
+        }
+        if hosts > 0 {
+            self.terms.lack(
+                Need::HostsFile,
+                format!(
+                    "for {hosts} of the names of /etc/hosts that rules speak of, their address has no room beside its others"
+                ),
+            )?;
+        }
+        Ok(())
     }
 
     pub(super) fn begin_dir(&mut self) -> Result<(), Refusal> {
