@@ -433,3 +433,78 @@ fn a_cgroup_that_was_made_for_a_process_keeps_it() {
     );
     assert_eq!(world.left_behind(), Vec::<std::path::PathBuf>::new());
 }
+
+#[test]
+fn a_disk_that_is_full_or_cannot_be_written_holds_no_run_up() {
+    for (turn, state) in [
+        "mount -t tmpfs -o size=4k none $0; ! head -c 8k /dev/zero >$0/fill",
+        "mount -t tmpfs none $0; mount -o remount,ro $0",
+    ]
+    .iter()
+    .enumerate()
+    {
+        let world = world_with_names(&format!("no_disk{turn}"));
+        let (dir, spare) = (world.guard().state(), "/run/blackstart");
+        // The world's own, which nobody else sees.
+        let script = format!(
+            "set -e; mkdir -p $0 {spare}; mount -t tmpfs -o mode=0700 none {spare}; {state} 2>/dev/null"
+        );
+        world
+            .run(&["sh", "-c", &script, dir.to_str().unwrap()])
+            .succeeds();
+        let kept = |what: &str| {
+            let script = format!("ls {spare}/runs/*/{what} 2>/dev/null | wc -l");
+            world.run(&["sh", "-c", &script]).stdout.trim().to_owned()
+        };
+
+        let deploy = [
+            "sh",
+            "-c",
+            "curl -sS http://mirror.internal/; curl -sS http://github.com/",
+        ];
+        let run = world
+            .guard()
+            .policy(DENY_GITHUB)
+            .run(&deploy)
+            .exits(6)
+            .says("hello from mirror")
+            .warns("the state of this run is kept in /run/blackstart")
+            .warns(dir.to_str().unwrap());
+        assert_eq!(run.verdict_on("github.com"), Verdict::Deny);
+        assert!(run.gaps().is_empty(), "{:?}", run.gaps());
+        assert_eq!(
+            (kept("report.json").as_str(), kept("lock").as_str()),
+            ("1", "0")
+        );
+
+        // And it is found again, as any.
+        let mut run = world
+            .guard()
+            .policy(DENY_GITHUB)
+            .arg("--service=mysql")
+            .start(&["sh", "-c", LOOKER]);
+        run.running().wait_for("ready");
+        counts_after(&world, 2);
+        run.running().signal(Signal::KILL);
+        run.wait();
+        let counts = counts_after(&world, 2);
+        assert!(counts.contains(" bad=0 leaks=0"), "{counts}");
+        world
+            .guard()
+            .arg("--service=mysql")
+            .run(&["true"])
+            .exits(125)
+            .warns("an earlier run of mysql still goes on");
+        std::fs::write(world.dir().join("stop"), "").unwrap();
+        let begin = Instant::now();
+        while kept("lock") != "0" {
+            assert!(
+                begin.elapsed() < Duration::from_secs(20),
+                "the orphan is not swept"
+            );
+            world.guard().blackstart(&["policy", "schema"]).succeeds();
+        }
+        assert_eq!(kept("report.json"), "2");
+        assert_eq!(world.left_behind(), Vec::<std::path::PathBuf>::new());
+    }
+}

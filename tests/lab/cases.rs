@@ -361,6 +361,7 @@ pub const CASES: [Case; 70] = [
             &[
                 ("crates/cli/tests/unguarded.rs", "a_report_that_can_no_longer_be_written_is_shown_and_changes_nothing"),
                 ("crates/guard/src/run/tests.rs", "a_cgroup_that_cannot_be_recorded_is_made_without_a_state_directory"),
+                (LIFETIME, "a_disk_that_is_full_or_cannot_be_written_holds_no_run_up"),
             ],
         ),
     case(56, Accident, "a clock that jumps"),

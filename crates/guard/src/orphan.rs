@@ -11,7 +11,7 @@ use blackstart_kernel::{Error, Orphan, Session};
 use crate::cgroup::{Found, RunCgroup};
 use crate::pins;
 use crate::plan::Need;
-use crate::state::{RunDir, RunFile, StateDir, boot};
+use crate::state::{RunDir, RunFile, SPARE, StateDir, boot};
 use crate::story::{End, tell, wall_ns};
 
 /// How long another command may take with its own sweep or set-up.
@@ -50,14 +50,61 @@ pub struct Living {
     pub service: Option<String>,
 }
 
-/// Adopt and clean up every run below `state_dir` that nobody supervises and nothing inhabits any more.
-/// Runs that are supervised, and orphans that live, are left alone.
+impl Swept {
+    fn is_empty(&self) -> bool {
+        let Self {
+            adopted,
+            living,
+            failed,
+            lost,
+        } = self;
+        adopted.is_empty() && living.is_empty() && failed.is_empty() && lost.is_empty()
+    }
+
+    pub(crate) fn add(&mut self, other: Self) {
+        self.adopted.extend(other.adopted);
+        self.living.extend(other.living);
+        self.failed.extend(other.failed);
+        self.lost.extend(other.lost);
+    }
+}
+
+/// Adopt and clean up every run below `state_dir`, or where runs go that cannot keep their state there, that nobody
+/// supervises and nothing inhabits any more. Runs that are supervised, and orphans that live, are left alone.
 pub fn sweep(state_dir: &Path) -> io::Result<Swept> {
-    let Some(state) = StateDir::existing(state_dir) else {
-        return Ok(Swept::default());
+    let spare = sweep_spare(state_dir);
+    let swept = StateDir::existing(state_dir).map_or_else(
+        || Ok(Swept::default()),
+        |state| {
+            let _alone = state.lock(PATIENCE)?;
+            sweep_locked(&state)
+        },
+    );
+    match swept {
+        // A disk that is full, say: what was found elsewhere is to be told all the same.
+        Err(error) if !spare.is_empty() => {
+            tracing::warn!(%error, path = %state_dir.display(), "cannot be swept");
+            Ok(spare)
+        }
+        swept => swept.map(|mut swept| {
+            swept.add(spare);
+            swept
+        }),
+    }
+}
+
+/// Only where runs go that cannot keep their state below `state_dir`.
+pub(crate) fn sweep_spare(state_dir: &Path) -> Swept {
+    let Some(state) =
+        StateDir::existing(Path::new(SPARE)).filter(|_| state_dir != Path::new(SPARE))
+    else {
+        return Swept::default();
     };
-    let _alone = state.lock(PATIENCE)?;
-    sweep_locked(&state)
+    let swept = state.lock(PATIENCE).and_then(|_alone| sweep_locked(&state));
+    swept.unwrap_or_else(|error| {
+        tracing::warn!(%error, "{SPARE} cannot be swept");
+        Swept::default()
+    })
 }
 
 /// The same, while holding the common lock.
