@@ -13,6 +13,7 @@ mod forward;
 mod inherited;
 mod late;
 mod leavers;
+mod listeners;
 mod locked;
 mod lookup;
 mod orphan;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use blackstart_core::policy::time_text;
 use blackstart_core::record::{Row, SubjectId, Verdict};
 use blackstart_core::report::{Leftover, image_name, rule_text};
-use blackstart_core::tables::RuleId;
+use blackstart_core::tables::{RULE_RESOLVER_SOCKET, RuleId};
 use blackstart_kernel::spawn::{Child, Received, Signals, process_group, stop_self, waker};
 use blackstart_kernel::{Event, Session};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -22,6 +22,7 @@ use crate::control::{Control, Judged};
 use crate::forward::Forwarder;
 use crate::late::LateSubjects;
 use crate::leavers::{Leavers, Left, is_taken_back};
+use crate::listeners::Listeners;
 use crate::orphan::described;
 use crate::process;
 use crate::state::{RunDir, RunFile};
@@ -141,6 +142,8 @@ pub(crate) struct Supervisor<'a, 'p> {
     pub(crate) told: Told,
     /// The programs are taken off.
     pub(crate) detached: bool,
+    /// Some unix socket was reached for since the last look at them.
+    pub(crate) contacts: bool,
     /// Events that were read and not gone through.
     pub(crate) pending: VecDeque<Event>,
 }
@@ -150,6 +153,7 @@ pub(crate) struct Supervisor<'a, 'p> {
 pub(crate) struct Beside {
     late: LateSubjects,
     leavers: Leavers,
+    listeners: Listeners,
 }
 
 impl Beside {
@@ -157,6 +161,7 @@ impl Beside {
     pub(crate) fn complete(&mut self, row: &mut Row) {
         self.late.complete(row);
         self.leavers.complete(row);
+        self.listeners.complete(row);
     }
 }
 
@@ -189,6 +194,9 @@ impl Supervisor<'_, '_> {
                 self.beat();
                 self.watch.follow_child();
                 self.look();
+                if self.beside.listeners.wants_another_look() {
+                    self.look_behind();
+                }
                 next_beat = now + HEARTBEAT;
             }
             if now >= next_checkpoint {
@@ -420,6 +428,9 @@ impl Supervisor<'_, '_> {
                 break;
             }
         }
+        if std::mem::take(&mut self.contacts) {
+            self.look_behind();
+        }
         any
     }
 
@@ -491,6 +502,7 @@ impl Supervisor<'_, '_> {
                 verdict,
                 rule,
             } => self.tell(subject, tgid, kind.to_string(), verdict, rule),
+            Event::Contact => self.contacts = true,
             Event::Left {
                 subject,
                 tgid,
@@ -500,6 +512,30 @@ impl Supervisor<'_, '_> {
                 tgid,
                 cgroup,
             }),
+        }
+    }
+
+    /// Unix sockets were reached for: tell what was refused, and find out who listens while it does.
+    fn look_behind(&mut self) {
+        let Some(session) = &self.session else { return };
+        let mut rows = Vec::new();
+        let read = session.contacts(&mut |row| {
+            let tgid = session.subject(row.subject).map_or(0, |it| it.tgid);
+            rows.push((row, tgid));
+        });
+        if let Err(error) = read {
+            tracing::debug!(%error, "unix sockets");
+        }
+        let cgroup = self.cgroup;
+        self.beside
+            .listeners
+            .look(&rows, |pid| cgroup.is_some_and(|it| it.contains(pid)));
+        for (row, tgid) in rows {
+            // Refused always and on purpose, so that lookups take the way that is seen.
+            if row.rule != RULE_RESOLVER_SOCKET {
+                let destination = format!("unix:{}", row.path);
+                self.tell(row.subject, tgid, destination, row.verdict, row.rule);
+            }
         }
     }
 

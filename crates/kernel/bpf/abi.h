@@ -482,7 +482,13 @@ struct bs_forwarded_key {
 
 /* ---- the live view ---------------------------------------------------------------------------------- */
 
-enum bs_event_kind { BS_EVENT_ATTEMPT = 1, BS_EVENT_LOOKUP = 2, BS_EVENT_LEFT = 3, BS_EVENT_SOCKET = 4 };
+enum bs_event_kind {
+	BS_EVENT_ATTEMPT = 1,
+	BS_EVENT_LOOKUP = 2,
+	BS_EVENT_LEFT = 3,
+	BS_EVENT_SOCKET = 4,
+	BS_EVENT_CONTACT = 5, /* a new row in bs_delegates, which says more */
+};
 
 struct bs_event {
 	__u32 kind;

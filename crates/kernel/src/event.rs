@@ -58,6 +58,8 @@ pub enum Event {
         /// Why.
         rule: RuleId,
     },
+    /// A unix socket that a subject reached for, for the first time with this verdict. Which, [`crate::Session::contacts`] says.
+    Contact,
     /// A process left the run's cgroup.
     Left {
         /// Who; 0 unknown.

@@ -11,7 +11,7 @@ use std::ptr::NonNull;
 use std::rc::Rc;
 
 use blackstart_core::name::Name;
-use blackstart_core::record::{Row, SocketKind, SubjectId, SubjectRow, Verdict};
+use blackstart_core::record::{DelegateRow, Row, SocketKind, SubjectId, SubjectRow, Verdict};
 use blackstart_core::report::Mode;
 use blackstart_core::tables::{Tables, Uses};
 use libbpf_rs::skel::{OpenSkel, Skel, SkelBuilder};
@@ -518,6 +518,9 @@ impl Session {
                     cgroup: event.name,
                 }
             }
+            RawEvent::Short(event) if event.kind == abi::bs_event_kind::BS_EVENT_CONTACT.0 => {
+                Event::Contact
+            }
             RawEvent::Short(event) if event.kind == abi::bs_event_kind::BS_EVENT_SOCKET.0 => {
                 Event::Socket {
                     subject: event.subject,
@@ -592,6 +595,11 @@ impl Session {
             .lookup(&tgid.to_ne_bytes(), MapFlags::ANY)
             .ok()??;
         abi::value(&row).map(|row: abi::bs_process| row.subject)
+    }
+
+    /// Hand the unix sockets that were reached for so far to `each`.
+    pub fn contacts(&self, each: &mut dyn FnMut(DelegateRow)) -> Result<(), Error> {
+        self.record.contacts(each)
     }
 
     /// Hand the record so far to `each`, row by row.

@@ -79,6 +79,7 @@ impl Setup<'_> {
             notice: &mut *notice,
             told: Told::default(),
             detached: false,
+            contacts: false,
             pending: VecDeque::new(),
         };
         let ending = supervisor.until_exit();
@@ -377,6 +378,7 @@ mod tests {
                 verdict,
                 rule,
                 attempts: 1,
+                listener: None,
             }));
             record
         };
