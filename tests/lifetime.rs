@@ -153,6 +153,39 @@ fn a_killed_supervisor_leaves_its_run_guarded_and_the_next_command_sweeps() {
 }
 
 #[test]
+fn any_command_sweeps_and_one_does_nothing_else() {
+    let world = world_with_names("any_command");
+    let orphan = || {
+        let mut run = world.guard().start(&[
+            "sh",
+            "-c",
+            "echo ready; until [ -e stop ]; do sleep 0.01; done; rm stop; exec sleep 0.1",
+        ]);
+        run.running().wait_for("ready");
+        run.running().signal(Signal::KILL);
+        run.wait();
+        // It lives: nothing is said of it, nor taken from it.
+        let idle = world.guard().blackstart(&["sweep"]).succeeds();
+        assert_eq!((idle.stdout.as_str(), idle.stderr.as_str()), ("", ""));
+        assert!(!world.left_behind().is_empty());
+        std::fs::write(world.dir().join("stop"), "").unwrap();
+    };
+    for command in [&["sweep"][..], &["reload", "nobody"], &["doctor"]] {
+        orphan();
+        let begin = Instant::now();
+        let told = loop {
+            assert!(begin.elapsed() < Duration::from_secs(20), "{command:?}");
+            let ended = world.guard().blackstart(command);
+            if ended.stderr.contains("cleaned up after a run") {
+                break ended;
+            }
+        };
+        assert_eq!(world.left_behind(), Vec::<std::path::PathBuf>::new());
+        assert!(command != ["sweep"] || told.code == 0, "{told:?}");
+    }
+}
+
+#[test]
 fn an_orphan_seen_from_elsewhere_stays_guarded() {
     let world = world_with_names("elsewhere");
     let mut run = world
