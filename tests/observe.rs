@@ -259,3 +259,31 @@ fn who_listens_behind_a_unix_socket_is_named_unless_it_is_of_the_run() {
         .collect();
     assert_eq!(denied, [(outside.as_str(), pid(daemon.pid()))]);
 }
+
+#[test]
+fn who_listens_behind_a_port_of_loopback_is_named_unless_it_is_of_the_run() {
+    let world = World::new("relays");
+    let serve = "import socket, sys\n\
+                 s = socket.create_server(('127.0.0.1', int(sys.argv[1])))\n\
+                 print('ready', flush=True)\nwhile True: s.accept()\n";
+    let serve = world.file("serve.py", serve).display().to_string();
+    let mut relay = world.start(&["/usr/bin/python3", &serve, "3128"]);
+    relay.wait_for("ready");
+    let script = format!(
+        "reach() {{ /usr/bin/python3 -c 'import socket,sys; socket.create_connection((\"127.0.0.1\", sys.argv[1]))' $1; }}\n\
+         /usr/bin/python3 {serve} 4000 >told & until grep -q ready told; do sleep 0.01; done\n\
+         reach 3128 && reach 4000; code=$?; kill $!; exit $code"
+    );
+    let run = world.guard().run(&["bash", "-c", &script]).exits(0);
+    let delegates = run.report().delegates.iter();
+    let found: Vec<_> = delegates
+        .filter(|it| !it.is_unix())
+        .map(|it| (it.path.as_str(), it.listener_pid, it.attempts))
+        .collect();
+    let pid = relay.pid().as_raw_pid().cast_unsigned();
+    assert_eq!(found, [("127.0.0.1:3128", Some(pid), 1)]);
+    // It is a flow as well, as before.
+    for port in [3128, 4000] {
+        assert_eq!(run.flow([127, 0, 0, 1], port).verdict, Verdict::Allow);
+    }
+}

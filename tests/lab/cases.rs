@@ -268,8 +268,15 @@ pub const CASES: [Case; 70] = [
         .is(Refused, &[(CONTAIN, "what_no_program_judges_is_not_sent")])
         .remark("io_uring, under an enforced `default: deny`; the others are not tested"),
     case(36, Hostile, "vsock, helpers behind unix sockets, relays on loopback")
-        .is(Refused, &[(CONTAIN, "what_no_program_judges_is_not_sent")])
-        .remark("vsock, under an enforced `default: deny`, otherwise a gap; helpers and relays are not tested"),
+        .is(
+            Refused,
+            &[
+                (CONTAIN, "what_no_program_judges_is_not_sent"),
+                (OBSERVE, "who_listens_behind_a_unix_socket_is_named_unless_it_is_of_the_run"),
+                (OBSERVE, "who_listens_behind_a_port_of_loopback_is_named_unless_it_is_of_the_run"),
+            ],
+        )
+        .remark("vsock, under an enforced `default: deny`, otherwise a gap; helpers and relays are recorded, with who listens"),
     case(37, Accident, "a proxy that is named in the environment"),
     // Processes and what holds them.
     case(38, Accident, "a daemon that outlives the script")

@@ -1,11 +1,12 @@
-//! Who listens behind the unix sockets that a run reaches for.
+//! Who listens behind the unix sockets that a run reaches for, and behind TCP ports of loopback.
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use blackstart_core::record::{DelegateRow, Listener, Row};
+use blackstart_core::record::{DelegateRow, FlowRow, Listener, Row, Verdict};
 
 use crate::process;
 
@@ -28,19 +29,27 @@ struct Seen {
     tries: u32,
 }
 
+impl Seen {
+    fn is_open(&self) -> bool {
+        self.listener.is_none() && self.tries < TRIES
+    }
+}
+
 impl Listeners {
-    /// Look at the sockets of these rows as far as they are new. `inside` tells of a process whether it is the run's.
-    pub(crate) fn look(&mut self, rows: &[(DelegateRow, u32)], inside: impl Fn(u32) -> bool) {
+    /// Look at these sockets as far as they are new. `inside` tells of a process whether it is the run's.
+    ///
+    /// A place is a path as the record writes it, or an address; with who reached for it.
+    pub(crate) fn look(&mut self, places: &[(String, u32)], inside: impl Fn(u32) -> bool) {
         let mut wanted = BTreeMap::new();
-        for (row, tgid) in rows {
-            if self.seen.len() >= MOST && !self.seen.contains_key(&row.path) {
+        for (place, tgid) in places {
+            if self.seen.len() >= MOST && !self.seen.contains_key(place) {
                 continue;
             }
-            let seen = self.seen.entry(row.path.clone()).or_default();
-            if seen.listener.is_none() && seen.tries < TRIES {
+            let seen = self.seen.entry(place.clone()).or_default();
+            if seen.is_open() {
                 seen.tries += 1;
-                if let Some(inode) = inode_behind(&row.path, *tgid) {
-                    wanted.insert(inode, row.path.clone());
+                if let Some(inode) = inode_behind(place, *tgid) {
+                    wanted.insert(inode, place.clone());
                 }
             }
         }
@@ -61,8 +70,12 @@ impl Listeners {
 
     /// Is there a socket that another look may find somebody behind?
     pub(crate) fn wants_another_look(&self) -> bool {
-        let open = |seen: &Seen| seen.listener.is_none() && seen.tries < TRIES;
-        self.seen.values().any(open)
+        self.seen.values().any(Seen::is_open)
+    }
+
+    /// May a look find somebody behind this place?
+    pub(crate) fn wants(&self, place: &str) -> bool {
+        self.seen.get(place).is_none_or(Seen::is_open)
     }
 
     /// Say in a row of the record who listens.
@@ -74,10 +87,90 @@ impl Listeners {
             row.listener.clone_from(&seen.listener);
         }
     }
+
+    /// A connection to a port of loopback that somebody outside of the run takes: a delegate, as one behind a path is. A
+    /// row beside the flow's own.
+    pub(crate) fn beside(&self, row: &Row) -> Option<Row> {
+        let Row::Flow(flow) = row else { return None };
+        let path = place_of(flow)?;
+        let listener = self.seen.get(&path)?.listener.clone()?;
+        (!listener.inside).then_some(Row::Delegate(DelegateRow {
+            subject: flow.subject,
+            path,
+            verdict: flow.verdict,
+            rule: flow.rule,
+            attempts: flow.attempts,
+            listener: Some(listener),
+        }))
+    }
 }
 
-/// The inode of the socket that takes what `tgid` sends to this path, as the record writes it.
-fn inode_behind(path: &str, tgid: u32) -> Option<u64> {
+/// As a place, where the flow is one of TCP to loopback that was let through.
+fn place_of(flow: &FlowRow) -> Option<String> {
+    near(flow.address, flow.port, flow.protocol, flow.verdict)
+}
+
+/// The place that such an attempt reached for, if somebody may listen there on this host.
+pub(crate) fn near(address: IpAddr, port: u16, protocol: u8, verdict: Verdict) -> Option<String> {
+    const TCP: u8 = 6;
+    let address = address.to_canonical();
+    let reached = protocol == TCP && address.is_loopback() && verdict == Verdict::Allow;
+    reached.then(|| SocketAddr::new(address, port).to_string())
+}
+
+/// The inode of the socket that takes what `tgid` sends to this place.
+fn inode_behind(place: &str, tgid: u32) -> Option<u64> {
+    match place.parse() {
+        Ok(address) => port_behind(address, tgid),
+        Err(_) => path_behind(place, tgid),
+    }
+}
+
+/// By the tables of the process's own network namespace: loopback is another in each.
+fn port_behind(to: SocketAddr, tgid: u32) -> Option<u64> {
+    let whose = if process::numbered_as_recorded() {
+        tgid.to_string()
+    } else {
+        "self".to_owned()
+    };
+    ["tcp", "tcp6"].iter().find_map(|table| {
+        let table = fs::read_to_string(format!("/proc/{whose}/net/{table}")).ok()?;
+        table.lines().find_map(|line| listens_on(line, to))
+    })
+}
+
+/// A line of `/proc/net/tcp` or `tcp6`: the inode, if it listens on this.
+fn listens_on(line: &str, to: SocketAddr) -> Option<u64> {
+    /// `TCP_LISTEN`
+    const LISTENS: &str = "0A";
+    // Number, local and other address, state, queues, timer, retransmits, user, timeout, inode.
+    let mut fields = line.split_ascii_whitespace().skip(1);
+    let (address, port) = fields.next()?.split_once(':')?;
+    let (state, inode) = (fields.nth(1)?, fields.nth(5)?);
+    let at = hex_address(address)?;
+    let takes = at.is_unspecified() || at.to_canonical() == to.ip();
+    let same = takes && u16::from_str_radix(port, 16) == Ok(to.port());
+    (same && state == LISTENS).then(|| inode.parse().ok())?
+}
+
+/// Words in this machine's order, each of four octets in the network's.
+fn hex_address(text: &str) -> Option<IpAddr> {
+    let mut octets = Vec::new();
+    for at in (0..text.len()).step_by(8) {
+        let word = u32::from_str_radix(text.get(at..at + 8)?, 16).ok()?;
+        octets.extend(word.to_ne_bytes());
+    }
+    match octets.len() {
+        4 => <[u8; 4]>::try_from(octets)
+            .ok()
+            .map(|it| Ipv4Addr::from(it).into()),
+        _ => <[u8; 16]>::try_from(octets)
+            .ok()
+            .map(|it| Ipv6Addr::from(it).into()),
+    }
+}
+
+fn path_behind(path: &str, tgid: u32) -> Option<u64> {
     let of = |process: &str| fs::read_to_string(format!("/proc/{process}/net/unix")).ok();
     // The table is of one network namespace. The run may have another one, and a daemon that it finds by a path the host's.
     let theirs = tgid.to_string();
@@ -180,7 +273,6 @@ fn socket_of(link: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use blackstart_core::record::Verdict;
     use std::os::unix::net::{UnixDatagram, UnixListener};
 
     fn row(path: &str) -> DelegateRow {
@@ -217,6 +309,62 @@ mod tests {
     }
 
     #[test]
+    fn a_port_of_loopback_is_found_by_any_address_that_it_listens_on() {
+        let lines = [
+            "   0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 41 1 0 100 0",
+            "   1: 00000000:1F91 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 42 1 0 100 0",
+            "   2: 0100007F:1F92 0100007F:1F90 01 00000000:00000000 00:00000000 00000000     0        0 43 1 0 100 0",
+            "   0: 00000000000000000000000001000000:1F93 00000000000000000000000000000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 44 1 0 100 0",
+        ];
+        let found = |to: &str| {
+            let to = to.parse().unwrap();
+            lines.iter().find_map(|line| listens_on(line, to))
+        };
+        if cfg!(target_endian = "little") {
+            assert_eq!(found("127.0.0.1:8080"), Some(41));
+            assert_eq!(found("127.0.0.1:8081"), Some(42));
+            assert_eq!(
+                (found("127.0.0.2:8080"), found("127.0.0.1:8082")),
+                (None, None)
+            );
+            assert_eq!(
+                (found("[::1]:8083"), found("127.0.0.1:8083")),
+                (Some(44), None)
+            );
+        }
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut listeners = Listeners::default();
+        let address = listener.local_addr().unwrap();
+        let own = std::process::id();
+        listeners.look(&[(address.to_string(), own)], |_| false);
+        let flow = |verdict| {
+            Row::Flow(FlowRow {
+                subject: 3,
+                name: 0,
+                address: address.ip(),
+                port: address.port(),
+                protocol: 6,
+                verdict,
+                rule: 0,
+                attribution: blackstart_core::record::Attribution::Exact,
+                attempts: 5,
+                connected: 5,
+                refused: 0,
+                timed_out: 0,
+                bytes_sent: 1,
+                first_ns: 1,
+                last_ns: 2,
+            })
+        };
+        let Some(Row::Delegate(row)) = listeners.beside(&flow(Verdict::Allow)) else {
+            panic!("nobody behind {address}: {listeners:?}");
+        };
+        assert_eq!((row.path, row.attempts), (address.to_string(), 5));
+        assert_eq!(row.listener.unwrap().pid, own);
+        assert_eq!(listeners.beside(&flow(Verdict::Deny)), None);
+    }
+
+    #[test]
     fn paths_that_mean_the_same_are_one() {
         let table = "0000: 00000002 00000000 00010000 0001 01 7 /run/a.sock\n\
                      0000: 00000002 00000000 00010000 0001 01 8 /var/run/b.sock\n\
@@ -242,7 +390,7 @@ mod tests {
         let own = std::process::id();
         let path = |name: &str| at(name).display().to_string();
         let names = ["stream", "datagrams", "nobody"].map(path);
-        let rows: Vec<_> = names.iter().map(|name| (row(name), own)).collect();
+        let rows: Vec<_> = names.iter().map(|name| (name.clone(), own)).collect();
         let mut listeners = Listeners::default();
         let found = |listeners: &mut Listeners, inside: bool| {
             listeners.look(&rows, |_| inside);

@@ -22,7 +22,7 @@ use crate::control::{Control, Judged};
 use crate::forward::Forwarder;
 use crate::late::LateSubjects;
 use crate::leavers::{Leavers, Left, is_taken_back};
-use crate::listeners::Listeners;
+use crate::listeners::{Listeners, near};
 use crate::orphan::described;
 use crate::process;
 use crate::state::{RunDir, RunFile};
@@ -144,6 +144,8 @@ pub(crate) struct Supervisor<'a, 'p> {
     pub(crate) detached: bool,
     /// Some unix socket was reached for since the last look at them.
     pub(crate) contacts: bool,
+    /// Ports of loopback that were reached for, and by whom.
+    pub(crate) near: Vec<(String, u32)>,
     /// Events that were read and not gone through.
     pub(crate) pending: VecDeque<Event>,
 }
@@ -162,6 +164,11 @@ impl Beside {
         self.late.complete(row);
         self.leavers.complete(row);
         self.listeners.complete(row);
+    }
+
+    /// What is known of a row that is another row.
+    pub(crate) fn beside(&self, row: &Row) -> Option<Row> {
+        self.listeners.beside(row)
     }
 }
 
@@ -396,6 +403,9 @@ impl Supervisor<'_, '_> {
             let mut completed = |mut row| {
                 beside.complete(&mut row);
                 each(&row);
+                if let Some(row) = beside.beside(&row) {
+                    each(&row);
+                }
             };
             session.read(&mut completed).map_err(io::Error::other)
         });
@@ -428,7 +438,7 @@ impl Supervisor<'_, '_> {
                 break;
             }
         }
-        if std::mem::take(&mut self.contacts) {
+        if std::mem::take(&mut self.contacts) || !self.near.is_empty() {
             self.look_behind();
         }
         any
@@ -461,10 +471,15 @@ impl Supervisor<'_, '_> {
                 name,
                 address,
                 port,
+                protocol,
                 verdict,
                 rule,
-                ..
             } => {
+                if let Some(place) = near(address, port, protocol, verdict)
+                    && self.beside.listeners.wants(&place)
+                {
+                    self.near.push((place, tgid));
+                }
                 if !is_refusal(verdict) {
                     return;
                 }
@@ -526,10 +541,12 @@ impl Supervisor<'_, '_> {
         if let Err(error) = read {
             tracing::debug!(%error, "unix sockets");
         }
+        let mut places = std::mem::take(&mut self.near);
+        places.extend(rows.iter().map(|(row, tgid)| (row.path.clone(), *tgid)));
         let cgroup = self.cgroup;
         self.beside
             .listeners
-            .look(&rows, |pid| cgroup.is_some_and(|it| it.contains(pid)));
+            .look(&places, |pid| cgroup.is_some_and(|it| it.contains(pid)));
         for (row, tgid) in rows {
             // Refused always and on purpose, so that lookups take the way that is seen.
             if row.rule != RULE_RESOLVER_SOCKET {

@@ -9,7 +9,8 @@ use blackstart_core::tables::RuleId;
 /// One message of the live view.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// A new row in the flow table: the first attempt of a subject at a destination with this verdict.
+    /// A new row in the flow table: the first attempt of a subject at a destination with this verdict. Of what was let
+    /// through only what went to loopback over TCP.
     Attempt {
         /// Who; 0 unknown.
         subject: SubjectId,

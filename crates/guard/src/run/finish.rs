@@ -80,6 +80,7 @@ impl Setup<'_> {
             told: Told::default(),
             detached: false,
             contacts: false,
+            near: Vec::new(),
             pending: VecDeque::new(),
         };
         let ending = supervisor.until_exit();
@@ -235,7 +236,11 @@ impl Setup<'_> {
         let mut record = Ledger::redacting(&self.request.redaction);
         let read = session.read(&mut |mut row| {
             beside.complete(&mut row);
+            let another = beside.beside(&row);
             record.add(row);
+            if let Some(row) = another {
+                record.add(row);
+            }
         });
         let Err(error) = read else { return record };
         self.terms.note(
