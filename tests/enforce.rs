@@ -484,3 +484,47 @@ fn a_socket_of_a_kind_that_hooks_see_in_part_is_judged_for_each_destination() {
         assert!(flows.iter().all(|flow| flow.attempts == 1), "{flows:#?}");
     }
 }
+
+#[test]
+fn a_denied_lookup_over_ipv6_has_its_final_answer() {
+    let world = World::new("lookup_v6");
+    let (github, mirror) = (world.node("github"), world.node("mirror"));
+    mirror.http();
+    world.dns(
+        Zone::new()
+            .host("github.com", &github)
+            .host("mirror.internal", &mirror),
+    );
+    world.resolv_conf("nameserver fd77::35\n");
+    // glibc asks over a connected socket, and takes a refusal to send for a failure that may pass.
+    let command = [
+        "sh",
+        "-c",
+        "curl -sS http://mirror.internal/; getent ahosts github.com; echo code $?",
+    ];
+    for policy in [
+        "mode: enforce\nrules:\n  - deny: github.com\n",
+        "mode: enforce\ndefault: deny\nrules:\n  - allow: mirror.internal\n",
+    ] {
+        let run = world
+            .guard()
+            .policy(policy)
+            .run(&command)
+            .exits(0)
+            .says("hello from mirror")
+            .says("code 2\n")
+            .within(AT_ONCE);
+        assert_eq!(run.verdict_on("github.com"), Verdict::Deny);
+        // By an allow-list the query is not sent at all, and glibc has given up before it could be answered.
+        let answered = !run.gaps().contains("answers");
+        assert!(answered || policy.contains("default: deny"), "{run:?}");
+        world
+            .guard()
+            .policy(policy)
+            .run(&["dig", "-6", "AAAA", "github.com"])
+            .exits(0)
+            .says("status: NXDOMAIN")
+            .says("EDE: 15")
+            .within(AT_ONCE);
+    }
+}

@@ -345,6 +345,57 @@ fn leftovers_are_released_or_killed() {
 }
 
 #[test]
+fn leftovers_that_are_kept_stay_guarded_and_are_swept_when_they_end() {
+    let world = world_with_names("kept");
+    let script = format!(
+        "setsid sh -c '{LOOKER}' >/dev/null 2>&1 & until [ -e counts ]; do sleep 0.01; done"
+    );
+    let run = world
+        .guard()
+        .policy(DENY_GITHUB)
+        .arg("--leftover=keep")
+        .run(&["sh", "-c", &script])
+        .exits(0);
+    assert!(!run.findings("leftover").is_empty(), "{run:?}");
+    let counts = counts_after(&world, 3);
+    assert!(counts.contains(" bad=0 leaks=0"), "{counts}");
+    // Whoever comes next leaves them as they are.
+    world.guard().run(&["true"]).exits(0);
+    let counts = counts_after(&world, 3);
+    assert!(counts.contains(" bad=0 leaks=0"), "{counts}");
+    assert!(!world.left_behind().is_empty());
+    std::fs::write(world.dir().join("stop"), "").unwrap();
+    let begin = Instant::now();
+    while !world.left_behind().is_empty() {
+        assert!(
+            begin.elapsed() < Duration::from_secs(20),
+            "left behind: {:?}",
+            world.left_behind()
+        );
+        world.guard().blackstart(&["sweep"]).succeeds();
+    }
+    // Its report tells what they did after its end as well.
+    let path = world
+        .guard()
+        .state()
+        .join("runs")
+        .join(&run.report().run.id);
+    let report = std::fs::read(path.join("report.json")).unwrap();
+    let report: blackstart_core::report::Report = serde_json::from_slice(&report).unwrap();
+    let lookups = |report: &blackstart_core::report::Report| -> u64 {
+        let of_it = report.names.iter().filter(|it| it.name == "github.com");
+        of_it.map(|it| it.queries).sum()
+    };
+    assert!(lookups(&report) > lookups(run.report()));
+    let told = |gap: &blackstart_core::report::Gap| gap.detail.contains("left under guard");
+    assert!(
+        report.coverage.gaps.iter().any(told),
+        "{:?}",
+        report.coverage
+    );
+}
+
+#[test]
 fn a_run_in_another_network_namespace_is_guarded_and_answered() {
     let world = world_with_names("other_netns");
     let elsewhere = world.node("elsewhere");
