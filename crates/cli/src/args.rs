@@ -67,6 +67,7 @@ pub(crate) enum Command {
     Drill(Box<DrillTyped>),
     Reload(Reload),
     Doctor(Doctor),
+    Sweep(Sweep),
     #[command(subcommand)]
     Policy(Policy),
     #[command(subcommand)]
@@ -369,10 +370,26 @@ Exit codes:
   1    no such run is on, or it could not be changed: the old policy goes on judging
   125  typed wrongly, or the policy is wrong";
 
+/// Clean up after runs whose supervisor was killed, and do nothing else.
+///
+/// Every command does so first; this one is for a timer (`dist/systemd`). It finishes the record of each such run that has
+/// no process left, and removes its programs and cgroup. A run whose processes go on is left under its guard. It says
+/// nothing where there is nothing to clean up.
+#[derive(Debug, Args)]
+#[command(after_long_help = AFTER_SWEEP)]
+pub(crate) struct Sweep {}
+
+const AFTER_SWEEP: &str = "\
+Exit codes:
+  0    nothing is left to clean up
+  1    something could not be cleaned up; standard error says what
+  125  typed wrongly, or Blackstart failed";
+
 /// Say what this host can do for a run, and what to mend.
 ///
 /// One line for each fact: what it is, what it means for observe and for enforce, and what to do
-/// where something is missing. Nothing is changed.
+/// where something is missing. Nothing is changed, but for what a run whose supervisor was killed left behind: every
+/// command cleans that up first.
 #[derive(Debug, Args)]
 #[command(after_long_help = AFTER_DOCTOR)]
 pub(crate) struct Doctor {

@@ -287,7 +287,9 @@ fn reached(report: &dyn Parts, places: Places<'_>) -> Vec<(Reached, Executable)>
     let sockets = report
         .delegates()
         .iter()
-        .filter(|delegate| delegate.rule != rule_text(None, RULE_RESOLVER_SOCKET))
+        .filter(|delegate| {
+            delegate.is_unix() && delegate.rule != rule_text(None, RULE_RESOLVER_SOCKET)
+        })
         .map(|delegate| {
             let refused = delegate.verdict == Verdict::Deny;
             (format!("unix:{}", delegate.path), delegate.subject, refused)

@@ -329,6 +329,13 @@ pub struct Delegate {
     pub attempts: u64,
 }
 
+impl Delegate {
+    /// Is it a unix socket? Those behind an address are among the flows as well.
+    pub fn is_unix(&self) -> bool {
+        self.path.parse::<std::net::SocketAddr>().is_err()
+    }
+}
+
 /// How bad.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
