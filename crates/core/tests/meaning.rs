@@ -741,6 +741,67 @@ fn ports_that_multiply_are_an_error_and_no_blow_up() {
     );
 }
 
+/// A port of one target for each of many processes: as many combinations of processes as there are sets of them, and
+/// yet no more questions than there are rules.
+#[test]
+fn ports_of_many_processes_compile() {
+    let process = |n: u16| Some(Selector::parse(&format!("p{n}")).unwrap());
+    let port_of = |n: u16, port: u16, effect| {
+        let pattern = Target::Name(Pattern::parse("db.internal").unwrap());
+        Rule {
+            process: process(n),
+            ..rule(effect, pattern, Some((port, port + n % 3)), None)
+        }
+    };
+    for default in [Says::Allow, Says::Deny] {
+        for effect in [Says::Allow, Says::Deny] {
+            // Each has ports of its own; then two processes to a port, and each port in another order.
+            let mut rules: Vec<Rule> = (0..64).map(|n| port_of(n, 1000 + 4 * n, effect)).collect();
+            rules.extend((0..64).map(|n| port_of((n * 29 + 7) % 64, 1000 + 4 * n, Says::Deny)));
+            let policy = policy(default, rules);
+            let tables = compile(&policy, &Facts::default()).unwrap();
+            assert!(tables.choices.len() < 4096, "{}", tables.choices.len());
+            let db = name("db.internal");
+            for n in 0..64 {
+                let selectors = tables.selectors_of(format!("/bin/p{n}").as_bytes());
+                assert_eq!(selectors.count_ones(), 1);
+                let meets = decide_lookup(&tables, &db, selectors);
+                let passes = default == Says::Allow || effect == Says::Allow;
+                assert_eq!(meets.effect == Effect::Allow, passes, "p{n}");
+            }
+        }
+    }
+}
+
+/// Where sets of processes really have outcomes of their own, since one may descend from any of them, that is said, and
+/// soon.
+#[test]
+fn processes_that_multiply_are_an_error_and_no_blow_up() {
+    let db = || Target::Name(Pattern::parse("db.internal").unwrap());
+    let of = |process: String, effect, port: u16| Rule {
+        process: Some(Selector::parse(&process).unwrap()),
+        ..rule(effect, db(), Some((port, port)), None)
+    };
+    for kind in ["", "ancestor:"] {
+        let mut rules = Vec::new();
+        for port in 0..200u16 {
+            for n in 0..64 {
+                let effect = if n % 3 == 0 { Says::Allow } else { Says::Deny };
+                let n = (n * (2 * port + 1) + port) % 64;
+                rules.push(of(format!("{kind}p{n}"), effect, 1 + port));
+            }
+        }
+        let began = std::time::Instant::now();
+        let compiled = compile(&policy(Says::Deny, rules), &Facts::default());
+        assert!(began.elapsed() < std::time::Duration::from_secs(60));
+        if kind.is_empty() {
+            assert!(compiled.is_ok(), "{:?}", compiled.err());
+        } else {
+            assert_eq!(compiled.err(), Some(CompileError::TooManyChoices));
+        }
+    }
+}
+
 #[test]
 fn a_hundred_thousand_names_and_prefixes_compile() {
     let mut rules: Vec<Rule> = (0..100_000)

@@ -10,7 +10,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
-use super::compile::{CompileError, MAX_PORT_RULINGS, MAX_STATES};
+use super::compile::{CompileError, MAX_STATES};
 use super::rulings::{Classes, Numbered, ProfileId};
 use super::{NameState, StateId};
 use crate::name::{Pattern, Reach};
@@ -226,9 +226,7 @@ impl<'r> Determiniser<'_, 'r> {
         let end = self.classes.overlay(place.inherited, &rules(&trie.end));
         let below = self.classes.overlay(place.inherited, &rules(&trie.below));
         let search_below = place.search || nodes().any(|n| n.search);
-        if self.classes.stretches > MAX_PORT_RULINGS {
-            return Err(CompileError::TooManyPortRulings);
-        }
+        self.classes.fit()?;
         self.states[id].end = self.classes.of_name(end, place.search);
         self.states[id].below = self.classes.of_name(below, search_below);
 

@@ -6,6 +6,7 @@ use std::fmt;
 use ipnet::IpNet;
 
 use super::automaton::Trie;
+use super::choices::Choices;
 use super::paths::Paths;
 use super::rulings::{Classes, Default, Numbered, ProfileId};
 use super::{ClassId, SelectorId, Tables};
@@ -21,8 +22,6 @@ pub const MAX_STATES: usize = 1 << 20;
 pub const MAX_PORT_RULINGS: usize = 1 << 20;
 /// Different processes that the rules of a policy may speak of.
 pub const MAX_SELECTORS: usize = 64;
-/// Bound on the questions about processes.
-const MAX_CHOICES: usize = 1 << 20;
 
 /// What the host adds to a policy.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -87,7 +86,10 @@ pub fn compile(policy: &Policy, facts: &Facts) -> Result<Tables, CompileError> {
         .filter(|numbered| numbered.rule.target == Target::Any)
         .copied()
         .collect();
-    let mut classes = Classes::new(default, &any, rules.len());
+    let programs: Vec<&PathPattern> = selectors.iter().map(|selector| &selector.program).collect();
+    let programs = Paths::new(&programs)?;
+    let choices = Choices::new(&selectors, &programs);
+    let mut classes = Classes::new(default, choices, &any, rules.len());
 
     let searches: Vec<Pattern> = if default.deny {
         facts.search.iter().filter_map(Pattern::below).collect()
@@ -101,11 +103,7 @@ pub fn compile(policy: &Policy, facts: &Facts) -> Result<Tables, CompileError> {
     let states = trie.into_states(&mut classes)?;
     let prefixes = prefixes(&rules, &mut classes)?;
     let (sockets, socket_classes) = sockets(&rules, &mut classes)?;
-    let programs: Vec<&PathPattern> = selectors.iter().map(|selector| &selector.program).collect();
-    let programs = Paths::new(&programs)?;
-    if classes.choices.rows.len() > MAX_CHOICES {
-        return Err(CompileError::TooManyChoices);
-    }
+    classes.fit()?;
     Ok(Tables {
         default_deny: default.deny,
         enforce: default.enforce,
@@ -173,9 +171,7 @@ fn prefixes(
         }
         let inherited = around.last().map_or(0, |&(_, profile)| profile);
         let profile = classes.overlay(inherited, &of_prefix);
-        if classes.stretches > MAX_PORT_RULINGS {
-            return Err(CompileError::TooManyPortRulings);
-        }
+        classes.fit()?;
         around.push((prefix, profile));
         prefixes.push((prefix, classes.of_prefix(profile)));
     }
