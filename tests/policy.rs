@@ -309,3 +309,60 @@ fn broken_glass_lets_everything_pass_and_says_so() {
 fn broken(guard: blackstart_lab::Guard<'_>) -> blackstart_lab::Guard<'_> {
     guard.arg("--break-glass=the site is down")
 }
+
+/// A name on a content network, whose CNAME leads to a name that other rules are about.
+fn chained(test: &str) -> (World, blackstart_lab::Node) {
+    let world = World::new(test);
+    let github = world.node("github");
+    github.http();
+    world.dns(
+        Zone::new()
+            .cname("api.github.com", "lb.github.com")
+            .host("lb.github.com", &github)
+            .cname("api.x.example", "x.cdn.example")
+            .host("x.cdn.example", &github),
+    );
+    (world, github)
+}
+
+/// A waiver covers a name and the addresses leased under it, wherever its CNAMEs lead.
+#[test]
+fn a_waiver_holds_for_a_name_that_is_an_alias() {
+    let (world, _) = chained("waived-alias");
+    let denied = "mode: enforce\nrules:\n  - deny: .github.com\n";
+    world.guard().policy(denied).run(CURL).exits(6);
+    let waived = format!(
+        "{denied}waivers:\n  - for: api.github.com\n    owner: team-db\n    reason: until the mirror has it\n    expires: 2999-12-31\n"
+    );
+    let run = world.guard().policy(&waived).run(CURL).exits(0);
+    assert_eq!(run.verdict_on("api.github.com"), Verdict::Waived);
+    // Not for the name that it leads to.
+    let other = CURL.join(" ").replace("api.", "lb.");
+    let other = ["sh", "-c", &other];
+    world.guard().policy(&waived).run(&other).exits(6);
+}
+
+/// What is only recorded of a link takes nothing away from what is enforced for the name, and adds nothing to it.
+#[test]
+fn an_observed_rule_about_an_alias_switches_off_no_enforced_one() {
+    let (world, server) = chained("observed-alias");
+    let observed = "mode: enforce\nrules:\n  - {deny: .cdn.example, mode: observe}\n";
+    let client = ["curl", "-sS", "-m", "20", "http://api.x.example/"];
+    let run = world.guard().policy(observed).run(&client).exits(0);
+    assert_eq!(run.flow(server.v4(), 80).verdict, Verdict::WouldDeny);
+    // For another port only, so that the lookup passes and the connect is what is judged.
+    let own = format!("{observed}  - deny: api.x.example:80\n");
+    let run = world.guard().policy(&own).run(&client).exits(7);
+    assert_eq!(run.flow(server.v4(), 80).verdict, Verdict::Deny);
+    let floor = whole("rules:\n  - {deny: \"api.x.example:80\", final: true}\n");
+    let guardrails = world.dir().join("guardrails");
+    std::fs::create_dir(&guardrails).unwrap();
+    std::fs::write(guardrails.join("floor.yaml"), floor).unwrap();
+    let run = world
+        .guard()
+        .policy(observed)
+        .env("BLACKSTART_GUARDRAILS", &guardrails.to_string_lossy())
+        .run(&client)
+        .exits(7);
+    assert_eq!(run.flow(server.v4(), 80).verdict, Verdict::Deny);
+}

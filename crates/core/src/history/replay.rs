@@ -152,16 +152,14 @@ impl Judge {
         ((verdict_of(ruling), ruling.rule), lease)
     }
 
-    /// The class of the first name on the way that some rule denies.
+    /// The class of the name on the way that is denied most strongly.
     fn denied_link(&mut self, asked: &Asked) -> ClassId {
-        for link in &asked.answer.chain {
-            if let Some((_, class)) = self.name(link)
-                && self.tables.classes[class as usize].may_deny
-            {
-                return class;
-            }
-        }
-        0
+        let chain = &asked.answer.chain;
+        let classes: Vec<ClassId> = chain
+            .iter()
+            .filter_map(|link| Some(self.name(link)?.1))
+            .collect();
+        self.tables.denying_link(classes)
     }
 
     /// None, where it would not have been tried.

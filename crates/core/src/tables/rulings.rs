@@ -398,11 +398,7 @@ impl Classes {
 
     fn class(&mut self, profile: ProfileId, lookup: Outcome) -> ClassId {
         let profile = &self.profiles[profile];
-        let may_deny = self
-            .choices
-            .rulings(profile.outcomes())
-            .iter()
-            .any(|ruling| ruling.effect == Effect::Deny);
+        let denial = denial(&self.choices, profile);
         let (outcome, by_port) = match profile {
             &Profile::Uniform(outcome) => (outcome, Vec::new()),
             Profile::Parts(parts) => (Outcome::Is(Ruling::NONE), parts.clone()),
@@ -411,7 +407,7 @@ impl Classes {
             lookup,
             outcome,
             by_port,
-            may_deny,
+            denial,
         });
         id
     }
@@ -436,6 +432,25 @@ impl Classes {
         self.choices
             .combine(&lookup, &lookup.outcomes, So::default())
     }
+}
+
+/// [`Class::denial`].
+fn denial(choices: &Choices, profile: &Profile) -> u8 {
+    let strength = |ruling: Ruling| match ruling.effect {
+        Effect::Deny => 2 + 4 * ruling.rank as u8 + 2 * u8::from(ruling.enforce),
+        Effect::None | Effect::Allow | Effect::Search => 0,
+    };
+    if let &Profile::Uniform(Outcome::Is(ruling)) = profile {
+        let strength = strength(ruling);
+        return strength | u8::from(strength != 0);
+    }
+    let strengths: Vec<u8> = choices
+        .rulings(profile.outcomes())
+        .into_iter()
+        .map(strength)
+        .collect();
+    let strongest = strengths.iter().max().copied().unwrap_or(0);
+    strongest | u8::from(!strengths.contains(&0))
 }
 
 /// What a lookup meets, out of what holds on each port. A name may be looked up if it can be reached on some port.

@@ -9,7 +9,6 @@ use std::os::fd::AsFd as _;
 use std::thread::sleep;
 use std::time::Duration;
 
-use blackstart_core::name::Name;
 use blackstart_core::tables::{ClassId, Tables};
 use libbpf_rs::skel::{OpenSkel as _, Skel as _};
 use libbpf_rs::{MapCore, MapFlags, ProgramInput};
@@ -297,7 +296,7 @@ impl Session {
     ) -> Result<(), Error> {
         // From here on the programs keep new leases for both: what they wrote before is in the table.
         wait_for_programs();
-        let mut classes: HashMap<u64, Option<(ClassId, bool)>> = HashMap::new();
+        let mut classes: HashMap<u64, Option<ClassId>> = HashMap::new();
         for key in keys_of(&self.skeleton.maps.bs_answers) {
             let Some(key) = abi::value::<abi::bs_answer_key>(&key) else {
                 continue;
@@ -310,18 +309,14 @@ impl Session {
                 *classes.entry(id).or_insert_with(|| {
                     let name =
                         row(&self.skeleton.maps.bs_names, &id).and_then(|row| name_of(&row))?;
-                    Some(class(tables, &name))
+                    Some(tables.class_of_name(&name))
                 })
             };
-            let Some((of_name, _)) = class_of(key.name) else {
+            let Some(of_name) = class_of(key.name) else {
                 continue;
             };
             let chain = &answer.chain[..(answer.chain_len as usize).min(answer.chain.len())];
-            let denied = chain.iter().find_map(|&link| {
-                class_of(link)
-                    .filter(|(_, may_deny)| *may_deny)
-                    .map(|(class, _)| class)
-            });
+            let denying = tables.denying_link(chain.iter().filter_map(|&link| class_of(link)));
             let at = abi::bs_address { addr: key.addr };
             let lease = row::<_, abi::bs_lease>(&self.skeleton.maps.bs_leases, &at);
             let lease = lease.unwrap_or_else(abi::zeroed);
@@ -339,7 +334,11 @@ impl Session {
                 addr: key.addr,
                 kind: abi::bs_refill_kind::BS_REFILL_LEASE.0,
                 class_id: of_name + first_class,
-                deny_class: denied.map_or(0, |class| class + first_class),
+                deny_class: if denying == 0 {
+                    0
+                } else {
+                    denying + first_class
+                },
                 recorded: 1,
                 generation,
                 until,
@@ -417,12 +416,6 @@ impl Session {
         self.live.set_break_glass();
         self.live.set_enforce(false);
     }
-}
-
-/// A name's class, and whether something may be denied to it.
-fn class(tables: &Tables, name: &Name) -> (ClassId, bool) {
-    let class = tables.class_of_name(name);
-    (class, tables.classes[class as usize].may_deny)
 }
 
 /// The keys of a map, as they are now: some that come or go meanwhile may be missing.
