@@ -223,18 +223,17 @@ impl Judged<'_> {
         };
         let tables = compile(&policy, &facts).map_err(|error| error.to_string())?;
         let rules = u32::try_from(policy.rules.len()).unwrap_or(u32::MAX);
-        session
-            .reload(&tables, rules)
-            .map_err(|error| described(&error))?;
-        if let Some(judging) = &mut self.tables {
-            *judging = tables;
-        }
         let mode = if enforces && !self.broken_glass {
             Mode::Enforce
         } else {
             Mode::Observe
         };
-        session.set_mode(mode).map_err(|error| described(&error))?;
+        session
+            .reload(&tables, rules, mode)
+            .map_err(|error| described(&error))?;
+        if let Some(judging) = &mut self.tables {
+            *judging = tables;
+        }
 
         let known = self
             .policy

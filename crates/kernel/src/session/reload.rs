@@ -9,6 +9,7 @@ use std::os::fd::AsFd as _;
 use std::thread::sleep;
 use std::time::Duration;
 
+use blackstart_core::report::Mode;
 use blackstart_core::tables::{ClassId, Tables};
 use libbpf_rs::skel::{OpenSkel as _, Skel as _};
 use libbpf_rs::{MapCore, MapFlags, ProgramInput};
@@ -188,12 +189,16 @@ fn no_room(what: &str) -> Error {
 
 impl Session {
     /// Judge by another policy from the next attempt on. `rules` is how many it has; in the record they are
-    /// numbered after those of the policies before.
+    /// numbered after those of the policies before. `mode` is the run's from there on.
+    ///
+    /// Whether anything is refused at all is a word of its own, which a program reads after it has read which policy
+    /// judges. So that no attempt is judged by the one policy's rules and by the other's mode, the word says "enforce"
+    /// whenever one of the two does: under a policy that enforces nothing it changes no verdict.
     ///
     /// # Errors
     /// The old policy goes on judging. [`ErrorKind::Unsupported`] where the new one is so much larger than
     /// the one that the run began with that the tables have no room for it.
-    pub fn reload(&mut self, tables: &Tables, rules: u32) -> Result<(), Error> {
+    pub fn reload(&mut self, tables: &Tables, rules: u32, mode: Mode) -> Result<(), Error> {
         let generation = self.live.generation();
         let place = (generation + 1) & 1;
         let mut rows = PolicyRows::new(tables, self.keys, &self.room.offsets(place, self.rules));
@@ -208,12 +213,18 @@ impl Session {
             .refill_leases(tables, generation + 1, self.room.offsets(place, 0).class)
             .and_then(|()| self.refill_selectors(tables, generation + 1));
         if filled.is_ok() {
+            if mode == Mode::Enforce && !self.live.enforce() {
+                self.live.set_enforce(true);
+                // No program may see the new policy and not this word, whatever the order of a processor's writes.
+                wait_for_programs();
+            }
             self.live.set_generation(generation + 1);
         }
         // Who began under the old policy keeps leases for both to its end; then that one's place is free.
         wait_for_programs();
         self.live.set_coming(0);
         filled?;
+        self.live.set_enforce(mode == Mode::Enforce);
         self.first_rule = self.rules;
         self.rules += rules;
         Ok(())

@@ -442,7 +442,7 @@ fn compare(case: &Case) -> Result<usize, TestCaseError> {
         Session::load(&BTreeSet::new(), &settings).expect("a session without programs");
     if case.reloaded {
         session
-            .reload(&tables, case.policy.rules.len() as u32)
+            .reload(&tables, case.policy.rules.len() as u32, Mode::Observe)
             .expect("another policy");
     }
 
