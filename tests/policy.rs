@@ -366,3 +366,69 @@ fn an_observed_rule_about_an_alias_switches_off_no_enforced_one() {
         .exits(7);
     assert_eq!(run.flow(server.v4(), 80).verdict, Verdict::Deny);
 }
+
+/// A guardrail and the run's own file may say the same in the same words, and a policy that takes over may have moved a
+/// line: what is told of a refusal names the rule that did it.
+#[test]
+fn of_rules_with_the_same_text_the_one_that_refused_is_named() {
+    let (world, _) = world("same-text");
+    let guardrails = world.dir().join("guardrails");
+    std::fs::create_dir(&guardrails).unwrap();
+    let floor =
+        whole("rules:\n  - deny: .github.com\n    final: true\n    reason: the host says so");
+    std::fs::write(guardrails.join("floor.yaml"), floor).unwrap();
+    let own = "mode: enforce\nrules:\n  - deny: .github.com\n    reason: the run says so\n";
+    let run = world
+        .guard()
+        .policy(own)
+        .env("BLACKSTART_GUARDRAILS", &guardrails.to_string_lossy())
+        .run(CURL)
+        .exits(6);
+    let finding = run.findings("denied_dependency")[0].clone();
+    let place = finding.place.expect("where the rule stands");
+    assert_eq!(place.file, guardrails.join("floor.yaml").to_string_lossy());
+    assert_eq!(finding.reason.as_deref(), Some("the host says so"));
+    let told = run.ended.stderr.matches("floor.yaml:5").count();
+    assert_eq!(told, 2, "a line and the summary: {}", run.ended.stderr);
+    assert!(
+        !run.ended.stderr.contains("the run says so"),
+        "{}",
+        run.ended.stderr
+    );
+
+    let rules = ["deny: .example.org", "deny: .github.com"].map(|rule| format!("  - {rule}\n"));
+    let before = whole(&format!("rules:\n{}", rules.concat()));
+    let after = whole(&format!(
+        "rules:\n  - allow: .example.net\n{}",
+        rules.concat()
+    ));
+    let file = world.file("moved.yaml", &before);
+    let go = world.dir().join("moved-go");
+    let line = format!(
+        "echo ready; until [ -e {} ]; do sleep 0.1; done; {}",
+        go.display(),
+        CURL.join(" ")
+    );
+    let mut run = world
+        .guard()
+        .policy_path(&file)
+        .arg("--service=moved")
+        .start(&["sh", "-c", &line]);
+    run.running().wait_for("ready");
+    std::fs::write(&file, after).unwrap();
+    world.guard().blackstart(&["reload", "moved"]).exits(0);
+    std::fs::write(&go, "").unwrap();
+    let run = run.wait().exits(6);
+    let finding = run.findings("denied_dependency")[0].clone();
+    assert_eq!(finding.place.map(|place| place.line), Some(7));
+    assert!(
+        run.ended.stderr.contains("moved.yaml:7"),
+        "{}",
+        run.ended.stderr
+    );
+    assert!(
+        !run.ended.stderr.contains("moved.yaml:6"),
+        "{}",
+        run.ended.stderr
+    );
+}

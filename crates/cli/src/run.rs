@@ -63,7 +63,6 @@ pub(crate) fn run(typed: args::Run, output: Output) -> u8 {
         .as_ref()
         .map_or(&[][..], |effective| &effective.policy.rules);
     let telling = live::Telling {
-        rules,
         quiet: order.quiet,
         paint: output.err,
     };

@@ -12,7 +12,8 @@ use std::fmt::Write as _;
 
 use blackstart_core::policy::{Day, Rule};
 use blackstart_core::report::{
-    DrillOutcome, Gap, Guarded, Parts, STANDING_GAPS, Severity, Verdict, image_name, rule_text,
+    DrillOutcome, Gap, Guarded, Parts, RulePlace, STANDING_GAPS, Severity, Verdict, image_name,
+    rule_text,
 };
 use blackstart_core::tables::RULE_RESOLVER_SOCKET;
 
@@ -27,6 +28,7 @@ const DELEGATES_SHOWN: usize = 10;
 const FINDINGS_SHOWN: usize = 10;
 const GAPS_SHOWN: usize = 40;
 const CHAINS_SHOWN: usize = 3;
+const PLACES_SHOWN: usize = 3;
 /// Longest text of one cell, chain or sentence.
 const NAME_WIDTH: usize = 48;
 const CHAIN_LINKS: usize = 6;
@@ -218,7 +220,7 @@ impl Telling<'_> {
                 out,
                 "    rule  {}{}",
                 refusal.rule,
-                self.place(&refusal.rule)
+                written_at(&refusal.places)
             );
             for line in explain::lines(&refusal.advice) {
                 let _ = writeln!(out, "    {line}");
@@ -397,15 +399,6 @@ impl Telling<'_> {
         }
     }
 
-    /// ` (deploy.yaml:7)`, for a rule that stands in a policy.
-    fn place(&self, rule: &str) -> String {
-        self.rules
-            .iter()
-            .find(|candidate| plain(&candidate.text) == rule)
-            .map(|found| format!(" ({}:{})", plain(&found.file), found.line))
-            .unwrap_or_default()
-    }
-
     fn more(&self, out: &mut String, all: usize, shown: usize) {
         if all > shown {
             let where_else = if self.written.is_empty() {
@@ -416,6 +409,32 @@ impl Telling<'_> {
             let _ = writeln!(out, "  … and {} more; {where_else}", all - shown);
         }
     }
+}
+
+/// Where rules of this text stand, each place once: a guardrail and the run's own file may say the same, and so do
+/// a policy and the one that took over from it.
+pub(crate) fn places_of(rules: &[Rule], text: &str) -> Vec<RulePlace> {
+    let mut places: Vec<RulePlace> = Vec::new();
+    for rule in rules.iter().filter(|rule| *rule.text == *text) {
+        if !places.iter().any(|place| place.is_of(rule)) {
+            places.push(RulePlace::of(rule));
+        }
+    }
+    places
+}
+
+/// ` (deploy.yaml:7)`, for a rule that stands in a policy; ` (deploy.yaml:7 or deploy.yaml:9)` where nothing tells
+/// which.
+pub(crate) fn written_at(places: &[RulePlace]) -> String {
+    if places.is_empty() {
+        return String::new();
+    }
+    let texts = places.iter().take(PLACES_SHOWN).map(RulePlace::to_string);
+    let mut texts: Vec<_> = texts.map(|text| plain(&text)).collect();
+    if let Some(more) = places.len().checked_sub(PLACES_SHOWN + 1) {
+        texts.push(format!("{} more", more + 1));
+    }
+    format!(" ({})", texts.join(" or "))
 }
 
 /// What a process is called, for a terminal.

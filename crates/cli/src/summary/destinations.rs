@@ -13,9 +13,9 @@ use std::rc::Rc;
 use blackstart_core::explain::Detail;
 use blackstart_core::name::Pattern;
 use blackstart_core::policy::{Rank, Rule};
-use blackstart_core::report::{Flow, Outcome, Parts, Subject, Verdict};
+use blackstart_core::report::{Finding, Flow, Outcome, Parts, RulePlace, Subject, Verdict};
 
-use super::{CHAIN_LINKS, DEPENDENCIES_SHOWN, REFUSED_SHOWN, label};
+use super::{CHAIN_LINKS, DEPENDENCIES_SHOWN, REFUSED_SHOWN, label, places_of};
 use crate::plain::plain;
 
 /// All destinations of a run.
@@ -50,6 +50,8 @@ pub(super) struct Refusal {
     pub(super) attempts: u64,
     pub(super) chains: BTreeSet<String>,
     pub(super) rule: String,
+    /// Where it stands; several places where nothing tells which of the same text it was.
+    pub(super) places: Vec<RulePlace>,
     /// What is to be known of the rule.
     pub(super) advice: Detail,
     /// It is a name, and a waiver for it would hold.
@@ -390,8 +392,18 @@ impl Refusals<'_> {
             .into_iter()
             .map(|((what, rule), attempts)| {
                 let (what, rule) = (what.text(texts).into_owned(), texts.get(rule));
-                let written = self.rules.iter().find(|written| *written.text == *rule);
-                let advice = advice(self.report, written, rule, &what);
+                let about = findings_about(self.report, rule, &what);
+                let mut places: Vec<_> = about.iter().filter_map(|it| it.place.clone()).collect();
+                places.sort_unstable();
+                places.dedup();
+                if places.is_empty() {
+                    places = places_of(self.rules, rule);
+                }
+                let same = |written: &&Rule| {
+                    *written.text == *rule && places.iter().any(|place| place.is_of(written))
+                };
+                let written = self.rules.iter().find(same);
+                let advice = advice(about.first().copied(), written);
                 let is_name = what.parse::<IpAddr>().is_err() && Pattern::parse(&what).is_ok();
                 Refusal {
                     what,
@@ -399,6 +411,7 @@ impl Refusals<'_> {
                     attempts,
                     chains: BTreeSet::new(),
                     rule: plain(rule),
+                    places,
                     advice,
                     waivable: is_name && written.is_some_and(|written| written.rank != Rank::Final),
                 }
@@ -468,19 +481,22 @@ fn dependencies(
     shown
 }
 
-/// Why a rule stands and what to do about this destination: from the finding about the two, since it
-/// knows more (what to allow, say), else from the rule itself.
-fn advice(report: &dyn Parts, written: Option<&Rule>, rule: &str, what: &str) -> Detail {
+/// The findings about a rule and a destination.
+fn findings_about<'r>(report: &'r dyn Parts, rule: &str, what: &str) -> Vec<&'r Finding> {
     let names_it = |title: &str| {
         title.split_whitespace().any(|word| {
             let rest = word.trim_start_matches('[').strip_prefix(what);
             rest.is_some_and(|rest| rest.is_empty() || rest.starts_with([':', ']']))
         })
     };
-    let finding = report
-        .findings()
-        .iter()
-        .find(|finding| finding.rule.as_deref() == Some(rule) && names_it(&finding.title));
+    let about =
+        |finding: &&Finding| finding.rule.as_deref() == Some(rule) && names_it(&finding.title);
+    report.findings().iter().filter(about).collect()
+}
+
+/// Why a rule stands and what to do about this destination: from the finding about the two, since it
+/// knows more (what to allow, say), else from the rule itself.
+fn advice(finding: Option<&Finding>, written: Option<&Rule>) -> Detail {
     let mut detail = written.map(Detail::of).unwrap_or_default();
     if let Some(finding) = finding {
         let told = |of_finding: &Option<String>, of_rule: &mut Option<String>| {

@@ -191,6 +191,7 @@ fn deploy(verdict: Verdict) -> Report {
         reason: Some("github.com is served by this database".to_owned()),
         fix: Some("fetch from the internal mirror".to_owned()),
         reaction: None,
+        place: None,
         circle: None,
     }];
     report.coverage = Coverage {
@@ -267,6 +268,7 @@ fn losses_gaps_and_other_findings_are_told() {
         reason: None,
         fix: Some("start it without a login session".to_owned()),
         reaction: None,
+        place: None,
         circle: None,
     }];
     report.coverage = Coverage {
@@ -525,6 +527,7 @@ fn advice_is_about_this_destination() {
             reason: None,
             fix: Some(format!("allow {name}")),
             reaction: None,
+            place: None,
             circle: None,
         })
         .into();
