@@ -3,7 +3,6 @@
 use std::path::Path;
 
 use blackstart_core::policy::{Diagnostic, Layer, Severity};
-use blackstart_core::tables::{Facts, compile};
 
 use crate::answers::{self, CheckedFile};
 use crate::args::{Check, Format};
@@ -112,12 +111,13 @@ fn one(
     };
     match resolve::resolved(files, asked, around) {
         Ok(effective) => {
-            finding.messages = match compile(&effective.policy, &Facts::default()) {
-                Ok(_) => Vec::new(),
-                Err(error) => vec![error.to_string()],
-            };
+            match resolve::compiled(&effective) {
+                Ok(_) => {}
+                Err(Problem::Message(message)) => finding.messages.push(message),
+                Err(Problem::Policy { diagnostics, .. }) => finding.diagnostics = diagnostics,
+            }
             finding.messages.extend(effective.remarks);
-            finding.diagnostics = effective.warnings;
+            finding.diagnostics.extend(effective.warnings);
             finding.texts = effective.texts;
         }
         Err(problems) => {

@@ -5,7 +5,6 @@ use std::path::Path;
 
 use blackstart_core::explain::{Explanation, Question, explain};
 use blackstart_core::policy::{Case, Layer, Policy};
-use blackstart_core::tables::{Facts, compile};
 
 use crate::answers::{self, TestedCase, TestedFile};
 use crate::args::{Format, Test};
@@ -78,9 +77,8 @@ fn one(
         service: None,
     };
     let effective = resolve::resolved(files, asked, around)?;
+    let tables = resolve::compiled(&effective).map_err(|problem| vec![problem])?;
     let policy = effective.policy;
-    let tables = compile(&policy, &Facts::default())
-        .map_err(|error| vec![Problem::Message(error.to_string())])?;
     let outcomes = effective.tests.into_iter().map(|case| {
         let explanation = explain(&policy, &tables, &Question::from(&case));
         Outcome {

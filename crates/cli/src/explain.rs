@@ -8,7 +8,7 @@ use blackstart_core::explain::{
 };
 use blackstart_core::policy::{Destination, Policy, Rank, Severity};
 use blackstart_core::record::Verdict;
-use blackstart_core::tables::{Facts, Protocol, compile};
+use blackstart_core::tables::Protocol;
 
 use crate::FAILED;
 use crate::answers;
@@ -65,8 +65,7 @@ pub(crate) fn explain(
         service: None,
     };
     let effective = resolve::resolved(files, asked, around).map_err(Wrong::Policy)?;
-    let tables = compile(&effective.policy, &Facts::default())
-        .map_err(|error| Wrong::Policy(vec![Problem::Message(error.to_string())]))?;
+    let tables = resolve::compiled(&effective).map_err(|problem| Wrong::Policy(vec![problem]))?;
     let explanation = explained(&effective.policy, &tables, &question);
     let warnings = effective.warnings.iter();
     let warnings = warnings

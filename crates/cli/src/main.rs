@@ -56,8 +56,12 @@ fn main() -> ExitCode {
         }
     };
     if let Err(message) = log::start() {
-        output.error(&message);
-        return ExitCode::from(FAILED);
+        // Nothing of ours is in the way of an emergency.
+        if !typed.breaks_glass() {
+            output.error(&message);
+            return ExitCode::from(FAILED);
+        }
+        output.warning(&plain::plain(&message));
     }
     let code = match typed.command {
         // Sweeps on its own, in one go with looking for an orphan of the same service.

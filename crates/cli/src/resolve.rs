@@ -2,6 +2,7 @@
 //! that is wrong is found at once, and before anything runs.
 
 use std::ffi::{OsStr, OsString};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -11,6 +12,7 @@ use blackstart_core::drill::{Drill, Fault};
 use blackstart_core::policy::{self, Case, Day, Diagnostic, Given, Layer, Policy, Severity};
 use blackstart_core::redact::Redaction;
 use blackstart_core::report::{Mode, PolicySource};
+use blackstart_core::tables::{Facts, Tables, compile};
 
 use blackstart_guard::Origin;
 
@@ -177,6 +179,12 @@ pub(crate) fn run(typed: args::Run, around: &Surroundings) -> Result<Order, Vec<
             (Some(known), Some(typed)) => Some(known.min(typed)),
             (known, _) => known.or(Some(time)),
         };
+    }
+    // What reads well may still be too much for the tables. That is found here, where its place can be shown, and before
+    // it would be in the way of an emergency.
+    if let Some(Err(problem)) = policy.as_ref().map(compiled) {
+        problems.push(problem);
+        policy = None;
     }
     let catalog = reading.map(|reading| Arc::new(reading.catalog));
     let state = kept(
@@ -395,6 +403,10 @@ pub(crate) fn reload(
         let reading = Files::default().catalog(path);
         play(drill, &reading, origin.mode, &origin.service, &mut policy)?;
     }
+    // Here and not by the run's supervisor, which has a command to look after.
+    if let Some(effective) = &policy {
+        compiled(effective).map_err(|problem| vec![problem])?;
+    }
     Ok(policy)
 }
 
@@ -463,6 +475,53 @@ pub(crate) fn resolved(
             Err(problems)
         }
     }
+}
+
+/// The tables of a policy, or what there is too much of in it, shown at a rule with which it was.
+pub(crate) fn compiled(effective: &Effective) -> Result<Tables, Problem> {
+    let policy = &effective.policy;
+    compile(policy, &Facts::default()).map_err(|error| {
+        let text = error.to_string();
+        let (message, help) = text.split_once("; ").unwrap_or((&text, ""));
+        let place = error.rule.and_then(|id| policy.rule(id)).and_then(|rule| {
+            let text = effective.texts.get(&*rule.file)?;
+            Some((rule, span(text, rule.line, rule.column)))
+        });
+        let Some((rule, span)) = place else {
+            return Problem::Message(text);
+        };
+        let diagnostic = Diagnostic {
+            severity: Severity::Error,
+            message: message.to_owned(),
+            file: rule.file.to_string(),
+            span,
+            line: rule.line,
+            column: rule.column,
+            help: Some(help.to_owned()).filter(|help| !help.is_empty()),
+        };
+        Problem::Policy {
+            texts: effective.texts.clone(),
+            diagnostics: vec![diagnostic],
+        }
+    })
+}
+
+/// What of a text stands at a place, to the end of its line.
+fn span(text: &str, line: usize, column: usize) -> Range<usize> {
+    let start = match line.checked_sub(2) {
+        None => 0,
+        Some(before) => text
+            .match_indices('\n')
+            .nth(before)
+            .map_or(text.len(), |(at, _)| at + 1),
+    };
+    let rest = &text[start..];
+    let rest = rest.split('\n').next().unwrap_or(rest);
+    let at = rest
+        .char_indices()
+        .nth(column - 1)
+        .map_or(rest.len(), |(at, _)| at);
+    start + at..start + rest.len()
 }
 
 /// A policy that comes with what it judges is changed by whoever changes that: what to say of it, if it lies below

@@ -27,7 +27,9 @@ use crate::name::Name;
 use crate::path::Selector;
 use crate::policy::{Failure, LeaseLife, Rank};
 
-pub use compile::{CompileError, Facts, MAX_PORT_RULINGS, MAX_SELECTORS, MAX_STATES, compile};
+pub use compile::{
+    CompileError, Facts, Limit, MAX_PORT_RULINGS, MAX_SELECTORS, MAX_STATES, compile,
+};
 pub use paths::Paths;
 pub(crate) use rulings::{Aspect, Priority};
 pub use uses::Uses;

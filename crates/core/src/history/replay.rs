@@ -15,8 +15,8 @@ use crate::name::Name;
 use crate::policy::Policy;
 use crate::record::Verdict;
 use crate::tables::{
-    ClassId, CompileError, Effect, Facts, RULE_MALFORMED, RULE_RESOLVER_SOCKET, RuleId, Tables,
-    compile,
+    ClassId, CompileError, Effect, Facts, Limit, RULE_MALFORMED, RULE_RESOLVER_SOCKET, RuleId,
+    Tables, compile,
 };
 
 /// What became of an attempt, and by which rule.
@@ -63,7 +63,10 @@ impl<'p> Replay<'p> {
         // It is there.
         match self.judges.get_mut(search) {
             Some(judge) => Ok(judge.replay(past, ancestry)),
-            None => Err(CompileError::TooManyStates),
+            None => Err(CompileError {
+                limit: Limit::TooManyStates,
+                rule: None,
+            }),
         }
     }
 }

@@ -6,7 +6,7 @@ use std::collections::{BTreeSet, HashMap};
 use super::choices::{Choices, Fold};
 use super::kept::Kept;
 use super::{
-    Class, ClassId, CompileError, Effect, MAX_PORT_RULINGS, Outcome, PortRuling, Protocol,
+    Class, ClassId, CompileError, Effect, Limit, MAX_PORT_RULINGS, Outcome, PortRuling, Protocol,
     RULE_SEARCH, RuleId, Ruling, SelectorId,
 };
 use crate::name::Specificity;
@@ -345,11 +345,13 @@ impl Classes {
     }
 
     /// Have all found room so far? To be asked again and again, so that what has not is noticed before it takes long.
-    pub(super) fn fit(&self) -> Result<(), CompileError> {
+    /// `rules` are those that were laid last.
+    pub(super) fn fit(&self, rules: &[Numbered<'_>]) -> Result<(), CompileError> {
+        let by = |limit: Limit| limit.by(rules.iter().map(|it| it.id).max());
         if self.choices.too_many {
-            Err(CompileError::TooManyChoices)
+            Err(by(Limit::TooManyChoices))
         } else if self.stretches > MAX_PORT_RULINGS {
-            Err(CompileError::TooManyPortRulings)
+            Err(by(Limit::TooManyPortRulings))
         } else {
             Ok(())
         }
