@@ -49,7 +49,7 @@ pub(crate) fn check(typed: &Check, around: &Surroundings, paint: Paint) -> Check
         findings.push(of_guardrails);
     }
     for path in &typed.files {
-        let is_guardrail = typed.guardrail || lies_in(path, &around.guardrails);
+        let is_guardrail = typed.guardrail || layers::lies_in(path, &around.guardrails);
         findings.push(if is_guardrail || !sound {
             one(
                 typed,
@@ -79,10 +79,6 @@ pub(crate) fn check(typed: &Check, around: &Surroundings, paint: Paint) -> Check
         }
     };
     Checked { text, valid }
-}
-
-fn lies_in(path: &Path, directory: &Path) -> bool {
-    layers::real(path).parent() == Some(&layers::real(directory))
 }
 
 /// One file, below guardrails that were read by way of `files`.

@@ -2,18 +2,19 @@
 //! in a run's summary as well.
 
 use std::fmt::Write as _;
+use std::path::Path;
 
 use blackstart_core::explain::{
     Detail, Explanation, Judged, Question, Step, Through, Told, explain as explained,
 };
-use blackstart_core::policy::{Destination, Policy, Rank, Severity};
+use blackstart_core::policy::{Destination, Layer, Policy, Rank, Severity};
 use blackstart_core::record::Verdict;
 use blackstart_core::tables::Protocol;
 
 use crate::FAILED;
 use crate::answers;
 use crate::args::{self, Explain, Format};
-use crate::layers::Files;
+use crate::layers::{self, Files};
 use crate::plain::{Paint, cut, plain};
 use crate::resolve::{self, Asked, Problem, Surroundings};
 
@@ -57,7 +58,12 @@ pub(crate) fn explain(
         question(typed).map_err(|message| Wrong::Question(vec![Problem::Message(message)]))?;
     let mut files = Files::default();
     let mut layers = files.guardrails(&around.guardrails);
-    layers.extend(typed.policy.as_deref().map(|path| files.layer(path, false)));
+    // One of the host's guardrails is read with them.
+    let another = |path: &&Path| !layers::lies_in(path, &around.guardrails);
+    if let Some(path) = typed.policy.as_deref().filter(another) {
+        layers.push(files.layer(path, typed.guardrail));
+    }
+    let depends = !typed.as_user && layers.iter().any(Layer::has_rules_not_final);
     let asked = Asked {
         layers,
         catalog: typed.catalog.as_deref(),
@@ -66,7 +72,11 @@ pub(crate) fn explain(
     };
     let effective = resolve::resolved(files, asked, around).map_err(Wrong::Policy)?;
     let tables = resolve::compiled(&effective).map_err(|problem| Wrong::Policy(vec![problem]))?;
-    let explanation = explained(&effective.policy, &tables, &question);
+    let mut explanation = explained(&effective.policy, &tables, &question);
+    if depends {
+        let remark = "this is how root is judged; for a caller without root every rule of a guardrail is final (--as-user)";
+        explanation.remarks.push(remark.to_owned());
+    }
     let warnings = effective.warnings.iter();
     let warnings = warnings
         .filter(|warning| warning.severity == Severity::Warning)
@@ -101,6 +111,7 @@ fn question(typed: &Explain) -> Result<Question, String> {
         port,
         address: typed.address.map(|address| address.to_canonical()),
         process: typed.process.clone(),
+        ancestors: typed.ancestor.clone(),
         protocol: match typed.protocol {
             None | Some(args::Protocol::Tcp) => Protocol::Tcp,
             Some(args::Protocol::Udp) => Protocol::Udp,

@@ -75,8 +75,16 @@ impl Files {
 
     /// The guardrails of a directory, by name. No directory, no guardrails.
     pub(crate) fn guardrails(&mut self, directory: &Path) -> Vec<Layer> {
+        self.guardrails_but(directory, None)
+    }
+
+    /// The same, without one of them, which is read by itself.
+    pub(crate) fn guardrails_but(&mut self, directory: &Path, one: Option<&Path>) -> Vec<Layer> {
         match yaml_files(directory) {
-            Ok((paths, others)) => {
+            Ok((mut paths, others)) => {
+                if let Some(one) = one.map(real) {
+                    paths.retain(|path| real(path) != one);
+                }
                 for other in others {
                     self.diagnostics.push(unread(&other));
                 }
@@ -230,6 +238,11 @@ pub(crate) fn guardrail_directory(variable: Option<&OsStr>) -> PathBuf {
 /// A path by which the same file is known again.
 pub(crate) fn real(path: &Path) -> PathBuf {
     fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())
+}
+
+/// Is it one of the host's guardrails?
+pub(crate) fn lies_in(path: &Path, directory: &Path) -> bool {
+    real(path).parent() == Some(&real(directory))
 }
 
 /// The files of a directory that are policies, sorted by name; and those that look as if they were meant to be.

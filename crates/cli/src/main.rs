@@ -148,7 +148,11 @@ fn finish_check(typed: &Check, output: Output) -> u8 {
 }
 
 fn finish_explain(typed: &Explain, output: Output) -> u8 {
-    match explain::explain(typed, &Surroundings::of_process(), output.out) {
+    let around = Surroundings {
+        all_final: typed.as_user,
+        ..Surroundings::of_process()
+    };
+    match explain::explain(typed, &around, output.out) {
         Ok(text) => finish(output, &text, 0),
         Err(wrong) => {
             run::show_all(wrong.problems(), output);

@@ -120,7 +120,15 @@ pub(crate) struct Surroundings {
 }
 
 impl Surroundings {
-    /// Those of this process.
+    /// Those of this process, for a run: what a policy means to it depends on who calls.
+    pub(crate) fn of_caller() -> Self {
+        Self {
+            all_final: !rustix::process::getuid().is_root(),
+            ..Self::of_process()
+        }
+    }
+
+    /// Those of this process, for whatever answers the same to everybody.
     pub(crate) fn of_process() -> Self {
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let seconds = now.map_or(0, |since| since.as_secs());
@@ -129,7 +137,7 @@ impl Surroundings {
             guardrails: layers::guardrail_directory(
                 std::env::var_os("BLACKSTART_GUARDRAILS").as_deref(),
             ),
-            all_final: !rustix::process::getuid().is_root(),
+            all_final: false,
             today: Day::of_unix(i64::try_from(seconds).unwrap_or(i64::MAX)),
             directory: std::env::current_dir().unwrap_or_default(),
         }

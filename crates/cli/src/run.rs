@@ -21,7 +21,7 @@ use crate::summary::Telling;
 
 /// Runs it, tells about it, and says how to exit.
 pub(crate) fn run(typed: args::Run, output: Output) -> u8 {
-    let order = match resolve::run(typed, &Surroundings::of_process()) {
+    let order = match resolve::run(typed, &Surroundings::of_caller()) {
         Ok(order) => order,
         Err(problems) => {
             show_all(&problems, output);

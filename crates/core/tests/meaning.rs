@@ -546,13 +546,13 @@ proptest! {
         port in prop_oneof![Just(443u16), Just(53), 0u16..600],
         process in any_process(),
     ) {
-        let process = Process { ancestors: Vec::new(), ..process };
         let tables = compile(&policy, &Facts::default()).unwrap();
         let question = Question {
             to: name.clone().map_or(Destination::Address(address), Destination::Name),
             port: Some(port),
             address: (known && name.is_some()).then_some(address),
             process: Some(process.program.to_owned()),
+            ancestors: process.ancestors.iter().map(|&program| program.to_owned()).collect(),
             protocol,
         };
         let explained = explain(&policy, &tables, &question);
