@@ -6,6 +6,7 @@ mod args;
 mod backtest;
 mod catalog_files;
 mod check;
+mod deployed;
 mod diagnostics;
 mod doctor;
 mod expectations;

@@ -17,6 +17,7 @@ use blackstart_core::tables::{Facts, Tables, compile};
 use blackstart_guard::Origin;
 
 use crate::args::{self, Format};
+use crate::deployed;
 use crate::diagnostics::Texts;
 use crate::layers::{self, Files};
 use crate::lock_file::LockFile;
@@ -243,6 +244,7 @@ pub(crate) fn run(typed: args::Run, around: &Surroundings) -> Result<Order, Vec<
         mode: mode(typed.mode),
         service: typed.service.clone(),
         drill: drill.clone(),
+        trees: deployed::trees(&typed.command, &around.directory),
     };
     let of_policy = policy.as_ref().map(|effective| &effective.policy);
     // What was typed has been weighed against the guardrails, where there is a policy.
@@ -376,11 +378,9 @@ fn effective(typed: &args::Run, around: &Surroundings) -> Result<Option<Effectiv
         service: typed.service.clone(),
     };
     let mut effective = resolved(files, asked, around)?;
-    if let Some(path) = &typed.policy {
-        effective
-            .remarks
-            .extend(in_the_tree(path, &typed.command, &around.directory));
-    }
+    let trees = deployed::trees(&typed.command, &around.directory);
+    let lie_there = deployed::remarks(&effective.source.files, &around.directory, &trees);
+    effective.remarks.extend(lie_there);
     Ok(Some(effective))
 }
 
@@ -404,7 +404,11 @@ pub(crate) fn reload(
             mode: origin.mode,
             service: origin.service.clone(),
         };
-        Some(resolved(files, asked, around)?)
+        let mut effective = resolved(files, asked, around)?;
+        let files = &effective.source.files;
+        let lie_there = deployed::remarks(files, &around.directory, &origin.trees);
+        effective.remarks.extend(lie_there);
+        Some(effective)
     };
     // What is down in a drill stays down, whatever policy takes over.
     if let (Some(drill), Some(path)) = (&origin.drill, catalog) {
@@ -532,28 +536,6 @@ fn span(text: &str, line: usize, column: usize) -> Range<usize> {
     start + at..start + rest.len()
 }
 
-/// A policy that comes with what it judges is changed by whoever changes that: what to say of it, if it lies below
-/// the directory of the command, or in the git work tree in which the command is started.
-fn in_the_tree(policy: &Path, command: &[OsString], directory: &Path) -> Option<String> {
-    let of_command = command.first().map(Path::new).and_then(|program| {
-        let named = program.components().count() > 1;
-        let path = layers::real(&directory.join(program));
-        path.parent().filter(|_| named).map(Path::to_owned)
-    });
-    let directory = layers::real(directory);
-    let work_tree = directory.ancestors().find(|at| at.join(".git").exists());
-    let policy_at = layers::real(policy);
-    let tree = [of_command.as_deref(), work_tree]
-        .into_iter()
-        .flatten()
-        .find(|tree| tree.parent().is_some() && policy_at.starts_with(tree))?;
-    Some(format!(
-        "the policy {} lies in the tree that is deployed ({}): whoever changes the deployment can change what judges it; keep it elsewhere, or put what must hold into a guardrail of the host",
-        policy.display(),
-        tree.display()
-    ))
-}
-
 /// From the value of `BLACKSTART_STATE`. A relative path would mean another place in each directory,
 /// and the runs of one would not know those of the other.
 pub(crate) fn state_directory(variable: Option<&OsStr>) -> Result<PathBuf, String> {
@@ -672,40 +654,47 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path();
         std::fs::create_dir_all(dir.join("repo/.git")).unwrap();
-        std::fs::create_dir_all(dir.join("repo/ci")).unwrap();
-        std::fs::create_dir_all(dir.join("release/bin")).unwrap();
-        for file in [
-            "repo/ci/p.yaml",
-            "repo/deploy.sh",
-            "release/bin/deploy.sh",
-            "release/bin/p.yaml",
-            "p.yaml",
-        ] {
-            std::fs::write(dir.join(file), POLICY).unwrap();
-        }
-        let said = |policy: &str, command: &str, directory: &str| {
-            let command = [OsString::from(command)];
-            in_the_tree(&dir.join(policy), &command, &dir.join(directory)).is_some()
-        };
-        assert!(said("repo/ci/p.yaml", "./deploy.sh", "repo"));
-        assert!(said("repo/ci/p.yaml", "make", "repo/ci"));
-        assert!(said("release/bin/p.yaml", "release/bin/deploy.sh", ""));
-        assert!(!said("release/bin/p.yaml", "true", "release"));
-        assert!(!said("p.yaml", "./deploy.sh", "repo"));
-        assert!(!said("p.yaml", "release/bin/deploy.sh", "repo"));
-        assert!(!said("repo/ci/p.yaml", "/bin/true", ""));
-        // It is told of a run, and no error.
+        std::fs::write(dir.join("repo/deploy.sh"), "").unwrap();
+        std::fs::write(dir.join("repo/pack.yaml"), POLICY).unwrap();
+        let including = POLICY.replace("rules:", "include: [repo/pack.yaml]\nrules:");
+        std::fs::write(dir.join("including.yaml"), including).unwrap();
         let mut around = around();
-        around.directory = dir.join("repo");
-        let policy = dir.join("repo/ci/p.yaml");
-        let words = ["--policy", policy.to_str().unwrap(), "--", "./deploy.sh"];
-        let order = run(typed(&words), &around).unwrap();
-        let remarks = order.policy.unwrap().remarks;
-        assert_eq!(remarks.len(), 1);
-        assert!(
-            remarks[0].contains("lies in the tree that is deployed"),
-            "{}",
-            remarks[0]
-        );
+        around.directory = dir.to_owned();
+        let remarks = |policy: &str, command: &[&str]| {
+            let policy = dir.join(policy);
+            let words = [&["--policy", policy.to_str().unwrap(), "--"], command].concat();
+            let order = run(typed(&words), &around).unwrap();
+            (order.policy.unwrap().remarks, order.origin)
+        };
+        // It is told of a run, and no error; so is what is included from there.
+        for policy in ["repo/pack.yaml", "including.yaml"] {
+            let (remarks, _) = remarks(policy, &["repo/deploy.sh"]);
+            assert_eq!(remarks.len(), 1);
+            let lies = "pack.yaml lies in the tree that is deployed";
+            assert!(remarks[0].contains(lies), "{}", remarks[0]);
+        }
+        let (before, origin) = remarks("repo/pack.yaml", &["true"]);
+        assert_eq!(before.len(), 0);
+        // And of a policy that takes over, wherever it is asked for.
+        let reload = |origin: &Origin, policy: &str| {
+            let policy = dir.join(policy);
+            let words = [
+                "blackstart",
+                "reload",
+                "RUN",
+                "--policy",
+                policy.to_str().unwrap(),
+            ];
+            let args::Command::Reload(typed) = args::Typed::parse_from(words).command else {
+                panic!("parsed as something else");
+            };
+            super::reload(&typed, origin, &around)
+                .unwrap()
+                .unwrap()
+                .remarks
+        };
+        assert_eq!(reload(&origin, "repo/pack.yaml").len(), 0);
+        let (_, origin) = remarks("repo/pack.yaml", &["repo/deploy.sh"]);
+        assert_eq!(reload(&origin, "including.yaml").len(), 1);
     }
 }

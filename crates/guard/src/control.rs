@@ -47,6 +47,9 @@ pub struct Origin {
     /// The outage that is played for the run: it stays, whatever policy takes over.
     #[serde(default)]
     pub drill: Option<Drill>,
+    /// The trees that are deployed, as far as that is known: no policy ought to lie there.
+    #[serde(default)]
+    pub trees: Vec<PathBuf>,
 }
 
 /// A run that is on and has its supervisor.
