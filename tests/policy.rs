@@ -432,3 +432,39 @@ fn of_rules_with_the_same_text_the_one_that_refused_is_named() {
         run.ended.stderr
     );
 }
+
+/// What `policy explain` says of an attempt stands at a refusal of it in the summary: the lease or the addresses that
+/// mattered, and which rules lost, and why.
+#[test]
+fn the_summary_explains_a_refusal() {
+    let (world, github) = world("explained");
+    let address = github.v4().to_string();
+    let wide = format!("{address}/32");
+    let policy = format!(
+        "mode: enforce\nrules:\n  - deny: {wide}\n  - allow: api.github.com\n  - {{allow: \"{address}:80\", process: wget}}\n  - {{deny: github.com, process: \"ancestor:sh\"}}\n  - {{allow: .github.com, process: curl}}\n"
+    );
+    let url = format!("http://{address}/");
+    let of_address = ["curl", "-sS", "-m", "20", "-o", "/dev/null", &url];
+    let run = world.guard().policy(&policy).run(&of_address).exits(7);
+    let told = &run.ended.stderr;
+    assert!(told.contains("from  the addresses"), "{told}");
+    let over_v4 = [&CURL[..1], &["-4"], &CURL[1..]].concat();
+    let run = world.guard().policy(&policy).run(&over_v4).exits(7);
+    let told = &run.ended.stderr;
+    let lost = "over  allow api.github.com (";
+    assert!(
+        told.contains("from  the addresses") && told.contains(lost),
+        "{told}"
+    );
+    // By a rule about what started it.
+    let line = CURL.join(" ").replace("api.", "");
+    let run = world
+        .guard()
+        .policy(&policy)
+        .run(&["sh", "-c", &format!("{line}; exit $?")])
+        .exits(6);
+    let told = &run.ended.stderr;
+    let lost = "over  allow .github.com, process curl (";
+    let why = "): the other describes the name more closely";
+    assert!(told.contains(lost) && told.contains(why), "{told}");
+}

@@ -2,6 +2,7 @@
 //! in a run's summary as well.
 
 use std::fmt::Write as _;
+use std::net::IpAddr;
 use std::path::Path;
 
 use blackstart_core::explain::{
@@ -20,6 +21,8 @@ use crate::resolve::{self, Asked, Problem, Surroundings};
 
 /// How many rules of each kind are shown.
 const SHOWN: usize = 10;
+/// And where the rest is.
+const OTHERS: &str = "--format json has them";
 /// Longest sentence of a policy that is shown.
 const SENTENCE_WIDTH: usize = 300;
 
@@ -131,7 +134,7 @@ pub(crate) fn human(explanation: &Explanation, policy: &Policy, paint: Paint) ->
     );
     if let Some(judged) = explanation.deciding() {
         reasons(&mut out, explanation.decided_by, judged);
-        losers(&mut out, judged);
+        losers(&mut out, judged, SHOWN, OTHERS);
     }
     // The other step of the two, where there are two.
     let other = match explanation.decided_by {
@@ -150,7 +153,7 @@ pub(crate) fn human(explanation: &Explanation, policy: &Policy, paint: Paint) ->
             plain(&judged.rule.text),
             place(&judged.rule)
         );
-        losers(&mut out, judged);
+        losers(&mut out, judged, SHOWN, OTHERS);
     }
     if !explanation.missed.is_empty() {
         let _ = writeln!(out, "\n{}", paint.bold("does not apply"));
@@ -163,7 +166,7 @@ pub(crate) fn human(explanation: &Explanation, policy: &Policy, paint: Paint) ->
                 plain(&missed.why.to_string())
             );
         }
-        more(&mut out, explanation.missed.len());
+        more(&mut out, explanation.missed.len(), SHOWN, OTHERS);
     }
     out.push('\n');
     for remark in &explanation.remarks {
@@ -279,8 +282,22 @@ pub(crate) fn place(rule: &Told) -> String {
     })
 }
 
-fn losers(out: &mut String, judged: &Judged) {
-    for lost in judged.lost.iter().take(SHOWN) {
+/// In a run's summary: by what the attempt was the rule's, the lease or the addresses.
+pub(crate) fn through(out: &mut String, judged: &Judged, address: Option<IpAddr>) {
+    let by = match (&judged.through, address) {
+        (Some(Through::Name(name)), Some(address)) => {
+            format!("the lease of the name {name} at {address}")
+        }
+        // It is what the refusal is told of.
+        (Some(Through::Name(_) | Through::Path(_)) | None, _) => return,
+        (Some(through), _) => through.to_string(),
+    };
+    let _ = writeln!(out, "    from  {}", plain(&by));
+}
+
+/// What the rule goes before, so many of them and who has the rest.
+pub(crate) fn losers(out: &mut String, judged: &Judged, shown: usize, others: &str) {
+    for lost in judged.lost.iter().take(shown) {
         let to = match &lost.to {
             Some(to) if to.id != judged.rule.id => {
                 format!(" (the other is {}{})", plain(&to.text), place(to))
@@ -295,15 +312,11 @@ fn losers(out: &mut String, judged: &Judged) {
             lost.why
         );
     }
-    more(out, judged.lost.len());
+    more(out, judged.lost.len(), shown, others);
 }
 
-fn more(out: &mut String, all: usize) {
-    if all > SHOWN {
-        let _ = writeln!(
-            out,
-            "    … and {} more; --format json has them",
-            all - SHOWN
-        );
+fn more(out: &mut String, all: usize, shown: usize, others: &str) {
+    if all > shown {
+        let _ = writeln!(out, "    … and {} more; {others}", all - shown);
     }
 }

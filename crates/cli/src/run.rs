@@ -1,9 +1,12 @@
 //! `blackstart run`: from what was typed to an exit code.
 
+use std::cell::OnceCell;
 use std::io;
 
+use blackstart_core::explain::{Question, explain};
 use blackstart_core::policy::Rule;
 use blackstart_core::report::Account;
+use blackstart_core::tables::Tables;
 use blackstart_guard::{AtEnd, Ended, GivenPolicy, Notice, Request};
 
 use crate::FAILED;
@@ -164,9 +167,18 @@ fn tell(order: &Order, ended: &Ended, rules: &[Rule], output: Output) -> u8 {
             }
         }
         Format::Human => {
+            // What another policy judged meanwhile is not this one's.
+            let only = order.policy.as_ref().filter(|_| ended.reloaded.is_none());
+            let tables = OnceCell::new();
+            let explained = |asked: &Question| {
+                let compiled = || resolve::compiled(only?).ok();
+                let tables: &Option<Tables> = tables.get_or_init(compiled);
+                Some(explain(&only?.policy, tables.as_ref()?, asked))
+            };
             let telling = Telling {
                 report: &ended.report,
                 rules,
+                explained: Some(&explained),
                 written: &written,
                 paint: output.err,
             };

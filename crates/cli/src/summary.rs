@@ -10,6 +10,7 @@ pub(crate) mod limits;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use blackstart_core::explain::{Explanation, Question};
 use blackstart_core::policy::{Day, Rule};
 use blackstart_core::report::{
     DrillOutcome, Gap, Guarded, Parts, RulePlace, STANDING_GAPS, Severity, Verdict, image_name,
@@ -29,6 +30,7 @@ const FINDINGS_SHOWN: usize = 10;
 const GAPS_SHOWN: usize = 40;
 const CHAINS_SHOWN: usize = 3;
 const PLACES_SHOWN: usize = 3;
+const LOSERS_SHOWN: usize = 3;
 /// Longest text of one cell, chain or sentence.
 const NAME_WIDTH: usize = 48;
 const CHAIN_LINKS: usize = 6;
@@ -55,6 +57,8 @@ pub(crate) struct Telling<'a> {
     pub(crate) report: &'a dyn Parts,
     /// The policy's rules, to say in which file and line each stands.
     pub(crate) rules: &'a [Rule],
+    /// Why the policy refuses something, where it is at hand and was the run's from its start to its end.
+    pub(crate) explained: Option<&'a dyn Fn(&Question) -> Option<Explanation>>,
     /// The files that it was written to.
     pub(crate) written: &'a [String],
     /// Colours.
@@ -225,8 +229,37 @@ impl Telling<'_> {
             for line in explain::lines(&refusal.advice) {
                 let _ = writeln!(out, "    {line}");
             }
+            self.explain(out, refusal);
         }
         self.more(out, list.all, REFUSED_SHOWN);
+    }
+
+    /// What mattered, and which rules lost: where it is the same rule that would refuse it again. What a chain of
+    /// CNAMEs, or another name of the address, had a part in is not asked like that.
+    fn explain(&self, out: &mut String, refusal: &Refusal) {
+        let (Some(explained), Some(asked)) = (self.explained, &refusal.asked) else {
+            return;
+        };
+        let Some(explanation) = explained(asked) else {
+            return;
+        };
+        let judged = match asked.port {
+            Some(_) => explanation.connect,
+            None => explanation.lookup.or(explanation.connect),
+        };
+        let Some(judged) = judged.filter(|judged| {
+            let place = judged.rule.rule.as_ref();
+            let place = place.map(|rule| (rule.file.as_str(), rule.line));
+            let places = refusal
+                .places
+                .iter()
+                .map(|place| (place.file.as_str(), place.line));
+            judged.rule.text == refusal.rule && places.map(Some).chain([None]).any(|at| at == place)
+        }) else {
+            return;
+        };
+        explain::through(out, &judged, asked.address);
+        explain::losers(out, &judged, LOSERS_SHOWN, "`policy explain` has them");
     }
 
     /// How to make an exception, for the first of the names that one can be made for: once, since the others are

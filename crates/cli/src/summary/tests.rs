@@ -209,6 +209,7 @@ fn told(report: &Report, written: &[&str]) -> String {
     Telling {
         report,
         rules: &rules,
+        explained: None,
         written: &written,
         paint: Paint::None,
     }
@@ -675,6 +676,7 @@ fn a_derived_refusal_says_from_whom_and_by_which_path() {
     let text = Telling {
         report: &report,
         rules: &rules,
+        explained: None,
         written: &[],
         paint: Paint::None,
     }
@@ -707,6 +709,7 @@ fn what_is_final_and_what_is_an_address_is_not_waived() {
     let text = Telling {
         report: &report,
         rules: &rules,
+        explained: None,
         written: &[],
         paint: Paint::None,
     }
