@@ -51,6 +51,9 @@ const TOLD_ALREADY: [&str; 4] = [
 /// Findings of these kinds are for whoever keeps the catalog, in the morning.
 pub(crate) const ABOUT_CATALOG: [&str; 2] = ["seen_not_declared", "unowned_destination"];
 
+/// Asks the policy again; none where it has no answer.
+pub(crate) type Explain<'a> = dyn Fn(&Question) -> Option<Explanation> + 'a;
+
 /// What to tell, and how.
 pub(crate) struct Telling<'a> {
     /// The report.
@@ -58,7 +61,7 @@ pub(crate) struct Telling<'a> {
     /// The policy's rules, to say in which file and line each stands.
     pub(crate) rules: &'a [Rule],
     /// Why the policy refuses something, where it is at hand and was the run's from its start to its end.
-    pub(crate) explained: Option<&'a dyn Fn(&Question) -> Option<Explanation>>,
+    pub(crate) explained: Option<&'a Explain<'a>>,
     /// The files that it was written to.
     pub(crate) written: &'a [String],
     /// Colours.
