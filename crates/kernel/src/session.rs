@@ -9,6 +9,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::Path;
 use std::ptr::NonNull;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use blackstart_core::name::Name;
 use blackstart_core::record::{Row, SocketKind, SubjectId, SubjectRow, Verdict};
@@ -27,9 +28,11 @@ use crate::probe;
 use crate::read::{Record, nanoseconds, verdict, wire_text};
 use crate::{AnswerWanted, Error, ErrorKind, Event};
 use forward::{Listening, Unwritten};
+use found::Known;
 use reload::{Room, write_policy};
 
 pub mod forward;
+pub mod found;
 mod reload;
 
 /// A group of programs that is loaded as a whole or not at all.
@@ -146,6 +149,8 @@ struct Live {
     generation: NonNull<u32>,
     coming: NonNull<u32>,
     suspended_ns: NonNull<u64>,
+    cgroup_level: NonNull<u32>,
+    subject_count: NonNull<u64>,
     policies: [NonNull<abi::bs_policy>; 2],
     kinds: [NonNull<[[u8; 256]; 2]>; 2],
 }
@@ -154,6 +159,7 @@ impl Live {
     fn new(variables: &mut abi::bss) -> Self {
         let abi::bss {
             live,
+            subject_count,
             policies: [even, odd],
             kinds_of_octets: [even_kinds, odd_kinds],
             ..
@@ -167,6 +173,8 @@ impl Live {
             generation: NonNull::from(&mut live.generation),
             coming: NonNull::from(&mut live.coming),
             suspended_ns: NonNull::from(&mut live.suspended_ns),
+            cgroup_level: NonNull::from(&mut live.cgroup_level),
+            subject_count: NonNull::from(subject_count),
             policies: [NonNull::from(even), NonNull::from(odd)],
             kinds: [NonNull::from(even_kinds), NonNull::from(odd_kinds)],
         }
@@ -232,6 +240,19 @@ impl Live {
         unsafe { self.cgroup_id.write_volatile(id) };
     }
 
+    /// How deep the cgroup lies is to be found out again.
+    fn forget_level(&self) {
+        // SAFETY: as above; a program that finds it out again writes a whole word as well.
+        unsafe { self.cgroup_level.write_volatile(0) };
+    }
+
+    /// A number for a subject, which no program gives to another one.
+    fn number_subject(&self) -> u64 {
+        // SAFETY: points into the mapped map, aligned; programs add to it by atomic instructions only.
+        let count = unsafe { AtomicU64::from_ptr(self.subject_count.as_ptr()) };
+        count.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
     fn set_enforce(&self, enforce: bool) {
         // SAFETY: as above.
         unsafe { self.enforce.write_volatile(u32::from(enforce)) };
@@ -267,7 +288,7 @@ impl Session {
         let keys = NameKeys::random()?;
         let mut rows = PolicyRows::new(settings.tables, keys, &Offsets::default());
         let room = Room::for_policy(&rows);
-        let fixed = settings.hosts.len() + known(settings).count();
+        let fixed = settings.hosts.len() + known(settings).len();
         room.size(&mut open, fixed as u32)?;
         set_constants(
             &mut open,
@@ -327,12 +348,24 @@ impl Session {
 
     /// Attach everything to `cgroup` (a cgroup2 directory that this run made). Mode is still observe.
     pub fn attach(&mut self, cgroup: BorrowedFd<'_>) -> Result<(), Error> {
+        self.attach_where(cgroup, |_| true)
+    }
+
+    /// Attach the programs of the features that are `meant`.
+    fn attach_where(
+        &mut self,
+        cgroup: BorrowedFd<'_>,
+        meant: impl Fn(Feature) -> bool,
+    ) -> Result<(), Error> {
         let id = rustix::fs::fstat(cgroup)
             .map_err(|error| Error::caused(ErrorKind::Io, "look at the run's cgroup", error))?
             .st_ino;
         self.live.set_cgroup_id(id);
         for feature in self.features.clone() {
             for name in feature.programs() {
+                if !meant(feature) {
+                    continue;
+                }
                 let mut programs = self.skeleton.object_mut().progs_mut();
                 let Some(program) = programs.find(|program| program.name() == *name) else {
                     return Err(Error::new(
@@ -860,17 +893,24 @@ fn write_known(
 }
 
 /// The addresses that are known without a lookup, and as what.
-fn known(settings: &Settings<'_>) -> impl Iterator<Item = (IpAddr, u32)> {
+fn known(settings: &Settings<'_>) -> BTreeMap<IpAddr, u32> {
+    known_rows(Known {
+        resolvers: settings.resolvers,
+        own_addresses: settings.own_addresses,
+    })
+}
+
+fn known_rows(of: Known<'_>) -> BTreeMap<IpAddr, u32> {
     let mut known = BTreeMap::<IpAddr, u32>::new();
     for (addresses, flag) in [
-        (settings.own_addresses, abi::bs_known::BS_KNOWN_OWN),
-        (settings.resolvers, abi::bs_known::BS_KNOWN_RESOLVER),
+        (of.own_addresses, abi::bs_known::BS_KNOWN_OWN),
+        (of.resolvers, abi::bs_known::BS_KNOWN_RESOLVER),
     ] {
         for address in addresses {
             *known.entry(address.to_canonical()).or_default() |= flag.0;
         }
     }
-    known.into_iter().take(KNOWN_MOST)
+    known.into_iter().take(KNOWN_MOST).collect()
 }
 
 fn raw_event(octets: &[u8]) -> Option<RawEvent> {
