@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use blackstart_core::policy::time_text;
@@ -126,8 +126,14 @@ pub(crate) struct Supervisor<'a, 'p> {
     pub(crate) child: &'a Child,
     pub(crate) signals: &'a Signals,
     pub(crate) terminal: &'a Terminal,
-    pub(crate) session: Option<&'a mut Session>,
     pub(crate) cgroup: Option<&'a RunCgroup>,
+    pub(crate) watch: &'a mut Watch,
+    pub(crate) on: Supervision<'a, 'p>,
+}
+
+/// The part of it that is about what is guarded, whether a command or what was there before.
+pub(crate) struct Supervision<'a, 'p> {
+    pub(crate) session: Option<&'a mut Session>,
     pub(crate) dir: Option<&'a RunDir>,
     pub(crate) answerer: Option<&'a Answerer>,
     pub(crate) forwarder: Option<&'a Forwarder>,
@@ -135,7 +141,6 @@ pub(crate) struct Supervisor<'a, 'p> {
     pub(crate) control: Option<&'a Control>,
     pub(crate) file: &'a mut RunFile,
     pub(crate) late: &'a mut LateSubjects,
-    pub(crate) watch: &'a mut Watch,
     pub(crate) notice: &'a mut dyn FnMut(Notice),
     pub(crate) told: Told,
     /// Events that were read and not gone through.
@@ -166,21 +171,24 @@ impl Supervisor<'_, '_> {
         loop {
             let now = Instant::now();
             if now >= next_beat {
-                self.beat();
+                self.on.beat();
                 self.watch.follow_child();
                 self.look();
                 next_beat = now + HEARTBEAT;
             }
             if now >= next_checkpoint {
-                self.checkpoint();
+                self.on.checkpoint();
                 next_checkpoint = Instant::now() + CHECKPOINT;
             }
             let next = next_beat.min(next_checkpoint);
             let next = self.watch.clock.next().map_or(next, |due| due.min(next));
-            let child_ended = self.wait(next.saturating_duration_since(Instant::now()));
-            self.hear_lookups();
-            self.take_events();
-            self.hear();
+            let others = [self.signals.fd(), self.child.pidfd.as_fd()];
+            let child_ended = self
+                .on
+                .wait(&others, next.saturating_duration_since(Instant::now()));
+            self.on.hear_lookups();
+            self.on.take_events();
+            self.on.hear();
             while let Some(received) = self.signals.next() {
                 self.received(received, &mut heard);
             }
@@ -226,7 +234,7 @@ impl Supervisor<'_, '_> {
                 self.watch.time_is_over(alive);
                 let limit = self.watch.limits.time.map_or(0.0, |limit| limit.value);
                 let limit = time_text(Duration::from_secs_f64(limit));
-                self.tell_warning(format!(
+                self.on.tell_warning(format!(
                     "time limit of {limit} reached: the command is ended"
                 ));
                 self.signal_session(Signal::TERM);
@@ -259,28 +267,18 @@ impl Supervisor<'_, '_> {
     fn look(&mut self) {
         let Some(cgroup) = self.cgroup else { return };
         for warning in self.watch.look(cgroup) {
-            self.tell_warning(warning);
+            self.on.tell_warning(warning);
         }
-    }
-
-    /// Whoever asks for a change of this run.
-    fn hear(&mut self) {
-        let Some(control) = self.control else { return };
-        control.serve(|policy, source| {
-            let session = self.session.as_deref_mut();
-            self.judged
-                .reload(session, self.dir, self.file, policy, source)
-        });
     }
 
     /// After the child's end, while its leftovers live: go on for `step`. False if a signal says that this
     /// has been long enough.
     pub(crate) fn idle(&mut self, step: Duration) -> bool {
-        self.beat();
+        self.on.beat();
         self.look();
-        self.rest(step);
-        self.take_events();
-        self.hear();
+        self.on.rest(step);
+        self.on.take_events();
+        self.on.hear();
         while let Some(received) = self.signals.next() {
             match Signal::from_named_raw(received.signal) {
                 Some(Signal::INT | Signal::QUIT | Signal::TERM | Signal::HUP) => return false,
@@ -292,14 +290,25 @@ impl Supervisor<'_, '_> {
         }
         true
     }
+}
 
-    /// Wait for something to happen; true if the child has ended.
-    fn wait(&self, at_most: Duration) -> bool {
-        let signals = self.signals.fd();
-        let mut fds = vec![
-            PollFd::new(&signals, PollFlags::IN),
-            PollFd::new(&self.child.pidfd, PollFlags::IN),
-        ];
+impl Supervision<'_, '_> {
+    /// Whoever asks for a change of this run.
+    pub(crate) fn hear(&mut self) {
+        let Some(control) = self.control else { return };
+        control.serve(|policy, source| {
+            let session = self.session.as_deref_mut();
+            self.judged
+                .reload(session, self.dir, self.file, policy, source)
+        });
+    }
+
+    /// Wait for something to happen, here or to one of `others`; true if it happened to the last of these.
+    pub(crate) fn wait(&self, others: &[BorrowedFd<'_>], at_most: Duration) -> bool {
+        let mut fds: Vec<_> = others
+            .iter()
+            .map(|other| PollFd::new(other, PollFlags::IN))
+            .collect();
         let control = self.control.map(Control::fd);
         if let Some(control) = &control {
             fds.push(PollFd::new(control, PollFlags::IN));
@@ -323,14 +332,16 @@ impl Supervisor<'_, '_> {
             tv_nsec: 1_000_000,
         });
         match poll(&mut fds, Some(&timeout)) {
-            Ok(_) => fds[1].revents().contains(PollFlags::IN),
+            Ok(_) => fds[..others.len()]
+                .last()
+                .is_some_and(|last| last.revents().contains(PollFlags::IN)),
             // A stop and continue interrupts; what there is to see will be seen next time.
             Err(_) => false,
         }
     }
 
     /// Do nothing for `step` but what somebody waits for.
-    fn rest(&mut self, step: Duration) {
+    pub(crate) fn rest(&mut self, step: Duration) {
         let until = Instant::now() + step;
         loop {
             let left = until.saturating_duration_since(Instant::now());
@@ -350,7 +361,7 @@ impl Supervisor<'_, '_> {
         }
     }
 
-    fn beat(&mut self) {
+    pub(crate) fn beat(&mut self) {
         if let Some(session) = &self.session
             && let Err(error) = session.heartbeat()
         {
@@ -359,7 +370,7 @@ impl Supervisor<'_, '_> {
     }
 
     /// The record so far, for whoever has to tell the end of this run in our place.
-    fn checkpoint(&mut self) {
+    pub(crate) fn checkpoint(&mut self) {
         let (Some(session), Some(dir)) = (&self.session, self.dir) else {
             return;
         };
@@ -518,7 +529,9 @@ impl Supervisor<'_, '_> {
             }));
         }
     }
+}
 
+impl Supervisor<'_, '_> {
     fn received(&mut self, received: Received, heard: &mut Heard) {
         let Some(signal) = Signal::from_named_raw(received.signal) else {
             return;

@@ -21,7 +21,7 @@ use crate::late::LateSubjects;
 use crate::orphan::{described, kept_record, remove_programs};
 use crate::plan::Need;
 use crate::story::{End, tell, wall_ns};
-use crate::supervise::{Ending, Supervisor, Told};
+use crate::supervise::{Ending, Supervision, Supervisor, Told};
 use crate::terminal::Terminal;
 use crate::watch::Watch;
 use crate::{AtEnd, Ended, Notice, locked, pins, scripts, usual};
@@ -66,19 +66,21 @@ impl Setup<'_> {
             child,
             signals,
             terminal,
-            session: self.session.as_mut(),
             cgroup: self.cgroup.as_ref(),
-            dir: self.dir.as_ref(),
-            answerer: self.answerer.as_ref(),
-            forwarder: self.forwarder.as_ref(),
-            judged: &mut judged,
-            control: self.control.as_ref(),
-            file: &mut self.file,
-            late: &mut late,
             watch: &mut watch,
-            notice: &mut *notice,
-            told: Told::default(),
-            pending: VecDeque::new(),
+            on: Supervision {
+                session: self.session.as_mut(),
+                dir: self.dir.as_ref(),
+                answerer: self.answerer.as_ref(),
+                forwarder: self.forwarder.as_ref(),
+                judged: &mut judged,
+                control: self.control.as_ref(),
+                file: &mut self.file,
+                late: &mut late,
+                notice: &mut *notice,
+                told: Told::default(),
+                pending: VecDeque::new(),
+            },
         };
         let ending = supervisor.until_exit();
         terminal.take_back();
@@ -124,12 +126,12 @@ impl Setup<'_> {
             && self.pins.is_some()
             && self.dir.is_some();
         // What survivors do from here on is theirs: counted after the record was read, it would be lost unseen.
-        if !keep && let Err(error) = supervisor.detach() {
-            supervisor.tell_warning(format!(
+        if !keep && let Err(error) = supervisor.on.detach() {
+            supervisor.on.tell_warning(format!(
                 "programs of this run could not be detached: {error}"
             ));
         }
-        supervisor.last_events();
+        supervisor.on.last_events();
         // Nobody is turned to it any more; who still uses it goes on as if the server had ended.
         drop(self.forwarder.take());
         let unwritten = self.session.as_mut().map(Session::unwritten);
