@@ -29,9 +29,9 @@ use crate::watch::{Due, Watch};
 use crate::{Notice, Refused};
 
 /// Well within the three seconds after which the kernel takes the supervisor for dead.
-const HEARTBEAT: Duration = Duration::from_millis(500);
+pub(crate) const HEARTBEAT: Duration = Duration::from_millis(500);
 /// How much of the record a dead machine may cost.
-const CHECKPOINT: Duration = Duration::from_secs(5);
+pub(crate) const CHECKPOINT: Duration = Duration::from_secs(5);
 /// A second SIGTERM within this time means it.
 const IMPATIENCE: Duration = Duration::from_secs(10);
 /// A second SIGTERM sooner than this is the same one: timeout(1) and others signal the process and then
