@@ -3,6 +3,7 @@
 //! The doc comments are the reference: `--help` and `docs/reference/cli.md` are made from them.
 
 mod amounts;
+mod attach;
 mod graph;
 mod policy;
 mod runs;
@@ -16,6 +17,7 @@ use blackstart_guard::Need;
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub(crate) use attach::*;
 pub(crate) use graph::*;
 pub(crate) use policy::*;
 pub(crate) use runs::*;
@@ -65,6 +67,7 @@ Environment:
 pub(crate) enum Command {
     Run(Box<Run>),
     Reload(Reload),
+    Attach(Box<Attach>),
     Doctor(Doctor),
     #[command(subcommand)]
     Policy(Policy),

@@ -62,6 +62,7 @@ fn main() -> ExitCode {
     let code = match typed.command {
         // Sweeps on its own, in one go with looking for an orphan of the same service.
         Command::Run(typed) => run::run(*typed, output),
+        Command::Attach(typed) => run::attach(*typed, output),
         Command::Reload(typed) => reload::reload(&typed, output),
         Command::Doctor(typed) => after_sweep(output, || doctor(&typed, output)),
         Command::Policy(Policy::Check(typed)) => {

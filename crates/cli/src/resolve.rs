@@ -12,7 +12,7 @@ use blackstart_core::policy::{self, Case, Day, Diagnostic, Given, Layer, Policy,
 use blackstart_core::redact::Redaction;
 use blackstart_core::report::{Mode, PolicySource};
 
-use blackstart_guard::Origin;
+use blackstart_guard::{Attaching, Meant, Origin};
 
 use crate::args::{self, Format};
 use crate::diagnostics::Texts;
@@ -267,6 +267,60 @@ pub(crate) fn run(typed: args::Run, around: &Surroundings) -> Result<Order, Vec<
     })
 }
 
+/// The same for what is to be attached to: a run without a command of its own.
+pub(crate) fn attach(
+    typed: args::Attach,
+    around: &Surroundings,
+) -> Result<(Order, Attaching), Vec<Problem>> {
+    let args::To {
+        unit,
+        container,
+        cgroup,
+        pid,
+    } = typed.to;
+    let to = unit
+        .map(Meant::Unit)
+        .or(container.map(Meant::Container))
+        .or(cgroup.map(Meant::Cgroup))
+        .or(pid.map(|pid| Meant::Pid {
+            pid,
+            whole_cgroup: typed.whole_cgroup,
+        }));
+    let Some(to) = to else {
+        let message =
+            "nothing is named to attach to; give one of --unit, --container, --cgroup and --pid";
+        return Err(vec![Problem::Message(message.to_owned())]);
+    };
+    let attaching = Attaching {
+        to,
+        time: typed.time,
+        cut: typed.cut,
+    };
+    let typed = args::Run {
+        policy: typed.policy,
+        catalog: typed.catalog,
+        service: typed.service,
+        mode: typed.mode,
+        report: typed.report,
+        redact: typed.redact,
+        format: typed.format,
+        leftover: None,
+        accept_gap: typed.accept_gap,
+        contain: false,
+        no_contain: false,
+        concurrent: true,
+        break_glass: None,
+        down: Vec::new(),
+        lock: None,
+        update_lock: false,
+        fault: args::Fault::Refuse,
+        time_limit: None,
+        quiet: typed.quiet,
+        command: Vec::new(),
+    };
+    Ok((run(typed, around)?, attaching))
+}
+
 /// The drill that was typed.
 fn drill(typed: &args::Run) -> Option<Drill> {
     let mut down = typed.down.clone();
@@ -360,7 +414,8 @@ fn effective(typed: &args::Run, around: &Surroundings) -> Result<Option<Effectiv
         service: typed.service.clone(),
     };
     let mut effective = resolved(files, asked, around)?;
-    if let Some(path) = &typed.policy {
+    // Without a command nothing is deployed here.
+    if let Some(path) = typed.policy.as_ref().filter(|_| !typed.command.is_empty()) {
         effective
             .remarks
             .extend(in_the_tree(path, &typed.command, &around.directory));

@@ -214,7 +214,10 @@ fn facts(report: &dyn Parts, clock: Clock) -> Vec<Fact> {
     fact("reloaded", reloads, false);
     fact(
         "command",
-        Some(cut(&command_line(&run.command), COMMAND)),
+        match &run.attached {
+            Some(attached) => Some(cut(&format!("attached to {}", attached.target), COMMAND)),
+            None => Some(cut(&command_line(&run.command), COMMAND)),
+        },
         true,
     );
     fact("run", Some(run.id.clone()), true);
