@@ -95,6 +95,7 @@ impl Case {
 use Outcome::{Gap, Kept, Recorded, Refused, RefusedAtStart};
 use Whose::{Accident, Hostile};
 
+const ATTACH: &str = "tests/attach.rs";
 const ENFORCE: &str = "tests/enforce.rs";
 const OBSERVE: &str = "tests/observe.rs";
 const CONTAIN: &str = "tests/contain.rs";
@@ -147,7 +148,9 @@ pub const CASES: [Case; 70] = [
     case(11, Accident, "a cache that was warm before the run")
         .is(Refused, &[(ENFORCE, "default_deny_allows_only_what_is_listed")])
         .remark("as any address that nobody looked up; by a deny-list it passes as `unnamed`"),
-    case(12, Accident, "an application's cache or connections from before the run"),
+    case(12, Accident, "an application's cache or connections from before the run")
+        .is(Gap, &[(ATTACH, "connections_that_were_open_are_listed_and_left_or_cut")])
+        .remark("by `attach`, to what runs already; `--cut` ends what is refused"),
     case(13, Accident, "a container's resolver, search lists, ndots")
         .is(Recorded, &[(LEASES, "a_name_on_the_search_list_passes_without_a_lease")])
         .remark("search lists; an address that is rewritten on the way is not tested"),
@@ -302,6 +305,7 @@ pub const CASES: [Case; 70] = [
             &[
                 ("crates/guard/src/inherited.rs", "a_socket_that_the_command_would_get_is_told"),
                 (ASSEMBLY, "no_report_says_that_everything_was_in_sight"),
+                (ATTACH, "datagrams_of_sockets_that_were_open_are_judged_and_have_their_process"),
             ],
         ),
     case(46, Hostile, "the guard itself: its programs, maps, process")
@@ -387,6 +391,7 @@ pub const CASES: [Case; 70] = [
         Kept,
         &[
             (LIFETIME, "two_runs_at_once_each_have_their_own_policy"),
+            (ATTACH, "what_a_service_reaches_for_is_seen_and_it_is_left_as_it_was"),
             (LEASES, "closed_sockets_leave_nothing_behind"),
         ],
     ),
