@@ -127,6 +127,8 @@ struct bs_live {
 	__u32 generation;   /* of the policy that judges; its lowest bit says which of the two places it has */
 	__u32 coming;       /* generation of a policy that is about to judge, in the other place; else 0 */
 	__u32 open_families; /* 1: sockets that only packets show may be made under `default: deny`, too */
+	__u32 strays;       /* 1: a process of the run may be outside its cgroup; written by the programs */
+	__u32 pad;
 	__u64 suspended_ns; /* CLOCK_BOOTTIME - CLOCK_MONOTONIC, as of the last heartbeat */
 };
 
@@ -557,7 +559,7 @@ struct bs_refill {
 BS_SIZE(bs_config, 24);
 BS_SIZE(bs_spared, 24);
 BS_SIZE(bs_forward, 16);
-BS_SIZE(bs_live, 48);
+BS_SIZE(bs_live, 56);
 BS_SIZE(bs_policy, 72);
 BS_SIZE(bs_state, 16);
 BS_SIZE(bs_edge, 32);

@@ -60,12 +60,21 @@ static __always_inline int bs_task_is_inside(struct task_struct *task)
 	return bs_cgroup_is_inside(BPF_CORE_READ(task, cgroups, dfl_cgrp));
 }
 
+/* The same of the task that runs, for which the kernel tells it in a few steps. */
+static __always_inline int bs_current_is_inside(struct task_struct *current)
+{
+	__u32 level = live.cgroup_level;
+
+	return level ? bpf_get_current_ancestor_cgroup_id(level) == live.cgroup_id : bs_task_is_inside(current);
+}
+
 static __always_inline void bs_left(__u32 tgid, __u64 subject, __u64 cgroup)
 {
 	struct bs_leaver_key key = { .subject = subject, .cgroup = cgroup, .tgid = tgid };
 	__u64 now = bpf_ktime_get_boot_ns();
 	struct bs_event *e;
 
+	live.strays = 1;
 	if (bpf_map_update_elem(&bs_leavers, &key, &now, BPF_NOEXIST)) {
 		if (!bpf_map_lookup_elem(&bs_leavers, &key))
 			BS_COUNT(events_lost, 1);
@@ -84,15 +93,21 @@ static __always_inline void bs_left(__u32 tgid, __u64 subject, __u64 cgroup)
 	bpf_ringbuf_submit(e, 0);
 }
 
-/* When: any fork on the host. Writes: subjects, processes, leavers. Fails open (counted). */
+/* When: any fork on the host, in the parent. Writes: subjects, processes, leavers. Fails open (counted). */
 SEC("tp_btf/sched_process_fork")
 int BPF_PROG(bs_fork, struct task_struct *parent, struct task_struct *child)
 {
-	__u32 tgid = BPF_CORE_READ(child, tgid), parent_tgid = BPF_CORE_READ(parent, tgid);
+	__u32 tgid, parent_tgid;
 	struct bs_process *p;
 	__u64 from = 0, id;
 	int inside;
 
+	/* What every fork of the host costs is this far, and a probe of a table would double it. Who is put into the run's
+	 * cgroup by a stranger has a row once it executes or reaches for something. */
+	if (live.cgroup_level && !live.strays && !bs_current_is_inside(parent))
+		return 0;
+	tgid = BPF_CORE_READ(child, tgid);
+	parent_tgid = BPF_CORE_READ(parent, tgid);
 	if (tgid == parent_tgid)
 		return 0; /* a thread */
 	p = bpf_map_lookup_elem(&bs_processes, &parent_tgid);
@@ -118,12 +133,12 @@ static __noinline void bs_select(struct bs_subject *row, const char *path, __u32
 		row->selectors[place & 1] = (row->selectors[place & 1] & p->tree) | bs_path_end(path, place, BS_PROGRAMS);
 }
 
-/* When: any successful exec on the host. Writes: subjects, argv_rest, processes. Fails open (counted).
+/* When: any successful exec on the host, in the process. Writes: subjects, argv_rest, processes. Fails open (counted).
  * The arguments are read up to arg_end and no further: behind them lies the environment, with its secrets. */
 SEC("tp_btf/sched_process_exec")
 int BPF_PROG(bs_exec, struct task_struct *task, int old_pid, struct linux_binprm *bprm)
 {
-	__u32 tgid = BPF_CORE_READ(task, tgid), generation = live.generation;
+	__u32 tgid = bpf_get_current_pid_tgid() >> 32, generation = live.generation;
 	struct bs_process *p = bpf_map_lookup_elem(&bs_processes, &tgid);
 	struct bs_subject *row;
 	struct bs_argv_rest *rest;
@@ -133,7 +148,7 @@ int BPF_PROG(bs_exec, struct task_struct *task, int old_pid, struct linux_binprm
 	long got;
 
 	if (!p) {
-		if (!bs_task_is_inside(task))
+		if (!bs_current_is_inside(task))
 			return 0;
 		id = bs_subject_new(tgid, 0, 0, 1);
 	} else {
@@ -185,11 +200,11 @@ int BPF_PROG(bs_exec, struct task_struct *task, int old_pid, struct linux_binprm
 	return 0;
 }
 
-/* When: any thread of the host ends. Writes: subjects, processes, for the last thread of a process of ours. */
+/* When: any thread of the host ends, in that thread. Writes: subjects, processes, for the last thread of a process of ours. */
 SEC("tp_btf/sched_process_exit")
 int BPF_PROG(bs_exit, struct task_struct *task)
 {
-	__u32 tgid = BPF_CORE_READ(task, tgid);
+	__u32 tgid = bpf_get_current_pid_tgid() >> 32;
 	struct bs_process *p = bpf_map_lookup_elem(&bs_processes, &tgid);
 	struct bs_subject *row;
 

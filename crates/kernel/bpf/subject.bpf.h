@@ -64,6 +64,8 @@ static __always_inline __u64 bs_subject_now(void)
 			*(volatile __u64 *)place = (__u64)tgid << 32 | p->subject;
 		return p->subject;
 	}
+	/* It may have the socket from one of the run, and be none itself. */
+	live.strays = 1;
 	return bs_subject_new(tgid, 0, 1, 1);
 }
 

@@ -205,8 +205,8 @@ impl Results {
             .all(|bar| !bar.deterministic || bar.met() != Some(false))
     }
 
-    /// Write everything to `DIR/DATE-bars.json`.
-    pub fn write(&self, dir: &Path) -> PathBuf {
+    /// Write everything to `DIR/DATE-SUITE.json`.
+    pub fn write(&self, dir: &Path, suite: &str) -> PathBuf {
         let now = machine::now();
         let details: serde_json::Map<String, Value> = self
             .details
@@ -223,7 +223,7 @@ impl Results {
         });
         fs::create_dir_all(dir).expect("make the directory for the results");
         let date = now.split('T').next().expect("a time begins with its date");
-        let path = dir.join(format!("{date}-bars.json"));
+        let path = dir.join(format!("{date}-{suite}.json"));
         fs::write(&path, format!("{}\n", compact(&document))).expect("write the results");
         path
     }

@@ -12,4 +12,5 @@ mod leases;
 mod message;
 mod packets;
 mod queries;
+mod verifier;
 mod wire;
