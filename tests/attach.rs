@@ -178,9 +178,34 @@ fn what_a_service_reaches_for_is_seen_and_it_is_left_as_it_was() {
     );
     assert_eq!(shell.pid.to_string(), before);
     assert!(seen.gaps().is_empty(), "{:?}", seen.gaps());
-    let history = world.guard().blackstart(&["runs", "list"]).succeeds();
-    assert!(history.stdout.contains("mysql"), "{}", history.stdout);
     service.end();
+
+    // It is in the history, as what the service needs to run and not as a deployment of it.
+    let told = |words: &[&str]| world.guard().blackstart(words);
+    let history = told(&["runs", "list", "--service", "mysql"]).succeeds();
+    assert!(history.stdout.contains("attached"), "{}", history.stdout);
+    let learn = ["policy", "learn", "--service", "mysql"];
+    assert_eq!(told(&learn).code, 1, "no deployment to learn from");
+    let learned = told(&[&learn[..], &["--attached"]].concat()).succeeds();
+    assert!(
+        learned.stdout.contains("allow: github.com:80"),
+        "{}",
+        learned.stdout
+    );
+    let report = world.dir().join("kept.json");
+    fs::write(&report, serde_json::to_vec(seen.report()).unwrap()).unwrap();
+    let report = report.display().to_string();
+    let graph = told(&["graph", "show", "--runs", &report, "--format", "json"]).succeeds();
+    let graph: serde_json::Value = serde_json::from_str(&graph.stdout).unwrap();
+    let services = graph["services"].as_array().unwrap();
+    let mysql = services.iter().find(|service| service["name"] == "mysql");
+    let needs = mysql.unwrap()["needs"].as_array().unwrap();
+    let to = |name: &str| {
+        let needed = |need: &&serde_json::Value| need["to"].as_str().unwrap().starts_with(name);
+        needs.iter().find(needed).map(|need| &need["phase"])
+    };
+    assert_eq!(to("github.com").unwrap(), "run", "{graph:#}");
+    assert_eq!(to("mirror.internal").unwrap(), "run", "{graph:#}");
 }
 
 #[test]
@@ -193,6 +218,9 @@ fn what_a_policy_denies_is_refused_there_and_nowhere_else() {
     assert!(says.contains("code=6"), "{says}");
     let says = service.does("curl -sS http://mirror.internal/");
     assert!(says.contains("hello from mirror"), "{says}");
+    // Who comes in later is guarded as well.
+    let came = world.start_in(&service.cgroup, &["curl", "-sS", "http://github.com/"]);
+    assert_eq!(came.wait().code, 6);
     // Who is outside reaches the same.
     let outside = world.run(&["curl", "-sS", "http://github.com/"]).succeeds();
     outside.says("hello from github");
