@@ -40,8 +40,12 @@ struct Service<'w> {
 
 impl<'w> Service<'w> {
     fn start(world: &'w World, name: &str) -> Self {
+        Self::start_on(world, world.host(), name)
+    }
+
+    fn start_on(world: &'w World, node: &Node, name: &str) -> Self {
         let cgroup = world.cgroup(name);
-        let mut running = world.start_in(&cgroup, &["sh", "-c", LOOP]);
+        let mut running = world.start_in_on(node, &cgroup, &["sh", "-c", LOOP]);
         running.wait_for("ready");
         Self {
             world,
@@ -323,8 +327,13 @@ struct Held<'w> {
 
 impl<'w> Held<'w> {
     fn start(world: &'w World, way: &str, peer: &Node) -> Self {
+        Self::start_on(world, world.host(), way, peer)
+    }
+
+    fn start_on(world: &'w World, node: &Node, way: &str, peer: &Node) -> Self {
         let cgroup = world.cgroup(way);
-        let mut running = world.start_in(&cgroup, &client::hold(way, peer.v4(), 7));
+        let command = client::hold(way, peer.v4(), 7);
+        let mut running = world.start_in_on(node, &cgroup, &command);
         running.wait_for("open");
         Self {
             world,
@@ -400,6 +409,46 @@ fn connections_that_were_open_are_listed_and_left_or_cut() {
         seen.warns("open before (1)");
     }
     held.end();
+}
+
+#[test]
+fn what_is_in_another_network_namespace_is_guarded_there() {
+    let (world, github, mirror) = world_with_names("other_net");
+    let other = world.node("other");
+    mirror.tcp_echo(7);
+    let held = Held::start_on(&world, &other, "tcp", &mirror);
+    let deny = format!("mode: enforce\nrules:\n  - deny: {}:7\n", mirror.v4());
+    let seen = {
+        let guarding = held.attach(world.guard().policy(&deny).arg("--cut"));
+        assert_eq!(held.says(), "ECONNABORTED");
+        stop(guarding)
+    };
+    let run = &seen.report().run;
+    let open = &run.attached.as_ref().unwrap().connections;
+    assert!(open.len() == 1 && open[0].cut, "{open:?}");
+    assert_eq!(open[0].local.ip().to_string(), other.v4().to_string());
+    // Its addresses are the host's own for it, not those of where the guard is.
+    assert!(
+        run.addresses.contains(&other.v4().into()),
+        "{:?}",
+        run.addresses
+    );
+    assert!(!run.addresses.contains(&world.host().v4().into()));
+    held.end();
+    fs::remove_file(world.dir().join("stop")).unwrap();
+
+    let service = Service::start_on(&world, &other, "s");
+    let before = service.procs();
+    let guarding = service.attach(world.guard().policy(DENY_GITHUB));
+    let says = service.does(FETCH);
+    // It has the final answer where it asked.
+    assert!(says.contains("Could not resolve host"), "{says}");
+    let seen = stop(guarding);
+    assert_eq!(seen.verdict_on("github.com"), Verdict::Deny);
+    assert!(seen.flows(github.v4()).is_empty());
+    assert!(!seen.gaps().contains("answers"), "{:?}", seen.gaps());
+    service.is_untouched(&before);
+    service.end();
 }
 
 #[test]

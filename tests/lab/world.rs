@@ -203,10 +203,15 @@ impl World {
 
     /// Start a command on the host, without the guard, in a cgroup.
     pub fn start_in<S: AsRef<str>>(&self, cgroup: &Path, command: &[S]) -> Running {
+        self.start_in_on(self.host(), cgroup, command)
+    }
+
+    /// The same on another machine.
+    pub fn start_in_on<S: AsRef<str>>(&self, node: &Node, cgroup: &Path, command: &[S]) -> Running {
         let enter = format!("echo $$ >{}/cgroup.procs; exec \"$@\"", cgroup.display());
         let mut line = vec!["sh".to_owned(), "-ec".to_owned(), enter, "sh".to_owned()];
         line.extend(command.iter().map(|word| word.as_ref().to_owned()));
-        self.start(&line)
+        node.start(&line)
     }
 
     /// A guarded run on the host, to be described and then run.
