@@ -93,7 +93,7 @@ fn sweep_one(dir: RunDir) -> io::Result<Outcome> {
     {
         // Pinned where this process cannot look: taken off all the same, though what was recorded since the last
         // checkpoint stays there.
-        detach_links(&to.links);
+        detach_links(&to.links, to.id);
     }
     let cgroup = match run.as_ref().map(|run| (&run.boot, &run.cgroup)) {
         // What an earlier boot made went with it.

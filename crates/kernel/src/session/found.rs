@@ -223,9 +223,8 @@ impl Session {
     }
 }
 
-/// Detach links by the kernel's ids of them, wherever they are pinned; those of cgroups, others cannot be. How many
-/// there were.
-pub fn detach_links(ids: &[u32]) -> usize {
+/// Detach the links with these ids from the cgroup with this id, wherever they are pinned. How many there were.
+pub fn detach_links(ids: &[u32], cgroup: u64) -> usize {
     let mut detached = 0;
     for id in ids {
         // SAFETY: takes a plain number, and gives a descriptor that is ours, or a negative error.
@@ -235,10 +234,30 @@ pub fn detach_links(ids: &[u32]) -> usize {
         }
         // SAFETY: as above.
         let link = unsafe { OwnedFd::from_raw_fd(fd) };
+        // A number may have come to mean another one's.
+        if cgroup_of(&link) != Some(cgroup) {
+            continue;
+        }
         // SAFETY: the descriptor is open, and of a link.
         detached += usize::from(unsafe { libbpf_sys::bpf_link_detach(link.as_raw_fd()) } == 0);
     }
     detached
+}
+
+/// The cgroup that a link is attached to; none if it is to something else.
+fn cgroup_of(link: &OwnedFd) -> Option<u64> {
+    // SAFETY: plain numbers, and a union of such.
+    let mut info: libbpf_sys::bpf_link_info = unsafe { std::mem::zeroed() };
+    let mut length = size_of::<libbpf_sys::bpf_link_info>() as u32;
+    // SAFETY: the descriptor is open, and `info` has room for as much as is told.
+    let told = unsafe {
+        libbpf_sys::bpf_link_get_info_by_fd(link.as_raw_fd(), &raw mut info, &raw mut length)
+    };
+    if told != 0 || info.type_ != libbpf_sys::BPF_LINK_TYPE_CGROUP {
+        return None;
+    }
+    // SAFETY: any octets are a valid number; by the type the kernel wrote this member of the union.
+    Some(unsafe { info.__bindgen_anon_1.cgroup.cgroup_id })
 }
 
 /// What needs no lookup to be known.
