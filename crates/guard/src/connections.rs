@@ -138,34 +138,29 @@ impl Sockets {
     }
 
     /// End these, each at once, for whoever holds it. Which could not be, and why.
-    pub(crate) fn end(&self, doomed: &[&Open]) -> Vec<(SocketAddr, String)> {
+    pub(crate) fn end(&self, doomed: &[&Open]) -> Vec<(Open, String)> {
         let mut failed = Vec::new();
         for (inode, namespace) in &self.namespaces {
-            let here: Vec<Open> = doomed
-                .iter()
-                .filter(|socket| socket.namespace == *inode)
-                .map(|socket| (*socket).clone())
-                .collect();
+            let here = doomed.iter().filter(|socket| socket.namespace == *inode);
+            let here: Vec<Open> = here.map(|socket| (*socket).clone()).collect();
             if here.is_empty() {
                 continue;
             }
-            let peers: Vec<SocketAddr> = here.iter().map(|socket| socket.peer).collect();
+            let sockets = here.clone();
             let ended = within(namespace, move || {
                 let netlink = open()?;
-                Ok(here
-                    .iter()
-                    .map(|one| destroy(&netlink, one))
-                    .collect::<Vec<_>>())
+                let each = here.iter().map(|socket| destroy(&netlink, socket));
+                Ok(each.collect::<Vec<_>>())
             });
             match ended {
-                Ok(each) => failed.extend(
-                    peers
-                        .into_iter()
-                        .zip(each)
-                        .filter_map(|(peer, done)| Some((peer, done.err()?.to_string()))),
-                ),
+                Ok(each) => {
+                    let each = sockets.into_iter().zip(each);
+                    failed.extend(
+                        each.filter_map(|(one, done)| Some((one, done.err()?.to_string()))),
+                    );
+                }
                 Err(error) => {
-                    failed.extend(peers.into_iter().map(|peer| (peer, error.to_string())));
+                    failed.extend(sockets.into_iter().map(|one| (one, error.to_string())));
                 }
             }
         }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 use blackstart_core::decide::{Attempt, Lease, decide};
 use blackstart_core::name::Name;
 use blackstart_core::record::{SubjectId, Verdict};
-use blackstart_core::report::{Attached, Connection, LimitFacts, Until, Usage, rule_text};
+use blackstart_core::report::{Attached, Connection, Guarded, LimitFacts, Until, Usage, rule_text};
 use blackstart_core::tables::{Protocol, RuleId, Tables};
 use blackstart_kernel::spawn::{Signals, stop_self};
 use blackstart_kernel::{Error, FoundSocket, Known};
@@ -125,10 +125,7 @@ impl Setup<'_> {
         else {
             return Ok(());
         };
-        if let Err(error) = session.self_probe(cgroup.fd()) {
-            self.terms.lack(Need::SelfProbe, described(&error))?;
-            self.file.guarded = blackstart_core::report::Guarded::Partly;
-        }
+        let probed = session.self_probe(cgroup.fd());
         let moved = session.move_to(target.fd()).and_then(|()| {
             let pids = target.pids().unwrap_or_default();
             let subjects = session.found(tables, &found::processes(&pids))?;
@@ -151,6 +148,10 @@ impl Setup<'_> {
             Ok(()) => self.file.cgroup = None,
             // A sweep finds it.
             Err(error) => tracing::warn!(%error, "the cgroup of the self-probe stays"),
+        }
+        if let Err(error) = probed {
+            self.terms.lack(Need::SelfProbe, described(&error))?;
+            self.file.guarded = Guarded::Partly;
         }
         self.found = moved.map_err(|error| Refusal {
             cause: Cause::System,
@@ -192,8 +193,11 @@ impl Setup<'_> {
             .filter(|(_, said)| is_doomed(said));
         let doomed: Vec<&Open> = doomed.map(|(socket, _)| *socket).collect();
         let failed = sockets.end(&doomed);
-        for (peer, why) in &failed {
-            let detail = format!("the connection to {peer} could not be ended: {why}");
+        for (socket, why) in &failed {
+            let detail = format!(
+                "the connection to {} could not be ended: {why}",
+                socket.peer
+            );
             self.terms.note(Need::InheritedSockets, detail, 0);
         }
         let mut connections: Vec<Connection> = older
@@ -208,7 +212,7 @@ impl Setup<'_> {
                 incoming: socket.incoming,
                 verdict: said.map(|(verdict, _)| verdict),
                 rule: said.map(|(_, rule)| rule_text(self.policy, rule)),
-                cut: is_doomed(said) && !failed.iter().any(|(peer, _)| *peer == socket.peer),
+                cut: is_doomed(said) && !failed.iter().any(|(one, _)| one.cookie == socket.cookie),
             })
             .collect();
         // Of datagrams each is judged by itself.
@@ -235,6 +239,14 @@ impl Setup<'_> {
             let more = u64::try_from(more).unwrap_or(u64::MAX);
             self.terms.note(Need::InheritedSockets, detail, more);
         }
+        if let Some(to) = &mut self.file.attached {
+            to.told.connections = connections;
+        }
+        self.note_unseen(&sockets);
+    }
+
+    /// What is open there and neither seen nor listed.
+    fn note_unseen(&mut self, sockets: &Sockets) {
         for why in &sockets.unseen {
             let detail = format!("what was open before cannot be listed: {why}");
             self.terms.note(Need::InheritedSockets, detail, 0);
@@ -256,9 +268,6 @@ impl Setup<'_> {
                 socket.local
             );
             self.terms.note(Need::InheritedSockets, detail, 0);
-        }
-        if let Some(to) = &mut self.file.attached {
-            to.told.connections = connections;
         }
     }
 
