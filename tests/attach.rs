@@ -699,6 +699,24 @@ fn its_policy_is_changed_while_it_lasts() {
 }
 
 #[test]
+fn who_leaves_is_told_and_not_moved_back() {
+    let (world, ..) = world_with_names("leaves");
+    let (service, other) = (Service::start(&world, "s"), world.cgroup("other"));
+    let mut guarding = service.attach(world.guard().policy(DENY_GITHUB));
+    let leaves = format!(
+        "sleep 300 >/dev/null 2>&1 & echo $! >{0}/cgroup.procs; cat {0}/cgroup.procs",
+        other.display()
+    );
+    let pid = service.does(&leaves).lines().next().unwrap().to_owned();
+    guarding.running().wait_for_warning("left the run's cgroup");
+    let seen = stop(guarding);
+    let still = fs::read_to_string(other.join("cgroup.procs")).unwrap();
+    assert_eq!(still.trim(), pid);
+    assert_eq!(seen.findings("left_cgroup").len(), 1);
+    service.end();
+}
+
+#[test]
 fn who_is_guarded_twice_is_told_so_and_obeys_both() {
     let (world, ..) = world_with_names("twice");
     let service = Service::start(&world, "s");

@@ -106,6 +106,7 @@ const ATTEMPTS: &str = "tests/attempts.rs";
 const STORIES: &str = "tests/bin/vm/stories.rs";
 const OVER_TCP: &str = "tests/dns_over_tcp.rs";
 const MALFORMED: &str = "tests/dns_malformed.rs";
+const REWRITTEN: &str = "tests/dns_rewritten.rs";
 const QUERIES: &str = "crates/kernel/src/session/tests/queries.rs";
 const LEASES: &str = "crates/kernel/src/session/tests/leases.rs";
 const ANSWERS: &str = "crates/kernel/src/session/tests/answers.rs";
@@ -151,8 +152,14 @@ pub const CASES: [Case; 70] = [
         .remark("as any address that nobody looked up; by a deny-list it passes as `unnamed`"),
     case(12, Accident, "an application's cache or connections from before the run").is(Recorded, &[(ATTEMPTS, "an_address_that_a_program_has_kept_passes_a_deny_list_and_lowers_coverage"), (ATTACH, "connections_that_were_open_are_listed_and_left_or_cut")]).remark("as `unnamed`, which lowers coverage; connections as such, for `attach` (see 45 too)"),
     case(13, Accident, "a container's resolver, search lists, ndots")
-        .is(Recorded, &[(LEASES, "a_name_on_the_search_list_passes_without_a_lease")])
-        .remark("search lists; an address that is rewritten on the way is not tested"),
+        .is(
+            Refused,
+            &[
+                (REWRITTEN, "lookups_are_judged_and_leased_as_if_nothing_were_rewritten"),
+                (REWRITTEN, "what_cannot_be_read_does_not_pass_for_being_rewritten"),
+                (LEASES, "a_name_on_the_search_list_passes_without_a_lease"),
+            ],
+        ),
     case(14, Accident, "DNS on other ports").is(Recorded, &[(RESOLVERS, "lookups_on_another_port_are_attempts_at_that_server")]).remark("as an attempt at that server, which a rule about its port or `default: deny` refuses"),
     case(15, Accident, "DNS over HTTPS")
         .is(Gap, &[(ASSEMBLY, "no_report_says_that_everything_was_in_sight")])
@@ -225,6 +232,7 @@ pub const CASES: [Case; 70] = [
             Refused,
             &[
                 (CONTAIN, "what_no_program_judges_is_not_sent"),
+                (ENFORCE, "a_socket_of_a_kind_that_hooks_see_in_part_is_judged_for_each_destination"),
                 (CONTAIN, "a_kind_of_socket_is_refused_with_its_process_or_recorded_with_it"),
                 ("crates/kernel/src/spawn/filter.rs", "a_32_bit_program_makes_no_such_socket_either"),
             ],
@@ -245,7 +253,18 @@ pub const CASES: [Case; 70] = [
     case(35, Hostile, "io_uring, sendmmsg, splice, zero copy")
         .is(Refused, &[(CONTAIN, "what_no_program_judges_is_not_sent")])
         .remark("io_uring, under an enforced `default: deny`; the others are not tested"),
-    case(36, Hostile, "vsock, helpers behind unix sockets, relays on loopback").is(Refused, &[(CONTAIN, "what_no_program_judges_is_not_sent"), (ATTEMPTS, "a_relay_on_loopback_is_a_destination_of_its_own"), (POLICY, "a_daemons_socket_is_refused_by_a_rule")]).remark("vsock under an enforced `default: deny`, otherwise a gap; helpers and relays where a rule denies them, otherwise recorded"),
+    case(36, Hostile, "vsock, helpers behind unix sockets, relays on loopback")
+        .is(
+            Refused,
+            &[
+                (CONTAIN, "what_no_program_judges_is_not_sent"),
+                (OBSERVE, "who_listens_behind_a_unix_socket_is_named_unless_it_is_of_the_run"),
+                (ATTEMPTS, "a_relay_on_loopback_is_a_destination_of_its_own"),
+                (POLICY, "a_daemons_socket_is_refused_by_a_rule"),
+                (OBSERVE, "who_listens_behind_a_port_of_loopback_is_named_unless_it_is_of_the_run"),
+            ],
+        )
+        .remark("vsock, under an enforced `default: deny`, otherwise a gap; helpers and relays where a rule denies them, otherwise recorded, with who listens"),
     case(37, Accident, "a proxy that is named in the environment"),
     // Processes and what holds them.
     case(38, Accident, "a daemon that outlives the script")
@@ -258,8 +277,15 @@ pub const CASES: [Case; 70] = [
         ],
     ),
     case(40, Hostile, "leaving the cgroup: by hand, into a new one, by clone3")
-        .is(Refused, &[(CONTAIN, "nobody_leaves_the_cgroup")])
-        .remark("contained; otherwise recorded, with a finding")
+        .is(
+            Refused,
+            &[
+                (CONTAIN, "nobody_leaves_the_cgroup"),
+                (LIFETIME, "who_leaves_an_enforced_run_is_moved_back"),
+                (LIFETIME, "a_cgroup_that_was_made_for_a_process_keeps_it"),
+            ],
+        )
+        .remark("contained; otherwise moved back, and who goes into a new one is recorded, with a finding")
         .on_the_matrix(),
     case(41, Hostile, "other and new network and user namespaces")
         .is(
@@ -331,6 +357,7 @@ pub const CASES: [Case; 70] = [
             &[
                 ("crates/cli/tests/unguarded.rs", "a_report_that_can_no_longer_be_written_is_shown_and_changes_nothing"),
                 ("crates/guard/src/run/tests.rs", "a_cgroup_that_cannot_be_recorded_is_made_without_a_state_directory"),
+                (LIFETIME, "a_disk_that_is_full_or_cannot_be_written_holds_no_run_up"),
             ],
         ),
     case(56, Accident, "a clock that jumps").is(Kept, &[(STORIES, "clock_that_jumps")]).on_the_matrix(),

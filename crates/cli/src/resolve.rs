@@ -15,6 +15,7 @@ use blackstart_core::report::{Mode, PolicySource};
 use blackstart_guard::{Attaching, Meant, Origin};
 
 use crate::args::{self, Format};
+use crate::catalog_files;
 use crate::diagnostics::Texts;
 use crate::layers::{self, Files};
 use crate::lock_file::LockFile;
@@ -55,8 +56,10 @@ pub(crate) struct Order {
     pub(crate) command: Vec<OsString>,
     /// Why everything is to be let pass.
     pub(crate) break_glass: Option<String>,
-    /// The services, if a catalog was named.
+    /// The services, if a catalog was named, or the host has one.
     pub(crate) catalog: Option<Arc<Catalog>>,
+    /// What whoever typed this ought to know.
+    pub(crate) remarks: Vec<String>,
     /// What whoever wrote the catalog ought to look at, where no policy was read with it.
     pub(crate) of_catalog: Option<Files>,
     /// Where the policy was read from.
@@ -115,6 +118,8 @@ pub(crate) struct Surroundings {
     pub(crate) today: Day,
     /// Where the command will be started.
     pub(crate) directory: PathBuf,
+    /// Where a catalog is that nobody typed.
+    pub(crate) catalog: catalog_files::Places,
 }
 
 impl Surroundings {
@@ -130,14 +135,34 @@ impl Surroundings {
             all_final: !rustix::process::getuid().is_root(),
             today: Day::of_unix(i64::try_from(seconds).unwrap_or(i64::MAX)),
             directory: std::env::current_dir().unwrap_or_default(),
+            catalog: catalog_files::Places::of_process(),
         }
     }
 }
 
 /// Reads and checks everything that `typed` names.
-pub(crate) fn run(typed: args::Run, around: &Surroundings) -> Result<Order, Vec<Problem>> {
+pub(crate) fn run(mut typed: args::Run, around: &Surroundings) -> Result<Order, Vec<Problem>> {
     let mut problems = Vec::new();
     let mut overlooked = Vec::new();
+    let catalog_was_typed = typed.catalog.is_some();
+    typed.catalog = typed.catalog.or_else(|| around.catalog.of_host());
+    // An outage is played because somebody asked for it, and then the services are those of the checkout.
+    let of_checkout = (typed.catalog.is_none() && !typed.down.is_empty())
+        .then(|| around.catalog.here())
+        .flatten();
+    let mut remarks = Vec::new();
+    if let Some(path) = &of_checkout {
+        let from = around.directory.join(path);
+        remarks.push(format!(
+            "the services are those of {}, since no --catalog was typed and the host has none",
+            from.display()
+        ));
+    }
+    typed.catalog = typed.catalog.or(of_checkout);
+    if typed.catalog.is_none() && !typed.down.is_empty() {
+        let message = "`--down` takes from a catalog what the services provide, and there is none: name one with --catalog DIR, or have it in ./catalog, in /etc/blackstart/catalog or where BLACKSTART_CATALOG says";
+        problems.push(Problem::Message(message.to_owned()));
+    }
     let mut policy = effective(&typed, around).unwrap_or_else(|mut wrong| {
         problems.append(&mut wrong);
         None
@@ -238,8 +263,13 @@ pub(crate) fn run(typed: args::Run, around: &Surroundings) -> Result<Order, Vec<
         Some(policy) => policy.service.clone(),
         None => typed.service,
     };
+    if catalog_was_typed && service.is_none() {
+        let message = "no circle can be found: say what this run deploys, with --service NAME";
+        remarks.push(message.to_owned());
+    }
     Ok(Order {
         catalog,
+        remarks,
         lock,
         drill,
         of_catalog: Some(of_catalog).filter(|_| !told),
@@ -473,7 +503,9 @@ pub(crate) fn resolved(
 ) -> Result<Effective, Vec<Problem>> {
     // What is wrong with the catalog matters only to a policy that asks it for a service.
     let mut of_catalog = Files::default();
-    let catalog = asked.catalog.map(|path| of_catalog.catalog(path));
+    let of_host = around.catalog.of_host();
+    let path = asked.catalog.or(of_host.as_deref());
+    let catalog = path.map(|path| of_catalog.catalog(path));
     let given = Given {
         layers: asked.layers,
         catalog: catalog.as_ref(),
@@ -572,7 +604,7 @@ mod tests {
     fn typed(words: &[&str]) -> args::Run {
         let words = ["blackstart", "run"].iter().chain(words);
         match args::Typed::parse_from(words).command {
-            args::Command::Run(run) => *run,
+            args::Command::Run(run) => run.whole(),
             other => panic!("parsed as {other:?}"),
         }
     }
@@ -585,6 +617,11 @@ mod tests {
             all_final: false,
             today: Day::parse("2026-11-24").unwrap(),
             directory: PathBuf::from("/"),
+            catalog: catalog_files::Places {
+                variable: None,
+                host: PathBuf::from("/nowhere/catalog"),
+                directory: PathBuf::from("/nowhere"),
+            },
         }
     }
 

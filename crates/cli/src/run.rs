@@ -83,6 +83,9 @@ fn carry_out(
     if let Some(remark) = order.lock.as_ref().and_then(LockFile::remark) {
         output.warning(&plain(remark));
     }
+    for remark in &order.remarks {
+        output.warning(&plain(remark));
+    }
     let rules = order
         .policy
         .as_ref()

@@ -42,8 +42,19 @@ impl Place {
 
     fn call_with(&self, words: &[&str], input: &str) -> Output {
         let mut command = Command::new(&self.program);
+        command.args(words);
+        self.call_command(command, input)
+    }
+
+    /// What a shell makes of this.
+    fn call_script(&self, script: &str) -> Output {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        self.call_command(command, "")
+    }
+
+    fn call_command(&self, mut command: Command, input: &str) -> Output {
         command
-            .args(words)
             .current_dir(self.dir.path())
             .env_clear()
             .env("PATH", "/usr/bin:/bin")
@@ -200,4 +211,35 @@ fn enforce_without_privilege_runs_nothing() {
         "{told}"
     );
     assert!(!place.has("ran"));
+}
+
+#[test]
+fn who_lacks_root_hears_of_root_and_not_of_what_only_root_may_write() {
+    let place = Place::new();
+    fs::write(place.dir.path().join("state"), "no directory can be here").unwrap();
+    let out = place.call(&["run", "--mode", "enforce", "--", "touch", "ran"]);
+    assert_eq!(out.status.code(), Some(125));
+    let told = text(&out.stderr);
+    assert!(
+        told.contains("run as root") && !told.contains("BLACKSTART_STATE"),
+        "{told}"
+    );
+    assert!(!place.has("ran"));
+}
+
+#[test]
+fn the_command_ignores_what_it_would_ignore_without_us() {
+    let place = Place::new();
+    for (trap, ignored) in [("trap '' PIPE; ", true), ("", false)] {
+        let run = |before: &str| {
+            let script = format!("{trap}exec {before} grep SigIgn /proc/self/status");
+            let out = place.call_script(&script);
+            let mask = text(&out.stdout).split_ascii_whitespace().nth(1).unwrap();
+            u64::from_str_radix(mask, 16).unwrap()
+        };
+        let (without, with) = (run(""), run("./blackstart run -q --"));
+        assert_eq!(without, with, "{without:x} {with:x}");
+        // SIGPIPE is 13.
+        assert_eq!(with & 1 << 12 != 0, ignored, "{with:x}");
+    }
 }

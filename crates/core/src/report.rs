@@ -23,6 +23,8 @@ use std::net::IpAddr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::tables::RULE_RESOLVER;
+
 pub use crate::policy::Reaction;
 pub use crate::record::{Attribution, Verdict};
 pub use account::{Account, Parts};
@@ -143,6 +145,18 @@ pub struct Run {
     /// Scripts below the command's own directory that the run executed, if their texts were looked at.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub scripts: Vec<Script>,
+}
+
+impl Run {
+    /// Is a flow a look at one of the run's own name servers? These are the host's choice and not the
+    /// deployment's. In a report that does not have them, whatever nobody named at port 53 is taken for one.
+    pub(crate) fn asks_resolver(&self, flow: &Flow) -> bool {
+        let address = flow.address.to_canonical();
+        let mut resolvers = self.resolvers.iter().map(IpAddr::to_canonical);
+        let known = self.resolvers.is_empty() || resolvers.any(|resolver| resolver == address);
+        flow.rule == rule_text(None, RULE_RESOLVER)
+            || known && flow.port == 53 && flow.name.is_none()
+    }
 }
 
 /// A script of the deployment's own, and which of the run's destinations its text names. The text itself is
@@ -321,6 +335,13 @@ pub struct Delegate {
     pub rule: String,
     /// How often.
     pub attempts: u64,
+}
+
+impl Delegate {
+    /// Is it a unix socket? Those behind an address are among the flows as well.
+    pub fn is_unix(&self) -> bool {
+        self.path.parse::<std::net::SocketAddr>().is_err()
+    }
 }
 
 /// How bad.

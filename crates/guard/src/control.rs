@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::GivenPolicy;
 use crate::orphan::described;
-use crate::state::{RunDir, RunFile, StateDir};
+use crate::state::{RunDir, RunFile, SPARE, StateDir};
 use crate::story::wall_ns;
 
 const SOCKET: &str = "control";
@@ -64,11 +64,14 @@ pub struct Running {
 /// The runs that are on below `state_dir` and are meant by `which`: an id, the beginning or the end of one, or a
 /// service. Runs without a supervisor are not among them: there is nobody to ask.
 pub fn running(state_dir: &Path, which: &str) -> io::Result<Vec<Running>> {
-    let Some(state) = StateDir::existing(state_dir) else {
-        return Ok(Vec::new());
-    };
+    let mut dirs = Vec::new();
+    for state in [state_dir, Path::new(SPARE)] {
+        if let Some(state) = StateDir::existing(state) {
+            dirs.extend(state.unfinished()?);
+        }
+    }
     let mut found = Vec::new();
-    for dir in state.unfinished()? {
+    for dir in dirs {
         let Ok(run) = RunDir::peek(&dir) else {
             continue;
         };
@@ -198,6 +201,8 @@ pub(crate) struct Judged<'a> {
     pub(crate) broken_glass: bool,
     /// No end of a run is there to hold leases by.
     pub(crate) ends_leases: bool,
+    /// Is something refused now?
+    pub(crate) enforcing: bool,
 }
 
 impl Judged<'_> {
@@ -240,6 +245,7 @@ impl Judged<'_> {
             Mode::Observe
         };
         session.set_mode(mode).map_err(|error| described(&error))?;
+        self.enforcing = mode == Mode::Enforce;
 
         let known = self
             .policy

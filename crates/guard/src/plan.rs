@@ -50,6 +50,8 @@ pub enum Need {
     DnsOverTcp,
     /// Every name of /etc/hosts known.
     HostsFile,
+    /// Every own address known.
+    OwnAddresses,
     /// No sockets that were made before the run.
     InheritedSockets,
     /// The policy's limits.
@@ -62,7 +64,7 @@ pub enum Need {
 
 impl Need {
     /// All of them.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::Bpf,
         Self::Cgroup,
         Self::Names,
@@ -82,6 +84,7 @@ impl Need {
         Self::Answers,
         Self::DnsOverTcp,
         Self::HostsFile,
+        Self::OwnAddresses,
         Self::InheritedSockets,
         Self::Limits,
         Self::Leftovers,
@@ -110,6 +113,7 @@ impl Need {
             Self::Answers => "answers",
             Self::DnsOverTcp => "dns_over_tcp",
             Self::HostsFile => "hosts_file",
+            Self::OwnAddresses => "own_addresses",
             Self::InheritedSockets => "inherited_socket",
             Self::Limits => "limits",
             Self::Leftovers => "leftovers",
@@ -139,6 +143,8 @@ impl Need {
             | Self::Outcomes
             | Self::UnixSockets
             | Self::Answers
+            // Judged as any others.
+            | Self::OwnAddresses
             // Unseen they are refused, or else counted.
             | Self::DnsOverTcp
             // They are the caller's doing, and what they reach was reached before.

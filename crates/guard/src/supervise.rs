@@ -6,9 +6,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use blackstart_core::policy::time_text;
-use blackstart_core::record::{SubjectId, Verdict};
+use blackstart_core::record::{Row, SubjectId, Verdict};
 use blackstart_core::report::{Leftover, image_name, rule_text};
-use blackstart_core::tables::RuleId;
+use blackstart_core::tables::{RULE_RESOLVER_SOCKET, RuleId};
 use blackstart_kernel::spawn::{Child, Received, Signals, process_group, stop_self, waker};
 use blackstart_kernel::{Event, Session};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -17,10 +17,12 @@ use rustix::process::{
 };
 
 use crate::answer::Answerer;
-use crate::cgroup::RunCgroup;
+use crate::cgroup::{RunCgroup, Target};
 use crate::control::{Control, Judged};
 use crate::forward::Forwarder;
 use crate::late::LateSubjects;
+use crate::leavers::{Leavers, Left, is_taken_back};
+use crate::listeners::{Listeners, near};
 use crate::orphan::described;
 use crate::process;
 use crate::state::{RunDir, RunFile};
@@ -134,17 +136,65 @@ pub(crate) struct Supervisor<'a, 'p> {
 /// The part of it that is about what is guarded, whether a command or what was there before.
 pub(crate) struct Supervision<'a, 'p> {
     pub(crate) session: Option<&'a mut Session>,
+    pub(crate) place: Place<'a>,
     pub(crate) dir: Option<&'a RunDir>,
     pub(crate) answerer: Option<&'a Answerer>,
     pub(crate) forwarder: Option<&'a Forwarder>,
     pub(crate) judged: &'a mut Judged<'p>,
     pub(crate) control: Option<&'a Control>,
     pub(crate) file: &'a mut RunFile,
-    pub(crate) late: &'a mut LateSubjects,
+    pub(crate) beside: &'a mut Beside,
     pub(crate) notice: &'a mut dyn FnMut(Notice),
     pub(crate) told: Told,
+    /// The programs are taken off.
+    pub(crate) detached: bool,
+    /// Some unix socket was reached for since the last look at them.
+    pub(crate) contacts: bool,
+    /// Ports of loopback that were reached for, and by whom.
+    pub(crate) near: Vec<(String, u32)>,
     /// Events that were read and not gone through.
     pub(crate) pending: VecDeque<Event>,
+}
+
+/// Where what is guarded is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Place<'a> {
+    /// In a cgroup made for it; none if there could not be one.
+    Made(Option<&'a RunCgroup>),
+    /// In somebody else's, out of which and into which nobody is moved.
+    Given(&'a Target),
+}
+
+impl Place<'_> {
+    /// Is this process there?
+    fn contains(self, pid: u32) -> bool {
+        match self {
+            Self::Made(cgroup) => cgroup.is_some_and(|cgroup| cgroup.contains(pid)),
+            Self::Given(target) => target.contains(pid),
+        }
+    }
+}
+
+/// What is known beside the kernel's record, to be put into its rows as they are read.
+#[derive(Debug, Default)]
+pub(crate) struct Beside {
+    late: LateSubjects,
+    leavers: Leavers,
+    listeners: Listeners,
+}
+
+impl Beside {
+    /// Put what is known into a row.
+    pub(crate) fn complete(&mut self, row: &mut Row) {
+        self.late.complete(row);
+        self.leavers.complete(row);
+        self.listeners.complete(row);
+    }
+
+    /// What is known of a row that is another row.
+    pub(crate) fn beside(&self, row: &Row) -> Option<Row> {
+        self.listeners.beside(row)
+    }
 }
 
 /// What the live lines have told already.
@@ -152,6 +202,8 @@ pub(crate) struct Supervision<'a, 'p> {
 pub(crate) struct Told {
     refusals: BTreeSet<(String, String, RuleId, Verdict)>,
     warnings: BTreeSet<&'static str>,
+    /// Who left, and whether it was moved back.
+    leavers: BTreeSet<(String, bool)>,
 }
 
 impl Supervisor<'_, '_> {
@@ -174,6 +226,7 @@ impl Supervisor<'_, '_> {
                 self.on.beat();
                 self.watch.follow_child();
                 self.look();
+                self.on.look_behind_again();
                 next_beat = now + HEARTBEAT;
             }
             if now >= next_checkpoint {
@@ -374,11 +427,14 @@ impl Supervision<'_, '_> {
         let (Some(session), Some(dir)) = (&self.session, self.dir) else {
             return;
         };
-        let late = &mut *self.late;
+        let beside = &mut *self.beside;
         let written = dir.write_record(|each| {
             let mut completed = |mut row| {
-                late.complete(&mut row);
+                beside.complete(&mut row);
                 each(&row);
+                if let Some(row) = beside.beside(&row) {
+                    each(&row);
+                }
             };
             session.read(&mut completed).map_err(io::Error::other)
         });
@@ -411,6 +467,9 @@ impl Supervision<'_, '_> {
                 break;
             }
         }
+        if std::mem::take(&mut self.contacts) || !self.near.is_empty() {
+            self.look_behind();
+        }
         any
     }
 
@@ -422,6 +481,7 @@ impl Supervision<'_, '_> {
 
     /// Take the programs off.
     pub(crate) fn detach(&mut self) -> Result<(), String> {
+        self.detached = true;
         match &mut self.session {
             Some(session) => session.detach().map_err(|error| described(&error)),
             None => Ok(()),
@@ -440,10 +500,15 @@ impl Supervision<'_, '_> {
                 name,
                 address,
                 port,
+                protocol,
                 verdict,
                 rule,
-                ..
             } => {
+                if let Some(place) = near(address, port, protocol, verdict)
+                    && self.beside.listeners.wants(&place)
+                {
+                    self.near.push((place, tgid));
+                }
                 if !is_refusal(verdict) {
                     return;
                 }
@@ -481,9 +546,110 @@ impl Supervision<'_, '_> {
                 verdict,
                 rule,
             } => self.tell(subject, tgid, kind.to_string(), verdict, rule),
-            // The record has it; there is nothing to do about it here.
-            Event::Left { .. } => {}
+            Event::Contact => self.contacts = true,
+            Event::Left {
+                subject,
+                tgid,
+                cgroup,
+            } => self.left(Left {
+                subject,
+                tgid,
+                cgroup,
+            }),
         }
+    }
+
+    /// Somebody was not found the last time.
+    pub(crate) fn look_behind_again(&mut self) {
+        if self.beside.listeners.wants_another_look() {
+            self.look_behind();
+        }
+    }
+
+    /// Unix sockets were reached for: tell what was refused, and find out who listens while it does.
+    fn look_behind(&mut self) {
+        let Some(session) = &self.session else { return };
+        let mut rows = Vec::new();
+        let read = session.contacts(&mut |row| {
+            let tgid = session.subject(row.subject).map_or(0, |it| it.tgid);
+            rows.push((row, tgid));
+        });
+        if let Err(error) = read {
+            tracing::debug!(%error, "unix sockets");
+        }
+        let mut places = std::mem::take(&mut self.near);
+        places.extend(rows.iter().map(|(row, tgid)| (row.path.clone(), *tgid)));
+        let place = self.place;
+        self.beside
+            .listeners
+            .look(&places, |pid| place.contains(pid));
+        for (row, tgid) in rows {
+            // Refused always and on purpose, so that lookups take the way that is seen.
+            if row.rule != RULE_RESOLVER_SOCKET {
+                let destination = format!("unix:{}", row.path);
+                self.tell(row.subject, tgid, destination, row.verdict, row.rule);
+            }
+        }
+    }
+
+    /// A process left the run's cgroup. Where something is refused it is moved back, if it may be (`is_taken_back`).
+    fn left(&mut self, left: Left) {
+        let Some(session) = &self.session else { return };
+        let made = match self.place {
+            Place::Made(Some(cgroup)) => Some(cgroup),
+            Place::Made(None) => return,
+            Place::Given(_) => None,
+        };
+        // After the run's end processes are moved out on purpose.
+        if self.detached {
+            return;
+        }
+        let taken = made.filter(|cgroup| {
+            let is_to_be = |own| {
+                let path = cgroup.place_of(left.tgid).unwrap_or_default();
+                is_taken_back(left.cgroup, own, &path)
+            };
+            self.judged.enforcing && cgroup.whereabouts().id.is_some_and(is_to_be)
+        });
+        // By the kernel's books: what has ended, or has come to be another process, has no place in them.
+        let ours = |pid| process::numbered_as_recorded() && session.process(pid).is_some();
+        let outcome = taken.map(|cgroup| cgroup.take_back(left.tgid, ours));
+        let returned = matches!(outcome, Some(Ok(())));
+        if let Some(Err(error)) = &outcome {
+            tracing::info!(%error, ?left, "not moved back");
+            if !ours(left.tgid) {
+                // It has ended meanwhile, and the record tells that it left.
+                return;
+            }
+        }
+        self.beside.leavers.was(left, returned);
+        let who = self.who(left.subject);
+        if self.told.leavers.len() < TOLD_MAX && self.told.leavers.insert((who.clone(), returned)) {
+            let fate = match outcome {
+                Some(Ok(())) => "and was moved back".to_owned(),
+                Some(Err(error)) => format!("and cannot be moved back ({error}): it is not judged"),
+                None if self.judged.enforcing && made.is_some() => {
+                    "for one that was made for it, and is not judged there".to_owned()
+                }
+                None => "and is not seen from here on".to_owned(),
+            };
+            self.tell_warning(format!(
+                "{who} (pid {}) left the run's cgroup {fate}",
+                left.tgid
+            ));
+        }
+    }
+
+    /// What a subject is called.
+    fn who(&self, subject: SubjectId) -> String {
+        let image = self
+            .session
+            .as_ref()
+            .and_then(|session| session.subject(subject));
+        image.map_or_else(
+            || "a process".to_owned(),
+            |row| image_name(&row.exe, &self.file.redaction.of(&row.argv)).to_owned(),
+        )
     }
 
     /// One line for each new kind of refusal.

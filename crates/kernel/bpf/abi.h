@@ -489,7 +489,13 @@ struct bs_forwarded_key {
 
 /* ---- the live view ---------------------------------------------------------------------------------- */
 
-enum bs_event_kind { BS_EVENT_ATTEMPT = 1, BS_EVENT_LOOKUP = 2, BS_EVENT_LEFT = 3, BS_EVENT_SOCKET = 4 };
+enum bs_event_kind {
+	BS_EVENT_ATTEMPT = 1,
+	BS_EVENT_LOOKUP = 2,
+	BS_EVENT_LEFT = 3,
+	BS_EVENT_SOCKET = 4,
+	BS_EVENT_CONTACT = 5, /* a new row in bs_delegates, which says more */
+};
 
 struct bs_event {
 	__u32 kind;
@@ -509,7 +515,7 @@ struct bs_lookup_event {
 	__u32 tgid;
 	__u64 subject;
 	__u32 client[4];
-	__u32 server[4];
+	__u32 server[4]; /* on the wire, where the real answer would come from */
 	__u32 rule;
 	__u16 client_port;
 	__u16 server_port;

@@ -370,7 +370,8 @@ __noinline int bs_record(struct bs_attempt *a)
 		if (!bpf_map_update_elem(&bs_flows, &key, &fresh, BPF_NOEXIST)) {
 			struct bs_event *e;
 
-			if (key.verdict == BS_ALLOW)
+			/* What passes is not told live. But who listens on loopback can be found out only while it does. */
+			if (key.verdict == BS_ALLOW && (key.protocol != IPPROTO_TCP || !bs_is_loopback(key.addr)))
 				return 1;
 			e = bpf_ringbuf_reserve(&bs_events, sizeof(*e), 0);
 			if (!e) {

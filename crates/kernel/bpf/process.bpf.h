@@ -75,11 +75,9 @@ static __always_inline void bs_left(__u32 tgid, __u64 subject, __u64 cgroup)
 	struct bs_event *e;
 
 	live.strays = 1;
-	if (bpf_map_update_elem(&bs_leavers, &key, &now, BPF_NOEXIST)) {
-		if (!bpf_map_lookup_elem(&bs_leavers, &key))
-			BS_COUNT(events_lost, 1);
-		return;
-	}
+	/* Told each time: who was moved back may leave again. */
+	if (bpf_map_update_elem(&bs_leavers, &key, &now, BPF_NOEXIST) && !bpf_map_lookup_elem(&bs_leavers, &key))
+		BS_COUNT(events_lost, 1);
 	e = bpf_ringbuf_reserve(&bs_events, sizeof(*e), 0);
 	if (!e) {
 		BS_COUNT(events_lost, 1);
@@ -118,7 +116,7 @@ int BPF_PROG(bs_fork, struct task_struct *parent, struct task_struct *child)
 		from = p->subject;
 	id = bs_subject_new(tgid, from, 1, 0);
 	/* clone3(CLONE_INTO_CGROUP) to a place outside fires no cgroup_attach_task. */
-	if (id && !inside)
+	if (!inside)
 		bs_left(tgid, id, BPF_CORE_READ(child, cgroups, dfl_cgrp, kn, id));
 	return 0;
 }
@@ -154,13 +152,16 @@ int BPF_PROG(bs_exec, struct task_struct *task, int old_pid, struct linux_binprm
 	} else {
 		id = p->subject;
 		row = bpf_map_lookup_elem(&bs_subjects, &id);
-		if (row && (!row->forked || p->active)) {
+		if (!row || !row->forked || p->active) {
 			/* It acted, or ran another program, under the old image: that one stays as it was. */
-			row->ended_ns = bpf_ktime_get_boot_ns();
-			row->replaced = 1;
+			if (row) {
+				row->ended_ns = bpf_ktime_get_boot_ns();
+				row->replaced = 1;
+			}
 			id = bs_subject_new(tgid, id, 0, 0);
 		}
 	}
+	/* Without a row the new image is not known, and has no right that the old one had. */
 	row = bpf_map_lookup_elem(&bs_subjects, &id);
 	if (!row)
 		return 0;
@@ -180,8 +181,10 @@ int BPF_PROG(bs_exec, struct task_struct *task, int old_pid, struct linux_binprm
 	len = end - start;
 	row->argv_cut = len > BS_ARGV_HEAD + BS_ARGV_REST;
 	n = len < BS_ARGV_HEAD ? len : BS_ARGV_HEAD;
-	if (bpf_probe_read_user(row->argv, n, (void *)start))
+	if (bpf_probe_read_user(row->argv, n, (void *)start)) {
+		row->argv_cut = 1;
 		return 0;
+	}
 	row->argv_len = n;
 	if (len <= BS_ARGV_HEAD)
 		return 0;

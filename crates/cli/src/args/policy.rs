@@ -35,6 +35,8 @@ pub(crate) struct Check {
     pub(crate) format: Format,
 
     /// Take from this catalog what `protect:` and `service:` stand for
+    ///
+    /// Where it is not given: where BLACKSTART_CATALOG says, or in /etc/blackstart/catalog, if that is there.
     #[arg(long, value_name = "DIR")]
     pub(crate) catalog: Option<PathBuf>,
 
@@ -71,6 +73,8 @@ pub(crate) struct Explain {
     pub(crate) policy: Option<PathBuf>,
 
     /// Take from this catalog what `protect:` and `service:` stand for
+    ///
+    /// Where it is not given: where BLACKSTART_CATALOG says, or in /etc/blackstart/catalog, if that is there.
     #[arg(long, value_name = "DIR")]
     pub(crate) catalog: Option<PathBuf>,
 
@@ -128,6 +132,8 @@ pub(crate) struct Test {
     pub(crate) format: Format,
 
     /// Take from this catalog what `protect:` and `service:` stand for
+    ///
+    /// Where it is not given: where BLACKSTART_CATALOG says, or in /etc/blackstart/catalog, if that is there.
     #[arg(long, value_name = "DIR")]
     pub(crate) catalog: Option<PathBuf>,
 
@@ -202,6 +208,8 @@ pub(crate) struct Against {
     pub(crate) since: Option<Duration>,
 
     /// Take from this catalog what `protect:` and `service:` stand for
+    ///
+    /// Where it is not given: where BLACKSTART_CATALOG says, or in /etc/blackstart/catalog, if that is there.
     #[arg(long, value_name = "DIR")]
     pub(crate) catalog: Option<PathBuf>,
 

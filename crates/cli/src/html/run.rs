@@ -80,6 +80,10 @@ impl RunPage<'_> {
             facts: facts(self.report, clock),
             clock,
             drawing: Drawing {
+                no_circle: match &picture {
+                    Some(picture) if picture.circles_left_out > 0 => "No circle is drawn.",
+                    _ => "This deployment closes no circle that is known of.",
+                },
                 picture: picture.unwrap_or_default(),
                 why_not: self.why_no_graph(graph.as_ref()),
             },
@@ -111,7 +115,8 @@ impl RunPage<'_> {
             .filter_map(|name| graph.find(name))
             .collect();
         let loops = loops_of(graph, &Recovery::of(graph), &protect, deploys);
-        Some(Picture::of(graph, &loops, Some(deploys)))
+        let circles: Vec<_> = loops.iter().map(|it| it.steps.as_slice()).collect();
+        Some(Picture::of(graph, &circles, Some(deploys)))
     }
 
     fn why_no_graph(&self, graph: Option<&Graph>) -> Option<&'static str> {
@@ -147,6 +152,8 @@ impl io::Write for IoWriter<'_> {
 pub(super) struct Drawing {
     pub(super) picture: Picture,
     pub(super) why_not: Option<&'static str>,
+    /// What to say where no circle is drawn.
+    pub(super) no_circle: &'static str,
 }
 
 /// One line of the page's head.

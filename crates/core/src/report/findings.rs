@@ -263,25 +263,35 @@ fn refused_socket(
 }
 
 fn leavers(lens: &Lens<'_>) -> Vec<Finding> {
-    let mut groups: BTreeMap<String, Option<u64>> = BTreeMap::new();
+    let mut groups: BTreeMap<(String, bool), Option<u64>> = BTreeMap::new();
     for row in &lens.record.leavers {
         let number = lens.subject(row.subject);
         let exe = match number {
             Some(number) => lens.name_of(number),
             None => format!("process {}", row.tgid),
         };
-        let first = groups.entry(exe).or_insert(number);
+        let first = groups.entry((exe, row.returned)).or_insert(number);
         *first = match (*first, number) {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
         };
     }
-    let finding = |(exe, number): (String, Option<u64>)| Finding {
-        id: stable_id(&["left_cgroup", "", "", &exe]),
+    let finding = |((exe, returned), number): ((String, bool), Option<u64>)| Finding {
+        id: stable_id(&[
+            "left_cgroup",
+            if returned { "returned" } else { "" },
+            "",
+            &exe,
+        ]),
         kind: "left_cgroup".to_owned(),
         severity: Severity::Warning,
         title: printable(&format!(
-            "{exe} left the run's cgroup and was not seen from then on"
+            "{exe} left the run's cgroup and was {}",
+            if returned {
+                "moved back; what it reached for in between was not judged"
+            } else {
+                "not seen from then on"
+            }
         )),
         owner: None,
         command: number.map(|number| lens.argv_of(number)),

@@ -187,6 +187,13 @@ impl Target {
         below::pids(&self.at())
     }
 
+    /// Is this process in it, or below?
+    pub(crate) fn contains(&self, pid: u32) -> bool {
+        self.hierarchy
+            .of(&pid.to_string())
+            .is_ok_and(|path| path.starts_with(&self.path))
+    }
+
     /// The ids of it and of all cgroups below.
     pub(crate) fn ids(&self) -> Vec<u64> {
         let dirs = below::tree(&self.at());

@@ -23,14 +23,13 @@ use super::{Setup, system, terms_of};
 use crate::cgroup::{Meant, Target};
 use crate::connections::{Open, Sockets};
 use crate::control::Judged;
-use crate::late::LateSubjects;
 use crate::orphan::described;
 use crate::plan::Need;
 use crate::refusal::{Cause, Refusal};
 use crate::resolv::Resolving;
 use crate::state::{AttachedTo, RunDir, StateDir};
 use crate::story::{End, wall_ns};
-use crate::supervise::{CHECKPOINT, HEARTBEAT, Supervision, Told};
+use crate::supervise::{Beside, CHECKPOINT, HEARTBEAT, Place, Supervision, Told};
 use crate::{Ended, Notice, Request, found, process};
 
 /// How often resolv.conf and the addresses of the host are looked at again.
@@ -309,7 +308,7 @@ impl Setup<'_> {
     ) -> Ended {
         let began = Instant::now();
         let end = time.and_then(|time| began.checked_add(time));
-        let mut late = LateSubjects::default();
+        let mut beside = Beside::default();
         let mut judged = Judged {
             policy: self.policy.map(Cow::Borrowed),
             tables: self.tables.take(),
@@ -317,18 +316,27 @@ impl Setup<'_> {
             may_enforce: self.terms.may_enforce(),
             broken_glass: false,
             ends_leases: true,
+            enforcing: self.terms.enforcing(),
+        };
+        let place = match &self.target {
+            Some(target) => Place::Given(target),
+            None => Place::Made(None),
         };
         let mut on = Supervision {
             session: self.session.as_mut(),
+            place,
             dir: self.dir.as_ref(),
             answerer: self.answerer.as_ref(),
             forwarder: self.forwarder.as_ref(),
             judged: &mut judged,
             control: self.control.as_ref(),
             file: &mut self.file,
-            late: &mut late,
+            beside: &mut beside,
             notice: &mut *notice,
             told: Told::default(),
+            detached: false,
+            contacts: false,
+            near: Vec::new(),
             pending: VecDeque::new(),
         };
         let until = match &self.target {
@@ -342,7 +350,7 @@ impl Setup<'_> {
         if let Some(to) = &mut self.file.attached {
             to.told.until = Some(until);
         }
-        let (record, ended_ns) = self.take_record(&mut late);
+        let (record, ended_ns) = self.take_record(&mut beside);
         let usage = Usage {
             wall_seconds: Some(began.elapsed().as_secs_f64()),
             ..Usage::default()
@@ -417,6 +425,7 @@ impl Supervision<'_, '_> {
                 if !target.exists() {
                     return Until::Gone;
                 }
+                self.look_behind_again();
                 next_beat = now + HEARTBEAT;
             }
             if now >= next_checkpoint {

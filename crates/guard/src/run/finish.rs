@@ -17,11 +17,10 @@ use blackstart_kernel::spawn::{Child, Signals};
 use super::{PATIENCE, Setup, usage};
 use crate::cgroup::RunCgroup;
 use crate::control::Judged;
-use crate::late::LateSubjects;
 use crate::orphan::{described, kept_record, remove_programs};
 use crate::plan::Need;
 use crate::story::{End, tell, wall_ns};
-use crate::supervise::{Ending, Supervision, Supervisor, Told};
+use crate::supervise::{Beside, Ending, Place, Supervision, Supervisor, Told};
 use crate::terminal::Terminal;
 use crate::watch::Watch;
 use crate::{AtEnd, Ended, Notice, locked, pins, scripts, usual};
@@ -54,7 +53,7 @@ impl Setup<'_> {
         let time = self.limits().time;
         let limits = self.file.limits.clone();
         let mut watch = Watch::new(limits, time, at_end, child.pid.cast_unsigned());
-        let mut late = LateSubjects::default();
+        let mut beside = Beside::default();
         let mut judged = Judged {
             policy: self.policy.map(Cow::Borrowed),
             tables: self.tables.take(),
@@ -62,6 +61,7 @@ impl Setup<'_> {
             may_enforce: self.terms.may_enforce(),
             broken_glass: self.file.break_glass.is_some(),
             ends_leases: false,
+            enforcing: self.terms.enforcing(),
         };
         let mut supervisor = Supervisor {
             child,
@@ -71,15 +71,19 @@ impl Setup<'_> {
             watch: &mut watch,
             on: Supervision {
                 session: self.session.as_mut(),
+                place: Place::Made(self.cgroup.as_ref()),
                 dir: self.dir.as_ref(),
                 answerer: self.answerer.as_ref(),
                 forwarder: self.forwarder.as_ref(),
                 judged: &mut judged,
                 control: self.control.as_ref(),
                 file: &mut self.file,
-                late: &mut late,
+                beside: &mut beside,
                 notice: &mut *notice,
                 told: Told::default(),
+                detached: false,
+                contacts: false,
+                near: Vec::new(),
                 pending: VecDeque::new(),
             },
         };
@@ -134,7 +138,7 @@ impl Setup<'_> {
         }
         supervisor.on.last_events();
         let took = began.elapsed();
-        let (record, ended_ns) = self.take_record(&mut late);
+        let (record, ended_ns) = self.take_record(&mut beside);
         let ended = outcome(ending, watch.overtime.is_some());
         self.file.exit_code = Some(ended.0);
         let (mut usage, memory_hits) = usage(self.cgroup.as_ref(), watch.highest_pids);
@@ -165,7 +169,7 @@ impl Setup<'_> {
     }
 
     /// Once nothing more is judged: the record, and when that was.
-    pub(super) fn take_record(&mut self, late: &mut LateSubjects) -> (Ledger, i64) {
+    pub(super) fn take_record(&mut self, beside: &mut Beside) -> (Ledger, i64) {
         // Nobody is turned to it any more; who still uses it goes on as if the server had ended.
         drop(self.forwarder.take());
         let unwritten = self.session.as_mut().map(Session::unwritten);
@@ -188,7 +192,7 @@ impl Setup<'_> {
                 unanswered,
             );
         }
-        (self.record(late), ended_ns)
+        (self.record(beside), ended_ns)
     }
 
     /// The report, told and put away. `ended` is the exit code, and the signal behind it.
@@ -252,14 +256,18 @@ impl Setup<'_> {
     }
 
     /// What the kernel recorded; where that cannot be read, what of it is on disk.
-    fn record(&mut self, late: &mut LateSubjects) -> Ledger {
+    fn record(&mut self, beside: &mut Beside) -> Ledger {
         let Some(session) = &self.session else {
             return Ledger::default();
         };
         let mut record = Ledger::redacting(&self.request.redaction);
         let read = session.read(&mut |mut row| {
-            late.complete(&mut row);
+            beside.complete(&mut row);
+            let another = beside.beside(&row);
             record.add(row);
+            if let Some(row) = another {
+                record.add(row);
+            }
         });
         let Err(error) = read else { return record };
         self.terms.note(
@@ -406,6 +414,7 @@ mod tests {
                 verdict,
                 rule,
                 attempts: 1,
+                listener: None,
             }));
             record
         };

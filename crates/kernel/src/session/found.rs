@@ -1,7 +1,7 @@
 //! Guarding a cgroup that was there before: its processes, its sockets, and the move from the cgroup in which the
 //! programs have shown that they judge.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 
@@ -10,7 +10,7 @@ use blackstart_core::tables::Tables;
 use libbpf_rs::{MapCore, MapFlags, libbpf_sys};
 
 use super::reload::row;
-use super::{Feature, Session, known_rows};
+use super::{Feature, Session, known};
 use crate::abi;
 use crate::fill::words;
 use crate::{Error, ErrorKind};
@@ -206,7 +206,8 @@ impl Session {
 
     /// Other resolvers, and other addresses of the host's own, than were known before: both whole.
     pub fn know(&mut self, before: Known<'_>, now: Known<'_>) -> Result<(), Error> {
-        let (before, now) = (known_rows(before), known_rows(now));
+        let rows = |of| known(of).0.into_iter().collect::<BTreeMap<_, _>>();
+        let (before, now) = (rows(before), rows(now));
         for address in before.keys().chain(now.keys()) {
             let flags = now.get(address).copied().unwrap_or(0);
             if before.get(address).copied().unwrap_or(0) == flags {

@@ -11,6 +11,7 @@ mod forward;
 mod leases;
 mod message;
 mod packets;
+mod processes;
 mod queries;
 mod verifier;
 mod wire;

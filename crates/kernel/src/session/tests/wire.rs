@@ -84,10 +84,28 @@ impl Wire {
         Self::with(rules, &[], forwarder, |_| {})
     }
 
+    /// In enforce mode, with processes followed too.
+    pub(super) fn following(rules: &str) -> Self {
+        let mut wire = Self::of(rules, &[], || None, &[Feature::Processes], |_| {});
+        wire.session.set_mode(Mode::Enforce).unwrap();
+        wire.session.heartbeat().unwrap();
+        wire
+    }
+
     fn with(
         rules: &str,
         search: &[&str],
         forwarder: impl FnOnce() -> Option<Listening>,
+        change: impl FnOnce(&mut Tables),
+    ) -> Self {
+        Self::of(rules, search, forwarder, &[], change)
+    }
+
+    fn of(
+        rules: &str,
+        search: &[&str],
+        forwarder: impl FnOnce() -> Option<Listening>,
+        also: &[Feature],
         change: impl FnOnce(&mut Tables),
     ) -> Self {
         need_root();
@@ -102,7 +120,8 @@ impl Wire {
         };
         let mut tables = compile(&policy, &facts).unwrap();
         change(&mut tables);
-        let features = BTreeSet::from([Feature::Names, Feature::Addresses, Feature::Outcomes]);
+        let mut features = BTreeSet::from([Feature::Names, Feature::Addresses, Feature::Outcomes]);
+        features.extend(also);
         let settings = Settings {
             tables: &tables,
             rules: policy.rules.len() as u32,
@@ -125,6 +144,11 @@ impl Wire {
             path,
             servers,
         }
+    }
+
+    /// The run's cgroup.
+    pub(super) fn cgroup(&self) -> BorrowedFd<'_> {
+        self.cgroup.as_fd()
     }
 
     /// A UDP socket of the run, connected to the server of this family.
