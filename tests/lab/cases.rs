@@ -109,6 +109,7 @@ const MALFORMED: &str = "tests/dns_malformed.rs";
 const REWRITTEN: &str = "tests/dns_rewritten.rs";
 const QUERIES: &str = "crates/kernel/src/session/tests/queries.rs";
 const LEASES: &str = "crates/kernel/src/session/tests/leases.rs";
+const TAKEOVER: &str = "crates/kernel/src/session/tests/takeover.rs";
 const ANSWERS: &str = "crates/kernel/src/session/tests/answers.rs";
 const PACKETS: &str = "crates/kernel/src/session/tests/packets.rs";
 const ASSEMBLY: &str = "crates/core/tests/assembly.rs";
@@ -174,6 +175,8 @@ pub const CASES: [Case; 70] = [
         &[
             (ENFORCE, "a_chain_that_touches_a_denied_name_is_refused"),
             (ANSWERS, "only_one_chain_from_the_question_counts"),
+            (LEASES, "the_link_that_is_denied_most_strongly_counts"),
+            (POLICY, "a_waiver_holds_for_a_name_that_is_an_alias"),
         ],
     ),
     case(20, Accident, "case, trailing dot, IDN, longest names, odd octets").is(
@@ -383,7 +386,18 @@ pub const CASES: [Case; 70] = [
             ("crates/core/tests/meaning.rs", "the_order_of_rules_changes_no_verdict"),
         ],
     ),
-    case(60, Accident, "a policy that lies in the tree that is deployed"),
+    case(60, Accident, "a policy that lies in the tree that is deployed")
+        .is(
+            Recorded,
+            &[
+                ("crates/cli/src/resolve.rs", "a_policy_in_the_tree_that_is_deployed_is_remarked"),
+                (
+                    "crates/cli/src/deployed.rs",
+                    "what_is_deployed_is_known_by_the_command_its_script_and_where_it_starts",
+                ),
+            ],
+        )
+        .remark("a warning to whoever starts or reloads the run, and the report lists the policy's files"),
     case(61, Accident, "a host that cannot enforce")
         .is(
             RefusedAtStart,
@@ -394,7 +408,13 @@ pub const CASES: [Case; 70] = [
         )
         .on_the_matrix(),
     case(62, Accident, "the first packet, and one during a change of policy")
-        .is(Refused, &[(POLICY, "the_policy_of_a_run_is_changed_while_it_is_on")]),
+        .is(
+            Refused,
+            &[
+                (POLICY, "the_policy_of_a_run_is_changed_while_it_is_on"),
+                (TAKEOVER, "the_mode_takes_over_with_the_rules"),
+            ],
+        ),
     case(63, Accident, "an end that leaves nothing, and touches nobody else's").is(
         Kept,
         &[

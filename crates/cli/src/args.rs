@@ -41,6 +41,13 @@ pub(crate) struct Typed {
     pub(crate) command: Command,
 }
 
+impl Typed {
+    /// Is a command to be run whatever of ours fails?
+    pub(crate) fn breaks_glass(&self) -> bool {
+        matches!(&self.command, Command::Run(run) if run.run.break_glass.is_some())
+    }
+}
+
 const AFTER: &str = "\
 Examples:
   What can this host do?

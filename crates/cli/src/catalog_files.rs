@@ -169,9 +169,13 @@ pub(crate) fn text(path: &Path) -> Result<String, String> {
         ));
     }
     String::from_utf8(bytes).map_err(|error| {
+        let whole = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let before = String::from_utf8_lossy(whole);
+        let of_line = before.rsplit('\n').next().unwrap_or_default();
         format!(
-            "it is not UTF-8 from byte {} on",
-            error.utf8_error().valid_up_to()
+            "it is not UTF-8 from line {}, column {} on",
+            before.matches('\n').count() + 1,
+            of_line.chars().count() + 1
         )
     })
 }
@@ -282,7 +286,7 @@ mod tests {
         let wanted = [
             "cannot read the catalog dangling.yaml: No such file or directory",
             "cannot read the catalog huge.yaml: it is larger than 16 MiB; split it, there may be any number of files",
-            "cannot read the catalog latin1.yaml: it is not UTF-8 from byte 3 on",
+            "cannot read the catalog latin1.yaml: it is not UTF-8 from line 1, column 4 on",
             "cannot read the catalog null.yaml: it is not a file",
             "cannot read the catalog self.yaml: Too many levels of symbolic links",
             "cannot read the catalog sub/loop: the link leads to HERE, which is read already; remove the link",

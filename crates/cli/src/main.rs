@@ -6,6 +6,7 @@ mod args;
 mod backtest;
 mod catalog_files;
 mod check;
+mod deployed;
 mod diagnostics;
 mod doctor;
 mod expectations;
@@ -56,8 +57,12 @@ fn main() -> ExitCode {
         }
     };
     if let Err(message) = log::start() {
-        output.error(&message);
-        return ExitCode::from(FAILED);
+        // Nothing of ours is in the way of an emergency.
+        if !typed.breaks_glass() {
+            output.error(&message);
+            return ExitCode::from(FAILED);
+        }
+        output.warning(&plain::plain(&message));
     }
     let code = match typed.command {
         // Sweeps on its own, in one go with looking for an orphan of the same service.
@@ -179,7 +184,11 @@ fn finish_check(typed: &Check, output: Output) -> u8 {
 }
 
 fn finish_explain(typed: &Explain, output: Output) -> u8 {
-    match explain::explain(typed, &Surroundings::of_process(), output.out) {
+    let around = Surroundings {
+        all_final: typed.as_user,
+        ..Surroundings::of_process()
+    };
+    match explain::explain(typed, &around, output.out) {
         Ok(text) => finish(output, &text, 0),
         Err(wrong) => {
             run::show_all(wrong.problems(), output);

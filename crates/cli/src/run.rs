@@ -1,9 +1,12 @@
 //! `blackstart run`: from what was typed to an exit code.
 
+use std::cell::OnceCell;
 use std::io;
 
+use blackstart_core::explain::{Question, explain};
 use blackstart_core::policy::Rule;
 use blackstart_core::report::Account;
+use blackstart_core::tables::Tables;
 use blackstart_guard::{AtEnd, Ended, GivenPolicy, Notice, Refusal, Request};
 
 use crate::FAILED;
@@ -21,15 +24,8 @@ use crate::summary::Telling;
 
 /// Runs it, tells about it, and says how to exit.
 pub(crate) fn run(typed: args::Run, output: Output) -> u8 {
-    match resolve::run(typed, &Surroundings::of_process()) {
-        Ok(order) => {
-            if order.catalog.is_some() && order.service.is_none() {
-                output.warning(
-                    "no circle can be found: say what this run deploys, with --service NAME",
-                );
-            }
-            carry_out(&order, output, blackstart_guard::run)
-        }
+    match resolve::run(typed, &Surroundings::of_caller()) {
+        Ok(order) => carry_out(&order, output, blackstart_guard::run),
         Err(problems) => {
             show_all(&problems, output);
             FAILED
@@ -39,7 +35,7 @@ pub(crate) fn run(typed: args::Run, output: Output) -> u8 {
 
 /// Attaches to what is there already, tells about it, and says how to exit.
 pub(crate) fn attach(typed: args::Attach, output: Output) -> u8 {
-    match resolve::attach(typed, &Surroundings::of_process()) {
+    match resolve::attach(typed, &Surroundings::of_caller()) {
         Ok((order, attaching)) => carry_out(&order, output, |request, notice| {
             blackstart_guard::attach(request, &attaching, notice)
         }),
@@ -91,7 +87,6 @@ fn carry_out(
         .as_ref()
         .map_or(&[][..], |effective| &effective.policy.rules);
     let telling = live::Telling {
-        rules,
         quiet: order.quiet,
         paint: output.err,
     };
@@ -193,9 +188,18 @@ fn tell(order: &Order, ended: &Ended, rules: &[Rule], output: Output) -> u8 {
             }
         }
         Format::Human => {
+            // What another policy judged meanwhile is not this one's.
+            let only = order.policy.as_ref().filter(|_| ended.reloaded.is_none());
+            let tables = OnceCell::new();
+            let explained = |asked: &Question| {
+                let compiled = || resolve::compiled(only?).ok();
+                let tables: &Option<Tables> = tables.get_or_init(compiled);
+                Some(explain(&only?.policy, tables.as_ref()?, asked))
+            };
             let telling = Telling {
                 report: &ended.report,
                 rules,
+                explained: Some(&explained),
                 written: &written,
                 paint: output.err,
             };

@@ -220,6 +220,7 @@ fn finding(kind: &str, severity: Severity, about: &[&str], title: String, fix: &
         reason: None,
         fix: Some(fix.to_owned()),
         reaction: None,
+        place: None,
         circle: None,
     }
 }

@@ -18,11 +18,13 @@ mod ledger;
 mod limits;
 pub(crate) mod probe;
 
+use std::fmt;
 use std::net::IpAddr;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::policy::Rule;
 use crate::tables::RULE_RESOLVER;
 
 pub use crate::policy::Reaction;
@@ -384,9 +386,42 @@ pub struct Finding {
     /// What the refusal of it does to the run's exit code, of a refusal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reaction: Option<Reaction>,
+    /// Where the rule is written: several may have the same text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub place: Option<RulePlace>,
     /// The circle that a deployment closes, of a `loop`.
     #[serde(rename = "loop", default, skip_serializing_if = "Option::is_none")]
     pub circle: Option<Circle>,
+}
+
+/// Where a rule is written.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+pub struct RulePlace {
+    /// The file, as it was named.
+    pub file: String,
+    /// The line, from 1 on.
+    pub line: usize,
+}
+
+impl RulePlace {
+    /// That of a rule.
+    pub fn of(rule: &Rule) -> Self {
+        Self {
+            file: rule.file.to_string(),
+            line: rule.line,
+        }
+    }
+
+    /// Is it this rule's?
+    pub fn is_of(&self, rule: &Rule) -> bool {
+        *self.file == *rule.file && self.line == rule.line
+    }
+}
+
+impl fmt::Display for RulePlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.file, self.line)
+    }
 }
 
 /// A circle: what is deployed needs, step by step, itself.

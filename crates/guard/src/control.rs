@@ -47,6 +47,9 @@ pub struct Origin {
     /// The outage that is played for the run: it stays, whatever policy takes over.
     #[serde(default)]
     pub drill: Option<Drill>,
+    /// The trees that are deployed, as far as that is known: no policy ought to lie there.
+    #[serde(default)]
+    pub trees: Vec<PathBuf>,
 }
 
 /// A run that is on and has its supervisor.
@@ -233,18 +236,17 @@ impl Judged<'_> {
             tables.end_leases();
         }
         let rules = u32::try_from(policy.rules.len()).unwrap_or(u32::MAX);
-        session
-            .reload(&tables, rules)
-            .map_err(|error| described(&error))?;
-        if let Some(judging) = &mut self.tables {
-            *judging = tables;
-        }
         let mode = if enforces && !self.broken_glass {
             Mode::Enforce
         } else {
             Mode::Observe
         };
-        session.set_mode(mode).map_err(|error| described(&error))?;
+        session
+            .reload(&tables, rules, mode)
+            .map_err(|error| described(&error))?;
+        if let Some(judging) = &mut self.tables {
+            *judging = tables;
+        }
         self.enforcing = mode == Mode::Enforce;
 
         let known = self

@@ -43,7 +43,7 @@ use blackstart_core::lock::Lock;
 use blackstart_core::policy::Policy;
 use blackstart_core::record::Verdict;
 use blackstart_core::redact::Redaction;
-use blackstart_core::report::{Account, Attached, Gap, Mode, PolicySource};
+use blackstart_core::report::{Account, Attached, Gap, Mode, PolicySource, RulePlace};
 
 pub use blackstart_kernel::support;
 pub use cgroup::Meant;
@@ -157,6 +157,8 @@ pub struct Refused {
     pub verdict: Verdict,
     /// The rule as text.
     pub rule: String,
+    /// Where it is written, if it stands in a policy.
+    pub place: Option<RulePlace>,
     /// Why it stands, as its author wrote.
     pub reason: Option<String>,
     /// What to do instead, as its author wrote.

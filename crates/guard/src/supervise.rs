@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use blackstart_core::policy::time_text;
 use blackstart_core::record::{Row, SubjectId, Verdict};
-use blackstart_core::report::{Leftover, image_name, rule_text};
+use blackstart_core::report::{Leftover, RulePlace, image_name, rule_text};
 use blackstart_core::tables::{RULE_RESOLVER_SOCKET, RuleId};
 use blackstart_kernel::spawn::{Child, Received, Signals, process_group, stop_self, waker};
 use blackstart_kernel::{Event, Session};
@@ -690,6 +690,7 @@ impl Supervision<'_, '_> {
                 destination,
                 verdict,
                 rule: rule_text(self.judged.policy.as_deref(), rule),
+                place: written.map(RulePlace::of),
                 reason: written.and_then(|rule| rule.reason.as_deref().map(str::to_owned)),
                 fix: written.and_then(|rule| rule.fix.as_deref().map(str::to_owned)),
             }));

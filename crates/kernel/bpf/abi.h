@@ -189,7 +189,7 @@ struct bs_class {
 	__u64 reach;   /* ruling where by_port is 0 */
 	__u64 lookup;  /* ruling of a lookup; default already applied: never NONE */
 	__u8 by_port;  /* 1: ask the ports trie */
-	__u8 may_deny;
+	__u8 denial;   /* how strongly a rule denies something of it; 0: none does. core::tables::Class */
 	__u8 pad[6];
 };
 
@@ -269,7 +269,7 @@ struct bs_lease_slot {
 	__u64 name;    /* the latest name of this class */
 	__u64 subject; /* who asked for it */
 	__u32 class_id;
-	__u32 deny_class; /* class of the first CNAME target that some rule denies; 0 none */
+	__u32 deny_class; /* class of the CNAME target that is denied most strongly; 0 none */
 	__u32 seen;       /* the lease's turn then, for finding the latest and the oldest */
 	__u8 several;     /* more than one name has this class here */
 	__u8 recorded;    /* bs_answers has a row of the latest name */

@@ -11,8 +11,8 @@ use super::command_line;
 use super::destinations::place;
 use super::paste::{self, Paste};
 use crate::plain::cut;
-use crate::summary::WAIVED_DAYS;
 use crate::summary::destinations::Lineage;
+use crate::summary::{WAIVED_DAYS, written_at};
 
 /// No more of them are shown.
 pub(super) const SHOWN: usize = 500;
@@ -83,7 +83,10 @@ impl OfRun<'_> {
             reason: finding.reason.clone(),
             fix: finding.fix.clone(),
             owner: finding.owner.clone(),
-            rule: rule.map(|rule| format!("{rule}{}", place(self.rules, rule))),
+            rule: rule.map(|rule| match &finding.place {
+                Some(place) => format!("{rule}{}", written_at(std::slice::from_ref(place))),
+                None => format!("{rule}{}", place(self.rules, rule)),
+            }),
             gates: finding.reaction == Some(Reaction::Fail),
             steps: circle.map(steps).unwrap_or_default(),
             shortest: circle.is_none_or(|circle| circle.shortest),
@@ -120,7 +123,11 @@ impl OfRun<'_> {
                     return Vec::new();
                 };
                 let text = finding.rule.as_deref().unwrap_or_default();
-                let written = self.rules.iter().find(|rule| *rule.text == *text);
+                let place = finding.place.as_ref();
+                let same = |rule: &&Rule| {
+                    *rule.text == *text && place.is_none_or(|place| place.is_of(rule))
+                };
+                let written = self.rules.iter().find(same);
                 let is_final = written.is_some_and(|rule| rule.rank == Rank::Final);
                 let exception = written
                     .filter(|_| !is_final)

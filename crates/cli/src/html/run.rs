@@ -52,6 +52,7 @@ impl RunPage<'_> {
         let sentence = Telling {
             report: self.report,
             rules: self.rules,
+            explained: None,
             written: &[],
             paint: Paint::None,
         }

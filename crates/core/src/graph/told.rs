@@ -82,6 +82,7 @@ impl Lens<'_> {
                 .map(|circle| reason(&circle.kind).to_owned()),
             fix: Some(found.fix.clone()),
             reaction: None,
+            place: None,
             circle,
         }
     }

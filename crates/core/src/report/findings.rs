@@ -6,7 +6,7 @@ use super::assemble::Lens;
 use super::drill::drill_finding;
 use super::ledger::Slot;
 use super::limits::limit_findings;
-use super::{Finding, Severity, Verdict, image_name};
+use super::{Finding, RulePlace, Severity, Verdict, image_name};
 use crate::policy::{Reaction, Rule};
 use crate::tables::{RULE_DEFAULT, RULE_RESOLVER_SOCKET, RuleId};
 
@@ -197,6 +197,7 @@ fn refusal(lens: &Lens<'_>, key: &Key, group: &Group) -> Finding {
         reason: said(rule.and_then(|r| r.reason.as_deref())),
         fix,
         reaction: Some(rule.map_or(Reaction::default(), |rule| rule.reaction)),
+        place: rule.map(RulePlace::of),
         circle: None,
     }
 }
@@ -258,6 +259,7 @@ fn refused_socket(
             "if the deployment may need it, run with --accept-gap unseen_families".to_owned(),
         ),
         reaction: None,
+        place: None,
         circle: None,
     }
 }
@@ -302,6 +304,7 @@ fn leavers(lens: &Lens<'_>) -> Vec<Finding> {
         reason: None,
         fix: None,
         reaction: None,
+        place: None,
         circle: None,
     };
     groups.into_iter().map(finding).collect()
@@ -349,6 +352,7 @@ fn leftovers(lens: &Lens<'_>) -> Vec<Finding> {
             reason: None,
             fix: None,
             reaction: None,
+            place: None,
             circle: None,
         });
     }
@@ -372,6 +376,7 @@ fn broken_glass(lens: &Lens<'_>) -> Option<Finding> {
         reason: Some(printable(reason)),
         fix: None,
         reaction: None,
+        place: None,
         circle: None,
     })
 }
@@ -396,6 +401,7 @@ fn expired(lens: &Lens<'_>) -> Vec<Finding> {
                 "remove it from {place}, or give it a new day if it is still needed"
             ))),
             reaction: None,
+            place: None,
             circle: None,
         }
     };

@@ -13,5 +13,6 @@ mod message;
 mod packets;
 mod processes;
 mod queries;
+mod takeover;
 mod verifier;
 mod wire;

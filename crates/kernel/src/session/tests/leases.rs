@@ -185,6 +185,40 @@ fn a_lease_permits_or_refuses_the_next_connect() {
     assert!(connect(&wire, "192.0.2.3"), "never leased");
 }
 
+/// Of a chain the link counts that is denied most strongly: not one that is denied for another port or for the record
+/// only, though it comes first; wherever it stands.
+#[test]
+fn the_link_that_is_denied_most_strongly_counts() {
+    let wire = Wire::enforce(
+        "default: allow\nrules:\n  - deny: .port.test:22\n  - {deny: .record.test, mode: observe}\n  - deny: .bad.test\n",
+    );
+    let resolve = |asked: &str, links: &[&str], address: &str| {
+        let client = wire.client(SERVERS[0]);
+        let query = Message::query(9, asked, A);
+        let (mut answer, mut owner) = (Message::reply(9, asked, A), QUESTION.to_vec());
+        for link in links {
+            answer = answer.cname(&owner, &name(link));
+            owner = name(link);
+        }
+        let answer = answer.address(&owner, address);
+        let got = wire.exchange(&client, &query, &answer).unwrap();
+        assert_eq!(got, Got::Answer);
+    };
+    let links = ["a.port.test", "a.record.test", "a.bad.test"];
+    for (n, order) in [[0, 1, 2], [2, 0, 1], [1, 2, 0]].into_iter().enumerate() {
+        let address = format!("192.0.2.{n}");
+        let chain = order.map(|link| links[link]);
+        resolve(&format!("x{n}.good.test"), &chain, &address);
+        assert!(!connect(&wire, &address), "{chain:?}");
+    }
+    for (n, order) in [[0, 1], [1, 0]].into_iter().enumerate() {
+        let address = format!("192.0.2.{}", 10 + n);
+        let chain = order.map(|link| links[link]);
+        resolve(&format!("y{n}.good.test"), &chain, &address);
+        assert!(connect(&wire, &address), "{chain:?}");
+    }
+}
+
 /// A lease has a slot for each class of names, up to a number. One more class takes the oldest's, and that is counted.
 #[test]
 fn what_makes_room_in_a_lease_is_counted() {
