@@ -95,6 +95,7 @@ impl Case {
 use Outcome::{Gap, Kept, Recorded, Refused, RefusedAtStart};
 use Whose::{Accident, Hostile};
 
+const ATTACH: &str = "tests/attach.rs";
 const ENFORCE: &str = "tests/enforce.rs";
 const OBSERVE: &str = "tests/observe.rs";
 const CONTAIN: &str = "tests/contain.rs";
@@ -150,7 +151,7 @@ pub const CASES: [Case; 70] = [
     case(11, Accident, "a cache that was warm before the run")
         .is(Refused, &[(ENFORCE, "default_deny_allows_only_what_is_listed")])
         .remark("as any address that nobody looked up; by a deny-list it passes as `unnamed`"),
-    case(12, Accident, "an application's cache or connections from before the run").is(Recorded, &[(ATTEMPTS, "an_address_that_a_program_has_kept_passes_a_deny_list_and_lowers_coverage")]).remark("as `unnamed`, which lowers coverage; for connections see 45"),
+    case(12, Accident, "an application's cache or connections from before the run").is(Recorded, &[(ATTEMPTS, "an_address_that_a_program_has_kept_passes_a_deny_list_and_lowers_coverage"), (ATTACH, "connections_that_were_open_are_listed_and_left_or_cut")]).remark("as `unnamed`, which lowers coverage; connections as such, for `attach` (see 45 too)"),
     case(13, Accident, "a container's resolver, search lists, ndots")
         .is(
             Refused,
@@ -314,6 +315,7 @@ pub const CASES: [Case; 70] = [
             &[
                 ("crates/guard/src/inherited.rs", "a_socket_that_the_command_would_get_is_told"),
                 (ASSEMBLY, "no_report_says_that_everything_was_in_sight"),
+                (ATTACH, "datagrams_of_sockets_that_were_open_are_judged_and_have_their_process"),
             ],
         ),
     case(46, Hostile, "the guard itself: its programs, maps, process")
@@ -417,6 +419,7 @@ pub const CASES: [Case; 70] = [
         Kept,
         &[
             (LIFETIME, "two_runs_at_once_each_have_their_own_policy"),
+            (ATTACH, "what_a_service_reaches_for_is_seen_and_it_is_left_as_it_was"),
             (LEASES, "closed_sockets_leave_nothing_behind"),
         ],
     ),

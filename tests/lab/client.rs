@@ -25,6 +25,28 @@ pub fn dns_tcp(arguments: &[&str]) -> Vec<String> {
     line
 }
 
+/// The command that holds a connection open and says what has become of it (see `clients/hold.py`).
+pub fn hold(way: &str, address: impl ToString, port: u16) -> Vec<String> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/hold.py");
+    vec![
+        "/usr/bin/python3".to_owned(),
+        script.display().to_string(),
+        way.to_owned(),
+        address.to_string(),
+        port.to_string(),
+    ]
+}
+
+/// The command that says how many programs are attached to a cgroup (see `clients/attached_programs.py`).
+pub fn attached_programs(cgroup: &Path) -> Vec<String> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/attached_programs.py");
+    vec![
+        "/usr/bin/python3".to_owned(),
+        script.display().to_string(),
+        cgroup.display().to_string(),
+    ]
+}
+
 /// Build the client that tries ways around a guard (see `clients/escape.c`).
 pub fn escape(world: &World) -> String {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/escape.c");

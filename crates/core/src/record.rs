@@ -90,6 +90,9 @@ pub struct SubjectRow {
     pub forked: bool,
     /// The process was first seen when it acted, not when it started.
     pub late: bool,
+    /// It was there before anybody looked; what is said of it was read from /proc.
+    #[serde(default)]
+    pub found: bool,
     /// Start of the image.
     pub started_ns: u64,
     /// End; 0 while it lives.

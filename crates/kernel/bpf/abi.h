@@ -155,8 +155,8 @@ struct bs_policy {
 	__u32 steps[2]; /* place in bs_steps of the transitions: state * kinds + kind of the octet */
 	__u32 ends[2];  /* place in bs_ends of the states */
 	__u32 none;     /* class of what no rule mentions */
-	__u32 expiry;   /* 1: a lease ends with the time that its answer gave it */
-	__u32 pad;
+	__u32 expiry;   /* 1: a lease ends with the time that its answer gave it, */
+	__u32 lease_floor; /* but not before so many seconds */
 };
 
 /* See core::tables::NameState. */
@@ -343,6 +343,11 @@ struct bs_overflow_key {
 	__u64 verdict;
 };
 
+enum bs_late {
+	BS_LATE_ACTED = 1, /* first seen when it acted */
+	BS_LATE_FOUND = 2, /* there before the programs were; written by the loader from /proc */
+};
+
 struct bs_subject {
 	__u64 parent;
 	__u64 started_ns;
@@ -353,7 +358,7 @@ struct bs_subject {
 	__u16 argv_len; /* octets kept here and in argv_rest */
 	__u8 argv_cut;
 	__u8 forked; /* no exec seen for this image */
-	__u8 late;   /* first seen when it acted */
+	__u8 late;   /* enum bs_late */
 	__u8 replaced;
 	__u64 selectors[2]; /* which of the policy's selectors hold for it; by the place of the policy */
 	__u8 exe[BS_EXE_MAX];
@@ -538,6 +543,7 @@ enum bs_refill_kind {
 	BS_REFILL_ANSWER_MALFORMED = 5,
 	BS_REFILL_ANSWER_UNASKED = 6,
 	BS_REFILL_LEASE_LOST = 7,
+	BS_REFILL_KNOWN = 9, /* what the address is known as, from now on */
 };
 
 /* What user space works out, for the policy that is coming or for a lookup that came over TCP, handed to bs_refill_one
@@ -545,7 +551,7 @@ enum bs_refill_kind {
 struct bs_refill {
 	__u64 name;    /* LEASE, QUERY: hash of the name asked for */
 	__u64 subject; /* who asked; SELECTORS: whose */
-	__u64 bits;    /* SELECTORS; QUERY: rule, from bit 32 type, from bit 48 verdict */
+	__u64 bits;    /* SELECTORS; QUERY: rule, from bit 32 type, from bit 48 verdict; KNOWN: enum bs_known */
 	__u32 addr[4];
 	__u32 kind;
 	__u32 class_id;

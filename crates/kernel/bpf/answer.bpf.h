@@ -640,6 +640,8 @@ static __always_inline int bs_answer_read(struct __sk_buff *skb, struct bs_heade
 	if (s->broken)
 		return bs_answer_malformed(generation);
 	s->leased = 0;
+	if (s->ttl < policies[generation & 1].lease_floor)
+		s->ttl = policies[generation & 1].lease_floor;
 	s->until = bs_moment_after(s->ttl);
 	for (n = 0; n < BS_FEW && n < s->found; n++)
 		bs_lease_next();

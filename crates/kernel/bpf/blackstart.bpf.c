@@ -41,5 +41,6 @@ enum bs_effect bs_type_effect SEC(".data.types");
 enum bs_known bs_type_known SEC(".data.types");
 enum bs_attribution bs_type_attribution SEC(".data.types");
 enum bs_event_kind bs_type_event_kind SEC(".data.types");
+enum bs_late bs_type_late SEC(".data.types");
 
 char LICENSE[] SEC("license") = "Dual MIT/GPL";

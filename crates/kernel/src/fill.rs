@@ -3,9 +3,9 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use blackstart_core::name::Name;
-use blackstart_core::policy::{Failure, LeaseLife, Rank};
+use blackstart_core::policy::{Failure, Rank};
 use blackstart_core::tables::{
-    BUILTIN, Effect, Outcome, Paths, Protocol, RULE_DEFAULT, RuleId, Ruling, Tables,
+    BUILTIN, Effect, LeaseEnd, Outcome, Paths, Protocol, RULE_DEFAULT, RuleId, Ruling, Tables,
 };
 use ipnet::IpNet;
 use libbpf_rs::{MapCore, MapFlags};
@@ -170,6 +170,14 @@ pub(crate) struct PolicyRows {
     pub(crate) kinds: [[u8; 256]; 2],
 }
 
+/// How many seconds a lease lasts at least, where leases end.
+pub(crate) fn lease_floor(tables: &Tables) -> u32 {
+    match tables.lease {
+        LeaseEnd::Run => 0,
+        LeaseEnd::Ttl { at_least } => at_least,
+    }
+}
+
 impl PolicyRows {
     pub(crate) fn new(tables: &Tables, keys: NameKeys, at: &Offsets) -> Self {
         let mut rows = Self {
@@ -189,7 +197,8 @@ impl PolicyRows {
                 has_selectors: u32::from(!tables.selectors.is_empty()),
                 root: at.state,
                 none: at.class,
-                expiry: u32::from(tables.lease == LeaseLife::Ttl),
+                expiry: u32::from(tables.lease != LeaseEnd::Run),
+                lease_floor: lease_floor(tables),
                 ..abi::zeroed()
             },
             kinds: [[0; 256]; 2],

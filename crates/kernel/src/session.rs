@@ -9,6 +9,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::Path;
 use std::ptr::NonNull;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use blackstart_core::name::Name;
 use blackstart_core::record::{DelegateRow, Row, SocketKind, SubjectId, SubjectRow, Verdict};
@@ -27,9 +28,11 @@ use crate::probe;
 use crate::read::{Record, nanoseconds, verdict, wire_text};
 use crate::{AnswerWanted, Error, ErrorKind, Event};
 use forward::{Listening, Unwritten};
+use found::Known;
 use reload::{Room, write_policy};
 
 pub mod forward;
+pub mod found;
 mod reload;
 
 /// A group of programs that is loaded as a whole or not at all.
@@ -118,6 +121,15 @@ pub struct LeftOut {
     pub hosts: usize,
 }
 
+impl Settings<'_> {
+    fn known(&self) -> Known<'_> {
+        Known {
+            resolvers: self.resolvers,
+            own_addresses: self.own_addresses,
+        }
+    }
+}
+
 /// A run's programs and maps, held by its supervisor.
 pub struct Session {
     // Fields are dropped in this order: nothing may outlive what it reads from.
@@ -156,6 +168,8 @@ struct Live {
     generation: NonNull<u32>,
     coming: NonNull<u32>,
     suspended_ns: NonNull<u64>,
+    cgroup_level: NonNull<u32>,
+    subject_count: NonNull<u64>,
     policies: [NonNull<abi::bs_policy>; 2],
     kinds: [NonNull<[[u8; 256]; 2]>; 2],
 }
@@ -164,6 +178,7 @@ impl Live {
     fn new(variables: &mut abi::bss) -> Self {
         let abi::bss {
             live,
+            subject_count,
             policies: [even, odd],
             kinds_of_octets: [even_kinds, odd_kinds],
             ..
@@ -177,6 +192,8 @@ impl Live {
             generation: NonNull::from(&mut live.generation),
             coming: NonNull::from(&mut live.coming),
             suspended_ns: NonNull::from(&mut live.suspended_ns),
+            cgroup_level: NonNull::from(&mut live.cgroup_level),
+            subject_count: NonNull::from(subject_count),
             policies: [NonNull::from(even), NonNull::from(odd)],
             kinds: [NonNull::from(even_kinds), NonNull::from(odd_kinds)],
         }
@@ -242,6 +259,19 @@ impl Live {
         unsafe { self.cgroup_id.write_volatile(id) };
     }
 
+    /// How deep the cgroup lies is to be found out again.
+    fn forget_level(&self) {
+        // SAFETY: as above; a program that finds it out again writes a whole word as well.
+        unsafe { self.cgroup_level.write_volatile(0) };
+    }
+
+    /// A number for a subject, which no program gives to another one.
+    fn number_subject(&self) -> u64 {
+        // SAFETY: points into the mapped map, aligned; programs add to it by atomic instructions only.
+        let count = unsafe { AtomicU64::from_ptr(self.subject_count.as_ptr()) };
+        count.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
     fn set_enforce(&self, enforce: bool) {
         // SAFETY: as above.
         unsafe { self.enforce.write_volatile(u32::from(enforce)) };
@@ -277,7 +307,7 @@ impl Session {
         let keys = NameKeys::random()?;
         let mut rows = PolicyRows::new(settings.tables, keys, &Offsets::default());
         let room = Room::for_policy(&rows);
-        let fixed = settings.hosts.len() + known(settings).0.len();
+        let fixed = settings.hosts.len() + known(settings.known()).0.len();
         room.size(&mut open, fixed as u32)?;
         set_constants(
             &mut open,
@@ -343,12 +373,24 @@ impl Session {
 
     /// Attach everything to `cgroup` (a cgroup2 directory that this run made). Mode is still observe.
     pub fn attach(&mut self, cgroup: BorrowedFd<'_>) -> Result<(), Error> {
+        self.attach_where(cgroup, |_| true)
+    }
+
+    /// Attach the programs of the features that are `meant`.
+    fn attach_where(
+        &mut self,
+        cgroup: BorrowedFd<'_>,
+        meant: impl Fn(Feature) -> bool,
+    ) -> Result<(), Error> {
         let id = rustix::fs::fstat(cgroup)
             .map_err(|error| Error::caused(ErrorKind::Io, "look at the run's cgroup", error))?
             .st_ino;
         self.live.set_cgroup_id(id);
         for feature in self.features.clone() {
             for name in feature.programs() {
+                if !meant(feature) {
+                    continue;
+                }
                 let mut programs = self.skeleton.object_mut().progs_mut();
                 let Some(program) = programs.find(|program| program.name() == *name) else {
                     return Err(Error::new(
@@ -820,7 +862,7 @@ fn write_known(
 ) -> Result<LeftOut, Error> {
     let failed = |error| Error::caused(ErrorKind::Io, "write the leases of /etc/hosts", error);
     let maps = &skeleton.maps;
-    let (known, own_addresses) = known(settings);
+    let (known, own_addresses) = known(settings.known());
     let mut left_out = LeftOut {
         own_addresses,
         hosts: 0,
@@ -902,7 +944,7 @@ fn write_known(
 
 /// The addresses that are known without a lookup, and as what; and how many more there would be. The resolvers come
 /// first: without one, no name could be looked up under an allow-list.
-fn known(settings: &Settings<'_>) -> (Vec<(IpAddr, u32)>, usize) {
+fn known(of: Known<'_>) -> (Vec<(IpAddr, u32)>, usize) {
     let (own, resolver) = (
         abi::bs_known::BS_KNOWN_OWN.0,
         abi::bs_known::BS_KNOWN_RESOLVER.0,
@@ -910,10 +952,7 @@ fn known(settings: &Settings<'_>) -> (Vec<(IpAddr, u32)>, usize) {
     let canonical = |addresses: &[IpAddr]| -> BTreeSet<IpAddr> {
         addresses.iter().map(IpAddr::to_canonical).collect()
     };
-    let (own_addresses, resolvers) = (
-        canonical(settings.own_addresses),
-        canonical(settings.resolvers),
-    );
+    let (own_addresses, resolvers) = (canonical(of.own_addresses), canonical(of.resolvers));
     let both = |address: &IpAddr| {
         if own_addresses.contains(address) {
             own

@@ -9,10 +9,10 @@ use super::automaton::Trie;
 use super::choices::Choices;
 use super::paths::Paths;
 use super::rulings::{Classes, Default, Numbered, ProfileId};
-use super::{ClassId, RuleId, SelectorId, Tables};
+use super::{ClassId, LeaseEnd, RuleId, SelectorId, Tables};
 use crate::name::{Name, Pattern};
 use crate::path::{PathPattern, Selector};
-use crate::policy::{Effect, Policy, Target};
+use crate::policy::{Effect, LeaseLife, Policy, Target};
 use crate::report::Mode;
 
 /// Bound on the states of the name automaton. Without a `*` inside patterns there are never more than the
@@ -132,7 +132,10 @@ pub fn compile(policy: &Policy, facts: &Facts) -> Result<Tables, CompileError> {
     Ok(Tables {
         default_deny: default.deny,
         enforce: default.enforce,
-        lease: policy.lease,
+        lease: match policy.lease {
+            LeaseLife::Run => LeaseEnd::Run,
+            LeaseLife::Ttl => LeaseEnd::Ttl { at_least: 0 },
+        },
         states,
         classes: classes.classes.into_values(),
         choices: classes.choices.rows.into_values(),

@@ -1,7 +1,6 @@
 //! What of the judge a policy needs: the rest can be left out of what is loaded for it.
 
-use super::{ClassId, Effect, Outcome, Tables};
-use crate::policy::LeaseLife;
+use super::{ClassId, Effect, LeaseEnd, Outcome, Tables};
 
 /// Parts of the judge. All `false` is a policy that decides nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,7 +46,7 @@ impl Tables {
             prefixes: !self.prefixes.is_empty(),
             sockets: !self.sockets.next.is_empty(),
             refusals: met.any(|id| denies(class(id).lookup)),
-            expiry: self.lease == LeaseLife::Ttl,
+            expiry: self.lease != LeaseEnd::Run,
         }
     }
 }
@@ -58,12 +57,14 @@ mod tests {
     use crate::policy::{Policy, alone};
     use crate::tables::{Facts, compile};
 
-    fn uses(rules: &str) -> Uses {
+    fn tables(rules: &str) -> Tables {
         let text = format!("apiVersion: blackstart.dev/v1\nkind: Policy\n{rules}");
         let policy = alone(&text, "p.yaml").unwrap().policy;
-        compile(&policy, &Facts { search: Vec::new() })
-            .unwrap()
-            .uses()
+        compile(&policy, &Facts { search: Vec::new() }).unwrap()
+    }
+
+    fn uses(rules: &str) -> Uses {
+        tables(rules).uses()
     }
 
     #[test]
@@ -96,5 +97,9 @@ mod tests {
         };
         assert_eq!(uses("lease: ttl\n"), ending);
         assert_eq!(uses("lease: run\n"), none);
+        let mut tables = tables("lease: run\n");
+        tables.end_leases();
+        assert_eq!(tables.uses(), ending);
+        assert_eq!(tables.lease, LeaseEnd::Ttl { at_least: 600 });
     }
 }

@@ -50,26 +50,24 @@ impl Setup<'_> {
         if let Some(policy) = self.policy.filter(|_| !wanted.is_empty()) {
             unix_rules(policy, &wanted, &mut self.terms)?;
         }
-        let mut resolving = Resolving::read();
+        let mut resolving = match &self.target {
+            Some(target) => Resolving::of(&target.pids().unwrap_or_default()),
+            None => Resolving::read(),
+        };
         let tables = self.tables(&resolving)?;
         if !wanted.is_empty() {
             self.shorten_hosts(&mut resolving.hosts, &tables)?;
         }
-        self.file.own_addresses.clone_from(&resolving.own);
-        self.file.resolvers.clone_from(&resolving.servers);
-        self.file.search.clone_from(&resolving.search);
-        self.file.known_addresses = resolving
-            .servers
-            .iter()
-            .chain(&resolving.own)
-            .copied()
-            .collect();
+        self.file.knows(&resolving);
         self.begin_dir()?;
         // Limits hold a run of which nothing can be seen as well.
         if !(wanted.is_empty() && Controller::needed(&self.limits()).is_empty()) {
             self.make_cgroup(&host)?;
         }
-        self.apply_limits()?;
+        match self.target {
+            Some(_) => self.leave_unlimited(),
+            None => self.apply_limits()?,
+        }
         if self.cgroup.is_some() && !wanted.is_empty() {
             self.make_pins()?;
             // Others may begin: what follows takes time, and is found by its name if this one dies.
@@ -89,12 +87,21 @@ impl Setup<'_> {
             self.load(&host, &wanted, &settings)?;
             self.tell_left_out()?;
             self.close_families()?;
-            self.arm(tables)?;
+            if self.target.is_some() {
+                self.move_to_target(&tables)?;
+            }
+            self.arm()?;
+            if self.target.is_some() {
+                self.meet_connections(&tables, &resolving);
+            }
+            self.forward(tables)?;
             // Those that nobody is turned to.
             self.listeners = None;
         }
-        self.contain()?;
-        if self.session.is_some() {
+        if self.target.is_none() {
+            self.contain()?;
+        }
+        if self.session.is_some() && self.target.is_none() {
             for detail in inherited::sockets() {
                 self.terms.note(Need::InheritedSockets, detail, 0);
             }
@@ -216,12 +223,17 @@ impl Setup<'_> {
             .collect();
         self.search.clone_from(&search);
         let default = Policy::default();
-        compile(self.policy.unwrap_or(&default), &Facts { search }).map_err(|error| Refusal {
+        let compiled = compile(self.policy.unwrap_or(&default), &Facts { search });
+        let mut tables = compiled.map_err(|error| Refusal {
             cause: Cause::Request,
             what: "the policy cannot be compiled".to_owned(),
             why: error.to_string(),
             remedy: String::new(),
-        })
+        })?;
+        if self.target.is_some() {
+            tables.end_leases();
+        }
+        Ok(tables)
     }
 
     /// Keep what the kernel's tables have room for; names that a rule speaks of first, since only these
@@ -319,8 +331,12 @@ impl Setup<'_> {
 
     pub(super) fn make_cgroup(&mut self, host: &Support) -> Result<(), Refusal> {
         let id = self.file.id.clone();
-        let systemd = host.systemd == Some(true);
-        let controllers = Controller::needed(&self.limits());
+        // One in which the programs only show that they judge is no unit.
+        let systemd = host.systemd == Some(true) && self.target.is_none();
+        let controllers = match self.target {
+            Some(_) => Vec::new(),
+            None => Controller::needed(&self.limits()),
+        };
         let (file, dir) = (&mut self.file, self.dir.as_ref());
         let mut unwritten = None;
         let mut made = RunCgroup::create(&id, systemd, &controllers, &mut |cgroup| {
@@ -485,8 +501,8 @@ impl Setup<'_> {
     }
 
     /// Pin, prove, raise the mode, and begin to answer.
-    fn arm(&mut self, tables: Tables) -> Result<(), Refusal> {
-        let (Some(session), Some(cgroup)) = (&mut self.session, &self.cgroup) else {
+    fn arm(&mut self) -> Result<(), Refusal> {
+        let Some(session) = &mut self.session else {
             return Ok(());
         };
         if let Some(pins) = &self.pins
@@ -511,7 +527,10 @@ impl Setup<'_> {
                 )?,
             }
         }
-        if let Err(error) = session.self_probe(cgroup.fd()) {
+        // What is somebody else's gets no process of ours: there it was done before.
+        if let Some(cgroup) = &self.cgroup
+            && let Err(error) = session.self_probe(cgroup.fd())
+        {
             self.terms.lack(Need::SelfProbe, described(&error))?;
             self.file.guarded = Guarded::Partly;
         }
@@ -545,7 +564,7 @@ impl Setup<'_> {
                 .terms
                 .lack(Need::Answers, format!("no thread for them: {error}"))?,
         }
-        self.forward(tables)
+        Ok(())
     }
 }
 
