@@ -174,6 +174,36 @@ fn gaps(lens: &Lens<'_>, lost: u64, unnamed: u64) -> Vec<Gap> {
             "sockets were judged by their kind, but could not be listed: the table was full",
         ),
         (
+            "claims_busy",
+            counters.claims_busy,
+            "connections to inspected ports are held by another program of the host, or by a run around or within this one, so the names that they gave (TLS, HTTP) were not read; connect() judged them",
+        ),
+        (
+            "claims_full",
+            counters.claims_full,
+            "connections to inspected ports found no room in the table, so the names that they gave (TLS, HTTP) were not read; connect() judged them",
+        ),
+        (
+            "claims_unseen",
+            counters.claims_unseen,
+            "connections to inspected ports sent their first data on a way that is not seen (fast open, MPTCP, a send before the handshake was over), so the names that they gave (TLS, HTTP) were not read; connect() judged them",
+        ),
+        (
+            "claims_unread",
+            counters.claims_unread,
+            "connections to inspected ports sent what is neither TLS nor HTTP/1, or no more of it could be read (a body without a length, another protocol after an upgrade); connect() judged them",
+        ),
+        (
+            "claims_unnamed",
+            counters.claims_unnamed,
+            "TLS or HTTP connections to inspected ports named nobody; connect() judged them by their address",
+        ),
+        (
+            "claims_hidden",
+            counters.claims_hidden,
+            "TLS hellos with an encrypted part (ECH, or what looks like it): the name outside was judged, one inside is not known",
+        ),
+        (
             "left_cgroup",
             count(lens.record.leavers.len()),
             "processes left the run's cgroup; what they did from then on was neither seen nor judged (see the findings)",

@@ -11,7 +11,7 @@ use super::rulings::{Classes, Default, Numbered, ProfileId};
 use super::{ClassId, SelectorId, Tables};
 use crate::name::{Name, Pattern};
 use crate::path::{PathPattern, Selector};
-use crate::policy::{Effect, Policy, Target};
+use crate::policy::{Effect, INSPECTED, Policy, Rule, Target};
 use crate::report::Mode;
 
 /// Bound on the states of the name automaton. Without a `*` inside patterns there are never more than the
@@ -106,10 +106,19 @@ pub fn compile(policy: &Policy, facts: &Facts) -> Result<Tables, CompileError> {
     if classes.choices.rows.len() > MAX_CHOICES {
         return Err(CompileError::TooManyChoices);
     }
+    let mut rules = policy.rules.iter();
+    let denies_name =
+        |rule: &Rule| rule.effect == Effect::Deny && matches!(rule.target, Target::Name(_));
+    let inspect = match &policy.inspect {
+        Some(ports) => ports.clone(),
+        None if default.deny || rules.any(denies_name) => INSPECTED.to_vec(),
+        None => Vec::new(),
+    };
     Ok(Tables {
         default_deny: default.deny,
         enforce: default.enforce,
         lease: policy.lease,
+        inspect,
         states,
         classes: classes.classes.into_values(),
         choices: classes.choices.rows.into_values(),

@@ -16,6 +16,8 @@ pub struct Uses {
     pub refusals: bool,
     /// Leases end before the run does.
     pub expiry: bool,
+    /// Names that connections give are judged.
+    pub claims: bool,
 }
 
 impl Uses {
@@ -26,6 +28,7 @@ impl Uses {
         sockets: true,
         refusals: true,
         expiry: true,
+        claims: true,
     };
 }
 
@@ -48,6 +51,7 @@ impl Tables {
             sockets: !self.sockets.next.is_empty(),
             refusals: met.any(|id| denies(class(id).lookup)),
             expiry: self.lease == LeaseLife::Ttl,
+            claims: !self.inspect.is_empty(),
         }
     }
 }
@@ -74,12 +78,14 @@ mod tests {
             sockets: false,
             refusals: false,
             expiry: false,
+            claims: false,
         };
         let nothing = compile(&Policy::default(), &Facts { search: Vec::new() }).unwrap();
         assert_eq!(nothing.uses(), none);
         assert_eq!(uses("rules:\n  - allow: a.example\n"), none);
         let refusing = Uses {
             refusals: true,
+            claims: true,
             ..none
         };
         assert_eq!(uses("default: deny\n"), refusing);
@@ -96,5 +102,10 @@ mod tests {
         };
         assert_eq!(uses("lease: ttl\n"), ending);
         assert_eq!(uses("lease: run\n"), none);
+        // Names that connections give, where some are denied or somebody wants them.
+        assert!(uses("rules:\n  - deny: a.example:443\n").claims);
+        assert!(!uses("rules:\n  - deny: 10.0.0.0/8\n").claims);
+        assert!(!uses("inspect: []\nrules:\n  - deny: a.example\n").claims);
+        assert!(uses("inspect: [8443]\n").claims);
     }
 }
