@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use blackstart_core::name::Name;
-use blackstart_core::policy::{Failure, LeaseLife, Rank};
+use blackstart_core::policy::{Failure, LeaseLife, MAX_INSPECTED, Rank};
 use blackstart_core::tables::{
     BUILTIN, Effect, Outcome, Paths, Protocol, RULE_DEFAULT, RuleId, Ruling, Tables,
 };
@@ -190,6 +190,7 @@ impl PolicyRows {
                 root: at.state,
                 none: at.class,
                 expiry: u32::from(tables.lease == LeaseLife::Ttl),
+                inspect: ports(&tables.inspect),
                 ..abi::zeroed()
             },
             kinds: [[0; 256]; 2],
@@ -378,6 +379,17 @@ fn protocol_number(protocol: Protocol) -> u8 {
         Protocol::Other => 0,
     }
 }
+
+/// A list of ports; those for which there is no room were refused with the policy.
+fn ports(ports: &[u16]) -> [u16; abi::bs_port_list::BS_PORTS.0 as usize] {
+    let mut list = [0; abi::bs_port_list::BS_PORTS.0 as usize];
+    for (place, port) in list.iter_mut().zip(ports) {
+        *place = *port;
+    }
+    list
+}
+
+const _: () = assert!(MAX_INSPECTED == abi::bs_port_list::BS_PORTS.0 as usize);
 
 /// The fewest prefixes (port, leading bits) that cover `first..=last`.
 fn port_prefixes(first: u16, last: u16) -> Vec<(u16, u32)> {

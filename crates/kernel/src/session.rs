@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::ptr::NonNull;
 use std::rc::Rc;
@@ -29,6 +29,7 @@ use crate::{AnswerWanted, Error, ErrorKind, Event};
 use forward::{Listening, Unwritten};
 use reload::{Room, write_policy};
 
+mod claim;
 pub mod forward;
 mod reload;
 
@@ -49,6 +50,8 @@ pub enum Feature {
     Leavers,
     /// `connect_unix`, `sendmsg_unix` (6.7): delegates.
     UnixSockets,
+    /// `sockops` and `sk_msg`: whom connections say that they are for.
+    Claims,
 }
 
 impl Feature {
@@ -62,6 +65,7 @@ impl Feature {
             Self::Processes => "processes",
             Self::Leavers => "leavers",
             Self::UnixSockets => "unix_sockets",
+            Self::Claims => "claims",
         }
     }
 
@@ -82,6 +86,8 @@ impl Feature {
             Self::Processes => &["bs_fork", "bs_exec", "bs_exit"],
             Self::Leavers => &["bs_move"],
             Self::UnixSockets => &["bs_connect_unix", "bs_sendmsg_unix"],
+            // First who reads, then who brings something to read.
+            Self::Claims => &[claim::READER, claim::BRINGER],
         }
     }
 
@@ -120,6 +126,8 @@ pub struct Session {
     events: Rc<RefCell<Vec<RawEvent>>>,
     features: BTreeSet<Feature>,
     pins: Option<std::path::PathBuf>,
+    /// What the programs are attached to.
+    cgroup: Option<OwnedFd>,
     keys: NameKeys,
     room: Room,
     /// The programs of any policy, once another than the first has judged.
@@ -314,6 +322,7 @@ impl Session {
             events,
             features: features.clone(),
             pins: None,
+            cgroup: None,
             keys,
             room,
             whole: None,
@@ -331,6 +340,11 @@ impl Session {
             .map_err(|error| Error::caused(ErrorKind::Io, "look at the run's cgroup", error))?
             .st_ino;
         self.live.set_cgroup_id(id);
+        let held = cgroup
+            .try_clone_to_owned()
+            .map_err(|error| Error::caused(ErrorKind::Io, "hold the run's cgroup", error))?;
+        self.cgroup = Some(held);
+        let claimants = self.claimants();
         for feature in self.features.clone() {
             for name in feature.programs() {
                 let mut programs = self.skeleton.object_mut().progs_mut();
@@ -342,6 +356,10 @@ impl Session {
                 };
                 // Left out of what was loaded.
                 if !program.autoload() {
+                    continue;
+                }
+                if *name == claim::READER {
+                    claim::attach_reader(&program, claimants)?;
                     continue;
                 }
                 let link = attach_one(&program, feature, cgroup).map_err(|error| {
@@ -602,6 +620,7 @@ impl Session {
                 _ => {}
             }
         }
+        self.let_claimants_go();
         failed
     }
 

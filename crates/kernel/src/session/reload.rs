@@ -20,7 +20,7 @@ use crate::fill::{EDGES_BEHIND, Offsets, PolicyRows, Rows, place_edges};
 use crate::read::name_of;
 use crate::{Error, ErrorKind, Session};
 
-use super::{Feature, Live, load_error, opened, set_constants};
+use super::{Feature, Live, claim, load_error, opened, set_constants};
 
 /// Bound on the entries of tables that take memory for rows only.
 const PLENTY: u32 = 1 << 22;
@@ -202,6 +202,9 @@ impl Session {
             return Err(no_room(what));
         }
         self.make_whole()?;
+        if tables.uses().claims {
+            self.begin_claims()?;
+        }
         self.clear_place(place)?;
         write_policy(&self.skeleton, &self.live, &mut rows, &self.room, place)?;
         self.live.set_coming(generation + 1);
@@ -226,13 +229,23 @@ impl Session {
         if self.whole.is_some() {
             return Ok(());
         }
-        let replaced: BTreeSet<Feature> = self
+        let mut replaced: BTreeSet<Feature> = self
             .features
             .iter()
             .copied()
             .filter(|feature| !feature.is_tracing())
             .collect();
-        let whole = self.load_beside(&replaced)?;
+        // Not wanted by the first policy, they may be by the next.
+        replaced.insert(Feature::Claims);
+        let mut whole = self.load_beside(&replaced);
+        if whole.is_err() && !self.features.contains(&Feature::Claims) {
+            replaced.remove(&Feature::Claims);
+            whole = self.load_beside(&replaced);
+        }
+        let mut whole = whole?;
+        if self.features.contains(&Feature::Claims) {
+            claim::attach_whole_reader(&mut whole, self.claimants())?;
+        }
         let failed = |error| Error::caused(ErrorKind::Io, "put the programs in place", error);
         for (name, link) in &mut self.links {
             let program = whole
@@ -244,6 +257,26 @@ impl Session {
             }
         }
         self.whole = Some(whole);
+        Ok(())
+    }
+
+    /// Read the names that connections give, if that was not done before.
+    fn begin_claims(&mut self) -> Result<(), Error> {
+        let table = self.claimants();
+        let (Some(whole), Some(cgroup)) = (&mut self.whole, &self.cgroup) else {
+            return Ok(());
+        };
+        if !self.features.insert(Feature::Claims) {
+            return Ok(());
+        }
+        let begun = claim::begin(whole, table, cgroup.as_fd(), self.pins.as_deref());
+        match begun {
+            Ok(link) => self.links.push((claim::BRINGER.to_owned(), link)),
+            Err(error) => {
+                self.features.remove(&Feature::Claims);
+                return Err(error);
+            }
+        }
         Ok(())
     }
 
