@@ -18,7 +18,7 @@ use crate::cgroup::{Controller, RunCgroup};
 use crate::control::Control;
 use crate::forward::{Forwarder, Listeners};
 use crate::orphan::{described, sweep_locked};
-use crate::plan::{FEATURES, Need, plan, replan, unix_rules};
+use crate::plan::{FEATURES, Need, needed, plan, replan, unix_rules};
 use crate::refusal::{Cause, Refusal};
 use crate::resolv::Resolving;
 use crate::state::StateDir;
@@ -40,12 +40,12 @@ impl Setup<'_> {
                 ))),
             }
         }
-        let wanted = plan(&host, &mut self.terms)?;
+        let mut resolving = Resolving::read();
+        let tables = self.tables(&resolving)?;
+        let wanted = plan(&host, tables.uses(), &mut self.terms)?;
         if let Some(policy) = self.policy.filter(|_| !wanted.is_empty()) {
             unix_rules(policy, &wanted, &mut self.terms)?;
         }
-        let mut resolving = Resolving::read();
-        let tables = self.tables(&resolving)?;
         if !wanted.is_empty() {
             self.shorten_hosts(&mut resolving.hosts, &tables)?;
         }
@@ -318,11 +318,12 @@ impl Setup<'_> {
         };
         if let Some(session) = &session {
             self.file.kernel.features = session.features();
-            self.file.guarded = if loaded.len() == FEATURES.len() {
-                Guarded::Yes
-            } else {
-                Guarded::Partly
-            };
+            self.file.guarded =
+                if needed(settings.tables.uses()).all(|feature| loaded.contains(&feature)) {
+                    Guarded::Yes
+                } else {
+                    Guarded::Partly
+                };
         }
         self.session = session;
         Ok(())
@@ -512,7 +513,7 @@ mod tests {
         let (rest, missing) = loaded(&[Feature::UnixSockets, Feature::Names]);
         assert_eq!(
             (rest.len(), missing),
-            (5, vec![Feature::Names, Feature::UnixSockets])
+            (6, vec![Feature::Names, Feature::UnixSockets])
         );
         assert_eq!(loaded(&FEATURES), (BTreeSet::new(), FEATURES.to_vec()));
     }
