@@ -29,6 +29,7 @@ enum { IPPROTO_TCP = 6, IPPROTO_UDP = 17, SOCK_STREAM = 1, EBUSY = 16, ECONNREFU
 #include "hello.bpf.h"
 #include "request.bpf.h"
 #include "claim.bpf.h"
+#include "message.bpf.h"
 
 /* Types that appear in no map: named here so that they are in the object's BTF, from which the Rust side is
  * generated. */

@@ -328,4 +328,18 @@ __noinline int bs_request_read(struct bs_head *h)
 	return bs_target(h, method, (first & 0xff) == 'C') ? BS_HEAD_ODD : BS_HEAD_READ;
 }
 
+/* What a connection sends, from its first octet or from that behind a request: enum bs_head_found. h->base and h->size say
+ * where it lies. */
+__noinline int bs_head_read(struct bs_head *h, int again)
+{
+	if (!h)
+		return BS_HEAD_ODD;
+	h->at = h->wanted = h->tail = h->port = 0;
+	h->names = h->tls = h->elsewhere = h->tunnel = h->hidden = h->endless = 0;
+	h->length = 0;
+	if (!again && bs_octet_at(h, 0) == BS_TLS_HANDSHAKE)
+		return bs_hello_read(h);
+	return bs_request_read(h);
+}
+
 #endif

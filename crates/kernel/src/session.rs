@@ -134,6 +134,8 @@ pub struct Session {
     whole: Option<abi::BlackstartSkel<'static>>,
     /// The program that writes rows for user space, where `whole` does not have it.
     filler: Option<abi::BlackstartSkel<'static>>,
+    /// The programs that read names which connections give, where a later policy was the first to want them.
+    reader: Option<abi::BlackstartSkel<'static>>,
     /// Rules of all policies so far: the next one's are numbered from there.
     rules: u32,
     /// Rules of the policies before the one that judges.
@@ -327,6 +329,7 @@ impl Session {
             room,
             whole: None,
             filler: None,
+            reader: None,
             rules: settings.rules,
             first_rule: 0,
             forwarder,

@@ -229,20 +229,13 @@ impl Session {
         if self.whole.is_some() {
             return Ok(());
         }
-        let mut replaced: BTreeSet<Feature> = self
+        let replaced: BTreeSet<Feature> = self
             .features
             .iter()
             .copied()
             .filter(|feature| !feature.is_tracing())
             .collect();
-        // Not wanted by the first policy, they may be by the next.
-        replaced.insert(Feature::Claims);
-        let mut whole = self.load_beside(&replaced);
-        if whole.is_err() && !self.features.contains(&Feature::Claims) {
-            replaced.remove(&Feature::Claims);
-            whole = self.load_beside(&replaced);
-        }
-        let mut whole = whole?;
+        let mut whole = self.load_beside(&replaced)?;
         if self.features.contains(&Feature::Claims) {
             claim::attach_whole_reader(&mut whole, self.claimants())?;
         }
@@ -262,21 +255,18 @@ impl Session {
 
     /// Read the names that connections give, if that was not done before.
     fn begin_claims(&mut self) -> Result<(), Error> {
-        let table = self.claimants();
-        let (Some(whole), Some(cgroup)) = (&mut self.whole, &self.cgroup) else {
+        let Some(cgroup) = &self.cgroup else {
             return Ok(());
         };
-        if !self.features.insert(Feature::Claims) {
+        if self.features.contains(&Feature::Claims) {
             return Ok(());
         }
-        let begun = claim::begin(whole, table, cgroup.as_fd(), self.pins.as_deref());
-        match begun {
-            Ok(link) => self.links.push((claim::BRINGER.to_owned(), link)),
-            Err(error) => {
-                self.features.remove(&Feature::Claims);
-                return Err(error);
-            }
-        }
+        let mut beside = self.load_beside(&BTreeSet::from([Feature::Claims]))?;
+        let table = self.claimants();
+        let link = claim::begin(&mut beside, table, cgroup.as_fd(), self.pins.as_deref())?;
+        self.links.push((claim::BRINGER.to_owned(), link));
+        self.features.insert(Feature::Claims);
+        self.reader = Some(beside);
         Ok(())
     }
 
