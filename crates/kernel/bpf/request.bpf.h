@@ -103,7 +103,7 @@ __noinline int bs_request_line(struct bs_head *h)
 		/* The end of the first line says what it is. */
 		__u64 behind = at >= 11 && bs_octet_at(h, at - 2) == '\r' ? 10 : 9, version;
 
-		h->line = 1;
+		h->line = 1; /* 2 once a length was seen */
 		version = at >= 13 ? bs_octets_at(h, at - behind) : 0;
 		if ((version ^ BS_TEXT('H', 'T', 'T', 'P', '/', '1', '.', 0)) & BS_FIRST(7)) {
 			h->state = BS_HEAD_ODD;
@@ -127,8 +127,12 @@ __noinline int bs_request_line(struct bs_head *h)
 	}
 	if (first == BS_TEXT('c', 'o', 'n', 't', 'e', 'n', 't', '-')) {
 		second = bs_octets_lower(bs_octets_at(h, (__u64)at + 8));
-		if (!((second ^ BS_TEXT('l', 'e', 'n', 'g', 't', 'h', ':', 0)) & BS_FIRST(7)) && bs_number(h, at + 15))
+		if ((second ^ BS_TEXT('l', 'e', 'n', 'g', 't', 'h', ':', 0)) & BS_FIRST(7))
+			return 0;
+		/* Said once, and as a number. */
+		if (h->line > 1 || bs_number(h, at + 15))
 			h->endless = 1;
+		h->line = 2;
 		return 0;
 	}
 	if (first == BS_TEXT('t', 'r', 'a', 'n', 's', 'f', 'e', 'r')) {

@@ -36,7 +36,7 @@ use crate::session::{Session, Settings};
     clippy::multiple_unsafe_ops_per_block,
     reason = "generated from the object's BTF"
 )]
-mod skeleton {
+pub(super) mod skeleton {
     include!(concat!(env!("OUT_DIR"), "/trial.skel.rs"));
 }
 use skeleton::TrialSkelBuilder;
