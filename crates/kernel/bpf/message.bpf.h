@@ -314,8 +314,8 @@ static __always_inline void bs_claim_begin(struct bpf_sock_ops *ops)
 	long failed;
 
 	if (!st || !st->hooked) {
-		/* Not the socket that was connected, but one that the kernel made for it (MPTCP); or there was no room
-		 * for its row. */
+		/* Not the socket that was connected, but one that the kernel made for it; or there was no room for its
+		 * row. */
 		if (bs_is_inspected(bpf_ntohl(ops->remote_port), bs_generation()))
 			BS_COUNT(claims_unseen, 1);
 		return;
@@ -324,7 +324,8 @@ static __always_inline void bs_claim_begin(struct bpf_sock_ops *ops)
 		return;
 	tcp = (struct tcp_sock *)BPF_CORE_READ(kernel, sk);
 	open = BPF_CORE_READ(tcp, fastopen_req);
-	if (open && BPF_CORE_READ(open, size)) {
+	/* Sent with the SYN, or by way of another protocol (MPTCP). */
+	if ((open && BPF_CORE_READ(open, size)) || BPF_CORE_READ(tcp, inet_conn.icsk_ulp_ops)) {
 		BS_COUNT(claims_unseen, 1);
 		return;
 	}

@@ -115,7 +115,12 @@ struct tcp_fastopen_request {
 	unsigned long size;
 };
 
+struct inet_connection_sock {
+	const void *icsk_ulp_ops;
+};
+
 struct tcp_sock {
+	struct inet_connection_sock inet_conn;
 	__u32 write_seq;
 	__u32 snd_nxt;
 	__u64 bytes_sent;

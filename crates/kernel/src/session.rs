@@ -388,6 +388,7 @@ impl Session {
         })?;
         self.pins = Some(dir.to_owned());
         self.record.pin(&layout)?;
+        claim::pin_table(&self.skeleton.maps.bs_claimants, &layout)?;
         for (name, link) in &mut self.links {
             link.pin(layout.join(format!("link_{name}")))
                 .map_err(|error| {

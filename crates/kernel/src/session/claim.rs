@@ -5,15 +5,26 @@ use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, RawFd};
 use std::path::Path;
 
 use libbpf_rs::skel::Skel as _;
-use libbpf_rs::{Link, MapCore as _, ProgramMut};
+use libbpf_rs::{Link, MapCore as _, MapHandle, MapMut, ProgramMut};
 
 use super::{Session, layout_dir};
 use crate::{Error, ErrorKind, abi};
 
-/// Attached to the table; it lives as long as that, and that as long as the other one's link.
+/// Attached to the table.
 pub(super) const READER: &str = "bs_message";
 /// Attached to the cgroup.
 pub(super) const BRINGER: &str = "bs_established";
+
+/// With the last descriptor or pin of the table the kernel takes the reader off, whatever else refers to the table: it has
+/// to be pinned.
+pub(super) fn pin_table(table: &MapMut<'_>, layout: &Path) -> Result<(), Error> {
+    let failed = |error| {
+        let doing = "pin the table of connections to be read";
+        Error::caused(ErrorKind::Io, doing, error)
+    };
+    let mut held = MapHandle::try_from(table).map_err(failed)?;
+    held.pin(layout.join("bs_claimants")).map_err(failed)
+}
 
 /// Have what sockets in the table send read by this program from now on.
 pub(super) fn attach_reader(program: &ProgramMut<'_>, table: RawFd) -> Result<(), Error> {
