@@ -507,3 +507,94 @@ fn without_a_supervisor_a_denied_name_stays_refused() {
         "{said}"
     );
 }
+
+#[test]
+fn a_connection_that_was_read_goes_on_like_any_other() {
+    let world = World::new("claims_echo");
+    let cdn = world.node("cdn");
+    cdn.tcp_echo(80);
+    world.dns(Zone::new());
+    let echo = claim("echo", cdn.v4(), 80, &["docs.example"]);
+    let bare = world.run(&echo).succeeds().says("everything back");
+    for _ in 0..3 {
+        let run = world
+            .guard()
+            .policy(DENY)
+            .run(&echo)
+            .exits(0)
+            .says(bare.stdout.trim());
+        let flow = run.flow(cdn.v4(), 80);
+        assert_eq!(
+            (flow.name.as_deref(), flow.attempts),
+            (Some("docs.example"), 1)
+        );
+        assert!(flow.bytes_sent > 3 << 20, "{flow:?}");
+    }
+}
+
+#[test]
+fn names_are_read_from_the_change_of_policy_on_that_wants_it() {
+    let world = World::new("claims_reload");
+    let cdn = world.node("cdn");
+    cdn.https(&world.authority(), &["github.com"]);
+    world.dns(Zone::new());
+    let whole = |rules: &str| {
+        format!("apiVersion: blackstart.dev/v1\nkind: Policy\nmode: enforce\n{rules}\n")
+    };
+    let file = world.file("changing.yaml", &whole("rules: []"));
+    let go = world.dir().join("go");
+    let curl = format!(
+        "curl -sS --resolve github.com:443:{} https://github.com/",
+        cdn.v4()
+    );
+    let script = format!(
+        "{curl}; echo first $?; while [ ! -e {go} ]; do sleep 0.05; done; {curl}; echo second $?",
+        go = go.display()
+    );
+    let mut run = world
+        .guard()
+        .policy_path(&file)
+        .arg("--service=changing")
+        .start(&["sh", "-c", &script]);
+    run.running().wait_for("first 0");
+    std::fs::write(&file, whole("rules:\n  - deny: .github.com")).unwrap();
+    world.guard().blackstart(&["reload", "changing"]).exits(0);
+    std::fs::write(&go, "").unwrap();
+    let run = run.wait().exits(0).says("second 35");
+    let denied: Vec<_> = run
+        .flows(cdn.v4())
+        .into_iter()
+        .filter(|flow| flow.verdict == Verdict::Deny)
+        .map(|flow| flow.name.as_deref())
+        .collect();
+    assert_eq!(denied, [Some("github.com")]);
+    assert_eq!(world.left_behind(), Vec::<std::path::PathBuf>::new());
+}
+
+#[test]
+fn a_run_within_a_run_reads_its_own_and_the_outer_one_counts_what_it_missed() {
+    let world = World::new("claims_nested");
+    let cdn = world.node("cdn");
+    cdn.http();
+    world.dns(Zone::new());
+    let inner = |denied: &str| {
+        let mut line = world
+            .guard()
+            .policy(&format!("mode: enforce\nrules:\n  - deny: {denied}\n"))
+            .line();
+        line.extend(claim("host", cdn.v4(), 80, &["github.com"]));
+        line
+    };
+    world
+        .guard()
+        .policy(DENY)
+        .run(&inner(".github.com"))
+        .exits(1)
+        .says("EACCES");
+    let run = world
+        .guard()
+        .policy(DENY)
+        .run(&inner("other.example"))
+        .exits(0);
+    assert!(run.gaps().contains("claims_busy"), "{:?}", run.gaps());
+}

@@ -10,6 +10,8 @@ claim.py WAY ADDRESS PORT NAME
     sendfile, splice, fastopen, mptcp, zerocopy   the same, sent in that way
     late         an HTTP request for NAME whose sending began before the connection was made
     proxied      requests to a proxy on one connection: each further argument is a host; all are written at once
+    echo         an HTTP request for NAME to a server that sends everything back, and behind it much in every way there
+                 is to send, both ways at once, until the sending half is shut down
     tunnel       CONNECT to NAME:443 through a proxy, and TLS in the tunnel for the further argument
 
 Prints `reached` with what was read, or the name of the error. Exit code 0 or 1.
@@ -17,10 +19,13 @@ Prints `reached` with what was read, or the name of the error. Exit code 0 or 1.
 
 import errno
 import os
+import select
 import socket
 import ssl
+import struct
 import sys
 import tempfile
+import threading
 
 way, address, port, name, further = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4], sys.argv[5:]
 head = f"GET / HTTP/1.1\r\nAccept: */*\r\nHost: {name}\r\nConnection: close\r\n\r\n".encode()
@@ -95,8 +100,10 @@ def from_file(sock, octets):
 
 def spliced(sock, octets):
     reader, writer = os.pipe()
-    os.write(writer, octets)
-    assert os.splice(reader, sock.fileno(), len(octets)) == len(octets)
+    assert os.write(writer, octets) == len(octets)
+    left = len(octets)
+    while left:
+        left -= os.splice(reader, sock.fileno(), left)
 
 
 def zero_copied(sock, octets):
@@ -109,7 +116,65 @@ def http(sock, send):
     return answer(sock)
 
 
+def completed(sock):
+    """Waits until the kernel says that it needs what was sent without a copy no longer."""
+    poll = select.poll()
+    poll.register(sock, 0)
+    assert poll.poll(10000), "no completion"
+    _, ancillary, _, _ = sock.recvmsg(1, 512, socket.MSG_ERRQUEUE)
+    assert ancillary
+
+
+def echo(sock):
+    sent, back = [], []
+    # A socket with a time limit does not wait in sendfile and splice.
+    sock.setblocking(True)
+
+    def listen():
+        while chunk := sock.recv(65536):
+            back.append(chunk)
+
+    listener = threading.Thread(target=listen)
+    listener.start()
+
+    def say(octets, send=sock.sendall):
+        send(octets)
+        sent.append(octets)
+
+    say(head)
+    block = os.urandom(1 << 20)
+    for size in (1, 100, 1448, 65536, 1 << 20):
+        say(block[:size])
+    say(b"".join([block[:7], block[7:5000]]), lambda octets: sock.sendmsg([octets[:7], octets[7:]]))
+    with tempfile.TemporaryFile() as file:
+        file.write(block)
+        file.flush()
+        at = 0
+        while at < len(block):
+            at += os.sendfile(sock.fileno(), file.fileno(), at, len(block) - at)
+        sent.append(block)
+    say(block[:60000], lambda octets: spliced(sock, octets))
+    sock.setsockopt(socket.SOL_SOCKET, 60, 1)
+    say(block[:65536], lambda octets: sock.sendall(octets, 0x4000000))
+    completed(sock)
+    poll = select.epoll()
+    poll.register(sock.fileno(), select.EPOLLOUT)
+    for _ in range(64):
+        assert poll.poll(10), "never writable"
+        count = sock.send(block[:50000], socket.MSG_DONTWAIT)
+        sent.append(block[:count])
+    sock.shutdown(socket.SHUT_WR)
+    listener.join(60)
+    assert b"".join(sent) == b"".join(back), (sum(map(len, sent)), sum(map(len, back)))
+    state = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 5))
+    sock.close()
+    return f"everything back, state {state[0]}"
+
+
 def go():
+    if way == "echo":
+        return echo(connected())
     if way.startswith("tls"):
         send = one_by_one if way == "tls-octets" else whole
         return handshake(connected(), name, send, way == "tls-large")
