@@ -362,6 +362,37 @@ fn asked_for<'r>(run: &'r Guarded, name: &str) -> &'r Flow {
 }
 
 #[test]
+fn a_name_that_is_written_short_is_the_one_that_was_looked_up() {
+    let world = World::new("claims_short");
+    let web = world.node("web");
+    web.http();
+    let dns = world.dns(
+        Zone::new()
+            .host("mirror.prod.internal", &web)
+            .host("other.internal", &web),
+    );
+    world.resolv_conf(&format!(
+        "nameserver {}\nsearch none.example prod.internal internal\noptions ndots:3\n",
+        dns.address()
+    ));
+    let policy = "mode: enforce\ndefault: deny\nrules:\n  - allow: \"*.prod.internal\"\n";
+    for name in ["mirror", "mirror.prod", "mirror.prod.internal"] {
+        let run = world
+            .guard()
+            .policy(policy)
+            .run(&["curl", "-sS4", &format!("http://{name}/")])
+            .exits(0)
+            .says("hello from web");
+        let flow = run.flow(web.v4(), 80);
+        assert_eq!(flow.name.as_deref(), Some("mirror.prod.internal"), "{name}");
+        assert_eq!(flow.attempts, 1, "{name}");
+    }
+    // Another one, written as short, was not looked up.
+    let other = ["curl", "-sS4", "-H", "Host: other", "http://mirror/"];
+    world.guard().policy(policy).run(&other).exits(55);
+}
+
+#[test]
 fn real_clients_are_refused_and_pass() {
     let world = World::new("claims_clients");
     let cdn = world.node("cdn");

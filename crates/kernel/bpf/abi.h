@@ -26,6 +26,7 @@ enum { BS_LEASE_SLOTS = 16, BS_CHAIN_MAX = 6, BS_PACKET_MAX = 4096, BS_PATH_MAX 
 enum { BS_SEATS = 128 };
 /* Ports of connections whose first octets are read. */
 enum bs_port_list { BS_PORTS = 32 };
+enum bs_search_list { BS_SEARCHES = 8, BS_SEARCH_LABELS = 8 };
 
 /* What became of an attempt; core::record::Verdict. */
 enum bs_verdict {
@@ -134,6 +135,13 @@ struct bs_live {
 
 /* ---- the policy ------------------------------------------------------------------------------------- */
 
+/* A domain that a resolver tries behind a name. */
+struct bs_search {
+	__u64 label[BS_SEARCH_LABELS]; /* hashes, from the left */
+	__u32 labels; /* 0: no more of them */
+	__u32 pad;
+};
+
 /*
  * Two policies may be there at once, and one of them judges: a new one is written beside the old, then
  * live.generation is raised. Every program reads that once, when it begins, so that no attempt is judged by
@@ -158,6 +166,7 @@ struct bs_policy {
 	__u32 expiry;   /* 1: a lease ends with the time that its answer gave it */
 	__u32 pad;
 	__u16 inspect[BS_PORTS]; /* 0: no more of them */
+	struct bs_search search[BS_SEARCHES]; /* the host's search list */
 };
 
 /* See core::tables::NameState. */
@@ -575,7 +584,8 @@ BS_SIZE(bs_config, 24);
 BS_SIZE(bs_spared, 24);
 BS_SIZE(bs_forward, 16);
 BS_SIZE(bs_live, 48);
-BS_SIZE(bs_policy, 136);
+BS_SIZE(bs_search, 72);
+BS_SIZE(bs_policy, 712);
 BS_SIZE(bs_state, 16);
 BS_SIZE(bs_edge, 32);
 BS_SIZE(bs_class, 24);

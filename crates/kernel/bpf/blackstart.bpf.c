@@ -41,6 +41,7 @@ enum bs_failure bs_type_failure SEC(".data.types");
 struct bs_lookup_event bs_type_lookup_event SEC(".data.types");
 enum bs_layout bs_type_layout SEC(".data.types");
 enum bs_port_list bs_type_port_list SEC(".data.types");
+enum bs_search_list bs_type_search_list SEC(".data.types");
 enum bs_edge_table bs_type_edge_table SEC(".data.types");
 enum bs_verdict bs_type_verdict SEC(".data.types");
 enum bs_effect bs_type_effect SEC(".data.types");

@@ -30,6 +30,9 @@ struct {
 struct bs_message {
 	struct bs_head head;
 	struct bs_attempt attempt;
+	__u64 hash;
+	__u32 labels; /* of the name as it was given */
+	__u32 found;
 };
 
 /* As bs_questions: each CPU has a few, and who reads claims one. sk_msg may sleep between its calls, but not within. */
@@ -91,6 +94,61 @@ __noinline int bs_claim_move(struct bs_socket *st, struct bs_attempt *a)
 	return 0;
 }
 
+static long bs_hash_label_step(__u32 index, struct bs_message **of)
+{
+	struct bs_message *m = *of;
+
+	m->hash = bs_hash_step(m->hash, m->head.read.label[index & (BS_LABELS - 1)], config.multiplier);
+	return 0;
+}
+
+/* Was the name leased at this address with this domain behind it? */
+static long bs_search_step(__u32 index, struct bs_message **of)
+{
+	struct bs_message *m = *of;
+	struct bs_search *s = &policies[m->attempt.generation & 1].search[index & (BS_SEARCHES - 1)];
+	struct bs_reading *r = &m->head.read;
+	struct bs_answer_key key = {};
+	__u32 labels = s->labels;
+
+	if (!labels || m->labels + labels > BS_LABELS - 1)
+		return !labels;
+	for (__u32 i = 0; i < BS_SEARCH_LABELS; i++)
+		r->label[(m->labels + i) & (BS_LABELS - 1)] = s->label[i];
+	r->labels = m->labels + labels;
+	m->hash = bs_hash_step(config.name_key, 0, config.multiplier);
+	bpf_loop(r->labels, bs_hash_label_step, of, 0);
+	key.name = bs_hash_end(m->hash);
+	__builtin_memcpy(key.addr, m->attempt.addr, 16);
+	if (!bpf_map_lookup_elem(&bs_answers, &key))
+		return 0;
+	m->hash = key.name;
+	m->found = 1;
+	return 1;
+}
+
+/* Who writes a name short has it looked up with a domain of the search list behind it, and gives it as it was written. 1
+ * if that is so: then it is the whole name that is judged. */
+__noinline int bs_claim_whole(struct bs_message *m)
+{
+	if (!m)
+		return 0;
+	m->labels = m->head.read.labels;
+	m->found = 0;
+	bpf_loop(BS_SEARCHES, bs_search_step, &m, 0);
+	if (!m->found || bs_name_match(&m->head.read))
+		return 0;
+	m->head.read.name.hash = m->hash;
+	return 1;
+}
+
+/* Forget what was weighed. */
+static __always_inline void bs_claim_anew(struct bs_attempt *a)
+{
+	a->name = a->denied = a->allowed = 0;
+	a->lowest_denial = a->other = a->several = 0;
+}
+
 /* The name that the client gives for the connection itself. */
 static __always_inline void bs_claim_here(struct bs_message *m, struct bs_socket *st)
 {
@@ -100,6 +158,10 @@ static __always_inline void bs_claim_here(struct bs_message *m, struct bs_socket
 	__builtin_memcpy(a->addr, st->addr, 16);
 	a->port = st->port;
 	bs_judge_claim(a, name->hash, name->class_id, 1);
+	if (a->rule == BS_RULE_DEFAULT && a->verdict != BS_ALLOW && bs_claim_whole(m)) {
+		bs_claim_anew(a);
+		bs_judge_claim(a, name->hash, name->class_id, 1);
+	}
 	/* It permits nothing. */
 	if (a->verdict == BS_ALLOW || a->verdict == BS_WAIVED) {
 		if (st->flow_verdict == BS_WOULD_DENY || st->flow_verdict == BS_BREAK_GLASS) {

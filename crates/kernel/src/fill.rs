@@ -191,6 +191,7 @@ impl PolicyRows {
                 none: at.class,
                 expiry: u32::from(tables.lease == LeaseLife::Ttl),
                 inspect: ports(&tables.inspect),
+                search: searches(&tables.search, keys),
                 ..abi::zeroed()
             },
             kinds: [[0; 256]; 2],
@@ -388,6 +389,26 @@ fn ports(ports: &[u16]) -> [u16; abi::bs_port_list::BS_PORTS.0 as usize] {
     }
     list
 }
+
+/// The domains of a search list, as far as there is room: a name that is short for one of the others is what it seems.
+fn searches(search: &[Name], keys: NameKeys) -> [abi::bs_search; SEARCHES] {
+    let mut list = [abi::zeroed::<abi::bs_search>(); SEARCHES];
+    let fits = |domain: &&Name| (1..=LABELS).contains(&domain.labels_from_root().len());
+    for (place, domain) in list.iter_mut().zip(search.iter().filter(fits)) {
+        let mut labels: Vec<u64> = domain
+            .labels_from_root()
+            .into_iter()
+            .map(|label| keys.of_label(label))
+            .collect();
+        labels.reverse();
+        place.label[..labels.len()].copy_from_slice(&labels);
+        place.labels = labels.len() as u32;
+    }
+    list
+}
+
+const SEARCHES: usize = abi::bs_search_list::BS_SEARCHES.0 as usize;
+const LABELS: usize = abi::bs_search_list::BS_SEARCH_LABELS.0 as usize;
 
 const _: () = assert!(MAX_INSPECTED == abi::bs_port_list::BS_PORTS.0 as usize);
 

@@ -119,6 +119,7 @@ pub fn compile(policy: &Policy, facts: &Facts) -> Result<Tables, CompileError> {
         enforce: default.enforce,
         lease: policy.lease,
         inspect,
+        search: facts.search.clone(),
         states,
         classes: classes.classes.into_values(),
         choices: classes.choices.rows.into_values(),
