@@ -420,7 +420,7 @@ fn programs(host: &Support) -> Vec<Line> {
             ),
             (
                 Impossible,
-                "exit 125 under rules that deny names, unless --accept-gap claims or `inspect: []`",
+                "exit 125 where a name is denied, unless --accept-gap claims",
             ),
         ),
     ];

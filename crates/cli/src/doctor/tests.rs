@@ -226,7 +226,7 @@ fn accepted_gaps_exist() {
             advised += 1;
         }
     }
-    assert_eq!(advised, 8);
+    assert_eq!(advised, 9);
 }
 
 const NOTHING: Bpf = Bpf {
