@@ -169,7 +169,6 @@ static __always_inline void bs_claim_here(struct bs_message *m, struct bs_socket
 			a->rule = st->rule;
 		}
 	}
-	bs_name_keep(name);
 	bs_claim_move(st, a);
 }
 
@@ -185,7 +184,6 @@ static __always_inline void bs_claim_elsewhere(struct bs_message *m)
 		bs_judge(a);
 	} else {
 		bs_judge_claim(a, name->hash, name->class_id, 0);
-		bs_name_keep(name);
 	}
 	bs_record(a);
 }
@@ -202,20 +200,17 @@ static __always_inline void bs_claim_inside(struct bs_message *m, struct bs_sock
 		a->verdict = BS_ALLOW;
 		return;
 	}
-	bs_name_keep(name);
 	bs_record(a);
 }
 
-/* Judge what was read. 1 if it is refused. */
-__noinline int bs_claim_judge(struct bs_message *m, struct bs_socket *st)
+/* Who says so, and of what class the name is. 1 if there is something to judge. */
+__noinline int bs_claim_of(struct bs_message *m, struct bs_socket *st)
 {
 	struct bs_attempt *a;
-	__u32 state;
 
 	if (!m || !st)
 		return 0;
 	a = &m->attempt;
-	state = st->claim;
 	__builtin_memset(a, 0, sizeof(*a));
 	a->generation = bs_generation();
 	a->protocol = IPPROTO_TCP;
@@ -224,7 +219,7 @@ __noinline int bs_claim_judge(struct bs_message *m, struct bs_socket *st)
 	if (m->head.hidden)
 		BS_COUNT(claims_hidden, 1);
 	if (m->head.names == BS_NAMES_NOBODY) {
-		if (state != BS_CLAIM_TUNNEL)
+		if (st->claim != BS_CLAIM_TUNNEL)
 			BS_COUNT(claims_unnamed, 1);
 		return 0;
 	}
@@ -235,9 +230,20 @@ __noinline int bs_claim_judge(struct bs_message *m, struct bs_socket *st)
 			return 0;
 		}
 	}
+	return 1;
+}
+
+/* Judge it, and record it. 1 if it is refused. */
+__noinline int bs_claim_judge(struct bs_message *m, struct bs_socket *st)
+{
+	struct bs_attempt *a;
+
+	if (!m || !st)
+		return 0;
+	a = &m->attempt;
 	if (m->head.elsewhere)
 		bs_claim_elsewhere(m);
-	else if (state == BS_CLAIM_TUNNEL)
+	else if (st->claim == BS_CLAIM_TUNNEL)
 		bs_claim_inside(m, st);
 	else
 		bs_claim_here(m, st);
@@ -300,9 +306,15 @@ static __always_inline int bs_message_judge(struct sk_msg_md *msg, struct bs_mes
 	}
 	if (found != BS_HEAD_READ)
 		return bs_claim_unread(msg, st);
-	if (bs_claim_judge(m, st)) {
-		st->claim = BS_CLAIM_REFUSED;
-		return SK_DROP;
+	if (bs_claim_of(m, st)) {
+		/* Here, since 6.1 takes no row from what a global function was given; and first, so that whoever hears of a
+		 * refusal finds the name. */
+		if (m->head.names == BS_NAMES_NAME)
+			bs_name_keep(&m->head.read.name);
+		if (bs_claim_judge(m, st)) {
+			st->claim = BS_CLAIM_REFUSED;
+			return SK_DROP;
+		}
 	}
 	if (m->head.tunnel) {
 		st->claim = BS_CLAIM_TUNNEL;
