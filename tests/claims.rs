@@ -415,8 +415,8 @@ fn real_clients_are_refused_and_pass() {
         format!("/usr/bin/python3 -c \"$PYTHON\" {name}")
             .replace("$PYTHON", &python.replace('"', "\\\""))
     };
-    let clients: [(&str, &dyn Fn(&str) -> String); 4] = [
-        ("openssl", &openssl),
+    let clients = [
+        ("openssl", &openssl as &dyn Fn(&str) -> String),
         ("openssl, TLS 1.2", &tls12),
         ("curl", &curl),
         ("python", &python),
