@@ -57,6 +57,13 @@ bench: ## Measure every bar: prints the table, writes the raw results to benches
 	cargo build --locked -p blackstart-lab --bin blackstart-bench
 	$(SUDO) env BLACKSTART_BIN=$(abspath $(BINARY)) $(TARGET)/debug/blackstart-bench benches/data
 
+.PHONY: bench-endurance
+bench-endurance: ## Measure what takes long: killed supervisors, a million connects, a thousand runs, traffic beside the guard
+	scripts/install-deps bench
+	$(MAKE) --no-print-directory build
+	cargo build --locked -p blackstart-lab --bin blackstart-bench
+	$(SUDO) env BLACKSTART_BIN=$(abspath $(BINARY)) $(TARGET)/debug/blackstart-bench benches/data endurance
+
 .PHONY: bench-graph
 bench-graph: ## Measure the graph's bar: loops, order and levels of 100,000 services
 	cargo run --release --locked -p blackstart-core --example graph_scale

@@ -165,6 +165,98 @@ fn a_run_fails_hangs_or_manages() {
 }
 
 #[test]
+fn several_services_are_down_at_once() {
+    let scene = Scene::new("drill-several");
+    let fetch = |host: &str| format!("curl -sS -o /dev/null http://{host}/; echo {host} $?");
+    let script = ["github.com", "mirror.internal"].map(fetch).join("; ");
+    let words = ["sh", "-c", &script];
+    let refused = |run: Guarded| {
+        let run = run
+            .exits(0)
+            .says("github.com 7")
+            .says("mirror.internal 7")
+            .warns("drill github, mirror");
+        assert_eq!(told(&run).down, ["github", "mirror"]);
+    };
+    refused(scene.guard().arg("--down=mirror,github").run(&words));
+    // The verb of its own is the same.
+    let catalog = format!("--catalog={}", scene.catalog);
+    let line = [
+        "drill",
+        "mirror,github",
+        &catalog,
+        "--",
+        "sh",
+        "-c",
+        &script,
+    ];
+    let ended = scene.world.guard().blackstart(&line);
+    assert_eq!(ended.code, 0, "{ended:?}");
+    for wanted in ["github.com 7", "mirror.internal 7"] {
+        assert!(ended.stdout.contains(wanted), "{ended:?}");
+    }
+    assert!(ended.stderr.contains("drill github, mirror"), "{ended:?}");
+}
+
+#[test]
+fn a_socket_is_down_as_if_nobody_listened() {
+    let scene = Scene::new("drill-socket");
+    let socket = scene.world.dir().join("local.sock");
+    let _daemon = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let socket = socket.display();
+    let service = format!(
+        "---\napiVersion: blackstart.dev/v1\nkind: Service\nname: local\nprovides: [\"unix:{socket}\"]\n"
+    );
+    let catalog = scene
+        .world
+        .file("local.yaml", &format!("{CATALOG}{service}"));
+    let connect = format!(
+        "import socket; socket.socket(socket.AF_UNIX).connect('{socket}'); print('connected')"
+    );
+    let words = ["python3", "-c", &connect];
+    let drill = |down: &str| {
+        let guard = scene.world.guard();
+        let guard = guard.arg(&format!("--catalog={}", catalog.display()));
+        guard.arg(&format!("--down={down}")).run(&words)
+    };
+    let other = drill("github").exits(0).says("connected");
+    assert_eq!(told(&other).attempts, 0);
+    let run = drill("local");
+    let run = run.exits(1).warns("ConnectionRefusedError");
+    let told = told(&run);
+    assert_eq!((told.outcome, told.attempts), (DrillOutcome::Failed, 1));
+}
+
+#[test]
+fn a_drill_finds_the_catalog_of_a_checkout_and_a_policy_does_not() {
+    let scene = Scene::new("drill-here");
+    let checkout = scene.world.dir().join("checkout");
+    std::fs::create_dir_all(checkout.join("catalog")).unwrap();
+    std::fs::write(checkout.join("catalog/all.yaml"), CATALOG).unwrap();
+    let run = |directory: &std::path::Path, words: &str| {
+        let change = format!("cd {} && exec \"$@\"", directory.display());
+        let line = ["sh", "-c", &change, "sh"].map(str::to_owned).to_vec();
+        let guard = scene.world.guard().through(line).arg(words);
+        let curl = ["curl", "-sS", "-o", "/dev/null", "http://github.com/"];
+        guard.run(&curl).ended
+    };
+    let here = run(&checkout, "--down=github");
+    assert_eq!(here.code, 7, "{here:?}");
+    assert!(
+        here.stderr.contains("the services are those of"),
+        "{here:?}"
+    );
+    let nothing = run(scene.world.dir(), "--down=github");
+    assert_eq!(nothing.code, 125, "{nothing:?}");
+    assert!(nothing.stderr.contains("--catalog DIR"), "{nothing:?}");
+    let policy = "apiVersion: blackstart.dev/v1\nkind: Policy\nmode: enforce\nprotect: [github]\n";
+    let policy = scene.world.file("protect.yaml", policy);
+    let protect = run(&checkout, &format!("--policy={}", policy.display()));
+    assert_eq!(protect.code, 125, "{protect:?}");
+    assert!(protect.stderr.contains("catalog"), "{protect:?}");
+}
+
+#[test]
 fn what_cannot_be_played_is_told_before_anything_runs() {
     let scene = Scene::new("drill-refused");
     let marker = scene.world.dir().join("ran");

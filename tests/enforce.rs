@@ -404,3 +404,127 @@ fn names_from_the_hosts_file_have_leases() {
         .run(&["curl", "-sS", "http://pinned.example/"])
         .exits(7);
 }
+
+#[test]
+fn a_socket_of_a_kind_that_hooks_see_in_part_is_judged_for_each_destination() {
+    let world = World::new("in_part");
+    let (denied, allowed) = (world.node("denied"), world.node("allowed"));
+    for node in [&denied, &allowed] {
+        node.udp_echo(7);
+    }
+    let rules = format!(
+        "mode: enforce\nrules:\n  - deny: {}\n  - deny: {}\n",
+        denied.v4(),
+        denied.v6()
+    );
+    world
+        .run(&[
+            "sh",
+            "-c",
+            "echo 0 2147483647 >/proc/sys/net/ipv4/ping_group_range",
+        ])
+        .succeeds();
+    // Hooks see the connect of a ping socket, and of UDP-Lite what is sent without one.
+    let code = "import socket, sys\n\
+        a4, d4, a6, d6 = sys.argv[1:]\n\
+        echo = lambda kind: bytes([kind, 0, 0, 0, 0, 0, 0, 1]) + b'ping'\n\
+        def told(what, act):\n\
+        \x20 try: act(); print(what, 'sent')\n\
+        \x20 except OSError: print(what, 'refused')\n\
+        for what, family, protocol, kind, allowed, denied in (\n\
+        \x20 ('ping', socket.AF_INET, 1, 8, a4, d4), ('ping6', socket.AF_INET6, 58, 128, a6, d6)):\n\
+        \x20 s = socket.socket(family, socket.SOCK_DGRAM, protocol)\n\
+        \x20 s.connect((allowed, 0))\n\
+        \x20 told(what + ' connected', lambda: s.send(echo(kind)))\n\
+        \x20 told(what + ' elsewhere', lambda: s.sendto(echo(kind), (denied, 0)))\n\
+        try: s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM, 136)\n\
+        except OSError: sys.exit(0)\n\
+        told('lite sent', lambda: s.sendto(b'ping', (a4, 7)))\n\
+        s.connect((d4, 7))\n\
+        told('lite elsewhere', lambda: s.send(b'ping'))\n";
+    let addresses = [
+        allowed.v4().to_string(),
+        denied.v4().to_string(),
+        allowed.v6().to_string(),
+        denied.v6().to_string(),
+    ];
+    let mut line = vec![
+        "/usr/bin/python3".to_owned(),
+        "-c".to_owned(),
+        code.to_owned(),
+    ];
+    line.extend(addresses);
+    let bare = world.run(&line).succeeds();
+    assert!(!bare.stdout.contains("refused"), "{bare:?}");
+    let run = world.guard().policy(&rules).run(&line).exits(0);
+    let expected: String = (bare.stdout.lines())
+        .map(|line| match line.strip_suffix("elsewhere sent") {
+            // The kernel tells nobody what became of a ping over IPv6.
+            Some(what) if what != "ping6 " => format!("{what}elsewhere refused\n"),
+            _ => format!("{line}\n"),
+        })
+        .collect();
+    assert_eq!(run.ended.stdout, expected);
+    // That of the bare run is the only one that came.
+    let counts = denied.start(&["cat", "/proc/net/snmp6"]).wait().succeeds();
+    let echos = |line: &&str| line.starts_with("Icmp6InEchos ");
+    let came = counts.stdout.lines().find(echos).unwrap();
+    assert!(came.ends_with("\t1"), "{came:?}");
+    for (address, verdict) in [
+        (std::net::IpAddr::from(denied.v4()), Verdict::Deny),
+        (denied.v6().into(), Verdict::Deny),
+        (allowed.v4().into(), Verdict::Allow),
+        (allowed.v6().into(), Verdict::Allow),
+    ] {
+        let flows = run.flows(address);
+        assert!(
+            !flows.is_empty() && flows.iter().all(|flow| flow.verdict == verdict),
+            "{flows:#?}"
+        );
+        assert!(flows.iter().all(|flow| flow.attempts == 1), "{flows:#?}");
+    }
+}
+
+#[test]
+fn a_denied_lookup_over_ipv6_has_its_final_answer() {
+    let world = World::new("lookup_v6");
+    let (github, mirror) = (world.node("github"), world.node("mirror"));
+    mirror.http();
+    world.dns(
+        Zone::new()
+            .host("github.com", &github)
+            .host("mirror.internal", &mirror),
+    );
+    world.resolv_conf("nameserver fd77::35\n");
+    // glibc asks over a connected socket, and takes a refusal to send for a failure that may pass.
+    let command = [
+        "sh",
+        "-c",
+        "curl -sS http://mirror.internal/; getent ahosts github.com; echo code $?",
+    ];
+    for policy in [
+        "mode: enforce\nrules:\n  - deny: github.com\n",
+        "mode: enforce\ndefault: deny\nrules:\n  - allow: mirror.internal\n",
+    ] {
+        let run = world
+            .guard()
+            .policy(policy)
+            .run(&command)
+            .exits(0)
+            .says("hello from mirror")
+            .says("code 2\n")
+            .within(AT_ONCE);
+        assert_eq!(run.verdict_on("github.com"), Verdict::Deny);
+        // By an allow-list the query is not sent at all, and glibc has given up before it could be answered.
+        let answered = !run.gaps().contains("answers");
+        assert!(answered || policy.contains("default: deny"), "{run:?}");
+        world
+            .guard()
+            .policy(policy)
+            .run(&["dig", "-6", "AAAA", "github.com"])
+            .exits(0)
+            .says("status: NXDOMAIN")
+            .says("EDE: 15")
+            .within(AT_ONCE);
+    }
+}

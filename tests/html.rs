@@ -40,6 +40,35 @@ fn is_quiet(browser: &Browser, page: &Path) {
     assert_eq!(browser.requests(), [format!("file://{}", page.display())]);
 }
 
+/// Used, it went on complaining of nothing and asking for nothing.
+fn stays_quiet(browser: &Browser) {
+    assert_eq!(browser.complaints(), Vec::<String>::new());
+    assert_eq!(browser.requests(), Vec::<String>::new());
+}
+
+#[test]
+fn a_complaint_that_comes_late_is_noticed() {
+    let world = World::new("htmllate");
+    let script = "document.querySelector('button').onclick = () => nothing.there()";
+    let page = format!(
+        "<!doctype html><title>late</title><link rel=icon href=data:,><button>x</button><script>{script}</script>"
+    );
+    let page = world.file("late.html", &page);
+    let browser = Browser::start();
+    browser.open(&page, Scheme::Light, 800, 600);
+    is_quiet(&browser, &page);
+    browser.evaluate("document.querySelector('button').click()");
+    let complaints = browser.complaints();
+    assert!(
+        complaints.len() == 1 && complaints[0].contains("nothing is not defined"),
+        "{complaints:?}"
+    );
+    // One that nobody asked for fails whatever comes next.
+    browser.evaluate("document.querySelector('button').click()");
+    let opened = std::panic::AssertUnwindSafe(|| browser.open(&page, Scheme::Light, 800, 600));
+    assert!(std::panic::catch_unwind(opened).is_err());
+}
+
 fn number(browser: &Browser, expression: &str) -> u64 {
     let value = browser.evaluate(&format!("return {expression}"));
     value
@@ -174,6 +203,7 @@ fn a_report_is_a_page() {
     is_a_table(&browser, "t-processes");
     filters_and_sorts(&browser);
     zooms(&browser);
+    stays_quiet(&browser);
     browser.screenshot("report-light");
 
     browser.open(&page, Scheme::Dark, 1280, 900);
@@ -311,6 +341,9 @@ fn the_graph_is_a_page() {
     browser.evaluate("document.querySelector('#services input').focus()");
     browser.type_text("team-git");
     assert_eq!((number(&browser, rows), all), (1, 5));
+    zooms(&browser);
+    browser.evaluate("document.querySelector('#t-services thead button').click()");
+    stays_quiet(&browser);
     browser.screenshot("graph-light");
     browser.open(&page, Scheme::Dark, 1280, 900);
     is_quiet(&browser, &page);

@@ -153,6 +153,39 @@ fn a_killed_supervisor_leaves_its_run_guarded_and_the_next_command_sweeps() {
 }
 
 #[test]
+fn any_command_sweeps_and_one_does_nothing_else() {
+    let world = world_with_names("any_command");
+    let orphan = || {
+        let mut run = world.guard().start(&[
+            "sh",
+            "-c",
+            "echo ready; until [ -e stop ]; do sleep 0.01; done; rm stop; exec sleep 0.1",
+        ]);
+        run.running().wait_for("ready");
+        run.running().signal(Signal::KILL);
+        run.wait();
+        // It lives: nothing is said of it, nor taken from it.
+        let idle = world.guard().blackstart(&["sweep"]).succeeds();
+        assert_eq!((idle.stdout.as_str(), idle.stderr.as_str()), ("", ""));
+        assert!(!world.left_behind().is_empty());
+        std::fs::write(world.dir().join("stop"), "").unwrap();
+    };
+    for command in [&["sweep"][..], &["reload", "nobody"], &["doctor"]] {
+        orphan();
+        let begin = Instant::now();
+        let told = loop {
+            assert!(begin.elapsed() < Duration::from_secs(20), "{command:?}");
+            let ended = world.guard().blackstart(command);
+            if ended.stderr.contains("cleaned up after a run") {
+                break ended;
+            }
+        };
+        assert_eq!(world.left_behind(), Vec::<std::path::PathBuf>::new());
+        assert!(command != ["sweep"] || told.code == 0, "{told:?}");
+    }
+}
+
+#[test]
 fn an_orphan_seen_from_elsewhere_stays_guarded() {
     let world = world_with_names("elsewhere");
     let mut run = world
@@ -312,6 +345,57 @@ fn leftovers_are_released_or_killed() {
 }
 
 #[test]
+fn leftovers_that_are_kept_stay_guarded_and_are_swept_when_they_end() {
+    let world = world_with_names("kept");
+    let script = format!(
+        "setsid sh -c '{LOOKER}' >/dev/null 2>&1 & until [ -e counts ]; do sleep 0.01; done"
+    );
+    let run = world
+        .guard()
+        .policy(DENY_GITHUB)
+        .arg("--leftover=keep")
+        .run(&["sh", "-c", &script])
+        .exits(0);
+    assert!(!run.findings("leftover").is_empty(), "{run:?}");
+    let counts = counts_after(&world, 3);
+    assert!(counts.contains(" bad=0 leaks=0"), "{counts}");
+    // Whoever comes next leaves them as they are.
+    world.guard().run(&["true"]).exits(0);
+    let counts = counts_after(&world, 3);
+    assert!(counts.contains(" bad=0 leaks=0"), "{counts}");
+    assert!(!world.left_behind().is_empty());
+    std::fs::write(world.dir().join("stop"), "").unwrap();
+    let begin = Instant::now();
+    while !world.left_behind().is_empty() {
+        assert!(
+            begin.elapsed() < Duration::from_secs(20),
+            "left behind: {:?}",
+            world.left_behind()
+        );
+        world.guard().blackstart(&["sweep"]).succeeds();
+    }
+    // Its report tells what they did after its end as well.
+    let path = world
+        .guard()
+        .state()
+        .join("runs")
+        .join(&run.report().run.id);
+    let report = std::fs::read(path.join("report.json")).unwrap();
+    let report: blackstart_core::report::Report = serde_json::from_slice(&report).unwrap();
+    let lookups = |report: &blackstart_core::report::Report| -> u64 {
+        let of_it = report.names.iter().filter(|it| it.name == "github.com");
+        of_it.map(|it| it.queries).sum()
+    };
+    assert!(lookups(&report) > lookups(run.report()));
+    let told = |gap: &blackstart_core::report::Gap| gap.detail.contains("left under guard");
+    assert!(
+        report.coverage.gaps.iter().any(told),
+        "{:?}",
+        report.coverage
+    );
+}
+
+#[test]
 fn a_run_in_another_network_namespace_is_guarded_and_answered() {
     let world = world_with_names("other_netns");
     let elsewhere = world.node("elsewhere");
@@ -359,4 +443,152 @@ fn signals_to_the_supervisor_reach_the_command() {
         run.wait().exits(128 + code);
     }
     assert_eq!(world.left_behind(), Vec::<std::path::PathBuf>::new());
+}
+
+/// Leaves the run's cgroup for the one at the top of the tree; `home` waits until it is back.
+const LEAVE: &str = "top=$(awk '$0 ~ / - cgroup2 / { print $5; exit }' /proc/self/mountinfo)\n\
+    own=$(</proc/$$/cgroup)\n\
+    leave() { echo $$ >$1/cgroup.procs; }\n\
+    home() { until [ \"$(</proc/$$/cgroup)\" = \"$own\" ]; do :; done; }\n";
+
+#[test]
+fn who_leaves_an_enforced_run_is_moved_back() {
+    let world = world_with_names("moved_back");
+    let script = format!(
+        "{LEAVE} leave $top; home; echo back; leave $top; home; echo again\n\
+         curl -sS http://mirror.internal/ && curl -sS http://github.com/"
+    );
+    let run = world
+        .guard()
+        .policy(DENY_GITHUB)
+        .run(&["bash", "-c", &script])
+        .exits(6)
+        .says("back\nagain\nhello from mirror")
+        .warns("left the run's cgroup and was moved back");
+    assert_eq!(run.verdict_on("github.com"), Verdict::Deny);
+    let found = run.findings("left_cgroup");
+    assert_eq!(found.len(), 1, "{found:#?}");
+    assert!(found[0].title.contains("was moved back"), "{found:#?}");
+    assert!(run.gaps().contains("left_cgroup"), "{:?}", run.gaps());
+    assert_eq!(world.left_behind(), Vec::<std::path::PathBuf>::new());
+}
+
+#[test]
+fn who_leaves_an_observed_run_is_told_and_let_go() {
+    let world = world_with_names("let_go");
+    let script = format!("{LEAVE} leave $top; [ \"$(</proc/$$/cgroup)\" != \"$own\" ]");
+    // Nothing waits for a supervisor that does not move anybody: it has told once the run is over.
+    let run = world
+        .guard()
+        .run(&["bash", "-c", &script])
+        .exits(0)
+        .warns("left the run's cgroup and is not seen from here on");
+    let found = run.findings("left_cgroup");
+    assert!(
+        found.len() == 1 && found[0].title.contains("not seen from then on"),
+        "{found:#?}"
+    );
+    assert_eq!(world.left_behind(), Vec::<std::path::PathBuf>::new());
+}
+
+#[test]
+fn a_cgroup_that_was_made_for_a_process_keeps_it() {
+    let world = world_with_names("made_for");
+    // As a container runtime does it, which counts and limits what is in there.
+    let script = format!(
+        "{LEAVE} mkdir $top/$0; leave $top/$0; curl -sS http://github.com/; code=$?\n\
+         grep -q $0 /proc/$$/cgroup && echo kept; leave $top; rmdir $top/$0; home; exit $code"
+    );
+    let run = world
+        .guard()
+        .policy(DENY_GITHUB)
+        .run(&["bash", "-c", &script, world.id()])
+        .exits(0)
+        .says("hello from github")
+        .says("kept")
+        .warns("left the run's cgroup for one that was made for it");
+    let found = run.findings("left_cgroup");
+    let titles: Vec<_> = found.iter().map(|finding| finding.title.as_str()).collect();
+    assert!(
+        titles
+            .iter()
+            .any(|title| title.contains("not seen from then on")),
+        "{titles:#?}"
+    );
+    assert_eq!(world.left_behind(), Vec::<std::path::PathBuf>::new());
+}
+
+#[test]
+fn a_disk_that_is_full_or_cannot_be_written_holds_no_run_up() {
+    for (turn, state) in [
+        "mount -t tmpfs -o size=4k none $0; ! head -c 8k /dev/zero >$0/fill",
+        "mount -t tmpfs none $0; mount -o remount,ro $0",
+    ]
+    .iter()
+    .enumerate()
+    {
+        let world = world_with_names(&format!("no_disk{turn}"));
+        let (dir, spare) = (world.guard().state(), "/run/blackstart");
+        // The world's own, which nobody else sees.
+        let script = format!(
+            "set -e; mkdir -p $0 {spare}; mount -t tmpfs -o mode=0700 none {spare}; {state} 2>/dev/null"
+        );
+        world
+            .run(&["sh", "-c", &script, dir.to_str().unwrap()])
+            .succeeds();
+        let kept = |what: &str| {
+            let script = format!("ls {spare}/runs/*/{what} 2>/dev/null | wc -l");
+            world.run(&["sh", "-c", &script]).stdout.trim().to_owned()
+        };
+
+        let deploy = [
+            "sh",
+            "-c",
+            "curl -sS http://mirror.internal/; curl -sS http://github.com/",
+        ];
+        let run = world
+            .guard()
+            .policy(DENY_GITHUB)
+            .run(&deploy)
+            .exits(6)
+            .says("hello from mirror")
+            .warns("the state of this run is kept in /run/blackstart")
+            .warns(dir.to_str().unwrap());
+        assert_eq!(run.verdict_on("github.com"), Verdict::Deny);
+        assert!(run.gaps().is_empty(), "{:?}", run.gaps());
+        assert_eq!(
+            (kept("report.json").as_str(), kept("lock").as_str()),
+            ("1", "0")
+        );
+
+        // And it is found again, as any.
+        let mut run = world
+            .guard()
+            .policy(DENY_GITHUB)
+            .arg("--service=mysql")
+            .start(&["sh", "-c", LOOKER]);
+        run.running().wait_for("ready");
+        counts_after(&world, 2);
+        run.running().signal(Signal::KILL);
+        run.wait();
+        let counts = counts_after(&world, 2);
+        assert!(counts.contains(" bad=0 leaks=0"), "{counts}");
+        world
+            .guard()
+            .arg("--service=mysql")
+            .run(&["true"])
+            .exits(125)
+            .warns("an earlier run of mysql still goes on");
+        std::fs::write(world.dir().join("stop"), "").unwrap();
+        let begin = Instant::now();
+        while kept("lock") != "0" {
+            assert!(
+                begin.elapsed() < Duration::from_secs(20),
+                "the orphan is not swept"
+            );
+            world.guard().blackstart(&["policy", "schema"]).succeeds();
+        }
+        assert_eq!(kept("report.json"), "2");
+        assert_eq!(world.left_behind(), Vec::<std::path::PathBuf>::new());
+    }
 }

@@ -179,3 +179,42 @@ fn a_lock_that_cannot_be_read_holds_up_nothing_unless_it_was_named() {
         "{ended:?}"
     );
 }
+
+#[test]
+fn it_is_found_beside_the_script_however_that_is_started() {
+    let scene = Scene::new("lock-beside");
+    let run = scene
+        .deploy(
+            &["mirror.internal"],
+            scene.world.guard().arg("--update-lock"),
+        )
+        .exits(0);
+    drop(run);
+    let script = scene.directory.join("deploy.sh").display().to_string();
+    fs::write(
+        &script,
+        format!(
+            "{}{} -sS -o /dev/null http://github.com/\n",
+            fs::read_to_string(&script).unwrap(),
+            scene.directory.join("fetch").display()
+        ),
+    )
+    .unwrap();
+    for line in [
+        &["bash", &script][..],
+        &["/bin/bash", &script],
+        &["env", "A=1", "sh", &script],
+    ] {
+        let run = scene.world.guard().run(line).exits(0);
+        let kinds: Vec<_> = told(&run).into_iter().map(|(kind, _)| kind).collect();
+        assert_eq!(kinds, ["lock_new"], "{line:?}: {:#?}", told(&run));
+    }
+    // An installed shell has no lock of its own.
+    let guard = scene.world.guard().arg("--update-lock");
+    let ended = guard.run(&["/bin/sh", "-c", "true"]).ended;
+    assert!(
+        ended.code == 125 && ended.stderr.contains("--lock FILE"),
+        "{ended:?}"
+    );
+    assert!(!Path::new("/bin/blackstart.lock").exists());
+}

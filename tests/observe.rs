@@ -209,3 +209,81 @@ fn many_short_processes_are_all_named() {
     assert_eq!(commands.len(), 300, "each process has its own argv");
     assert_eq!(run.report().coverage.lost, 0);
 }
+
+#[test]
+fn who_listens_behind_a_unix_socket_is_named_unless_it_is_of_the_run() {
+    let world = World::new("listeners");
+    let at = |name: &str| world.dir().join(name).display().to_string();
+    let serve = "import socket, sys\ns = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); s.listen()\n\
+                 print('ready', flush=True)\nwhile True: s.accept()\n";
+    let serve = world.file("serve.py", serve).display().to_string();
+    let listen = |path: &str| ["/usr/bin/python3", &serve, path].map(str::to_owned);
+    let (outside, inside) = (at("outside"), at("inside"));
+    let mut daemon = world.start(&listen(&outside));
+    daemon.wait_for("ready");
+    let script = format!(
+        "reach() {{ /usr/bin/python3 -c 'import socket,sys; socket.socket(socket.AF_UNIX).connect(sys.argv[1])' $1; }}\n\
+         rm -f told {inside}; /usr/bin/python3 {serve} {inside} >told & until grep -q ready told; do sleep 0.01; done\n\
+         reach {outside} && reach {inside}; code=$?\n\
+         reach {} 2>/dev/null; kill $!; exit $code",
+        at("nobody")
+    );
+    let run = world.guard().run(&["bash", "-c", &script]).exits(0);
+    let ours = world.dir().to_str().unwrap();
+    let found: Vec<_> = (run.report().delegates.iter())
+        .filter(|it| it.path.starts_with(ours))
+        .map(|it| (it.path.as_str(), it.listener_pid, it.listener_exe.is_some()))
+        .collect();
+    let pid = |process: rustix::process::Pid| Some(process.as_raw_pid().cast_unsigned());
+    assert_eq!(
+        found,
+        [
+            (outside.as_str(), pid(daemon.pid()), true),
+            (&at("nobody"), None, false),
+        ],
+        "{:#?}",
+        run.report().delegates
+    );
+    let refused = world
+        .guard()
+        .policy(&format!(
+            "mode: enforce\nrules:\n  - deny: unix:{outside}\n"
+        ))
+        .run(&["bash", "-c", &script])
+        .exits(1)
+        .warns(&format!("was refused unix:{outside}"));
+    let delegates = &refused.report().delegates;
+    let denied: Vec<_> = (delegates.iter())
+        .filter(|it| it.path.starts_with(ours) && it.verdict == Verdict::Deny)
+        .map(|it| (it.path.as_str(), it.listener_pid))
+        .collect();
+    assert_eq!(denied, [(outside.as_str(), pid(daemon.pid()))]);
+}
+
+#[test]
+fn who_listens_behind_a_port_of_loopback_is_named_unless_it_is_of_the_run() {
+    let world = World::new("relays");
+    let serve = "import socket, sys\n\
+                 s = socket.create_server(('127.0.0.1', int(sys.argv[1])))\n\
+                 print('ready', flush=True)\nwhile True: s.accept()\n";
+    let serve = world.file("serve.py", serve).display().to_string();
+    let mut relay = world.start(&["/usr/bin/python3", &serve, "3128"]);
+    relay.wait_for("ready");
+    let script = format!(
+        "reach() {{ /usr/bin/python3 -c 'import socket,sys; socket.create_connection((\"127.0.0.1\", sys.argv[1]))' $1; }}\n\
+         /usr/bin/python3 {serve} 4000 >told & until grep -q ready told; do sleep 0.01; done\n\
+         reach 3128 && reach 4000; code=$?; kill $!; exit $code"
+    );
+    let run = world.guard().run(&["bash", "-c", &script]).exits(0);
+    let delegates = run.report().delegates.iter();
+    let found: Vec<_> = delegates
+        .filter(|it| !it.is_unix())
+        .map(|it| (it.path.as_str(), it.listener_pid, it.attempts))
+        .collect();
+    let pid = relay.pid().as_raw_pid().cast_unsigned();
+    assert_eq!(found, [("127.0.0.1:3128", Some(pid), 1)]);
+    // It is a flow as well, as before.
+    for port in [3128, 4000] {
+        assert_eq!(run.flow([127, 0, 0, 1], port).verdict, Verdict::Allow);
+    }
+}

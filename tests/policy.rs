@@ -309,3 +309,162 @@ fn broken_glass_lets_everything_pass_and_says_so() {
 fn broken(guard: blackstart_lab::Guard<'_>) -> blackstart_lab::Guard<'_> {
     guard.arg("--break-glass=the site is down")
 }
+
+/// A name on a content network, whose CNAME leads to a name that other rules are about.
+fn chained(test: &str) -> (World, blackstart_lab::Node) {
+    let world = World::new(test);
+    let github = world.node("github");
+    github.http();
+    world.dns(
+        Zone::new()
+            .cname("api.github.com", "lb.github.com")
+            .host("lb.github.com", &github)
+            .cname("api.x.example", "x.cdn.example")
+            .host("x.cdn.example", &github),
+    );
+    (world, github)
+}
+
+/// A waiver covers a name and the addresses leased under it, wherever its CNAMEs lead.
+#[test]
+fn a_waiver_holds_for_a_name_that_is_an_alias() {
+    let (world, _) = chained("waived-alias");
+    let denied = "mode: enforce\nrules:\n  - deny: .github.com\n";
+    world.guard().policy(denied).run(CURL).exits(6);
+    let waived = format!(
+        "{denied}waivers:\n  - for: api.github.com\n    owner: team-db\n    reason: until the mirror has it\n    expires: 2999-12-31\n"
+    );
+    let run = world.guard().policy(&waived).run(CURL).exits(0);
+    assert_eq!(run.verdict_on("api.github.com"), Verdict::Waived);
+    // Not for the name that it leads to.
+    let other = CURL.join(" ").replace("api.", "lb.");
+    let other = ["sh", "-c", &other];
+    world.guard().policy(&waived).run(&other).exits(6);
+}
+
+/// What is only recorded of a link takes nothing away from what is enforced for the name, and adds nothing to it.
+#[test]
+fn an_observed_rule_about_an_alias_switches_off_no_enforced_one() {
+    let (world, server) = chained("observed-alias");
+    let observed = "mode: enforce\nrules:\n  - {deny: .cdn.example, mode: observe}\n";
+    let client = ["curl", "-sS", "-m", "20", "http://api.x.example/"];
+    let run = world.guard().policy(observed).run(&client).exits(0);
+    assert_eq!(run.flow(server.v4(), 80).verdict, Verdict::WouldDeny);
+    // For another port only, so that the lookup passes and the connect is what is judged.
+    let own = format!("{observed}  - deny: api.x.example:80\n");
+    let run = world.guard().policy(&own).run(&client).exits(7);
+    assert_eq!(run.flow(server.v4(), 80).verdict, Verdict::Deny);
+    let floor = whole("rules:\n  - {deny: \"api.x.example:80\", final: true}\n");
+    let guardrails = world.dir().join("guardrails");
+    std::fs::create_dir(&guardrails).unwrap();
+    std::fs::write(guardrails.join("floor.yaml"), floor).unwrap();
+    let run = world
+        .guard()
+        .policy(observed)
+        .env("BLACKSTART_GUARDRAILS", &guardrails.to_string_lossy())
+        .run(&client)
+        .exits(7);
+    assert_eq!(run.flow(server.v4(), 80).verdict, Verdict::Deny);
+}
+
+/// A guardrail and the run's own file may say the same in the same words, and a policy that takes over may have moved a
+/// line: what is told of a refusal names the rule that did it.
+#[test]
+fn of_rules_with_the_same_text_the_one_that_refused_is_named() {
+    let (world, _) = world("same-text");
+    let guardrails = world.dir().join("guardrails");
+    std::fs::create_dir(&guardrails).unwrap();
+    let floor =
+        whole("rules:\n  - deny: .github.com\n    final: true\n    reason: the host says so");
+    std::fs::write(guardrails.join("floor.yaml"), floor).unwrap();
+    let own = "mode: enforce\nrules:\n  - deny: .github.com\n    reason: the run says so\n";
+    let run = world
+        .guard()
+        .policy(own)
+        .env("BLACKSTART_GUARDRAILS", &guardrails.to_string_lossy())
+        .run(CURL)
+        .exits(6);
+    let finding = run.findings("denied_dependency")[0].clone();
+    let place = finding.place.expect("where the rule stands");
+    assert_eq!(place.file, guardrails.join("floor.yaml").to_string_lossy());
+    assert_eq!(finding.reason.as_deref(), Some("the host says so"));
+    let told = run.ended.stderr.matches("floor.yaml:5").count();
+    assert_eq!(told, 2, "a line and the summary: {}", run.ended.stderr);
+    assert!(
+        !run.ended.stderr.contains("the run says so"),
+        "{}",
+        run.ended.stderr
+    );
+
+    let rules = ["deny: .example.org", "deny: .github.com"].map(|rule| format!("  - {rule}\n"));
+    let before = whole(&format!("rules:\n{}", rules.concat()));
+    let after = whole(&format!(
+        "rules:\n  - allow: .example.net\n{}",
+        rules.concat()
+    ));
+    let file = world.file("moved.yaml", &before);
+    let go = world.dir().join("moved-go");
+    let line = format!(
+        "echo ready; until [ -e {} ]; do sleep 0.1; done; {}",
+        go.display(),
+        CURL.join(" ")
+    );
+    let mut run = world
+        .guard()
+        .policy_path(&file)
+        .arg("--service=moved")
+        .start(&["sh", "-c", &line]);
+    run.running().wait_for("ready");
+    std::fs::write(&file, after).unwrap();
+    world.guard().blackstart(&["reload", "moved"]).exits(0);
+    std::fs::write(&go, "").unwrap();
+    let run = run.wait().exits(6);
+    let finding = run.findings("denied_dependency")[0].clone();
+    assert_eq!(finding.place.map(|place| place.line), Some(7));
+    assert!(
+        run.ended.stderr.contains("moved.yaml:7"),
+        "{}",
+        run.ended.stderr
+    );
+    assert!(
+        !run.ended.stderr.contains("moved.yaml:6"),
+        "{}",
+        run.ended.stderr
+    );
+}
+
+/// What `policy explain` says of an attempt stands at a refusal of it in the summary: the lease or the addresses that
+/// mattered, and which rules lost, and why.
+#[test]
+fn the_summary_explains_a_refusal() {
+    let (world, github) = world("explained");
+    let address = github.v4().to_string();
+    let wide = format!("{address}/32");
+    let policy = format!(
+        "mode: enforce\nrules:\n  - deny: {wide}\n  - allow: api.github.com\n  - {{allow: \"{address}:80\", process: wget}}\n  - {{deny: github.com, process: \"ancestor:sh\"}}\n  - {{allow: .github.com, process: curl}}\n"
+    );
+    let url = format!("http://{address}/");
+    let of_address = ["curl", "-sS", "-m", "20", "-o", "/dev/null", &url];
+    let run = world.guard().policy(&policy).run(&of_address).exits(7);
+    let told = &run.ended.stderr;
+    assert!(told.contains("from  the addresses"), "{told}");
+    let over_v4 = [&CURL[..1], &["-4"], &CURL[1..]].concat();
+    let run = world.guard().policy(&policy).run(&over_v4).exits(7);
+    let told = &run.ended.stderr;
+    let lost = "over  allow api.github.com (";
+    assert!(
+        told.contains("from  the addresses") && told.contains(lost),
+        "{told}"
+    );
+    // By a rule about what started it.
+    let line = CURL.join(" ").replace("api.", "");
+    let run = world
+        .guard()
+        .policy(&policy)
+        .run(&["sh", "-c", &format!("{line}; exit $?")])
+        .exits(6);
+    let told = &run.ended.stderr;
+    let lost = "over  allow .github.com, process curl (";
+    let why = "): the other describes the name more closely";
+    assert!(told.contains(lost) && told.contains(why), "{told}");
+}

@@ -141,3 +141,88 @@ fn the_machine_ends_as_its_script_does() {
     let ended = world.boot(Cgroups::Unified, Bus::Answers, "cat /proc/1/comm; exit 7");
     ended.exits(7).says("systemd");
 }
+
+/// The units that are shipped, for a binary at this place.
+fn units(binary: &str) -> [(&'static str, String); 2] {
+    let of = |name: &'static str| {
+        let path = blackstart_lab::workspace::root()
+            .join("dist/systemd")
+            .join(name);
+        let text = std::fs::read_to_string(path).unwrap();
+        (name, text.replace("/usr/local/bin/blackstart", binary))
+    };
+    [of("blackstart-sweep.service"), of("blackstart-sweep.timer")]
+}
+
+#[test]
+fn the_shipped_units_are_sound() {
+    let dir = tempfile::tempdir().unwrap();
+    let paths = units("/bin/true").map(|(name, text)| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    });
+    let verify = |paths: &[PathBuf]| {
+        let ended = std::process::Command::new("systemd-analyze")
+            .args(["verify", "--man=no"])
+            .args(paths)
+            .output()
+            .expect("run systemd-analyze (package systemd)");
+        String::from_utf8_lossy(&ended.stderr).into_owned()
+    };
+    let told = verify(&paths);
+    assert!(!told.contains("blackstart-sweep"), "{told}");
+    // And it does tell.
+    let wrong = std::fs::read_to_string(&paths[0]).unwrap() + "ProtectEverything=yes\n";
+    std::fs::write(&paths[0], wrong).unwrap();
+    assert!(verify(&paths).contains("ProtectEverything"), "{told}");
+}
+
+#[test]
+fn the_timer_s_service_sweeps_an_orphan() {
+    let world = world_with_github("timer");
+    for (name, text) in units("/run/blackstart-lab") {
+        // Of this machine's own /run: the unit sees no other's /tmp, where the world has its state. And the machine has
+        // none of the usual targets.
+        let text = text.replace("[Unit]", "[Unit]\nDefaultDependencies=no");
+        let text = text.replace(
+            "[Service]",
+            "[Service]\nEnvironment=BLACKSTART_STATE=/run/blackstart\nStandardError=file:DIR/told",
+        );
+        let dir = world.dir().display().to_string();
+        world.file(&format!("booted/units/{name}"), &text.replace("DIR", &dir));
+    }
+    // Not the word that the machine replaces in scripts.
+    let script = "export BLACKSTART_ST\"\"ATE=/run/blackstart\n\
+        cp BINARY /run/blackstart-lab; chmod 755 /run/blackstart-lab\n\
+        left() { ls /run/blackstart/runs/*/lock 2>/dev/null | wc -l; }\n\
+        echo '[nothing]'; systemctl start blackstart-sweep.service; systemctl show -p ConditionResult blackstart-sweep.service\n\
+        /run/blackstart-lab run -q -- sh -c 'echo $$ >DIR/pid; exec sleep 300' >/dev/null 2>&1 & supervisor=$!\n\
+        until [ -s DIR/pid ]; do sleep 0.01; done\n\
+        kill -KILL $supervisor; wait $supervisor || true\n\
+        systemctl start blackstart-sweep.service; echo '[living]'; left\n\
+        group=$(sed -n s/^0:://p /proc/$(cat DIR/pid)/cgroup); kill -KILL $(cat DIR/pid)\n\
+        while grep -qs 'populated 1' /sys/fs/cgroup$group/cgroup.events; do sleep 0.01; done\n\
+        systemctl start blackstart-sweep.service; echo '[swept]'; left\n\
+        echo '[reports]'; ls /run/blackstart/runs/*/report.json | wc -l\n\
+        echo '[cgroups]'; find /sys/fs/cgroup -name '*blackstart*' ! -path '*sweep*'\n\
+        echo '[pins]'; ls /sys/fs/bpf/blackstart 2>/dev/null || true\n\
+        echo '[told]'; cat DIR/told\n\
+        echo '[end]'\n"
+        .replace("BINARY", &blackstart_lab::guard::binary())
+        .replace("DIR", &world.dir().display().to_string());
+    let ended = world
+        .boot(Cgroups::Unified, Bus::Answers, &script)
+        .succeeds();
+    assert_eq!(part(&ended, "nothing"), "ConditionResult=no");
+    assert_eq!(part(&ended, "living"), "1", "{ended:?}");
+    assert_eq!(part(&ended, "swept"), "0", "{ended:?}");
+    assert_eq!(part(&ended, "reports"), "1");
+    assert_eq!(part(&ended, "cgroups"), "");
+    assert_eq!(part(&ended, "pins"), "");
+    let told = part(&ended, "told");
+    assert!(
+        told.starts_with("blackstart: cleaned up after a run") && told.lines().count() == 1,
+        "{told}"
+    );
+}

@@ -309,3 +309,73 @@ fn files(dir: &Path, wanted: &dyn Fn(&Path) -> bool) -> Vec<PathBuf> {
     found.sort();
     found
 }
+
+/// Run `scripts/install-deps build` where there is no program but bash, the plain ones and those given: name and script.
+/// What it said, and what apt-get and rustup were asked for.
+fn install_deps(programs: &[(&str, &str)]) -> (bool, String, String) {
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+    let dir = tempfile::tempdir().unwrap();
+    let bin = dir.path().join("bin");
+    fs::create_dir(&bin).unwrap();
+    for plain in [
+        "bash", "cut", "dirname", "env", "head", "sed", "sort", "chmod",
+    ] {
+        let at = ["/usr/bin", "/bin"].map(|place| Path::new(place).join(plain));
+        let at = at.iter().find(|at| at.exists()).expect("a plain program");
+        symlink(at, bin.join(plain)).unwrap();
+    }
+    for (name, script) in programs {
+        let text = format!("#!/bin/bash\necho \"${{0##*/}} $*\" >>\"$ASKED\"\n{script}\n");
+        fs::write(bin.join(name), text).unwrap();
+        fs::set_permissions(bin.join(name), fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let asked = dir.path().join("asked");
+    let ended = std::process::Command::new(bin.join("bash"))
+        .arg(root().join("scripts/install-deps"))
+        .arg("build")
+        .env_clear()
+        .env("PATH", &bin)
+        .env("BIN", &bin)
+        .env("ASKED", &asked)
+        .env("HOME", dir.path())
+        .output()
+        .unwrap();
+    (
+        ended.status.success(),
+        String::from_utf8_lossy(&ended.stderr).into_owned(),
+        fs::read_to_string(&asked).unwrap_or_default(),
+    )
+}
+
+#[test]
+fn without_cargo_nothing_is_installed_or_a_toolchain_is() {
+    let sudo = ("sudo", "exec \"$@\"");
+    let dpkg = ("dpkg-query", "exit 1");
+    let apt_get = ("apt-get", "");
+    // No package of rustup either.
+    let (fine, said, asked) = install_deps(&[apt_get, sudo, dpkg, ("apt-cache", "exit 1")]);
+    assert!(!fine && said.contains("cargo is not there"), "{said}");
+    assert!(said.contains("nothing was installed"), "{said}");
+    assert!(!asked.contains(" install "), "{asked}");
+
+    // With one, which brings a toolchain when it is asked for it.
+    let rustup = "cat >\"$BIN/rustup\" <<'END'\n#!/bin/bash\necho \"rustup $*\" >>\"$ASKED\"\n\
+        printf '#!/bin/bash\\necho rustc 999.0.0\\n' >\"$BIN/rustc\"\nchmod 755 \"$BIN/rustc\"\nEND\nchmod 755 \"$BIN/rustup\"";
+    let installs = format!("[[ \" $* \" == *' install '* ]] || exit 0\n{rustup}");
+    let cat = ("cat", "while IFS= read -r line; do echo \"$line\"; done");
+    let (fine, said, asked) =
+        install_deps(&[("apt-get", &installs), sudo, dpkg, cat, ("apt-cache", "")]);
+    assert!(fine, "{said}");
+    let installed = asked.lines().find(|line| line.contains(" install "));
+    assert!(
+        installed.is_some_and(|line| line.contains(" rustup ")),
+        "{asked}"
+    );
+    assert!(asked.contains("rustup default stable"), "{asked}");
+
+    // One that is too old is told of before anything else, too.
+    let old = ("rustc", "echo rustc 1.0.0");
+    let (fine, said, asked) = install_deps(&[apt_get, sudo, dpkg, ("cargo", ""), old]);
+    assert!(!fine && said.contains("is too old"), "{said}");
+    assert!(!asked.contains("apt-get"), "{asked}");
+}

@@ -1,7 +1,7 @@
 //! Measures how fast a large report opens and filters in a browser.
 //!
-//! `blackstart-bench-html DIR`: a guarded run reaches for 2,000 destinations with 5,000 processes, and its page is
-//! opened in Chromium again and again. Prints the bars, and writes the raw figures to `DIR/DATE-html.json`.
+//! `blackstart-bench-html DIR`: a guarded run reaches for 2,000 destinations with 5,000 processes and closes 50 circles,
+//! and its page, with the drawing and a card for each finding, is opened in Chromium again and again. Prints the bars, and writes the raw figures to `DIR/DATE-html.json`.
 //!
 //! `BLACKSTART_BIN` says which binary writes the page. Exit code 1 if a bar is missed.
 #![forbid(unsafe_code)]
@@ -15,6 +15,8 @@ use serde_json::{Value, json};
 
 const DESTINATIONS: usize = 2_000;
 const PROCESSES: usize = 5_000;
+/// Of these, each provides one destination and needs what is deployed.
+const SERVICES: usize = 50;
 const OPENINGS: usize = 11;
 /// Milliseconds.
 const LIMIT: f64 = 1_000.0;
@@ -81,6 +83,18 @@ fn main() -> ExitCode {
         }
     }
     assert_eq!(browser.complaints(), Vec::<String>::new());
+    let count = |selector: &str| {
+        let counted = browser.evaluate(&format!(
+            "return document.querySelectorAll('{selector}').length"
+        ));
+        counted.as_u64().expect("a count of elements")
+    };
+    let (tiles, cards) = (count(".tile"), count(".card"));
+    let loops = count(".card .steps");
+    assert!(
+        tiles > 40 && loops >= SERVICES as u64 && cards > loops,
+        "{tiles} {loops} {cards}"
+    );
     let size = std::fs::metadata(&page).expect("the page is there").len();
 
     let bars = [("opens", &openings), ("filters after a letter", &filters)];
@@ -102,7 +116,7 @@ fn main() -> ExitCode {
         median(&busy)
     );
     println!(
-        "{DESTINATIONS} destinations, {PROCESSES} processes, a page of {:.1} MB",
+        "{DESTINATIONS} destinations, {PROCESSES} processes, {tiles} services drawn, {loops} loops, {cards} findings, a page of {:.1} MB",
         size as f64 / 1e6
     );
     let document = json!({
@@ -114,6 +128,9 @@ fn main() -> ExitCode {
         "page_bytes": size,
         "destinations": DESTINATIONS,
         "processes": PROCESSES,
+        "tiles": tiles,
+        "loops": loops,
+        "cards": cards,
         "limit_ms": LIMIT,
         "opens_ms": openings,
         "opens_main_thread_ms": busy,
@@ -151,9 +168,31 @@ fn large_page(world: &World) -> std::path::PathBuf {
     world
         .guard()
         .arg(&format!("--report={}", page.display()))
+        .arg(&format!("--catalog={}", catalog(world, name).display()))
+        .arg("--service=mysql")
         .run(&["sh", "-c", &script])
         .exits(0);
     page
+}
+
+/// A catalog in which as many deployments' contacts as are drawn close circles: over nothing, or over one another.
+fn catalog(world: &World, name: impl Fn(usize) -> String) -> std::path::PathBuf {
+    let head = "---\napiVersion: blackstart.dev/v1\nkind: Service\n";
+    let services = (0..SERVICES).map(|at| {
+        let needed = match at % 5 {
+            0 => "mysql".to_owned(),
+            _ => format!("s{:02}", at - 1),
+        };
+        format!(
+            "{head}name: s{at:02}\nprovides: [{}]\nneeds: [{needed}]\n",
+            name(at)
+        )
+    });
+    let text = format!(
+        "{head}name: mysql\nowner: team-db\n{}",
+        services.collect::<String>()
+    );
+    world.file("catalog.yaml", &text)
 }
 
 fn number(value: &Value) -> f64 {

@@ -14,8 +14,16 @@
  *                              UDP connects to each of these in turn until the file STOP is there; ONE and OTHER are
  *                              the errnos that two policies end them with, 0 for none: nanoseconds, then for each how
  *                              many ended with one, with the other, with neither
- *   spawn FROM N ADDRESS PORT  N processes, one after another, each with its own argv and one connection:
+ *   spawn FROM N ADDRESS PORT TIMES
+ *                              N processes, one after another, each with its own argv and so many connections:
  *                              those that exited with 0
+ *   storm STOP RATE SERVER NAME DENIED ADDRESS PORT DENIED_ADDRESS
+ *                              RATE lookups and RATE connects a second, spread evenly, until the file STOP is there;
+ *                              of each every sixteenth is one that a policy denies. The other connects are of TCP, to
+ *                              ADDRESS:PORT. Lookups: sent, of these denied, allowed without an answer, denied with
+ *                              an address; connects: made, of these denied, allowed that failed, denied that did not;
+ *                              then nanoseconds
+ *   forks N                    N processes that end at once: nanoseconds of one
  *   tool OUTPUT WORD...        run a command with its output in a file: time, exit code
  *   twice ORDER...             two processes do it at once, the second from where the first ends: two lines
  *
@@ -23,7 +31,8 @@
  *
  *   bench close PORT           accept and close
  *   bench sink PORT            accept, read to the end, close
- *   bench one ADDRESS PORT TAG connect once
+ *   bench some ADDRESS PORT TIMES TAG
+ *                              connect so often
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -85,11 +94,13 @@ static uint64_t p50(uint64_t *samples, long n)
 	return n ? samples[n / 2] : 0;
 }
 
+static const struct timeval patient = { .tv_sec = 2 };
+
 /* Ask for the name's address, as glibc does: a connected socket for each question. 0 and the first address in
  * host order, 0 if the answer has none; -1 if there was no answer. */
-static int lookup(const struct sockaddr_in *server, const char *name, uint16_t id, uint32_t *address)
+static int lookup_within(struct timeval patience, const struct sockaddr_in *server, const char *name, uint16_t id,
+			 uint32_t *address)
 {
-	static const struct timeval patience = { .tv_sec = 2 };
 	unsigned char packet[512] = { id >> 8, id, 1, 0, 0, 1 };
 	const char *label = name;
 	int at = 12, end, got, fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
@@ -119,6 +130,11 @@ static int lookup(const struct sockaddr_in *server, const char *name, uint16_t i
 		*address = (uint32_t)packet[end + 12] << 24 | packet[end + 13] << 16 | packet[end + 14] << 8 |
 			   packet[end + 15];
 	return 0;
+}
+
+static int lookup(const struct sockaddr_in *server, const char *name, uint16_t id, uint32_t *address)
+{
+	return lookup_within(patient, server, name, id, address);
 }
 
 static void do_lookup(char **word)
@@ -298,7 +314,7 @@ static void do_swapped(char **word)
 static void do_spawn(char **word)
 {
 	long from = atol(word[1]), n = atol(word[2]), good = 0;
-	char self[4096] = "", tag[32], *argv[] = { self, "one", word[3], word[4], tag, 0 };
+	char self[4096] = "", tag[32], *argv[] = { self, "some", word[3], word[4], word[5], tag, 0 };
 
 	if (readlink("/proc/self/exe", self, sizeof(self) - 1) < 0)
 		die("/proc/self/exe");
@@ -333,16 +349,79 @@ static void do_tool(char **word)
 	posix_spawn_file_actions_destroy(&files);
 }
 
-static int one(char **word)
+static void do_forks(char **word)
 {
-	struct sockaddr_in to = at(word[2], atoi(word[3]));
-	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	long n = atol(word[1]);
+	uint64_t began = now();
+
+	for (long i = 0; i < n; i++) {
+		pid_t pid = fork();
+
+		if (!pid)
+			_exit(0);
+		if (pid < 0 || waitpid(pid, 0, 0) != pid)
+			die("fork");
+	}
+	printf("%lu\n", (now() - began) / n);
+}
+
+/* One connection, read to its end. 0, or the errno. */
+static int connects(const struct sockaddr_in *to)
+{
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), failed = reach(fd, to) ? errno : 0;
 	char byte;
 
-	if (reach(fd, &to))
-		return 1;
-	while (read(fd, &byte, 1) > 0)
+	while (!failed && read(fd, &byte, 1) > 0)
 		;
+	close(fd);
+	return failed;
+}
+
+static void do_storm(char **word)
+{
+	/* A denied lookup has its answer from the supervisor, if that lives: else none. */
+	static const struct timeval soon = { .tv_usec = 2000 };
+	enum { TRIES = 5 };
+	struct sockaddr_in server = at(word[3], DNS_PORT), to = at(word[6], atoi(word[7])), denied = at(word[8], 9);
+	uint64_t between = 1000000000ull / strtoul(word[2], 0, 10), began = now();
+	long sent = 0, sent_denied = 0, unanswered = 0, leaked = 0;
+	long made = 0, made_denied = 0, failed = 0, passed = 0;
+
+	for (long i = 0; i % 64 || access(word[1], F_OK); i++) {
+		uint64_t due = began + i * between, early = now();
+		uint32_t address = 0;
+
+		/* Behind its time after a wait it makes up for it. */
+		if (due > early + 100000)
+			nanosleep(&(struct timespec){ .tv_nsec = due - early }, 0);
+		made++;
+		if (i % 16) {
+			int tries = 0;
+
+			do
+				sent++;
+			while (lookup(&server, word[4], i, &address) && ++tries < TRIES);
+			unanswered += !address;
+			failed += connects(&to) != 0;
+			continue;
+		}
+		sent++;
+		sent_denied++;
+		made_denied++;
+		leaked += !lookup_within(soon, &server, word[5], i, &address) && address;
+		passed += connects(&denied) != ECONNREFUSED;
+	}
+	printf("%ld %ld %ld %ld %ld %ld %ld %ld %lu\n", sent, sent_denied, unanswered, leaked, made, made_denied, failed,
+	       passed, now() - began);
+}
+
+static int some(char **word)
+{
+	struct sockaddr_in to = at(word[2], atoi(word[3]));
+
+	for (long n = atol(word[4]); n > 0; n--)
+		if (connects(&to))
+			return 1;
 	return 0;
 }
 
@@ -372,7 +451,8 @@ static const struct order {
 } orders[] = {
 	{ "lookup", do_lookup, 4, 0 }, { "tcp", do_tcp, 4, 0 },       { "udp", do_udp, 4, 0 },
 	{ "send", do_send, 4, 0 },     { "fresh", do_fresh, 6, 3 },   { "spread", do_spread, 3, 1 },
-	{ "spawn", do_spawn, 5, 1 },   { "tool", do_tool, 3, 0 },     { "swapped", do_swapped, 3, 0 },
+	{ "spawn", do_spawn, 6, 1 },   { "tool", do_tool, 3, 0 },     { "swapped", do_swapped, 3, 0 },
+	{ "storm", do_storm, 9, 0 },   { "forks", do_forks, 2, 0 },
 };
 
 static const struct order *understood(char **word, int n)
@@ -412,8 +492,8 @@ int main(int argc, char **argv)
 		serve(atoi(argv[2]), 0);
 	if (argc == 3 && !strcmp(argv[1], "sink"))
 		serve(atoi(argv[2]), 1);
-	if (argc == 5 && !strcmp(argv[1], "one"))
-		return one(argv);
+	if (argc == 6 && !strcmp(argv[1], "some"))
+		return some(argv);
 	setvbuf(stdout, 0, _IOLBF, 0);
 	while (getline(&line, &size, stdin) > 0) {
 		char *word[WORDS_MAX + 1] = { 0 };

@@ -112,11 +112,19 @@ impl Browser {
         self.resize(width, height);
         self.command("Performance.disable", json!({}));
         self.command("Performance.enable", json!({ "timeDomain": "threadTicks" }));
-        let _of_the_page_before = (self.log("browser"), self.log("performance"));
+        self.was_quiet();
+        let _of_the_page_before = self.log("performance");
         let url = format!("file://{}", file.display());
         self.runtime
             .block_on(async { self.session.goto(url).await })
             .unwrap_or_else(|e| panic!("open {}: {e}", file.display()));
+    }
+
+    /// What the page that is open complained of, and nobody asked for, fails the test: most of what can go wrong in
+    /// a page happens when somebody uses it.
+    fn was_quiet(&self) {
+        let unread = self.log("browser");
+        assert!(unread.is_empty(), "the page complained: {unread:#?}");
     }
 
     /// Runs a script in each page that is opened from now on, before anything of the page's own.
@@ -269,10 +277,15 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
+        let unread = match std::thread::panicking() {
+            true => Vec::new(),
+            false => self.log("browser"),
+        };
         // Whatever a test came to, neither of the two is to outlive it.
         let session = self.session.clone();
         let _gone = self.runtime.block_on(async { session.quit().await });
         let _gone = self.driver.kill();
         let _gone = self.driver.wait();
+        assert!(unread.is_empty(), "the page complained: {unread:#?}");
     }
 }

@@ -101,10 +101,15 @@ const CONTAIN: &str = "tests/contain.rs";
 const LIFETIME: &str = "tests/lifetime.rs";
 const POLICY: &str = "tests/policy.rs";
 const CLAIMS: &str = "tests/claims.rs";
+const RESOLVERS: &str = "tests/resolvers.rs";
+const ATTEMPTS: &str = "tests/attempts.rs";
+const STORIES: &str = "tests/bin/vm/stories.rs";
 const OVER_TCP: &str = "tests/dns_over_tcp.rs";
 const MALFORMED: &str = "tests/dns_malformed.rs";
+const REWRITTEN: &str = "tests/dns_rewritten.rs";
 const QUERIES: &str = "crates/kernel/src/session/tests/queries.rs";
 const LEASES: &str = "crates/kernel/src/session/tests/leases.rs";
+const TAKEOVER: &str = "crates/kernel/src/session/tests/takeover.rs";
 const ANSWERS: &str = "crates/kernel/src/session/tests/answers.rs";
 const PACKETS: &str = "crates/kernel/src/session/tests/packets.rs";
 const ASSEMBLY: &str = "crates/core/tests/assembly.rs";
@@ -137,35 +142,41 @@ pub const CASES: [Case; 70] = [
             (QUERIES, "what_cannot_be_judged_is_refused_in_enforce_and_counted_in_observe"),
         ],
     ),
-    case(7, Accident, "a stub resolver on loopback"),
+    case(7, Accident, "a stub resolver on loopback").is(Refused, &[(RESOLVERS, "a_stub_on_loopback_is_judged_as_the_server_that_it_is_for_the_run")]),
     case(8, Accident, "lookups through systemd-resolved's own socket")
         .is(RefusedAtStart, &[("crates/guard/src/plan.rs", "a_resolver_daemon_out_of_sight_is_a_hole_in_enforcing")])
         .remark("on kernels without hooks for unix sockets; on others it is not tested"),
-    case(9, Accident, "lookups through nscd or sssd"),
-    case(10, Accident, "names from /etc/hosts, LLMNR, mDNS")
-        .is(Refused, &[(ENFORCE, "names_from_the_hosts_file_have_leases")])
-        .remark("/etc/hosts; LLMNR and mDNS are not tested"),
+    case(9, Accident, "lookups through nscd or sssd").is(Recorded, &[(RESOLVERS, "a_daemon_that_caches_names_is_not_asked")]).remark("the daemon is not reached, libc asks a name server instead; sssd is not tested"),
+    case(10, Accident, "names from /etc/hosts, LLMNR, mDNS").is(Refused, &[(ENFORCE, "names_from_the_hosts_file_have_leases"), (RESOLVERS, "names_that_are_asked_of_a_whole_network_are_attempts_at_its_address")]).remark("/etc/hosts by name; LLMNR and mDNS as addresses, under `default: deny`"),
     case(11, Accident, "a cache that was warm before the run")
         .is(Refused, &[(ENFORCE, "default_deny_allows_only_what_is_listed")])
         .remark("as any address that nobody looked up; by a deny-list it passes as `unnamed`"),
-    case(12, Accident, "an application's cache or connections from before the run"),
+    case(12, Accident, "an application's cache or connections from before the run").is(Recorded, &[(ATTEMPTS, "an_address_that_a_program_has_kept_passes_a_deny_list_and_lowers_coverage")]).remark("as `unnamed`, which lowers coverage; for connections see 45"),
     case(13, Accident, "a container's resolver, search lists, ndots")
-        .is(Recorded, &[(LEASES, "a_name_on_the_search_list_passes_without_a_lease")])
-        .remark("search lists; an address that is rewritten on the way is not tested"),
-    case(14, Accident, "DNS on other ports"),
+        .is(
+            Refused,
+            &[
+                (REWRITTEN, "lookups_are_judged_and_leased_as_if_nothing_were_rewritten"),
+                (REWRITTEN, "what_cannot_be_read_does_not_pass_for_being_rewritten"),
+                (LEASES, "a_name_on_the_search_list_passes_without_a_lease"),
+            ],
+        ),
+    case(14, Accident, "DNS on other ports").is(Recorded, &[(RESOLVERS, "lookups_on_another_port_are_attempts_at_that_server")]).remark("as an attempt at that server, which a rule about its port or `default: deny` refuses"),
     case(15, Accident, "DNS over HTTPS")
         .is(Gap, &[(ASSEMBLY, "no_report_says_that_everything_was_in_sight")])
         .remark("the connection is judged like any other"),
     case(16, Hostile, "DNS over TLS or QUIC")
         .is(Gap, &[(ASSEMBLY, "no_report_says_that_everything_was_in_sight")])
         .remark("the connection is judged like any other"),
-    case(17, Hostile, "data in lookups below an allowed name"),
-    case(18, Hostile, "an allowed name with a protected or link-local address"),
+    case(17, Hostile, "data in lookups below an allowed name").is(Recorded, &[(RESOLVERS, "data_in_lookups_below_an_allowed_name_is_in_the_record")]),
+    case(18, Hostile, "an allowed name with a protected or link-local address").is(Refused, &[(RESOLVERS, "an_allowed_name_opens_no_address_that_is_denied")]).remark("where a rule denies the address"),
     case(19, Accident, "CNAME chains, hints of addresses").is(
         Refused,
         &[
             (ENFORCE, "a_chain_that_touches_a_denied_name_is_refused"),
             (ANSWERS, "only_one_chain_from_the_question_counts"),
+            (LEASES, "the_link_that_is_denied_most_strongly_counts"),
+            (POLICY, "a_waiver_holds_for_a_name_that_is_an_alias"),
         ],
     ),
     case(20, Accident, "case, trailing dot, IDN, longest names, odd octets").is(
@@ -184,26 +195,10 @@ pub const CASES: [Case; 70] = [
             (BAD_INPUT, "a_pattern_at_a_public_suffix"),
         ],
     ),
-    case(22, Accident, "rotation, a hundred records, addresses used past their TTL")
-        .is(
-            Recorded,
-            &[
-                (ENFORCE, "a_hundred_addresses_all_permit"),
-                (ANSWERS, "every_record_of_a_long_answer_is_leased"),
-            ],
-        )
-        .remark("use past the TTL is not tested"),
+    case(22, Accident, "rotation, a hundred records, addresses used past their TTL").is(Recorded, &[(ENFORCE, "a_hundred_addresses_all_permit"), (ANSWERS, "every_record_of_a_long_answer_is_leased"), (RESOLVERS, "an_address_may_be_used_past_the_time_of_its_answer")]),
     case(23, Accident, "a name server that is down, slow or wrong")
         .is(Recorded, &[(OBSERVE, "failing_lookups_end_as_they_do_without_the_guard")]),
-    case(24, Hostile, "the same query id from two processes")
-        .is(
-            Refused,
-            &[
-                (LEASES, "another_server_cannot_answer"),
-                (LEASES, "what_nobody_asked_for_gives_no_lease"),
-            ],
-        )
-        .remark("answers belong to sockets, not to ids; two processes at once are not tested"),
+    case(24, Hostile, "the same query id from two processes").is(Refused, &[(LEASES, "another_server_cannot_answer"), (LEASES, "what_nobody_asked_for_gives_no_lease"), (RESOLVERS, "two_processes_with_one_query_id_have_each_its_own_answer")]),
     // Addresses and what carries them.
     case(25, Accident, "a literal IPv4 address")
         .is(
@@ -214,7 +209,7 @@ pub const CASES: [Case; 70] = [
             ],
         )
         .on_the_matrix(),
-    case(26, Accident, "an address in decimal, hexadecimal or octal"),
+    case(26, Accident, "an address in decimal, hexadecimal or octal").is(Refused, &[(ATTEMPTS, "an_address_is_the_same_however_it_is_written")]),
     case(27, Accident, "IPv6, and IPv4 mapped into it")
         .is(
             Refused,
@@ -251,6 +246,7 @@ pub const CASES: [Case; 70] = [
             Refused,
             &[
                 (CONTAIN, "what_no_program_judges_is_not_sent"),
+                (ENFORCE, "a_socket_of_a_kind_that_hooks_see_in_part_is_judged_for_each_destination"),
                 (CONTAIN, "a_kind_of_socket_is_refused_with_its_process_or_recorded_with_it"),
                 ("crates/kernel/src/spawn/filter.rs", "a_32_bit_program_makes_no_such_socket_either"),
             ],
@@ -280,8 +276,17 @@ pub const CASES: [Case; 70] = [
         )
         .remark("io_uring, under an enforced `default: deny`; splice and sendfile of a denied name's request; the others are not tested"),
     case(36, Hostile, "vsock, helpers behind unix sockets, relays on loopback")
-        .is(Refused, &[(CONTAIN, "what_no_program_judges_is_not_sent")])
-        .remark("vsock, under an enforced `default: deny`, otherwise a gap; helpers and relays are not tested"),
+        .is(
+            Refused,
+            &[
+                (CONTAIN, "what_no_program_judges_is_not_sent"),
+                (OBSERVE, "who_listens_behind_a_unix_socket_is_named_unless_it_is_of_the_run"),
+                (ATTEMPTS, "a_relay_on_loopback_is_a_destination_of_its_own"),
+                (POLICY, "a_daemons_socket_is_refused_by_a_rule"),
+                (OBSERVE, "who_listens_behind_a_port_of_loopback_is_named_unless_it_is_of_the_run"),
+            ],
+        )
+        .remark("vsock, under an enforced `default: deny`, otherwise a gap; helpers and relays where a rule denies them, otherwise recorded, with who listens"),
     case(37, Accident, "a proxy that is named in the environment")
         .is(
             Refused,
@@ -299,8 +304,15 @@ pub const CASES: [Case; 70] = [
         ],
     ),
     case(40, Hostile, "leaving the cgroup: by hand, into a new one, by clone3")
-        .is(Refused, &[(CONTAIN, "nobody_leaves_the_cgroup")])
-        .remark("contained; otherwise recorded, with a finding")
+        .is(
+            Refused,
+            &[
+                (CONTAIN, "nobody_leaves_the_cgroup"),
+                (LIFETIME, "who_leaves_an_enforced_run_is_moved_back"),
+                (LIFETIME, "a_cgroup_that_was_made_for_a_process_keeps_it"),
+            ],
+        )
+        .remark("contained; otherwise moved back, and who goes into a new one is recorded, with a finding")
         .on_the_matrix(),
     case(41, Hostile, "other and new network and user namespaces")
         .is(
@@ -320,7 +332,7 @@ pub const CASES: [Case; 70] = [
     case(43, Accident, "systemd-run, at, cron, activation by D-Bus or socket")
         .is(Refused, &[(POLICY, "a_daemons_socket_is_refused_by_a_rule")])
         .remark("by a `unix:` rule about the daemon's socket"),
-    case(44, Accident, "ssh to a host that fetches"),
+    case(44, Accident, "ssh to a host that fetches").is(Recorded, &[(ATTEMPTS, "work_that_is_done_on_another_host_is_seen_as_the_way_there")]).remark("as the connection to that host; what it fetches is for the graph to know"),
     case(45, Accident, "sockets that are inherited or handed over")
         .is(
             Gap,
@@ -342,8 +354,8 @@ pub const CASES: [Case; 70] = [
             ],
         )
         .remark("contained; otherwise the gap `contain`. Without a supervisor a run stays guarded"),
-    case(47, Accident, "a guard that is upgraded while a run is on"),
-    case(48, Hostile, "a mark, pid or port that looks like the guard's own"),
+    case(47, Accident, "a guard that is upgraded while a run is on").is(Kept, &[(ATTEMPTS, "a_run_outlives_the_program_that_guards_it")]),
+    case(48, Hostile, "a mark, pid or port that looks like the guard's own").is(Refused, &[(ATTEMPTS, "no_mark_port_or_number_makes_an_attempt_the_guard_s_own")]),
     case(49, Accident, "runs beside and within runs, hybrid cgroups, namespaces").is(
         Refused,
         &[
@@ -361,19 +373,20 @@ pub const CASES: [Case; 70] = [
             ],
         ),
     // Load.
-    case(51, Accident, "a hundred thousand sockets, ten thousand names"),
-    case(52, Accident, "a flood of the live view"),
-    case(53, Accident, "a connect by another thread than the one that looked up"),
-    case(54, Accident, "a packet that is sent again in another process's time"),
+    case(51, Accident, "a hundred thousand sockets, ten thousand names").is(Recorded, &[(ATTEMPTS, "a_hundred_thousand_sockets_and_ten_thousand_names_are_all_counted")]),
+    case(52, Accident, "a flood of the live view").is(Recorded, &[(ATTEMPTS, "a_flood_thins_the_live_view_and_not_the_record")]),
+    case(53, Accident, "a connect by another thread than the one that looked up").is(Recorded, &[(ATTEMPTS, "a_connect_belongs_to_the_process_whichever_thread_makes_it")]),
+    case(54, Accident, "a packet that is sent again in another process's time").is(Recorded, &[(ATTEMPTS, "what_the_kernel_sends_again_is_no_attempt_and_nobody_else_s")]),
     case(55, Accident, "a full disk")
         .is(
             Kept,
             &[
                 ("crates/cli/tests/unguarded.rs", "a_report_that_can_no_longer_be_written_is_shown_and_changes_nothing"),
                 ("crates/guard/src/run/tests.rs", "a_cgroup_that_cannot_be_recorded_is_made_without_a_state_directory"),
+                (LIFETIME, "a_disk_that_is_full_or_cannot_be_written_holds_no_run_up"),
             ],
         ),
-    case(56, Accident, "a clock that jumps"),
+    case(56, Accident, "a clock that jumps").is(Kept, &[(STORIES, "clock_that_jumps")]).on_the_matrix(),
     // Policy, and the life of a run.
     case(57, Accident, "an empty list is no permission").is(
         Refused,
@@ -396,7 +409,18 @@ pub const CASES: [Case; 70] = [
             ("crates/core/tests/meaning.rs", "the_order_of_rules_changes_no_verdict"),
         ],
     ),
-    case(60, Accident, "a policy that lies in the tree that is deployed"),
+    case(60, Accident, "a policy that lies in the tree that is deployed")
+        .is(
+            Recorded,
+            &[
+                ("crates/cli/src/resolve.rs", "a_policy_in_the_tree_that_is_deployed_is_remarked"),
+                (
+                    "crates/cli/src/deployed.rs",
+                    "what_is_deployed_is_known_by_the_command_its_script_and_where_it_starts",
+                ),
+            ],
+        )
+        .remark("a warning to whoever starts or reloads the run, and the report lists the policy's files"),
     case(61, Accident, "a host that cannot enforce")
         .is(
             RefusedAtStart,
@@ -407,7 +431,13 @@ pub const CASES: [Case; 70] = [
         )
         .on_the_matrix(),
     case(62, Accident, "the first packet, and one during a change of policy")
-        .is(Refused, &[(POLICY, "the_policy_of_a_run_is_changed_while_it_is_on")]),
+        .is(
+            Refused,
+            &[
+                (POLICY, "the_policy_of_a_run_is_changed_while_it_is_on"),
+                (TAKEOVER, "the_mode_takes_over_with_the_rules"),
+            ],
+        ),
     case(63, Accident, "an end that leaves nothing, and touches nobody else's").is(
         Kept,
         &[
@@ -425,14 +455,14 @@ pub const CASES: [Case; 70] = [
         Kept,
         &[(ENFORCE, "another_process_on_the_host_is_untouched_at_the_same_time")],
     ),
-    case(66, Accident, "what the guard itself needs is cut off"),
+    case(66, Accident, "what the guard itself needs is cut off").is(Kept, &[(ATTEMPTS, "the_guard_needs_nothing_that_its_policy_takes_away")]),
     case(67, Accident, "a tool that tries for ever what is refused")
         .is(Kept, &[("tests/limits.rs", "a_command_that_hangs_is_ended_and_says_on_what")])
         .on_the_matrix(),
     // Found while this was made.
     case(68, Hostile, "several queries in one buffer (UDP GSO)")
         .is(Refused, &[(QUERIES, "several_datagrams_in_one_buffer_are_refused")]),
-    case(69, Hostile, "a query that is rewritten after it was judged"),
+    case(69, Hostile, "a query that is rewritten after it was judged").is(Refused, &[(RESOLVERS, "a_query_in_memory_that_can_still_be_written_to_is_refused")]),
     case(70, Hostile, "a process that answers its own lookups")
         .is(Refused, &[(LEASES, "a_server_that_is_not_listed_gives_no_lease_that_permits")]),
 ];

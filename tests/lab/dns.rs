@@ -233,12 +233,21 @@ pub struct Dns {
 impl Dns {
     /// Serve `zone` on UDP and TCP port 53 of `node`, v4 and v6.
     pub fn start(node: &Node, zone: Zone) -> Self {
+        Self::start_on(node, 53, zone)
+    }
+
+    /// The same on any port.
+    pub fn start_on(node: &Node, port: u16, zone: Zone) -> Self {
         let seen = Arc::new(Mutex::default());
         let handler = Answers {
             zone,
             seen: Arc::clone(&seen),
         };
-        node.spawn(answer(handler, node.datagrams(53).into(), node.listen(53)));
+        node.spawn(answer(
+            handler,
+            node.datagrams(port).into(),
+            node.listen(port),
+        ));
         Self {
             seen,
             address: node.v4().into(),

@@ -39,6 +39,13 @@ pub(crate) struct Typed {
     pub(crate) command: Command,
 }
 
+impl Typed {
+    /// Is a command to be run whatever of ours fails?
+    pub(crate) fn breaks_glass(&self) -> bool {
+        matches!(&self.command, Command::Run(run) if run.run.break_glass.is_some())
+    }
+}
+
 const AFTER: &str = "\
 Examples:
   What can this host do?
@@ -63,9 +70,11 @@ Environment:
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    Run(Box<Run>),
+    Run(Box<RunTyped>),
+    Drill(Box<DrillTyped>),
     Reload(Reload),
     Doctor(Doctor),
+    Sweep(Sweep),
     #[command(subcommand)]
     Policy(Policy),
     #[command(subcommand)]
@@ -84,7 +93,79 @@ pub(crate) enum Command {
 /// While it runs, standard error gets one line for each new kind of refusal, and at the end a summary.
 #[derive(Debug, Args)]
 #[command(after_long_help = AFTER_RUN)]
+pub(crate) struct RunTyped {
+    #[command(flatten)]
+    run: Run,
+
+    /// Play the outage of these services for this run, and say whether it fails, hangs or manages
+    ///
+    /// What they provide, by the catalog, is out of reach for the command, and so is what cannot serve
+    /// without them; nothing else is touched. No waiver goes before it. The report compares the time with
+    /// that of the same command's earlier runs on this host. Names of services, with commas between them.
+    #[arg(
+        long,
+        value_name = "SERVICE",
+        value_delimiter = ',',
+        conflicts_with = "break_glass",
+        value_parser = clap::builder::NonEmptyStringValueParser::new()
+    )]
+    down: Vec<String>,
+}
+
+impl RunTyped {
+    /// All of it.
+    pub(crate) fn whole(self) -> Run {
+        Run {
+            down: self.down,
+            ..self.run
+        }
+    }
+}
+
+/// Play the outage of services for a run, and say whether it fails, hangs or manages.
+///
+/// The same as `run --down`: what they provide, by the catalog, is out of reach for the command, and so is what
+/// cannot serve without them; nothing else is touched.
+#[derive(Debug, Args)]
+#[command(after_long_help = AFTER_DRILL)]
+pub(crate) struct DrillTyped {
+    /// What is down: names of services, with commas between them
+    #[arg(value_name = "SERVICE", value_parser = services, conflicts_with = "break_glass")]
+    down: Services,
+
+    #[command(flatten)]
+    run: Run,
+}
+
+impl DrillTyped {
+    /// The run that it is.
+    pub(crate) fn whole(self) -> Run {
+        Run {
+            down: self.down.0,
+            ..self.run
+        }
+    }
+}
+
+/// One word, several names.
+#[derive(Debug, Clone)]
+struct Services(Vec<String>);
+
+fn services(text: &str) -> Result<Services, String> {
+    let names: Vec<String> = text.split(',').map(str::to_owned).collect();
+    if names.iter().any(String::is_empty) {
+        return Err("write names of services, with commas between them".to_owned());
+    }
+    Ok(Services(names))
+}
+
+/// What `run` and `drill` have in common.
+#[derive(Debug, Args)]
 pub(crate) struct Run {
+    /// What is down in a drill.
+    #[arg(skip)]
+    pub(crate) down: Vec<String>,
+
     /// Judge by this policy
     ///
     /// It is the last of the layers: the host's guardrails come before it. Without a policy and without
@@ -96,7 +177,8 @@ pub(crate) struct Run {
     ///
     /// A directory with the files of services, or one such file. With `--service`, the report says which
     /// circles the deployment closes: it needs a service that needs, directly or through others, what it
-    /// deploys.
+    /// deploys. Where it is not given, the catalog is where BLACKSTART_CATALOG says, or in
+    /// /etc/blackstart/catalog, if that is there; for `--down` it may also be `catalog` in the working directory.
     #[arg(long, value_name = "DIR")]
     pub(crate) catalog: Option<PathBuf>,
 
@@ -181,26 +263,12 @@ pub(crate) struct Run {
     #[arg(long, value_name = "REASON", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub(crate) break_glass: Option<String>,
 
-    /// Play the outage of these services for this run, and say whether it fails, hangs or manages
-    ///
-    /// What they provide, by the catalog, is out of reach for the command, and so is what cannot serve
-    /// without them; nothing else is touched. No waiver goes before it. The report compares the time with
-    /// that of the same command's earlier runs on this host. Names of services, with commas between them.
-    #[arg(
-        long,
-        value_name = "SERVICE",
-        value_delimiter = ',',
-        requires = "catalog",
-        conflicts_with = "break_glass",
-        value_parser = clap::builder::NonEmptyStringValueParser::new()
-    )]
-    pub(crate) down: Vec<String>,
-
     /// Compare what is reached for with this lockfile
     ///
     /// It has the destinations that the deployment may reach, with the executables that reach them and
     /// their digests; what is new, changed or gone is told. Nothing is refused for it. Without this flag,
-    /// `blackstart.lock` beside the command is taken, if it is there.
+    /// `blackstart.lock` beside the command's own script (`./deploy.sh`, and in `bash ./deploy.sh` too) is taken, if it is
+    /// there; none of what is installed on the host.
     #[arg(long, value_name = "FILE")]
     pub(crate) lock: Option<PathBuf>,
 
@@ -208,7 +276,7 @@ pub(crate) struct Run {
     #[arg(long, conflicts_with = "down")]
     pub(crate) update_lock: bool,
 
-    /// How the outage of `--down` looks from outside
+    /// How an outage that is played looks from outside
     #[arg(
         long,
         value_name = "FAULT",
@@ -219,7 +287,7 @@ pub(crate) struct Run {
 
     /// End the command after this time, such as `90s` or `1h30m`
     ///
-    /// A policy's own limit holds as well; the shorter one counts. With `--down` there is always a limit:
+    /// A policy's own limit holds as well; the shorter one counts. In a drill there is always a limit:
     /// 15m, unless this or the policy says otherwise.
     #[arg(long, value_name = "TIME", value_parser = time)]
     pub(crate) time_limit: Option<Duration>,
@@ -244,6 +312,13 @@ fn time(text: &str) -> Result<Duration, String> {
         None => message,
     })
 }
+
+const AFTER_DRILL: &str = "\
+Examples:
+    blackstart drill github --service mysql -- ./deploy.sh
+    blackstart drill github,vault --fault blackhole --time-limit 2m -- ./deploy.sh
+
+Exit codes: those of `blackstart run`";
 
 const AFTER_RUN: &str = "\
 Examples:
@@ -302,10 +377,26 @@ Exit codes:
   1    no such run is on, or it could not be changed: the old policy goes on judging
   125  typed wrongly, or the policy is wrong";
 
+/// Clean up after runs whose supervisor was killed, and do nothing else.
+///
+/// Every command does so first; this one is for a timer (`dist/systemd`). It finishes the record of each such run that has
+/// no process left, and removes its programs and cgroup. A run whose processes go on is left under its guard. It says
+/// nothing where there is nothing to clean up.
+#[derive(Debug, Args)]
+#[command(after_long_help = AFTER_SWEEP)]
+pub(crate) struct Sweep {}
+
+const AFTER_SWEEP: &str = "\
+Exit codes:
+  0    nothing is left to clean up
+  1    something could not be cleaned up; standard error says what
+  125  typed wrongly, or Blackstart failed";
+
 /// Say what this host can do for a run, and what to mend.
 ///
 /// One line for each fact: what it is, what it means for observe and for enforce, and what to do
-/// where something is missing. Nothing is changed.
+/// where something is missing. Nothing is changed, but for what a run whose supervisor was killed left behind: every
+/// command cleans that up first.
 #[derive(Debug, Args)]
 #[command(after_long_help = AFTER_DOCTOR)]
 pub(crate) struct Doctor {
@@ -380,9 +471,14 @@ mod tests {
     use super::*;
 
     fn run(words: &[&str]) -> Result<Run, clap::Error> {
-        let words = ["blackstart", "run"].iter().chain(words);
+        drilled(&[&["run"], words].concat())
+    }
+
+    fn drilled(words: &[&str]) -> Result<Run, clap::Error> {
+        let words = ["blackstart"].iter().chain(words);
         match Typed::try_parse_from(words)?.command {
-            Command::Run(run) => Ok(*run),
+            Command::Run(run) => Ok(run.whole()),
+            Command::Drill(drill) => Ok(drill.whole()),
             other => panic!("parsed as {other:?}"),
         }
     }
@@ -458,6 +554,33 @@ mod tests {
     }
 
     #[test]
+    fn a_drill_is_a_run_with_something_down() {
+        let by_flag = run(&[
+            "--down", "a,b", "--fault", "nxdomain", "-q", "--", "x", "-q",
+        ])
+        .unwrap();
+        for words in [
+            &["drill", "a,b", "--fault", "nxdomain", "-q", "--", "x", "-q"][..],
+            &["drill", "--fault=nxdomain", "-q", "a,b", "x", "-q"],
+        ] {
+            let by_verb = drilled(words).unwrap();
+            assert_eq!(format!("{by_verb:?}"), format!("{by_flag:?}"));
+        }
+        for wrong in [
+            &["drill", "a"][..],
+            &["drill", "--", "a"],
+            &["drill", "", "--", "x"],
+            &["drill", "a,", "--", "x"],
+            &["drill", "a", "--break-glass=x", "--", "x"],
+            &["drill", "a", "--update-lock", "--", "x"],
+            &["run", "--down=a", "--update-lock", "--", "x"],
+            &["run", "--fault=refuse", "--", "x"],
+        ] {
+            assert!(drilled(wrong).unwrap_err().use_stderr(), "{wrong:?}");
+        }
+    }
+
+    #[test]
     fn arguments_need_not_be_text() {
         use std::os::unix::ffi::OsStringExt as _;
         let odd = OsString::from_vec(vec![b'a', 0xff]);
@@ -468,6 +591,6 @@ mod tests {
         let Command::Run(typed) = Typed::try_parse_from(words).unwrap().command else {
             panic!()
         };
-        assert_eq!(typed.command, [odd]);
+        assert_eq!(typed.whole().command, [odd]);
     }
 }

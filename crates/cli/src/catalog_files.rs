@@ -1,11 +1,64 @@
 //! The files of a catalog, read from where they lie.
 
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use blackstart_core::catalog;
+
+/// Where a host has its catalog.
+const HOST: &str = "/etc/blackstart/catalog";
+
+/// Where it is in a checkout.
+const HERE: &str = "catalog";
+
+/// Where a catalog is that nobody typed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Places {
+    /// `BLACKSTART_CATALOG`.
+    pub(crate) variable: Option<OsString>,
+    /// The host's own.
+    pub(crate) host: PathBuf,
+    /// Where the command will be started.
+    pub(crate) directory: PathBuf,
+}
+
+impl Places {
+    /// Those of this process.
+    pub(crate) fn of_process() -> Self {
+        Self {
+            variable: std::env::var_os("BLACKSTART_CATALOG"),
+            host: PathBuf::from(HOST),
+            directory: std::env::current_dir().unwrap_or_default(),
+        }
+    }
+
+    fn named(&self) -> Option<PathBuf> {
+        let named = self.variable.as_deref().filter(|value| !value.is_empty());
+        named.map(PathBuf::from)
+    }
+
+    /// That of a checkout. Whoever may write to a working directory may be anybody: what a policy refuses must not
+    /// hang on it.
+    pub(crate) fn here(&self) -> Option<PathBuf> {
+        let is_there = self.directory.join(HERE).is_dir();
+        is_there.then(|| PathBuf::from(HERE))
+    }
+
+    /// That of the host: what the variable names, or the host's own, if it is there.
+    pub(crate) fn of_host(&self) -> Option<PathBuf> {
+        let own = || self.host.exists().then(|| self.host.clone());
+        self.named().or_else(own)
+    }
+
+    /// For looking at: what the variable names, or that of the checkout, or the host's.
+    pub(crate) fn nearest(&self) -> Option<PathBuf> {
+        let nearest = self.named().or_else(|| self.here());
+        nearest.or_else(|| self.of_host())
+    }
+}
 
 /// What was found below a path.
 #[derive(Debug, Default)]
@@ -116,9 +169,13 @@ pub(crate) fn text(path: &Path) -> Result<String, String> {
         ));
     }
     String::from_utf8(bytes).map_err(|error| {
+        let whole = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let before = String::from_utf8_lossy(whole);
+        let of_line = before.rsplit('\n').next().unwrap_or_default();
         format!(
-            "it is not UTF-8 from byte {} on",
-            error.utf8_error().valid_up_to()
+            "it is not UTF-8 from line {}, column {} on",
+            before.matches('\n').count() + 1,
+            of_line.chars().count() + 1
         )
     })
 }
@@ -137,6 +194,36 @@ mod tests {
             read.files.iter().map(|(name, _)| short(name)).collect(),
             read.problems.iter().map(short).collect(),
         )
+    }
+
+    #[test]
+    fn a_catalog_that_nobody_typed() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path();
+        let mut places = Places {
+            variable: None,
+            host: dir.join("etc"),
+            directory: dir.join("work"),
+        };
+        let all = |places: &Places| (places.nearest(), places.of_host());
+        assert_eq!(all(&places), (None, None));
+        fs::create_dir(dir.join("etc")).unwrap();
+        let etc = Some(dir.join("etc"));
+        assert_eq!(all(&places), (etc.clone(), etc.clone()));
+        // A file of that name is none.
+        fs::create_dir_all(dir.join("work")).unwrap();
+        fs::write(dir.join("work/catalog"), "").unwrap();
+        assert_eq!(all(&places), (etc.clone(), etc.clone()));
+        fs::remove_file(dir.join("work/catalog")).unwrap();
+        fs::create_dir(dir.join("work/catalog")).unwrap();
+        let here = Some(PathBuf::from("catalog"));
+        assert_eq!(all(&places), (here.clone(), etc.clone()));
+        places.variable = Some("".into());
+        assert_eq!(all(&places), (here, etc));
+        // What is named is meant, whether it is there or not.
+        places.variable = Some("/named".into());
+        let named = Some(PathBuf::from("/named"));
+        assert_eq!(all(&places), (named.clone(), named));
     }
 
     #[test]
@@ -199,7 +286,7 @@ mod tests {
         let wanted = [
             "cannot read the catalog dangling.yaml: No such file or directory",
             "cannot read the catalog huge.yaml: it is larger than 16 MiB; split it, there may be any number of files",
-            "cannot read the catalog latin1.yaml: it is not UTF-8 from byte 3 on",
+            "cannot read the catalog latin1.yaml: it is not UTF-8 from line 1, column 4 on",
             "cannot read the catalog null.yaml: it is not a file",
             "cannot read the catalog self.yaml: Too many levels of symbolic links",
             "cannot read the catalog sub/loop: the link leads to HERE, which is read already; remove the link",

@@ -3,7 +3,6 @@
 use std::path::Path;
 
 use blackstart_core::policy::{Diagnostic, Layer, Severity};
-use blackstart_core::tables::{Facts, compile};
 
 use crate::answers::{self, CheckedFile};
 use crate::args::{Check, Format};
@@ -50,7 +49,7 @@ pub(crate) fn check(typed: &Check, around: &Surroundings, paint: Paint) -> Check
         findings.push(of_guardrails);
     }
     for path in &typed.files {
-        let is_guardrail = typed.guardrail || lies_in(path, &around.guardrails);
+        let is_guardrail = typed.guardrail || layers::lies_in(path, &around.guardrails);
         findings.push(if is_guardrail || !sound {
             one(
                 typed,
@@ -82,10 +81,6 @@ pub(crate) fn check(typed: &Check, around: &Surroundings, paint: Paint) -> Check
     Checked { text, valid }
 }
 
-fn lies_in(path: &Path, directory: &Path) -> bool {
-    layers::real(path).parent() == Some(&layers::real(directory))
-}
-
 /// One file, below guardrails that were read by way of `files`.
 fn one(
     typed: &Check,
@@ -112,12 +107,13 @@ fn one(
     };
     match resolve::resolved(files, asked, around) {
         Ok(effective) => {
-            finding.messages = match compile(&effective.policy, &Facts::default()) {
-                Ok(_) => Vec::new(),
-                Err(error) => vec![error.to_string()],
-            };
+            match resolve::compiled(&effective) {
+                Ok(_) => {}
+                Err(Problem::Message(message)) => finding.messages.push(message),
+                Err(Problem::Policy { diagnostics, .. }) => finding.diagnostics = diagnostics,
+            }
             finding.messages.extend(effective.remarks);
-            finding.diagnostics = effective.warnings;
+            finding.diagnostics.extend(effective.warnings);
             finding.texts = effective.texts;
         }
         Err(problems) => {

@@ -4,14 +4,13 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use blackstart_core::explain::{Explanation, Question, explain};
-use blackstart_core::policy::{Case, Layer, Policy};
-use blackstart_core::tables::{Facts, compile};
+use blackstart_core::policy::{Case, Policy};
 
 use crate::answers::{self, TestedCase, TestedFile};
 use crate::args::{Format, Test};
 use crate::diagnostics;
 use crate::explain as telling;
-use crate::layers::Files;
+use crate::layers::{self, Files};
 use crate::plain::{Paint, plain};
 use crate::resolve::{self, Asked, Problem, Surroundings};
 
@@ -38,18 +37,12 @@ struct Outcome {
 
 /// Try all of them.
 pub(crate) fn test(typed: &Test, around: &Surroundings, paint: Paint) -> Tested {
-    let mut files = Files::default();
-    let guardrails = if typed.with_guardrails {
-        files.guardrails(&around.guardrails)
-    } else {
-        Vec::new()
-    };
     let tried: Vec<Tried> = typed
         .files
         .iter()
         .map(|path| Tried {
             file: path.display().to_string(),
-            outcome: one(typed, path, files.clone(), guardrails.clone(), around),
+            outcome: one(typed, path, around),
         })
         .collect();
     let passed = tried.iter().all(Tried::passed);
@@ -66,11 +59,16 @@ pub(crate) fn test(typed: &Test, around: &Surroundings, paint: Paint) -> Tested 
 fn one(
     typed: &Test,
     path: &Path,
-    mut files: Files,
-    mut layers: Vec<Layer>,
     around: &Surroundings,
 ) -> Result<(Policy, Vec<Outcome>), Vec<Problem>> {
-    layers.push(files.layer(path, false));
+    let is_guardrail = typed.guardrail || layers::lies_in(path, &around.guardrails);
+    let mut files = Files::default();
+    let mut layers = if typed.with_guardrails {
+        files.guardrails_but(&around.guardrails, Some(path))
+    } else {
+        Vec::new()
+    };
+    layers.push(files.layer(path, is_guardrail));
     let asked = Asked {
         layers,
         catalog: typed.catalog.as_deref(),
@@ -78,9 +76,8 @@ fn one(
         service: None,
     };
     let effective = resolve::resolved(files, asked, around)?;
+    let tables = resolve::compiled(&effective).map_err(|problem| vec![problem])?;
     let policy = effective.policy;
-    let tables = compile(&policy, &Facts::default())
-        .map_err(|error| vec![Problem::Message(error.to_string())])?;
     let outcomes = effective.tests.into_iter().map(|case| {
         let explanation = explain(&policy, &tables, &Question::from(&case));
         Outcome {

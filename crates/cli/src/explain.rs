@@ -2,23 +2,27 @@
 //! in a run's summary as well.
 
 use std::fmt::Write as _;
+use std::net::IpAddr;
+use std::path::Path;
 
 use blackstart_core::explain::{
     Detail, Explanation, Judged, Question, Step, Through, Told, explain as explained,
 };
-use blackstart_core::policy::{Destination, Policy, Rank, Severity};
+use blackstart_core::policy::{Destination, Layer, Policy, Rank, Severity};
 use blackstart_core::record::Verdict;
-use blackstart_core::tables::{Facts, Protocol, compile};
+use blackstart_core::tables::Protocol;
 
 use crate::FAILED;
 use crate::answers;
 use crate::args::{self, Explain, Format};
-use crate::layers::Files;
+use crate::layers::{self, Files};
 use crate::plain::{Paint, cut, plain};
 use crate::resolve::{self, Asked, Problem, Surroundings};
 
 /// How many rules of each kind are shown.
 const SHOWN: usize = 10;
+/// And where the rest is.
+const OTHERS: &str = "--format json has them";
 /// Longest sentence of a policy that is shown.
 const SENTENCE_WIDTH: usize = 300;
 
@@ -57,7 +61,12 @@ pub(crate) fn explain(
         question(typed).map_err(|message| Wrong::Question(vec![Problem::Message(message)]))?;
     let mut files = Files::default();
     let mut layers = files.guardrails(&around.guardrails);
-    layers.extend(typed.policy.as_deref().map(|path| files.layer(path, false)));
+    // One of the host's guardrails is read with them.
+    let another = |path: &&Path| !layers::lies_in(path, &around.guardrails);
+    if let Some(path) = typed.policy.as_deref().filter(another) {
+        layers.push(files.layer(path, typed.guardrail));
+    }
+    let depends = !typed.as_user && layers.iter().any(Layer::has_rules_not_final);
     let asked = Asked {
         layers,
         catalog: typed.catalog.as_deref(),
@@ -65,9 +74,12 @@ pub(crate) fn explain(
         service: None,
     };
     let effective = resolve::resolved(files, asked, around).map_err(Wrong::Policy)?;
-    let tables = compile(&effective.policy, &Facts::default())
-        .map_err(|error| Wrong::Policy(vec![Problem::Message(error.to_string())]))?;
-    let explanation = explained(&effective.policy, &tables, &question);
+    let tables = resolve::compiled(&effective).map_err(|problem| Wrong::Policy(vec![problem]))?;
+    let mut explanation = explained(&effective.policy, &tables, &question);
+    if depends {
+        let remark = "this is how root is judged; for a caller without root every rule of a guardrail is final (--as-user)";
+        explanation.remarks.push(remark.to_owned());
+    }
     let warnings = effective.warnings.iter();
     let warnings = warnings
         .filter(|warning| warning.severity == Severity::Warning)
@@ -102,6 +114,7 @@ fn question(typed: &Explain) -> Result<Question, String> {
         port,
         address: typed.address.map(|address| address.to_canonical()),
         process: typed.process.clone(),
+        ancestors: typed.ancestor.clone(),
         protocol: match typed.protocol {
             None | Some(args::Protocol::Tcp) => Protocol::Tcp,
             Some(args::Protocol::Udp) => Protocol::Udp,
@@ -121,7 +134,7 @@ pub(crate) fn human(explanation: &Explanation, policy: &Policy, paint: Paint) ->
     );
     if let Some(judged) = explanation.deciding() {
         reasons(&mut out, explanation.decided_by, judged);
-        losers(&mut out, judged);
+        losers(&mut out, judged, SHOWN, OTHERS);
     }
     // The other step of the two, where there are two.
     let other = match explanation.decided_by {
@@ -140,7 +153,7 @@ pub(crate) fn human(explanation: &Explanation, policy: &Policy, paint: Paint) ->
             plain(&judged.rule.text),
             place(&judged.rule)
         );
-        losers(&mut out, judged);
+        losers(&mut out, judged, SHOWN, OTHERS);
     }
     if !explanation.missed.is_empty() {
         let _ = writeln!(out, "\n{}", paint.bold("does not apply"));
@@ -153,7 +166,7 @@ pub(crate) fn human(explanation: &Explanation, policy: &Policy, paint: Paint) ->
                 plain(&missed.why.to_string())
             );
         }
-        more(&mut out, explanation.missed.len());
+        more(&mut out, explanation.missed.len(), SHOWN, OTHERS);
     }
     out.push('\n');
     for remark in &explanation.remarks {
@@ -269,8 +282,22 @@ pub(crate) fn place(rule: &Told) -> String {
     })
 }
 
-fn losers(out: &mut String, judged: &Judged) {
-    for lost in judged.lost.iter().take(SHOWN) {
+/// In a run's summary: by what the attempt was the rule's, the lease or the addresses.
+pub(crate) fn through(out: &mut String, judged: &Judged, address: Option<IpAddr>) {
+    let by = match (&judged.through, address) {
+        (Some(Through::Name(name)), Some(address)) => {
+            format!("the lease of the name {name} at {address}")
+        }
+        // It is what the refusal is told of.
+        (Some(Through::Name(_) | Through::Path(_)) | None, _) => return,
+        (Some(through), _) => through.to_string(),
+    };
+    let _ = writeln!(out, "    from  {}", plain(&by));
+}
+
+/// What the rule goes before, so many of them and who has the rest.
+pub(crate) fn losers(out: &mut String, judged: &Judged, shown: usize, others: &str) {
+    for lost in judged.lost.iter().take(shown) {
         let to = match &lost.to {
             Some(to) if to.id != judged.rule.id => {
                 format!(" (the other is {}{})", plain(&to.text), place(to))
@@ -285,15 +312,11 @@ fn losers(out: &mut String, judged: &Judged) {
             lost.why
         );
     }
-    more(out, judged.lost.len());
+    more(out, judged.lost.len(), shown, others);
 }
 
-fn more(out: &mut String, all: usize) {
-    if all > SHOWN {
-        let _ = writeln!(
-            out,
-            "    … and {} more; --format json has them",
-            all - SHOWN
-        );
+fn more(out: &mut String, all: usize, shown: usize, others: &str) {
+    if all > shown {
+        let _ = writeln!(out, "    … and {} more; {others}", all - shown);
     }
 }

@@ -6,15 +6,18 @@ mod gate;
 mod gather;
 mod human;
 mod import;
+mod missing;
 
 use blackstart_core::graph::findings::findings;
 use blackstart_core::graph::impact::impact;
-use blackstart_core::graph::loops::loops;
+use blackstart_core::graph::loops::{knots, loops};
 use blackstart_core::graph::recovery::Recovery;
 use blackstart_core::graph::{Graph, NodeId};
 
 use self::gather::Gathered;
+use self::missing::Missing;
 use crate::args::{self, Format, GraphCheck, GraphOf, Language};
+use crate::catalog_files::Places;
 use crate::output::Output;
 use crate::plain::plain;
 use crate::reference::catalog_schema;
@@ -43,7 +46,11 @@ pub(crate) fn graph(typed: &args::Graph, output: Output) -> u8 {
             whole.export(typed.to).map_err(|why| vec![why])
         }),
         Graph::Check(typed) => match gathered(&typed.of, output) {
-            Some(gathered) => Whole::of(&gathered, &gathered.graph()).check(typed, output),
+            Some(gathered) => {
+                let graph = gathered.graph();
+                tell(&graph, output);
+                Whole::of(&gathered, &graph).check(typed, output)
+            }
             None => FAILED,
         },
         Graph::Import(typed) => import::import(typed, output),
@@ -61,6 +68,7 @@ fn with(
         return FAILED;
     };
     let graph = gathered.graph();
+    tell(&graph, output);
     let whole = Whole::of(&gathered, &graph);
     match ask(&whole) {
         Ok(text) => finish(output, &text, whole.code()),
@@ -75,11 +83,18 @@ fn with(
 
 /// Everything that is wrong with the files is shown. None if there is nothing to make a graph of.
 fn gathered(of: &GraphOf, output: Output) -> Option<Gathered> {
-    if of.catalog.is_none() && of.runs.is_empty() {
+    let nearest = || {
+        let path = Places::of_process().nearest()?;
+        let shown = plain(&path.to_string_lossy());
+        output.say(&format!("blackstart: the catalog is {shown}\n"));
+        Some(path)
+    };
+    let catalog = of.catalog.clone().or_else(nearest);
+    if catalog.is_none() && of.runs.is_empty() {
         output.error("there is nothing to look at: name a catalog with --catalog DIR, reports with --runs FILE, or both");
         return None;
     }
-    let gathered = Gathered::read(of.catalog.as_deref(), &of.runs);
+    let gathered = Gathered::read(catalog.as_deref(), &of.runs);
     output.say(&gathered.problems(output.err));
     if gathered.is_empty() {
         output.error("nothing that was named could be read");
@@ -89,6 +104,13 @@ fn gathered(of: &GraphOf, output: Output) -> Option<Gathered> {
         output.warning("the result is partial: see what is said above");
     }
     Some(gathered)
+}
+
+/// What a report does not say of its run leaves it out of everything.
+fn tell(graph: &Graph, output: Output) {
+    if let Some(sentence) = Missing::of(graph, false).nobodys() {
+        output.warning(&sentence);
+    }
 }
 
 /// The graph, and what it was made of.
@@ -139,7 +161,7 @@ impl<'a> Whole<'a> {
             .filter(|id| self.graph.node(*id).is_service() && shown(id))
             .collect();
         Ok(match format {
-            Format::Human => human::services(self.graph, &nodes, output.out),
+            Format::Human => self.said(human::services(self.graph, &nodes, output.out), output),
             Format::Json => self.written(document::services(self.graph, &nodes)),
         })
     }
@@ -154,7 +176,10 @@ impl<'a> Whole<'a> {
         let recovery = Recovery::of(self.graph);
         let found = loops(self.graph, &recovery, &protect);
         Ok(match format {
-            Format::Human => human::loops(self.graph, &found, output.out),
+            Format::Human => {
+                let knots = knots(self.graph, &recovery);
+                self.said(human::loops(self.graph, &found, &knots, output.out), output)
+            }
             Format::Json => self.written(document::loops(self.graph, &recovery, &found)),
         })
     }
@@ -171,7 +196,7 @@ impl<'a> Whole<'a> {
             after: after.as_ref(),
         };
         match format {
-            Format::Human => order.human(output.out),
+            Format::Human => self.said(order.human(output.out), output),
             Format::Json => self.written(document::order(&order)),
         }
     }
@@ -185,7 +210,9 @@ impl<'a> Whole<'a> {
         let down = self.services(down)?;
         let found = impact(self.graph, &down);
         Ok(match format {
-            Format::Human => human::impact(self.graph, &down, &found, output.out),
+            Format::Human => {
+                self.said(human::impact(self.graph, &down, &found, output.out), output)
+            }
             Format::Json => self.written(document::impact(self.graph, &down, &found)),
         })
     }
@@ -193,10 +220,11 @@ impl<'a> Whole<'a> {
     fn export(&self, to: Language) -> Result<String, String> {
         let recovery = Recovery::of(self.graph);
         let found = loops(self.graph, &recovery, &[]);
+        let circles = || export::circles(&found, &knots(self.graph, &recovery));
         Ok(match to {
             Language::Json => self.written(document::graph(self.graph, &recovery, &found)),
-            Language::Dot => export::dot(self.graph, &found),
-            Language::Mermaid => export::mermaid(self.graph, &found),
+            Language::Dot => export::dot(self.graph, &circles(), self.missing()),
+            Language::Mermaid => export::mermaid(self.graph, &circles(), self.missing()),
             Language::Html => export::html(self.graph, &recovery, &found, self.gathered.partial)?,
         })
     }
@@ -213,14 +241,29 @@ impl<'a> Whole<'a> {
         };
         let recovery = Recovery::of(self.graph);
         let loops = loops(self.graph, &recovery, &protect);
-        let found = findings(self.graph, &loops);
-        gate::check(typed, self.graph, &found, self.gathered.partial, output)
+        let found = findings(self.graph, &recovery, &loops);
+        let given = gate::Given {
+            graph: self.graph,
+            found: &found,
+            missing: self.missing(),
+            source: self.gathered.source(),
+        };
+        gate::check(typed, given, output)
     }
 
-    /// A document, versioned, that says whether it is partial.
+    fn missing(&self) -> Missing<'_> {
+        Missing::of(self.graph, self.gathered.partial)
+    }
+
+    /// A text for people, with what it lacks.
+    fn said(&self, text: String, output: Output) -> String {
+        self.missing().below(text, output.out)
+    }
+
+    /// A document, versioned, that says what it lacks.
     fn written(&self, mut document: serde_json::Value) -> String {
         document["schema_version"] = 1.into();
-        document["partial"] = self.gathered.partial.into();
+        self.missing().into(&mut document);
         format!("{document:#}\n")
     }
 }

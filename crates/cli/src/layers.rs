@@ -75,8 +75,16 @@ impl Files {
 
     /// The guardrails of a directory, by name. No directory, no guardrails.
     pub(crate) fn guardrails(&mut self, directory: &Path) -> Vec<Layer> {
+        self.guardrails_but(directory, None)
+    }
+
+    /// The same, without one of them, which is read by itself.
+    pub(crate) fn guardrails_but(&mut self, directory: &Path, one: Option<&Path>) -> Vec<Layer> {
         match yaml_files(directory) {
-            Ok((paths, others)) => {
+            Ok((mut paths, others)) => {
+                if let Some(one) = one.map(real) {
+                    paths.retain(|path| real(path) != one);
+                }
                 for other in others {
                     self.diagnostics.push(unread(&other));
                 }
@@ -118,9 +126,10 @@ impl Files {
         };
         let name = path.to_string_lossy();
         match text_of(path) {
-            Err(why) => self
+            Err(Unread::Why(why)) => self
                 .messages
                 .push(format!("cannot read the policy {name}: {why}")),
+            Err(Unread::NotText(octets, at)) => self.not_text(path, &octets, at),
             Ok(text) => {
                 let mut reading = Reading::default();
                 self.read(path, text, &mut reading);
@@ -157,7 +166,14 @@ impl Files {
         written: &str,
         reading: &mut Reading,
     ) -> Result<(), (String, Option<&'static str>)> {
-        let text = text_of(path).map_err(|why| (format!("cannot read {written}: {why}"), None))?;
+        let text = match text_of(path) {
+            Ok(text) => text,
+            Err(Unread::Why(why)) => return Err((format!("cannot read {written}: {why}"), None)),
+            Err(Unread::NotText(octets, at)) => {
+                self.not_text(path, &octets, at);
+                return Ok(());
+            }
+        };
         let real = real(path);
         if let Some(at) = reading.around.iter().position(|(file, _)| *file == real) {
             let around = reading.around[at..].iter();
@@ -182,6 +198,28 @@ impl Files {
         Ok(())
     }
 
+    /// A file that is text up to this octet only.
+    fn not_text(&mut self, path: &Path, octets: &[u8], at: usize) {
+        let name = path.to_string_lossy().into_owned();
+        let text = String::from_utf8_lossy(octets).into_owned();
+        let before = &text[..at];
+        let line_at = before.rfind('\n').map_or(0, |end| end + 1);
+        self.diagnostics.push(Diagnostic {
+            severity: Severity::Error,
+            message: format!(
+                "a policy is UTF-8, and the octet 0x{:02x} here is not",
+                octets[at]
+            ),
+            file: name.clone(),
+            span: at..at + char::REPLACEMENT_CHARACTER.len_utf8(),
+            line: before.matches('\n').count() + 1,
+            column: before[line_at..].chars().count() + 1,
+            help: Some("save the file as UTF-8".to_owned()),
+        });
+        self.names.push(name.clone());
+        self.texts.insert(name, text);
+    }
+
     fn wrong(&mut self, place: &Place, message: String, help: Option<&str>) {
         let help = help.map(str::to_owned);
         self.diagnostics
@@ -200,6 +238,11 @@ pub(crate) fn guardrail_directory(variable: Option<&OsStr>) -> PathBuf {
 /// A path by which the same file is known again.
 pub(crate) fn real(path: &Path) -> PathBuf {
     fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())
+}
+
+/// Is it one of the host's guardrails?
+pub(crate) fn lies_in(path: &Path, directory: &Path) -> bool {
+    real(path).parent() == Some(&real(directory))
 }
 
 /// The files of a directory that are policies, sorted by name; and those that look as if they were meant to be.
@@ -235,9 +278,16 @@ fn unread(path: &Path) -> Diagnostic {
     }
 }
 
+/// Why a file is not read.
+enum Unread {
+    Why(String),
+    /// What it holds is UTF-8 up to this octet only.
+    NotText(Vec<u8>, usize),
+}
+
 /// No more than what a policy may hold is taken in, whatever the file is.
-fn text_of(path: &Path) -> Result<String, String> {
-    let why = |error: &dyn Display| error.to_string();
+fn text_of(path: &Path) -> Result<String, Unread> {
+    let why = |error: &dyn Display| Unread::Why(error.to_string());
     let mut bytes = Vec::new();
     let most = policy::MAX_BYTES as u64 + 1;
     File::open(path)
@@ -245,7 +295,14 @@ fn text_of(path: &Path) -> Result<String, String> {
         .map_err(|error| why(&error))?;
     String::from_utf8(bytes).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
-        format!("it is not UTF-8 from byte {at} on")
+        match error.into_bytes() {
+            // Cut within a character, since it is too long: that is what is to be told.
+            octets if octets.len() > policy::MAX_BYTES => {
+                let most = policy::MAX_BYTES >> 20;
+                Unread::Why(format!("it has more than {most} MiB"))
+            }
+            octets => Unread::NotText(octets, at),
+        }
     })
 }
 
@@ -396,13 +453,17 @@ mod tests {
         let dir = directory(&[]);
         let mut files = Files::default();
         let latin1 = dir.path().join("latin1.yaml");
-        fs::write(&latin1, b"kind: \xe4").unwrap();
+        fs::write(&latin1, b"# \xc3\xa4\nkind: \xe4").unwrap();
         files.layer(&dir.path().join("absent.yaml"), false);
         files.layer(dir.path(), false);
         files.layer(&latin1, false);
-        let told = files.messages;
-        assert!(told[0].contains("No such file"), "{told:?}");
-        assert!(told[1].contains("directory"), "{told:?}");
-        assert!(told[2].contains("not UTF-8 from byte 6 on"), "{told:?}");
+        let includes = dir.path().join("p.yaml");
+        fs::write(&includes, format!("{HEAD}include: [latin1.yaml]\n")).unwrap();
+        files.layer(&includes, false);
+        assert!(files.messages[0].contains("No such file"), "{files:?}");
+        assert!(files.messages[1].contains("directory"), "{files:?}");
+        assert_eq!(files.messages.len(), 2);
+        let place = "latin1.yaml:2:7: error: a policy is UTF-8, and the octet 0xe4 here is not (save the file as UTF-8)";
+        assert_eq!(told(&dir, &files)[..2], [place, place]);
     }
 }

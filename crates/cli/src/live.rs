@@ -1,6 +1,5 @@
 //! What is said while a run is on: one line for each new kind of refusal, and for what fails meanwhile.
 
-use blackstart_core::policy::Rule;
 use blackstart_core::report::Verdict;
 use blackstart_guard::{Notice, Refused};
 
@@ -12,9 +11,7 @@ const PART_WIDTH: usize = 200;
 
 /// What else the line is made from.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Telling<'a> {
-    /// The policy's rules, to say in which file and line each stands.
-    pub(crate) rules: &'a [Rule],
+pub(crate) struct Telling {
     /// `-q`: refusals are left to the summary. What fails meanwhile is told all the same.
     pub(crate) quiet: bool,
     /// Colours.
@@ -23,11 +20,11 @@ pub(crate) struct Telling<'a> {
 
 /// The line, ending in a line feed. None for a gap: the terminal is the command's, and the summary
 /// lists them all.
-pub(crate) fn line(notice: &Notice, telling: Telling<'_>) -> Option<String> {
+pub(crate) fn line(notice: &Notice, telling: Telling) -> Option<String> {
     let paint = telling.paint;
     match notice {
         Notice::Refused(_) if telling.quiet => None,
-        Notice::Refused(refused) => Some(refusal(refused, telling.rules, paint)),
+        Notice::Refused(refused) => Some(refusal(refused, paint)),
         Notice::Warning(text) => Some(format!(
             "blackstart: {} {}\n",
             paint.doubtful("warning:"),
@@ -37,7 +34,7 @@ pub(crate) fn line(notice: &Notice, telling: Telling<'_>) -> Option<String> {
     }
 }
 
-fn refusal(refused: &Refused, rules: &[Rule], paint: Paint) -> String {
+fn refusal(refused: &Refused, paint: Paint) -> String {
     let who = match refused.exe.as_deref() {
         Some(exe) => label(exe, &refused.argv),
         None => "a process".to_owned(),
@@ -46,8 +43,8 @@ fn refusal(refused: &Refused, rules: &[Rule], paint: Paint) -> String {
         Verdict::WouldDeny => paint.doubtful("would be refused"),
         _ => paint.bad("was refused"),
     };
-    let written = rules.iter().find(|rule| *rule.text == *refused.rule);
-    let place = written.map(|rule| format!(", {}:{}", part(&rule.file), rule.line));
+    let place = refused.place.as_ref();
+    let place = place.map(|place| format!(", {}:{}", part(&place.file), place.line));
     let why = refused
         .reason
         .as_deref()
@@ -68,7 +65,7 @@ fn part(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use blackstart_core::policy;
+    use blackstart_core::report::RulePlace;
 
     use super::*;
 
@@ -80,6 +77,10 @@ mod tests {
             destination: "api.github.com:443".to_owned(),
             verdict,
             rule: "deny .github.com".to_owned(),
+            place: Some(RulePlace {
+                file: "p.yaml".to_owned(),
+                line: 4,
+            }),
             reason: Some("served by this database".to_owned()),
             fix: None,
         }
@@ -90,10 +91,7 @@ mod tests {
     }
 
     fn told_of(notice: Notice, quiet: bool) -> Option<String> {
-        let text = "apiVersion: blackstart.dev/v1\nkind: Policy\nrules:\n  - deny: .github.com\n";
-        let rules = policy::alone(text, "p.yaml").unwrap().policy.rules;
         let telling = Telling {
-            rules: &rules,
             quiet,
             paint: Paint::None,
         };
@@ -146,6 +144,7 @@ mod tests {
     fn without_a_rule_of_a_policy_there_is_no_place() {
         let mut refused = refused(Verdict::Deny);
         refused.rule = "default".to_owned();
+        refused.place = None;
         refused.reason = None;
         refused.exe = None;
         assert_eq!(

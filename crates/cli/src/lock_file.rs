@@ -2,8 +2,10 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
+use blackstart_core::graph::{Found, directory_of_command};
 use blackstart_core::lock::{FILE_NAME, Lock};
 use blackstart_core::report::{Guarded, Parts};
 use blackstart_guard::LockOrder;
@@ -27,22 +29,25 @@ pub(crate) struct LockFile {
 }
 
 impl LockFile {
-    /// The one that was named, or the one beside the command; none if there is none and none is to be written. Only
-    /// what was typed can be wrong.
+    /// The one that was named, or the one beside the command's own script; none if there is none and none is to be
+    /// written. Only what was typed can be wrong.
     pub(crate) fn of(typed: &args::Run, directory: &Path) -> Result<Option<Self>, String> {
         let beside = || {
-            let command = Path::new(typed.command.first()?);
-            let place = command
-                .parent()
-                .filter(|_| command.components().count() > 1)?;
-            Some(directory.join(place).join(FILE_NAME))
+            let from = directory.to_string_lossy();
+            let words = typed
+                .command
+                .iter()
+                .map(|word| word.to_string_lossy().into_owned());
+            let words: Vec<String> = words.collect();
+            let own = directory_of_command(&words, &from, &mut at)?;
+            Some(Path::new(&own).join(FILE_NAME))
         };
         let named = typed.lock.as_ref().map(|path| directory.join(path));
         let by_name = named.is_some();
         let Some(path) = named.or_else(beside) else {
             return match typed.update_lock {
                 true => Err(
-                    "the command was found by PATH, so nothing says where its lockfile is: name it with --lock FILE"
+                    "the command is installed on this host, or not a file, so nothing says where its lockfile is: name it with --lock FILE"
                         .to_owned(),
                 ),
                 false => Ok(None),
@@ -122,6 +127,16 @@ impl LockFile {
             .and_then(|file| file.replace(|out| out.write_all(now.text().as_bytes())))
             .map_err(|error| format!("cannot write the lockfile {shown}: {error}"))?;
         Ok(Some(format!("wrote the lockfile {shown}")))
+    }
+}
+
+fn at(path: &str) -> Found {
+    match fs::metadata(path) {
+        Ok(metadata) if metadata.is_file() => match metadata.permissions().mode() & 0o111 {
+            0 => Found::Text,
+            _ => Found::Program,
+        },
+        _ => Found::Nothing,
     }
 }
 

@@ -6,6 +6,7 @@ mod args;
 mod backtest;
 mod catalog_files;
 mod check;
+mod deployed;
 mod diagnostics;
 mod doctor;
 mod expectations;
@@ -56,13 +57,19 @@ fn main() -> ExitCode {
         }
     };
     if let Err(message) = log::start() {
-        output.error(&message);
-        return ExitCode::from(FAILED);
+        // Nothing of ours is in the way of an emergency.
+        if !typed.breaks_glass() {
+            output.error(&message);
+            return ExitCode::from(FAILED);
+        }
+        output.warning(&plain::plain(&message));
     }
     let code = match typed.command {
         // Sweeps on its own, in one go with looking for an orphan of the same service.
-        Command::Run(typed) => run::run(*typed, output),
-        Command::Reload(typed) => reload::reload(&typed, output),
+        Command::Run(typed) => run::run(typed.whole(), output),
+        Command::Drill(typed) => run::run(typed.whole(), output),
+        Command::Reload(typed) => after_sweep(output, || reload::reload(&typed, output)),
+        Command::Sweep(_) => only_sweep(output),
         Command::Doctor(typed) => after_sweep(output, || doctor(&typed, output)),
         Command::Policy(Policy::Check(typed)) => {
             after_sweep(output, || finish_check(&typed, output))
@@ -96,7 +103,10 @@ fn main() -> ExitCode {
 fn after_sweep(output: Output, work: impl FnOnce() -> u8) -> u8 {
     match resolve::state_directory(std::env::var_os("BLACKSTART_STATE").as_deref()) {
         Ok(state) => {
-            sweep(&state, output);
+            // Whoever may not clean up, or cannot, still gets what they asked for.
+            if let Err(error) = sweep(&state, output) {
+                tracing::debug!(%error, "sweep");
+            }
             work()
         }
         Err(message) => {
@@ -106,27 +116,56 @@ fn after_sweep(output: Output, work: impl FnOnce() -> u8) -> u8 {
     }
 }
 
-/// Cleans up after runs whose supervisor is gone. Whoever may not, or cannot, still gets what they
-/// asked for.
-fn sweep(state: &Path, output: Output) {
-    match blackstart_guard::sweep(state) {
-        Ok(swept) => {
-            for report in swept.adopted {
-                output.say(&format!(
-                    "blackstart: cleaned up after a run whose supervisor had ended; its report is {}\n",
-                    plain::plain(&report.to_string_lossy())
-                ));
-            }
-            for (run, why) in swept.failed {
-                let run = plain::plain(&run.to_string_lossy());
-                output.warning(&format!(
-                    "cannot clean up after the run in {run}: {}",
-                    plain::plain(&why)
-                ));
-            }
+/// What could not be cleaned up.
+const UNSWEPT: u8 = 1;
+
+/// Cleans up, for its own sake.
+fn only_sweep(output: Output) -> u8 {
+    let state = match resolve::state_directory(std::env::var_os("BLACKSTART_STATE").as_deref()) {
+        Ok(state) => state,
+        Err(message) => {
+            output.error(&message);
+            return FAILED;
         }
-        Err(error) => tracing::debug!(%error, "sweep"),
+    };
+    match sweep(&state, output) {
+        Ok(true) => 0,
+        Ok(false) => UNSWEPT,
+        Err(error) => {
+            output.error(&format!(
+                "runs without a supervisor cannot be looked for in {}: {error}",
+                plain::plain(&state.to_string_lossy())
+            ));
+            UNSWEPT
+        }
     }
+}
+
+/// Cleans up after runs whose supervisor is gone, and tells of it. Is nothing left that could not be cleaned up?
+fn sweep(state: &Path, output: Output) -> std::io::Result<bool> {
+    let swept = blackstart_guard::sweep(state)?;
+    let clean = swept.failed.is_empty();
+    for report in swept.adopted {
+        output.say(&format!(
+            "blackstart: cleaned up after a run whose supervisor had ended; its report is {}\n",
+            plain::plain(&report.to_string_lossy())
+        ));
+    }
+    for (run, why) in swept.lost {
+        output.warning(&format!(
+            "nothing is known any more of the run in {}: {}",
+            plain::plain(&run.to_string_lossy()),
+            plain::plain(&why)
+        ));
+    }
+    for failed in swept.failed {
+        let run = plain::plain(&failed.path.to_string_lossy());
+        output.warning(&format!(
+            "cannot clean up after the run in {run}: {}",
+            plain::plain(&failed.why)
+        ));
+    }
+    Ok(clean)
 }
 
 fn doctor(typed: &Doctor, output: Output) -> u8 {
@@ -144,7 +183,11 @@ fn finish_check(typed: &Check, output: Output) -> u8 {
 }
 
 fn finish_explain(typed: &Explain, output: Output) -> u8 {
-    match explain::explain(typed, &Surroundings::of_process(), output.out) {
+    let around = Surroundings {
+        all_final: typed.as_user,
+        ..Surroundings::of_process()
+    };
+    match explain::explain(typed, &around, output.out) {
         Ok(text) => finish(output, &text, 0),
         Err(wrong) => {
             run::show_all(wrong.problems(), output);

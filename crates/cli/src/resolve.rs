@@ -2,6 +2,7 @@
 //! that is wrong is found at once, and before anything runs.
 
 use std::ffi::{OsStr, OsString};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -11,10 +12,13 @@ use blackstart_core::drill::{Drill, Fault};
 use blackstart_core::policy::{self, Case, Day, Diagnostic, Given, Layer, Policy, Severity};
 use blackstart_core::redact::Redaction;
 use blackstart_core::report::{Mode, PolicySource};
+use blackstart_core::tables::{Facts, Tables, compile};
 
 use blackstart_guard::Origin;
 
 use crate::args::{self, Format};
+use crate::catalog_files;
+use crate::deployed;
 use crate::diagnostics::Texts;
 use crate::layers::{self, Files};
 use crate::lock_file::LockFile;
@@ -55,8 +59,10 @@ pub(crate) struct Order {
     pub(crate) command: Vec<OsString>,
     /// Why everything is to be let pass.
     pub(crate) break_glass: Option<String>,
-    /// The services, if a catalog was named.
+    /// The services, if a catalog was named, or the host has one.
     pub(crate) catalog: Option<Arc<Catalog>>,
+    /// What whoever typed this ought to know.
+    pub(crate) remarks: Vec<String>,
     /// What whoever wrote the catalog ought to look at, where no policy was read with it.
     pub(crate) of_catalog: Option<Files>,
     /// Where the policy was read from.
@@ -115,10 +121,20 @@ pub(crate) struct Surroundings {
     pub(crate) today: Day,
     /// Where the command will be started.
     pub(crate) directory: PathBuf,
+    /// Where a catalog is that nobody typed.
+    pub(crate) catalog: catalog_files::Places,
 }
 
 impl Surroundings {
-    /// Those of this process.
+    /// Those of this process, for a run: what a policy means to it depends on who calls.
+    pub(crate) fn of_caller() -> Self {
+        Self {
+            all_final: !rustix::process::getuid().is_root(),
+            ..Self::of_process()
+        }
+    }
+
+    /// Those of this process, for whatever answers the same to everybody.
     pub(crate) fn of_process() -> Self {
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let seconds = now.map_or(0, |since| since.as_secs());
@@ -127,17 +143,37 @@ impl Surroundings {
             guardrails: layers::guardrail_directory(
                 std::env::var_os("BLACKSTART_GUARDRAILS").as_deref(),
             ),
-            all_final: !rustix::process::getuid().is_root(),
+            all_final: false,
             today: Day::of_unix(i64::try_from(seconds).unwrap_or(i64::MAX)),
             directory: std::env::current_dir().unwrap_or_default(),
+            catalog: catalog_files::Places::of_process(),
         }
     }
 }
 
 /// Reads and checks everything that `typed` names.
-pub(crate) fn run(typed: args::Run, around: &Surroundings) -> Result<Order, Vec<Problem>> {
+pub(crate) fn run(mut typed: args::Run, around: &Surroundings) -> Result<Order, Vec<Problem>> {
     let mut problems = Vec::new();
     let mut overlooked = Vec::new();
+    let catalog_was_typed = typed.catalog.is_some();
+    typed.catalog = typed.catalog.or_else(|| around.catalog.of_host());
+    // An outage is played because somebody asked for it, and then the services are those of the checkout.
+    let of_checkout = (typed.catalog.is_none() && !typed.down.is_empty())
+        .then(|| around.catalog.here())
+        .flatten();
+    let mut remarks = Vec::new();
+    if let Some(path) = &of_checkout {
+        let from = around.directory.join(path);
+        remarks.push(format!(
+            "the services are those of {}, since no --catalog was typed and the host has none",
+            from.display()
+        ));
+    }
+    typed.catalog = typed.catalog.or(of_checkout);
+    if typed.catalog.is_none() && !typed.down.is_empty() {
+        let message = "`--down` takes from a catalog what the services provide, and there is none: name one with --catalog DIR, or have it in ./catalog, in /etc/blackstart/catalog or where BLACKSTART_CATALOG says";
+        problems.push(Problem::Message(message.to_owned()));
+    }
     let mut policy = effective(&typed, around).unwrap_or_else(|mut wrong| {
         problems.append(&mut wrong);
         None
@@ -177,6 +213,12 @@ pub(crate) fn run(typed: args::Run, around: &Surroundings) -> Result<Order, Vec<
             (Some(known), Some(typed)) => Some(known.min(typed)),
             (known, _) => known.or(Some(time)),
         };
+    }
+    // What reads well may still be too much for the tables. That is found here, where its place can be shown, and before
+    // it would be in the way of an emergency.
+    if let Some(Err(problem)) = policy.as_ref().map(compiled) {
+        problems.push(problem);
+        policy = None;
     }
     let catalog = reading.map(|reading| Arc::new(reading.catalog));
     let state = kept(
@@ -227,6 +269,7 @@ pub(crate) fn run(typed: args::Run, around: &Surroundings) -> Result<Order, Vec<
         mode: mode(typed.mode),
         service: typed.service.clone(),
         drill: drill.clone(),
+        trees: deployed::trees(&typed.command, &around.directory),
     };
     let of_policy = policy.as_ref().map(|effective| &effective.policy);
     // What was typed has been weighed against the guardrails, where there is a policy.
@@ -238,8 +281,13 @@ pub(crate) fn run(typed: args::Run, around: &Surroundings) -> Result<Order, Vec<
         Some(policy) => policy.service.clone(),
         None => typed.service,
     };
+    if catalog_was_typed && service.is_none() {
+        let message = "no circle can be found: say what this run deploys, with --service NAME";
+        remarks.push(message.to_owned());
+    }
     Ok(Order {
         catalog,
+        remarks,
         lock,
         drill,
         of_catalog: Some(of_catalog).filter(|_| !told),
@@ -360,11 +408,9 @@ fn effective(typed: &args::Run, around: &Surroundings) -> Result<Option<Effectiv
         service: typed.service.clone(),
     };
     let mut effective = resolved(files, asked, around)?;
-    if let Some(path) = &typed.policy {
-        effective
-            .remarks
-            .extend(in_the_tree(path, &typed.command, &around.directory));
-    }
+    let trees = deployed::trees(&typed.command, &around.directory);
+    let lie_there = deployed::remarks(&effective.source.files, &around.directory, &trees);
+    effective.remarks.extend(lie_there);
     Ok(Some(effective))
 }
 
@@ -388,12 +434,20 @@ pub(crate) fn reload(
             mode: origin.mode,
             service: origin.service.clone(),
         };
-        Some(resolved(files, asked, around)?)
+        let mut effective = resolved(files, asked, around)?;
+        let files = &effective.source.files;
+        let lie_there = deployed::remarks(files, &around.directory, &origin.trees);
+        effective.remarks.extend(lie_there);
+        Some(effective)
     };
     // What is down in a drill stays down, whatever policy takes over.
     if let (Some(drill), Some(path)) = (&origin.drill, catalog) {
         let reading = Files::default().catalog(path);
         play(drill, &reading, origin.mode, &origin.service, &mut policy)?;
+    }
+    // Here and not by the run's supervisor, which has a command to look after.
+    if let Some(effective) = &policy {
+        compiled(effective).map_err(|problem| vec![problem])?;
     }
     Ok(policy)
 }
@@ -418,7 +472,9 @@ pub(crate) fn resolved(
 ) -> Result<Effective, Vec<Problem>> {
     // What is wrong with the catalog matters only to a policy that asks it for a service.
     let mut of_catalog = Files::default();
-    let catalog = asked.catalog.map(|path| of_catalog.catalog(path));
+    let of_host = around.catalog.of_host();
+    let path = asked.catalog.or(of_host.as_deref());
+    let catalog = path.map(|path| of_catalog.catalog(path));
     let given = Given {
         layers: asked.layers,
         catalog: catalog.as_ref(),
@@ -465,26 +521,51 @@ pub(crate) fn resolved(
     }
 }
 
-/// A policy that comes with what it judges is changed by whoever changes that: what to say of it, if it lies below
-/// the directory of the command, or in the git work tree in which the command is started.
-fn in_the_tree(policy: &Path, command: &[OsString], directory: &Path) -> Option<String> {
-    let of_command = command.first().map(Path::new).and_then(|program| {
-        let named = program.components().count() > 1;
-        let path = layers::real(&directory.join(program));
-        path.parent().filter(|_| named).map(Path::to_owned)
-    });
-    let directory = layers::real(directory);
-    let work_tree = directory.ancestors().find(|at| at.join(".git").exists());
-    let policy_at = layers::real(policy);
-    let tree = [of_command.as_deref(), work_tree]
-        .into_iter()
-        .flatten()
-        .find(|tree| tree.parent().is_some() && policy_at.starts_with(tree))?;
-    Some(format!(
-        "the policy {} lies in the tree that is deployed ({}): whoever changes the deployment can change what judges it; keep it elsewhere, or put what must hold into a guardrail of the host",
-        policy.display(),
-        tree.display()
-    ))
+/// The tables of a policy, or what there is too much of in it, shown at a rule with which it was.
+pub(crate) fn compiled(effective: &Effective) -> Result<Tables, Problem> {
+    let policy = &effective.policy;
+    compile(policy, &Facts::default()).map_err(|error| {
+        let text = error.to_string();
+        let (message, help) = text.split_once("; ").unwrap_or((&text, ""));
+        let place = error.rule.and_then(|id| policy.rule(id)).and_then(|rule| {
+            let text = effective.texts.get(&*rule.file)?;
+            Some((rule, span(text, rule.line, rule.column)))
+        });
+        let Some((rule, span)) = place else {
+            return Problem::Message(text);
+        };
+        let diagnostic = Diagnostic {
+            severity: Severity::Error,
+            message: message.to_owned(),
+            file: rule.file.to_string(),
+            span,
+            line: rule.line,
+            column: rule.column,
+            help: Some(help.to_owned()).filter(|help| !help.is_empty()),
+        };
+        Problem::Policy {
+            texts: effective.texts.clone(),
+            diagnostics: vec![diagnostic],
+        }
+    })
+}
+
+/// What of a text stands at a place, to the end of its line.
+fn span(text: &str, line: usize, column: usize) -> Range<usize> {
+    let start = match line.checked_sub(2) {
+        None => 0,
+        Some(before) => text
+            .match_indices('\n')
+            .nth(before)
+            .map_or(text.len(), |(at, _)| at + 1),
+    };
+    let rest = &text[start..];
+    let rest = rest.split('\n').next().unwrap_or(rest);
+    let at = rest
+        .char_indices()
+        .nth(column - 1)
+        .map_or(rest.len(), |(at, _)| at);
+    start + at..start + rest.len()
 }
 
 /// From the value of `BLACKSTART_STATE`. A relative path would mean another place in each directory,
@@ -517,7 +598,7 @@ mod tests {
     fn typed(words: &[&str]) -> args::Run {
         let words = ["blackstart", "run"].iter().chain(words);
         match args::Typed::parse_from(words).command {
-            args::Command::Run(run) => *run,
+            args::Command::Run(run) => run.whole(),
             other => panic!("parsed as {other:?}"),
         }
     }
@@ -530,6 +611,11 @@ mod tests {
             all_final: false,
             today: Day::parse("2026-11-24").unwrap(),
             directory: PathBuf::from("/"),
+            catalog: catalog_files::Places {
+                variable: None,
+                host: PathBuf::from("/nowhere/catalog"),
+                directory: PathBuf::from("/nowhere"),
+            },
         }
     }
 
@@ -605,40 +691,47 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path();
         std::fs::create_dir_all(dir.join("repo/.git")).unwrap();
-        std::fs::create_dir_all(dir.join("repo/ci")).unwrap();
-        std::fs::create_dir_all(dir.join("release/bin")).unwrap();
-        for file in [
-            "repo/ci/p.yaml",
-            "repo/deploy.sh",
-            "release/bin/deploy.sh",
-            "release/bin/p.yaml",
-            "p.yaml",
-        ] {
-            std::fs::write(dir.join(file), POLICY).unwrap();
-        }
-        let said = |policy: &str, command: &str, directory: &str| {
-            let command = [OsString::from(command)];
-            in_the_tree(&dir.join(policy), &command, &dir.join(directory)).is_some()
-        };
-        assert!(said("repo/ci/p.yaml", "./deploy.sh", "repo"));
-        assert!(said("repo/ci/p.yaml", "make", "repo/ci"));
-        assert!(said("release/bin/p.yaml", "release/bin/deploy.sh", ""));
-        assert!(!said("release/bin/p.yaml", "true", "release"));
-        assert!(!said("p.yaml", "./deploy.sh", "repo"));
-        assert!(!said("p.yaml", "release/bin/deploy.sh", "repo"));
-        assert!(!said("repo/ci/p.yaml", "/bin/true", ""));
-        // It is told of a run, and no error.
+        std::fs::write(dir.join("repo/deploy.sh"), "").unwrap();
+        std::fs::write(dir.join("repo/pack.yaml"), POLICY).unwrap();
+        let including = POLICY.replace("rules:", "include: [repo/pack.yaml]\nrules:");
+        std::fs::write(dir.join("including.yaml"), including).unwrap();
         let mut around = around();
-        around.directory = dir.join("repo");
-        let policy = dir.join("repo/ci/p.yaml");
-        let words = ["--policy", policy.to_str().unwrap(), "--", "./deploy.sh"];
-        let order = run(typed(&words), &around).unwrap();
-        let remarks = order.policy.unwrap().remarks;
-        assert_eq!(remarks.len(), 1);
-        assert!(
-            remarks[0].contains("lies in the tree that is deployed"),
-            "{}",
-            remarks[0]
-        );
+        around.directory = dir.to_owned();
+        let remarks = |policy: &str, command: &[&str]| {
+            let policy = dir.join(policy);
+            let words = [&["--policy", policy.to_str().unwrap(), "--"], command].concat();
+            let order = run(typed(&words), &around).unwrap();
+            (order.policy.unwrap().remarks, order.origin)
+        };
+        // It is told of a run, and no error; so is what is included from there.
+        for policy in ["repo/pack.yaml", "including.yaml"] {
+            let (remarks, _) = remarks(policy, &["repo/deploy.sh"]);
+            assert_eq!(remarks.len(), 1);
+            let lies = "pack.yaml lies in the tree that is deployed";
+            assert!(remarks[0].contains(lies), "{}", remarks[0]);
+        }
+        let (before, origin) = remarks("repo/pack.yaml", &["true"]);
+        assert_eq!(before.len(), 0);
+        // And of a policy that takes over, wherever it is asked for.
+        let reload = |origin: &Origin, policy: &str| {
+            let policy = dir.join(policy);
+            let words = [
+                "blackstart",
+                "reload",
+                "RUN",
+                "--policy",
+                policy.to_str().unwrap(),
+            ];
+            let args::Command::Reload(typed) = args::Typed::parse_from(words).command else {
+                panic!("parsed as something else");
+            };
+            super::reload(&typed, origin, &around)
+                .unwrap()
+                .unwrap()
+                .remarks
+        };
+        assert_eq!(reload(&origin, "repo/pack.yaml").len(), 0);
+        let (_, origin) = remarks("repo/pack.yaml", &["repo/deploy.sh"]);
+        assert_eq!(reload(&origin, "including.yaml").len(), 1);
     }
 }

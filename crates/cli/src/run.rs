@@ -1,9 +1,12 @@
 //! `blackstart run`: from what was typed to an exit code.
 
+use std::cell::OnceCell;
 use std::io;
 
+use blackstart_core::explain::{Question, explain};
 use blackstart_core::policy::Rule;
 use blackstart_core::report::Account;
+use blackstart_core::tables::Tables;
 use blackstart_guard::{AtEnd, Ended, GivenPolicy, Notice, Request};
 
 use crate::FAILED;
@@ -21,7 +24,7 @@ use crate::summary::Telling;
 
 /// Runs it, tells about it, and says how to exit.
 pub(crate) fn run(typed: args::Run, output: Output) -> u8 {
-    let order = match resolve::run(typed, &Surroundings::of_process()) {
+    let order = match resolve::run(typed, &Surroundings::of_caller()) {
         Ok(order) => order,
         Err(problems) => {
             show_all(&problems, output);
@@ -55,15 +58,14 @@ pub(crate) fn run(typed: args::Run, output: Output) -> u8 {
     if let Some(remark) = order.lock.as_ref().and_then(LockFile::remark) {
         output.warning(&plain(remark));
     }
-    if order.catalog.is_some() && order.service.is_none() {
-        output.warning("no circle can be found: say what this run deploys, with --service NAME");
+    for remark in &order.remarks {
+        output.warning(&plain(remark));
     }
     let rules = order
         .policy
         .as_ref()
         .map_or(&[][..], |effective| &effective.policy.rules);
     let telling = live::Telling {
-        rules,
         quiet: order.quiet,
         paint: output.err,
     };
@@ -165,9 +167,18 @@ fn tell(order: &Order, ended: &Ended, rules: &[Rule], output: Output) -> u8 {
             }
         }
         Format::Human => {
+            // What another policy judged meanwhile is not this one's.
+            let only = order.policy.as_ref().filter(|_| ended.reloaded.is_none());
+            let tables = OnceCell::new();
+            let explained = |asked: &Question| {
+                let compiled = || resolve::compiled(only?).ok();
+                let tables: &Option<Tables> = tables.get_or_init(compiled);
+                Some(explain(&only?.policy, tables.as_ref()?, asked))
+            };
             let telling = Telling {
                 report: &ended.report,
                 rules,
+                explained: Some(&explained),
                 written: &written,
                 paint: output.err,
             };

@@ -175,6 +175,7 @@ fn show_run(
             let telling = Telling {
                 report: &report,
                 rules: &[],
+                explained: None,
                 written: if code == 0 { &written } else { &[] },
                 paint: output.out,
             };

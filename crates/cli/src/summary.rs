@@ -10,9 +10,11 @@ pub(crate) mod limits;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use blackstart_core::explain::{Explanation, Question};
 use blackstart_core::policy::{Day, Rule};
 use blackstart_core::report::{
-    DrillOutcome, Gap, Guarded, Parts, STANDING_GAPS, Severity, Verdict, image_name, rule_text,
+    DrillOutcome, Gap, Guarded, Parts, RulePlace, STANDING_GAPS, Severity, Verdict, image_name,
+    rule_text,
 };
 use blackstart_core::tables::RULE_RESOLVER_SOCKET;
 
@@ -27,6 +29,8 @@ const DELEGATES_SHOWN: usize = 10;
 const FINDINGS_SHOWN: usize = 10;
 const GAPS_SHOWN: usize = 40;
 const CHAINS_SHOWN: usize = 3;
+const PLACES_SHOWN: usize = 3;
+const LOSERS_SHOWN: usize = 3;
 /// Longest text of one cell, chain or sentence.
 const NAME_WIDTH: usize = 48;
 const CHAIN_LINKS: usize = 6;
@@ -47,12 +51,17 @@ const TOLD_ALREADY: [&str; 4] = [
 /// Findings of these kinds are for whoever keeps the catalog, in the morning.
 pub(crate) const ABOUT_CATALOG: [&str; 2] = ["seen_not_declared", "unowned_destination"];
 
+/// Asks the policy again; none where it has no answer.
+pub(crate) type Explain<'a> = dyn Fn(&Question) -> Option<Explanation> + 'a;
+
 /// What to tell, and how.
 pub(crate) struct Telling<'a> {
     /// The report.
     pub(crate) report: &'a dyn Parts,
     /// The policy's rules, to say in which file and line each stands.
     pub(crate) rules: &'a [Rule],
+    /// Why the policy refuses something, where it is at hand and was the run's from its start to its end.
+    pub(crate) explained: Option<&'a Explain<'a>>,
     /// The files that it was written to.
     pub(crate) written: &'a [String],
     /// Colours.
@@ -218,13 +227,42 @@ impl Telling<'_> {
                 out,
                 "    rule  {}{}",
                 refusal.rule,
-                self.place(&refusal.rule)
+                written_at(&refusal.places)
             );
             for line in explain::lines(&refusal.advice) {
                 let _ = writeln!(out, "    {line}");
             }
+            self.explain(out, refusal);
         }
         self.more(out, list.all, REFUSED_SHOWN);
+    }
+
+    /// What mattered, and which rules lost: where it is the same rule that would refuse it again. What a chain of
+    /// CNAMEs, or another name of the address, had a part in is not asked like that.
+    fn explain(&self, out: &mut String, refusal: &Refusal) {
+        let (Some(explained), Some(asked)) = (self.explained, &refusal.asked) else {
+            return;
+        };
+        let Some(explanation) = explained(asked) else {
+            return;
+        };
+        let judged = match asked.port {
+            Some(_) => explanation.connect,
+            None => explanation.lookup.or(explanation.connect),
+        };
+        let Some(judged) = judged.filter(|judged| {
+            let place = judged.rule.rule.as_ref();
+            let place = place.map(|rule| (rule.file.as_str(), rule.line));
+            let places = refusal
+                .places
+                .iter()
+                .map(|place| (place.file.as_str(), place.line));
+            judged.rule.text == refusal.rule && places.map(Some).chain([None]).any(|at| at == place)
+        }) else {
+            return;
+        };
+        explain::through(out, &judged, asked.address);
+        explain::losers(out, &judged, LOSERS_SHOWN, "`policy explain` has them");
     }
 
     /// How to make an exception, for the first of the names that one can be made for: once, since the others are
@@ -397,15 +435,6 @@ impl Telling<'_> {
         }
     }
 
-    /// ` (deploy.yaml:7)`, for a rule that stands in a policy.
-    fn place(&self, rule: &str) -> String {
-        self.rules
-            .iter()
-            .find(|candidate| plain(&candidate.text) == rule)
-            .map(|found| format!(" ({}:{})", plain(&found.file), found.line))
-            .unwrap_or_default()
-    }
-
     fn more(&self, out: &mut String, all: usize, shown: usize) {
         if all > shown {
             let where_else = if self.written.is_empty() {
@@ -416,6 +445,32 @@ impl Telling<'_> {
             let _ = writeln!(out, "  … and {} more; {where_else}", all - shown);
         }
     }
+}
+
+/// Where rules of this text stand, each place once: a guardrail and the run's own file may say the same, and so do
+/// a policy and the one that took over from it.
+pub(crate) fn places_of(rules: &[Rule], text: &str) -> Vec<RulePlace> {
+    let mut places: Vec<RulePlace> = Vec::new();
+    for rule in rules.iter().filter(|rule| *rule.text == *text) {
+        if !places.iter().any(|place| place.is_of(rule)) {
+            places.push(RulePlace::of(rule));
+        }
+    }
+    places
+}
+
+/// ` (deploy.yaml:7)`, for a rule that stands in a policy; ` (deploy.yaml:7 or deploy.yaml:9)` where nothing tells
+/// which.
+pub(crate) fn written_at(places: &[RulePlace]) -> String {
+    if places.is_empty() {
+        return String::new();
+    }
+    let texts = places.iter().take(PLACES_SHOWN).map(RulePlace::to_string);
+    let mut texts: Vec<_> = texts.map(|text| plain(&text)).collect();
+    if let Some(more) = places.len().checked_sub(PLACES_SHOWN + 1) {
+        texts.push(format!("{} more", more + 1));
+    }
+    format!(" ({})", texts.join(" or "))
 }
 
 /// What a process is called, for a terminal.

@@ -329,8 +329,45 @@ fn what_is_no_text() {
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     let document: Value = serde_json::from_slice(&output.stdout).unwrap();
     answers("check", &document);
-    let error = document["files"][0]["error"].as_str().unwrap();
-    assert!(error.contains("not UTF-8 from byte 6 on"), "{error}");
+    let told = &document["files"][0]["diagnostics"][0];
+    let place = (told["line"].as_u64(), told["column"].as_u64());
+    assert_eq!(place, (Some(1), Some(7)), "{told}");
+    assert!(told["message"].as_str().unwrap().contains("0xff"), "{told}");
+    let people = files.call(&["check", "p.yaml"]);
+    assert!(String::from_utf8_lossy(&people.stdout).contains("p.yaml:1:7"));
+}
+
+/// What reads well and is too much for the kernel's tables: shown at a rule with which it was.
+#[test]
+fn too_many_processes() {
+    let rules = (0..70).map(|n| format!("  - {{deny: h{n}.example, process: p{n}}}\n"));
+    let policy = format!("rules:\n{}", rules.collect::<String>());
+    let told = Files::policy(&policy).error();
+    assert_eq!(told.place, "p.yaml:68:6");
+    assert!(told.at.contains("process: p64"), "{}", told.at);
+    assert!(told.message.contains("more than 64 different processes"));
+    assert!(told.help.contains("ancestor"), "{}", told.help);
+    // Every port in every order of what one may descend from.
+    let rules = (0..200u32).flat_map(|port| {
+        (0..64).map(move |n| {
+            let (effect, n) = (
+                ["allow", "deny"][usize::from(n % 3 != 0)],
+                (n * (2 * port + 1) + port) % 64,
+            );
+            format!(
+                "  - {{{effect}: \"db.example:{}\", process: ancestor:p{n}}}\n",
+                port + 1
+            )
+        })
+    });
+    let policy = format!("default: deny\nrules:\n{}", rules.collect::<String>());
+    let told = Files::policy(&policy).error();
+    assert!(
+        told.message.contains("combine in more ways"),
+        "{}",
+        told.message
+    );
+    assert!(told.at.contains("db.example"), "{}", told.at);
 }
 
 #[test]

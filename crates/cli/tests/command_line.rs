@@ -307,6 +307,125 @@ fn guardrails_are_explained_and_are_tested_only_on_request() {
     assert!(told.contains("p.yaml: 1 of 3 tests failed"), "{told}");
 }
 
+/// A guardrail has tests like any policy, and is explained and tested as one: by where it lies, or by `--guardrail`.
+#[test]
+fn a_guardrail_is_tested_and_explained_as_one() {
+    let dir = here();
+    let guardrails = dir.path().join("guardrails");
+    fs::create_dir(&guardrails).unwrap();
+    fs::set_permissions(
+        dir.path(),
+        std::os::unix::fs::PermissionsExt::from_mode(0o777),
+    )
+    .unwrap();
+    let guardrail = "\
+apiVersion: blackstart.dev/v1
+kind: Policy
+mode: enforce
+rules:
+  - { deny: api.github.com, final: true }
+  - { deny: .example.org, process: ancestor:deploy.sh }
+waivers:
+  - { for: api.github.com, owner: a, reason: b, expires: 9999-12-31 }
+tests:
+  - { to: api.github.com:443, expect: deny }
+  - { to: a.example.org:443, process: curl, expect: allow }
+  - { to: a.example.org:443, process: curl, ancestor: /srv/deploy.sh, expect: deny }
+";
+    fs::write(guardrails.join("g.yaml"), guardrail).unwrap();
+    fs::write(dir.path().join("g.yaml"), guardrail).unwrap();
+    let own = "apiVersion: blackstart.dev/v1\nkind: Policy\nrules:\n  - allow: a.example.org:443\n";
+    fs::write(dir.path().join("own.yaml"), own).unwrap();
+    let told = |user: Option<u32>, words: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_blackstart"));
+        if let Some(user) = user.filter(|_| rustix::process::geteuid().is_root()) {
+            use std::os::unix::process::CommandExt as _;
+            let copy = dir.path().join("blackstart");
+            if !copy.exists() {
+                let from = env!("CARGO_BIN_EXE_blackstart");
+                let copied = Command::new("install")
+                    .args(["-m", "755", from])
+                    .arg(&copy)
+                    .status();
+                assert!(copied.unwrap().success());
+            }
+            command = Command::new(copy);
+            command.uid(user).gid(user);
+        }
+        let out = command
+            .arg("policy")
+            .args(words)
+            .current_dir(dir.path())
+            .env_clear()
+            .env("PATH", "/usr/bin:/bin")
+            .env("BLACKSTART_STATE", dir.path().join("state"))
+            .env("BLACKSTART_GUARDRAILS", &guardrails)
+            .output()
+            .unwrap();
+        let stderr = text(&out.stderr).to_owned();
+        (out.status.code(), text(&out.stdout).to_owned() + &stderr)
+    };
+    let lies = guardrails.join("g.yaml");
+    let lies = lies.to_str().unwrap();
+    for words in [
+        &["test", lies][..],
+        &["test", "--with-guardrails", lies],
+        &["test", "--guardrail", "g.yaml"],
+        &["test", "--guardrail", "--with-guardrails", "g.yaml"],
+    ] {
+        let (code, told) = told(None, words);
+        assert_eq!(code, Some(0), "{told}");
+        assert!(told.ends_with("g.yaml: 3 tests passed\n"), "{told}");
+    }
+    let (code, not) = told(None, &["test", "g.yaml"]);
+    assert_eq!(code, Some(1));
+    assert!(
+        not.contains("only a guardrail's rule can be final"),
+        "{not}"
+    );
+    for policy in [
+        &["--policy", lies][..],
+        &["--policy", "g.yaml", "--guardrail"],
+        &[],
+    ] {
+        let words = [&["explain", "api.github.com:443"], policy].concat();
+        let (code, told) = told(None, &words);
+        assert_eq!(code, Some(0), "{told}");
+        assert!(
+            told.contains("no waiver and no other rule goes before it"),
+            "{told}"
+        );
+    }
+
+    // The answer does not depend on who asks; that a run's would is said.
+    let asked = [
+        "explain",
+        "--policy",
+        "own.yaml",
+        "--process=curl",
+        "--ancestor=/srv/deploy.sh",
+    ];
+    let asked = [&asked[..], &["a.example.org:443"]].concat();
+    let (_, of_root) = told(None, &asked);
+    let (_, of_nobody) = told(Some(65534), &asked);
+    assert_eq!(of_root, of_nobody);
+    assert!(
+        of_root.contains("allow a.example.org:443 (own.yaml:4)"),
+        "{of_root}"
+    );
+    assert!(of_root.contains("--as-user"), "{of_root}");
+    let (_, as_user) = told(None, &[&asked[..], &["--as-user"]].concat());
+    assert!(
+        as_user.contains("deny .example.org, process ancestor:deploy.sh"),
+        "{as_user}"
+    );
+    assert!(
+        as_user.contains("a final guardrail goes before it"),
+        "{as_user}"
+    );
+    assert!(!as_user.contains("--as-user"), "{as_user}");
+}
+
 #[test]
 fn tests_of_a_policy_pass_or_say_why_not() {
     let dir = here();

@@ -41,9 +41,23 @@ impl Place {
     }
 
     fn call_with(&self, words: &[&str], input: &str) -> Output {
-        let mut command = Command::new(&self.program);
+        self.given(Command::new(&self.program).args(words), input)
+    }
+
+    /// What a shell makes of this.
+    fn call_script(&self, script: &str) -> Output {
+        self.given(Command::new("sh").args(["-c", script]), "")
+    }
+
+    /// By way of another command, which ends in the program.
+    fn call_through(&self, through: &[&str], words: &[&str]) -> Output {
+        let mut command = Command::new(through[0]);
+        command.args(&through[1..]).arg(&self.program).args(words);
+        self.given(&mut command, "")
+    }
+
+    fn given(&self, command: &mut Command, input: &str) -> Output {
         command
-            .args(words)
             .current_dir(self.dir.path())
             .env_clear()
             .env("PATH", "/usr/bin:/bin")
@@ -200,4 +214,94 @@ fn enforce_without_privilege_runs_nothing() {
         "{told}"
     );
     assert!(!place.has("ran"));
+}
+
+#[test]
+fn who_lacks_root_hears_of_root_and_not_of_what_only_root_may_write() {
+    let place = Place::new();
+    fs::write(place.dir.path().join("state"), "no directory can be here").unwrap();
+    let out = place.call(&["run", "--mode", "enforce", "--", "touch", "ran"]);
+    assert_eq!(out.status.code(), Some(125));
+    let told = text(&out.stderr);
+    assert!(
+        told.contains("run as root") && !told.contains("BLACKSTART_STATE"),
+        "{told}"
+    );
+    assert!(!place.has("ran"));
+}
+
+#[test]
+fn the_command_ignores_what_it_would_ignore_without_us() {
+    let place = Place::new();
+    for (trap, ignored) in [("trap '' PIPE; ", true), ("", false)] {
+        let run = |before: &str| {
+            let script = format!("{trap}exec {before} grep SigIgn /proc/self/status");
+            let out = place.call_script(&script);
+            let mask = text(&out.stdout).split_ascii_whitespace().nth(1).unwrap();
+            u64::from_str_radix(mask, 16).unwrap()
+        };
+        let (without, with) = (run(""), run("./blackstart run -q --"));
+        assert_eq!(without, with, "{without:x} {with:x}");
+        // SIGPIPE is 13.
+        assert_eq!(with & 1 << 12 != 0, ignored, "{with:x}");
+    }
+}
+
+/// A broken glass runs the command whatever of ours fails: without privilege under a policy that enforces, with one that
+/// cannot be read or is too much for the tables, and with a log that cannot be kept.
+#[test]
+fn a_broken_glass_runs_the_command_whatever_fails() {
+    let place = Place::new();
+    let head = "apiVersion: blackstart.dev/v1\nkind: Policy\nmode: enforce\n";
+    let write = |name: &str, rest: &str| {
+        let file = place.dir.path().join(name);
+        fs::write(&file, format!("{head}{rest}")).unwrap();
+        format!("--policy={}", file.display())
+    };
+    let enforcing = write("enforcing.yaml", "default: deny\n");
+    let wrong = write("wrong.yaml", "rules: [\n");
+    let many = (0..70).map(|n| format!("  - {{deny: a.example, process: p{n}}}\n"));
+    let large = write(
+        "large.yaml",
+        &format!("rules:\n{}", many.collect::<String>()),
+    );
+    let asking = write("asking.yaml", "break_glass: it is urgent\n");
+    let run = |policy: &str, glass: &[&str], variables: &[(&str, &str)]| {
+        let shell = format!(
+            "{} exec \"$@\"",
+            variables
+                .iter()
+                .map(|(name, value)| format!("export {name}='{value}';"))
+                .collect::<String>()
+        );
+        let mut words = vec!["run", policy];
+        words.extend(glass);
+        words.extend(["--", "sh", "-c", "echo ran; exit 7"]);
+        place.call_through(&["sh", "-c", &shell, "sh"], &words)
+    };
+    let broken = ["--break-glass=the site is down"];
+    let logs = [
+        ("BLACKSTART_LOG", "=[=nonsense="),
+        ("BLACKSTART_LOG_FILE", "/nowhere/at/all.log"),
+    ];
+    for (policy, variables) in [
+        (&enforcing, &[][..]),
+        (&wrong, &[]),
+        (&large, &[]),
+        (&asking, &[]),
+        (&enforcing, &logs[..1]),
+        (&enforcing, &[("BLACKSTART_LOG", "debug"), logs[1]][..]),
+    ] {
+        let refused = run(policy, &[], variables);
+        assert_eq!(refused.status.code(), Some(125), "{policy}: {refused:?}");
+        assert!(refused.stdout.is_empty(), "{refused:?}");
+        let ran = run(policy, &broken, variables);
+        assert_eq!(ran.status.code(), Some(7), "{policy}: {ran:?}");
+        assert_eq!(text(&ran.stdout), "ran\n");
+        for (name, _) in variables.iter().filter(|(_, value)| *value != "debug") {
+            assert!(text(&ran.stderr).contains(name), "{ran:?}");
+        }
+    }
+    assert!(text(&run(&asking, &[], &[]).stderr).contains("break_glass"));
+    assert!(text(&run(&large, &broken, &[]).stderr).contains("more than 64"));
 }

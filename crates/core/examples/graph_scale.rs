@@ -11,7 +11,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use blackstart_core::catalog::{Catalog, read};
-use blackstart_core::graph::loops::loops;
+use blackstart_core::graph::loops::{knots, loops};
 use blackstart_core::graph::recovery::Recovery;
 use blackstart_core::graph::{Input, build};
 
@@ -79,16 +79,18 @@ fn measure(shape: &str) -> bool {
         let recovery = Recovery::of(&graph);
         let order = begun.elapsed();
         let found = loops(&graph, &recovery, &[]);
+        let knots = knots(&graph, &recovery);
         times.push(begun.elapsed());
         if round == 0 {
             println!(
-                "{shape}: {} components that cannot start, {} levels, {} services blocked, {} loops (longest {} steps, {} not known to be shortest); order and levels {:.2} s of it",
+                "{shape}: {} components that cannot start, {} levels, {} services blocked, {} loops (longest {} steps, {} not known to be shortest), {} circles without a deployment; order and levels {:.2} s of it",
                 recovery.components().len(),
                 recovery.levels().len(),
                 recovery.blocked().len(),
                 found.len(),
                 found.iter().map(|l| l.steps.len()).max().unwrap_or(0),
                 found.iter().filter(|l| !l.shortest).count(),
+                knots.len(),
                 order.as_secs_f64(),
             );
         }

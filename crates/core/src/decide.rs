@@ -15,7 +15,7 @@ use crate::tables::{
 pub struct Lease {
     /// The class of the name that was asked for.
     pub class: ClassId,
-    /// The class of the first member of the CNAME chain whose class may deny; 0 for none.
+    /// The class of the member of the CNAME chain that is denied most strongly ([`Tables::denying_link`]); 0 for none.
     pub deny_class: ClassId,
 }
 
@@ -59,17 +59,20 @@ pub struct Decision {
 /// then waivers, then the rest. Within a rank a deny of the address stands whatever name leased it; names
 /// deny together or not at all; what allows one of them lets through. A deny that is only recorded takes
 /// nothing away from one that is enforced, and refuses nothing.
+///
+/// A chain that touches a denied name counts as denied, unless what is said of the name that was asked for has a
+/// higher rank: a waiver covers a name and the addresses leased under it, wherever its CNAMEs lead.
 pub fn decide(tables: &Tables, attempt: &Attempt<'_>) -> Decision {
     let ruling = |class| tables.ruling(class, attempt.protocol, attempt.port, attempt.selectors);
     let mut weighed = Weighed::default();
     for lease in attempt.leases {
-        let chain = ruling(lease.deny_class);
-        let of_lease = if chain.effect == Effect::Deny {
-            chain
+        let own = ruling(lease.class);
+        let link = ruling(lease.deny_class);
+        weighed.add(if link.effect == Effect::Deny && is_over(link, own) {
+            link
         } else {
-            ruling(lease.class)
-        };
-        weighed.add(of_lease);
+            own
+        });
     }
     let address = ruling(attempt.address_class);
     let ambiguous = weighed.denied.is_some();
@@ -153,6 +156,16 @@ pub fn decide_claim(tables: &Tables, attempt: &Attempt<'_>, claim: ClassId) -> D
             ..*attempt
         },
     )
+}
+
+/// Does what a link of the chain is denied by stand over what is said of the name itself? Of two denies the one of the
+/// higher rank counts, then the one that is enforced, then the name's own.
+fn is_over(link: Ruling, own: Ruling) -> bool {
+    if own.effect == Effect::Deny {
+        (link.rank, link.enforce) > (own.rank, own.enforce)
+    } else {
+        link.rank >= own.rank
+    }
 }
 
 /// What the names of an address say together.

@@ -5,6 +5,7 @@
 //! them share.
 
 mod diagnostic;
+mod json;
 pub(crate) mod yaml;
 
 use std::ops::Range;

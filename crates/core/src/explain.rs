@@ -8,6 +8,7 @@ mod weigh;
 
 use std::fmt;
 use std::net::IpAddr;
+use std::ops::BitOr;
 
 use ipnet::IpNet;
 use schemars::JsonSchema;
@@ -42,6 +43,8 @@ pub struct Question {
     pub address: Option<IpAddr>,
     /// What the process executes.
     pub process: Option<String>,
+    /// What those execute that it descends from.
+    pub ancestors: Vec<String>,
     /// With which protocol.
     pub protocol: Protocol,
 }
@@ -228,10 +231,7 @@ pub fn explain(policy: &Policy, tables: &Tables, question: &Question) -> Explana
         policy,
         tables,
         question,
-        selectors: question
-            .process
-            .as_ref()
-            .map_or(0, |program| tables.selectors_of(program.as_bytes())),
+        selectors: selectors(tables, question),
     };
     let (lookup, connect) = match &question.to {
         Destination::Unix(path) => (None, Some(asking.socket(path))),
@@ -264,6 +264,14 @@ pub fn explain(policy: &Policy, tables: &Tables, question: &Question) -> Explana
         connect,
         remarks,
     }
+}
+
+/// Which selectors hold: of what a process descends from only those that are about all that such a one starts.
+fn selectors(tables: &Tables, question: &Question) -> u64 {
+    let of = |program: &String| tables.selectors_of(program.as_bytes());
+    let own = question.process.as_ref().map_or(0, of);
+    let inherited = question.ancestors.iter().map(of).fold(0, BitOr::bitor);
+    own | inherited & tables.tree_selectors()
 }
 
 /// A lookup that is refused leads nowhere. Where both pass, what is refused only for the record is told first.
@@ -647,6 +655,7 @@ impl From<&Case> for Question {
             port: case.port,
             address: case.address,
             process: case.process.clone(),
+            ancestors: case.ancestor.iter().cloned().collect(),
             protocol: case.protocol.unwrap_or(Protocol::Tcp),
         }
     }
@@ -718,6 +727,10 @@ impl fmt::Display for Question {
         }
         if let Some(process) = &self.process {
             write!(f, " by {process}")?;
+        }
+        for (at, ancestor) in self.ancestors.iter().enumerate() {
+            let word = if at == 0 { "below" } else { "and" };
+            write!(f, " {word} {ancestor}")?;
         }
         Ok(())
     }

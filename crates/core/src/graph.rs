@@ -17,12 +17,14 @@ pub mod recovery;
 mod script;
 mod told;
 
+use std::collections::BTreeMap;
+
 use crate::catalog::{Phase, Place, Strength};
 use crate::report::{Time, Verdict};
 
 pub use build::{Import, Input, Observed, build};
 pub use cut::Cut;
-pub use script::{OwnScript, named_in, own_scripts};
+pub use script::{Found, OwnScript, directory_of_command, named_in, own_scripts};
 pub use told::of_run;
 
 /// A node, by its place in the graph's order. Only of use with the graph that gave it.
@@ -78,6 +80,8 @@ pub struct Node {
     pub owner: Option<String>,
     /// How critical it is; 1 is the most.
     pub tier: Option<u32>,
+    /// Where the catalog describes it, if it does.
+    pub place: Option<Place>,
 }
 
 impl Node {
@@ -245,6 +249,18 @@ impl Need {
     }
 }
 
+/// How much runs have shown of what a service needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Watched {
+    /// There was no run, or none that was guarded.
+    Never,
+    /// Some run was watched, but of none was everything seen: it failed, so that nobody knows what it would have
+    /// reached for next, or its end was not seen, or something was lost.
+    InPart,
+    /// A run succeeded, and nothing that it reached for was lost.
+    Whole,
+}
+
 /// Services, unowned destinations, and the needs between them.
 #[derive(Debug, Default)]
 pub struct Graph {
@@ -255,8 +271,8 @@ pub struct Graph {
     starts: Vec<u32>,
     /// Contacts of deployments with their own instance on their own host: never part of a loop.
     selves: Vec<(NodeId, Contact)>,
-    /// Whose needs were watched in at least one run, and which.
-    watched: Vec<(NodeId, Phase)>,
+    /// Whose needs were watched in at least one run, which, and how much of them.
+    watched: BTreeMap<(NodeId, Phase), Watched>,
     /// Ids of runs that do not say what they deploy.
     unassigned: Vec<String>,
 }
@@ -339,9 +355,10 @@ impl Graph {
         self.selves.iter().map(|(id, contact)| (*id, contact))
     }
 
-    /// Was what this service needs for this phase watched in at least one run?
-    pub fn is_watched(&self, id: NodeId, phase: Phase) -> bool {
-        self.watched.binary_search(&(id, phase)).is_ok()
+    /// How much of what this service needs for this phase was watched, in the run that shows the most.
+    pub fn watched(&self, id: NodeId, phase: Phase) -> Watched {
+        let known = self.watched.get(&(id, phase));
+        known.copied().unwrap_or(Watched::Never)
     }
 
     /// Ids of the runs that do not say what they deploy: what they reached for is nobody's need.

@@ -307,6 +307,7 @@ impl Past {
             contacts: report
                 .delegates
                 .iter()
+                .filter(|delegate| delegate.is_unix())
                 .map(|delegate| Contacted {
                     path: words.of(&delegate.path),
                     by: by(delegate.subject),

@@ -16,9 +16,12 @@ use std::ops::Range;
 use serde::{Deserialize, Serialize};
 
 use crate::catalog::MAX_BYTES;
-use crate::document::yaml::Documents;
+use crate::document::yaml::{Document, Documents};
 use crate::document::{Diagnostic, Node, Places, Reader, Severity, Value};
 use crate::policy::API_VERSION;
+
+/// The annotation for how critical a service is.
+const TIER: &str = "blackstart.dev/tier";
 
 /// What a file is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -255,10 +258,19 @@ impl File<'_, '_> {
     fn read(&mut self, format: Format, text: &str) {
         let places = self.reader.places;
         let mut any = false;
-        for document in Documents::new(text, places, "file of services", usize::MAX) {
+        for document in Documents::foreign(text, places, "file of services") {
             match document {
-                Ok(root) if matches!(root.value, Value::Null) => {}
-                Ok(root) => {
+                Ok(Document { root, odd: None }) if matches!(root.value, Value::Null) => {}
+                // What is nothing that can be down is left out whatever stands in it.
+                Ok(Document {
+                    root,
+                    odd: Some(odd),
+                }) if !(format == Format::Backstage && backstage::is_silent(&root)) => {
+                    any = true;
+                    let help = "this document is left out, and those behind it are read".to_owned();
+                    self.reader.error(&odd.span, odd.message, Some(help));
+                }
+                Ok(Document { root, .. }) => {
                     any = true;
                     match format {
                         Format::Backstage => self.backstage(&root),
@@ -305,6 +317,17 @@ impl File<'_, '_> {
         };
         self.found.service(&name);
         name
+    }
+
+    /// What an annotation says of it.
+    fn tier(&mut self, node: &Node) -> Option<u32> {
+        let tier = text(Some(node)).and_then(|text| text.parse::<u32>().ok());
+        let tier = tier.filter(|tier| *tier > 0);
+        if tier.is_none() {
+            let message = format!("{TIER} is a whole number from 1 on");
+            self.reader.error(&node.span, message, None);
+        }
+        tier
     }
 
     fn need(&mut self, by: String, service: String, span: &Range<usize>) {

@@ -15,7 +15,7 @@ use crate::report::{
     Finding, Flow, Guarded, Parts, Severity, Subject, Verdict, absolute, image_name, image_script,
     printable, rule_text, stable_id,
 };
-use crate::tables::{RULE_LOCAL, RULE_RESOLVER, RULE_RESOLVER_SOCKET};
+use crate::tables::{RULE_LOCAL, RULE_RESOLVER_SOCKET};
 
 /// Version of the file's shape; a reader refuses a higher one.
 pub const VERSION: u32 = 1;
@@ -113,12 +113,13 @@ impl Lock {
     pub fn compare(&self, now: &Self, report: &dyn Parts, places: Places<'_>) -> Vec<Finding> {
         let mut found = Vec::new();
         let mut told = BTreeSet::new();
-        let mut met = BTreeSet::new();
-        for (reached, who) in reached(report, places) {
-            met.insert(reached.destination.clone());
-            let known = self.destinations.get(&reached.destination);
-            if known.is_some_and(|by| by.contains(&who.written))
-                || !told.insert((reached.destination.clone(), who.written.clone()))
+        let mut met: BTreeSet<&str> = BTreeSet::new();
+        let reached = reached(report, places);
+        for (reached, who) in &reached {
+            let known = self.known(reached);
+            met.extend(known.iter().map(|(destination, _)| destination.as_str()));
+            if known.iter().any(|(_, by)| by.contains(&who.written))
+                || !told.insert((&reached.destination, &who.written))
             {
                 continue;
             }
@@ -128,7 +129,7 @@ impl Lock {
                 None if self.executables.contains_key(&who.written) => "",
                 None => ", which the lock does not have,",
             };
-            let word = if known.is_some() {
+            let word = if !known.is_empty() {
                 "contacts, as others did before,"
             } else {
                 "newly contacts"
@@ -165,7 +166,7 @@ impl Lock {
             let gone = self
                 .destinations
                 .keys()
-                .filter(|destination| !met.contains(*destination));
+                .filter(|destination| !met.contains(destination.as_str()));
             found.extend(gone.map(|destination| {
                 finding(
                     "lock_unused",
@@ -177,6 +178,24 @@ impl Lock {
             }));
         }
         found
+    }
+
+    /// The entries that a contact is one of. A lookup that was refused is all that there is of what it was for: that
+    /// may be any port of the name.
+    fn known(&self, reached: &Reached) -> Vec<(&String, &BTreeSet<String>)> {
+        let wanted = &reached.destination;
+        if !reached.lookup {
+            return self
+                .destinations
+                .get_key_value(wanted)
+                .into_iter()
+                .collect();
+        }
+        self.destinations
+            .range(wanted.clone()..)
+            .take_while(|(destination, _)| destination.starts_with(wanted.as_str()))
+            .filter(|(destination, _)| host(destination) == wanted)
+            .collect()
     }
 
     /// The digests of an executable, if it has another one now.
@@ -201,6 +220,7 @@ fn finding(kind: &str, severity: Severity, about: &[&str], title: String, fix: &
         reason: None,
         fix: Some(fix.to_owned()),
         reaction: None,
+        place: None,
         circle: None,
     }
 }
@@ -216,6 +236,8 @@ struct Reached {
     destination: String,
     subject: Option<Subject>,
     refused: bool,
+    /// Only the name was asked for, and refused: the destination is a name.
+    lookup: bool,
 }
 
 /// An executable.
@@ -227,7 +249,8 @@ struct Executable {
     path: Option<String>,
 }
 
-/// Every destination outside of this host, with who reached for it, in the order of the report.
+/// Every destination outside of this host, with who reached for it, in the order of the report; then the names
+/// that were refused.
 fn reached(report: &dyn Parts, places: Places<'_>) -> Vec<(Reached, Executable)> {
     let subjects: HashMap<u64, Subject> = report
         .subjects()
@@ -239,9 +262,7 @@ fn reached(report: &dyn Parts, places: Places<'_>) -> Vec<(Reached, Executable)>
         let is_local = flow.address.to_canonical().is_loopback()
             || own.contains(&flow.address)
             || flow.rule == rule_text(None, RULE_LOCAL);
-        // The host's resolver is the host's choice.
-        let is_resolver =
-            flow.rule == rule_text(None, RULE_RESOLVER) || flow.port == 53 && flow.name.is_none();
+        let is_resolver = report.run().asks_resolver(flow);
         let is_probe = flow.protocol == "udp" && flow.port == 0;
         !is_local && !is_resolver && !is_probe
     };
@@ -254,28 +275,54 @@ fn reached(report: &dyn Parts, places: Places<'_>) -> Vec<(Reached, Executable)>
             (destination(&flow), flow.subject, refused)
         })
         .collect::<Vec<_>>();
+    // Of a name that was refused nothing else need follow: no address was given out for it.
+    let followed: BTreeSet<&str> = flows
+        .iter()
+        .map(|(destination, ..)| host(destination))
+        .collect();
+    let lookups: Vec<_> = report
+        .names()
+        .filter(|lookup| lookup.verdict == Verdict::Deny && !followed.contains(&*lookup.name))
+        .map(|lookup| (lookup.name.clone(), lookup.subject, true))
+        .collect();
     let sockets = report
         .delegates()
         .iter()
-        .filter(|delegate| delegate.rule != rule_text(None, RULE_RESOLVER_SOCKET))
+        .filter(|delegate| {
+            delegate.is_unix() && delegate.rule != rule_text(None, RULE_RESOLVER_SOCKET)
+        })
         .map(|delegate| {
             let refused = delegate.verdict == Verdict::Deny;
             (format!("unix:{}", delegate.path), delegate.subject, refused)
         });
-    flows
-        .into_iter()
-        .chain(sockets)
-        .map(|(destination, subject, refused)| {
+    let attempts = flows.into_iter().chain(sockets);
+    let attempts = attempts.map(|it| (it, false));
+    let lookups = lookups.into_iter().map(|it| (it, true));
+    attempts
+        .chain(lookups)
+        .map(|((destination, subject, refused), lookup)| {
             let subject = subject.and_then(|id| subjects.get(&id)).cloned();
             let who = executable(subject.as_ref(), places);
             let reached = Reached {
                 destination,
                 subject,
                 refused,
+                lookup,
             };
             (reached, who)
         })
         .collect()
+}
+
+/// The name or address of a destination, as a lock has it.
+fn host(destination: &str) -> &str {
+    if destination.starts_with("unix:") {
+        return destination;
+    }
+    let whole = destination
+        .rsplit_once('/')
+        .map_or(destination, |(whole, _)| whole);
+    whole.rsplit_once(':').map_or(whole, |(host, _)| host)
 }
 
 fn destination(flow: &Flow) -> String {

@@ -191,6 +191,20 @@ pub struct DelegateRow {
     pub rule: RuleId,
     /// How often.
     pub attempts: u64,
+    /// Who listens there, where that was found out. The kernel does not tell.
+    #[serde(default)]
+    pub listener: Option<Listener>,
+}
+
+/// Whoever takes what is sent to a socket.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listener {
+    /// Its process id.
+    pub pid: u32,
+    /// Its executable, if that can be read.
+    pub exe: Option<String>,
+    /// It is a process of the run: nobody else acts for the run there.
+    pub inside: bool,
 }
 
 /// A socket of a kind that no rule can judge, asked for where the default denies.
@@ -255,6 +269,9 @@ pub struct LeaverRow {
     pub tgid: u32,
     /// Id of the cgroup it went to.
     pub cgroup: u64,
+    /// It was moved back. The kernel does not tell.
+    #[serde(default)]
+    pub returned: bool,
 }
 
 /// Exact sums. At all times `attempts == recorded + lost` over rows and overflow.

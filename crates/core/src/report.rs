@@ -17,10 +17,14 @@ mod ledger;
 mod limits;
 pub(crate) mod probe;
 
+use std::fmt;
 use std::net::IpAddr;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use crate::policy::Rule;
+use crate::tables::RULE_RESOLVER;
 
 pub use crate::policy::Reaction;
 pub use crate::record::{Attribution, Verdict};
@@ -138,6 +142,18 @@ pub struct Run {
     /// Scripts below the command's own directory that the run executed, if their texts were looked at.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub scripts: Vec<Script>,
+}
+
+impl Run {
+    /// Is a flow a look at one of the run's own name servers? These are the host's choice and not the
+    /// deployment's. In a report that does not have them, whatever nobody named at port 53 is taken for one.
+    pub(crate) fn asks_resolver(&self, flow: &Flow) -> bool {
+        let address = flow.address.to_canonical();
+        let mut resolvers = self.resolvers.iter().map(IpAddr::to_canonical);
+        let known = self.resolvers.is_empty() || resolvers.any(|resolver| resolver == address);
+        flow.rule == rule_text(None, RULE_RESOLVER)
+            || known && flow.port == 53 && flow.name.is_none()
+    }
 }
 
 /// A script of the deployment's own, and which of the run's destinations its text names. The text itself is
@@ -315,6 +331,13 @@ pub struct Delegate {
     pub attempts: u64,
 }
 
+impl Delegate {
+    /// Is it a unix socket? Those behind an address are among the flows as well.
+    pub fn is_unix(&self) -> bool {
+        self.path.parse::<std::net::SocketAddr>().is_err()
+    }
+}
+
 /// How bad.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
@@ -355,9 +378,42 @@ pub struct Finding {
     /// What the refusal of it does to the run's exit code, of a refusal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reaction: Option<Reaction>,
+    /// Where the rule is written: several may have the same text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub place: Option<RulePlace>,
     /// The circle that a deployment closes, of a `loop`.
     #[serde(rename = "loop", default, skip_serializing_if = "Option::is_none")]
     pub circle: Option<Circle>,
+}
+
+/// Where a rule is written.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+pub struct RulePlace {
+    /// The file, as it was named.
+    pub file: String,
+    /// The line, from 1 on.
+    pub line: usize,
+}
+
+impl RulePlace {
+    /// That of a rule.
+    pub fn of(rule: &Rule) -> Self {
+        Self {
+            file: rule.file.to_string(),
+            line: rule.line,
+        }
+    }
+
+    /// Is it this rule's?
+    pub fn is_of(&self, rule: &Rule) -> bool {
+        *self.file == *rule.file && self.line == rule.line
+    }
+}
+
+impl fmt::Display for RulePlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.file, self.line)
+    }
 }
 
 /// A circle: what is deployed needs, step by step, itself.

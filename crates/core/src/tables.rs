@@ -27,7 +27,9 @@ use crate::name::Name;
 use crate::path::Selector;
 use crate::policy::{Failure, LeaseLife, Rank};
 
-pub use compile::{CompileError, Facts, MAX_PORT_RULINGS, MAX_SELECTORS, MAX_STATES, compile};
+pub use compile::{
+    CompileError, Facts, Limit, MAX_PORT_RULINGS, MAX_SELECTORS, MAX_STATES, compile,
+};
 pub use paths::Paths;
 pub(crate) use rulings::{Aspect, Priority};
 pub use uses::Uses;
@@ -146,8 +148,8 @@ pub struct Class {
     pub outcome: Outcome,
     /// If not empty: a partition of the port space of each protocol; covers everything.
     pub by_port: Vec<PortRuling>,
-    /// Some (protocol, port, process) of this class is denied by a rule.
-    pub may_deny: bool,
+    /// How strongly a rule denies something of this class, and 0 where none does: see [`Tables::denying_link`].
+    pub denial: u8,
 }
 
 /// One state of the name automaton.
@@ -249,6 +251,20 @@ impl Tables {
             state = &self.states[next as usize];
         }
         state.end
+    }
+
+    /// Of the names that a chain of CNAMEs leads through, the class of the one that is denied most strongly, and of
+    /// several the first; 0 if no rule denies any. By the highest rank of what denies it anywhere, then whether that
+    /// is enforced, then whether it is denied everywhere: on each port, to each process.
+    pub fn denying_link(&self, chain: impl IntoIterator<Item = ClassId>) -> ClassId {
+        let denial = |class: ClassId| self.classes[class as usize].denial;
+        chain.into_iter().fold(0, |strongest, class| {
+            if denial(class) > denial(strongest) {
+                class
+            } else {
+                strongest
+            }
+        })
     }
 
     /// The class of an address: that of the longest prefix it lies in.

@@ -200,6 +200,7 @@ fn full_record() -> Snapshot {
         verdict: Verdict::Deny,
         rule: RULE_RESOLVER_SOCKET,
         attempts: 1,
+        listener: None,
     }];
     record.counters.attempts = 6;
     record
@@ -245,6 +246,7 @@ fn a_record_is_passed_on_whole() {
         subject: 10,
         tgid: 110,
         cgroup: 7,
+        returned: false,
     }];
     let mut back = Snapshot::default();
     for row in record.rows() {
@@ -253,6 +255,69 @@ fn a_record_is_passed_on_whole() {
         back.add(serde_json::from_str(&text).unwrap());
     }
     assert_eq!(back, record);
+}
+
+#[test]
+fn a_contact_within_the_run_is_no_delegate_unless_it_was_refused() {
+    let mut record = record();
+    let row = |path: &str, verdict, inside| DelegateRow {
+        subject: 20,
+        path: path.to_owned(),
+        verdict,
+        rule: 0,
+        attempts: 1,
+        listener: Some(Listener {
+            pid: 7,
+            exe: Some("/usr/bin/daemon".to_owned()),
+            inside,
+        }),
+    };
+    record.delegates = vec![
+        row("/outside", Verdict::Allow, false),
+        row("/inside", Verdict::Allow, true),
+        row("/refused", Verdict::Deny, true),
+    ];
+    let report = assemble(&record, &facts(None));
+    let told: Vec<_> = (report.delegates.iter())
+        .map(|it| {
+            (
+                it.path.as_str(),
+                it.listener_pid,
+                it.listener_exe.as_deref(),
+            )
+        })
+        .collect();
+    let daemon = Some("/usr/bin/daemon");
+    assert_eq!(
+        told,
+        [("/outside", Some(7), daemon), ("/refused", Some(7), daemon)]
+    );
+}
+
+#[test]
+fn who_left_and_was_moved_back_is_told_apart_from_who_is_gone() {
+    let mut record = full_record();
+    let left = |tgid, returned| LeaverRow {
+        subject: 10,
+        tgid,
+        cgroup: 7,
+        returned,
+    };
+    record.leavers = vec![left(110, false), left(111, true), left(112, true)];
+    let report = assemble(&record, &facts(None));
+    let found = report.findings.iter();
+    let mut titles: Vec<_> = found
+        .filter(|finding| finding.kind == "left_cgroup")
+        .map(|finding| finding.title.split_once(' ').unwrap().1)
+        .collect();
+    titles.sort_unstable();
+    assert_eq!(
+        titles,
+        [
+            "left the run's cgroup and was moved back; what it reached for in between was not judged",
+            "left the run's cgroup and was not seen from then on"
+        ]
+    );
 }
 
 #[test]
@@ -507,6 +572,7 @@ fn every_blind_spot_is_a_gap_and_nothing_else_is() {
         subject: 10,
         tgid: 110,
         cgroup: 7,
+        returned: false,
     }];
     let extra = Gap {
         kind: "unix_sockets".into(),
@@ -892,6 +958,7 @@ fn what_refused_in_deed_is_known_before_the_report_is_made() {
         verdict,
         rule,
         attempts: 1,
+        listener: None,
     };
     let mut record = record();
     record.flows = vec![flow(Verdict::Deny, 1), flow(Verdict::WouldDeny, 2)];

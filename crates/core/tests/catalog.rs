@@ -401,6 +401,22 @@ fn a_million_lines_are_read() {
 }
 
 /// The parts of small worlds in which descriptions meet often.
+
+#[test]
+fn one_address_with_a_service_at_each_port() {
+    // Twice as many as there are ports. One by one with each other they would be billions of pairs.
+    let text: String = (1..=65_535u32)
+        .flat_map(|port| [(port, "tcp"), (port, "udp")])
+        .map(|(port, protocol)| {
+            format!("---\n{HEAD}name: s{port}-{protocol}\nprovides: [{{endpoint: \"10.0.0.1:{port}\", protocol: {protocol}}}]\n")
+        })
+        .collect();
+    let began = std::time::Instant::now();
+    let reading = read(&[("c.yaml", &text)]);
+    assert!(reading.diagnostics.is_empty(), "{:#?}", reading.diagnostics);
+    assert!(began.elapsed().as_secs() < 60, "{:?}", began.elapsed());
+}
+
 fn pattern() -> impl Strategy<Value = String> {
     let label = prop_oneof![Just("a"), Just("b"), Just("*")];
     (
@@ -488,6 +504,51 @@ proptest! {
             // What two services provide alike belongs to the one that was read first, which is the same here.
             prop_assert_eq!(found, best.map(|(_, name)| name), "{:?} in {}", destination, text(&documents));
         }
+    }
+
+    #[test]
+    fn overlaps_are_those_that_a_comparison_of_all_finds(
+        all in prop::collection::vec((0..4u8, 0..4u16, 0..4u16, prop_oneof![Just(""), Just("tcp"), Just("udp")]), 0..14),
+    ) {
+        let prefixes = ["10.0.0.0/8", "10.0.0.0/16", "10.0.0.1/32", "10.9.0.0/16"];
+        let end = |(prefix, first, more, protocol): &(u8, u16, u16, &str)| {
+            let protocol = match *protocol {
+                "" => String::new(),
+                word => format!(", protocol: {word}"),
+            };
+            let ports = match (*first, *more) {
+                (0, _) => String::new(),
+                (first, 0) => format!(":{first}"),
+                (first, more) => format!(":{first}-{}", first + more),
+            };
+            format!("{{endpoint: \"{}{ports}\"{protocol}}}", prefixes[usize::from(*prefix)])
+        };
+        let services: Vec<String> = all.iter().enumerate().map(|(n, it)| format!("name: s{n:02}\nprovides: [{}]", end(it))).collect();
+        let services: Vec<&str> = services.iter().map(String::as_str).collect();
+        let text = text(&services);
+        let reading = read(&[("c.yaml", &text)]);
+        let net = |prefix: u8| prefixes[usize::from(prefix)].parse::<ipnet::IpNet>().unwrap();
+        let ports = |it: &(u8, u16, u16, &str)| match it.1 {
+            0 => (0, u16::MAX),
+            first => (first, first + it.2),
+        };
+        // As it is: without ports it is the same whatever else was drawn.
+        let key = |it: &(u8, u16, u16, &'static str)| (it.0, ports(it), it.3);
+        let told: Vec<usize> = reading.diagnostics.iter().filter(|d| d.message.contains("overlaps with")).map(|d| (d.line - 1) / 5).collect();
+        let wanted: Vec<usize> = (0..all.len()).filter(|&n| {
+            let it = &all[n];
+            let is_first = |m: usize| !all[..m].iter().any(|before| key(before) == key(&all[m]));
+            (0..all.len()).any(|m| {
+                let other = &all[m];
+                let (a, b) = (ports(it), ports(other));
+                m != n && key(other) != key(it) && is_first(m)
+                    && net(other.0).contains(&net(it.0))
+                    && (other.0 != it.0 || m < n)
+                    && a.0 <= b.1 && b.0 <= a.1
+                    && (it.3.is_empty() || other.3.is_empty() || it.3 == other.3)
+            })
+        }).collect();
+        prop_assert_eq!(told, wanted, "{}", text);
     }
 
     #[test]

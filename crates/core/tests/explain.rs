@@ -18,6 +18,7 @@ fn question(to: &str) -> Question {
         port,
         address: None,
         process: None,
+        ancestors: Vec::new(),
         protocol: Protocol::Tcp,
     }
 }
@@ -88,6 +89,25 @@ waivers:
             "missed waiver for .github.com, process git: it is for the process git only",
         ]
     );
+}
+
+#[test]
+fn a_rule_about_an_ancestor_holds_for_what_that_one_starts() {
+    let effective = effective(
+        "rules:\n  - { deny: .github.com, process: \"ancestor:/srv/**\" }\n  - { deny: .github.com, process: make }\n",
+    );
+    let mut question = question("api.github.com:443");
+    question.process = Some("/usr/bin/curl".to_owned());
+    assert_eq!(asked(&effective, &question).verdict, Verdict::Allow);
+    question.ancestors = ["/usr/bin/make", "/srv/deploy.sh"]
+        .map(str::to_owned)
+        .to_vec();
+    let explained = asked(&effective, &question);
+    assert_eq!(explained.verdict, Verdict::Deny);
+    let text = "api.github.com:443 by /usr/bin/curl below /usr/bin/make and /srv/deploy.sh";
+    assert_eq!(explained.destination, text);
+    // What is said of one program is not said of what that one starts.
+    assert_eq!(explained.missed.len(), 1);
 }
 
 #[test]

@@ -5,6 +5,7 @@ use blackstart_core::graph::{Evidence, Graph, Input, build};
 use blackstart_core::import::{Format, Options, Reading, read};
 use blackstart_core::name::Name;
 use blackstart_core::tables::Protocol;
+use proptest::prelude::*;
 
 const JAEGER: &str = include_str!("samples/jaeger.json");
 const OTLP: &str = include_str!("samples/otlp.json");
@@ -242,7 +243,7 @@ fn what_is_wrong_is_told_with_its_place() {
         (
             Format::Jaeger,
             "{\"data\": [{\"parent\": \"a\",",
-            "not valid YAML",
+            "not valid JSON: EOF while parsing",
         ),
         (Format::Jaeger, "", "1:1: the file is empty"),
         (
@@ -302,4 +303,225 @@ fn what_is_wrong_is_told_with_its_place() {
     );
     assert_eq!(odd.diagnostics.len(), 2);
     assert!(!catalog("", &[&odd]).partial);
+}
+
+#[test]
+fn json_is_read_as_json() {
+    let service = |annotation: &str| {
+        format!(
+            "{{\n\t\"kind\": \"List\",\n\t\"items\": [\n\t\t{{\"kind\": \"Service\", \"metadata\": {{\"name\": \"büro\", \"annotations\": {{{annotation}}}}}}}\n\t]\n}}\n"
+        )
+    };
+    // A character in two halves, an escape that YAML does not have, a long key, a number, tabs.
+    for odd in [
+        r#""x": "\ud83d\ude00 \/ \u00fc""#.to_owned(),
+        format!("\"{}\": 1.5e3", "k".repeat(2_000)),
+        r#""a8r.io/owner": "team-\ud83d\ude00""#.to_owned(),
+    ] {
+        let reading = imported(Format::Kubernetes, &service(&odd));
+        assert_eq!(messages(&reading), [""; 0], "{odd}");
+        assert_eq!(reading.import.counts(), (1, 0));
+    }
+    let owned = imported(
+        Format::Kubernetes,
+        &service(r#""a8r.io/owner": "\ud83d\ude00""#),
+    );
+    assert!(owned.import.text().contains("\"owner\": \"😀\""));
+    // Places are those of the text as it stands.
+    let wrong = service(r#""x": "\ud83d\ude00ü", "blackstart.dev/tier": "high""#);
+    let reading = imported(Format::Kubernetes, &wrong);
+    assert_eq!(
+        messages(&reading),
+        ["4:113: blackstart.dev/tier is a whole number from 1 on"]
+    );
+    let span = reading.diagnostics[0].span.clone();
+    assert_eq!(&wrong[span], "\"high\"");
+    // Cut off, it is no YAML that somebody got wrong.
+    for (text, told) in [
+        (
+            &wrong[..wrong.find("\\ude00").unwrap()],
+            "4:79: not valid JSON: EOF while parsing a string",
+        ),
+        ("{\"kind\": ]", "1:10: not valid JSON: expected value"),
+        ("{", "1:1: not valid JSON: EOF while parsing an object"),
+        (
+            "[{\"a\": 1},",
+            "1:10: not valid JSON: EOF while parsing a value",
+        ),
+        ("{kind: List, items: [}", "1:22: not valid YAML: "),
+    ] {
+        let told_of = messages(&imported(Format::Kubernetes, text));
+        assert!(
+            told_of.len() == 1 && told_of[0].starts_with(told),
+            "{text}: {told_of:?}"
+        );
+    }
+    // YAML with braces goes on being YAML, and so do several documents.
+    let braces = "{kind: Service, metadata: {name: a}}\n---\n{\"kind\": \"Service\", \"metadata\": {\"name\": \"b\"}}\n";
+    let reading = imported(Format::Kubernetes, braces);
+    assert_eq!(
+        (messages(&reading), reading.import.counts()),
+        (vec![], (2, 0))
+    );
+    // What is nested without end takes up no stack.
+    let deep = format!("{}{}", "[".repeat(200_000), "]".repeat(200_000));
+    for text in [
+        deep.clone(),
+        format!("{{\"kind\": \"Service\", \"x\": {deep}}}"),
+    ] {
+        let told = messages(&imported(Format::Kubernetes, &text));
+        assert!(
+            told.len() == 1 && told[0].contains("nested more deeply"),
+            "{told:?}"
+        );
+    }
+    let deep = format!(
+        "{{\"kind\": \"List\", \"items\": [], \"x\": {}1{}}}",
+        "[".repeat(100),
+        "]".repeat(100)
+    );
+    assert_eq!(messages(&imported(Format::Kubernetes, &deep)), [""; 0]);
+}
+
+#[test]
+fn an_odd_document_takes_nothing_from_those_behind_it() {
+    let entity = |kind: &str, name: &str, rest: &str| {
+        format!(
+            "apiVersion: backstage.io/v1alpha1\nkind: {kind}\nmetadata: {{name: {name}}}\n{rest}---\n"
+        )
+    };
+    let deep = (0..150)
+        .map(|depth| format!("{}k:\n", " ".repeat(depth + 2)))
+        .collect::<String>();
+    for (odd, told) in [
+        (
+            "spec: {a: &x 1, b: *x}\n",
+            "4:20: aliases (`*name`) are not supported in a file of services",
+        ),
+        (
+            "spec: {a: !custom [1, {b: !c 2}]}\n",
+            "4:11: tags (`!name`) are not supported in a file of services",
+        ),
+        (
+            &*format!("spec:\n{deep}  z: 1\n"),
+            "132:130: nested more deeply than any file of services is",
+        ),
+    ] {
+        let text = entity("Component", "odd", odd)
+            + &entity("Component", "good", "spec: {dependsOn: [resource:db]}\n");
+        let reading = imported(Format::Backstage, &text);
+        assert_eq!(messages(&reading), [told]);
+        assert!(reading.partial);
+        assert!(
+            reading.diagnostics[0]
+                .help
+                .as_ref()
+                .unwrap()
+                .contains("those behind it are read")
+        );
+        assert_eq!(reading.import.counts(), (2, 1), "good, and what it needs");
+        // What is nothing that can be down may hold what it likes.
+        let text = entity("Template", "odd", odd) + &entity("Component", "good", "");
+        let reading = imported(Format::Backstage, &text);
+        assert_eq!(
+            messages(&reading),
+            ["1:1: a Template is left out: it is nothing that can be down"]
+        );
+        assert!(!reading.partial);
+        assert_eq!(reading.import.counts(), (1, 0));
+    }
+}
+
+#[test]
+fn both_ends_of_a_dependency_may_tell_of_it() {
+    let text = "apiVersion: backstage.io/v1alpha1\nkind: Resource\nmetadata: {name: db}\nspec:\n  dependencyOf:\n    - component:shop\n    - db-of-nothing\n    - user:somebody\n";
+    let reading = imported(Format::Backstage, text);
+    assert_eq!(
+        messages(&reading),
+        ["7:7: this is no reference to an entity"]
+    );
+    let catalog = catalog("", &[&reading]);
+    assert_eq!(
+        needs(&graph(&catalog.catalog)),
+        ["shop needs resource:db: imported from backstage, file:6:7"]
+    );
+}
+
+#[test]
+fn a_tier_that_is_none_is_told_by_both() {
+    let backstage = "apiVersion: backstage.io/v1alpha1\nkind: Component\nmetadata: {name: a, annotations: {blackstart.dev/tier: 'TIER'}}\n";
+    let kubernetes =
+        "kind: Service\nmetadata: {name: a, annotations: {blackstart.dev/tier: 'TIER'}}\n";
+    for (format, text) in [
+        (Format::Backstage, backstage),
+        (Format::Kubernetes, kubernetes),
+    ] {
+        for tier in ["0", "high", "-1", "1.5"] {
+            let reading = imported(format, &text.replace("TIER", tier));
+            let told = messages(&reading);
+            assert!(
+                told.len() == 1
+                    && told[0].ends_with("blackstart.dev/tier is a whole number from 1 on"),
+                "{told:?}"
+            );
+        }
+        let reading = imported(format, &text.replace("TIER", "2"));
+        assert!(messages(&reading).is_empty() && reading.import.text().contains("\"tier\": 2"));
+    }
+}
+
+/// Files of the four formats with pieces taken out, doubled and put elsewhere, and texts that only look like one.
+fn any_file() -> impl Strategy<Value = (Format, String)> {
+    let format = prop_oneof![
+        Just(Format::Backstage),
+        Just(Format::Jaeger),
+        Just(Format::Otlp),
+        Just(Format::Kubernetes),
+    ];
+    let sample = prop_oneof![Just(BACKSTAGE), Just(JAEGER), Just(OTLP), Just(KUBERNETES)];
+    let cut = (
+        sample,
+        any::<prop::sample::Index>(),
+        0..60usize,
+        any::<prop::sample::Index>(),
+        ".{0,6}",
+    )
+        .prop_map(|(sample, from, length, to, with)| {
+            let letters: Vec<char> = sample.chars().collect();
+            let from = from.index(letters.len());
+            let end = (from + length).min(letters.len());
+            let to = to.index(letters.len());
+            let mut text: Vec<char> = letters[..from]
+                .iter()
+                .chain(&letters[end..])
+                .copied()
+                .collect();
+            let piece = letters[from..end].iter().copied().chain(with.chars());
+            let to = to.min(text.len());
+            text.splice(to..to, piece);
+            text.into_iter().collect::<String>()
+        });
+    let word = "(\\{|\\}|\\[|\\]|,|:|\"|kind|Service|List|items|metadata|name|spec|ports|port|data|parent|child|resourceMetrics|apiVersion|backstage.io/v1|Component|dependsOn|dependencyOf|\\\\ud83d|\\\\u00e9|null|true|-1|1e400|---\n|&a|\\*a|!t|\n|  |- |é)";
+    let made = prop::collection::vec(word, 0..60).prop_map(|words| words.concat());
+    (format, prop_oneof![cut, made, ".{0,80}"])
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(600))]
+
+    #[test]
+    fn any_text_is_imported_or_diagnosed((format, text) in any_file()) {
+        let reading = imported(format, &text);
+        for diagnostic in &reading.diagnostics {
+            prop_assert!(text.get(diagnostic.span.clone()).is_some(), "{:?} of {:?}", diagnostic.span, text);
+            prop_assert!(diagnostic.line >= 1 && diagnostic.column >= 1);
+        }
+        // What was taken in is a file of a catalog, whatever it came from.
+        let written = reading.import.text();
+        prop_assert!(blackstart_core::import::Import::wrote(&written));
+        let read = catalog::read(&[("import.yaml", &written)]);
+        let (services, _) = reading.import.counts();
+        let named = read.catalog.services().len();
+        prop_assert!(named <= services);
+    }
 }

@@ -13,8 +13,8 @@ use blackstart_core::policy::{
 use blackstart_core::record::Verdict;
 use blackstart_core::report::Mode;
 use blackstart_core::tables::{
-    CompileError, Effect, Facts, Protocol, RULE_DEFAULT, RULE_LOCAL, RULE_RESOLVER, RULE_SEARCH,
-    Ruling, Tables, compile,
+    Effect, Facts, Limit, Protocol, RULE_DEFAULT, RULE_LOCAL, RULE_RESOLVER, RULE_SEARCH, Ruling,
+    Tables, compile,
 };
 use ipnet::IpNet;
 use proptest::prelude::*;
@@ -278,11 +278,17 @@ fn judge(policy: &Policy, case: &Case) -> Decision {
         .leases
         .iter()
         .map(|(asked, alias)| {
-            let of = |name| name_ruling(policy, name, attempt);
-            match alias.as_ref().map(of) {
-                Some(denied) if denied.effect == Effect::Deny => denied,
-                _ => of(asked),
-            }
+            // All that rules say of the name and of what its chain touches: of the link only that it is denied. What
+            // the highest rank says holds; of one rank, that it is denied; of such, that it is refused in earnest.
+            let asked = name_ruling(policy, asked, attempt);
+            let link = alias
+                .as_ref()
+                .map(|name| name_ruling(policy, name, attempt));
+            let denied = link.filter(|link| link.effect == Effect::Deny);
+            let weight = |r: &Ruling| (r.rank, r.effect == Effect::Deny, r.enforce);
+            // Where nothing tells them apart the name's own rule is named: it stands last.
+            let said = denied.into_iter().chain([asked]);
+            said.max_by_key(weight).unwrap_or(asked)
         })
         .collect();
     let denied: Vec<&Ruling> = leases.iter().filter(|r| r.effect == Effect::Deny).collect();
@@ -521,8 +527,7 @@ proptest! {
         let case = Case { address, local, resolver_dns, protocol, port, process, leases };
         let leases: Vec<Lease> = case.leases.iter().map(|(asked, alias)| {
             let alias = alias.as_ref().map_or(0, |name| tables.class_of_name(name));
-            let deny_class = if tables.classes[alias as usize].may_deny { alias } else { 0 };
-            Lease { class: tables.class_of_name(asked), deny_class }
+            Lease { class: tables.class_of_name(asked), deny_class: tables.denying_link([alias]) }
         }).collect();
         let attempt = Attempt {
             address_class: tables.class_of_address(address), local, resolver_dns, protocol, port, selectors,
@@ -541,13 +546,13 @@ proptest! {
         port in prop_oneof![Just(443u16), Just(53), 0u16..600],
         process in any_process(),
     ) {
-        let process = Process { ancestors: Vec::new(), ..process };
         let tables = compile(&policy, &Facts::default()).unwrap();
         let question = Question {
             to: name.clone().map_or(Destination::Address(address), Destination::Name),
             port: Some(port),
             address: (known && name.is_some()).then_some(address),
             process: Some(process.program.to_owned()),
+            ancestors: process.ancestors.iter().map(|&program| program.to_owned()).collect(),
             protocol,
         };
         let explained = explain(&policy, &tables, &question);
@@ -627,6 +632,114 @@ proptest! {
             prop_assert_eq!(decide_lookup(&one, &name, 0).effect, decide_lookup(&other, &name, 0).effect);
         }
     }
+}
+
+/// What becomes of a connect to port 443 of an address that this name led to, by these links.
+fn through(tables: &Tables, asked: &str, links: &[&str]) -> Decision {
+    let links = links.iter().map(|link| tables.class_of_name(&name(link)));
+    let lease = Lease {
+        class: tables.class_of_name(&name(asked)),
+        deny_class: tables.denying_link(links),
+    };
+    let attempt = Attempt {
+        address_class: 0,
+        local: false,
+        resolver_dns: false,
+        protocol: Protocol::Tcp,
+        port: 443,
+        selectors: 0,
+        leases: &[lease],
+    };
+    decide(tables, &attempt)
+}
+
+#[test]
+fn a_waiver_and_a_final_rule_hold_wherever_the_cnames_lead() {
+    let named = |effect, pattern| {
+        let pattern = Target::Name(Pattern::parse(pattern).unwrap());
+        rule(effect, pattern, None, None)
+    };
+    let with = |rules| compile(&policy(Says::Allow, rules), &Facts::default()).unwrap();
+    let waiver = Rule {
+        rank: Rank::Waiver,
+        ..named(Says::Allow, "api.a.com")
+    };
+    let tables = with(vec![deny_name(".a.com"), waiver.clone()]);
+    let verdict =
+        |tables: &Tables, asked: &str, links: &[&str]| through(tables, asked, links).verdict;
+    assert_eq!(
+        verdict(&tables, "api.a.com", &["lb.a.com"]),
+        Verdict::Waived
+    );
+    // The waiver is for the name, not for what it leads to, nor for whoever leads there.
+    assert_eq!(verdict(&tables, "lb.a.com", &[]), Verdict::Deny);
+    assert_eq!(verdict(&tables, "x.org", &["lb.a.com"]), Verdict::Deny);
+    assert_eq!(verdict(&tables, "x.org", &["api.a.com"]), Verdict::Allow);
+    // Never a final rule.
+    let last = Rule {
+        rank: Rank::Final,
+        ..deny_name("lb.a.com")
+    };
+    let tables = with(vec![deny_name(".a.com"), waiver, last]);
+    assert_eq!(verdict(&tables, "api.a.com", &["lb.a.com"]), Verdict::Deny);
+
+    let observed = Rule {
+        mode: Mode::Observe,
+        ..deny_name(".cdn.net")
+    };
+    let last = Rule {
+        rank: Rank::Final,
+        ..deny_name("api.x.com")
+    };
+    for own in [deny_name("api.x.com"), last] {
+        let tables = with(vec![own, observed.clone()]);
+        let judged = through(&tables, "api.x.com", &["x.cdn.net"]);
+        assert_eq!((judged.verdict, judged.rule), (Verdict::Deny, 1));
+        assert_eq!(
+            verdict(&tables, "y.com", &["x.cdn.net"]),
+            Verdict::WouldDeny
+        );
+    }
+}
+
+/// The link that is denied most strongly is kept, whichever place it has; of equal ones the first.
+#[test]
+fn of_a_chain_the_link_that_is_denied_most_strongly_counts() {
+    let ssh = |pattern: &str| Rule {
+        ports: Some(PortRange {
+            first: 22,
+            last: 22,
+        }),
+        ..deny_name(pattern)
+    };
+    let observed = Rule {
+        mode: Mode::Observe,
+        ..deny_name("record.net")
+    };
+    let rules = vec![
+        ssh("port.net"),
+        observed,
+        deny_name("bad.net"),
+        ssh("also.net"),
+    ];
+    let tables = compile(&policy(Says::Allow, rules), &Facts::default()).unwrap();
+    for links in [
+        ["port.net", "record.net", "bad.net"],
+        ["bad.net", "port.net", "record.net"],
+        ["record.net", "bad.net", "also.net"],
+    ] {
+        let judged = through(&tables, "x.org", &links);
+        assert_eq!(
+            (judged.verdict, judged.rule),
+            (Verdict::Deny, 3),
+            "{links:?}"
+        );
+    }
+    let class = |text: &str| tables.class_of_name(&name(text));
+    let denying = |links: [&str; 2]| tables.denying_link(links.map(class));
+    assert_eq!(denying(["also.net", "port.net"]), class("also.net"));
+    assert_eq!(denying(["record.net", "port.net"]), class("port.net"));
+    assert_eq!(denying(["x.org", "y.org"]), 0);
 }
 
 #[test]
@@ -711,8 +824,8 @@ fn stars_that_multiply_are_an_error_and_no_blow_up() {
         })
         .collect();
     assert_eq!(
-        compile(&policy(Says::Allow, rules), &Facts::default()),
-        Err(CompileError::TooManyStates)
+        compile(&policy(Says::Allow, rules), &Facts::default()).map_err(|error| error.limit),
+        Err(Limit::TooManyStates)
     );
 }
 
@@ -736,9 +849,73 @@ fn ports_that_multiply_are_an_error_and_no_blow_up() {
         )
     }));
     assert_eq!(
-        compile(&policy(Says::Allow, rules), &Facts::default()),
-        Err(CompileError::TooManyPortRulings)
+        compile(&policy(Says::Allow, rules), &Facts::default()).map_err(|error| error.limit),
+        Err(Limit::TooManyPortRulings)
     );
+}
+
+/// A port of one target for each of many processes: as many combinations of processes as there are sets of them, and
+/// yet no more questions than there are rules.
+#[test]
+fn ports_of_many_processes_compile() {
+    let process = |n: u16| Some(Selector::parse(&format!("p{n}")).unwrap());
+    let port_of = |n: u16, port: u16, effect| {
+        let pattern = Target::Name(Pattern::parse("db.internal").unwrap());
+        Rule {
+            process: process(n),
+            ..rule(effect, pattern, Some((port, port + n % 3)), None)
+        }
+    };
+    for default in [Says::Allow, Says::Deny] {
+        for effect in [Says::Allow, Says::Deny] {
+            // Each has ports of its own; then two processes to a port, and each port in another order.
+            let mut rules: Vec<Rule> = (0..64).map(|n| port_of(n, 1000 + 4 * n, effect)).collect();
+            rules.extend((0..64).map(|n| port_of((n * 29 + 7) % 64, 1000 + 4 * n, Says::Deny)));
+            let policy = policy(default, rules);
+            let tables = compile(&policy, &Facts::default()).unwrap();
+            assert!(tables.choices.len() < 4096, "{}", tables.choices.len());
+            let db = name("db.internal");
+            for n in 0..64 {
+                let selectors = tables.selectors_of(format!("/bin/p{n}").as_bytes());
+                assert_eq!(selectors.count_ones(), 1);
+                let meets = decide_lookup(&tables, &db, selectors);
+                let passes = default == Says::Allow || effect == Says::Allow;
+                assert_eq!(meets.effect == Effect::Allow, passes, "p{n}");
+            }
+        }
+    }
+}
+
+/// Where sets of processes really have outcomes of their own, since one may descend from any of them, that is said, and
+/// soon.
+#[test]
+fn processes_that_multiply_are_an_error_and_no_blow_up() {
+    let db = || Target::Name(Pattern::parse("db.internal").unwrap());
+    let of = |process: String, effect, port: u16| Rule {
+        process: Some(Selector::parse(&process).unwrap()),
+        ..rule(effect, db(), Some((port, port)), None)
+    };
+    for kind in ["", "ancestor:"] {
+        let mut rules = Vec::new();
+        for port in 0..200u16 {
+            for n in 0..64 {
+                let effect = if n % 3 == 0 { Says::Allow } else { Says::Deny };
+                let n = (n * (2 * port + 1) + port) % 64;
+                rules.push(of(format!("{kind}p{n}"), effect, 1 + port));
+            }
+        }
+        let began = std::time::Instant::now();
+        let compiled = compile(&policy(Says::Deny, rules), &Facts::default());
+        assert!(began.elapsed() < std::time::Duration::from_secs(60));
+        if kind.is_empty() {
+            assert!(compiled.is_ok(), "{:?}", compiled.err());
+        } else {
+            assert_eq!(
+                compiled.err().map(|error| error.limit),
+                Some(Limit::TooManyChoices)
+            );
+        }
+    }
 }
 
 #[test]

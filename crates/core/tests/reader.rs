@@ -2,7 +2,12 @@
 
 use std::ops::Range;
 
-use blackstart_core::policy::{MAX_BYTES, Severity, alone, parse, read};
+use blackstart_core::catalog;
+use blackstart_core::policy::{
+    Day, Diagnostic, Document, Effect, Given, Layer, MAX_BYTES, Rank, Severity, alone, parse, read,
+    resolve,
+};
+use blackstart_core::report::Mode;
 use blackstart_core::tables::{Facts, compile};
 use proptest::prelude::*;
 use saphyr_parser::{Event, Parser};
@@ -49,6 +54,45 @@ tests:
   - { to: api.github.com:443, expect: deny }
   - { to: api.hub.example, address: 192.0.2.1, process: /bin/ssh, expect: waived, rule: default }
 "#;
+
+/// A guardrail, a file that [`EVERYTHING`] includes, and the catalog that both ask.
+const GUARDRAIL: &str = "apiVersion: blackstart.dev/v1
+kind: Policy
+mode: enforce
+default: deny
+protect: [billing]
+rules:
+  - { deny: .github.com, final: true, reason: the host says so }
+  - { allow: service:mirror, process: apt }
+tests:
+  - { to: api.github.com:443, expect: deny }
+";
+const INCLUDED: &str = "apiVersion: blackstart.dev/v1
+kind: Policy
+protect: [github]
+rules:
+  - allow: mirror.internal:443
+  - { deny: service:billing, mode: observe }
+waivers:
+  - { for: service:mirror, owner: team-db, reason: not yet, expires: 2020-01-01 }
+";
+const CATALOG: &str = "apiVersion: blackstart.dev/v1
+kind: Service
+name: github
+provides: [.github.com, \"140.82.112.0/20\"]
+---
+apiVersion: blackstart.dev/v1
+kind: Service
+name: billing
+owner: team-billing
+provides: [billing.internal:443, \"unix:/run/billing.sock\"]
+needs: [github, { service: mirror, for: run }]
+---
+apiVersion: blackstart.dev/v1
+kind: Service
+name: mirror
+provides: [mirror.internal]
+";
 
 /// What is put in: pieces of YAML, pieces of the language, and what is neither.
 const PIECES: &[&str] = &[
@@ -206,23 +250,29 @@ fn items(text: &str, key: &str) -> usize {
     count
 }
 
+/// What is told stands where it is told to stand.
+fn stands(told: &Diagnostic, text: &str) -> Result<(), TestCaseError> {
+    let before = text.get(..told.span.start);
+    prop_assert!(
+        text.get(told.span.clone()).is_some() && before.is_some(),
+        "{told:?}"
+    );
+    let before = before.unwrap_or_default();
+    prop_assert_eq!(told.line, 1 + before.matches('\n').count(), "{:?}", told);
+    let of_line = before.rsplit('\n').next().unwrap_or_default();
+    prop_assert_eq!(told.column, 1 + of_line.chars().count(), "{:?}", told);
+    prop_assert!(
+        !told.message.is_empty() && !told.message.contains('\n'),
+        "{told:?}"
+    );
+    Ok(())
+}
+
 /// Everything that holds of any text.
 fn holds(text: &str) -> Result<(), TestCaseError> {
     let (document, diagnostics) = read(text, "p.yaml");
     for told in &diagnostics {
-        let before = text.get(..told.span.start);
-        prop_assert!(
-            text.get(told.span.clone()).is_some() && before.is_some(),
-            "{told:?}"
-        );
-        let before = before.unwrap_or_default();
-        prop_assert_eq!(told.line, 1 + before.matches('\n').count(), "{:?}", told);
-        let of_line = before.rsplit('\n').next().unwrap_or_default();
-        prop_assert_eq!(told.column, 1 + of_line.chars().count(), "{:?}", told);
-        prop_assert!(
-            !told.message.is_empty() && !told.message.contains('\n'),
-            "{told:?}"
-        );
+        stands(told, text)?;
     }
     let wrong = diagnostics
         .iter()
@@ -241,6 +291,119 @@ fn holds(text: &str) -> Result<(), TestCaseError> {
         let _ = compile(&effective.policy, &Facts::default());
     }
     Ok(())
+}
+
+/// Everything that holds of layers, with what they include and what a catalog says to them: in this order a guardrail,
+/// the run's own file, what that includes, and the catalog. Whether they make a policy.
+fn hold_together(texts: [&str; 4]) -> Result<bool, TestCaseError> {
+    const FILES: [&str; 4] = ["g.yaml", "p.yaml", "base.yaml", "catalog.yaml"];
+    let text_of = |file: &str| FILES.iter().position(|it| *it == file).map(|at| texts[at]);
+    let reading = catalog::read(&[(FILES[3], texts[3])]);
+    let mut documents = Vec::new();
+    for at in 0..3 {
+        // What cannot be read keeps a run from starting; whoever includes it reads on.
+        let (document, diagnostics) = read(texts[at], FILES[at]);
+        if diagnostics
+            .iter()
+            .any(|told| told.severity == Severity::Error)
+        {
+            return Ok(false);
+        }
+        documents.push(document);
+    }
+    let own = documents.split_off(1);
+    let layer = |guardrail, documents| Layer {
+        guardrail,
+        checked: false,
+        documents,
+    };
+    let all: Vec<Document> = documents.iter().chain(&own).cloned().collect();
+    let floor = &all[0];
+    let given = Given {
+        layers: vec![layer(true, documents), layer(false, own)],
+        catalog: Some(&reading),
+        today: Day::parse("2026-05-04").unwrap(),
+        mode: None,
+        service: None,
+        all_final: false,
+    };
+    let effective = match resolve(given) {
+        Ok(effective) => effective,
+        Err(told) => {
+            prop_assert!(told.iter().any(|told| told.severity == Severity::Error));
+            for told in &told {
+                let text = text_of(&told.file);
+                prop_assert!(text.is_some(), "{:?}", told);
+                stands(told, text.unwrap_or_default())?;
+            }
+            return Ok(false);
+        }
+    };
+    for told in &effective.warnings {
+        stands(told, text_of(&told.file).unwrap_or_default())?;
+    }
+    let policy = &effective.policy;
+    // Guardrails are a floor.
+    if floor
+        .mode
+        .as_ref()
+        .is_some_and(|mode| mode.value == Mode::Enforce)
+    {
+        prop_assert_eq!(policy.mode, Mode::Enforce);
+    }
+    if floor
+        .default
+        .as_ref()
+        .is_some_and(|default| default.value == Effect::Deny)
+    {
+        prop_assert_eq!(policy.default, Effect::Deny);
+    }
+    // Nothing that stands in a document is dropped: a rule is there as it stands, what speaks of a service is there by
+    // what that provides, and a waiver is in force or told to have expired.
+    for document in &all {
+        for rule in &document.rules {
+            let there = policy
+                .rules
+                .iter()
+                .filter(|it| it.file == rule.file && it.line == rule.line && it.text == rule.text);
+            prop_assert!(there.count() > 0, "{}:{}", rule.file, rule.line);
+        }
+    }
+    let spoken: usize = all
+        .iter()
+        .map(|it| it.service_rules.len() + it.protect.len())
+        .sum();
+    let derived = policy
+        .rules
+        .iter()
+        .filter(|rule| rule.derived.is_some())
+        .count();
+    prop_assert!(spoken == 0 || derived > 0 || !effective.warnings.is_empty());
+    let waived = policy
+        .rules
+        .iter()
+        .filter(|rule| rule.rank == Rank::Waiver)
+        .count();
+    let waivers: usize = all.iter().map(|it| it.waivers.len()).sum();
+    prop_assert!(waivers <= waived + policy.expired.len());
+    for rule in &policy.rules {
+        let lines = text_of(&rule.file).map_or(0, |text| text.lines().count());
+        prop_assert!(
+            (1..=lines).contains(&rule.line),
+            "{}:{}",
+            rule.file,
+            rule.line
+        );
+        prop_assert!(rule.rank != Rank::Final || *rule.file == *FILES[0]);
+    }
+    let _ = compile(policy, &Facts::default());
+    Ok(true)
+}
+
+#[test]
+fn real_layers_hold() {
+    let own = EVERYTHING.replace("service:billing:443", "service:billing");
+    assert!(hold_together([GUARDRAIL, &own, INCLUDED, CATALOG]).unwrap());
 }
 
 #[test]
@@ -269,5 +432,17 @@ proptest! {
             happen(&mut text, accident);
         }
         holds(&text)?;
+    }
+
+    #[test]
+    fn an_accident_to_a_layer_is_a_policy_or_told(
+        accidents in prop::collection::vec((0..4usize, accident()), 1..4),
+    ) {
+        let own = EVERYTHING.replace("service:billing:443", "service:billing");
+        let mut texts = [GUARDRAIL, &own, INCLUDED, CATALOG].map(str::to_owned);
+        for (which, accident) in &accidents {
+            happen(&mut texts[*which], accident);
+        }
+        hold_together([0, 1, 2, 3].map(|at| texts[at].as_str()))?;
     }
 }

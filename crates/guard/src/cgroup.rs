@@ -270,6 +270,22 @@ impl RunCgroup {
             .is_ok_and(|path| path.starts_with(&self.cgroup.path))
     }
 
+    /// Where a process is, below the mount of the tree.
+    pub(crate) fn place_of(&self, pid: u32) -> io::Result<PathBuf> {
+        self.hierarchy.of(&pid.to_string())
+    }
+
+    /// Move a process that has left it back, if `still` is said of its number while it is held by a descriptor.
+    pub(crate) fn take_back(&self, pid: u32, still: impl Fn(u32) -> bool) -> io::Result<()> {
+        let gone = || io::Error::from(io::ErrorKind::NotFound);
+        let held = Pid::from_raw(pid.cast_signed()).ok_or_else(gone)?;
+        let _held = pidfd_open(held, PidfdFlags::empty())?;
+        if !still(pid) {
+            return Err(gone());
+        }
+        fs::write(self.path().join("cgroup.procs"), pid.to_string())
+    }
+
     /// Its directory, as this process sees it.
     pub(crate) fn path(&self) -> PathBuf {
         self.hierarchy.at(&self.cgroup.path)

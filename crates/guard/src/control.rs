@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::GivenPolicy;
 use crate::orphan::described;
-use crate::state::{RunDir, RunFile, StateDir};
+use crate::state::{RunDir, RunFile, SPARE, StateDir};
 use crate::story::wall_ns;
 
 const SOCKET: &str = "control";
@@ -47,6 +47,9 @@ pub struct Origin {
     /// The outage that is played for the run: it stays, whatever policy takes over.
     #[serde(default)]
     pub drill: Option<Drill>,
+    /// The trees that are deployed, as far as that is known: no policy ought to lie there.
+    #[serde(default)]
+    pub trees: Vec<PathBuf>,
 }
 
 /// A run that is on and has its supervisor.
@@ -64,11 +67,14 @@ pub struct Running {
 /// The runs that are on below `state_dir` and are meant by `which`: an id, the beginning or the end of one, or a
 /// service. Runs without a supervisor are not among them: there is nobody to ask.
 pub fn running(state_dir: &Path, which: &str) -> io::Result<Vec<Running>> {
-    let Some(state) = StateDir::existing(state_dir) else {
-        return Ok(Vec::new());
-    };
+    let mut dirs = Vec::new();
+    for state in [state_dir, Path::new(SPARE)] {
+        if let Some(state) = StateDir::existing(state) {
+            dirs.extend(state.unfinished()?);
+        }
+    }
     let mut found = Vec::new();
-    for dir in state.unfinished()? {
+    for dir in dirs {
         let Ok(run) = RunDir::peek(&dir) else {
             continue;
         };
@@ -196,6 +202,8 @@ pub(crate) struct Judged<'a> {
     pub(crate) may_enforce: bool,
     /// Nothing is refused, whatever a policy says.
     pub(crate) broken_glass: bool,
+    /// Is something refused now?
+    pub(crate) enforcing: bool,
 }
 
 impl Judged<'_> {
@@ -223,18 +231,18 @@ impl Judged<'_> {
         };
         let tables = compile(&policy, &facts).map_err(|error| error.to_string())?;
         let rules = u32::try_from(policy.rules.len()).unwrap_or(u32::MAX);
-        session
-            .reload(&tables, rules)
-            .map_err(|error| described(&error))?;
-        if let Some(judging) = &mut self.tables {
-            *judging = tables;
-        }
         let mode = if enforces && !self.broken_glass {
             Mode::Enforce
         } else {
             Mode::Observe
         };
-        session.set_mode(mode).map_err(|error| described(&error))?;
+        session
+            .reload(&tables, rules, mode)
+            .map_err(|error| described(&error))?;
+        if let Some(judging) = &mut self.tables {
+            *judging = tables;
+        }
+        self.enforcing = mode == Mode::Enforce;
 
         let known = self
             .policy

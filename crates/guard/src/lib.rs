@@ -12,6 +12,8 @@ mod finished;
 mod forward;
 mod inherited;
 mod late;
+mod leavers;
+mod listeners;
 mod locked;
 mod lookup;
 mod orphan;
@@ -39,12 +41,12 @@ use blackstart_core::lock::Lock;
 use blackstart_core::policy::Policy;
 use blackstart_core::record::Verdict;
 use blackstart_core::redact::Redaction;
-use blackstart_core::report::{Account, Gap, Mode, PolicySource};
+use blackstart_core::report::{Account, Gap, Mode, PolicySource, RulePlace};
 
 pub use blackstart_kernel::support;
 pub use control::{Origin, Running, running};
 pub use finished::{FILES_KEPT, Finished, finished, forget};
-pub use orphan::{Living, Swept, sweep};
+pub use orphan::{Failed, Living, Swept, sweep};
 pub use plan::Need;
 pub use refusal::{Cause, Refusal};
 pub use run::run;
@@ -144,6 +146,8 @@ pub struct Refused {
     pub verdict: Verdict,
     /// The rule as text.
     pub rule: String,
+    /// Where it is written, if it stands in a policy.
+    pub place: Option<RulePlace>,
     /// Why it stands, as its author wrote.
     pub reason: Option<String>,
     /// What to do instead, as its author wrote.

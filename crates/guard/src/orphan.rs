@@ -11,7 +11,7 @@ use blackstart_kernel::{Error, Orphan, Session};
 use crate::cgroup::{Found, RunCgroup};
 use crate::pins;
 use crate::plan::Need;
-use crate::state::{RunDir, RunFile, StateDir, boot};
+use crate::state::{RunDir, RunFile, SPARE, StateDir, boot};
 use crate::story::{End, tell, wall_ns};
 
 /// How long another command may take with its own sweep or set-up.
@@ -24,8 +24,21 @@ pub struct Swept {
     pub adopted: Vec<PathBuf>,
     /// Runs without a supervisor whose processes go on, under guard.
     pub living: Vec<Living>,
-    /// What could not be cleaned up: the run's directory, and why.
-    pub failed: Vec<(PathBuf, String)>,
+    /// What could not be cleaned up.
+    pub failed: Vec<Failed>,
+    /// Runs of which nothing could be told any more and that are gone now: their directories, and why.
+    pub lost: Vec<(PathBuf, String)>,
+}
+
+/// A run without a supervisor that could not be cleaned up, or not be looked at. Its processes may go on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failed {
+    /// The run's directory.
+    pub path: PathBuf,
+    /// What it deploys, if that can be read.
+    pub service: Option<String>,
+    /// Why.
+    pub why: String,
 }
 
 /// A run without a supervisor whose processes go on.
@@ -37,14 +50,61 @@ pub struct Living {
     pub service: Option<String>,
 }
 
-/// Adopt and clean up every run below `state_dir` that nobody supervises and nothing inhabits any more.
-/// Runs that are supervised, and orphans that live, are left alone.
+impl Swept {
+    fn is_empty(&self) -> bool {
+        let Self {
+            adopted,
+            living,
+            failed,
+            lost,
+        } = self;
+        adopted.is_empty() && living.is_empty() && failed.is_empty() && lost.is_empty()
+    }
+
+    pub(crate) fn add(&mut self, other: Self) {
+        self.adopted.extend(other.adopted);
+        self.living.extend(other.living);
+        self.failed.extend(other.failed);
+        self.lost.extend(other.lost);
+    }
+}
+
+/// Adopt and clean up every run below `state_dir`, or where runs go that cannot keep their state there, that nobody
+/// supervises and nothing inhabits any more. Runs that are supervised, and orphans that live, are left alone.
 pub fn sweep(state_dir: &Path) -> io::Result<Swept> {
-    let Some(state) = StateDir::existing(state_dir) else {
-        return Ok(Swept::default());
+    let spare = sweep_spare(state_dir);
+    let swept = StateDir::existing(state_dir).map_or_else(
+        || Ok(Swept::default()),
+        |state| {
+            let _alone = state.lock(PATIENCE)?;
+            sweep_locked(&state)
+        },
+    );
+    match swept {
+        // A disk that is full, say: what was found elsewhere is to be told all the same.
+        Err(error) if !spare.is_empty() => {
+            tracing::warn!(%error, path = %state_dir.display(), "cannot be swept");
+            Ok(spare)
+        }
+        swept => swept.map(|mut swept| {
+            swept.add(spare);
+            swept
+        }),
+    }
+}
+
+/// Only where runs go that cannot keep their state below `state_dir`.
+pub(crate) fn sweep_spare(state_dir: &Path) -> Swept {
+    let Some(state) =
+        StateDir::existing(Path::new(SPARE)).filter(|_| state_dir != Path::new(SPARE))
+    else {
+        return Swept::default();
     };
-    let _alone = state.lock(PATIENCE)?;
-    sweep_locked(&state)
+    let swept = state.lock(PATIENCE).and_then(|_alone| sweep_locked(&state));
+    swept.unwrap_or_else(|error| {
+        tracing::warn!(%error, "{SPARE} cannot be swept");
+        Swept::default()
+    })
 }
 
 /// The same, while holding the common lock.
@@ -56,12 +116,21 @@ pub(crate) fn sweep_locked(state: &StateDir) -> io::Result<Swept> {
             Ok(None) => continue,
             Err(error) => Err(error),
         };
+        let service = || RunDir::peek(&path).ok().and_then(|run| run.service);
         match outcome {
             Ok(Outcome::Over(report)) => swept.adopted.extend(report),
             Ok(Outcome::Lives(living)) => swept.living.push(living),
+            Ok(Outcome::Lost(why)) => {
+                tracing::warn!(path = %path.display(), why, "a run is lost");
+                swept.lost.push((path, why));
+            }
             Err(error) => {
                 tracing::warn!(path = %path.display(), %error, "sweep");
-                swept.failed.push((path, error.to_string()));
+                swept.failed.push(Failed {
+                    service: service(),
+                    why: error.to_string(),
+                    path,
+                });
             }
         }
     }
@@ -72,6 +141,8 @@ enum Outcome {
     /// Its report, if it had come far enough to have one.
     Over(Option<PathBuf>),
     Lives(Living),
+    /// Nothing could be told of it: why.
+    Lost(String),
 }
 
 fn sweep_one(dir: RunDir) -> io::Result<Outcome> {
@@ -84,7 +155,7 @@ fn sweep_one(dir: RunDir) -> io::Result<Outcome> {
         Ok(run) => Some(run),
         // It died before it had anything to tell, and so before it made anything.
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-        Err(error) => return Err(error),
+        Err(error) => return lost(&id, dir, error),
     };
     let pins = pins::existing(&id, dir.path());
     let cgroup = match run.as_ref().map(|run| (&run.boot, &run.cgroup)) {
@@ -136,6 +207,26 @@ fn sweep_one(dir: RunDir) -> io::Result<Outcome> {
         None => dir.discard()?,
     }
     Ok(Outcome::Over(report))
+}
+
+/// What a run said of itself cannot be read: files are replaced as a whole, so the machine lost its power meanwhile, or
+/// the disk its blocks. While programs of it are there it is left alone; else nothing is left of it but files, of which
+/// a report is kept.
+fn lost(id: &str, dir: RunDir, error: io::Error) -> io::Result<Outcome> {
+    if !matches!(
+        error.kind(),
+        io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
+    ) || !pins::existing(id, dir.path()).is_empty()
+    {
+        return Err(error);
+    }
+    pins::tidy(dir.path());
+    if dir.report_path().exists() {
+        dir.finish()?;
+    } else {
+        dir.discard()?;
+    }
+    Ok(Outcome::Lost(format!("its run.json is torn: {error}")))
 }
 
 /// Write the report that the supervisor could not.
@@ -262,6 +353,34 @@ mod tests {
         assert!(!dead.exists());
         assert!(temp.path().join("runs/alive").exists());
         drop(alive);
+    }
+
+    #[test]
+    fn a_run_that_a_power_cut_tore_is_swept_once() {
+        let temp = tempfile::tempdir().unwrap();
+        let state = StateDir::open(temp.path()).unwrap();
+        for (id, said, report) in [("1", "", false), ("2", "{\"layout\":1,", true)] {
+            let dir = state.begin(id).unwrap();
+            std::fs::write(dir.path().join("run.json"), said).unwrap();
+            if report {
+                std::fs::write(dir.report_path(), "{}").unwrap();
+            }
+        }
+        let mut lost = Vec::new();
+        // A child that another test is just starting holds a copy of the lock until it execs.
+        for _ in 0..1000 {
+            let swept = sweep(temp.path()).unwrap();
+            assert!(swept.failed.is_empty(), "{swept:?}");
+            lost.extend(swept.lost.into_iter().map(|(path, _)| path));
+            if lost.len() == 2 {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        assert_eq!(lost.len(), 2);
+        assert!(state.unfinished().unwrap().is_empty());
+        assert!(!temp.path().join("runs/1").exists());
+        assert!(temp.path().join("runs/2/report.json").exists());
     }
 
     #[test]

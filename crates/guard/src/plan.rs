@@ -53,6 +53,8 @@ pub enum Need {
     DnsOverTcp,
     /// Every name of /etc/hosts known.
     HostsFile,
+    /// Every own address known.
+    OwnAddresses,
     /// No sockets that were made before the run.
     InheritedSockets,
     /// The policy's limits.
@@ -65,7 +67,7 @@ pub enum Need {
 
 impl Need {
     /// All of them.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::Bpf,
         Self::Cgroup,
         Self::Names,
@@ -86,6 +88,7 @@ impl Need {
         Self::Answers,
         Self::DnsOverTcp,
         Self::HostsFile,
+        Self::OwnAddresses,
         Self::InheritedSockets,
         Self::Limits,
         Self::Leftovers,
@@ -115,6 +118,7 @@ impl Need {
             Self::Answers => "answers",
             Self::DnsOverTcp => "dns_over_tcp",
             Self::HostsFile => "hosts_file",
+            Self::OwnAddresses => "own_addresses",
             Self::InheritedSockets => "inherited_socket",
             Self::Limits => "limits",
             Self::Leftovers => "leftovers",
@@ -145,6 +149,8 @@ impl Need {
             | Self::Outcomes
             | Self::UnixSockets
             | Self::Answers
+            // Judged as any others.
+            | Self::OwnAddresses
             // Unseen they are refused, or else counted.
             | Self::DnsOverTcp
             // They are the caller's doing, and what they reach was reached before.

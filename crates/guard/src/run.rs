@@ -1,5 +1,6 @@
 //! The order of a run.
 
+use std::fs;
 use std::io;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
@@ -75,6 +76,10 @@ struct Setup<'a> {
     terms: Terms,
     file: RunFile,
     state: Option<StateDir>,
+    /// Why its state is not where it should be.
+    displaced: Option<String>,
+    /// The common lock of where it is instead, until others may begin.
+    locked: Option<fs::File>,
     dir: Option<RunDir>,
     cgroup: Option<RunCgroup>,
     session: Option<Session>,
@@ -150,6 +155,8 @@ impl<'a> Setup<'a> {
             terms,
             file,
             state: None,
+            displaced: None,
+            locked: None,
             dir: None,
             cgroup: None,
             session: None,

@@ -25,6 +25,22 @@ use serde::{Deserialize, Serialize};
 use crate::cgroup::Whereabouts;
 use crate::control::{self, Origin};
 
+/// Where a run keeps its state that cannot keep it where it should: in memory on all hosts, and so gone after a reboot,
+/// as are cgroup and programs.
+pub(crate) const SPARE: &str = "/run/blackstart";
+
+/// May somebody whose state cannot be kept for this reason keep it elsewhere? Not, where it is denied for want of root:
+/// then anything else is, too.
+pub(crate) fn is_of_the_disk(error: &io::Error) -> bool {
+    match error.kind() {
+        io::ErrorKind::StorageFull
+        | io::ErrorKind::QuotaExceeded
+        | io::ErrorKind::ReadOnlyFilesystem => true,
+        io::ErrorKind::PermissionDenied => rustix::process::geteuid().is_root(),
+        _ => false,
+    }
+}
+
 /// Shape of the files below; a later release recognises older ones by it.
 pub(crate) const LAYOUT: u32 = 1;
 

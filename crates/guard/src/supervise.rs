@@ -6,9 +6,9 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use blackstart_core::policy::time_text;
-use blackstart_core::record::{SubjectId, Verdict};
-use blackstart_core::report::{Leftover, image_name, rule_text};
-use blackstart_core::tables::RuleId;
+use blackstart_core::record::{Row, SubjectId, Verdict};
+use blackstart_core::report::{Leftover, RulePlace, image_name, rule_text};
+use blackstart_core::tables::{RULE_RESOLVER_SOCKET, RuleId};
 use blackstart_kernel::spawn::{Child, Received, Signals, process_group, stop_self, waker};
 use blackstart_kernel::{Event, Session};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -21,6 +21,8 @@ use crate::cgroup::RunCgroup;
 use crate::control::{Control, Judged};
 use crate::forward::Forwarder;
 use crate::late::LateSubjects;
+use crate::leavers::{Leavers, Left, is_taken_back};
+use crate::listeners::{Listeners, near};
 use crate::orphan::described;
 use crate::process;
 use crate::state::{RunDir, RunFile};
@@ -134,12 +136,40 @@ pub(crate) struct Supervisor<'a, 'p> {
     pub(crate) judged: &'a mut Judged<'p>,
     pub(crate) control: Option<&'a Control>,
     pub(crate) file: &'a mut RunFile,
-    pub(crate) late: &'a mut LateSubjects,
+    pub(crate) beside: &'a mut Beside,
     pub(crate) watch: &'a mut Watch,
     pub(crate) notice: &'a mut dyn FnMut(Notice),
     pub(crate) told: Told,
+    /// The programs are taken off.
+    pub(crate) detached: bool,
+    /// Some unix socket was reached for since the last look at them.
+    pub(crate) contacts: bool,
+    /// Ports of loopback that were reached for, and by whom.
+    pub(crate) near: Vec<(String, u32)>,
     /// Events that were read and not gone through.
     pub(crate) pending: VecDeque<Event>,
+}
+
+/// What is known beside the kernel's record, to be put into its rows as they are read.
+#[derive(Debug, Default)]
+pub(crate) struct Beside {
+    late: LateSubjects,
+    leavers: Leavers,
+    listeners: Listeners,
+}
+
+impl Beside {
+    /// Put what is known into a row.
+    pub(crate) fn complete(&mut self, row: &mut Row) {
+        self.late.complete(row);
+        self.leavers.complete(row);
+        self.listeners.complete(row);
+    }
+
+    /// What is known of a row that is another row.
+    pub(crate) fn beside(&self, row: &Row) -> Option<Row> {
+        self.listeners.beside(row)
+    }
 }
 
 /// What the live lines have told already.
@@ -147,6 +177,8 @@ pub(crate) struct Supervisor<'a, 'p> {
 pub(crate) struct Told {
     refusals: BTreeSet<(String, String, RuleId, Verdict)>,
     warnings: BTreeSet<&'static str>,
+    /// Who left, and whether it was moved back.
+    leavers: BTreeSet<(String, bool)>,
 }
 
 impl Supervisor<'_, '_> {
@@ -169,6 +201,9 @@ impl Supervisor<'_, '_> {
                 self.beat();
                 self.watch.follow_child();
                 self.look();
+                if self.beside.listeners.wants_another_look() {
+                    self.look_behind();
+                }
                 next_beat = now + HEARTBEAT;
             }
             if now >= next_checkpoint {
@@ -363,11 +398,14 @@ impl Supervisor<'_, '_> {
         let (Some(session), Some(dir)) = (&self.session, self.dir) else {
             return;
         };
-        let late = &mut *self.late;
+        let beside = &mut *self.beside;
         let written = dir.write_record(|each| {
             let mut completed = |mut row| {
-                late.complete(&mut row);
+                beside.complete(&mut row);
                 each(&row);
+                if let Some(row) = beside.beside(&row) {
+                    each(&row);
+                }
             };
             session.read(&mut completed).map_err(io::Error::other)
         });
@@ -400,6 +438,9 @@ impl Supervisor<'_, '_> {
                 break;
             }
         }
+        if std::mem::take(&mut self.contacts) || !self.near.is_empty() {
+            self.look_behind();
+        }
         any
     }
 
@@ -411,6 +452,7 @@ impl Supervisor<'_, '_> {
 
     /// Take the programs off.
     pub(crate) fn detach(&mut self) -> Result<(), String> {
+        self.detached = true;
         match &mut self.session {
             Some(session) => session.detach().map_err(|error| described(&error)),
             None => Ok(()),
@@ -429,10 +471,15 @@ impl Supervisor<'_, '_> {
                 name,
                 address,
                 port,
+                protocol,
                 verdict,
                 rule,
-                ..
             } => {
+                if let Some(place) = near(address, port, protocol, verdict)
+                    && self.beside.listeners.wants(&place)
+                {
+                    self.near.push((place, tgid));
+                }
                 if !is_refusal(verdict) {
                     return;
                 }
@@ -470,9 +517,98 @@ impl Supervisor<'_, '_> {
                 verdict,
                 rule,
             } => self.tell(subject, tgid, kind.to_string(), verdict, rule),
-            // The record has it; there is nothing to do about it here.
-            Event::Left { .. } => {}
+            Event::Contact => self.contacts = true,
+            Event::Left {
+                subject,
+                tgid,
+                cgroup,
+            } => self.left(Left {
+                subject,
+                tgid,
+                cgroup,
+            }),
         }
+    }
+
+    /// Unix sockets were reached for: tell what was refused, and find out who listens while it does.
+    fn look_behind(&mut self) {
+        let Some(session) = &self.session else { return };
+        let mut rows = Vec::new();
+        let read = session.contacts(&mut |row| {
+            let tgid = session.subject(row.subject).map_or(0, |it| it.tgid);
+            rows.push((row, tgid));
+        });
+        if let Err(error) = read {
+            tracing::debug!(%error, "unix sockets");
+        }
+        let mut places = std::mem::take(&mut self.near);
+        places.extend(rows.iter().map(|(row, tgid)| (row.path.clone(), *tgid)));
+        let cgroup = self.cgroup;
+        self.beside
+            .listeners
+            .look(&places, |pid| cgroup.is_some_and(|it| it.contains(pid)));
+        for (row, tgid) in rows {
+            // Refused always and on purpose, so that lookups take the way that is seen.
+            if row.rule != RULE_RESOLVER_SOCKET {
+                let destination = format!("unix:{}", row.path);
+                self.tell(row.subject, tgid, destination, row.verdict, row.rule);
+            }
+        }
+    }
+
+    /// A process left the run's cgroup. Where something is refused it is moved back, if it may be (`is_taken_back`).
+    fn left(&mut self, left: Left) {
+        let (Some(cgroup), Some(session)) = (self.cgroup, &self.session) else {
+            return;
+        };
+        // After the run's end processes are moved out on purpose.
+        if self.detached {
+            return;
+        }
+        let taken = self.judged.enforcing
+            && cgroup.whereabouts().id.is_some_and(|own| {
+                let path = cgroup.place_of(left.tgid).unwrap_or_default();
+                is_taken_back(left.cgroup, own, &path)
+            });
+        // By the kernel's books: what has ended, or has come to be another process, has no place in them.
+        let ours = |pid| process::numbered_as_recorded() && session.process(pid).is_some();
+        let outcome = taken.then(|| cgroup.take_back(left.tgid, ours));
+        let returned = matches!(outcome, Some(Ok(())));
+        if let Some(Err(error)) = &outcome {
+            tracing::info!(%error, ?left, "not moved back");
+            if !ours(left.tgid) {
+                // It has ended meanwhile, and the record tells that it left.
+                return;
+            }
+        }
+        self.beside.leavers.was(left, returned);
+        let who = self.who(left.subject);
+        if self.told.leavers.len() < TOLD_MAX && self.told.leavers.insert((who.clone(), returned)) {
+            let fate = match outcome {
+                Some(Ok(())) => "and was moved back".to_owned(),
+                Some(Err(error)) => format!("and cannot be moved back ({error}): it is not judged"),
+                None if self.judged.enforcing => {
+                    "for one that was made for it, and is not judged there".to_owned()
+                }
+                None => "and is not seen from here on".to_owned(),
+            };
+            self.tell_warning(format!(
+                "{who} (pid {}) left the run's cgroup {fate}",
+                left.tgid
+            ));
+        }
+    }
+
+    /// What a subject is called.
+    fn who(&self, subject: SubjectId) -> String {
+        let image = self
+            .session
+            .as_ref()
+            .and_then(|session| session.subject(subject));
+        image.map_or_else(
+            || "a process".to_owned(),
+            |row| image_name(&row.exe, &self.file.redaction.of(&row.argv)).to_owned(),
+        )
     }
 
     /// One line for each new kind of refusal.
@@ -513,6 +649,7 @@ impl Supervisor<'_, '_> {
                 destination,
                 verdict,
                 rule: rule_text(self.judged.policy.as_deref(), rule),
+                place: written.map(RulePlace::of),
                 reason: written.and_then(|rule| rule.reason.as_deref().map(str::to_owned)),
                 fix: written.and_then(|rule| rule.fix.as_deref().map(str::to_owned)),
             }));

@@ -130,6 +130,8 @@ struct bs_live {
 	__u32 generation;   /* of the policy that judges; its lowest bit says which of the two places it has */
 	__u32 coming;       /* generation of a policy that is about to judge, in the other place; else 0 */
 	__u32 open_families; /* 1: sockets that only packets show may be made under `default: deny`, too */
+	__u32 strays;       /* 1: a process of the run may be outside its cgroup; written by the programs */
+	__u32 pad;
 	__u64 suspended_ns; /* CLOCK_BOOTTIME - CLOCK_MONOTONIC, as of the last heartbeat */
 };
 
@@ -199,7 +201,7 @@ struct bs_class {
 	__u64 reach;   /* ruling where by_port is 0 */
 	__u64 lookup;  /* ruling of a lookup; default already applied: never NONE */
 	__u8 by_port;  /* 1: ask the ports trie */
-	__u8 may_deny;
+	__u8 denial;   /* how strongly a rule denies something of it; 0: none does. core::tables::Class */
 	__u8 pad[6];
 };
 
@@ -279,7 +281,7 @@ struct bs_lease_slot {
 	__u64 name;    /* the latest name of this class */
 	__u64 subject; /* who asked for it */
 	__u32 class_id;
-	__u32 deny_class; /* class of the first CNAME target that some rule denies; 0 none */
+	__u32 deny_class; /* class of the CNAME target that is denied most strongly; 0 none */
 	__u32 seen;       /* the lease's turn then, for finding the latest and the oldest */
 	__u8 several;     /* more than one name has this class here */
 	__u8 recorded;    /* bs_answers has a row of the latest name */
@@ -514,7 +516,13 @@ struct bs_forwarded_key {
 
 /* ---- the live view ---------------------------------------------------------------------------------- */
 
-enum bs_event_kind { BS_EVENT_ATTEMPT = 1, BS_EVENT_LOOKUP = 2, BS_EVENT_LEFT = 3, BS_EVENT_SOCKET = 4 };
+enum bs_event_kind {
+	BS_EVENT_ATTEMPT = 1,
+	BS_EVENT_LOOKUP = 2,
+	BS_EVENT_LEFT = 3,
+	BS_EVENT_SOCKET = 4,
+	BS_EVENT_CONTACT = 5, /* a new row in bs_delegates, which says more */
+};
 
 struct bs_event {
 	__u32 kind;
@@ -534,7 +542,7 @@ struct bs_lookup_event {
 	__u32 tgid;
 	__u64 subject;
 	__u32 client[4];
-	__u32 server[4];
+	__u32 server[4]; /* on the wire, where the real answer would come from */
 	__u32 rule;
 	__u16 client_port;
 	__u16 server_port;
@@ -583,7 +591,7 @@ struct bs_refill {
 BS_SIZE(bs_config, 24);
 BS_SIZE(bs_spared, 24);
 BS_SIZE(bs_forward, 16);
-BS_SIZE(bs_live, 48);
+BS_SIZE(bs_live, 56);
 BS_SIZE(bs_search, 72);
 BS_SIZE(bs_policy, 712);
 BS_SIZE(bs_state, 16);

@@ -42,6 +42,7 @@ struct bs_answer_scratch {
 	__u32 coming;               /* 1: there is one */
 	__u32 class_id[2];
 	__u32 deny_class[2];
+	__u32 denial[2];            /* how strongly that one denies */
 	__u32 steps;                /* CNAMEs followed */
 	__u32 found;                /* addresses, leased once the whole section was read */
 	__u32 leased;
@@ -370,14 +371,17 @@ static __always_inline __u32 bs_target_class(struct bs_answer_scratch *s, __u32 
 	return s->target.name.class_id;
 }
 
-/* Note the class of a CNAME's target if some rule of the policy (the one that judges, or the coming one) denies it. */
+/* Note the class of a CNAME's target if rules of the policy (the one that judges, or the coming one) deny it more
+ * strongly than those before it; core::tables::Tables::denying_link. */
 static __always_inline void bs_target_denied(struct bs_answer_scratch *s, __u32 which)
 {
 	__u32 class_id = bs_target_class(s, s->generation + which);
 	struct bs_class *c = bpf_map_lookup_elem(&bs_classes, &class_id);
 
-	if (c && c->may_deny && !s->deny_class[which])
+	if (c && c->denial > s->denial[which]) {
+		s->denial[which] = c->denial;
 		s->deny_class[which] = class_id;
+	}
 }
 
 /* One record of the answer section. 0 go on, 1 stop. */
@@ -624,6 +628,7 @@ static __always_inline int bs_answer_read(struct __sk_buff *skb, struct bs_heade
 	s->key.name = s->head = key.name;
 	s->head_offset = 12;
 	s->deny_class[0] = s->deny_class[1] = 0;
+	s->denial[0] = s->denial[1] = 0;
 	s->fresh.chain_len = 0;
 	s->fresh.fixed = 0;
 	s->steps = s->found = 0;

@@ -130,10 +130,22 @@ static __always_inline __u64 bs_is_loopback(const __u32 *addr)
 	return bs_is_zero(v4) | bs_is_zero(v6);
 }
 
+/* Does what a link of the chain of CNAMEs is denied by stand over what is said of the name itself? core::decide::is_over */
+static __always_inline int bs_is_over(__u64 link, __u64 own)
+{
+	__u32 of_link = BS_RANK_OF(link) << 1, of_own = BS_RANK_OF(own) << 1;
+
+	if (BS_EFFECT(link) != BS_EFFECT_DENY)
+		return 0;
+	if (BS_EFFECT(own) != BS_EFFECT_DENY)
+		return of_link >= of_own;
+	return (of_link | !!(BS_FLAGS(link) & BS_ENFORCE)) > (of_own | !!(BS_FLAGS(own) & BS_ENFORCE));
+}
+
 /* What one class of names under which the address was leased says of the attempt; core::decide::Weighed. */
 __noinline int bs_weigh(struct bs_attempt *a, struct bs_lease_slot *slot)
 {
-	__u64 ruling = 0, was;
+	__u64 ruling, was;
 	__u32 mine;
 	__u8 rank;
 
@@ -151,10 +163,12 @@ __noinline int bs_weigh(struct bs_attempt *a, struct bs_lease_slot *slot)
 		a->best_seen = slot->seen;
 		a->best_mine = mine;
 	}
-	if (slot->deny_class)
-		ruling = bs_ruling(slot->deny_class, a->ruled_as, a->port, a->selectors);
-	if (BS_EFFECT(ruling) != BS_EFFECT_DENY)
-		ruling = bs_ruling(slot->class_id, a->ruled_as, a->port, a->selectors);
+	ruling = bs_ruling(slot->class_id, a->ruled_as, a->port, a->selectors);
+	if (slot->deny_class) {
+		was = bs_ruling(slot->deny_class, a->ruled_as, a->port, a->selectors);
+		if (bs_is_over(was, ruling))
+			ruling = was;
+	}
 	rank = BS_RANK_OF(ruling);
 	if (BS_EFFECT(ruling) == BS_EFFECT_DENY) {
 		was = a->denied;
@@ -393,7 +407,8 @@ static __always_inline int bs_row_add(struct bs_attempt *a)
 		if (!bpf_map_update_elem(&bs_flows, &key, &fresh, BPF_NOEXIST)) {
 			struct bs_event *e;
 
-			if (key.verdict == BS_ALLOW)
+			/* What passes is not told live. But who listens on loopback can be found out only while it does. */
+			if (key.verdict == BS_ALLOW && (key.protocol != IPPROTO_TCP || !bs_is_loopback(key.addr)))
 				return 1;
 			e = bpf_ringbuf_reserve(&bs_events, sizeof(*e), 0);
 			if (!e) {

@@ -9,7 +9,14 @@
 #include <bpf/bpf_core_read.h>
 #include <bpf/bpf_tracing.h>
 
-enum { IPPROTO_TCP = 6, IPPROTO_UDP = 17, SOCK_STREAM = 1, EBUSY = 16, ECONNREFUSED = 111 };
+enum {
+	IPPROTO_TCP = 6,
+	IPPROTO_UDP = 17,
+	IPPROTO_UDPLITE = 136,
+	SOCK_STREAM = 1,
+	EBUSY = 16,
+	ECONNREFUSED = 111,
+};
 
 #include "abi.h"
 #include "tables.bpf.h"

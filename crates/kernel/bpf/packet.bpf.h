@@ -108,7 +108,8 @@ struct bs_question {
 	__u64 claimed;
 	__u64 subject;
 	__u32 client[4];
-	__u32 server[4];
+	__u32 server[4]; /* asked for */
+	__u32 wire[4];   /* where the packet goes, with server_port */
 	__u32 rule;
 	__u16 client_port;
 	__u16 server_port;
@@ -209,7 +210,9 @@ __noinline int bs_query_tell(struct __sk_buff *skb, struct bs_question *q, int a
 	e->tgid = row ? row->tgid : 0;
 	e->subject = q->subject;
 	__builtin_memcpy(e->client, q->client, 16);
-	__builtin_memcpy(e->server, q->server, 16);
+	/* Where the real answer would come from: a final one from the server asked for would be taken by connection
+	 * tracking for another connection, and have its port changed. */
+	__builtin_memcpy(e->server, q->wire, 16);
 	e->rule = q->rule;
 	e->client_port = q->client_port;
 	e->server_port = q->server_port;
@@ -376,13 +379,13 @@ static __always_inline int bs_query_judge(struct __sk_buff *skb, struct bs_heade
 	q->wire_differs = 0;
 	__builtin_memcpy(q->client, h->source, 16);
 	q->client_port = h->source_port;
+	__builtin_memcpy(q->wire, h->dest, 16);
 	__builtin_memcpy(q->server, h->dest, 16);
 	q->server_port = h->dest_port;
 	if (h->dest_port != 53 && st) {
 		/* Rewritten on the way (a container's 127.0.0.11, a cluster address): the asker waits for an
 		 * answer from the server that it asked. */
 		__builtin_memcpy(q->server, st->addr, 16);
-		q->server_port = st->port;
 		q->wire_differs = 1;
 	} else if (st && st->dns && st->port == 53 && st->protocol == IPPROTO_UDP &&
 		   (st->addr[3] != h->dest[3] || st->addr[2] != h->dest[2] || st->addr[1] != h->dest[1] ||
@@ -433,8 +436,9 @@ static __always_inline int bs_query_judge(struct __sk_buff *skb, struct bs_heade
 	return BS_PASS;
 }
 
-/* `certain`: the packet goes to port 53, so what cannot be parsed is a query that cannot be judged. Otherwise
- * the socket has asked a DNS server before and this may be anything. */
+/* `certain`: the packet goes to port 53, or went there before it was rewritten, so what cannot be parsed is a query that
+ * cannot be judged. Otherwise the last send of an unconnected socket asked for port 53, and a thread that sends elsewhere
+ * at the same time would be refused for it: only where what is not known is refused anyway. */
 __noinline int bs_query(struct __sk_buff *skb, struct bs_header *h, struct bs_socket *st, int certain, __u32 generation)
 {
 	struct bs_question *q;
@@ -445,7 +449,9 @@ __noinline int bs_query(struct __sk_buff *skb, struct bs_header *h, struct bs_so
 	q->generation = generation;
 	read = bs_query_read(skb, h, q);
 	if (read < 0) {
-		verdict = certain ? bs_query_malformed(generation) : BS_PASS;
+		verdict = bs_query_malformed(generation);
+		if (!certain && !policies[generation & 1].default_deny)
+			verdict = BS_PASS;
 	} else if (read) {
 		BS_COUNT(queries_malformed, 1);
 		verdict = BS_PASS;
@@ -516,12 +522,14 @@ static __always_inline int bs_packet(struct __sk_buff *skb, struct bs_socket *st
 	struct bpf_sock *sk = skb->sk;
 	struct bs_header h = {};
 	struct bs_lease *source;
-	__u32 protocol, certain, verdict, generation = bs_generation();
+	__u32 protocol, certain, verdict, peer_port, generation = bs_generation();
 
 	if (!sk || !(sk = bpf_sk_fullsock(sk)))
 		return BS_PASS;
 	protocol = sk->protocol;
 	barrier_var(protocol); /* else the compiler moves arithmetic on the pointer, which is refused */
+	peer_port = sk->dst_port; /* that a datagram socket is connected to: as asked for, whatever becomes of packets */
+	barrier_var(peer_port);
 	h.stream = protocol == IPPROTO_TCP && sk->type == SOCK_STREAM;
 	if (bs_header_read(skb, &h))
 		return bs_enforcing(generation) && policies[generation & 1].default_deny ? BS_DROP : BS_PASS;
@@ -548,6 +556,7 @@ static __always_inline int bs_packet(struct __sk_buff *skb, struct bs_socket *st
 	if (h.protocol == IPPROTO_UDP || protocol == IPPROTO_UDP || (h.hidden && !h.stream)) {
 		certain = h.dest_port == 53 || (h.odd && (!st || st->dns || protocol != IPPROTO_UDP));
 		if (certain || (st && st->dns && st->port == 53)) {
+			certain |= peer_port == bpf_htons(53);
 			verdict = bs_query(skb, &h, st, certain, generation);
 			/* 0 to 3, which the verifier does not see of a global function. */
 			asm volatile("%0 &= 3" : "+r"(verdict));

@@ -60,17 +60,24 @@ static __always_inline int bs_task_is_inside(struct task_struct *task)
 	return bs_cgroup_is_inside(BPF_CORE_READ(task, cgroups, dfl_cgrp));
 }
 
+/* The same of the task that runs, for which the kernel tells it in a few steps. */
+static __always_inline int bs_current_is_inside(struct task_struct *current)
+{
+	__u32 level = live.cgroup_level;
+
+	return level ? bpf_get_current_ancestor_cgroup_id(level) == live.cgroup_id : bs_task_is_inside(current);
+}
+
 static __always_inline void bs_left(__u32 tgid, __u64 subject, __u64 cgroup)
 {
 	struct bs_leaver_key key = { .subject = subject, .cgroup = cgroup, .tgid = tgid };
 	__u64 now = bpf_ktime_get_boot_ns();
 	struct bs_event *e;
 
-	if (bpf_map_update_elem(&bs_leavers, &key, &now, BPF_NOEXIST)) {
-		if (!bpf_map_lookup_elem(&bs_leavers, &key))
-			BS_COUNT(events_lost, 1);
-		return;
-	}
+	live.strays = 1;
+	/* Told each time: who was moved back may leave again. */
+	if (bpf_map_update_elem(&bs_leavers, &key, &now, BPF_NOEXIST) && !bpf_map_lookup_elem(&bs_leavers, &key))
+		BS_COUNT(events_lost, 1);
 	e = bpf_ringbuf_reserve(&bs_events, sizeof(*e), 0);
 	if (!e) {
 		BS_COUNT(events_lost, 1);
@@ -84,15 +91,21 @@ static __always_inline void bs_left(__u32 tgid, __u64 subject, __u64 cgroup)
 	bpf_ringbuf_submit(e, 0);
 }
 
-/* When: any fork on the host. Writes: subjects, processes, leavers. Fails open (counted). */
+/* When: any fork on the host, in the parent. Writes: subjects, processes, leavers. Fails open (counted). */
 SEC("tp_btf/sched_process_fork")
 int BPF_PROG(bs_fork, struct task_struct *parent, struct task_struct *child)
 {
-	__u32 tgid = BPF_CORE_READ(child, tgid), parent_tgid = BPF_CORE_READ(parent, tgid);
+	__u32 tgid, parent_tgid;
 	struct bs_process *p;
 	__u64 from = 0, id;
 	int inside;
 
+	/* What every fork of the host costs is this far, and a probe of a table would double it. Who is put into the run's
+	 * cgroup by a stranger has a row once it executes or reaches for something. */
+	if (live.cgroup_level && !live.strays && !bs_current_is_inside(parent))
+		return 0;
+	tgid = BPF_CORE_READ(child, tgid);
+	parent_tgid = BPF_CORE_READ(parent, tgid);
 	if (tgid == parent_tgid)
 		return 0; /* a thread */
 	p = bpf_map_lookup_elem(&bs_processes, &parent_tgid);
@@ -103,7 +116,7 @@ int BPF_PROG(bs_fork, struct task_struct *parent, struct task_struct *child)
 		from = p->subject;
 	id = bs_subject_new(tgid, from, 1, 0);
 	/* clone3(CLONE_INTO_CGROUP) to a place outside fires no cgroup_attach_task. */
-	if (id && !inside)
+	if (!inside)
 		bs_left(tgid, id, BPF_CORE_READ(child, cgroups, dfl_cgrp, kn, id));
 	return 0;
 }
@@ -118,12 +131,12 @@ static __noinline void bs_select(struct bs_subject *row, const char *path, __u32
 		row->selectors[place & 1] = (row->selectors[place & 1] & p->tree) | bs_path_end(path, place, BS_PROGRAMS);
 }
 
-/* When: any successful exec on the host. Writes: subjects, argv_rest, processes. Fails open (counted).
+/* When: any successful exec on the host, in the process. Writes: subjects, argv_rest, processes. Fails open (counted).
  * The arguments are read up to arg_end and no further: behind them lies the environment, with its secrets. */
 SEC("tp_btf/sched_process_exec")
 int BPF_PROG(bs_exec, struct task_struct *task, int old_pid, struct linux_binprm *bprm)
 {
-	__u32 tgid = BPF_CORE_READ(task, tgid), generation = live.generation;
+	__u32 tgid = bpf_get_current_pid_tgid() >> 32, generation = live.generation;
 	struct bs_process *p = bpf_map_lookup_elem(&bs_processes, &tgid);
 	struct bs_subject *row;
 	struct bs_argv_rest *rest;
@@ -133,19 +146,22 @@ int BPF_PROG(bs_exec, struct task_struct *task, int old_pid, struct linux_binprm
 	long got;
 
 	if (!p) {
-		if (!bs_task_is_inside(task))
+		if (!bs_current_is_inside(task))
 			return 0;
 		id = bs_subject_new(tgid, 0, 0, 1);
 	} else {
 		id = p->subject;
 		row = bpf_map_lookup_elem(&bs_subjects, &id);
-		if (row && (!row->forked || p->active)) {
+		if (!row || !row->forked || p->active) {
 			/* It acted, or ran another program, under the old image: that one stays as it was. */
-			row->ended_ns = bpf_ktime_get_boot_ns();
-			row->replaced = 1;
+			if (row) {
+				row->ended_ns = bpf_ktime_get_boot_ns();
+				row->replaced = 1;
+			}
 			id = bs_subject_new(tgid, id, 0, 0);
 		}
 	}
+	/* Without a row the new image is not known, and has no right that the old one had. */
 	row = bpf_map_lookup_elem(&bs_subjects, &id);
 	if (!row)
 		return 0;
@@ -165,8 +181,10 @@ int BPF_PROG(bs_exec, struct task_struct *task, int old_pid, struct linux_binprm
 	len = end - start;
 	row->argv_cut = len > BS_ARGV_HEAD + BS_ARGV_REST;
 	n = len < BS_ARGV_HEAD ? len : BS_ARGV_HEAD;
-	if (bpf_probe_read_user(row->argv, n, (void *)start))
+	if (bpf_probe_read_user(row->argv, n, (void *)start)) {
+		row->argv_cut = 1;
 		return 0;
+	}
 	row->argv_len = n;
 	if (len <= BS_ARGV_HEAD)
 		return 0;
@@ -185,11 +203,11 @@ int BPF_PROG(bs_exec, struct task_struct *task, int old_pid, struct linux_binprm
 	return 0;
 }
 
-/* When: any thread of the host ends. Writes: subjects, processes, for the last thread of a process of ours. */
+/* When: any thread of the host ends, in that thread. Writes: subjects, processes, for the last thread of a process of ours. */
 SEC("tp_btf/sched_process_exit")
 int BPF_PROG(bs_exit, struct task_struct *task)
 {
-	__u32 tgid = BPF_CORE_READ(task, tgid);
+	__u32 tgid = bpf_get_current_pid_tgid() >> 32;
 	struct bs_process *p = bpf_map_lookup_elem(&bs_processes, &tgid);
 	struct bs_subject *row;
 

@@ -22,8 +22,10 @@ static __always_inline int bs_reach(struct bpf_sock_addr *ctx, struct bs_attempt
 	__u64 cookie;
 	int refused;
 
-	a->port = bpf_ntohs((__u16)ctx->user_port);
 	a->protocol = ctx->protocol;
+	/* A ping has none, whatever its address says. */
+	if (a->protocol == IPPROTO_TCP || a->protocol == IPPROTO_UDP || a->protocol == IPPROTO_UDPLITE)
+		a->port = bpf_ntohs((__u16)ctx->user_port);
 	cookie = bpf_get_socket_cookie(ctx);
 	st = bs_socket_find(cookie);
 	if (!a->port && a->protocol == IPPROTO_UDP) {
@@ -55,7 +57,9 @@ static __always_inline int bs_reach(struct bpf_sock_addr *ctx, struct bs_attempt
 	} else {
 		bs_socket_set(st, a, bs_record(a));
 	}
-	st->hooked = 1;
+	/* Of ping sockets no hook sees a sendto, and of UDP-Lite none a connect: each of their packets is looked at
+	 * (bs_backstop), and passes without another attempt where it goes to the destination that was judged here. */
+	st->hooked = a->protocol == IPPROTO_TCP || a->protocol == IPPROTO_UDP;
 	st->forwarded = a->forwarded;
 	st->claim = BS_CLAIM_NONE;
 	st->since = 0;

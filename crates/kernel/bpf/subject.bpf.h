@@ -17,7 +17,8 @@ static __always_inline void bs_acts_no_more(__u32 tgid)
 		*(volatile __u64 *)place = 0;
 }
 
-/* A row of its own for a process image; its number, or 0 (counted). */
+/* A row of its own for a process image; its number. Where there is no room for it, 0: the process is then one that is not
+ * known, whatever it was before, and counted once; what it starts may have a row again. */
 static __always_inline __u64 bs_subject_new(__u32 tgid, __u64 parent, __u8 forked, __u8 late)
 {
 	__u64 id = __sync_fetch_and_add(&subject_count, 1) + 1;
@@ -27,24 +28,31 @@ static __always_inline __u64 bs_subject_new(__u32 tgid, __u64 parent, __u8 forke
 	if (bpf_map_update_elem(&bs_subjects, &id, (void *)&no_subject, BPF_NOEXIST) ||
 	    !(row = bpf_map_lookup_elem(&bs_subjects, &id))) {
 		BS_COUNT(subjects_lost, 1);
-		return 0;
-	}
-	row->parent = parent;
-	row->tgid = tgid;
-	row->forked = forked;
-	row->late = late;
-	row->started_ns = bpf_ktime_get_boot_ns();
-	/* The same program until it executes another: what holds for who forked it holds for it. */
-	if (parent && (from = bpf_map_lookup_elem(&bs_subjects, &parent))) {
-		row->selectors[0] = from->selectors[0];
-		row->selectors[1] = from->selectors[1];
-	}
-	if (bpf_map_update_elem(&bs_processes, &tgid, &process, BPF_ANY)) {
-		BS_COUNT(subjects_lost, 1);
-		return 0;
+		process.subject = 0;
+	} else {
+		row->parent = parent;
+		row->tgid = tgid;
+		row->forked = forked;
+		row->late = late;
+		row->started_ns = bpf_ktime_get_boot_ns();
+		/* The same program until it executes another: what holds for who forked it holds for it. */
+		if (parent && (from = bpf_map_lookup_elem(&bs_subjects, &parent))) {
+			row->selectors[0] = from->selectors[0];
+			row->selectors[1] = from->selectors[1];
+		}
 	}
 	bs_acts_no_more(tgid);
-	return id;
+	if (bpf_map_update_elem(&bs_processes, &tgid, &process, BPF_ANY)) {
+		/* Not to be found again: as long as nobody else has its place among those that acted lately, it is counted once. */
+		if (process.subject) {
+			BS_COUNT(subjects_lost, 1);
+			bpf_map_delete_elem(&bs_subjects, &id);
+		}
+		bpf_map_delete_elem(&bs_processes, &tgid);
+		*(volatile __u64 *)&acting[tgid & (BS_ACTING - 1)] = (__u64)tgid << 32;
+		return 0;
+	}
+	return process.subject;
 }
 
 /* The subject that acts now; one seen for the first time when it acts gets its row here. */
@@ -64,6 +72,8 @@ static __always_inline __u64 bs_subject_now(void)
 			*(volatile __u64 *)place = (__u64)tgid << 32 | p->subject;
 		return p->subject;
 	}
+	/* It may have the socket from one of the run, and be none itself. */
+	live.strays = 1;
 	return bs_subject_new(tgid, 0, 1, 1);
 }
 

@@ -54,6 +54,24 @@ static __always_inline __u32 bs_socket_class(struct bs_delegate_key *key, __u32 
 	return end ? *end : p->none;
 }
 
+/* There is a new row: whoever listens there can be looked for while it does. */
+static __always_inline void bs_contact_tell(struct bs_delegate_key *key)
+{
+	struct bs_event *e = bpf_ringbuf_reserve(&bs_events, sizeof(*e), 0);
+
+	if (!e) {
+		BS_COUNT(events_lost, 1);
+		return;
+	}
+	__builtin_memset(e, 0, sizeof(*e));
+	e->kind = BS_EVENT_CONTACT;
+	e->tgid = bpf_get_current_pid_tgid() >> 32;
+	e->subject = key->subject;
+	e->rule = key->rule;
+	e->verdict = key->verdict;
+	bpf_ringbuf_submit(e, 0);
+}
+
 static __always_inline int bs_reach_unix(struct bpf_sock_addr *ctx)
 {
 	struct bpf_sock_addr_kern *kernel = bpf_cast_to_kern_ctx(ctx);
@@ -96,7 +114,9 @@ static __always_inline int bs_reach_unix(struct bpf_sock_addr *ctx)
 	count = bpf_map_lookup_elem(&bs_delegates, &key);
 	if (count)
 		__sync_fetch_and_add(count, 1);
-	else if (bpf_map_update_elem(&bs_delegates, &key, &one, BPF_NOEXIST))
+	else if (!bpf_map_update_elem(&bs_delegates, &key, &one, BPF_NOEXIST))
+		bs_contact_tell(&key);
+	else
 		BS_COUNT(delegates_lost, 1);
 	if (key.verdict == BS_DENY) {
 		bpf_set_retval(-(int)failure);

@@ -51,6 +51,7 @@ struct bpf_sock {
 	__u32 family;
 	__u32 type;
 	__u32 protocol;
+	__be16 dst_port;
 	__u32 state;
 };
 

@@ -9,7 +9,8 @@ use blackstart_core::tables::RuleId;
 /// One message of the live view.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// A new row in the flow table: the first attempt of a subject at a destination with this verdict.
+    /// A new row in the flow table: the first attempt of a subject at a destination with this verdict. Of what was let
+    /// through only what went to loopback over TCP.
     Attempt {
         /// Who; 0 unknown.
         subject: SubjectId,
@@ -58,6 +59,8 @@ pub enum Event {
         /// Why.
         rule: RuleId,
     },
+    /// A unix socket that a subject reached for, for the first time with this verdict. Which, [`crate::Session::contacts`] says.
+    Contact,
     /// A process left the run's cgroup.
     Left {
         /// Who; 0 unknown.
@@ -88,6 +91,7 @@ pub struct AnswerWanted {
     pub edns: bool,
     /// Where the asker waits.
     pub client: SocketAddr,
-    /// The server that it asked: the answer must seem to come from there.
+    /// The server that the query was on its way to, which need not be the one asked for: the answer must seem to come from
+    /// there, and is rewritten as the real one would be.
     pub server: SocketAddr,
 }

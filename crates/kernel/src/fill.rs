@@ -256,7 +256,7 @@ impl PolicyRows {
                     reach: word(class.outcome, at),
                     lookup: word(class.lookup, at),
                     by_port: u8::from(!class.by_port.is_empty()),
-                    may_deny: u8::from(class.may_deny),
+                    denial: class.denial,
                     pad: [0; 6],
                 },
             );

@@ -17,4 +17,4 @@ pub mod support;
 pub use error::{Error, ErrorKind};
 pub use event::{AnswerWanted, Event};
 pub use session::forward::{Asker, Listening, Lookup, Unread, Unwritten};
-pub use session::{Feature, Orphan, Session, Settings};
+pub use session::{Feature, LeftOut, Orphan, Session, Settings};

@@ -214,24 +214,7 @@ impl Record {
                 }));
             },
         )?;
-        self.rows(
-            "bs_delegates",
-            &mut |key: abi::bs_delegate_key, attempts: u64| {
-                let length = usize::from(key.path_len).min(key.path.len());
-                let path = &key.path[..length];
-                let path = match path.strip_prefix(&[0]) {
-                    Some(rest) => format!("@{}", String::from_utf8_lossy(rest)),
-                    None => String::from_utf8_lossy(path).into_owned(),
-                };
-                each(Row::Delegate(DelegateRow {
-                    subject: key.subject,
-                    path,
-                    verdict: verdict(key.verdict),
-                    rule: key.rule,
-                    attempts,
-                }));
-            },
-        )?;
+        self.contacts(&mut |row| each(Row::Delegate(row)))?;
         self.rows("bs_made", &mut |key: abi::bs_made_key, times: u64| {
             each(Row::Socket(SocketRow {
                 subject: key.subject,
@@ -250,6 +233,7 @@ impl Record {
                 subject: key.subject,
                 tgid: key.tgid,
                 cgroup: key.cgroup,
+                returned: false,
             }));
         })?;
         self.rows("bs_names", &mut |id: u64, row: abi::bs_name| {
@@ -261,6 +245,29 @@ impl Record {
         self.rows("bs_subjects", &mut |id: u64, row: abi::bs_subject| {
             each(Row::Subject(self.with_all_arguments(id, &row)));
         })
+    }
+
+    /// Hand every unix socket that was reached for to `each`.
+    pub(crate) fn contacts(&self, each: &mut dyn FnMut(DelegateRow)) -> Result<(), Error> {
+        self.rows(
+            "bs_delegates",
+            &mut |key: abi::bs_delegate_key, attempts: u64| {
+                let length = usize::from(key.path_len).min(key.path.len());
+                let path = &key.path[..length];
+                let path = match path.strip_prefix(&[0]) {
+                    Some(rest) => format!("@{}", String::from_utf8_lossy(rest)),
+                    None => String::from_utf8_lossy(path).into_owned(),
+                };
+                each(DelegateRow {
+                    subject: key.subject,
+                    path,
+                    verdict: verdict(key.verdict),
+                    rule: key.rule,
+                    attempts,
+                    listener: None,
+                });
+            },
+        )
     }
 
     /// The whole record at once. For small ones.

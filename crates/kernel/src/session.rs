@@ -1,7 +1,7 @@
 //! One run's programs and maps: load, attach, pin, read, remove.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -11,7 +11,7 @@ use std::ptr::NonNull;
 use std::rc::Rc;
 
 use blackstart_core::name::Name;
-use blackstart_core::record::{Row, SocketKind, SubjectId, SubjectRow, Verdict};
+use blackstart_core::record::{DelegateRow, Row, SocketKind, SubjectId, SubjectRow, Verdict};
 use blackstart_core::report::Mode;
 use blackstart_core::tables::{Tables, Uses};
 use libbpf_rs::skel::{OpenSkel, Skel, SkelBuilder};
@@ -115,6 +115,15 @@ pub struct Settings<'a> {
     pub forwarder: Option<Listening>,
 }
 
+/// What of the settings found no room in the kernel's tables.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LeftOut {
+    /// Own addresses that are like any others for it.
+    pub own_addresses: usize,
+    /// Names of /etc/hosts at an address that has more of them, as rules tell names apart, than one may have.
+    pub hosts: usize,
+}
+
 /// A run's programs and maps, held by its supervisor.
 pub struct Session {
     // Fields are dropped in this order: nothing may outlive what it reads from.
@@ -143,6 +152,7 @@ pub struct Session {
     /// Where lookups over TCP are turned to.
     forwarder: Option<Listening>,
     unwritten: Unwritten,
+    left_out: LeftOut,
 }
 
 /// `struct bs_live` in the map's memory, which is mapped as long as the skeleton lives. The kernel reads each
@@ -277,7 +287,7 @@ impl Session {
         let keys = NameKeys::random()?;
         let mut rows = PolicyRows::new(settings.tables, keys, &Offsets::default());
         let room = Room::for_policy(&rows);
-        let fixed = settings.hosts.len() + known(settings).count();
+        let fixed = settings.hosts.len() + known(settings).0.len();
         room.size(&mut open, fixed as u32)?;
         set_constants(
             &mut open,
@@ -301,7 +311,7 @@ impl Session {
         let live = Live::new(variables.expect("the object has variables"));
         live.set_suspended();
         write_policy(&skeleton, &live, &mut rows, &room, 0)?;
-        write_known(&skeleton, settings, keys)?;
+        let left_out = write_known(&skeleton, settings, keys)?;
 
         let events = Rc::new(RefCell::new(Vec::new()));
         let sink = Rc::clone(&events);
@@ -334,7 +344,13 @@ impl Session {
             first_rule: 0,
             forwarder,
             unwritten: Unwritten::default(),
+            left_out,
         })
+    }
+
+    /// What of the settings found no room.
+    pub fn left_out(&self) -> LeftOut {
+        self.left_out
     }
 
     /// Attach everything to `cgroup` (a cgroup2 directory that this run made). Mode is still observe.
@@ -524,6 +540,9 @@ impl Session {
                     cgroup: event.name,
                 }
             }
+            RawEvent::Short(event) if event.kind == abi::bs_event_kind::BS_EVENT_CONTACT.0 => {
+                Event::Contact
+            }
             RawEvent::Short(event) if event.kind == abi::bs_event_kind::BS_EVENT_SOCKET.0 => {
                 Event::Socket {
                     subject: event.subject,
@@ -586,6 +605,23 @@ impl Session {
     /// One subject, as the kernel knows it now. Not redacted.
     pub fn subject(&self, id: SubjectId) -> Option<SubjectRow> {
         self.record.subject(id)
+    }
+
+    /// Which subject a process of the run is now, 0 where that is not known; none for a process of others, and for one
+    /// that has ended.
+    pub fn process(&self, tgid: u32) -> Option<SubjectId> {
+        let row = self
+            .skeleton
+            .maps
+            .bs_processes
+            .lookup(&tgid.to_ne_bytes(), MapFlags::ANY)
+            .ok()??;
+        abi::value(&row).map(|row: abi::bs_process| row.subject)
+    }
+
+    /// Hand the unix sockets that were reached for so far to `each`.
+    pub fn contacts(&self, each: &mut dyn FnMut(DelegateRow)) -> Result<(), Error> {
+        self.record.contacts(each)
     }
 
     /// Hand the record so far to `each`, row by row.
@@ -804,10 +840,15 @@ fn write_known(
     skeleton: &abi::BlackstartSkel<'_>,
     settings: &Settings<'_>,
     keys: NameKeys,
-) -> Result<(), Error> {
+) -> Result<LeftOut, Error> {
     let failed = |error| Error::caused(ErrorKind::Io, "write the leases of /etc/hosts", error);
     let maps = &skeleton.maps;
-    for (address, flags) in known(settings) {
+    let (known, own_addresses) = known(settings);
+    let mut left_out = LeftOut {
+        own_addresses,
+        hosts: 0,
+    };
+    for (address, flags) in known {
         let key = abi::bs_address {
             addr: words(address),
         };
@@ -873,27 +914,48 @@ fn write_known(
                 lease.used += 1;
             }
             // More classes on one address than a lease holds; the ones that came first stay.
-            None => tracing::warn!("{ip} has more names in /etc/hosts than a lease holds"),
+            None => left_out.hosts += 1,
         }
         maps.bs_leases
             .update(abi::octets(&at), abi::octets(&lease), MapFlags::ANY)
             .map_err(failed)?;
     }
-    Ok(())
+    Ok(left_out)
 }
 
-/// The addresses that are known without a lookup, and as what.
-fn known(settings: &Settings<'_>) -> impl Iterator<Item = (IpAddr, u32)> {
-    let mut known = BTreeMap::<IpAddr, u32>::new();
-    for (addresses, flag) in [
-        (settings.own_addresses, abi::bs_known::BS_KNOWN_OWN),
-        (settings.resolvers, abi::bs_known::BS_KNOWN_RESOLVER),
-    ] {
-        for address in addresses {
-            *known.entry(address.to_canonical()).or_default() |= flag.0;
+/// The addresses that are known without a lookup, and as what; and how many more there would be. The resolvers come
+/// first: without one, no name could be looked up under an allow-list.
+fn known(settings: &Settings<'_>) -> (Vec<(IpAddr, u32)>, usize) {
+    let (own, resolver) = (
+        abi::bs_known::BS_KNOWN_OWN.0,
+        abi::bs_known::BS_KNOWN_RESOLVER.0,
+    );
+    let canonical = |addresses: &[IpAddr]| -> BTreeSet<IpAddr> {
+        addresses.iter().map(IpAddr::to_canonical).collect()
+    };
+    let (own_addresses, resolvers) = (
+        canonical(settings.own_addresses),
+        canonical(settings.resolvers),
+    );
+    let both = |address: &IpAddr| {
+        if own_addresses.contains(address) {
+            own
+        } else {
+            0
         }
-    }
-    known.into_iter().take(KNOWN_MOST)
+    };
+    let mut known: Vec<_> = resolvers
+        .iter()
+        .map(|address| (*address, resolver | both(address)))
+        .collect();
+    known.extend(
+        own_addresses
+            .difference(&resolvers)
+            .map(|address| (*address, own)),
+    );
+    let more = known.len().saturating_sub(KNOWN_MOST);
+    known.truncate(KNOWN_MOST);
+    (known, more)
 }
 
 fn raw_event(octets: &[u8]) -> Option<RawEvent> {

@@ -496,6 +496,10 @@ impl<'de> Visitor<'de> for Document<'_, '_> {
                     entry.stashed(entry.flow(seq, &flow))
                 }))?,
                 "delegates" => map.next_value_seed(List::new(|seq, delegate: Delegate| {
+                    // Among the flows as well.
+                    if !delegate.is_unix() {
+                        return Ok(());
+                    }
                     entry.rest.borrow_mut().rows += 1;
                     entry.stashed(entry.delegate(seq, &delegate))
                 }))?,

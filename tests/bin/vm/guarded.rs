@@ -91,6 +91,10 @@ impl Running {
         }
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(crate) fn kill(&self) {
         rustix::process::kill_process(Pid::from_child(&self.child), Signal::KILL)
             .expect("kill a running command");

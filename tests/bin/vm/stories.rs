@@ -84,6 +84,7 @@ pub(crate) fn where_enforce_works(gaps: &[&str]) -> ExitCode {
         lookups_over_tcp(gaps);
     });
     play.story("root in a rehearsal cannot undo its guard", contained);
+    play.story("no program is near the verifier's limit", verifier);
     play.story("the report tells the peak of memory", || {
         let usage = run(&[], "", &["true"]).exits(0).report().run.usage.clone();
         assert!(
@@ -103,6 +104,7 @@ pub(crate) fn where_enforce_works(gaps: &[&str]) -> ExitCode {
     play.story("a run within a run cannot be limited, and says so", || {
         nested_limit(gaps);
     });
+    play.story("a clock that jumps changes nothing", clock_that_jumps);
     play.story("the guard holds without its supervisor", killed_supervisor);
     play.story("nothing is left behind", || {
         assert_eq!(left_behind(), BTreeSet::new());
@@ -335,6 +337,34 @@ fn contained() {
     run(&[], policy, &["sh", "-c", "kill -TERM $$"]).exits(128 + 15);
 }
 
+/// Looked at by the verifier for one program, at most: it gives up at a million.
+const VERIFIED: u64 = 250_000;
+
+/// The programs of a policy that uses all of them.
+fn verifier() {
+    let policy = "mode: enforce\ndefault: deny\nlease: ttl\nrules:\n  - allow: github.com\n  - deny: 203.0.113.0/24\n  \
+        - { deny: other.example, process: curl, on_match: blackhole }\n";
+    let started = "echo up >/tmp/verified; until [ -e /tmp/verified-stop ]; do sleep 0.05; done";
+    let guard = start(&[], policy, &["sh", "-c", started]);
+    let began = Instant::now();
+    while !Path::new("/tmp/verified").exists() {
+        assert!(
+            began.elapsed() < Duration::from_secs(30),
+            "it does not start"
+        );
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let verified = blackstart_lab::bench::verified_instructions(guard.pid());
+    fs::write("/tmp/verified-stop", "").expect("write below /tmp");
+    guard.wait().exits(0);
+    for (program, instructions) in &verified {
+        println!("verifier: {instructions:>7} {program}");
+    }
+    assert!(verified.len() >= 10, "{verified:?}");
+    let largest = verified.values().max().expect("there are some");
+    assert!(*largest <= VERIFIED, "{verified:?}");
+}
+
 fn memory_limit(policy: &str) {
     run(&[], "", &["sh", "-c", HUNGRY])
         .exits(0)
@@ -453,6 +483,33 @@ fn finding<'e>(run: &'e Ended, kind: &str) -> &'e str {
         [one] => &one.title,
         _ => panic!("one {kind} in {:?}: {run}", run.report().findings),
     }
+}
+
+/// The wall clock is set forth and back by a day while a run is on, which has little time.
+fn clock_that_jumps() {
+    let policy = format!("{POLICY}lease: ttl\nlimits: {{ time: 30s }}\n");
+    let looks =
+        format!("{LAB} lookup mirror.internal || exit 3; {LAB} lookup github.com && exit 4");
+    let reaches = format!("{LAB} connect mirror.internal {PORT} || exit 5");
+    let day = "$(($(date +%s)";
+    let script = format!(
+        "{looks}; date -s @{day} + 86400)); {looks}; {reaches}; date -s @{day} - 172800)); {looks}; {reaches}; \
+         date -s @{day} + 86400)); exit 0"
+    );
+    let run = run(&[], &policy, &["sh", "-c", &script]).exits(0);
+    let report = run.report();
+    assert!(
+        report.run.ended.as_ref() >= Some(&report.run.started),
+        "{run}"
+    );
+    let queries = |verdict| -> u64 {
+        let of = report.names.iter().filter(|name| name.verdict == verdict);
+        of.map(|name| name.queries).sum()
+    };
+    assert!(
+        queries(Verdict::Deny) >= 3 && queries(Verdict::Allow) >= 3,
+        "{run}"
+    );
 }
 
 fn killed_supervisor() {

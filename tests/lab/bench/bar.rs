@@ -40,6 +40,8 @@ pub struct Bar {
     /// What has to meet the bound, where the figure varies; which bootstrap bound it is follows from `bound`.
     bootstrap: Option<f64>,
     deterministic: bool,
+    /// It was measured as often as a figure that varies has to be.
+    enough: bool,
     note: String,
     raw: Value,
 }
@@ -59,6 +61,7 @@ impl Bar {
             figure: Some(figure),
             bootstrap: None,
             deterministic: true,
+            enough: true,
             note: String::new(),
             raw: Value::Null,
         }
@@ -83,6 +86,7 @@ impl Bar {
                 Bound::AtMost(_) | Bound::Exactly(_) => estimate.upper,
             }),
             deterministic: false,
+            enough: pairs.0.len() >= ENOUGH,
             note,
             raw: json!({ "pairs": pairs.0, "order": "guarded, bare" }),
             ..Self::deterministic(what, unit, bound, estimate.median)
@@ -142,6 +146,7 @@ impl Bar {
     fn verdict(&self) -> &'static str {
         match self.met() {
             None => "skipped",
+            Some(true) if !self.enough => "too few",
             Some(true) => "pass",
             Some(false) => "MISSED",
         }
@@ -205,8 +210,8 @@ impl Results {
             .all(|bar| !bar.deterministic || bar.met() != Some(false))
     }
 
-    /// Write everything to `DIR/DATE-bars.json`.
-    pub fn write(&self, dir: &Path) -> PathBuf {
+    /// Write everything to `DIR/DATE-SUITE.json`.
+    pub fn write(&self, dir: &Path, suite: &str) -> PathBuf {
         let now = machine::now();
         let details: serde_json::Map<String, Value> = self
             .details
@@ -223,7 +228,7 @@ impl Results {
         });
         fs::create_dir_all(dir).expect("make the directory for the results");
         let date = now.split('T').next().expect("a time begins with its date");
-        let path = dir.join(format!("{date}-bars.json"));
+        let path = dir.join(format!("{date}-{suite}.json"));
         fs::write(&path, format!("{}\n", compact(&document))).expect("write the results");
         path
     }
@@ -325,6 +330,19 @@ mod tests {
         assert_eq!(bar(estimate.upper).met(), Some(true));
         let bar = Bar::paired("x", "", Bound::AtLeast(estimate.median), estimate, &pairs);
         assert_eq!(bar.met(), Some(false));
+    }
+
+    #[test]
+    fn too_few_pairs_are_no_pass_and_many_enough_to_miss() {
+        let bar = |count, limit| {
+            let pairs = Pairs(vec![(10.0, 10.0); count]);
+            Bar::paired("x", "ms", Bound::AtMost(limit), pairs.difference(), &pairs)
+        };
+        let few = bar(ENOUGH - 1, 1.0);
+        assert_eq!(few.verdict(), "too few");
+        assert_eq!(few.to_json()["verdict"], "too few");
+        assert_eq!(bar(ENOUGH, 1.0).verdict(), "pass");
+        assert_eq!(bar(ENOUGH - 1, -1.0).verdict(), "MISSED");
     }
 
     #[test]

@@ -83,6 +83,18 @@ impl Client {
         self.child.id()
     }
 
+    /// The same, to be signalled while the client is at work.
+    pub(super) fn supervisor(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
+    /// No more orders; its supervisor was killed, and there is no report.
+    pub(super) fn abandon(mut self) {
+        drop(self.orders.take());
+        let status = self.child.wait().expect("wait for the supervisor");
+        assert!(!status.success(), "the supervisor was not killed: {status}");
+    }
+
     /// Send the process that was started a signal.
     pub(super) fn signal(&self, signal: Signal) {
         rustix::process::kill_process(Pid::from_child(&self.child), signal)

@@ -49,26 +49,11 @@ pub(super) struct Cost {
 /// The programs of a run by where they are attached.
 pub(super) fn programs(supervisor: u32) -> BTreeMap<String, Cost> {
     let described = descriptors(supervisor);
-    let mut names = BTreeMap::new();
-    for link in described.iter().filter(|fd| fd.contains_key("link_type")) {
-        let hook = link.get("tp_name").cloned().or_else(|| {
-            link.get("attach_type")
-                .map(|kind| hook(kind).map_or_else(|| format!("hook {kind}"), str::to_owned))
-        });
-        names.insert(
-            link["prog_id"].clone(),
-            hook.unwrap_or_else(|| "?".to_owned()),
-        );
-    }
+    let names = hooks(&described);
     let mut found = BTreeMap::new();
     for program in described.iter().filter(|fd| fd.contains_key("run_cnt")) {
-        let id = &program["prog_id"];
-        let name = names
-            .get(id)
-            .cloned()
-            .unwrap_or_else(|| format!("program {id}"));
         found.insert(
-            name,
+            named(&names, program),
             Cost {
                 runs: number(program, "run_cnt"),
                 nanoseconds: number(program, "run_time_ns"),
@@ -77,6 +62,40 @@ pub(super) fn programs(supervisor: u32) -> BTreeMap<String, Cost> {
     }
     assert!(!found.is_empty(), "the supervisor holds no programs");
     found
+}
+
+/// Where each program is attached, by its number.
+fn hooks(described: &[Described]) -> BTreeMap<String, String> {
+    let links = described.iter().filter(|fd| fd.contains_key("link_type"));
+    let named = |link: &Described| {
+        let hook = link.get("tp_name").cloned().or_else(|| {
+            link.get("attach_type")
+                .map(|kind| hook(kind).map_or_else(|| format!("hook {kind}"), str::to_owned))
+        });
+        (
+            link["prog_id"].clone(),
+            hook.unwrap_or_else(|| "?".to_owned()),
+        )
+    };
+    links.map(named).collect()
+}
+
+fn named(names: &BTreeMap<String, String>, program: &Described) -> String {
+    let id = &program["prog_id"];
+    names
+        .get(id)
+        .cloned()
+        .unwrap_or_else(|| format!("program {id}"))
+}
+
+/// How many instructions the verifier looked at, of each program of a run by where it is attached. Programs that are
+/// attached at several places, or nowhere, are told by their number.
+pub fn verified_instructions(supervisor: u32) -> BTreeMap<String, u64> {
+    let described = descriptors(supervisor);
+    let names = hooks(&described);
+    let programs = described.iter().filter(|fd| fd.contains_key("run_cnt"));
+    let verified = |program| (named(&names, program), number(program, "verified_insns"));
+    programs.map(verified).collect()
 }
 
 /// A map that a supervisor holds.

@@ -24,7 +24,7 @@ pub(super) fn processes(scene: &Scene, results: &mut Results) {
 
     let short = |argv: &[String]| {
         argv.last()
-            .is_some_and(|word| word.starts_with("short-") && argv.len() == 5)
+            .is_some_and(|word| word.starts_with("short-") && argv.len() == 6)
     };
     let subjects: Vec<_> = report
         .subjects
@@ -217,7 +217,7 @@ pub(super) fn memory(scene: &Scene, results: &mut Results) {
 
 fn spawn(scene: &Scene, client: &mut Client, n: usize) {
     let half = n / 2;
-    let good = client.ask_two(&format!("spawn 0 {half} {} {CLOSES}", scene.web()))[0];
+    let good = client.ask_two(&format!("spawn 0 {half} {} {CLOSES} 1", scene.web()))[0];
     assert_eq!(
         good,
         u64::try_from(half * 2).expect("a count"),

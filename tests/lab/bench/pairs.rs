@@ -50,7 +50,7 @@ impl Pairs {
 
 /// The median of the samples and its one-sided 95 % bounds, by bootstrap.
 pub(super) fn estimate(samples: &[f64]) -> Estimate {
-    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    let mut random = Random::new();
     let mut medians: Vec<f64> = (0..DRAWS)
         .map(|_| {
             median(
@@ -80,11 +80,15 @@ pub(super) fn median(mut samples: Vec<f64>) -> f64 {
     }
 }
 
-/// Xorshift with a fixed seed: the same samples give the same bound.
-struct Random(u64);
+/// Xorshift with a fixed seed: the same samples give the same bound, the same turns the same moments.
+pub(super) struct Random(u64);
 
 impl Random {
-    fn below(&mut self, n: usize) -> usize {
+    pub(super) fn new() -> Self {
+        Self(0x9e37_79b9_7f4a_7c15)
+    }
+
+    pub(super) fn below(&mut self, n: usize) -> usize {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;

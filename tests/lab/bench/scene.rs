@@ -128,6 +128,11 @@ impl Scene {
         &self.world
     }
 
+    /// The compiled client.
+    pub(super) fn client(&self) -> &str {
+        &self.client
+    }
+
     pub(super) fn web(&self) -> Ipv4Addr {
         self.web.v4()
     }

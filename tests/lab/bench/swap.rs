@@ -7,6 +7,9 @@
 //! other is another rule's. An attempt that half of each had judged would end with an errno that neither policy has
 //! for that destination, or stand in the record under the rule of the one and end with the errno of the other: both are
 //! counted.
+//!
+//! Then the same of two policies that differ in their mode: what the one refuses the other lets through and records as what
+//! it would have denied.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -16,7 +19,7 @@ use std::path::Path;
 use std::process::Stdio;
 
 use blackstart_core::record::Verdict;
-use blackstart_core::report::Report;
+use blackstart_core::report::{Mode, Report};
 use serde_json::json;
 
 use super::bar::{Bar, Bound, Results};
@@ -25,10 +28,21 @@ use crate::guard;
 
 /// How often a policy takes over.
 const SWAPS: usize = 1_000;
+/// How often one does that has another mode.
+const SWAPS_OF_MODE: usize = 200;
 /// What the run says that it deploys: by this it is found again.
 const SERVICE: &str = "swapped";
 /// Only one of the two policies has them.
 const FILLERS: usize = 60;
+
+/// Two policies.
+struct Pair {
+    /// What bars call it.
+    called: &'static str,
+    modes: [Mode; 2],
+    aims: Vec<Aim>,
+    swaps: usize,
+}
 
 /// A place at which the policies differ.
 struct Aim {
@@ -112,9 +126,38 @@ fn aims(scene: &Scene) -> Vec<Aim> {
     ]
 }
 
-fn policy(aims: &[Aim], which: usize) -> String {
+/// Each with one rule in both policies, which differ in what is around it.
+fn aims_of_mode(scene: &Scene) -> Vec<Aim> {
+    let aim = |address, port, rule: &str, errno| Aim {
+        address,
+        port,
+        said: [(rule.to_owned(), Some(errno)), (rule.to_owned(), None)],
+    };
+    vec![
+        aim(
+            Ipv4Addr::new(198, 18, 1, 1),
+            9,
+            "deny: 198.18.0.0/16",
+            ("EPERM", 1),
+        ),
+        aim(scene.web(), 9, &format!("deny: {KNOWN}"), ("ENETDOWN", 100)),
+        aim(
+            Ipv4Addr::new(10, 88, 1, 1),
+            7000,
+            "{deny: \"*:7000\", process: bench-client}",
+            ("ETIMEDOUT", 110),
+        ),
+    ]
+}
+
+fn policy(pair: &Pair, which: usize) -> String {
+    let aims = &pair.aims;
+    let mode = match pair.modes[which] {
+        Mode::Observe => "observe",
+        Mode::Enforce => "enforce",
+    };
     let mut text = format!(
-        "apiVersion: blackstart.dev/v1\nkind: Policy\nservice: {SERVICE}\nmode: enforce\nrules:\n"
+        "apiVersion: blackstart.dev/v1\nkind: Policy\nservice: {SERVICE}\nmode: {mode}\nrules:\n"
     );
     for i in 0..which * FILLERS {
         let _ = writeln!(text, "  - deny: .a.service-{i}.example.net");
@@ -134,16 +177,33 @@ fn policy(aims: &[Aim], which: usize) -> String {
 
 /// Swap policies under load.
 pub(super) fn under_load(scene: &Scene, results: &mut Results) {
-    let aims = aims(scene);
+    let rules = Pair {
+        called: "reload under load",
+        modes: [Mode::Enforce; 2],
+        aims: aims(scene),
+        swaps: scene.count(SWAPS),
+    };
+    swap(scene, &rules, results);
+    let modes = Pair {
+        called: "reload of the mode under load",
+        modes: [Mode::Enforce, Mode::Observe],
+        aims: aims_of_mode(scene),
+        swaps: scene.count(SWAPS_OF_MODE),
+    };
+    swap(scene, &modes, results);
+}
+
+fn swap(scene: &Scene, pair: &Pair, results: &mut Results) {
+    let (aims, called) = (&pair.aims, pair.called);
     let files = [0, 1].map(|which| {
         let name = format!("swap-{which}.yaml");
-        let path = scene.world().file(&name, &policy(&aims, which));
+        let path = scene.world().file(&name, &policy(pair, which));
         path.display().to_string()
     });
     let stop = scene.world().dir().join("swapped");
     let order = |errnos: &dyn Fn(&Aim) -> [u64; 2]| {
         let mut order = format!("swapped {}", stop.display());
-        for aim in &aims {
+        for aim in aims {
             let [one, other] = errnos(aim);
             let _ = write!(order, " {}:{}:{one}:{other}", aim.address, aim.port);
         }
@@ -168,7 +228,7 @@ pub(super) fn under_load(scene: &Scene, results: &mut Results) {
     );
     fs::remove_file(&stop).expect("remove what was just written");
 
-    let swaps = scene.count(SWAPS);
+    let swaps = pair.swaps;
     let attempts = order(&|aim| [aim.errno(0), aim.errno(1)]);
     let ended = std::thread::scope(|scope| {
         let under_way = scope.spawn(|| Ended::of(&client.ask(&attempts)));
@@ -181,6 +241,7 @@ pub(super) fn under_load(scene: &Scene, results: &mut Results) {
         }
         under_way.join().expect("the client answers")
     });
+    let _ = fs::remove_file(&stop);
     let report = client.end().expect("a guarded client has a report");
     assert_eq!(report.run.reloads.len(), swaps + 1, "reloads in the report");
     assert!(
@@ -192,7 +253,7 @@ pub(super) fn under_load(scene: &Scene, results: &mut Results) {
         ended.by_aim
     );
 
-    let recorded = recorded(&report, &aims);
+    let recorded = recorded(&report, pair);
     let neither: u64 = ended.by_aim.iter().map(|[.., neither]| neither).sum();
     let told = format!("{} attempts, {swaps} swaps", ended.attempts());
     let raw = json!({
@@ -204,7 +265,7 @@ pub(super) fn under_load(scene: &Scene, results: &mut Results) {
     });
     results.add(
         Bar::deterministic(
-            "reload under load: attempts that end as neither policy says",
+            format!("{called}: attempts that end as neither policy says"),
             "attempts",
             Bound::Exactly(0.0),
             float(neither),
@@ -225,17 +286,21 @@ pub(super) fn under_load(scene: &Scene, results: &mut Results) {
         .sum();
     results.add(
         Bar::deterministic(
-            "reload under load: attempts that end by one policy and are recorded by another",
+            format!("{called}: attempts that end by one policy and are recorded by another"),
             "attempts",
             Bound::Exactly(0.0),
             float(apart + report.coverage.lost),
         )
         .note(format!("{} flows", report.flows.len())),
     );
+    // One rate is enough, and that of the pair that is swapped oftener.
+    if pair.modes != [Mode::Enforce; 2] {
+        return;
+    }
     let seconds = float(ended.nanoseconds / 1000) / 1e6;
     results.add(
         Bar::once(
-            "reload under load: rate",
+            format!("{called}: rate"),
             "/s",
             Bound::AtLeast(50_000.0),
             float(ended.attempts()) / seconds,
@@ -288,7 +353,8 @@ impl Ended {
 }
 
 /// The same of the record, by verdict and rule.
-fn recorded(report: &Report, aims: &[Aim]) -> Ended {
+fn recorded(report: &Report, pair: &Pair) -> Ended {
+    let aims = &pair.aims;
     let mut by_place: BTreeMap<_, [u64; 3]> = BTreeMap::new();
     for flow in &report.flows {
         let Some(aim) = aims
@@ -298,9 +364,10 @@ fn recorded(report: &Report, aims: &[Aim]) -> Ended {
             continue;
         };
         let is = |policy: usize| {
-            let verdict = match aim.said[policy].1 {
-                Some(_) => Verdict::Deny,
-                None => Verdict::Allow,
+            let verdict = match (pair.modes[policy], aim.said[policy].1) {
+                (Mode::Observe, _) => Verdict::WouldDeny,
+                (Mode::Enforce, Some(_)) => Verdict::Deny,
+                (Mode::Enforce, None) => Verdict::Allow,
             };
             flow.verdict == verdict && flow.rule == aim.rule(policy)
         };

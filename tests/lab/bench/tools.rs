@@ -11,7 +11,7 @@ use super::pairs::{ENOUGH, Pairs};
 use super::scene::{ABSENT, DENIED, Scene};
 
 /// What the pairs of one tool may take in all; one that hangs gets fewer pairs.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(150);
 /// Seconds after which a tool is ended.
 const HANGS: u32 = 10;
 

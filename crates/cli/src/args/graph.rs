@@ -27,6 +27,9 @@ pub(crate) enum Graph {
 #[derive(Debug, Args)]
 pub(crate) struct GraphOf {
     /// The services: a directory with their files, or one such file
+    ///
+    /// Where it is not given, the catalog is where BLACKSTART_CATALOG says, or else `catalog` in the working
+    /// directory, or else /etc/blackstart/catalog; which of these is told.
     #[arg(long, value_name = "DIR")]
     pub(crate) catalog: Option<PathBuf>,
 
@@ -125,8 +128,8 @@ pub(crate) struct GraphCheck {
     #[arg(long, requires = "baseline")]
     pub(crate) update_baseline: bool,
 
-    /// Only findings as bad as this, or worse, fail
-    #[arg(long, value_name = "SEVERITY", default_value = "warning")]
+    /// Only new findings as bad as this, or worse, fail; milder ones are listed all the same
+    #[arg(long, value_name = "SEVERITY", default_value = "info")]
     pub(crate) fail_on: FailOn,
 
     /// Write SARIF 2.1.0 here
@@ -138,6 +141,8 @@ pub(crate) struct GraphCheck {
     pub(crate) markdown: Option<PathBuf>,
 
     /// Print annotations as GitHub Actions reads them
+    ///
+    /// On standard output; beside `--format json` on standard error, which GitHub reads as well.
     #[arg(long)]
     pub(crate) annotations: bool,
 

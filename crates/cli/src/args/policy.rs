@@ -35,6 +35,8 @@ pub(crate) struct Check {
     pub(crate) format: Format,
 
     /// Take from this catalog what `protect:` and `service:` stand for
+    ///
+    /// Where it is not given: where BLACKSTART_CATALOG says, or in /etc/blackstart/catalog, if that is there.
     #[arg(long, value_name = "DIR")]
     pub(crate) catalog: Option<PathBuf>,
 
@@ -66,11 +68,21 @@ Exit codes:
 pub(crate) struct Explain {
     /// Judge by this policy
     ///
-    /// Without one, by the host's guardrails alone.
+    /// Without one, by the host's guardrails alone. One of these is not judged by twice.
     #[arg(long, value_name = "FILE")]
     pub(crate) policy: Option<PathBuf>,
 
+    /// Read the policy as a guardrail, wherever it lies
+    #[arg(long, requires = "policy")]
+    pub(crate) guardrail: bool,
+
+    /// Judge as for a caller without root, for whom every rule of a guardrail is final
+    #[arg(long)]
+    pub(crate) as_user: bool,
+
     /// Take from this catalog what `protect:` and `service:` stand for
+    ///
+    /// Where it is not given: where BLACKSTART_CATALOG says, or in /etc/blackstart/catalog, if that is there.
     #[arg(long, value_name = "DIR")]
     pub(crate) catalog: Option<PathBuf>,
 
@@ -80,10 +92,15 @@ pub(crate) struct Explain {
 
     /// What the process executes
     ///
-    /// As it is given to exec: rules about a path want the whole path. That the process was started by
-    /// another one cannot be said here: an `ancestor:` rule holds if it is about this program itself.
+    /// As it is given to exec: rules about a path want the whole path.
     #[arg(long, value_name = "PATH", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub(crate) process: Option<String>,
+
+    /// What a process executes that it descends from; may be given more than once
+    ///
+    /// Rules about an `ancestor:` hold for all that such a process starts, and for itself.
+    #[arg(long, value_name = "PATH", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub(crate) ancestor: Vec<String>,
 
     /// With which protocol; `tcp` if not given
     #[arg(long, value_name = "PROTOCOL")]
@@ -118,6 +135,9 @@ Exit codes:
 /// are in force today, but without the host's guardrails: the result is the same on every host. Nothing is
 /// run, and no privilege is needed.
 ///
+/// A file in the guardrails' directory is read as a guardrail, whose rules may be `final`; so are all with
+/// `--guardrail`. Guardrails are read as for root, for whom they are not all final.
+///
 /// A case that expects `deny` is met by `would_deny` while the whole policy says `mode: observe`. The tests
 /// of included files are not run; name these files, too.
 #[derive(Debug, Args)]
@@ -128,12 +148,18 @@ pub(crate) struct Test {
     pub(crate) format: Format,
 
     /// Take from this catalog what `protect:` and `service:` stand for
+    ///
+    /// Where it is not given: where BLACKSTART_CATALOG says, or in /etc/blackstart/catalog, if that is there.
     #[arg(long, value_name = "DIR")]
     pub(crate) catalog: Option<PathBuf>,
 
     /// Apply the host's guardrails, as a run on this host would
     #[arg(long)]
     pub(crate) with_guardrails: bool,
+
+    /// Read them as guardrails, wherever they lie
+    #[arg(long)]
+    pub(crate) guardrail: bool,
 
     /// The policies
     #[arg(value_name = "FILE", required = true)]
@@ -198,6 +224,8 @@ pub(crate) struct Against {
     pub(crate) since: Option<Duration>,
 
     /// Take from this catalog what `protect:` and `service:` stand for
+    ///
+    /// Where it is not given: where BLACKSTART_CATALOG says, or in /etc/blackstart/catalog, if that is there.
     #[arg(long, value_name = "DIR")]
     pub(crate) catalog: Option<PathBuf>,
 

@@ -1,7 +1,7 @@
 //! The graph for programs.
 
 use blackstart_core::graph::impact::{Impact, Outcome, State};
-use blackstart_core::graph::loops::Loop;
+use blackstart_core::graph::loops::{Loop, knots};
 use blackstart_core::graph::recovery::Recovery;
 use blackstart_core::graph::{Contact, Evidence, Graph, Kind, NeedId, NodeId};
 use serde_json::{Value, json};
@@ -102,10 +102,7 @@ pub(super) fn services(graph: &Graph, nodes: &[NodeId]) -> Value {
         value["self"] = itself.map(|(_, seen)| contact(seen)).collect();
         value
     };
-    json!({
-        "services": nodes.iter().map(one).collect::<Vec<_>>(),
-        "unassigned_runs": graph.unassigned(),
-    })
+    json!({ "services": nodes.iter().map(one).collect::<Vec<_>>() })
 }
 
 /// The circles.
@@ -122,7 +119,18 @@ pub(super) fn loops(graph: &Graph, recovery: &Recovery, loops: &[Loop]) -> Value
             "component": names(graph, component),
         })
     };
-    json!({ "loops": loops.iter().map(one).collect::<Vec<_>>() })
+    let knots = knots(graph, recovery);
+    let knots = knots.iter().map(|knot| {
+        json!({
+            "steps": needs(graph, &knot.steps),
+            "component": names(graph, knot.members),
+        })
+    });
+    json!({
+        "loops": loops.iter().map(one).collect::<Vec<_>>(),
+        // Circles that no deployment closes.
+        "knots": knots.collect::<Vec<_>>(),
+    })
 }
 
 /// The order of recovery (DESIGN §10: `levels` and `components`).
@@ -194,6 +202,5 @@ pub(super) fn graph(graph: &Graph, recovery: &Recovery, found: &[Loop]) -> Value
             value
         })
         .collect();
-    document["unassigned_runs"] = json!(graph.unassigned());
     document
 }

@@ -5,24 +5,28 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use blackstart_core::catalog::{Phase, Strength};
-use blackstart_core::graph::loops::Loop;
+use blackstart_core::graph::loops::{Knot, Loop};
 use blackstart_core::graph::recovery::Recovery;
 use blackstart_core::graph::{Graph, Need, NeedId};
 
+use super::missing::Missing;
 use crate::html::Catalogued;
 use crate::plain::plain;
 
-fn on_circles(loops: &[Loop]) -> BTreeSet<NeedId> {
-    loops
-        .iter()
-        .flat_map(|it| it.steps.iter().copied())
-        .collect()
+/// The needs that lie on one.
+pub(super) fn circles(loops: &[Loop], knots: &[Knot<'_>]) -> BTreeSet<NeedId> {
+    let of_loops = loops.iter().map(|it| &it.steps);
+    let steps = of_loops.chain(knots.iter().map(|it| &it.steps));
+    steps.flatten().copied().collect()
 }
 
 /// For Graphviz: circles in red, what was only declared dashed.
-pub(super) fn dot(graph: &Graph, loops: &[Loop]) -> String {
-    let circles = on_circles(loops);
+pub(super) fn dot(graph: &Graph, circles: &BTreeSet<NeedId>, missing: Missing<'_>) -> String {
     let mut out = String::from("digraph blackstart {\n  rankdir=LR;\n  node [shape=box];\n");
+    let lacks = missing.sentences();
+    if !lacks.is_empty() {
+        let _ = writeln!(out, "  label={};", quoted(&lacks.join("; ")));
+    }
     for id in graph.ids() {
         let node = graph.node(id);
         let shape = if node.is_service() { "box" } else { "ellipse" };
@@ -57,9 +61,11 @@ pub(super) fn dot(graph: &Graph, loops: &[Loop]) -> String {
 }
 
 /// For Mermaid: circles as thick lines.
-pub(super) fn mermaid(graph: &Graph, loops: &[Loop]) -> String {
-    let circles = on_circles(loops);
+pub(super) fn mermaid(graph: &Graph, circles: &BTreeSet<NeedId>, missing: Missing<'_>) -> String {
     let mut out = String::from("flowchart LR\n");
+    for (number, lack) in missing.sentences().iter().enumerate() {
+        let _ = writeln!(out, "  missing{number}{{{{\"{}\"}}}}", entities(lack));
+    }
     for id in graph.ids() {
         let node = graph.node(id);
         let text = entities(&node.name);

@@ -20,6 +20,8 @@ pub(super) struct Gathered {
     reports: Vec<Report>,
     of_catalog: Files,
     of_runs: Vec<String>,
+    /// The first file that was read.
+    first: Option<String>,
     /// Something is missing.
     pub(super) partial: bool,
 }
@@ -43,6 +45,8 @@ impl Gathered {
             })
             .collect();
         partial |= !of_runs.is_empty();
+        let first = of_catalog.texts.keys().next().cloned();
+        let first = first.or_else(|| Some(files.first()?.to_string_lossy().into_owned()));
         // A catalog of which no file could be read is none.
         let catalog = reading
             .filter(|_| !of_catalog.texts.is_empty())
@@ -52,6 +56,7 @@ impl Gathered {
             reports,
             of_catalog,
             of_runs,
+            first,
             partial,
         }
     }
@@ -59,6 +64,11 @@ impl Gathered {
     /// Was there nothing that a graph could be made of?
     pub(super) fn is_empty(&self) -> bool {
         self.catalog.is_none() && self.reports.is_empty()
+    }
+
+    /// A file to point at where nothing closer is known.
+    pub(super) fn source(&self) -> Option<&str> {
+        self.first.as_deref()
     }
 
     /// Everything that is wrong.

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use blackstart_core::catalog::Strength;
 use blackstart_core::graph::impact::{Impact, Outcome, State};
-use blackstart_core::graph::loops::{Loop, LoopKind};
+use blackstart_core::graph::loops::{Knot, Loop, LoopKind};
 use blackstart_core::graph::recovery::Recovery;
 use blackstart_core::graph::{Cut, Graph, Need, NeedId, NodeId};
 
@@ -81,21 +81,22 @@ pub(super) fn services(graph: &Graph, nodes: &[NodeId], paint: Paint) -> String 
             );
         }
     }
-    for run in graph.unassigned() {
-        let _ = writeln!(
-            out,
-            "run {} does not say what it deploys: what it reached for is left out",
-            plain(run)
-        );
-    }
     if out.is_empty() {
         out.push_str("no services\n");
     }
     out
 }
 
-/// The circles.
-pub(super) fn loops(graph: &Graph, loops: &[Loop], paint: Paint) -> String {
+/// What is wrong with a component.
+fn without(members: &[NodeId]) -> &'static str {
+    match members {
+        [_] => "cannot start without itself",
+        _ => "cannot start without each other",
+    }
+}
+
+/// The circles: those that deployments close, and those that stand without any.
+pub(super) fn loops(graph: &Graph, loops: &[Loop], knots: &[Knot<'_>], paint: Paint) -> String {
     let mut out = String::new();
     for it in loops {
         let kinds: Vec<_> = match it.kinds.is_empty() {
@@ -130,8 +131,24 @@ pub(super) fn loops(graph: &Graph, loops: &[Loop], paint: Paint) -> String {
             out.push_str("  there may be a shorter one: the search was given up\n");
         }
     }
-    if loops.is_empty() {
-        let _ = writeln!(out, "{}", paint.good("no circle that is known of"));
+    match (loops.is_empty(), knots.is_empty()) {
+        (true, true) => {
+            let _ = writeln!(out, "{}", paint.good("no circle that is known of"));
+        }
+        (true, false) => out.push_str("no deployment closes a circle that is known of\n"),
+        (false, _) => {}
+    }
+    for knot in knots {
+        let _ = writeln!(
+            out,
+            "{}  {}",
+            paint.bad(without(knot.members)),
+            names(graph, knot.members)
+        );
+        for step in &knot.steps {
+            let known = known(graph.need(*step));
+            let _ = writeln!(out, "  {}\n    {known}", need(graph, *step));
+        }
     }
     out
 }
@@ -155,7 +172,7 @@ impl Order<'_> {
             let _ = writeln!(
                 out,
                 "{}  {}",
-                paint.bad("cannot start without each other"),
+                paint.bad(without(members)),
                 names(graph, members)
             );
             let what = match (cut.needs.len(), cut.smallest) {
@@ -225,6 +242,9 @@ pub(super) fn impact(graph: &Graph, down: &[NodeId], impact: &Impact, paint: Pai
             Outcome::NeverSeen => ("never seen".to_owned(), &[]),
         };
         let _ = writeln!(out, "  {word}  {name}");
+        if matches!(outcome, Outcome::Unknown(needs) if needs.is_empty()) {
+            out.push_str("    no run of it was seen to a good end\n");
+        }
         for id in needs {
             let of = graph.need(*id);
             let _ = writeln!(out, "    {}; {}", need(graph, *id), strength(of));
@@ -237,7 +257,7 @@ pub(super) fn impact(graph: &Graph, down: &[NodeId], impact: &Impact, paint: Pai
         let _ = writeln!(
             out,
             "  {}  {}  (see `blackstart graph order`)",
-            paint.bad("cannot start without each other"),
+            paint.bad(without(members)),
             names(graph, members)
         );
     }

@@ -5,7 +5,7 @@ use std::fmt;
 use askama::Template as _;
 use blackstart_core::catalog::Strength;
 use blackstart_core::graph::findings::{GraphFinding, findings};
-use blackstart_core::graph::loops::Loop;
+use blackstart_core::graph::loops::{Loop, knots};
 use blackstart_core::graph::recovery::Recovery;
 use blackstart_core::graph::{Cut, Graph, Kind, NeedId, NodeId};
 use blackstart_core::report::Severity;
@@ -44,10 +44,22 @@ impl Catalogued<'_> {
         let cuts = self.recovery.cuts(graph);
         let needs: Vec<NeedId> = cuts.iter().flat_map(|cut| cut.needs.clone()).collect();
         let after = (!needs.is_empty()).then(|| Recovery::without(graph, &needs));
-        let picture = Picture::of(graph, self.loops, None);
-        let why_not = picture.is_empty().then_some(
-            "No deployment closes a circle, and the graph is too large to be drawn as a whole.",
-        );
+        let knots = knots(graph, self.recovery);
+        let of_loops = self.loops.iter().map(|it| it.steps.as_slice());
+        let circles: Vec<_> = of_loops
+            .chain(knots.iter().map(|it| it.steps.as_slice()))
+            .collect();
+        let picture = Picture::of(graph, &circles, None);
+        let why_not = picture.is_empty().then_some(match circles.is_empty() {
+            true => "There is no circle, and the graph is too large to be drawn as a whole.",
+            false => {
+                "The circles are too large to be drawn, and so is the graph as a whole: see the findings."
+            }
+        });
+        let no_circle = match circles.is_empty() {
+            true => "No circle was found.",
+            false => "No circle is drawn.",
+        };
         let services = graph
             .nodes()
             .iter()
@@ -60,8 +72,12 @@ impl Catalogued<'_> {
             services,
             circles: self.loops.len(),
             partial: self.partial,
-            found: findings(graph, self.loops),
-            drawing: Drawing { picture, why_not },
+            found: findings(graph, self.recovery, self.loops),
+            drawing: Drawing {
+                picture,
+                why_not,
+                no_circle,
+            },
             cuts,
             after,
         };
@@ -133,11 +149,21 @@ impl View<'_> {
                 counted(count as u64, "circle")
             ),
         });
+        let alone = self
+            .recovery
+            .components()
+            .filter(|it| it.len() == 1)
+            .count();
         let stuck: usize = self.recovery.components().map(<[NodeId]>::len).sum();
-        match stuck {
-            0 => text.push_str("; everything can start from black"),
-            1 => text.push_str("; 1 service cannot start without itself"),
-            many => text.push_str(&format!(
+        match (stuck, alone) {
+            (0, _) => text.push_str("; everything can start from black"),
+            (1, _) => text.push_str("; 1 service cannot start without itself"),
+            (many, alone) if many == alone => {
+                text.push_str(&format!(
+                    "; {many} services cannot start without themselves"
+                ));
+            }
+            (many, _) => text.push_str(&format!(
                 "; {many} services cannot start without each other"
             )),
         }

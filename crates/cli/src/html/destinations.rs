@@ -12,6 +12,7 @@ use blackstart_core::report::{Flow, Name, Parts, Verdict};
 use super::clock::{Clock, Span, length_text};
 use super::grouped;
 use crate::summary::destinations::{Lineage, Tally, Texts, What, is_told, outcome_words};
+use crate::summary::{places_of, written_at};
 
 /// No more than this are shown: a browser has to hold each.
 const SHOWN: usize = 5_000;
@@ -337,10 +338,7 @@ fn is_row(name: &Name, contacted: &BTreeSet<u32>, texts: &mut Texts) -> bool {
 
 /// ` (deploy.yaml:7)`, for a rule that stands in a policy.
 pub(super) fn place(rules: &[Rule], text: &str) -> String {
-    let found = rules.iter().find(|rule| *rule.text == *text);
-    found.map_or_else(String::new, |rule| {
-        format!(" ({}:{})", rule.file, rule.line)
-    })
+    written_at(&places_of(rules, text))
 }
 
 /// `1.4 kB`, in powers of ten.

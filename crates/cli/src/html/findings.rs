@@ -3,7 +3,7 @@
 use blackstart_core::catalog::Phase;
 use blackstart_core::graph::findings::GraphFinding;
 use blackstart_core::graph::loops::LoopKind;
-use blackstart_core::graph::{Graph, NeedId};
+use blackstart_core::graph::{Contact, Graph, NeedId};
 use blackstart_core::policy::{Day, Rank, Reaction, Rule};
 use blackstart_core::report::{Circle, Finding, Parts, Severity, image_script};
 
@@ -11,8 +11,8 @@ use super::command_line;
 use super::destinations::place;
 use super::paste::{self, Paste};
 use crate::plain::cut;
-use crate::summary::WAIVED_DAYS;
 use crate::summary::destinations::Lineage;
+use crate::summary::{WAIVED_DAYS, written_at};
 
 /// No more of them are shown.
 pub(super) const SHOWN: usize = 500;
@@ -83,11 +83,14 @@ impl OfRun<'_> {
             reason: finding.reason.clone(),
             fix: finding.fix.clone(),
             owner: finding.owner.clone(),
-            rule: rule.map(|rule| format!("{rule}{}", place(self.rules, rule))),
+            rule: rule.map(|rule| match &finding.place {
+                Some(place) => format!("{rule}{}", written_at(std::slice::from_ref(place))),
+                None => format!("{rule}{}", place(self.rules, rule)),
+            }),
             gates: finding.reaction == Some(Reaction::Fail),
             steps: circle.map(steps).unwrap_or_default(),
             shortest: circle.is_none_or(|circle| circle.shortest),
-            component: circle.map(|circle| members(&circle.component)),
+            component: circle.map(|circle| together(&circle.component)),
             runs: 0,
             pastes: self.pastes(finding),
         }
@@ -120,7 +123,11 @@ impl OfRun<'_> {
                     return Vec::new();
                 };
                 let text = finding.rule.as_deref().unwrap_or_default();
-                let written = self.rules.iter().find(|rule| *rule.text == *text);
+                let place = finding.place.as_ref();
+                let same = |rule: &&Rule| {
+                    *rule.text == *text && place.is_none_or(|place| place.is_of(rule))
+                };
+                let written = self.rules.iter().find(same);
                 let is_final = written.is_some_and(|rule| rule.rank == Rank::Final);
                 let exception = written
                     .filter(|_| !is_final)
@@ -157,8 +164,7 @@ impl OfRun<'_> {
             return None;
         }
         let name = subject.exe.rsplit('/').next()?;
-        let plain = |c: char| c.is_ascii_alphanumeric() || "._-+".contains(c);
-        (!name.is_empty() && name.chars().all(plain)).then(|| name.to_owned())
+        is_plain(name).then(|| name.to_owned())
     }
 
     /// The busiest destination by which one service's deployment reached another.
@@ -176,15 +182,18 @@ pub(super) fn of_graph(graph: &Graph, finding: &GraphFinding) -> Card {
     let name = |id| graph.node(id).name.as_str();
     let (_, to) = finding.about;
     let is_loop = finding.kind == "loop";
-    let paste = match finding.kind {
-        "loop" => paste::refuse_service(name(to), &finding.title, Some(&finding.fix)),
-        "unowned_destination" => Some(paste::provide(name(to))),
+    let pastes = match finding.kind {
+        "loop" => {
+            let refused = paste::refuse_service(name(to), &finding.title, Some(&finding.fix));
+            vec![refused, waiver_of(graph, finding)]
+        }
+        "unowned_destination" => vec![Some(paste::provide(name(to)))],
         "seen_not_declared" => {
             let deploy =
                 finding.needs.first().map(|id| graph.need(*id).phase) == Some(Phase::Deploy);
-            Some(paste::need(name(to), deploy))
+            vec![Some(paste::need(name(to), deploy))]
         }
-        _ => None,
+        _ => Vec::new(),
     };
     Card {
         id: finding.id.clone(),
@@ -205,8 +214,38 @@ pub(super) fn of_graph(graph: &Graph, finding: &GraphFinding) -> Card {
         shortest: true,
         component: None,
         runs: finding.runs.len(),
-        pastes: paste.into_iter().collect(),
+        pastes: pastes.into_iter().flatten().collect(),
     }
+}
+
+/// For the busiest of the contacts that make a loop what it is; none of one that is only declared.
+fn waiver_of(graph: &Graph, finding: &GraphFinding) -> Option<Paste> {
+    let shows = |contact: &&Contact| match finding.loop_kind {
+        Some(LoopKind::Direct) => contact.named,
+        Some(LoopKind::Hidden) => !contact.named,
+        Some(LoopKind::Transient) | None => true,
+    };
+    let contacts = graph.need(*finding.needs.first()?).contacts();
+    let contact = contacts
+        .filter(shows)
+        .max_by_key(|contact| contact.attempts)?;
+    // What a script is called depends on how it was started: its interpreter is the first word then.
+    let program = contact.command.first()?.rsplit('/').next()?;
+    let process = contact.chain.first().filter(|name| *name == program);
+    let until = Day::parse(contact.started.get(..10)?).map(|day| day.plus(WAIVED_DAYS));
+    let process = process.map(String::as_str).filter(|name| is_plain(name));
+    paste::waiver(
+        &contact.destination,
+        process,
+        finding.owner.as_deref(),
+        until,
+    )
+}
+
+/// Can a policy name a process so?
+fn is_plain(name: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "._-+".contains(c);
+    !name.is_empty() && name.chars().all(plain)
 }
 
 fn step(graph: &Graph, id: NeedId) -> StepText {
@@ -234,6 +273,15 @@ fn steps(circle: &Circle) -> Vec<StepText> {
         more: 0,
     });
     steps.collect()
+}
+
+/// What is wrong with a component.
+fn together(names: &[String]) -> String {
+    let without = match names {
+        [_] => "itself",
+        _ => "each other",
+    };
+    format!("{} cannot start without {without}", members(names))
 }
 
 fn members(names: &[String]) -> String {

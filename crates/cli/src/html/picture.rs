@@ -7,7 +7,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use blackstart_core::catalog::Strength;
-use blackstart_core::graph::loops::Loop;
 use blackstart_core::graph::{Graph, Kind, NeedId, NodeId};
 use dugong::graphlib::{Graph as Layout, GraphOptions};
 use dugong::{EdgeLabel, GraphLabel, NodeLabel, Point, RankDir, WorkControl, WorkError};
@@ -37,6 +36,8 @@ pub(super) struct Picture {
     pub(super) lines: Vec<Line>,
     /// Next to what is drawn, and not drawn.
     pub(super) left_out: usize,
+    /// Circles that are not drawn: there is no room for them.
+    pub(super) circles_left_out: usize,
 }
 
 /// A service or a destination.
@@ -84,13 +85,14 @@ struct Selection {
     /// From and to; true if it lies on a circle.
     pairs: BTreeMap<(NodeId, NodeId), bool>,
     left_out: usize,
+    circles_left_out: usize,
 }
 
 impl Picture {
     /// Of all circles and what lies next to them. Without circles: of what `focus` needs, or of all, if that is
     /// not too much. Nothing is drawn of a layout that failed, but the words are there.
-    pub(super) fn of(graph: &Graph, loops: &[Loop], focus: Option<NodeId>) -> Self {
-        let selection = select(graph, loops, focus);
+    pub(super) fn of(graph: &Graph, circles: &[&[NeedId]], focus: Option<NodeId>) -> Self {
+        let selection = select(graph, circles, focus);
         let mut picture = described(graph, &selection, focus);
         picture.lay_out();
         picture
@@ -216,18 +218,18 @@ impl WorkControl for Allowance {
     }
 }
 
-fn select(graph: &Graph, loops: &[Loop], focus: Option<NodeId>) -> Selection {
+fn select(graph: &Graph, circles: &[&[NeedId]], focus: Option<NodeId>) -> Selection {
     let mut chosen = Selection::default();
-    for it in loops {
+    for steps in circles {
         let ends = |id: &NeedId| [graph.need(*id).from, graph.need(*id).to];
         let mut more = chosen.nodes.clone();
-        more.extend(it.steps.iter().flat_map(ends));
+        more.extend(steps.iter().flat_map(ends));
         if more.len() > NODES {
-            chosen.left_out += 1;
+            chosen.circles_left_out += 1;
             continue;
         }
         chosen.nodes = more;
-        for id in &it.steps {
+        for id in *steps {
             let [from, to] = ends(id);
             chosen.pairs.insert((from, to), true);
         }
@@ -327,6 +329,7 @@ fn described(graph: &Graph, selection: &Selection, focus: Option<NodeId>) -> Pic
         tiles: tiles.collect(),
         lines: lines.collect(),
         left_out: selection.left_out,
+        circles_left_out: selection.circles_left_out,
         ..Picture::default()
     }
 }

@@ -52,6 +52,7 @@ impl RunPage<'_> {
         let sentence = Telling {
             report: self.report,
             rules: self.rules,
+            explained: None,
             written: &[],
             paint: Paint::None,
         }
@@ -76,6 +77,10 @@ impl RunPage<'_> {
             facts: facts(self.report, clock),
             clock,
             drawing: Drawing {
+                no_circle: match &picture {
+                    Some(picture) if picture.circles_left_out > 0 => "No circle is drawn.",
+                    _ => "This deployment closes no circle that is known of.",
+                },
                 picture: picture.unwrap_or_default(),
                 why_not: self.why_no_graph(graph.as_ref()),
             },
@@ -107,7 +112,8 @@ impl RunPage<'_> {
             .filter_map(|name| graph.find(name))
             .collect();
         let loops = loops_of(graph, &Recovery::of(graph), &protect, deploys);
-        Some(Picture::of(graph, &loops, Some(deploys)))
+        let circles: Vec<_> = loops.iter().map(|it| it.steps.as_slice()).collect();
+        Some(Picture::of(graph, &circles, Some(deploys)))
     }
 
     fn why_no_graph(&self, graph: Option<&Graph>) -> Option<&'static str> {
@@ -143,6 +149,8 @@ impl io::Write for IoWriter<'_> {
 pub(super) struct Drawing {
     pub(super) picture: Picture,
     pub(super) why_not: Option<&'static str>,
+    /// What to say where no circle is drawn.
+    pub(super) no_circle: &'static str,
 }
 
 /// One line of the page's head.

@@ -129,6 +129,7 @@ fn nothing_of_a_stranger_is_markup() {
         reason: Some(nasty.to_owned()),
         fix: Some(nasty.to_owned()),
         reaction: None,
+        place: None,
         circle: Some(Circle {
             kind: nasty.to_owned(),
             steps: vec![Step {

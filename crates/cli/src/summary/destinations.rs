@@ -10,12 +10,13 @@ use std::hash::Hash;
 use std::net::IpAddr;
 use std::rc::Rc;
 
-use blackstart_core::explain::Detail;
-use blackstart_core::name::Pattern;
-use blackstart_core::policy::{Rank, Rule};
-use blackstart_core::report::{Flow, Outcome, Parts, Subject, Verdict};
+use blackstart_core::explain::{Detail, Question};
+use blackstart_core::name::{Name as CoreName, Pattern};
+use blackstart_core::policy::{Destination, Rank, Rule};
+use blackstart_core::report::{Finding, Flow, Outcome, Parts, RulePlace, Subject, Verdict};
+use blackstart_core::tables::Protocol;
 
-use super::{CHAIN_LINKS, DEPENDENCIES_SHOWN, REFUSED_SHOWN, label};
+use super::{CHAIN_LINKS, DEPENDENCIES_SHOWN, REFUSED_SHOWN, label, places_of};
 use crate::plain::plain;
 
 /// All destinations of a run.
@@ -50,8 +51,12 @@ pub(super) struct Refusal {
     pub(super) attempts: u64,
     pub(super) chains: BTreeSet<String>,
     pub(super) rule: String,
+    /// Where it stands; several places where nothing tells which of the same text it was.
+    pub(super) places: Vec<RulePlace>,
     /// What is to be known of the rule.
     pub(super) advice: Detail,
+    /// The first attempt of these, as a question to the policy.
+    pub(super) asked: Option<Question>,
     /// It is a name, and a waiver for it would hold.
     pub(super) waivable: bool,
 }
@@ -391,8 +396,18 @@ impl Refusals<'_> {
             .into_iter()
             .map(|((what, rule), attempts)| {
                 let (what, rule) = (what.text(texts).into_owned(), texts.get(rule));
-                let written = self.rules.iter().find(|written| *written.text == *rule);
-                let advice = advice(self.report, written, rule, &what);
+                let about = findings_about(self.report, rule, &what);
+                let mut places: Vec<_> = about.iter().filter_map(|it| it.place.clone()).collect();
+                places.sort_unstable();
+                places.dedup();
+                if places.is_empty() {
+                    places = places_of(self.rules, rule);
+                }
+                let same = |written: &&Rule| {
+                    *written.text == *rule && places.iter().any(|place| place.is_of(written))
+                };
+                let written = self.rules.iter().find(same);
+                let advice = advice(about.first().copied(), written);
                 let is_name = what.parse::<IpAddr>().is_err() && Pattern::parse(&what).is_ok();
                 Refusal {
                     what,
@@ -400,30 +415,72 @@ impl Refusals<'_> {
                     attempts,
                     chains: BTreeSet::new(),
                     rule: plain(rule),
+                    places,
                     advice,
+                    asked: None,
                     waivable: is_name && written.is_some_and(|written| written.rank != Rank::Final),
                 }
             })
             .collect();
-        let mut add = |key, way: String, subject| {
+        let mut add = |key, way: String, subject, asked: &dyn Fn() -> Option<Question>| {
             if let Some(&at) = places.get(&key) {
-                shown[at].ways.insert(way);
-                shown[at].chains.insert(self.lines.chain(subject));
+                let refusal = &mut shown[at];
+                refusal.ways.insert(way);
+                refusal.chains.insert(self.lines.chain(subject));
+                if refusal.asked.is_none() {
+                    refusal.asked = asked();
+                }
             }
         };
         for name in self.report.names().filter(|n| n.verdict == self.verdict) {
             let rule = texts.number(&name.rule);
             let key = (What::of_name(&name.name, texts), rule);
-            add(key, "lookup".to_owned(), name.subject);
+            add(key, "lookup".to_owned(), name.subject, &|| {
+                let to = Destination::Name(CoreName::parse(&name.name).ok()?);
+                Some(self.question(to, None, None, Protocol::Tcp, name.subject))
+            });
         }
         for (flow, told) in self.report.flows().zip(self.told) {
             if flow.verdict == self.verdict && is_told(&flow, *told) {
                 let rule = texts.number(&flow.rule);
                 let key = (What::of_flow(&flow, texts), rule);
-                add(key, way(&flow.protocol, flow.port), flow.subject);
+                add(key, way(&flow.protocol, flow.port), flow.subject, &|| {
+                    let (to, address) = match &flow.name {
+                        Some(name) => {
+                            let name = CoreName::parse(name).ok()?;
+                            (Destination::Name(name), Some(flow.address))
+                        }
+                        None => (Destination::Address(flow.address), None),
+                    };
+                    let protocol = match flow.protocol.as_str() {
+                        "tcp" => Protocol::Tcp,
+                        "udp" => Protocol::Udp,
+                        _ => Protocol::Other,
+                    };
+                    Some(self.question(to, Some(flow.port), address, protocol, flow.subject))
+                });
             }
         }
         shown
+    }
+
+    fn question(
+        &self,
+        to: Destination,
+        port: Option<u16>,
+        address: Option<IpAddr>,
+        protocol: Protocol,
+        subject: Option<u64>,
+    ) -> Question {
+        let mut programs = self.lines.programs(subject).into_iter();
+        Question {
+            to,
+            port,
+            address,
+            process: programs.next(),
+            ancestors: programs.collect(),
+            protocol,
+        }
     }
 }
 
@@ -469,19 +526,22 @@ fn dependencies(
     shown
 }
 
-/// Why a rule stands and what to do about this destination: from the finding about the two, since it
-/// knows more (what to allow, say), else from the rule itself.
-fn advice(report: &dyn Parts, written: Option<&Rule>, rule: &str, what: &str) -> Detail {
+/// The findings about a rule and a destination.
+fn findings_about<'r>(report: &'r dyn Parts, rule: &str, what: &str) -> Vec<&'r Finding> {
     let names_it = |title: &str| {
         title.split_whitespace().any(|word| {
             let rest = word.trim_start_matches('[').strip_prefix(what);
             rest.is_some_and(|rest| rest.is_empty() || rest.starts_with([':', ']']))
         })
     };
-    let finding = report
-        .findings()
-        .iter()
-        .find(|finding| finding.rule.as_deref() == Some(rule) && names_it(&finding.title));
+    let about =
+        |finding: &&Finding| finding.rule.as_deref() == Some(rule) && names_it(&finding.title);
+    report.findings().iter().filter(about).collect()
+}
+
+/// Why a rule stands and what to do about this destination: from the finding about the two, since it
+/// knows more (what to allow, say), else from the rule itself.
+fn advice(finding: Option<&Finding>, written: Option<&Rule>) -> Detail {
     let mut detail = written.map(Detail::of).unwrap_or_default();
     if let Some(finding) = finding {
         let told = |of_finding: &Option<String>, of_rule: &mut Option<String>| {
@@ -525,24 +585,45 @@ pub(crate) fn outcome_words(flow: &Flow) -> Cow<'static, str> {
 /// Who came from whom.
 pub(crate) struct Lineage {
     labels: Texts,
-    /// Subject, parent (0 for none), and the number of its label; sorted.
-    subjects: Vec<(u64, u64, u32)>,
+    programs: Texts,
+    /// Subject, parent (0 for none), and the numbers of its label and of what it executes; sorted.
+    subjects: Vec<(u64, u64, u32, u32)>,
 }
 
 impl Lineage {
     pub(crate) fn of<'a>(subjects: impl Iterator<Item = Cow<'a, Subject>>) -> Self {
-        let mut labels = Texts::default();
+        let (mut labels, mut programs) = (Texts::default(), Texts::default());
         let mut subjects: Vec<_> = subjects
             .map(|subject| {
                 let label = labels.number(&label(&subject.exe, &subject.argv));
-                (subject.id, subject.parent.unwrap_or(0), label)
+                let program = programs.number(&subject.exe);
+                (subject.id, subject.parent.unwrap_or(0), label, program)
             })
             .collect();
         subjects.sort_unstable();
-        Self { labels, subjects }
+        Self {
+            labels,
+            programs,
+            subjects,
+        }
     }
 
-    fn find(&self, id: u64) -> Option<&(u64, u64, u32)> {
+    /// What a process executes, and then what those do that it descends from.
+    fn programs(&self, subject: Option<u64>) -> Vec<String> {
+        let mut programs = Vec::new();
+        let mut seen = BTreeSet::new();
+        let mut next = subject;
+        while let Some(&(id, parent, _, program)) = next.and_then(|id| self.find(id)) {
+            if !seen.insert(id) {
+                break;
+            }
+            programs.push(self.programs.get(program).to_owned());
+            next = Some(parent);
+        }
+        programs
+    }
+
+    fn find(&self, id: u64) -> Option<&(u64, u64, u32, u32)> {
         let at = self
             .subjects
             .binary_search_by_key(&id, |(id, ..)| *id)
@@ -556,7 +637,7 @@ impl Lineage {
         let mut links: Vec<u32> = Vec::new();
         let mut seen = BTreeSet::new();
         let mut next = subject;
-        while let Some(&(id, parent, label)) = next.and_then(|id| self.find(id)) {
+        while let Some(&(id, parent, label, _)) = next.and_then(|id| self.find(id)) {
             if !seen.insert(id) {
                 break;
             }

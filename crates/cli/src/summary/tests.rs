@@ -191,6 +191,7 @@ fn deploy(verdict: Verdict) -> Report {
         reason: Some("github.com is served by this database".to_owned()),
         fix: Some("fetch from the internal mirror".to_owned()),
         reaction: None,
+        place: None,
         circle: None,
     }];
     report.coverage = Coverage {
@@ -208,6 +209,7 @@ fn told(report: &Report, written: &[&str]) -> String {
     Telling {
         report,
         rules: &rules,
+        explained: None,
         written: &written,
         paint: Paint::None,
     }
@@ -267,6 +269,7 @@ fn losses_gaps_and_other_findings_are_told() {
         reason: None,
         fix: Some("start it without a login session".to_owned()),
         reaction: None,
+        place: None,
         circle: None,
     }];
     report.coverage = Coverage {
@@ -525,6 +528,7 @@ fn advice_is_about_this_destination() {
             reason: None,
             fix: Some(format!("allow {name}")),
             reaction: None,
+            place: None,
             circle: None,
         })
         .into();
@@ -672,6 +676,7 @@ fn a_derived_refusal_says_from_whom_and_by_which_path() {
     let text = Telling {
         report: &report,
         rules: &rules,
+        explained: None,
         written: &[],
         paint: Paint::None,
     }
@@ -704,6 +709,7 @@ fn what_is_final_and_what_is_an_address_is_not_waived() {
     let text = Telling {
         report: &report,
         rules: &rules,
+        explained: None,
         written: &[],
         paint: Paint::None,
     }

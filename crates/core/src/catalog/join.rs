@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::ops::Range;
 
+use ipnet::IpNet;
+
 use super::owners::{Owners, Provided};
 use super::read::{Draft, DraftEndpoint};
 use super::{At, Catalog, Need, Phase, Place, Service, ServiceId};
@@ -235,8 +237,9 @@ fn endpoints(services: &[Service], origins: &[Vec<Origin>], readers: &mut [Reade
             reader.error(span, message, Some(help));
         }
     }
+    let by_port = ByPort::of(services, &order, &first);
     for provided in order {
-        if let Some((around, place)) = overlap(services, &owners, provided) {
+        if let Some((around, place)) = overlap(services, &owners, &by_port, provided) {
             let Origin { file, span, .. } = origin(provided);
             let endpoint = provided.endpoint(services);
             readers[*file].warning(
@@ -249,10 +252,77 @@ fn endpoints(services: &[Service], origins: &[Vec<Origin>], readers: &mut [Reade
     owners
 }
 
+/// What is provided of each prefix, by port: one address may have as many services as there are ports.
+struct ByPort {
+    prefixes: HashMap<IpNet, Vec<Ports>>,
+}
+
+/// One of them, in the order of its first port.
+struct Ports {
+    first: u16,
+    last: u16,
+    /// The highest port of this one and of all before it.
+    highest: u16,
+    /// Its place among all, for which comes first.
+    at: usize,
+    provided: Provided,
+}
+
+/// How many are looked at for one that overlaps. Where more have ports in common, others of them have told.
+const CANDIDATES: usize = 1_000;
+
+impl ByPort {
+    /// Of those that count: of two that are the same, the first.
+    fn of(services: &[Service], order: &[Provided], first: &HashMap<&At, Provided>) -> Self {
+        let mut prefixes: HashMap<IpNet, Vec<Ports>> = HashMap::new();
+        for (at, &provided) in order.iter().enumerate() {
+            let endpoint = provided.endpoint(services);
+            let At::Net { target, ports, .. } = &endpoint.at else {
+                continue;
+            };
+            if first.get(&endpoint.at) != Some(&provided) {
+                continue;
+            }
+            let (first, last) = ports.map_or((0, u16::MAX), |ports| (ports.first, ports.last));
+            for net in target.prefixes() {
+                prefixes.entry(net).or_default().push(Ports {
+                    first,
+                    last,
+                    highest: last,
+                    at,
+                    provided,
+                });
+            }
+        }
+        for ports in prefixes.values_mut() {
+            ports.sort_by_key(|one| (one.first, one.at));
+            let mut highest = 0;
+            for one in ports {
+                highest = one.last.max(highest);
+                one.highest = highest;
+            }
+        }
+        Self { prefixes }
+    }
+
+    /// Those of a prefix that have a port in common with these.
+    fn meeting(&self, net: IpNet, ports: Option<PortRange>) -> impl Iterator<Item = &Ports> {
+        let (first, last) = ports.map_or((0, u16::MAX), |ports| (ports.first, ports.last));
+        let all = self.prefixes.get(&net).map_or(&[][..], Vec::as_slice);
+        let begun = all.partition_point(|one| one.first <= last);
+        let begun = all[..begun].iter().rev();
+        begun
+            .take_while(move |one| one.highest >= first)
+            .filter(move |one| one.last >= first)
+            .take(CANDIDATES)
+    }
+}
+
 /// The nearest prefix of another service that takes in some of what `provided` does.
 fn overlap<'s>(
     services: &'s [Service],
     owners: &Owners,
+    by_port: &ByPort,
     provided: Provided,
 ) -> Option<(String, &'s Place)> {
     let endpoint = provided.endpoint(services);
@@ -264,10 +334,9 @@ fn overlap<'s>(
     else {
         return None;
     };
-    let meets = |other: &&Provided| {
+    let meets = |other: Provided| {
         let theirs = &other.endpoint(services).at;
         let At::Net {
-            ports: their_ports,
             protocol: their_protocol,
             ..
         } = theirs
@@ -277,28 +346,23 @@ fn overlap<'s>(
         // The same twice has been told already, and of two with one prefix only the later one tells.
         other.service != provided.service
             && *theirs != endpoint.at
-            && ports_meet(*ports, *their_ports)
             && protocols_meet(*protocol, *their_protocol)
     };
     owners
         .around(*net)
-        .flat_map(|(around, provided)| {
-            let same = around == *net;
-            provided.iter().map(move |provided| (same, provided))
+        .find_map(|(around, _)| {
+            let meeting = by_port.meeting(around, *ports);
+            let fit = |other: &&Ports| {
+                meets(other.provided) && (around != *net || other.provided < provided)
+            };
+            meeting.filter(fit).min_by_key(|other| other.at)
         })
-        .find(|(same, other)| meets(other) && (!same || **other < provided))
-        .map(|(_, other)| {
+        .map(|other| {
+            let other = other.provided;
             let theirs = other.endpoint(services);
             let name = &services[other.service.index()].name;
             (format!("`{}` of `{name}`", theirs.text), &theirs.place)
         })
-}
-
-fn ports_meet(a: Option<PortRange>, b: Option<PortRange>) -> bool {
-    match (a, b) {
-        (Some(a), Some(b)) => a.first <= b.last && b.first <= a.last,
-        _ => true,
-    }
 }
 
 fn protocols_meet(a: Option<Protocol>, b: Option<Protocol>) -> bool {

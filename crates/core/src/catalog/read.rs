@@ -139,7 +139,8 @@ impl File<'_, '_> {
         }
         let places = self.reader.places;
         let mut whole = true;
-        for document in Documents::new(text, places, "catalog", usize::MAX) {
+        let documents = Documents::new(text, places, "catalog", usize::MAX);
+        for document in documents.map(|document| document.map(|it| it.root)) {
             match document {
                 // What follows the last `---`, or stands before the first, is often nothing but comments.
                 Ok(root) if matches!(root.value, Value::Null) => {}

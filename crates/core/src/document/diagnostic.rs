@@ -81,6 +81,17 @@ impl<'a> Places<'a> {
         }
     }
 
+    /// The byte offset of a byte of a line, both counted from 1.
+    pub(crate) fn byte_at(&self, line: usize, byte: usize) -> usize {
+        let start = self.lines.get(line.saturating_sub(1)).copied();
+        let at = start.unwrap_or(self.text.len()) + byte.saturating_sub(1);
+        let at = at.min(self.text.len());
+        (0..=at)
+            .rev()
+            .find(|at| self.text.is_char_boundary(*at))
+            .unwrap_or(0)
+    }
+
     /// Line and column, both from 1, of a byte offset.
     pub(crate) fn line_and_column(&self, byte: usize) -> (usize, usize) {
         let line = self.lines.partition_point(|&start| start <= byte).max(1);

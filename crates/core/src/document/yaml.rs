@@ -7,10 +7,11 @@ use std::ops::Range;
 
 use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, Span, StrInput};
 
-use super::Places;
+use super::{Places, json};
 
-/// Deeper nesting than any document needs.
+/// Deeper nesting than any document needs that people write for us, and than any that programs write.
 const MAX_DEPTH: usize = 16;
+const FOREIGN_DEPTH: usize = 128;
 
 /// A node and the bytes that it takes up.
 #[derive(Debug)]
@@ -51,6 +52,14 @@ pub(crate) struct Refusal {
     pub(crate) message: String,
     pub(crate) help: Option<String>,
     pub(crate) span: Range<usize>,
+}
+
+/// A document.
+#[derive(Debug)]
+pub(crate) struct Document {
+    pub(crate) root: Node,
+    /// The first thing in it that is not read, of a document of others'; the tree has nothing there.
+    pub(crate) odd: Option<Refusal>,
 }
 
 /// A collection whose end has not been met.
@@ -115,10 +124,10 @@ pub(crate) fn read(
 ) -> Result<Option<Node>, Refusal> {
     let mut documents = Documents::new(text, places, what, 1);
     let mut long = Long { key: long, hand };
-    let root = documents.document(Some(&mut long))?;
+    let first = documents.document(Some(&mut long))?;
     // A second one, or what stands behind the first and is no YAML.
     documents.document(None)?;
-    Ok(root)
+    Ok(first.map(|document| document.root))
 }
 
 /// The documents of a text, one after the other. After a refusal nothing follows: where a text is not YAML,
@@ -128,6 +137,8 @@ pub(crate) struct Documents<'a> {
     places: &'a Places<'a>,
     what: &'a str,
     most: usize,
+    /// Others wrote it: what is not read of a document takes nothing from those behind it.
+    foreign: bool,
     parser: Parser<'a, StrInput<'a>>,
     begun: usize,
     ended: bool,
@@ -141,33 +152,75 @@ impl<'a> Documents<'a> {
             places,
             what,
             most,
+            foreign: false,
             parser: Parser::new_from_str(text),
             begun: 0,
             ended: false,
         }
     }
+
+    /// Of a file that was written for others, and holds what is none of ours.
+    pub(crate) fn foreign(text: &'a str, places: &'a Places<'a>, what: &'a str) -> Self {
+        Self {
+            foreign: true,
+            ..Self::new(text, places, what, usize::MAX)
+        }
+    }
 }
 
 impl Iterator for Documents<'_> {
-    type Item = Result<Node, Refusal>;
+    type Item = Result<Document, Refusal>;
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.ended {
             return None;
         }
+        let mut not_json = None;
+        if self.begun == 0 && json::may_be(self.text) {
+            match json::read(self.text, self.places, self.what, self.depth()) {
+                Ok(document) => {
+                    self.ended = true;
+                    return Some(match document.odd {
+                        Some(odd) if !self.foreign => Err(odd),
+                        odd => Ok(Document { odd, ..document }),
+                    });
+                }
+                Err(refusal) => not_json = Some(refusal),
+            }
+        }
         let next = self.document(None).transpose();
         self.ended = !matches!(next, Some(Ok(_)));
-        next
+        // What is neither is told as what it was meant to be.
+        let meant = not_json.filter(|_| json::was_meant(self.text));
+        match (next, meant) {
+            (Some(Err(_)), Some(meant)) => Some(Err(meant)),
+            (next, _) => next,
+        }
     }
 }
 
 impl Documents<'_> {
-    fn document(&mut self, mut long: Option<&mut Long<'_, '_>>) -> Result<Option<Node>, Refusal> {
+    fn depth(&self) -> usize {
+        if self.foreign {
+            FOREIGN_DEPTH
+        } else {
+            MAX_DEPTH
+        }
+    }
+
+    fn document(
+        &mut self,
+        mut long: Option<&mut Long<'_, '_>>,
+    ) -> Result<Option<Document>, Refusal> {
         let (text, places, what) = (self.text, self.places, self.what);
+        let (foreign, depth) = (self.foreign, self.depth());
+        let mut odd: Option<Refusal> = None;
+        // Collections that lie too deep and have begun.
+        let mut skipped = 0usize;
         let bytes =
             |span: Span| places.byte_of(span.start.index())..places.byte_of(span.end.index());
         let mut open: Vec<Open> = Vec::new();
-        let mut root = None;
+        let mut root: Option<Node> = None;
         while let Some(next) = self.parser.next_event() {
             let (event, span) = next.map_err(|error| syntax_error(text, places, &error))?;
             let span = bytes(span);
@@ -176,9 +229,19 @@ impl Documents<'_> {
                 help: Option::map(help, str::to_owned),
                 span: span.clone(),
             };
+            if is_tagged(&event) {
+                let message = format!("tags (`!name`) are not supported in a {what}");
+                noted(
+                    foreign,
+                    &mut odd,
+                    refuse(message, Some("write the plain value")),
+                )?;
+            }
             let done = match event {
                 Event::StreamStart | Event::Nothing => continue,
-                Event::DocumentEnd | Event::StreamEnd => return Ok(root),
+                Event::DocumentEnd | Event::StreamEnd => {
+                    return Ok(root.map(|root| Document { root, odd }));
+                }
                 Event::DocumentStart(_) => {
                     self.begun += 1;
                     if self.begun > self.most {
@@ -189,32 +252,37 @@ impl Documents<'_> {
                     }
                     continue;
                 }
+                Event::SequenceEnd | Event::MappingEnd if skipped > 0 => {
+                    skipped -= 1;
+                    if skipped > 0 {
+                        continue;
+                    }
+                    Node {
+                        value: Value::Null,
+                        span,
+                    }
+                }
+                Event::Alias(_) | Event::Scalar(..) if skipped > 0 => continue,
                 Event::Alias(_) => {
-                    return Err(refuse(
-                        format!("aliases (`*name`) are not supported in a {what}"),
-                        Some(
-                            "write the value out; quote it if it is a pattern, as in \"*.example.com\"",
-                        ),
-                    ));
+                    let message = format!("aliases (`*name`) are not supported in a {what}");
+                    let help =
+                        "write the value out; quote it if it is a pattern, as in \"*.example.com\"";
+                    noted(foreign, &mut odd, refuse(message, Some(help)))?;
+                    Node {
+                        value: Value::Null,
+                        span,
+                    }
                 }
-                Event::Scalar(_, _, _, Some(_))
-                | Event::SequenceStart(_, Some(_))
-                | Event::MappingStart(_, Some(_)) => {
-                    return Err(refuse(
-                        format!("tags (`!name`) are not supported in a {what}"),
-                        Some("write the plain value"),
-                    ));
-                }
-                Event::Scalar(value, style, _, None) => Node {
+                Event::Scalar(value, style, ..) => Node {
                     value: scalar(value.into_owned(), style),
                     span,
                 },
-                Event::SequenceStart(_, None) | Event::MappingStart(_, None) => {
-                    if open.len() >= MAX_DEPTH {
-                        return Err(refuse(
-                            format!("nested more deeply than any {what} is"),
-                            None,
-                        ));
+                Event::SequenceStart(..) | Event::MappingStart(..) => {
+                    if skipped > 0 || open.len() >= depth {
+                        let message = format!("nested more deeply than any {what} is");
+                        noted(foreign, &mut odd, refuse(message, None))?;
+                        skipped += 1;
+                        continue;
                     }
                     let held = if matches!(event, Event::MappingStart(..)) {
                         Held::Mapping {
@@ -271,8 +339,26 @@ impl Documents<'_> {
                 },
             }
         }
-        Ok(root)
+        Ok(root.map(|root| Document { root, odd }))
     }
+}
+
+/// What is not read ends the reading of a document that was written for us, and is left out of others'.
+fn noted(foreign: bool, odd: &mut Option<Refusal>, refusal: Refusal) -> Result<(), Refusal> {
+    if !foreign {
+        return Err(refusal);
+    }
+    odd.get_or_insert(refusal);
+    Ok(())
+}
+
+fn is_tagged(event: &Event<'_>) -> bool {
+    matches!(
+        event,
+        Event::Scalar(_, _, _, Some(_))
+            | Event::SequenceStart(_, Some(_))
+            | Event::MappingStart(_, Some(_))
+    )
 }
 
 /// The parser's words, except for the one mistake that everyone makes: `*.example.com` without quotes is an

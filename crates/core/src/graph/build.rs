@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::observe::{self, Reach};
-use super::{Contact, Evidence, Graph, Kind, Need, Node, NodeId};
+use super::{Contact, Evidence, Graph, Kind, Need, Node, NodeId, Watched};
 use crate::catalog::{Catalog, Phase, Place};
+use crate::report::exit_code::GATED;
 use crate::report::{Guarded, Report};
 
 /// What a graph is made of.
@@ -101,14 +102,12 @@ pub fn build(input: &Input<'_>) -> Graph {
         found.push(((from, to, phase), Evidence::Observed(Box::new(contact))));
     }
     for run in &runs {
-        if let Some(service) = &run.report.run.service
-            && run.report.run.guarded != Guarded::No
-        {
-            graph.watched.push((ids.service(service), run.phase));
+        if let Some(service) = &run.report.run.service {
+            let key = (ids.service(service), run.phase);
+            let known = graph.watched.entry(key).or_insert(Watched::Never);
+            *known = watched(run.report).max(*known);
         }
     }
-    graph.watched.sort_unstable();
-    graph.watched.dedup();
     // Stable, so that evidence stays in the order of its kinds.
     found.sort_by_key(|(key, _)| *key);
     graph.needs = Vec::with_capacity(found.len());
@@ -133,6 +132,15 @@ pub fn build(input: &Input<'_>) -> Graph {
         })
         .collect();
     graph
+}
+
+/// How much a run shows of what its service needs.
+fn watched(report: &Report) -> Watched {
+    match (report.run.guarded, report.run.exit_code) {
+        (Guarded::No, _) => Watched::Never,
+        (_, Some(0 | GATED)) if report.coverage.lost == 0 => Watched::Whole,
+        _ => Watched::InPart,
+    }
 }
 
 /// Each run once, in the order of their start.
@@ -174,6 +182,7 @@ fn nodes<'a>(
             kind: Kind::Service,
             owner: service.owner.clone(),
             tier: service.tier,
+            place: Some(service.place.clone()),
         });
     }
     let imported = input
@@ -193,6 +202,7 @@ fn nodes<'a>(
             kind,
             owner: None,
             tier: None,
+            place: None,
         });
         id
     };

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use super::loops::{Loop, LoopKind};
-use super::{Evidence, Graph, Kind, NeedId, NodeId};
+use super::loops::{Knot, Loop, LoopKind, knots};
+use super::recovery::Recovery;
+use super::{Evidence, Graph, Kind, NeedId, NodeId, Watched};
 use crate::catalog::{Phase, Place};
 use crate::report::{Severity, printable, stable_id};
 
@@ -12,7 +13,7 @@ use crate::report::{Severity, printable, stable_id};
 pub struct GraphFinding {
     /// Stable over runs and hosts: from the kind and the services.
     pub id: String,
-    /// `loop`, `tier_inversion`, `unowned_destination`, `declared_never_seen`, `seen_not_declared`.
+    /// `loop`, `cannot_start`, `tier_inversion`, `unowned_destination`, `declared_never_seen`, `seen_not_declared`.
     pub kind: &'static str,
     /// How bad.
     pub severity: Severity,
@@ -24,19 +25,24 @@ pub struct GraphFinding {
     pub about: (NodeId, NodeId),
     /// For a loop, its kind; none where it is declared only.
     pub loop_kind: Option<LoopKind>,
-    /// The needs that it consists of; of a loop its steps.
+    /// The needs that it consists of; of what closes a circle its steps.
     pub needs: Vec<NeedId>,
     /// The runs that show it, sorted.
     pub runs: Vec<String>,
-    /// Where a file says so, if one does.
+    /// Where a file says so, of any of the needs; or else where what needs, or what is needed, is described.
     pub place: Option<Place>,
     /// What to do.
     pub fix: String,
 }
 
+/// Of services that cannot start without each other, no more are named.
+const NAMES: usize = 8;
+
 /// All findings, the worst first.
-pub fn findings(graph: &Graph, loops: &[Loop]) -> Vec<GraphFinding> {
+pub fn findings(graph: &Graph, recovery: &Recovery, loops: &[Loop]) -> Vec<GraphFinding> {
     let mut found: Vec<GraphFinding> = loops.iter().flat_map(|it| of_loop(graph, it)).collect();
+    let knots = knots(graph, recovery);
+    found.extend(knots.iter().map(|knot| of_knot(graph, knot)));
     for (index, need) in graph.needs.iter().enumerate() {
         let id = NeedId::new(index);
         found.extend(tier_inversion(graph, id).filter(|_| {
@@ -117,6 +123,49 @@ fn of_loop(graph: &Graph, it: &Loop) -> Vec<GraphFinding> {
         .collect()
 }
 
+/// About all of its members, so that one that comes to them makes it another: then it is mended elsewhere.
+fn of_knot(graph: &Graph, knot: &Knot<'_>) -> GraphFinding {
+    let names: Vec<&str> = knot
+        .members
+        .iter()
+        .map(|id| graph.node(*id).name.as_str())
+        .collect();
+    let shown = names
+        .iter()
+        .take(NAMES)
+        .copied()
+        .collect::<Vec<_>>()
+        .join(", ");
+    let title = match names.len() {
+        1 => format!("{shown} needs itself to run, and cannot start from black"),
+        few if few <= NAMES => format!("{shown} cannot start without each other"),
+        many => format!(
+            "{shown} and {} more cannot start without each other",
+            many - NAMES
+        ),
+    };
+    let fix = match names.len() {
+        1 => "let it start without itself, or remove the need if it is none",
+        _ => {
+            "let one of them start without another; `blackstart graph order` says which needs to cut"
+        }
+    };
+    let severity = Severity::Warning;
+    let whole: Vec<&str> = std::iter::once("cannot_start").chain(names).collect();
+    GraphFinding {
+        id: stable_id(&whole),
+        ..finding(
+            graph,
+            "cannot_start",
+            &[],
+            severity,
+            &knot.steps,
+            title,
+            fix.to_owned(),
+        )
+    }
+}
+
 fn tier_inversion(graph: &Graph, id: NeedId) -> Option<GraphFinding> {
     let need = graph.need(id);
     let (from, to) = (graph.node(need.from), graph.node(need.to));
@@ -172,7 +221,7 @@ fn unowned(graph: &Graph, id: NeedId) -> Option<GraphFinding> {
 fn never_seen(graph: &Graph, id: NeedId) -> Option<GraphFinding> {
     let need = graph.need(id);
     let unseen = need.contacts().next().is_none();
-    (unseen && graph.is_watched(need.from, need.phase)).then(|| {
+    (unseen && graph.watched(need.from, need.phase) == Watched::Whole).then(|| {
         let (from, to) = (&graph.node(need.from).name, &graph.node(need.to).name);
         let title = match need.phase {
             Phase::Deploy => {
@@ -245,10 +294,12 @@ fn finding(
         .flat_map(|id| graph.need(*id).contacts())
         .map(|contact| contact.run.as_str())
         .collect();
-    let place = first.evidence.iter().find_map(|evidence| match evidence {
-        Evidence::Declared { place, .. } | Evidence::Imported { place, .. } => Some(place.clone()),
+    let mut evidence = needs.iter().flat_map(|id| &graph.need(*id).evidence);
+    let said = evidence.find_map(|evidence| match evidence {
+        Evidence::Declared { place, .. } | Evidence::Imported { place, .. } => Some(place),
         Evidence::Observed(_) => None,
     });
+    let place = said.or(from.place.as_ref()).or(to.place.as_ref()).cloned();
     GraphFinding {
         id: stable_id(&parts),
         kind,

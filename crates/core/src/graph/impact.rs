@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 
 use super::path::Adjacency;
 use super::recovery::Recovery;
-use super::{Evidence, Graph, NeedId, NodeId};
+use super::{Evidence, Graph, NeedId, NodeId, Watched};
 use crate::catalog::{Phase, Strength};
 
 /// What becomes of a service.
@@ -29,7 +29,8 @@ pub enum Outcome {
     Works,
     /// It fails: these needs of it are hard, and down.
     Fails(Vec<NeedId>),
-    /// Nobody knows: these needs of it are down, or may be, and it is not known that it manages without.
+    /// Nobody knows: these needs of it are down, or may be, and it is not known that it manages without. None of them
+    /// if all that is known of what it needs is up, and no run of it was seen to a good end.
     Unknown(Vec<NeedId>),
     /// Nobody knows: no run of it was seen, and no file says what it needs.
     NeverSeen,
@@ -119,7 +120,8 @@ fn states(graph: &Graph, down: &[NodeId]) -> Vec<State> {
 fn outcome(graph: &Graph, id: NodeId, states: &[State]) -> Outcome {
     let mut fails = Vec::new();
     let mut unknown = Vec::new();
-    let mut known = graph.is_watched(id, Phase::Deploy);
+    let watched = graph.watched(id, Phase::Deploy);
+    let mut known = watched == Watched::Whole;
     for (number, need) in graph.needs_of(id) {
         if need.phase != Phase::Deploy {
             continue;
@@ -140,6 +142,8 @@ fn outcome(graph: &Graph, id: NodeId, states: &[State]) -> Outcome {
         Outcome::Unknown(unknown)
     } else if known {
         Outcome::Works
+    } else if watched == Watched::InPart {
+        Outcome::Unknown(Vec::new())
     } else {
         Outcome::NeverSeen
     }

@@ -77,6 +77,84 @@ pub fn loops_of(
     of_needs(graph, recovery, protect, needs)
 }
 
+/// Services that cannot start without each other, and of which no deployment is part of it: they need each
+/// other to run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Knot<'r> {
+    /// All of them, as [`Recovery::components`] has them.
+    pub members: &'r [NodeId],
+    /// Needs that close a circle through the first of them.
+    pub steps: Vec<NeedId>,
+}
+
+/// Every component that no loop lies in, in the order of their members. Together with the loops these are all circles
+/// that there are.
+pub fn knots<'r>(graph: &Graph, recovery: &'r Recovery) -> Vec<Knot<'r>> {
+    let mut is_loop = vec![false; recovery.components().len()];
+    for need in graph
+        .needs
+        .iter()
+        .filter(|need| need.phase == Phase::Deploy)
+    {
+        if let Some(component) = recovery.component_of(need.from)
+            && recovery.together(need.from, need.to)
+        {
+            is_loop[component] = true;
+        }
+    }
+    let knotted = recovery
+        .components()
+        .zip(is_loop)
+        .filter(|(_, is_loop)| !is_loop);
+    let members: Vec<&[NodeId]> = knotted.map(|(members, _)| members).collect();
+    if members.is_empty() {
+        return Vec::new();
+    }
+    let adjacency = Adjacency::of(graph);
+    let mut search = Search::new(&adjacency);
+    let mut left = members.len() as u64;
+    members
+        .into_iter()
+        .map(|members| {
+            let share = STEPS.saturating_sub(search.steps) / left;
+            left -= 1;
+            let steps = circle(graph, recovery, &mut search, members, share);
+            Knot { members, steps }
+        })
+        .collect()
+}
+
+/// A circle through the first of a component's members, a short one. Whoever needs itself is one.
+fn circle(
+    graph: &Graph,
+    recovery: &Recovery,
+    search: &mut Search<'_>,
+    members: &[NodeId],
+    most: u64,
+) -> Vec<NeedId> {
+    let first = members[0];
+    let path = match graph.between(first, first).next() {
+        Some(_) => vec![first],
+        None => {
+            // The first of its needs in the component leads back to it, as all of them do.
+            let mut needed = graph.needs_of(first).map(|(_, need)| need.to);
+            let next = needed.find(|to| recovery.together(first, *to));
+            let next = next.unwrap_or(first);
+            match search.path(next, first, most, |_| false) {
+                Found::Path(path) => path,
+                Found::None | Found::GaveUp => {
+                    Detours::over(search.adjacency(), first).path(next, first)
+                }
+            }
+        }
+    };
+    let steps = path.windows(2).map(|pair| (pair[0], pair[1]));
+    std::iter::once((first, path[0]))
+        .chain(steps)
+        .filter_map(|(from, to)| graph.between(from, to).next())
+        .collect()
+}
+
 fn of_needs(
     graph: &Graph,
     recovery: &Recovery,

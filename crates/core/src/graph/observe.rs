@@ -233,12 +233,10 @@ impl<'a> Lens<'a> {
         })
     }
 
-    /// Under `default: allow` the rule does not say so: then it is by what looks names up, and what nobody named.
+    /// What a script names is the deployment's choice, whoever else asks there.
     fn is_resolver(&self, flow: &Flow) -> bool {
         flow.rule == rule_text(None, RULE_RESOLVER)
-            || flow.port == 53
-                && flow.name.is_none()
-                && !self.naming.names(None, Some(flow.address))
+            || self.report.run.asks_resolver(flow) && !self.naming.names(None, Some(flow.address))
     }
 
     fn is_local(&self, flow: &Flow) -> bool {

@@ -144,6 +144,11 @@ impl<'a> Search<'a> {
         }
     }
 
+    /// What it searches in.
+    pub(super) fn adjacency(&self) -> &'a Adjacency {
+        self.adjacency
+    }
+
     /// A shortest path of needs from one node to another that has none between them of which `shut` says
     /// so, in about `most` steps. Of several paths the same one each time.
     pub(super) fn path(

@@ -127,6 +127,43 @@ fn own_directory(report: &dyn Parts, directory: Option<&str>) -> Option<String> 
         .map(|path| directory_of(&path).to_owned())
 }
 
+/// What is at a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Found {
+    /// No file.
+    Nothing,
+    /// A file, which only an interpreter can run.
+    Text,
+    /// A file that can be executed.
+    Program,
+}
+
+/// The directory of the command's own script or program as far as its words tell, before it ran: in
+/// `./deploy.sh`, and in `env A=1 bash /srv/deploy.sh` too. None if all of it is installed, or found by PATH. `directory`
+/// is the one that it is started in, `at` says what is at an absolute path.
+pub fn directory_of_command(
+    words: &[String],
+    directory: &str,
+    at: &mut dyn FnMut(&str) -> Found,
+) -> Option<String> {
+    (0..words.len()).find_map(|start| {
+        let words = &words[start..];
+        let program = words.first()?;
+        let (path, by_itself) = match image_script(program, words) {
+            Some(script) => (script, false),
+            None if program.contains('/') => (program.as_str(), true),
+            None => return None,
+        };
+        let path = absolute(path, Some(directory));
+        let runs = match at(&path) {
+            Found::Program => true,
+            Found::Text => !by_itself,
+            Found::Nothing => false,
+        };
+        (runs && !is_installed(&path)).then(|| directory_of(&path).to_owned())
+    })
+}
+
 fn is_installed(path: &str) -> bool {
     PROGRAMS.contains(&directory_of(path))
         || INSTALLED

@@ -38,7 +38,7 @@ pub fn of_run(report: &Report, catalog: &Catalog, protect: &[String]) -> Vec<Fin
         loops: &loops,
         parents: &parents,
     };
-    findings(&graph, &loops)
+    findings(&graph, &recovery, &loops)
         .iter()
         // A need that is only declared says nothing of this run; neither does one that it did not use.
         .filter(|found| found.runs.contains(&report.run.id) && found.about.0 == deploys)
@@ -82,6 +82,7 @@ impl Lens<'_> {
                 .map(|circle| reason(&circle.kind).to_owned()),
             fix: Some(found.fix.clone()),
             reaction: None,
+            place: None,
             circle,
         }
     }

@@ -15,8 +15,8 @@ use crate::name::Name;
 use crate::policy::Policy;
 use crate::record::Verdict;
 use crate::tables::{
-    ClassId, CompileError, Effect, Facts, RULE_MALFORMED, RULE_RESOLVER_SOCKET, RuleId, Tables,
-    compile,
+    ClassId, CompileError, Effect, Facts, Limit, RULE_MALFORMED, RULE_RESOLVER_SOCKET, RuleId,
+    Tables, compile,
 };
 
 /// What became of an attempt, and by which rule.
@@ -63,7 +63,10 @@ impl<'p> Replay<'p> {
         // It is there.
         match self.judges.get_mut(search) {
             Some(judge) => Ok(judge.replay(past, ancestry)),
-            None => Err(CompileError::TooManyStates),
+            None => Err(CompileError {
+                limit: Limit::TooManyStates,
+                rule: None,
+            }),
         }
     }
 }
@@ -152,16 +155,14 @@ impl Judge {
         ((verdict_of(ruling), ruling.rule), lease)
     }
 
-    /// The class of the first name on the way that some rule denies.
+    /// The class of the name on the way that is denied most strongly.
     fn denied_link(&mut self, asked: &Asked) -> ClassId {
-        for link in &asked.answer.chain {
-            if let Some((_, class)) = self.name(link)
-                && self.tables.classes[class as usize].may_deny
-            {
-                return class;
-            }
-        }
-        0
+        let chain = &asked.answer.chain;
+        let classes: Vec<ClassId> = chain
+            .iter()
+            .filter_map(|link| Some(self.name(link)?.1))
+            .collect();
+        self.tables.denying_link(classes)
     }
 
     /// None, where it would not have been tried.

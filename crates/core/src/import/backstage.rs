@@ -1,18 +1,22 @@
 //! Entities of Backstage's software catalog: components and resources are services; what they depend on, and whose
 //! APIs they consume, is what they need.
 
-use super::{Endpoint, File, below, get, items, text};
+use super::{Endpoint, File, TIER, below, get, items, text};
 use crate::document::Node;
 
 /// Under which names and addresses it is reached, with commas between them: Backstage has no word for it.
 const PROVIDES: &str = "blackstart.dev/provides";
-const TIER: &str = "blackstart.dev/tier";
 const DEFAULT: &str = "default";
 
 /// Kinds that say nothing of what can be down.
 const SILENT: &[&str] = &[
     "API", "Domain", "Group", "Location", "System", "Template", "User",
 ];
+
+/// Is a document an entity that says nothing of what can be down?
+pub(super) fn is_silent(root: &Node) -> bool {
+    text(get(root, "kind")).is_some_and(|kind| SILENT.contains(&kind))
+}
 
 impl File<'_, '_> {
     pub(super) fn backstage(&mut self, root: &Node) {
@@ -77,14 +81,7 @@ impl File<'_, '_> {
             let after = owner.rsplit_once(':').map_or(owner, |(_, rest)| rest);
             after.strip_prefix("default/").unwrap_or(after).to_owned()
         });
-        let tier = annotation(TIER).and_then(|node| {
-            let tier = text(Some(node)).and_then(|text| text.parse::<u32>().ok());
-            if tier.is_none_or(|tier| tier == 0) {
-                let message = format!("{TIER} is a whole number from 1 on");
-                self.reader.error(&node.span, message, None);
-            }
-            tier.filter(|tier| *tier > 0)
-        });
+        let tier = annotation(TIER).and_then(|node| self.tier(node));
         let service = self.found.service(&by);
         service.provides.extend(provides);
         service.owner = service.owner.take().or(owner);
@@ -99,6 +96,17 @@ impl File<'_, '_> {
                 }
                 Some(_) => {}
                 None => self.no_reference(needed, "component:NAME"),
+            }
+        }
+        for needing in items(below(node, &["spec", "dependencyOf"])) {
+            let reference = text(Some(needing)).and_then(|text| Reference::parse(text, None));
+            match reference {
+                Some(reference) if matches!(&*reference.kind, "component" | "resource") => {
+                    let service = self.met(&reference.service(), &needing.span);
+                    self.need(service, by.clone(), &needing.span);
+                }
+                Some(_) => {}
+                None => self.no_reference(needing, "component:NAME"),
             }
         }
         // An API belongs to whoever provides it, and that may stand in another file: it goes by its own name, which

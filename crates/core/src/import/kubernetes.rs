@@ -1,11 +1,10 @@
 //! Services of Kubernetes: by which names and addresses each is reached.
 
-use super::{Endpoint, File, below, get, items, text};
+use super::{Endpoint, File, TIER, below, get, items, text};
 use crate::document::Node;
 
 /// Who owns a service, by convention (a8r.io) or for us alone.
 const OWNERS: [&str; 2] = ["blackstart.dev/owner", "a8r.io/owner"];
-const TIER: &str = "blackstart.dev/tier";
 
 /// Where nobody says otherwise.
 const CLUSTER_DOMAIN: &str = "cluster.local";
@@ -121,11 +120,11 @@ impl File<'_, '_> {
         }
         let annotation = |key| below(node, &["metadata", "annotations", key]);
         let owner = OWNERS.iter().find_map(|key| text(annotation(key)));
-        let tier = text(annotation(TIER)).and_then(|tier| tier.parse().ok());
+        let tier = annotation(TIER).and_then(|node| self.tier(node));
         let name = self.met(&format!("{namespace}/{name}"), &node.span);
         let service = self.found.service(&name);
         service.provides.extend(provides);
         service.owner = service.owner.take().or(owner.map(str::to_owned));
-        service.tier = service.tier.or(tier.filter(|tier| *tier > 0));
+        service.tier = service.tier.or(tier);
     }
 }

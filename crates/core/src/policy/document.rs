@@ -122,6 +122,8 @@ pub struct Case {
     pub address: Option<IpAddr>,
     /// What the process executes.
     pub process: Option<String>,
+    /// What one executes that it descends from.
+    pub ancestor: Option<String>,
     /// With which protocol; TCP if none is said.
     pub protocol: Option<Protocol>,
     /// What is expected to become of it.

@@ -31,6 +31,18 @@ pub struct Layer {
     pub documents: Vec<Document>,
 }
 
+impl Layer {
+    /// A guardrail with a rule that goes before all others for some callers only.
+    pub fn has_rules_not_final(&self) -> bool {
+        let derives = |document: &Document| {
+            !document.protect.is_empty() || !document.service_rules.is_empty()
+        };
+        let not_final = |rule: &Rule| rule.rank != Rank::Final;
+        let mut documents = self.documents.iter();
+        self.guardrail && documents.any(|it| derives(it) || it.rules.iter().any(not_final))
+    }
+}
+
 /// All that the effective policy depends on.
 #[derive(Debug, Clone)]
 pub struct Given<'a> {
@@ -55,7 +67,7 @@ pub struct Effective {
     pub policy: Policy,
     /// What its authors ought to look at.
     pub warnings: Vec<Diagnostic>,
-    /// The tests of the run's own file.
+    /// The tests of the last layer's file.
     pub tests: Vec<Case>,
 }
 
@@ -87,8 +99,9 @@ pub fn resolve(given: Given<'_>) -> Result<Effective, Vec<Diagnostic>> {
     resolving.policy.service = given.service.or_else(|| service(&given.layers));
     let mut tests = Vec::new();
     let mut number = 0;
-    for mut layer in given.layers {
-        if !layer.guardrail
+    let last = given.layers.len().saturating_sub(1);
+    for (at, mut layer) in given.layers.into_iter().enumerate() {
+        if at == last
             && let Some(own) = layer.documents.first_mut()
         {
             tests.append(&mut own.tests);

@@ -131,6 +131,8 @@ struct Test {
     address: Option<String>,
     /// What the process executes.
     process: Option<String>,
+    /// What a process executes that it descends from, for rules about an `ancestor:`.
+    ancestor: Option<String>,
     /// With which protocol; tcp, if nothing is said.
     protocol: Option<ProtocolWord>,
     /// What is expected.

@@ -8,14 +8,14 @@ use super::account::{Account, RuleTexts, wall_time};
 use super::coverage::coverage;
 use super::drill::{DrillFacts, drill};
 use super::findings::findings;
-use super::ledger::{Image, Ledger, Slot};
+use super::ledger::{Contact, Image, Ledger, Slot};
 use super::limits::{LimitFacts, told};
 use super::{
     Delegate, Gap, Guarded, Kernel, Mode, PolicySource, Reloaded, Report, Run, SCHEMA_VERSION,
     Usage, image_name,
 };
 use crate::policy::Policy;
-use crate::record::Snapshot;
+use crate::record::{Snapshot, Verdict};
 use crate::redact::Redaction;
 use crate::tables::{
     RULE_DEFAULT, RULE_LOCAL, RULE_MALFORMED, RULE_RESOLVER, RULE_RESOLVER_SOCKET, RULE_SEARCH,
@@ -125,14 +125,19 @@ pub(super) fn frame(record: &Ledger, rules: &RuleTexts, facts: &RunFacts<'_>) ->
         rules,
         facts,
     };
+    // Within the run nobody acts for it; what was refused there is told all the same.
+    let within = |row: &&Contact| {
+        row.verdict == Verdict::Allow && row.listener.as_ref().is_some_and(|it| it.inside)
+    };
     let mut delegates: Vec<_> = record
         .delegates
         .iter()
+        .filter(|row| !within(row))
         .map(|row| Delegate {
             subject: lens.subject(row.subject),
             path: row.path.clone(),
-            listener_pid: None,
-            listener_exe: None,
+            listener_pid: row.listener.as_ref().map(|it| it.pid),
+            listener_exe: row.listener.as_ref().and_then(|it| it.exe.clone()),
             verdict: row.verdict,
             rule: lens.rule(row.rule),
             attempts: row.attempts,

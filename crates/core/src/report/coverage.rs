@@ -229,7 +229,7 @@ fn gaps(lens: &Lens<'_>, lost: u64, unnamed: u64) -> Vec<Gap> {
         (
             "left_cgroup",
             count(lens.record.leavers.len()),
-            "processes left the run's cgroup; what they did from then on was neither seen nor judged (see the findings)",
+            "processes left the run's cgroup; what they did outside of it was neither seen nor judged, and who was moved back is told by the findings",
         ),
     ];
     let mut gaps = lens.facts.gaps.clone();

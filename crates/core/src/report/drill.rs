@@ -228,6 +228,7 @@ pub(super) fn drill_finding(lens: &Lens<'_>) -> Option<Finding> {
             "let the deployment do without what was refused, or have it from elsewhere".to_owned()
         }),
         reaction: None,
+        place: None,
         circle: None,
     })
 }

@@ -6,7 +6,7 @@ use super::assemble::Lens;
 use super::drill::drill_finding;
 use super::ledger::Slot;
 use super::limits::limit_findings;
-use super::{Finding, Severity, Verdict, image_name};
+use super::{Finding, RulePlace, Severity, Verdict, image_name};
 use crate::policy::{Reaction, Rule};
 use crate::tables::{RULE_DEFAULT, RULE_RESOLVER_SOCKET, RuleId};
 
@@ -197,6 +197,7 @@ fn refusal(lens: &Lens<'_>, key: &Key, group: &Group) -> Finding {
         reason: said(rule.and_then(|r| r.reason.as_deref())),
         fix,
         reaction: Some(rule.map_or(Reaction::default(), |rule| rule.reaction)),
+        place: rule.map(RulePlace::of),
         circle: None,
     }
 }
@@ -258,30 +259,41 @@ fn refused_socket(
             "if the deployment may need it, run with --accept-gap unseen_families".to_owned(),
         ),
         reaction: None,
+        place: None,
         circle: None,
     }
 }
 
 fn leavers(lens: &Lens<'_>) -> Vec<Finding> {
-    let mut groups: BTreeMap<String, Option<u64>> = BTreeMap::new();
+    let mut groups: BTreeMap<(String, bool), Option<u64>> = BTreeMap::new();
     for row in &lens.record.leavers {
         let number = lens.subject(row.subject);
         let exe = match number {
             Some(number) => lens.name_of(number),
             None => format!("process {}", row.tgid),
         };
-        let first = groups.entry(exe).or_insert(number);
+        let first = groups.entry((exe, row.returned)).or_insert(number);
         *first = match (*first, number) {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
         };
     }
-    let finding = |(exe, number): (String, Option<u64>)| Finding {
-        id: stable_id(&["left_cgroup", "", "", &exe]),
+    let finding = |((exe, returned), number): ((String, bool), Option<u64>)| Finding {
+        id: stable_id(&[
+            "left_cgroup",
+            if returned { "returned" } else { "" },
+            "",
+            &exe,
+        ]),
         kind: "left_cgroup".to_owned(),
         severity: Severity::Warning,
         title: printable(&format!(
-            "{exe} left the run's cgroup and was not seen from then on"
+            "{exe} left the run's cgroup and was {}",
+            if returned {
+                "moved back; what it reached for in between was not judged"
+            } else {
+                "not seen from then on"
+            }
         )),
         owner: None,
         command: number.map(|number| lens.argv_of(number)),
@@ -292,6 +304,7 @@ fn leavers(lens: &Lens<'_>) -> Vec<Finding> {
         reason: None,
         fix: None,
         reaction: None,
+        place: None,
         circle: None,
     };
     groups.into_iter().map(finding).collect()
@@ -339,6 +352,7 @@ fn leftovers(lens: &Lens<'_>) -> Vec<Finding> {
             reason: None,
             fix: None,
             reaction: None,
+            place: None,
             circle: None,
         });
     }
@@ -362,6 +376,7 @@ fn broken_glass(lens: &Lens<'_>) -> Option<Finding> {
         reason: Some(printable(reason)),
         fix: None,
         reaction: None,
+        place: None,
         circle: None,
     })
 }
@@ -386,6 +401,7 @@ fn expired(lens: &Lens<'_>) -> Vec<Finding> {
                 "remove it from {place}, or give it a new day if it is still needed"
             ))),
             reaction: None,
+            place: None,
             circle: None,
         }
     };

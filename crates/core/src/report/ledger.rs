@@ -11,7 +11,9 @@ use std::net::IpAddr;
 use super::account::{RuleTexts, asked_for, protocol_text, type_text, wall_us};
 use super::probe::{self, Attempt};
 use super::{Attribution, Outcome, Verdict};
-use crate::record::{AnswerRow, Counters, FlowRow, Row, SocketKind, SubjectId, SubjectRow};
+use crate::record::{
+    AnswerRow, Counters, FlowRow, Listener, Row, SocketKind, SubjectId, SubjectRow,
+};
 use crate::redact::Redaction;
 use crate::tables::RuleId;
 
@@ -165,6 +167,7 @@ pub(super) struct Contact {
     pub(super) verdict: Verdict,
     pub(super) rule: RuleId,
     pub(super) attempts: u64,
+    pub(super) listener: Option<Listener>,
 }
 
 /// A [`SocketRow`](crate::record::SocketRow).
@@ -181,6 +184,7 @@ pub(super) struct Unmade {
 pub(super) struct Leaver {
     pub(super) subject: Slot,
     pub(super) tgid: u32,
+    pub(super) returned: bool,
 }
 
 /// A run's record on its way to the report.
@@ -263,6 +267,7 @@ impl Ledger {
                 verdict: row.verdict,
                 rule: row.rule,
                 attempts: row.attempts,
+                listener: row.listener,
             }),
             Row::Socket(row) => self.sockets.push(Unmade {
                 subject: self.subject_ids.slot(row.subject),
@@ -273,6 +278,7 @@ impl Ledger {
             Row::Leaver(row) => self.leavers.push(Leaver {
                 subject: self.subject_ids.slot(row.subject),
                 tgid: row.tgid,
+                returned: row.returned,
             }),
         }
     }

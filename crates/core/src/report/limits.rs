@@ -219,6 +219,7 @@ fn memory(lens: &Lens<'_>) -> Option<Finding> {
         reason: None,
         fix: Some(fix.to_owned()),
         reaction: None,
+        place: None,
         circle: None,
     };
     Some(match facts.limits.memory {
@@ -424,6 +425,7 @@ fn daemons(lens: &Lens<'_>) -> Vec<Finding> {
                 "start it through the service manager, which gives it limits of its own".to_owned(),
             ),
             reaction: None,
+            place: None,
             circle: None,
         }
     };
@@ -443,6 +445,7 @@ fn of_limit(kind: &str, severity: Severity, title: String, rule: String, fix: &s
         reason: None,
         fix: Some(fix.to_owned()),
         reaction: None,
+        place: None,
         circle: None,
     }
 }

@@ -10,9 +10,9 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
-use super::compile::{CompileError, MAX_PORT_RULINGS, MAX_STATES};
+use super::compile::{CompileError, Limit, MAX_STATES};
 use super::rulings::{Classes, Numbered, ProfileId};
-use super::{NameState, StateId};
+use super::{NameState, RuleId, StateId};
 use crate::name::{Pattern, Reach};
 use crate::policy::Target;
 
@@ -88,8 +88,8 @@ pub(super) struct Trie<'r> {
     end: OfNodes<'r>,
     /// Rules that match every name below it.
     below: OfNodes<'r>,
-    /// Some pattern has a `*` inside.
-    starred: bool,
+    /// The last rule whose pattern has a `*` inside.
+    starred: Option<RuleId>,
 }
 
 impl<'r> Trie<'r> {
@@ -99,12 +99,15 @@ impl<'r> Trie<'r> {
             nodes: vec![Node::default()],
             end: OfNodes::default(),
             below: OfNodes::default(),
-            starred: false,
+            starred: None,
         };
         for &numbered in rules {
             let Target::Name(pattern) = &numbered.rule.target else {
                 continue;
             };
+            if pattern.has_star() {
+                trie.starred = Some(numbered.id);
+            }
             let node = trie.node(pattern);
             let reach = pattern.reach();
             if reach != Reach::Below {
@@ -121,7 +124,6 @@ impl<'r> Trie<'r> {
     }
 
     fn node(&mut self, pattern: &'r Pattern) -> NodeId {
-        self.starred |= pattern.has_star();
         let mut at = 0;
         for label in pattern.labels_from_root() {
             let fresh = self.nodes.len() as NodeId;
@@ -194,13 +196,13 @@ impl<'r> Determiniser<'_, 'r> {
 
     fn state(&mut self, place: Place) -> Result<StateId, CompileError> {
         // Where no name can walk two paths, every place is come to once.
-        if self.trie.starred
+        if self.trie.starred.is_some()
             && let Some(&id) = self.ids.get(&place)
         {
             return Ok(id);
         }
         if self.states.len() >= MAX_STATES.min(self.trie.nodes.len() + MAX_EXTRA_STATES) {
-            return Err(CompileError::TooManyStates);
+            return Err(Limit::TooManyStates.by(self.trie.starred));
         }
         let id = self.states.len() as StateId;
         self.states.push(NameState {
@@ -209,7 +211,7 @@ impl<'r> Determiniser<'_, 'r> {
             star: 0,
             edges: BTreeMap::new(),
         });
-        if self.trie.starred {
+        if self.trie.starred.is_some() {
             self.ids.insert(place.clone(), id);
         }
         self.queue.push_back(place);
@@ -223,14 +225,14 @@ impl<'r> Determiniser<'_, 'r> {
         let rules = |of: &'_ OfNodes<'r>| -> Vec<Numbered<'r>> {
             place.nodes.iter().flat_map(|&n| of.of(n)).collect()
         };
-        let end = self.classes.overlay(place.inherited, &rules(&trie.end));
-        let below = self.classes.overlay(place.inherited, &rules(&trie.below));
+        let (of_end, of_below) = (rules(&trie.end), rules(&trie.below));
+        let end = self.classes.overlay(place.inherited, &of_end);
+        let below = self.classes.overlay(place.inherited, &of_below);
         let search_below = place.search || nodes().any(|n| n.search);
-        if self.classes.stretches > MAX_PORT_RULINGS {
-            return Err(CompileError::TooManyPortRulings);
-        }
         self.states[id].end = self.classes.of_name(end, place.search);
         self.states[id].below = self.classes.of_name(below, search_below);
+        self.classes.fit(&of_end)?;
+        self.classes.fit(&of_below)?;
 
         let stars: Vec<NodeId> = nodes().filter_map(|n| n.star).collect();
         let mut targets: Vec<(Label<'_>, NodeId)> = Vec::new();
@@ -244,7 +246,7 @@ impl<'r> Determiniser<'_, 'r> {
         let targets = targets.chunk_by(|(a, _), (b, _)| a == b);
         self.work += targets.clone().count() * stars.len();
         if self.work > MAX_WORK {
-            return Err(CompileError::TooManyStates);
+            return Err(Limit::TooManyStates.by(self.trie.starred));
         }
         let place_at = |nodes: Box<[NodeId]>| Place {
             nodes,

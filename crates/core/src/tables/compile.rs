@@ -6,9 +6,10 @@ use std::fmt;
 use ipnet::IpNet;
 
 use super::automaton::Trie;
+use super::choices::Choices;
 use super::paths::Paths;
 use super::rulings::{Classes, Default, Numbered, ProfileId};
-use super::{ClassId, SelectorId, Tables};
+use super::{ClassId, RuleId, SelectorId, Tables};
 use crate::name::{Name, Pattern};
 use crate::path::{PathPattern, Selector};
 use crate::policy::{Effect, INSPECTED, Policy, Rule, Target};
@@ -21,8 +22,6 @@ pub const MAX_STATES: usize = 1 << 20;
 pub const MAX_PORT_RULINGS: usize = 1 << 20;
 /// Different processes that the rules of a policy may speak of.
 pub const MAX_SELECTORS: usize = 64;
-/// Bound on the questions about processes.
-const MAX_CHOICES: usize = 1 << 20;
 
 /// What the host adds to a policy.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -33,8 +32,17 @@ pub struct Facts {
 
 /// Why a policy that reads well cannot be compiled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CompileError {
+    /// What there is too much of.
+    pub limit: Limit,
+    /// A rule with which it was too much; that of several which it takes is the last, where that is known.
+    pub rule: Option<RuleId>,
+}
+
+/// A bound on what a policy may come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum CompileError {
+pub enum Limit {
     /// The patterns with a `*` inside overlap in too many ways.
     TooManyStates,
     /// Too many different combinations of ports.
@@ -47,7 +55,20 @@ pub enum CompileError {
     TooManyPaths,
 }
 
+impl Limit {
+    /// Exceeded, with this rule.
+    pub(super) fn by(self, rule: Option<RuleId>) -> CompileError {
+        CompileError { limit: self, rule }
+    }
+}
+
 impl fmt::Display for CompileError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.limit.fmt(f)
+    }
+}
+
+impl fmt::Display for Limit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::TooManyStates => write!(
@@ -87,7 +108,13 @@ pub fn compile(policy: &Policy, facts: &Facts) -> Result<Tables, CompileError> {
         .filter(|numbered| numbered.rule.target == Target::Any)
         .copied()
         .collect();
-    let mut classes = Classes::new(default, &any, rules.len());
+    let programs: Vec<&PathPattern> = selectors.iter().map(|selector| &selector.program).collect();
+    let programs = Paths::new(&programs).map_err(|limit| {
+        let mut rules = rules.iter().rev();
+        limit.by(rules.find(|it| it.selector.is_some()).map(|it| it.id))
+    })?;
+    let choices = Choices::new(&selectors, &programs);
+    let mut classes = Classes::new(default, choices, &any, rules.len());
 
     let searches: Vec<Pattern> = if default.deny {
         facts.search.iter().filter_map(Pattern::below).collect()
@@ -101,11 +128,7 @@ pub fn compile(policy: &Policy, facts: &Facts) -> Result<Tables, CompileError> {
     let states = trie.into_states(&mut classes)?;
     let prefixes = prefixes(&rules, &mut classes)?;
     let (sockets, socket_classes) = sockets(&rules, &mut classes)?;
-    let programs: Vec<&PathPattern> = selectors.iter().map(|selector| &selector.program).collect();
-    let programs = Paths::new(&programs)?;
-    if classes.choices.rows.len() > MAX_CHOICES {
-        return Err(CompileError::TooManyChoices);
-    }
+    classes.fit(&[])?;
     let mut rules = policy.rules.iter();
     let denies_name =
         |rule: &Rule| rule.effect == Effect::Deny && matches!(rule.target, Target::Name(_));
@@ -142,7 +165,7 @@ fn numbered(policy: &Policy) -> Result<(Vec<Numbered<'_>>, Vec<Selector>), Compi
             Some(selector) => Some(match ids.get(selector) {
                 Some(&id) => id,
                 None if selectors.len() == MAX_SELECTORS => {
-                    return Err(CompileError::TooManySelectors);
+                    return Err(Limit::TooManySelectors.by(Some(id)));
                 }
                 None => {
                     let id = selectors.len() as SelectorId;
@@ -183,9 +206,7 @@ fn prefixes(
         }
         let inherited = around.last().map_or(0, |&(_, profile)| profile);
         let profile = classes.overlay(inherited, &of_prefix);
-        if classes.stretches > MAX_PORT_RULINGS {
-            return Err(CompileError::TooManyPortRulings);
-        }
+        classes.fit(&of_prefix)?;
         around.push((prefix, profile));
         prefixes.push((prefix, classes.of_prefix(profile)));
     }
@@ -204,18 +225,19 @@ fn sockets(
         }
     }
     let (patterns, rules): (Vec<&PathPattern>, Vec<_>) = by_path.into_iter().unzip();
-    let paths = Paths::new(&patterns)?;
-    let of_state = paths
-        .matching
-        .iter()
-        .map(|matching| {
-            let rules: Vec<_> = matching
-                .iter()
-                .flat_map(|&index| rules[index as usize].iter().copied())
-                .collect();
-            let profile = classes.overlay(0, &rules);
-            classes.of_prefix(profile)
-        })
-        .collect();
+    let paths = Paths::new(&patterns).map_err(|limit| {
+        let of_paths = rules.iter().flatten();
+        limit.by(of_paths.map(|it| it.id).max())
+    })?;
+    let mut of_state = Vec::with_capacity(paths.matching.len());
+    for matching in &paths.matching {
+        let rules: Vec<_> = matching
+            .iter()
+            .flat_map(|&index| rules[index as usize].iter().copied())
+            .collect();
+        let profile = classes.overlay(0, &rules);
+        of_state.push(classes.of_prefix(profile));
+        classes.fit(&rules)?;
+    }
     Ok((paths, of_state))
 }

@@ -9,7 +9,7 @@ use regex_automata::util::primitives::StateID;
 use regex_automata::util::start;
 use regex_automata::{Anchored, MatchKind};
 
-use super::compile::CompileError;
+use super::compile::Limit;
 use crate::path::PathPattern;
 
 /// Bounds on the work and the memory of making one.
@@ -33,7 +33,7 @@ pub struct Paths {
 
 impl Paths {
     /// Of patterns, which are known by their index from here on.
-    pub(crate) fn new(patterns: &[&PathPattern]) -> Result<Self, CompileError> {
+    pub(crate) fn new(patterns: &[&PathPattern]) -> Result<Self, Limit> {
         if patterns.is_empty() {
             return Ok(Self::default());
         }
@@ -53,10 +53,10 @@ impl Paths {
                     .utf8(false),
             )
             .build_many(&texts)
-            .map_err(|_| CompileError::TooManyPaths)?;
+            .map_err(|_| Limit::TooManyPaths)?;
         let start = dfa
             .start_state(&start::Config::new().anchored(Anchored::Yes))
-            .map_err(|_| CompileError::TooManyPaths)?;
+            .map_err(|_| Limit::TooManyPaths)?;
 
         let mut ids: HashMap<StateID, u32> = HashMap::from([(start, 1)]);
         let mut order = vec![None, Some(start)];
@@ -89,7 +89,7 @@ impl Paths {
             rows.push(row);
             at += 1;
             if rows.len() > MAX_TRANSITIONS {
-                return Err(CompileError::TooManyPaths);
+                return Err(Limit::TooManyPaths);
             }
         }
 
@@ -108,7 +108,7 @@ impl Paths {
             .collect();
         let kinds = representatives.len();
         if rows.len() * kinds > MAX_TRANSITIONS {
-            return Err(CompileError::TooManyPaths);
+            return Err(Limit::TooManyPaths);
         }
         let next = rows
             .iter()

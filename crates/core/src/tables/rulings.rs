@@ -3,10 +3,11 @@
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
 
-use super::choices::Choices;
+use super::choices::{Choices, Fold};
 use super::kept::Kept;
 use super::{
-    Class, ClassId, Effect, Outcome, PortRuling, Protocol, RULE_SEARCH, RuleId, Ruling, SelectorId,
+    Class, ClassId, CompileError, Effect, Limit, MAX_PORT_RULINGS, Outcome, PortRuling, Protocol,
+    RULE_SEARCH, RuleId, Ruling, SelectorId,
 };
 use crate::name::Specificity;
 use crate::policy::{self, Rank, Rule};
@@ -317,13 +318,17 @@ pub(super) struct Classes {
     /// Classes of names by profile; of those that lie below the search list, and of those that do not.
     of_names: [Vec<Option<ClassId>>; 2],
     /// Stretches in all profiles: what bounds the memory.
-    pub(super) stretches: usize,
+    stretches: usize,
 }
 
 impl Classes {
     /// `rules` is how many there are: nearly every one makes a profile and a class of its own.
-    pub(super) fn new(default: Default, any: &[Numbered<'_>], rules: usize) -> Self {
-        let mut choices = Choices::default();
+    pub(super) fn new(
+        default: Default,
+        mut choices: Choices,
+        any: &[Numbered<'_>],
+        rules: usize,
+    ) -> Self {
         let any = overlay(&mut choices, &NOTHING, any);
         let mut classes = Self {
             default,
@@ -337,6 +342,19 @@ impl Classes {
         let none = classes.profile(NOTHING);
         classes.of_prefix(none);
         classes
+    }
+
+    /// Have all found room so far? To be asked again and again, so that what has not is noticed before it takes long.
+    /// `rules` are those that were laid last.
+    pub(super) fn fit(&self, rules: &[Numbered<'_>]) -> Result<(), CompileError> {
+        let by = |limit: Limit| limit.by(rules.iter().map(|it| it.id).max());
+        if self.choices.too_many {
+            Err(by(Limit::TooManyChoices))
+        } else if self.stretches > MAX_PORT_RULINGS {
+            Err(by(Limit::TooManyPortRulings))
+        } else {
+            Ok(())
+        }
     }
 
     pub(super) fn profile(&mut self, profile: Profile) -> ProfileId {
@@ -382,10 +400,7 @@ impl Classes {
 
     fn class(&mut self, profile: ProfileId, lookup: Outcome) -> ClassId {
         let profile = &self.profiles[profile];
-        let denies = |ruling: Ruling| ruling.effect == Effect::Deny;
-        let may_deny = profile
-            .outcomes()
-            .any(|outcome| self.choices.any(outcome, &denies));
+        let denial = denial(&self.choices, profile);
         let (outcome, by_port) = match profile {
             &Profile::Uniform(outcome) => (outcome, Vec::new()),
             Profile::Parts(parts) => (Outcome::Is(Ruling::NONE), parts.clone()),
@@ -394,7 +409,7 @@ impl Classes {
             lookup,
             outcome,
             by_port,
-            may_deny,
+            denial,
         });
         id
     }
@@ -415,81 +430,203 @@ impl Classes {
         } else {
             Vec::new()
         };
-        let outcomes: Vec<Outcome> = profile
-            .iter()
-            .chain(&any)
-            .map(|part| part.outcome)
-            .collect();
-        self.choices.combine(&outcomes, &mut |rulings| {
-            let (of_profile, of_any) = rulings.split_at(profile.len());
-            let told = |parts: &[PortRuling], rulings: &[Ruling]| -> Vec<Stretch> {
-                parts
-                    .iter()
-                    .zip(rulings)
-                    .filter(|(part, _)| part.protocol != Protocol::Other)
-                    .map(|(part, ruling)| (part.protocol, part.first, part.last, *ruling))
-                    .collect()
-            };
-            lookup(
-                &told(&profile, of_profile),
-                &told(&any, of_any),
-                default,
-                below_search,
-            )
-        })
+        let lookup = Lookup::new(&self.choices, &profile, &any, default, below_search);
+        self.choices
+            .combine(&lookup, &lookup.outcomes, So::default())
     }
 }
 
-type Stretch = (Protocol, u16, u16, Ruling);
+/// [`Class::denial`].
+fn denial(choices: &Choices, profile: &Profile) -> u8 {
+    let strength = |ruling: Ruling| match ruling.effect {
+        Effect::Deny => 2 + 4 * ruling.rank as u8 + 2 * u8::from(ruling.enforce),
+        Effect::None | Effect::Allow | Effect::Search => 0,
+    };
+    if let &Profile::Uniform(Outcome::Is(ruling)) = profile {
+        let strength = strength(ruling);
+        return strength | u8::from(strength != 0);
+    }
+    let strengths: Vec<u8> = choices
+        .rulings(profile.outcomes())
+        .into_iter()
+        .map(strength)
+        .collect();
+    let strongest = strengths.iter().max().copied().unwrap_or(0);
+    strongest | u8::from(!strengths.contains(&0))
+}
 
+/// What a lookup meets, out of what holds on each port. A name may be looked up if it can be reached on some port.
+///
 /// The rule that is named is the one that decides on the most ports, the first of those that decide on as
 /// many. A name that is denied only in part by rules and for the rest by `default: deny` is denied by the
 /// default. What is denied on some port for the record only can be reached there, so its lookup passes.
-fn lookup(profile: &[Stretch], any: &[Stretch], default: Default, below_search: bool) -> Ruling {
-    let widest = |stretches: &[Stretch], is: &dyn Fn(Ruling) -> bool| -> Option<Ruling> {
-        let mut ports: HashMap<Ruling, u64> = HashMap::new();
-        for &(_, first, last, ruling) in stretches.iter().filter(|stretch| is(stretch.3)) {
-            *ports.entry(ruling).or_default() += u64::from(last - first) + 1;
-        }
-        let (ruling, _) = ports
-            .into_iter()
-            .max_by_key(|&(ruling, ports)| (ports, std::cmp::Reverse(ruling.rule)))?;
-        Some(ruling)
-    };
-    let allows = |ruling: Ruling| ruling.effect == Effect::Allow;
-    let recorded = |ruling: Ruling| ruling.effect == Effect::Deny && !ruling.enforce;
-    let denies = |ruling: Ruling| ruling.effect == Effect::Deny;
-    let undecided = |stretch: &&Stretch| stretch.3.effect == Effect::None;
+struct Lookup {
+    default: Default,
+    below_search: bool,
+    /// Of the name, and behind each of the name's those of any address for the same ports, under an allow-list.
+    outcomes: Vec<Outcome>,
+    of_any: Vec<bool>,
+    /// The rulings of the name, and of any address, by how many ports each may decide on: the widest is 0.
+    width: [HashMap<Ruling, usize>; 2],
+    /// From each place on, the widest that allows the name.
+    widest_to_come: Vec<Option<usize>>,
+}
 
-    if let Some(allow) = widest(profile, &allows) {
-        return allow;
-    }
-    if profile.iter().find(undecided).is_none() {
-        return widest(profile, &recorded)
-            .or_else(|| widest(profile, &denies))
-            .unwrap_or(default.ruling());
-    }
-    if !default.deny {
-        return default.ruling();
-    }
-    // Undecided ports fall to the rules for any address, if these allow one of them.
-    if let Some(allow) = widest(any, &allows)
-        && profile.iter().filter(undecided).any(|open| {
-            any.iter()
-                .any(|a| a.0 == open.0 && allows(a.3) && a.1 <= open.2 && open.1 <= a.2)
-        })
-    {
-        return allow;
-    }
-    if let Some(deny) = widest(profile, &recorded) {
-        return deny;
-    }
-    if below_search {
-        return Ruling {
-            effect: Effect::Search,
-            rule: RULE_SEARCH,
-            ..Ruling::NONE
+/// What a name's rules say on the ports so far; the widest ruling of each kind.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+struct So {
+    allowed: Option<Ruling>,
+    recorded: Option<Ruling>,
+    denied: Option<Ruling>,
+    /// No rule of the name is about some port.
+    undecided: bool,
+    /// That is so of the last stretch.
+    open: bool,
+    /// On one of those ports any address may be reached.
+    any: Option<Ruling>,
+}
+
+impl Lookup {
+    fn new(
+        choices: &Choices,
+        profile: &[PortRuling],
+        any: &[PortRuling],
+        default: Default,
+        below_search: bool,
+    ) -> Self {
+        let ported = |part: &&PortRuling| part.protocol != Protocol::Other;
+        let possible = |part: &PortRuling| choices.rulings([part.outcome]);
+        let width = [profile, any].map(|parts| {
+            let mut ports: HashMap<Ruling, u64> = HashMap::new();
+            for part in parts.iter().filter(ported) {
+                for ruling in possible(part) {
+                    *ports.entry(ruling).or_default() += u64::from(part.last - part.first) + 1;
+                }
+            }
+            let mut ordered: Vec<(Ruling, u64)> = ports.into_iter().collect();
+            ordered
+                .sort_unstable_by_key(|&(ruling, ports)| (std::cmp::Reverse(ports), ruling.rule));
+            ordered
+                .into_iter()
+                .map(|(ruling, _)| ruling)
+                .zip(0..)
+                .collect()
+        });
+        let mut lookup = Self {
+            default,
+            below_search,
+            outcomes: Vec::new(),
+            of_any: Vec::new(),
+            width,
+            widest_to_come: Vec::new(),
         };
+        // What may allow most goes first: whatever comes later need not be looked at.
+        let mut stretches: Vec<(Option<usize>, &PortRuling)> = profile
+            .iter()
+            .filter(ported)
+            .map(|part| (lookup.widest_allow(possible(part)), part))
+            .collect();
+        stretches.sort_by_key(|(widest, _)| widest.unwrap_or(usize::MAX));
+        for (widest, part) in stretches {
+            let first =
+                any.partition_point(|it| (it.protocol, it.last) < (part.protocol, part.first));
+            let same = any[first..]
+                .iter()
+                .take_while(|it| it.protocol == part.protocol && it.first <= part.last);
+            for (part, of_any) in
+                std::iter::once((part, false)).chain(same.zip(std::iter::repeat(true)))
+            {
+                lookup.outcomes.push(part.outcome);
+                lookup.of_any.push(of_any);
+                // They ascend, so that the next one is the widest to come.
+                lookup
+                    .widest_to_come
+                    .push(if of_any { None } else { widest });
+            }
+        }
+        let mut next = None;
+        for widest in lookup.widest_to_come.iter_mut().rev() {
+            next = widest.or(next);
+            *widest = next;
+        }
+        lookup
     }
-    default.ruling()
+
+    fn widest_allow(&self, rulings: impl IntoIterator<Item = Ruling>) -> Option<usize> {
+        let allows = rulings.into_iter().filter(|r| r.effect == Effect::Allow);
+        allows.map(|ruling| self.width[0][&ruling]).min()
+    }
+
+    /// The wider of two, of the name or of any address.
+    fn wider(&self, of_any: bool, one: Option<Ruling>, other: Ruling) -> Option<Ruling> {
+        let width = &self.width[usize::from(of_any)];
+        one.into_iter()
+            .chain([other])
+            .min_by_key(|ruling| width[ruling])
+    }
+}
+
+impl Fold for Lookup {
+    type So = So;
+
+    fn add(&self, mut so: So, at: usize, ruling: Ruling) -> So {
+        if self.of_any[at] {
+            if so.open && ruling.effect == Effect::Allow {
+                so.any = self.wider(true, so.any, ruling);
+            }
+            return so;
+        }
+        so.open = false;
+        match ruling.effect {
+            Effect::Allow => so.allowed = self.wider(false, so.allowed, ruling),
+            Effect::Deny if ruling.enforce => so.denied = self.wider(false, so.denied, ruling),
+            Effect::Deny => so.recorded = self.wider(false, so.recorded, ruling),
+            Effect::None | Effect::Search => {
+                so.undecided = true;
+                so.open = self.default.deny;
+            }
+        }
+        // What can no longer matter is forgotten: fewer states to tell apart.
+        if so.allowed.is_some() {
+            return So {
+                allowed: so.allowed,
+                ..So::default()
+            };
+        }
+        if so.undecided {
+            so.denied = None;
+        }
+        if so.undecided && !self.default.deny {
+            so.recorded = None;
+        }
+        so
+    }
+
+    fn settled(&self, so: So, next: usize) -> Option<Ruling> {
+        let to_come = self.widest_to_come.get(next).copied().flatten();
+        if let Some(allowed) = so.allowed {
+            let wider_to_come = to_come.is_some_and(|widest| widest < self.width[0][&allowed]);
+            return (!wider_to_come).then_some(allowed);
+        }
+        if so.undecided && !self.default.deny && to_come.is_none() {
+            return Some(self.default.ruling());
+        }
+        if next < self.outcomes.len() {
+            return None;
+        }
+        let default = self.default.ruling();
+        Some(if !so.undecided {
+            so.recorded.or(so.denied).unwrap_or(default)
+        } else if let Some(ruled) = so.any.or(so.recorded) {
+            ruled
+        } else if self.below_search {
+            Ruling {
+                effect: Effect::Search,
+                rule: RULE_SEARCH,
+                ..Ruling::NONE
+            }
+        } else {
+            default
+        })
+    }
 }

@@ -1,15 +1,16 @@
 //! What runs show: needs with their evidence, loops and their kinds, experiments, outages, findings.
 
+mod lock;
 mod named;
 mod story;
 
 use blackstart_core::catalog::{Phase, Strength};
-use blackstart_core::graph::findings::findings;
+use blackstart_core::graph::findings::{GraphFinding, findings};
 use blackstart_core::graph::impact::{Impact, Outcome, State, impact};
 use blackstart_core::graph::loops::{Loop, LoopKind, loops};
 use blackstart_core::graph::recovery::Recovery;
 use blackstart_core::graph::{Evidence, Graph, Import, Input, Kind, Observed, build};
-use blackstart_core::report::{Mode, Report, Verdict};
+use blackstart_core::report::{Guarded, Mode, Report, Verdict};
 use proptest::prelude::*;
 use story::{Story, catalog, deploy, example, id, joined, loops_of, time};
 
@@ -196,7 +197,12 @@ fn who_a_contact_leads_to() {
             (resolver.name, resolver.port) = (None, 53);
             resolver.address = "192.0.2.53".parse().unwrap();
             resolver.rule = "built-in: own resolver".to_owned();
-            report.flows.extend([probe, resolver]);
+            let mut own = resolver.clone();
+            own.rule = "default".to_owned();
+            let mut no_resolver = own.clone();
+            no_resolver.address = "198.51.100.9".parse().unwrap();
+            report.run.resolvers = vec![own.address];
+            report.flows.extend([probe, resolver, own, no_resolver]);
             let mut search = report.names[1].clone();
             search.name = "github.com.github.com".to_owned();
             search.rule = "built-in: search list".to_owned();
@@ -221,6 +227,7 @@ fn who_a_contact_leads_to() {
         [
             ("github", Kind::Service, "releases.example:443", 1),
             ("mirror", Kind::Service, "mirror.internal", 2),
+            ("198.51.100.9:53", Kind::Destination, "198.51.100.9:53", 1),
             ("[2001:db8::9]:25", Kind::Destination, "[2001:db8::9]:25", 1),
             ("pypi.org:443", Kind::Destination, "pypi.org:443", 2),
             (
@@ -231,7 +238,7 @@ fn who_a_contact_leads_to() {
             ),
         ]
     );
-    let pypi = graph.needs_of(id(&graph, "mysql")).nth(3).unwrap().1;
+    let pypi = graph.needs_of(id(&graph, "mysql")).nth(4).unwrap().1;
     let contact = pypi.contacts().next().unwrap();
     assert_eq!(
         (&contact.first_seen, &contact.last_seen),
@@ -552,6 +559,120 @@ fn an_outage_by_evidence_only() {
 }
 
 #[test]
+fn a_run_that_failed_did_not_show_everything() {
+    let catalog = catalog(&[
+        "name: a-root",
+        "name: mysql\nneeds: [{service: a-root, for: deploy}]",
+        "name: web",
+    ]);
+    let run = |service: &str, change: &dyn Fn(&mut Report)| {
+        let story = Story::of(service, &["./d.sh"]).process(0, "./d.sh", &["/bin/sh", "./d.sh"]);
+        story.with(change)
+    };
+    let shown = |change: &dyn Fn(&mut Report)| {
+        let (one, two) = (run("mysql", change), run("web", change));
+        let graph = joined(&catalog, &[&one, &two]);
+        let impact = impact(&graph, &[id(&graph, "a-root")]);
+        let web = told(&graph, &impact).pop().unwrap();
+        let found = all_findings(&graph);
+        let kinds: Vec<_> = found.iter().map(|finding| finding.kind).collect();
+        (web, kinds)
+    };
+    let works = "web is Up, its deploy works".to_owned();
+    let unknown = "web is Up, its deploy unknown for ".to_owned();
+    for good in [0, 120] {
+        let all = shown(&|report| report.run.exit_code = Some(good));
+        assert_eq!(all, (works.clone(), vec!["declared_never_seen"]));
+    }
+    let changes: [&dyn Fn(&mut Report); 4] = [
+        &|report| report.run.exit_code = Some(1),
+        &|report| report.run.exit_code = None,
+        &|report| report.run.exit_code = Some(124),
+        &|report| report.coverage.lost = 1,
+    ];
+    for change in changes {
+        assert_eq!(shown(change), (unknown.clone(), vec![]));
+    }
+    // What was not guarded was not seen at all.
+    let (never, _) = shown(&|report| report.run.guarded = Guarded::No);
+    assert_eq!(never, "web is Up, its deploy never seen");
+    // A good run is not undone by a bad one.
+    let (good, bad) = (
+        run("web", &|_| ()),
+        run("web", &|report| {
+            report.run.id = "later".to_owned();
+            report.run.exit_code = Some(1);
+        }),
+    );
+    let graph = joined(&catalog, &[&good, &bad]);
+    let impact = impact(&graph, &[id(&graph, "a-root")]);
+    assert_eq!(told(&graph, &impact).pop(), Some(works));
+}
+
+fn all_findings(graph: &Graph) -> Vec<GraphFinding> {
+    findings(graph, &Recovery::of(graph), &loops_of(graph))
+}
+
+#[test]
+fn a_circle_that_no_deployment_closes_is_a_finding_too() {
+    let told = |services: &[&str]| {
+        let graph = joined(&catalog(services), &[]);
+        let found = all_findings(&graph);
+        let line = |it: &GraphFinding| {
+            let steps: String = it
+                .needs
+                .iter()
+                .map(|step| format!(" → {}", graph.node(graph.need(*step).to).name))
+                .collect();
+            let place = it.place.as_ref().unwrap();
+            format!(
+                "{} {}: {}{steps} ({place})",
+                it.kind,
+                it.title,
+                graph.node(it.about.0).name
+            )
+        };
+        let ids: Vec<_> = found.iter().map(|it| it.id.clone()).collect();
+        (found.iter().map(line).collect::<Vec<_>>(), ids)
+    };
+    let (pair, pair_ids) = told(&["name: a\nneeds: [b]", "name: b\nneeds: [a]"]);
+    assert_eq!(
+        pair,
+        ["cannot_start a, b cannot start without each other: a → b → a (c.yaml:5:9)"]
+    );
+    // Itself alone; a larger one, whose first need is not the shortest way.
+    let (several, ids) = told(&[
+        "name: alone\nneeds: [alone]",
+        "name: b\nneeds: [a]",
+        "name: a\nneeds: [b]",
+        "name: x\nneeds: [y]",
+        "name: y\nneeds: [z]",
+        "name: z\nneeds: [x]",
+        "name: before\nneeds: [x]",
+    ]);
+    assert_eq!(
+        several,
+        [
+            "cannot_start a, b cannot start without each other: a → b → a (c.yaml:15:9)",
+            "cannot_start alone needs itself to run, and cannot start from black: alone → alone (c.yaml:5:9)",
+            "cannot_start x, y, z cannot start without each other: x → y → z → x (c.yaml:20:9)",
+        ]
+    );
+    assert_eq!(ids[0], pair_ids[0], "the same over catalogs");
+    // What a deployment closes is told as a loop, and once.
+    let (loops, _) = told(&[
+        "name: a\nneeds: [{service: b, for: deploy}]",
+        "name: b\nneeds: [a]",
+    ]);
+    assert_eq!(
+        loops,
+        ["loop the deploy of a needs b, which needs a: a → b → a (c.yaml:5:19)"]
+    );
+    let (none, _) = told(&["name: a\nneeds: [b]", "name: b"]);
+    assert_eq!(none, [""; 0]);
+}
+
+#[test]
 fn what_is_worth_looking_at() {
     let catalog = catalog(&[
         "name: mysql\nowner: team-db\ntier: 1\nneeds: [{service: vault, for: deploy}, {service: mirror, for: deploy}]",
@@ -572,7 +693,7 @@ fn what_is_worth_looking_at() {
     };
     let (one, two) = (story("one"), story("two"));
     let graph = joined(&catalog, &[&one, &two]);
-    let found = findings(&graph, &loops_of(&graph));
+    let found = all_findings(&graph);
     let lines: Vec<_> = found
         .iter()
         .map(|f| {
@@ -593,12 +714,12 @@ fn what_is_worth_looking_at() {
     insta::assert_snapshot!(lines.join("\n"));
     // One run more, on another host: the same findings.
     let ids = |graph: &Graph| -> Vec<_> {
-        let found = findings(graph, &loops_of(graph));
+        let found = all_findings(graph);
         found.into_iter().map(|f| f.id).collect()
     };
     assert_eq!(ids(&graph), ids(&joined(&catalog, &[&two])));
     // Without a run, nothing is said to be unseen.
-    let kinds: Vec<_> = findings(&joined(&catalog, &[]), &[])
+    let kinds: Vec<_> = all_findings(&joined(&catalog, &[]))
         .iter()
         .map(|f| f.kind)
         .collect();
@@ -679,7 +800,7 @@ proptest! {
             prop_assert!(!need.evidence.is_empty());
             prop_assert!(need.from != need.to || graph.node(need.to).name == "mysql");
         }
-        let mut ids: Vec<_> = findings(&graph, &found).into_iter().map(|f| f.id).collect();
+        let mut ids: Vec<_> = findings(&graph, &recovery, &found).into_iter().map(|f| f.id).collect();
         let all = ids.len();
         ids.sort();
         ids.dedup();

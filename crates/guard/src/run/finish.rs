@@ -17,11 +17,10 @@ use blackstart_kernel::spawn::{Child, Signals};
 use super::{PATIENCE, Setup, usage};
 use crate::cgroup::RunCgroup;
 use crate::control::Judged;
-use crate::late::LateSubjects;
 use crate::orphan::{described, kept_record, remove_programs};
 use crate::plan::Need;
 use crate::story::{End, tell, wall_ns};
-use crate::supervise::{Ending, Supervisor, Told};
+use crate::supervise::{Beside, Ending, Supervisor, Told};
 use crate::terminal::Terminal;
 use crate::watch::Watch;
 use crate::{AtEnd, Ended, Notice, locked, pins, scripts, usual};
@@ -54,13 +53,14 @@ impl Setup<'_> {
         let time = self.limits().time;
         let limits = self.file.limits.clone();
         let mut watch = Watch::new(limits, time, at_end, child.pid.cast_unsigned());
-        let mut late = LateSubjects::default();
+        let mut beside = Beside::default();
         let mut judged = Judged {
             policy: self.policy.map(Cow::Borrowed),
             tables: self.tables.take(),
             search: std::mem::take(&mut self.search),
             may_enforce: self.terms.may_enforce(),
             broken_glass: self.file.break_glass.is_some(),
+            enforcing: self.terms.enforcing(),
         };
         let mut supervisor = Supervisor {
             child,
@@ -74,10 +74,13 @@ impl Setup<'_> {
             judged: &mut judged,
             control: self.control.as_ref(),
             file: &mut self.file,
-            late: &mut late,
+            beside: &mut beside,
             watch: &mut watch,
             notice: &mut *notice,
             told: Told::default(),
+            detached: false,
+            contacts: false,
+            near: Vec::new(),
             pending: VecDeque::new(),
         };
         let ending = supervisor.until_exit();
@@ -153,7 +156,7 @@ impl Setup<'_> {
             );
         }
 
-        let record = self.record(&mut late);
+        let record = self.record(&mut beside);
         let mut ended = outcome(ending, watch.overtime.is_some());
         self.file.exit_code = Some(ended.0);
         let (mut usage, memory_hits) = usage(self.cgroup.as_ref(), watch.highest_pids);
@@ -226,14 +229,18 @@ impl Setup<'_> {
     }
 
     /// What the kernel recorded; where that cannot be read, what of it is on disk.
-    fn record(&mut self, late: &mut LateSubjects) -> Ledger {
+    fn record(&mut self, beside: &mut Beside) -> Ledger {
         let Some(session) = &self.session else {
             return Ledger::default();
         };
         let mut record = Ledger::redacting(&self.request.redaction);
         let read = session.read(&mut |mut row| {
-            late.complete(&mut row);
+            beside.complete(&mut row);
+            let another = beside.beside(&row);
             record.add(row);
+            if let Some(row) = another {
+                record.add(row);
+            }
         });
         let Err(error) = read else { return record };
         self.terms.note(
@@ -376,6 +383,7 @@ mod tests {
                 verdict,
                 rule,
                 attempts: 1,
+                listener: None,
             }));
             record
         };

@@ -4,24 +4,25 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::net::IpAddr;
+use std::path::Path;
 
 use blackstart_core::name::Name;
 use blackstart_core::policy::Policy;
 use blackstart_core::report::{Guarded, Mode};
 use blackstart_core::tables::{Facts, Tables, compile};
 use blackstart_kernel::support::Support;
-use blackstart_kernel::{Error, ErrorKind, Feature, Listening, Orphan, Session, Settings};
+use blackstart_kernel::{Error, ErrorKind, Feature, LeftOut, Listening, Orphan, Session, Settings};
 
 use super::{PATIENCE, Setup};
 use crate::answer::Answerer;
 use crate::cgroup::{Controller, RunCgroup};
 use crate::control::Control;
 use crate::forward::{Forwarder, Listeners};
-use crate::orphan::{described, sweep_locked};
+use crate::orphan::{Swept, described, sweep_locked, sweep_spare};
 use crate::plan::{FEATURES, Need, needed, plan, replan, unix_rules};
 use crate::refusal::{Cause, Refusal};
 use crate::resolv::Resolving;
-use crate::state::StateDir;
+use crate::state::{RunDir, SPARE, StateDir, is_of_the_disk};
 use crate::{Notice, inherited, pins};
 
 /// Names of /etc/hosts that are handed to the kernel, each of which takes room there and time at the start.
@@ -31,18 +32,23 @@ impl Setup<'_> {
     /// Everything that has to be there before the command starts.
     pub(super) fn prepare(&mut self, notice: &mut dyn FnMut(Notice)) -> Result<(), Refusal> {
         let host = Support::for_run();
+        let mut resolving = Resolving::read();
+        let tables = self.tables(&resolving)?;
+        // What the host can do comes first: whoever lacks root lacks the state directory for want of it, and is to
+        // hear of root.
+        let wanted = plan(&host, tables.uses(), &mut self.terms)?;
         let locked = self.open_state()?;
         if let (Some(state), Some(_)) = (&self.state, &locked) {
             match sweep_locked(state) {
-                Ok(swept) => self.refuse_beside_orphans(&swept.living)?,
+                Ok(mut swept) => {
+                    swept.add(sweep_spare(state.path()));
+                    self.refuse_beside_orphans(&swept, notice)?;
+                }
                 Err(error) => notice(Notice::Warning(format!(
                     "runs without a supervisor cannot be looked for: {error}"
                 ))),
             }
         }
-        let mut resolving = Resolving::read();
-        let tables = self.tables(&resolving)?;
-        let wanted = plan(&host, tables.uses(), &mut self.terms)?;
         if let Some(policy) = self.policy.filter(|_| !wanted.is_empty()) {
             unix_rules(policy, &wanted, &mut self.terms)?;
         }
@@ -68,6 +74,7 @@ impl Setup<'_> {
             self.make_pins()?;
             // Others may begin: what follows takes time, and is found by its name if this one dies.
             drop(locked);
+            self.locked = None;
             let forwarder = self.listen(&resolving.servers)?;
             let settings = Settings {
                 tables: &tables,
@@ -80,6 +87,7 @@ impl Setup<'_> {
                 forwarder,
             };
             self.load(&host, &wanted, &settings)?;
+            self.tell_left_out()?;
             self.close_families()?;
             self.arm(tables)?;
             // Those that nobody is turned to.
@@ -91,6 +99,12 @@ impl Setup<'_> {
                 self.terms.note(Need::InheritedSockets, detail, 0);
             }
         }
+        self.locked = None;
+        if let Some(why) = &self.displaced {
+            notice(Notice::Warning(format!(
+                "the state of this run is kept in {SPARE}, where a reboot takes it away: {why}"
+            )));
+        }
         for gap in self.terms.gaps() {
             notice(Notice::Gap(gap.clone()));
         }
@@ -100,15 +114,19 @@ impl Setup<'_> {
     /// The state directory, and its lock.
     pub(super) fn open_state(&mut self) -> Result<Option<fs::File>, Refusal> {
         let path = &self.request.state_dir;
-        match StateDir::open(path) {
-            Ok(state) => {
-                let locked = state.lock(PATIENCE);
+        let opened = StateDir::open(path).and_then(|state| match state.lock(PATIENCE) {
+            Err(error) if is_of_the_disk(&error) => Err(error),
+            locked => Ok((state, locked)),
+        });
+        match opened {
+            Ok((state, locked)) => {
                 self.state = Some(state);
                 locked.map(Some).or_else(|error| {
                     tracing::warn!(%error, "another command holds the state directory; going on beside it");
                     Ok(None)
                 })
             }
+            Err(error) if self.displace(&error) => Ok(self.locked.take()),
             Err(error) => {
                 self.terms.lack(
                     Need::State,
@@ -119,7 +137,38 @@ impl Setup<'_> {
         }
     }
 
-    pub(super) fn refuse_beside_orphans(&self, living: &[crate::Living]) -> Result<(), Refusal> {
+    /// Keep the state elsewhere from here on, if that helps: a disk that is full must not hold up an emergency fix, nor
+    /// leave it without a guard that outlives its supervisor. Once.
+    fn displace(&mut self, error: &io::Error) -> bool {
+        let path = &self.request.state_dir;
+        if self.displaced.is_some() || !is_of_the_disk(error) || path == Path::new(SPARE) {
+            return false;
+        }
+        let opened = StateDir::open(Path::new(SPARE)).and_then(|state| {
+            let locked = state.lock(PATIENCE)?;
+            Ok((state, locked))
+        });
+        match opened {
+            Ok((state, locked)) => {
+                self.state = Some(state);
+                self.locked = Some(locked);
+                self.displaced = Some(format!("{} cannot be used: {error}", path.display()));
+                true
+            }
+            Err(other) => {
+                tracing::warn!(%other, "{SPARE} cannot be used either");
+                false
+            }
+        }
+    }
+
+    /// An earlier run of the same service that nobody supervises may still change what this one changes. So may one that
+    /// could not be looked at.
+    pub(super) fn refuse_beside_orphans(
+        &self,
+        swept: &Swept,
+        notice: &mut dyn FnMut(Notice),
+    ) -> Result<(), Refusal> {
         let Some(service) = self
             .file
             .service
@@ -128,18 +177,35 @@ impl Setup<'_> {
         else {
             return Ok(());
         };
-        match living
-            .iter()
-            .find(|orphan| orphan.service.as_ref() == Some(service))
-        {
-            None => Ok(()),
-            Some(orphan) => Err(Refusal {
-                cause: Cause::Orphan,
-                what: format!("an earlier run of {service} still goes on without its supervisor"),
-                why: format!("run {} has processes left", orphan.id),
-                remedy: "end them, or run beside them with --concurrent".to_owned(),
-            }),
+        let of_it = |of: &Option<String>| of.as_ref() == Some(service);
+        let lives = swept.living.iter().find(|orphan| of_it(&orphan.service));
+        let unknown = swept.failed.iter().find(|failed| of_it(&failed.service));
+        let (goes_on, why) = match (lives, unknown) {
+            (Some(orphan), _) => (
+                "still goes on",
+                format!("run {} has processes left", orphan.id),
+            ),
+            (None, Some(failed)) => (
+                "may still go on",
+                format!(
+                    "whether the run in {} has processes left cannot be told: {}",
+                    failed.path.display(),
+                    failed.why
+                ),
+            ),
+            (None, None) => return Ok(()),
+        };
+        let what = format!("an earlier run of {service} {goes_on} without its supervisor");
+        if self.request.break_glass.is_some() {
+            notice(Notice::Warning(format!("{what}; {why}")));
+            return Ok(());
         }
+        Err(Refusal {
+            cause: Cause::Orphan,
+            what,
+            why,
+            remedy: "end its processes, or run beside them with --concurrent".to_owned(),
+        })
     }
 
     fn tables(&mut self, resolving: &Resolving) -> Result<Tables, Refusal> {
@@ -190,25 +256,65 @@ impl Setup<'_> {
         }
     }
 
+    /// What of the host's files and addresses found no room in the kernel's tables.
+    fn tell_left_out(&mut self) -> Result<(), Refusal> {
+        let left_out = self.session.as_ref().map(Session::left_out);
+        let LeftOut {
+            own_addresses,
+            hosts,
+        } = left_out.unwrap_or_default();
+        let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
+        if own_addresses > 0 {
+            self.terms.note(
+                Need::OwnAddresses,
+                "the host has more addresses than are known as its own; the others are judged as any address",
+                count(own_addresses),
+            );
+        }
+        if hosts > 0 {
+            self.terms.lack(
+                Need::HostsFile,
+                format!(
+                    "for {hosts} of the names of /etc/hosts that rules speak of, their address has no room beside its others"
+                ),
+            )?;
+        }
+        Ok(())
+    }
+
     pub(super) fn begin_dir(&mut self) -> Result<(), Refusal> {
         let Some(state) = &self.state else {
             return Ok(());
         };
-        let begun = state.begin(&self.file.id).and_then(|dir| {
-            if let Some(given) = &self.request.policy {
-                dir.write_policy(&given.policy)?;
+        match self.begun(state) {
+            Ok(dir) => {
+                self.dir = Some(dir);
+                Ok(())
             }
-            dir.write_run(&self.file)?;
-            Ok(dir)
-        });
-        match begun {
-            Ok(dir) => self.dir = Some(dir),
-            Err(error) => self.terms.lack(
-                Need::State,
-                format!("{} cannot be used: {error}", state.path().display()),
-            )?,
+            Err(error) => {
+                let why = format!("{} cannot be used: {error}", state.path().display());
+                if self.displace(&error) {
+                    return self.begin_dir();
+                }
+                self.terms.lack(Need::State, why)
+            }
         }
-        Ok(())
+    }
+
+    /// The run's directory with what is known of it by now; none, if not all of that could be kept.
+    fn begun(&self, state: &StateDir) -> io::Result<RunDir> {
+        let dir = state.begin(&self.file.id)?;
+        let kept = match &self.request.policy {
+            Some(given) => dir.write_policy(&given.policy),
+            None => Ok(()),
+        };
+        match kept.and_then(|()| dir.write_run(&self.file)) {
+            Ok(()) => Ok(dir),
+            Err(error) => {
+                let _ = dir.discard();
+                Err(error)
+            }
+        }
     }
 
     pub(super) fn make_cgroup(&mut self, host: &Support) -> Result<(), Refusal> {
@@ -220,11 +326,20 @@ impl Setup<'_> {
         let mut made = RunCgroup::create(&id, systemd, &controllers, &mut |cgroup| {
             file.cgroup = Some(cgroup.clone());
             let written = dir.map_or(Ok(()), |dir| dir.write_run(file));
-            written.inspect_err(|error| unwritten = Some(error.to_string()))
+            written.map_err(|error| {
+                let again = error.kind().into();
+                unwritten = Some(error);
+                again
+            })
         });
-        if let Some(why) = unwritten {
+        if let Some(error) = unwritten {
+            self.discard_dir();
+            if self.displace(&error) {
+                self.begin_dir()?;
+                return self.make_cgroup(host);
+            }
             // A sweep would take the guard off a run whose cgroup is not on record: no record, no pins.
-            self.without_state(&why)?;
+            self.without_state(&error.to_string())?;
             let file = &mut self.file;
             made = RunCgroup::create(&id, systemd, &controllers, &mut |cgroup| {
                 file.cgroup = Some(cgroup.clone());
@@ -246,13 +361,16 @@ impl Setup<'_> {
         }
     }
 
-    /// Go on as if the state directory could not be used at all.
-    fn without_state(&mut self, why: &str) -> Result<(), Refusal> {
+    fn discard_dir(&mut self) {
         if let Some(dir) = self.dir.take()
             && let Err(error) = dir.discard()
         {
             tracing::warn!(%error, "the run's directory stays");
         }
+    }
+
+    /// Go on as if the state directory could not be used at all.
+    fn without_state(&mut self, why: &str) -> Result<(), Refusal> {
         let path = self.request.state_dir.display();
         self.terms
             .lack(Need::State, format!("{path} cannot be used: {why}"))

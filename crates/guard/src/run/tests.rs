@@ -183,9 +183,10 @@ fn an_orphan_lives_until_its_processes_end_and_is_then_adopted() {
     );
     // A second run of that service is refused, one beside it is not.
     let again = Setup::new(&request, Mode::Observe, Terms::new(false, &[]).unwrap());
+    let mut nothing_told = |told| panic!("{told:?}");
     assert_eq!(
         again
-            .refuse_beside_orphans(&swept.living)
+            .refuse_beside_orphans(&swept, &mut nothing_told)
             .unwrap_err()
             .cause,
         Cause::Orphan
@@ -195,7 +196,23 @@ fn an_orphan_lives_until_its_processes_end_and_is_then_adopted() {
         ..request.clone()
     };
     let beside = Setup::new(&beside, Mode::Observe, Terms::new(false, &[]).unwrap());
-    beside.refuse_beside_orphans(&swept.living).unwrap();
+    beside
+        .refuse_beside_orphans(&swept, &mut nothing_told)
+        .unwrap();
+    // Broken glass holds up nobody.
+    let emergency = Request {
+        break_glass: Some("the site is down".to_owned()),
+        ..request.clone()
+    };
+    let emergency = Setup::new(&emergency, Mode::Observe, Terms::new(false, &[]).unwrap());
+    let mut told = Vec::new();
+    emergency
+        .refuse_beside_orphans(&swept, &mut |notice| told.push(notice))
+        .unwrap();
+    assert!(
+        matches!(&told[..], [Notice::Warning(text)] if text.contains(&id)),
+        "{told:?}"
+    );
 
     rustix::process::pidfd_send_signal(&child.pidfd, Signal::KILL).unwrap();
     let exited = rustix::process::WaitIdOptions::EXITED;
@@ -311,7 +328,11 @@ fn an_orphan_that_cannot_be_looked_at_is_left_alone_until_the_next_boot() {
             "{swept:?}"
         );
         assert_eq!(swept.failed.len(), 1, "{swept:?}");
-        assert!(swept.failed[0].1.contains("left alone"), "{swept:?}");
+        assert!(swept.failed[0].why.contains("left alone"), "{swept:?}");
+        // It may live: the next run of its service does not begin beside it.
+        let again = Setup::new(&request, Mode::Observe, Terms::new(false, &[]).unwrap());
+        let refused = again.refuse_beside_orphans(&swept, &mut |_| {});
+        assert_eq!(refused.unwrap_err().cause, Cause::Orphan);
     }
     rewrite(&RunFile {
         boot: "another".to_owned(),

@@ -197,8 +197,7 @@ impl Session {
     ) {
         let generation = self.live.generation();
         let first_class = self.first_class();
-        let may_deny = |name: &&Name| tables.classes[tables.class_of_name(name) as usize].may_deny;
-        let denied = chain.iter().find(may_deny);
+        let denying = tables.denying_link(chain.iter().map(|link| tables.class_of_name(link)));
         let mut answer = abi::bs_answer {
             chain_len: 0,
             ..abi::zeroed()
@@ -230,7 +229,11 @@ impl Session {
                 subject: asker.subject,
                 addr: key.addr,
                 class_id: tables.class_of_name(name) + first_class,
-                deny_class: denied.map_or(0, |link| tables.class_of_name(link) + first_class),
+                deny_class: if denying == 0 {
+                    0
+                } else {
+                    denying + first_class
+                },
                 recorded: u32::from(recorded),
                 generation,
                 until: ttl,

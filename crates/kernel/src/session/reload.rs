@@ -9,7 +9,7 @@ use std::os::fd::AsFd as _;
 use std::thread::sleep;
 use std::time::Duration;
 
-use blackstart_core::name::Name;
+use blackstart_core::report::Mode;
 use blackstart_core::tables::{ClassId, Tables};
 use libbpf_rs::skel::{OpenSkel as _, Skel as _};
 use libbpf_rs::{MapCore, MapFlags, ProgramInput};
@@ -189,12 +189,16 @@ fn no_room(what: &str) -> Error {
 
 impl Session {
     /// Judge by another policy from the next attempt on. `rules` is how many it has; in the record they are
-    /// numbered after those of the policies before.
+    /// numbered after those of the policies before. `mode` is the run's from there on.
+    ///
+    /// Whether anything is refused at all is a word of its own, which a program reads after it has read which policy
+    /// judges. So that no attempt is judged by the one policy's rules and by the other's mode, the word says "enforce"
+    /// whenever one of the two does: under a policy that enforces nothing it changes no verdict.
     ///
     /// # Errors
     /// The old policy goes on judging. [`ErrorKind::Unsupported`] where the new one is so much larger than
     /// the one that the run began with that the tables have no room for it.
-    pub fn reload(&mut self, tables: &Tables, rules: u32) -> Result<(), Error> {
+    pub fn reload(&mut self, tables: &Tables, rules: u32, mode: Mode) -> Result<(), Error> {
         let generation = self.live.generation();
         let place = (generation + 1) & 1;
         let mut rows = PolicyRows::new(tables, self.keys, &self.room.offsets(place, self.rules));
@@ -212,12 +216,18 @@ impl Session {
             .refill_leases(tables, generation + 1, self.room.offsets(place, 0).class)
             .and_then(|()| self.refill_selectors(tables, generation + 1));
         if filled.is_ok() {
+            if mode == Mode::Enforce && !self.live.enforce() {
+                self.live.set_enforce(true);
+                // No program may see the new policy and not this word, whatever the order of a processor's writes.
+                wait_for_programs();
+            }
             self.live.set_generation(generation + 1);
         }
         // Who began under the old policy keeps leases for both to its end; then that one's place is free.
         wait_for_programs();
         self.live.set_coming(0);
         filled?;
+        self.live.set_enforce(mode == Mode::Enforce);
         self.first_rule = self.rules;
         self.rules += rules;
         Ok(())
@@ -320,7 +330,7 @@ impl Session {
     ) -> Result<(), Error> {
         // From here on the programs keep new leases for both: what they wrote before is in the table.
         wait_for_programs();
-        let mut classes: HashMap<u64, Option<(ClassId, bool)>> = HashMap::new();
+        let mut classes: HashMap<u64, Option<ClassId>> = HashMap::new();
         for key in keys_of(&self.skeleton.maps.bs_answers) {
             let Some(key) = abi::value::<abi::bs_answer_key>(&key) else {
                 continue;
@@ -333,18 +343,14 @@ impl Session {
                 *classes.entry(id).or_insert_with(|| {
                     let name =
                         row(&self.skeleton.maps.bs_names, &id).and_then(|row| name_of(&row))?;
-                    Some(class(tables, &name))
+                    Some(tables.class_of_name(&name))
                 })
             };
-            let Some((of_name, _)) = class_of(key.name) else {
+            let Some(of_name) = class_of(key.name) else {
                 continue;
             };
             let chain = &answer.chain[..(answer.chain_len as usize).min(answer.chain.len())];
-            let denied = chain.iter().find_map(|&link| {
-                class_of(link)
-                    .filter(|(_, may_deny)| *may_deny)
-                    .map(|(class, _)| class)
-            });
+            let denying = tables.denying_link(chain.iter().filter_map(|&link| class_of(link)));
             let at = abi::bs_address { addr: key.addr };
             let lease = row::<_, abi::bs_lease>(&self.skeleton.maps.bs_leases, &at);
             let lease = lease.unwrap_or_else(abi::zeroed);
@@ -362,7 +368,11 @@ impl Session {
                 addr: key.addr,
                 kind: abi::bs_refill_kind::BS_REFILL_LEASE.0,
                 class_id: of_name + first_class,
-                deny_class: denied.map_or(0, |class| class + first_class),
+                deny_class: if denying == 0 {
+                    0
+                } else {
+                    denying + first_class
+                },
                 recorded: 1,
                 generation,
                 until,
@@ -440,12 +450,6 @@ impl Session {
         self.live.set_break_glass();
         self.live.set_enforce(false);
     }
-}
-
-/// A name's class, and whether something may be denied to it.
-fn class(tables: &Tables, name: &Name) -> (ClassId, bool) {
-    let class = tables.class_of_name(name);
-    (class, tables.classes[class as usize].may_deny)
 }
 
 /// The keys of a map, as they are now: some that come or go meanwhile may be missing.

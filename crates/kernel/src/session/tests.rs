@@ -12,5 +12,8 @@ mod heads;
 mod leases;
 mod message;
 mod packets;
+mod processes;
 mod queries;
+mod takeover;
+mod verifier;
 mod wire;

@@ -4,6 +4,22 @@ use std::io;
 use std::mem::{MaybeUninit, offset_of, size_of};
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Was SIGPIPE ignored when this process began? Rust's runtime ignores it before `main`, so that it cannot be asked then.
+static PIPE_IGNORED: AtomicBool = AtomicBool::new(false);
+
+extern "C" fn note_pipe() {
+    if let Ok(found) = disposition(libc::SIGPIPE) {
+        PIPE_IGNORED.store(found == libc::SIG_IGN, Ordering::Relaxed);
+    }
+}
+
+// SAFETY: the loader calls what stands in this section, before `main`; the function takes nothing, needs nothing of
+// the runtime that is not there yet, and cannot unwind.
+#[unsafe(link_section = ".init_array")]
+#[used]
+static NOTE_PIPE: extern "C" fn() = note_pipe;
 
 /// What a supervisor takes notice of. SIGCONT is not in it: it acts before anyone can read it, and
 /// whoever stopped itself notices that it goes on. SIGWINCH and others with a harmless default are left
@@ -26,12 +42,15 @@ pub struct SignalState {
     mask: libc::sigset_t,
     /// SIGCHLD was ignored. The supervisor cannot wait for its child so; the child shall find it so.
     children_ignored: bool,
+    /// SIGPIPE was ignored when this process began.
+    pipe_ignored: bool,
 }
 
 impl std::fmt::Debug for SignalState {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("SignalState")
             .field("children_ignored", &self.children_ignored)
+            .field("pipe_ignored", &self.pipe_ignored)
             .finish_non_exhaustive()
     }
 }
@@ -47,20 +66,24 @@ impl SignalState {
         Ok(Self {
             mask,
             children_ignored: disposition(libc::SIGCHLD)? == libc::SIG_IGN,
+            pipe_ignored: PIPE_IGNORED.load(Ordering::Relaxed),
         })
     }
 
     /// Between fork and exec: only async-signal-safe calls, and no error that anyone could act upon.
     pub(super) fn restore_in_child(&self) {
-        let children = if self.children_ignored {
-            libc::SIG_IGN
-        } else {
-            libc::SIG_DFL
-        };
-        // SAFETY: signal() with a standard disposition is async-signal-safe.
-        unsafe { libc::signal(libc::SIGCHLD, children) };
-        // SAFETY: as above.
-        unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+        for (signal, ignored) in [
+            (libc::SIGCHLD, self.children_ignored),
+            (libc::SIGPIPE, self.pipe_ignored),
+        ] {
+            let found = if ignored {
+                libc::SIG_IGN
+            } else {
+                libc::SIG_DFL
+            };
+            // SAFETY: signal() with a standard disposition is async-signal-safe.
+            unsafe { libc::signal(signal, found) };
+        }
         // SAFETY: `mask` is a valid set; sigprocmask is async-signal-safe.
         unsafe { libc::sigprocmask(libc::SIG_SETMASK, &self.mask, ptr::null_mut()) };
     }

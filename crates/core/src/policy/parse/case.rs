@@ -11,8 +11,9 @@ use crate::document::Node;
 use crate::name::{Name, Pattern};
 use crate::record::Verdict;
 
-pub(in super::super) const KEYS: &[&str] =
-    &["to", "address", "process", "protocol", "expect", "rule"];
+pub(in super::super) const KEYS: &[&str] = &[
+    "to", "address", "process", "ancestor", "protocol", "expect", "rule",
+];
 pub(super) const SHAPE: &str = "a test is written `- { to: github.com:443, expect: deny }`";
 pub(in super::super) const VERDICTS: &[(&str, Verdict)] = &[
     ("allow", Verdict::Allow),
@@ -37,7 +38,7 @@ impl File<'_> {
             }
         }
         let (mut to, mut expect) = (None, None);
-        let (mut process, mut rule) = (None, None);
+        let (mut process, mut ancestor, mut rule) = (None, None, None);
         let mut address: Option<(IpAddr, Range<usize>)> = None;
         let mut protocol = None;
         for (key, _, node) in keys {
@@ -67,6 +68,7 @@ impl File<'_> {
                     }
                 }
                 "process" => process = self.word(key, &node),
+                "ancestor" => ancestor = self.word(key, &node),
                 "protocol" => {
                     let found = self.reader.choice(key, &node, PROTOCOLS);
                     protocol = found.map(|protocol| (protocol, span));
@@ -96,6 +98,7 @@ impl File<'_> {
             port,
             address: address.map(|(address, _)| address),
             process,
+            ancestor,
             protocol: protocol.map(|(protocol, _)| protocol),
             expect: expect?,
             rule,

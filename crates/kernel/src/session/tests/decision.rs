@@ -110,8 +110,8 @@ struct Case {
     reloaded: bool,
 }
 
-/// A name asked for, and where its CNAME led.
-type Link = (Near, Option<Near>);
+/// A name asked for, and where its CNAMEs led.
+type Link = (Near, Vec<Near>);
 
 /// A name that is, or is nearly, what some rule speaks of.
 #[derive(Debug, Clone)]
@@ -340,7 +340,7 @@ fn any_case() -> impl Strategy<Value = Case> {
         any::<u16>().prop_map(Port::Number),
     ];
     let protocol = prop::sample::select(vec![6u8, 17, 136, 1, 58, 132, 0, 255]);
-    let link = (any_near(), prop::option::of(any_near()));
+    let link = (any_near(), prop::collection::vec(any_near(), 0..4));
     let names = prop::collection::vec(any_near(), NAMES);
     let attempts = prop::collection::vec((any_address(), any::<Index>(), protocol, port), ATTEMPTS);
     (
@@ -444,7 +444,7 @@ fn compare(case: &Case) -> Result<usize, TestCaseError> {
         Session::load(&BTreeSet::new(), &settings).expect("a session without programs");
     if case.reloaded {
         session
-            .reload(&tables, case.policy.rules.len() as u32)
+            .reload(&tables, case.policy.rules.len() as u32, Mode::Observe)
             .expect("another policy");
     }
 
@@ -586,15 +586,11 @@ fn put_leases(
     };
     let mut leases = Vec::new();
     let mut row: abi::bs_lease = abi::zeroed();
-    for (asked, link) in links {
+    for (asked, chain) in links {
         let Some(class) = class_of(asked) else {
             continue;
         };
-        let deny_class = link
-            .as_ref()
-            .and_then(class_of)
-            .filter(|&class| tables.classes[class as usize].may_deny)
-            .unwrap_or(0);
+        let deny_class = tables.denying_link(chain.iter().filter_map(class_of));
         row.slot[leases.len()] = abi::bs_lease_slot {
             name: 1 + leases.len() as u64,
             subject: 1,

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use blackstart_core::name::Name;
 use blackstart_core::policy;
 use blackstart_core::record::{Snapshot, Verdict};
+use blackstart_core::report::Mode;
 use blackstart_core::tables::{Facts, Tables, compile};
 use libbpf_rs::MapCore;
 
@@ -395,14 +396,20 @@ fn a_policy_that_has_taken_over_judges_what_comes_over_tcp() {
     let (next, rules) =
         compiled("default: deny\nrules:\n  - allow: .bad.test\n  - allow: nobody.test\n");
     let mut over_udp = Wire::enforce(&policy);
-    over_udp.session.reload(&next, rules).unwrap();
+    over_udp
+        .session
+        .reload(&next, rules, Mode::Enforce)
+        .unwrap();
     for story in &STORIES {
         in_datagrams(&over_udp, story);
     }
     let udp = left(&over_udp);
     drop(over_udp);
     let mut over_tcp = Wire::enforce(&policy);
-    over_tcp.session.reload(&next, rules).unwrap();
+    over_tcp
+        .session
+        .reload(&next, rules, Mode::Enforce)
+        .unwrap();
     for story in &STORIES {
         in_a_stream(&mut over_tcp, &next, story);
     }
@@ -438,8 +445,6 @@ fn what_cannot_be_read_is_counted() {
         ),
         (2, 1, 1)
     );
-    wire.session
-        .set_mode(blackstart_core::report::Mode::Observe)
-        .unwrap();
+    wire.session.set_mode(Mode::Observe).unwrap();
     assert!(!wire.session.unread(&enforcing, Unread::Query));
 }

@@ -1,16 +1,20 @@
 //! Whose answers give leases, and what a lease does to the next attempt.
 
-use std::net::{IpAddr, UdpSocket};
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::thread;
 use std::time::Duration;
 
+use blackstart_core::policy;
 use blackstart_core::report::Mode;
-use blackstart_core::tables::RULE_SEARCH;
+use blackstart_core::tables::{Facts, RULE_SEARCH, compile};
 use libbpf_rs::{MapCore, MapFlags};
 
 use super::message::{A, AAAA, IN, Message, QUESTION, name};
-use super::wire::{ALLOW_ALL, Got, SERVERS, Seen, Wire, refused};
+use super::wire::{ALLOW_ALL, Got, SERVERS, Seen, Wire, need_root, refused};
 use crate::abi;
+use crate::fill::words;
+use crate::session::{Feature, LeftOut, Session, Settings};
 
 /// Is a connect to this address let through?
 fn connect(wire: &Wire, address: &str) -> bool {
@@ -140,6 +144,40 @@ fn a_lease_permits_or_refuses_the_next_connect() {
     assert!(!connect(&wire, "192.0.2.1"), "every name of it is denied");
     assert!(connect(&wire, "192.0.2.2"), "one of its names is not");
     assert!(connect(&wire, "192.0.2.3"), "never leased");
+}
+
+/// Of a chain the link counts that is denied most strongly: not one that is denied for another port or for the record
+/// only, though it comes first; wherever it stands.
+#[test]
+fn the_link_that_is_denied_most_strongly_counts() {
+    let wire = Wire::enforce(
+        "default: allow\nrules:\n  - deny: .port.test:22\n  - {deny: .record.test, mode: observe}\n  - deny: .bad.test\n",
+    );
+    let resolve = |asked: &str, links: &[&str], address: &str| {
+        let client = wire.client(SERVERS[0]);
+        let query = Message::query(9, asked, A);
+        let (mut answer, mut owner) = (Message::reply(9, asked, A), QUESTION.to_vec());
+        for link in links {
+            answer = answer.cname(&owner, &name(link));
+            owner = name(link);
+        }
+        let answer = answer.address(&owner, address);
+        let got = wire.exchange(&client, &query, &answer).unwrap();
+        assert_eq!(got, Got::Answer);
+    };
+    let links = ["a.port.test", "a.record.test", "a.bad.test"];
+    for (n, order) in [[0, 1, 2], [2, 0, 1], [1, 2, 0]].into_iter().enumerate() {
+        let address = format!("192.0.2.{n}");
+        let chain = order.map(|link| links[link]);
+        resolve(&format!("x{n}.good.test"), &chain, &address);
+        assert!(!connect(&wire, &address), "{chain:?}");
+    }
+    for (n, order) in [[0, 1], [1, 0]].into_iter().enumerate() {
+        let address = format!("192.0.2.{}", 10 + n);
+        let chain = order.map(|link| links[link]);
+        resolve(&format!("y{n}.good.test"), &chain, &address);
+        assert!(connect(&wire, &address), "{chain:?}");
+    }
 }
 
 /// A lease has a slot for each class of names, up to a number. One more class takes the oldest's, and that is counted.
@@ -562,4 +600,63 @@ fn attempts_are_in_the_record_wherever_they_lie() {
     assert_eq!(recorded() - before.0, 10);
     assert_eq!(wire.counters().attempts - before.1, 10);
     assert_eq!(wire.counters().lost, 0);
+}
+
+#[test]
+fn of_more_addresses_than_there_is_room_for_resolvers_are_known_first() {
+    need_root();
+    let rule = |n: u32| format!("  - deny: n{n}.test\n");
+    let rules: String = (0..20).map(rule).collect();
+    let text = format!(
+        "apiVersion: blackstart.dev/v1\nkind: Policy\ndefault: deny\nmode: enforce\nrules:\n{rules}"
+    );
+    let policy = policy::alone(&text, "test.yaml").unwrap().policy;
+    let tables = compile(&policy, &Facts { search: Vec::new() }).unwrap();
+    // By their numbers the resolvers would come last.
+    let own: Vec<_> = (0..5000u32)
+        .map(|n| Ipv4Addr::from(0x0a00_0000 + n).into())
+        .collect();
+    let resolvers = [
+        IpAddr::from([192, 0, 2, 1]),
+        own[7],
+        "::ffff:192.0.2.1".parse().unwrap(),
+    ];
+    let hosts: Vec<_> = (0..20)
+        .map(|n| (format!("n{n}.test"), IpAddr::from([198, 51, 100, 1])))
+        .collect();
+    let settings = Settings {
+        tables: &tables,
+        rules: 20,
+        resolvers: &resolvers,
+        own_addresses: &own,
+        hosts: &hosts,
+        forwarder: None,
+    };
+    let session = Session::load(&BTreeSet::from([Feature::Names]), &settings).unwrap();
+    let known = |address: IpAddr| {
+        let key = abi::bs_address {
+            addr: words(address),
+        };
+        let row = session
+            .skeleton
+            .maps
+            .bs_leases
+            .lookup(abi::octets(&key), MapFlags::ANY);
+        let row: Option<abi::bs_lease> = row.unwrap().and_then(|octets| abi::value(&octets));
+        row.map_or(0, |row| row.known)
+    };
+    let (is_own, resolver) = (
+        abi::bs_known::BS_KNOWN_OWN.0,
+        abi::bs_known::BS_KNOWN_RESOLVER.0,
+    );
+    assert_eq!(known(resolvers[0]), resolver);
+    assert_eq!(known(resolvers[1]), resolver | is_own);
+    assert_eq!((known(own[0]), known(own[4999])), (is_own, 0));
+    assert_eq!(
+        session.left_out(),
+        LeftOut {
+            own_addresses: 5001 - 4000,
+            hosts: 20 - 16,
+        }
+    );
 }

@@ -77,7 +77,24 @@ impl Wire {
         Self::with(rules, &[], forwarder)
     }
 
+    /// In enforce mode, with processes followed too.
+    pub(super) fn following(rules: &str) -> Self {
+        let mut wire = Self::of(rules, &[], || None, &[Feature::Processes]);
+        wire.session.set_mode(Mode::Enforce).unwrap();
+        wire.session.heartbeat().unwrap();
+        wire
+    }
+
     fn with(rules: &str, search: &[&str], forwarder: impl FnOnce() -> Option<Listening>) -> Self {
+        Self::of(rules, search, forwarder, &[])
+    }
+
+    fn of(
+        rules: &str,
+        search: &[&str],
+        forwarder: impl FnOnce() -> Option<Listening>,
+        also: &[Feature],
+    ) -> Self {
         need_root();
         own_network();
         // Whether a session refuses is set by its mode; its rules would.
@@ -89,7 +106,8 @@ impl Wire {
             search: search.collect(),
         };
         let tables = compile(&policy, &facts).unwrap();
-        let features = BTreeSet::from([Feature::Names, Feature::Addresses, Feature::Outcomes]);
+        let mut features = BTreeSet::from([Feature::Names, Feature::Addresses, Feature::Outcomes]);
+        features.extend(also);
         let settings = Settings {
             tables: &tables,
             rules: policy.rules.len() as u32,
@@ -112,6 +130,11 @@ impl Wire {
             path,
             servers,
         }
+    }
+
+    /// The run's cgroup.
+    pub(super) fn cgroup(&self) -> BorrowedFd<'_> {
+        self.cgroup.as_fd()
     }
 
     /// A UDP socket of the run, connected to the server of this family.

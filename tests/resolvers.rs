@@ -1,0 +1,406 @@
+//! Lookups that go other ways than straight to a name server.
+
+use std::time::{Duration, Instant};
+
+use blackstart_core::report::Verdict;
+use blackstart_lab::{World, Zone};
+
+const PYTHON: [&str; 2] = ["/usr/bin/python3", "-c"];
+
+/// Sends a query for `NAME`, of type `TYPE`, and prints the code of the answer.
+const ASK: &str = "import socket, struct
+def query(name, kind=1, number=7):
+    wire = b''.join(bytes([len(l)]) + l for l in name.encode().split(b'.')) + b'\\0'
+    return struct.pack('>6H', number, 256, 1, 0, 0, 0) + wire + struct.pack('>2H', kind, 1)
+def answer(s, server, message):
+    s.settimeout(2)
+    s.sendto(message, server)
+    return s.recv(4096)
+";
+
+fn python(code: &str, rest: &[&str]) -> Vec<String> {
+    let code = format!("{ASK}{code}");
+    [&PYTHON[..], &[&code], rest]
+        .concat()
+        .into_iter()
+        .map(str::to_owned)
+        .collect()
+}
+
+#[test]
+fn a_stub_on_loopback_is_judged_as_the_server_that_it_is_for_the_run() {
+    let world = World::new("stub");
+    let (github, mirror) = (world.node("github"), world.node("mirror"));
+    github.http();
+    mirror.http();
+    let dns = world.dns(
+        Zone::new()
+            .host("github.com", &github)
+            .host("mirror.internal", &mirror),
+    );
+    let upstream = format!("--server={}", dns.address());
+    let _stub = world.start(&[
+        "dnsmasq",
+        "--no-daemon",
+        "--conf-file=/dev/null",
+        "--user=root",
+        "--pid-file=",
+        "--no-hosts",
+        "--no-resolv",
+        "--bind-interfaces",
+        "--listen-address=127.0.0.53",
+        &upstream,
+    ]);
+    world.resolv_conf("nameserver 127.0.0.53\n");
+    let began = Instant::now();
+    while world.run(&["curl", "-sS", "http://mirror.internal/"]).code != 0 {
+        assert!(
+            began.elapsed() < Duration::from_secs(20),
+            "the stub does not answer"
+        );
+    }
+    world.run(&["curl", "-sS", "http://github.com/"]).succeeds();
+    for policy in [
+        "mode: enforce\nrules:\n  - deny: github.com\n",
+        "mode: enforce\ndefault: deny\nrules:\n  - allow: mirror.internal\n",
+    ] {
+        let run = world
+            .guard()
+            .policy(policy)
+            .run(&["curl", "-sS", "http://github.com/"])
+            .exits(6);
+        assert_eq!(run.verdict_on("github.com"), Verdict::Deny);
+        let run = world
+            .guard()
+            .policy(policy)
+            .run(&["curl", "-sS", "http://mirror.internal/"])
+            .exits(0)
+            .says("hello from mirror");
+        let reached: Vec<_> = run
+            .report()
+            .flows
+            .iter()
+            .filter(|flow| flow.port == 80 && flow.protocol == "tcp")
+            .map(|flow| flow.name.as_deref())
+            .collect();
+        assert!(
+            reached.contains(&Some("mirror.internal")),
+            "{:#?}",
+            run.report().flows
+        );
+    }
+}
+
+#[test]
+fn a_daemon_that_caches_names_is_not_asked() {
+    let world = World::new("nscd");
+    let mirror = world.node("mirror");
+    world.dns(Zone::new().host("mirror.internal", &mirror));
+    // In the place of nscd: who asks it is heard, and gets no answer. libc then asks a name server.
+    let daemon = "import os, socket
+os.makedirs('/run/nscd', exist_ok=True)
+s = socket.socket(socket.AF_UNIX)
+s.bind('/run/nscd/socket')
+os.chmod('/run/nscd/socket', 0o666)
+s.listen()
+print('listening', flush=True)
+while True:
+    c, _ = s.accept()
+    print('asked', flush=True)
+    c.close()";
+    // A directory of this host's own.
+    let script = format!("mount -t tmpfs none /run && exec /usr/bin/python3 -c \"{daemon}\"");
+    let mut cache = world.start(&["sh", "-c", &script]);
+    cache.wait_for("listening");
+    let asked = |cache: &blackstart_lab::Running| cache.stdout().matches("asked").count();
+    let look = ["getent", "ahostsv4", "mirror.internal"];
+    world.run(&look).succeeds();
+    cache.wait_for("asked");
+    let before = asked(&cache);
+    let run = world.guard().run(&look).exits(0);
+    assert_eq!(run.verdict_on("mirror.internal"), Verdict::Allow);
+    assert_eq!(asked(&cache), before, "nscd was asked by a guarded command");
+    // It is there for whoever is not guarded.
+    world.run(&look).succeeds();
+    let began = Instant::now();
+    while asked(&cache) == before {
+        assert!(began.elapsed() < Duration::from_secs(20), "not asked again");
+    }
+}
+
+#[test]
+fn names_that_are_asked_of_a_whole_network_are_attempts_at_its_address() {
+    let world = World::new("mdns");
+    world.dns(Zone::new());
+    // mDNS (RFC 6762) and LLMNR (RFC 4795), as tools speak them themselves.
+    for (group, port) in [("224.0.0.251", "5353"), ("224.0.0.252", "5355")] {
+        let code = "import sys
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(sys.argv[3]))
+try: s.sendto(query('printer.local'), (sys.argv[1], int(sys.argv[2]))); print('sent')
+except OSError as e: print('refused')";
+        let line = python(code, &[group, port, &world.host().v4().to_string()]);
+        world.run(&line).succeeds().says("sent");
+        let group: std::net::Ipv4Addr = group.parse().unwrap();
+        let port: u16 = port.parse().unwrap();
+        let run = world.guard().run(&line).exits(0).says("sent");
+        let flow = run.flow(group, port);
+        assert_eq!(flow.verdict, Verdict::Allow);
+        assert!(run.chain(flow.subject)[0].contains("python3"));
+        let run = world
+            .guard()
+            .policy("mode: enforce\ndefault: deny\nrules:\n  - allow: .local\n")
+            .run(&line)
+            .exits(0)
+            .says("refused");
+        assert_eq!(run.flow(group, port).verdict, Verdict::Deny);
+    }
+}
+
+#[test]
+fn lookups_on_another_port_are_attempts_at_that_server() {
+    let world = World::new("other_port");
+    let (github, names) = (world.node("github"), world.node("names"));
+    world.dns(Zone::new());
+    let of_github = github.v4();
+    names.udp(8600, move |query| {
+        let mut answer = query.to_vec();
+        answer[2] |= 0x80;
+        answer[7] = 1;
+        answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4]);
+        answer.extend(of_github.octets());
+        vec![answer]
+    });
+    let look = [
+        "dig".to_owned(),
+        "+short".to_owned(),
+        "+noedns".to_owned(),
+        "+tries=1".to_owned(),
+        "+timeout=2".to_owned(),
+        "-p".to_owned(),
+        "8600".to_owned(),
+        format!("@{}", names.v4()),
+        "github.com".to_owned(),
+    ];
+    world.run(&look).succeeds().says(&of_github.to_string());
+    // The name is not read there: it is a datagram like any other, by the process that sent it.
+    let run = world
+        .guard()
+        .policy("mode: enforce\nrules:\n  - deny: github.com\n")
+        .run(&look)
+        .exits(0)
+        .says(&of_github.to_string());
+    let flow = run.flow(names.v4(), 8600);
+    assert!(run.chain(flow.subject)[0].contains("dig"));
+    // What it gave is no lease: under an allow-list neither the server nor the address is reached.
+    let run = world
+        .guard()
+        .policy("mode: enforce\ndefault: deny\nrules:\n  - allow: github.com\n")
+        .run(&look);
+    assert_ne!(run.ended.code, 0);
+    assert_eq!(run.flow(names.v4(), 8600).verdict, Verdict::Deny);
+    // A rule about that port refuses it under a deny-list as well.
+    let run = world
+        .guard()
+        .policy("mode: enforce\nrules:\n  - deny: \"*:8600\"\n")
+        .run(&look);
+    assert_ne!(run.ended.code, 0);
+    assert_eq!(run.flow(names.v4(), 8600).verdict, Verdict::Deny);
+}
+
+#[test]
+fn data_in_lookups_below_an_allowed_name_is_in_the_record() {
+    let world = World::new("tunnel");
+    let web = world.node("web");
+    let dns = world.dns(
+        Zone::new()
+            .below("allowed.example", &web)
+            .txt("reply.allowed.example", "data that comes back"),
+    );
+    let server = dns.address().to_string();
+    let code = "import sys
+server = (sys.argv[1], 53)
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+for i, part in enumerate(['736563726574', '666f7220796f75']):
+    answer(s, server, query(part + '.allowed.example', 1, i))
+print(answer(s, server, query('reply.allowed.example', 16, 9)))
+answer(s, server, query('odd.allowed.example', 10, 10))";
+    let line = python(code, &[&server]);
+    world.run(&line).succeeds().says("data that comes back");
+    let run = world
+        .guard()
+        .policy("mode: enforce\ndefault: deny\nrules:\n  - allow: .allowed.example\n")
+        .run(&line)
+        .exits(0)
+        .says("data that comes back");
+    for (name, kind) in [
+        ("736563726574.allowed.example", "A"),
+        ("666f7220796f75.allowed.example", "A"),
+        ("reply.allowed.example", "TXT"),
+        ("odd.allowed.example", "TYPE10"),
+    ] {
+        let found = run.lookups(name);
+        assert_eq!(found.len(), 1, "{name}: {:#?}", run.report().names);
+        assert_eq!(found[0].qtype, kind);
+        assert!(run.chain(found[0].subject)[0].contains("python3"));
+    }
+}
+
+#[test]
+fn an_allowed_name_opens_no_address_that_is_denied() {
+    let world = World::new("rebinding");
+    let inner = world.node("inner");
+    inner.http();
+    let metadata: std::net::Ipv4Addr = [169, 254, 169, 254].into();
+    inner.add_address(metadata.into());
+    world
+        .host()
+        .command(&[
+            "ip",
+            "route",
+            "add",
+            "169.254.169.254",
+            "via",
+            &inner.v4().to_string(),
+        ])
+        .status()
+        .unwrap();
+    world.dns(
+        Zone::new()
+            .a("rebound.example", metadata)
+            .a("inward.example", inner.v4()),
+    );
+    let curl = |name: &str| {
+        ["curl", "-sS", "-m", "5"]
+            .map(str::to_owned)
+            .into_iter()
+            .chain([format!("http://{name}/")])
+            .collect::<Vec<_>>()
+    };
+    for (name, address) in [
+        ("rebound.example", metadata),
+        ("inward.example", inner.v4()),
+    ] {
+        world.run(&curl(name)).succeeds().says("hello from inner");
+        let run = world
+            .guard()
+            .policy(&format!(
+                "mode: enforce\ndefault: deny\nrules:\n  - allow: {name}\n  - deny: {address}\n"
+            ))
+            .run(&curl(name))
+            .exits(7);
+        assert_eq!(run.verdict_on(name), Verdict::Allow);
+        assert_eq!(run.flow(address, 80).verdict, Verdict::Deny);
+        assert_eq!(run.flow(address, 80).rule, format!("deny {address}"));
+    }
+}
+
+#[test]
+fn a_query_in_memory_that_can_still_be_written_to_is_refused() {
+    let world = World::new("zerocopy");
+    let web = world.node("web");
+    let dns = world.dns(Zone::new().host("allowed.example", &web));
+    let server = dns.address().to_string();
+    // linux/socket.h: MSG_ZEROCOPY; asm-generic/socket.h: SO_ZEROCOPY.
+    let code = "import sys
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.setsockopt(socket.SOL_SOCKET, 60, 1)
+s.settimeout(2)
+s.connect((sys.argv[1], 53))
+message = bytearray(query('allowed.example'))
+try:
+    s.sendmsg([message], [], 0x4000000)
+    print('answered', len(s.recv(4096)) > len(message))
+except OSError as e:
+    print('refused', e.errno)";
+    let line = python(code, &[&server]);
+    world.run(&line).succeeds().says("answered True");
+    let policy = "mode: enforce\nrules:\n  - deny: denied.example\n";
+    world
+        .guard()
+        .policy(policy)
+        .run(&line)
+        .exits(0)
+        .says("refused 1");
+    // The same query in memory of the kernel's own.
+    let copied = python(&code.replace("0x4000000", "0"), &[&server]);
+    world
+        .guard()
+        .policy(policy)
+        .run(&copied)
+        .exits(0)
+        .says("answered True");
+}
+
+#[test]
+fn two_processes_with_one_query_id_have_each_its_own_answer() {
+    let world = World::new("one_id");
+    let (one, other) = (world.node("one"), world.node("other"));
+    let dns = world.dns(
+        Zone::new()
+            .host("one.example", &one)
+            .host("other.example", &other)
+            .slow("one.example", Duration::from_millis(200))
+            .slow("other.example", Duration::from_millis(200)),
+    );
+    let server = dns.address().to_string();
+    let code = "import sys, os
+for turn in range(5):
+    for name in ['one.example', 'other.example']:
+        if not os.fork():
+            s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            got = answer(s, (sys.argv[1], 53), query(name, 1, 0))
+            s = socket.socket()
+            s.settimeout(2)
+            error = s.connect_ex((socket.inet_ntoa(got[-4:]), 9))
+            print(name, error, flush=True)
+            os._exit(0)
+    while True:
+        try: os.wait()
+        except ChildProcessError: break";
+    let run = world
+        .guard()
+        .policy("mode: enforce\ndefault: deny\nrules:\n  - allow: one.example\n")
+        .run(&python(code, &[&server]))
+        .exits(0);
+    assert_eq!(run.verdict_on("one.example"), Verdict::Allow);
+    assert_eq!(run.verdict_on("other.example"), Verdict::Deny);
+    let to: Vec<_> = run
+        .flows(one.v4())
+        .iter()
+        .map(|flow| (flow.name.clone(), flow.verdict))
+        .collect();
+    assert!(
+        !to.is_empty()
+            && to
+                .iter()
+                .all(|flow| *flow == (Some("one.example".to_owned()), Verdict::Allow)),
+        "{to:?}"
+    );
+    assert!(run.flows(other.v4()).is_empty());
+}
+
+#[test]
+fn an_address_may_be_used_past_the_time_of_its_answer() {
+    let world = World::new("past_ttl");
+    let web = world.node("web");
+    web.tcp_echo(7);
+    world.dns(
+        Zone::new()
+            .a("short.example", web.v4())
+            .ttl("short.example", 0),
+    );
+    // Seconds after the answer's time is over: a connection pool, or a client that resolves once.
+    let code = "import socket, time
+at = socket.getaddrinfo('short.example', 7, socket.AF_INET)[0][4]
+time.sleep(1.5)
+socket.create_connection(at).close()
+print('reached')";
+    let run = world
+        .guard()
+        .policy("mode: enforce\ndefault: deny\nrules:\n  - allow: short.example\n")
+        .run(&["/usr/bin/python3", "-c", code])
+        .exits(0)
+        .says("reached");
+    assert_eq!(run.flow(web.v4(), 7).name.as_deref(), Some("short.example"));
+}
