@@ -17,6 +17,20 @@ pub fn reach(way: &str, address: impl ToString, port: u16) -> Vec<String> {
     ]
 }
 
+/// The command that says whom a connection is for (see `clients/claim.py`).
+pub fn claim(way: &str, address: impl ToString, port: u16, names: &[&str]) -> Vec<String> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/claim.py");
+    let mut line = vec![
+        "/usr/bin/python3".to_owned(),
+        script.display().to_string(),
+        way.to_owned(),
+        address.to_string(),
+        port.to_string(),
+    ];
+    line.extend(names.iter().map(|&name| name.to_owned()));
+    line
+}
+
 /// The command that looks names up over TCP (see `clients/dns_tcp.py`).
 pub fn dns_tcp(arguments: &[&str]) -> Vec<String> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/dns_tcp.py");

@@ -293,9 +293,9 @@ pub enum Outcome {
 pub struct Flow {
     /// Who.
     pub subject: Option<u64>,
-    /// Under which name.
+    /// Under which name: the one that was looked up, or that the connection itself gave (TLS, HTTP).
     pub name: Option<String>,
-    /// Address.
+    /// Address; `::` for a name that a proxy was asked for.
     pub address: IpAddr,
     /// Port; 0 where the protocol has none.
     pub port: u16,

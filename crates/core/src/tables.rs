@@ -186,6 +186,11 @@ pub struct Tables {
     pub enforce: bool,
     /// How long leases last: who holds them knows, here it is only told.
     pub lease: LeaseEnd,
+    /// The ports at which names that connections give are judged: those that the policy names, or else the usual ones,
+    /// where a name can decide something. Sorted; no more than [`MAX_INSPECTED`](crate::policy::MAX_INSPECTED).
+    pub inspect: Vec<u16>,
+    /// The search list of the run's resolv.conf: who writes a name short gives it so, too.
+    pub search: Vec<Name>,
     /// The name automaton; `states[0]` is the root.
     pub states: Vec<NameState>,
     /// The classes; `classes[0]` is that of no rule.

@@ -589,6 +589,12 @@ fn every_blind_spot_is_a_gap_and_nothing_else_is() {
         answers_unasked: 7,
         dns_over_tcp: 6,
         sockets_lost: 10,
+        claims_busy: 11,
+        claims_full: 12,
+        claims_unseen: 13,
+        claims_unread: 14,
+        claims_unnamed: 15,
+        claims_hidden: 16,
         ..quiet
     };
     record.subjects[0].late = true;
@@ -615,6 +621,12 @@ fn every_blind_spot_is_a_gap_and_nothing_else_is() {
             ("answers_forged", 8),
             ("answers_malformed", 5),
             ("answers_unasked", 7),
+            ("claims_busy", 11),
+            ("claims_full", 12),
+            ("claims_hidden", 16),
+            ("claims_unnamed", 15),
+            ("claims_unread", 14),
+            ("claims_unseen", 13),
             ("dns_over_tcp", 6),
             ("late_subjects", 1),
             ("leases_evicted", 9),

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use blackstart_core::name::Name;
-use blackstart_core::policy::{Failure, Rank};
+use blackstart_core::policy::{Failure, MAX_INSPECTED, Rank};
 use blackstart_core::tables::{
     BUILTIN, Effect, LeaseEnd, Outcome, Paths, Protocol, RULE_DEFAULT, RuleId, Ruling, Tables,
 };
@@ -199,6 +199,8 @@ impl PolicyRows {
                 none: at.class,
                 expiry: u32::from(tables.lease != LeaseEnd::Run),
                 lease_floor: lease_floor(tables),
+                inspect: ports(&tables.inspect),
+                search: searches(&tables.search, keys),
                 ..abi::zeroed()
             },
             kinds: [[0; 256]; 2],
@@ -387,6 +389,37 @@ fn protocol_number(protocol: Protocol) -> u8 {
         Protocol::Other => 0,
     }
 }
+
+/// A list of ports; those for which there is no room were refused with the policy.
+fn ports(ports: &[u16]) -> [u16; abi::bs_port_list::BS_PORTS.0 as usize] {
+    let mut list = [0; abi::bs_port_list::BS_PORTS.0 as usize];
+    for (place, port) in list.iter_mut().zip(ports) {
+        *place = *port;
+    }
+    list
+}
+
+/// The domains of a search list, as far as there is room: a name that is short for one of the others is what it seems.
+fn searches(search: &[Name], keys: NameKeys) -> [abi::bs_search; SEARCHES] {
+    let mut list = [abi::zeroed::<abi::bs_search>(); SEARCHES];
+    let fits = |domain: &&Name| (1..=LABELS).contains(&domain.labels_from_root().len());
+    for (place, domain) in list.iter_mut().zip(search.iter().filter(fits)) {
+        let mut labels: Vec<u64> = domain
+            .labels_from_root()
+            .into_iter()
+            .map(|label| keys.of_label(label))
+            .collect();
+        labels.reverse();
+        place.label[..labels.len()].copy_from_slice(&labels);
+        place.labels = labels.len() as u32;
+    }
+    list
+}
+
+const SEARCHES: usize = abi::bs_search_list::BS_SEARCHES.0 as usize;
+const LABELS: usize = abi::bs_search_list::BS_SEARCH_LABELS.0 as usize;
+
+const _: () = assert!(MAX_INSPECTED == abi::bs_port_list::BS_PORTS.0 as usize);
 
 /// The fewest prefixes (port, leading bits) that cover `first..=last`.
 fn port_prefixes(first: u16, last: u16) -> Vec<(u16, u32)> {

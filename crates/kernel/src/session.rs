@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::ptr::NonNull;
 use std::rc::Rc;
@@ -31,6 +31,7 @@ use forward::{Listening, Unwritten};
 use found::Known;
 use reload::{Room, write_policy};
 
+mod claim;
 pub mod forward;
 pub mod found;
 mod reload;
@@ -52,6 +53,8 @@ pub enum Feature {
     Leavers,
     /// `connect_unix`, `sendmsg_unix` (6.7): delegates.
     UnixSockets,
+    /// `sockops` and `sk_msg`: whom connections say that they are for.
+    Claims,
 }
 
 impl Feature {
@@ -65,6 +68,7 @@ impl Feature {
             Self::Processes => "processes",
             Self::Leavers => "leavers",
             Self::UnixSockets => "unix_sockets",
+            Self::Claims => "claims",
         }
     }
 
@@ -85,6 +89,8 @@ impl Feature {
             Self::Processes => &["bs_fork", "bs_exec", "bs_exit"],
             Self::Leavers => &["bs_move"],
             Self::UnixSockets => &["bs_connect_unix", "bs_sendmsg_unix"],
+            // First who reads, then who brings something to read.
+            Self::Claims => &[claim::READER, claim::BRINGER],
         }
     }
 
@@ -141,12 +147,16 @@ pub struct Session {
     events: Rc<RefCell<Vec<RawEvent>>>,
     features: BTreeSet<Feature>,
     pins: Option<std::path::PathBuf>,
+    /// What the programs are attached to.
+    cgroup: Option<OwnedFd>,
     keys: NameKeys,
     room: Room,
     /// The programs of any policy, once another than the first has judged.
     whole: Option<abi::BlackstartSkel<'static>>,
     /// The program that writes rows for user space, where `whole` does not have it.
     filler: Option<abi::BlackstartSkel<'static>>,
+    /// The programs that read names which connections give, where a later policy was the first to want them.
+    reader: Option<abi::BlackstartSkel<'static>>,
     /// Rules of all policies so far: the next one's are numbered from there.
     rules: u32,
     /// Rules of the policies before the one that judges.
@@ -354,10 +364,12 @@ impl Session {
             events,
             features: features.clone(),
             pins: None,
+            cgroup: None,
             keys,
             room,
             whole: None,
             filler: None,
+            reader: None,
             rules: settings.rules,
             first_rule: 0,
             forwarder,
@@ -386,6 +398,11 @@ impl Session {
             .map_err(|error| Error::caused(ErrorKind::Io, "look at the run's cgroup", error))?
             .st_ino;
         self.live.set_cgroup_id(id);
+        let held = cgroup
+            .try_clone_to_owned()
+            .map_err(|error| Error::caused(ErrorKind::Io, "hold the run's cgroup", error))?;
+        self.cgroup = Some(held);
+        let claimants = self.claimants();
         for feature in self.features.clone() {
             for name in feature.programs() {
                 if !meant(feature) {
@@ -400,6 +417,10 @@ impl Session {
                 };
                 // Left out of what was loaded.
                 if !program.autoload() {
+                    continue;
+                }
+                if *name == claim::READER {
+                    claim::attach_reader(&program, claimants)?;
                     continue;
                 }
                 let link = attach_one(&program, feature, cgroup).map_err(|error| {
@@ -425,6 +446,7 @@ impl Session {
         })?;
         self.pins = Some(dir.to_owned());
         self.record.pin(&layout)?;
+        claim::pin_table(&self.skeleton.maps.bs_claimants, &layout)?;
         for (name, link) in &mut self.links {
             link.pin(layout.join(format!("link_{name}")))
                 .map_err(|error| {
@@ -680,6 +702,7 @@ impl Session {
                 _ => {}
             }
         }
+        self.let_claimants_go();
         failed
     }
 

@@ -15,6 +15,8 @@ pub struct Uses {
     pub refusals: bool,
     /// Leases end before the run does.
     pub expiry: bool,
+    /// Names that connections give are judged.
+    pub claims: bool,
 }
 
 impl Uses {
@@ -25,6 +27,7 @@ impl Uses {
         sockets: true,
         refusals: true,
         expiry: true,
+        claims: true,
     };
 }
 
@@ -47,6 +50,7 @@ impl Tables {
             sockets: !self.sockets.next.is_empty(),
             refusals: met.any(|id| denies(class(id).lookup)),
             expiry: self.lease != LeaseEnd::Run,
+            claims: !self.inspect.is_empty(),
         }
     }
 }
@@ -75,12 +79,14 @@ mod tests {
             sockets: false,
             refusals: false,
             expiry: false,
+            claims: false,
         };
         let nothing = compile(&Policy::default(), &Facts { search: Vec::new() }).unwrap();
         assert_eq!(nothing.uses(), none);
         assert_eq!(uses("rules:\n  - allow: a.example\n"), none);
         let refusing = Uses {
             refusals: true,
+            claims: true,
             ..none
         };
         assert_eq!(uses("default: deny\n"), refusing);
@@ -101,5 +107,10 @@ mod tests {
         tables.end_leases();
         assert_eq!(tables.uses(), ending);
         assert_eq!(tables.lease, LeaseEnd::Ttl { at_least: 600 });
+        // Names that connections give, where some are denied or somebody wants them.
+        assert!(uses("rules:\n  - deny: a.example:443\n").claims);
+        assert!(!uses("rules:\n  - deny: 10.0.0.0/8\n").claims);
+        assert!(!uses("inspect: []\nrules:\n  - deny: a.example\n").claims);
+        assert!(uses("inspect: [8443]\n").claims);
     }
 }

@@ -19,7 +19,7 @@ use crate::cgroup::{Controller, RunCgroup};
 use crate::control::Control;
 use crate::forward::{Forwarder, Listeners};
 use crate::orphan::{Swept, described, sweep_locked, sweep_spare};
-use crate::plan::{FEATURES, Need, plan, replan, unix_rules};
+use crate::plan::{FEATURES, Need, needed, plan, replan, unix_rules};
 use crate::refusal::{Cause, Refusal};
 use crate::resolv::Resolving;
 use crate::state::{RunDir, SPARE, StateDir, is_of_the_disk};
@@ -32,9 +32,14 @@ impl Setup<'_> {
     /// Everything that has to be there before the command starts.
     pub(super) fn prepare(&mut self, notice: &mut dyn FnMut(Notice)) -> Result<(), Refusal> {
         let host = Support::for_run();
+        let mut resolving = match &self.target {
+            Some(target) => Resolving::of(&target.pids().unwrap_or_default()),
+            None => Resolving::read(),
+        };
+        let tables = self.tables(&resolving)?;
         // What the host can do comes first: whoever lacks root lacks the state directory for want of it, and is to
         // hear of root.
-        let wanted = plan(&host, &mut self.terms)?;
+        let wanted = plan(&host, tables.uses(), &mut self.terms)?;
         let locked = self.open_state()?;
         if let (Some(state), Some(_)) = (&self.state, &locked) {
             match sweep_locked(state) {
@@ -50,11 +55,6 @@ impl Setup<'_> {
         if let Some(policy) = self.policy.filter(|_| !wanted.is_empty()) {
             unix_rules(policy, &wanted, &mut self.terms)?;
         }
-        let mut resolving = match &self.target {
-            Some(target) => Resolving::of(&target.pids().unwrap_or_default()),
-            None => Resolving::read(),
-        };
-        let tables = self.tables(&resolving)?;
         if !wanted.is_empty() {
             self.shorten_hosts(&mut resolving.hosts, &tables)?;
         }
@@ -452,11 +452,12 @@ impl Setup<'_> {
         };
         if let Some(session) = &session {
             self.file.kernel.features = session.features();
-            self.file.guarded = if loaded.len() == FEATURES.len() {
-                Guarded::Yes
-            } else {
-                Guarded::Partly
-            };
+            self.file.guarded =
+                if needed(settings.tables.uses()).all(|feature| loaded.contains(&feature)) {
+                    Guarded::Yes
+                } else {
+                    Guarded::Partly
+                };
         }
         self.session = session;
         Ok(())
@@ -649,7 +650,7 @@ mod tests {
         let (rest, missing) = loaded(&[Feature::UnixSockets, Feature::Names]);
         assert_eq!(
             (rest.len(), missing),
-            (5, vec![Feature::Names, Feature::UnixSockets])
+            (6, vec![Feature::Names, Feature::UnixSockets])
         );
         assert_eq!(loaded(&FEATURES), (BTreeSet::new(), FEATURES.to_vec()));
     }

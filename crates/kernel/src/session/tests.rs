@@ -8,6 +8,7 @@ mod answers;
 mod decision;
 mod differential;
 mod forward;
+mod heads;
 mod leases;
 mod message;
 mod packets;
