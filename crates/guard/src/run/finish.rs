@@ -183,7 +183,8 @@ impl Setup<'_> {
                 count,
             );
         }
-        let ended_ns = wall_ns(SystemTime::now());
+        // A clock that was set back meanwhile does not make a run end before it began.
+        let ended_ns = wall_ns(SystemTime::now()).max(self.file.started_ns);
         let unanswered = self.answerer.take().map_or(0, |answerer| answerer.finish());
         if unanswered > 0 {
             self.terms.note(
