@@ -18,6 +18,7 @@ mod learn;
 mod live;
 mod lock_file;
 mod log;
+mod notify;
 mod output;
 mod plain;
 mod reference;
@@ -35,7 +36,7 @@ use std::process::ExitCode;
 use blackstart_guard::support::Support;
 use clap::Parser as _;
 
-use crate::args::{Check, Command, Doctor, Explain, Format, Policy, Report, Test, Typed};
+use crate::args::{Check, Command, Doctor, Explain, Format, Notify, Policy, Report, Test, Typed};
 use crate::output::Output;
 use crate::resolve::Surroundings;
 
@@ -86,6 +87,8 @@ fn main() -> ExitCode {
         }
         Command::Graph(typed) => after_sweep(output, || graph::graph(&typed, output)),
         Command::Runs(typed) => after_sweep(output, || runs::runs(&typed, output)),
+        // Does not start another sender: it is one.
+        Command::Notify(Notify::Flush(typed)) => notify::flush(&typed, output),
         Command::Report(Report::Schema) => {
             after_sweep(output, || finish(output, &reference::report_schema(), 0))
         }
@@ -98,7 +101,9 @@ fn after_sweep(output: Output, work: impl FnOnce() -> u8) -> u8 {
     match resolve::state_directory(std::env::var_os("BLACKSTART_STATE").as_deref()) {
         Ok(state) => {
             sweep(&state, output);
-            work()
+            let code = work();
+            notify::send_what_is_due(&state);
+            code
         }
         Err(message) => {
             output.error(&message);
@@ -117,6 +122,7 @@ fn sweep(state: &Path, output: Output) {
                     "blackstart: cleaned up after a run whose supervisor had ended; its report is {}\n",
                     plain::plain(&report.to_string_lossy())
                 ));
+                notify::tell_of_adopted(&report, state, output);
             }
             for (run, why) in swept.failed {
                 let run = plain::plain(&run.to_string_lossy());

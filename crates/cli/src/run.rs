@@ -13,6 +13,7 @@ use crate::history;
 use crate::html::RunPage;
 use crate::live;
 use crate::lock_file::LockFile;
+use crate::notify;
 use crate::output::Output;
 use crate::plain::plain;
 use crate::report_file::Form;
@@ -79,12 +80,14 @@ pub(crate) fn run(typed: args::Run, output: Output) -> u8 {
                 .as_ref()
                 .map_or(rules, |policy| &policy.rules);
             let code = tell(&order, &ended, rules, output);
+            order.telling.tell(&ended.report, &order.state, output);
             let record = ended.record.clone().filter(|_| ended.finished);
             // What is told is told: from here on its room is needed for something else.
             drop(ended);
             if let Some(report) = record {
                 history::keep(&order.state, &report, output);
             }
+            notify::send_what_is_due(&order.state);
             code
         }
         Err(refusal) => {

@@ -41,6 +41,7 @@ use blackstart_core::record::Verdict;
 use blackstart_core::redact::Redaction;
 use blackstart_core::report::{Account, Gap, Mode, PolicySource};
 
+pub use blackstart_kernel::spawn::inherit_nothing;
 pub use blackstart_kernel::support;
 pub use control::{Origin, Running, running};
 pub use finished::{FILES_KEPT, Finished, finished, forget};

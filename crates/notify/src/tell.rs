@@ -1,0 +1,167 @@
+//! At the end of a run: logs are written, alerts are put into the spool.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use blackstart_core::notify::{Alert, Memory, Sink, Target, Told, alertmanager, slack, webhook};
+
+use crate::place::{Kept, Place};
+use crate::spool::{self, Message};
+use crate::{local, now};
+
+/// Another run ends at the same time: it needs a few milliseconds.
+const PATIENCE: Duration = Duration::from_millis(250);
+
+/// What came of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Done {
+    /// What could not be told, and why; in one line each, without secrets.
+    pub warnings: Vec<String>,
+    /// Messages wait to be sent: see [`crate::flush`].
+    pub queued: bool,
+}
+
+/// Tell all targets of a run. `all`: alerts repeat what was told before.
+///
+/// Nothing here waits for anyone but for the disk. What is spooled is there before it counts as told: whoever is killed
+/// in between tells twice, never not at all.
+pub fn tell(told: &Told, targets: &[Target], all: bool, state: &Path) -> Done {
+    let mut done = Done::default();
+    let place = match Place::open(state) {
+        Ok(place) => Some(place),
+        Err(error) => {
+            done.warnings.push(format!(
+                "what was told before is not known, and no alert can be kept to be sent: {error}"
+            ));
+            None
+        }
+    };
+    let lock = place
+        .as_ref()
+        .and_then(|place| place.lock("lock", PATIENCE).ok().flatten());
+    let mut kept = match &place {
+        Some(place) => {
+            let (kept, wrong) = place.kept();
+            done.warnings.extend(wrong);
+            kept
+        }
+        None => Kept::default(),
+    };
+    let mut telling = Telling {
+        told,
+        all,
+        place: place.as_ref(),
+        done: &mut done,
+    };
+    for target in targets {
+        telling.one(target, &mut kept);
+    }
+    kept.memory.forget(now());
+    if let Some(place) = &place {
+        match &lock {
+            // Whoever has it keeps what it knows; ours is lost, and told again.
+            None => done.warnings.push(
+                "other runs end at the same time: what was told now may be told again".to_owned(),
+            ),
+            Some(_) => {
+                if let Err(error) = place.keep(&kept) {
+                    done.warnings.push(format!(
+                        "what was told now may be told again, since that cannot be kept: {error}"
+                    ));
+                }
+            }
+        }
+    }
+    done
+}
+
+struct Telling<'a> {
+    told: &'a Told,
+    all: bool,
+    place: Option<&'a Place>,
+    done: &'a mut Done,
+}
+
+impl Telling<'_> {
+    fn one(&mut self, target: &Target, kept: &mut Kept) {
+        let result = match target {
+            Target::Alert(alert, sink) => self.alert(target, *alert, sink, &mut kept.memory),
+            Target::File(path) => {
+                let told = self.told.to(target, &mut kept.memory);
+                local::file(path, &told)
+                    .map(|lost| self.lost(target, lost, &mut kept.dropped, "nobody reads it"))
+            }
+            Target::Journald(socket) => {
+                let told = self.told.to(target, &mut kept.memory);
+                local::journal(socket.as_deref(), &told)
+                    .map(|lost| self.lost(target, lost, &mut kept.dropped, "it does not take them"))
+            }
+            Target::Metrics(path) => {
+                let tally = kept.tallies.entry(target.key()).or_default();
+                tally.add(self.told);
+                local::metrics(path, tally, kept.dropped.values().sum())
+            }
+        };
+        if let Err(error) = result {
+            self.done
+                .warnings
+                .push(format!("cannot tell {target}: {error}"));
+        }
+    }
+
+    fn lost(
+        &mut self,
+        target: &Target,
+        lost: u64,
+        dropped: &mut BTreeMap<String, u64>,
+        why: &str,
+    ) {
+        if lost == 0 {
+            return;
+        }
+        let sum = dropped.entry(target.key()).or_default();
+        *sum += lost;
+        self.done.warnings.push(format!(
+            "{target}: {lost} lines were dropped, since {why}; {sum} up to now"
+        ));
+    }
+
+    fn alert(
+        &mut self,
+        target: &Target,
+        alert: Alert,
+        sink: &Sink,
+        memory: &mut Memory,
+    ) -> std::io::Result<()> {
+        let Some(place) = self.place else {
+            return Ok(());
+        };
+        let mut after = memory.clone();
+        let told = self.told.to(target, &mut after).alerting(alert, self.all);
+        let body = match alert {
+            Alert::Webhook => webhook(&told),
+            Alert::Slack => slack(&told),
+            Alert::Alertmanager => alertmanager(&told),
+        };
+        if let Some(body) = body {
+            let message = Message {
+                alert,
+                to: sink.clone(),
+                body,
+                tried: 0,
+                why: String::new(),
+            };
+            spool::put(place, &message)?;
+            self.done.queued = true;
+            let gone = spool::tidy(place);
+            if gone > 0 {
+                self.done.warnings.push(format!(
+                    "{gone} alerts that could not be sent for long are dropped: there are too many, or they are older than a week"
+                ));
+            }
+        }
+        *memory = after;
+        Ok(())
+    }
+}
