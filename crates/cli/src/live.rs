@@ -22,7 +22,7 @@ pub(crate) struct Telling<'a> {
 }
 
 /// The line, ending in a line feed. None for a gap: the terminal is the command's, and the summary
-/// lists them all.
+/// lists them all. None for another run's end.
 pub(crate) fn line(notice: &Notice, telling: Telling<'_>) -> Option<String> {
     let paint = telling.paint;
     match notice {
@@ -33,7 +33,7 @@ pub(crate) fn line(notice: &Notice, telling: Telling<'_>) -> Option<String> {
             paint.doubtful("warning:"),
             part(text)
         )),
-        Notice::Gap(_) => None,
+        Notice::Gap(_) | Notice::Adopted(_) => None,
     }
 }
 

@@ -124,9 +124,9 @@ pub(crate) fn tell_of_adopted(report: &Path, state: &Path, output: Output) {
         return;
     }
     let read = fs::read(report).map_err(|error| error.to_string());
-    match read.and_then(|text| {
-        serde_json::from_slice::<Report>(&text).map_err(|error| error.to_string())
-    }) {
+    match read
+        .and_then(|text| serde_json::from_slice::<Report>(&text).map_err(|error| error.to_string()))
+    {
         Ok(report) => telling.tell(&report, state, output),
         Err(why) => output.warning(&plain(&format!(
             "nobody is told of the run in {}: {why}",
@@ -180,7 +180,11 @@ pub(crate) fn flush(typed: &Flush, output: Output) -> u8 {
     match blackstart_notify::flush(&state, patience) {
         Ok(flushed) => {
             let code = if flushed.waiting.is_empty() { 0 } else { WAITS };
-            let text = if typed.unattended { String::new() } else { human(&flushed) };
+            let text = if typed.unattended {
+                String::new()
+            } else {
+                human(&flushed)
+            };
             finish(output, &text, code)
         }
         Err(error) => {
@@ -203,7 +207,11 @@ fn human(flushed: &Flushed) -> String {
     }
     text.push('\n');
     for it in &flushed.waiting {
-        let why = if it.why.is_empty() { "not tried yet" } else { &it.why };
+        let why = if it.why.is_empty() {
+            "not tried yet"
+        } else {
+            &it.why
+        };
         let line = format!(
             "  {} since {}, tried {} times: {why}",
             it.target,

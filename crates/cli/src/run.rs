@@ -68,12 +68,20 @@ pub(crate) fn run(typed: args::Run, output: Output) -> u8 {
         quiet: order.quiet,
         paint: output.err,
     };
+    let mut adopted = Vec::new();
     let mut notice = |notice: Notice| {
         if let Some(line) = live::line(&notice, telling) {
             output.say(&line);
         }
+        if let Notice::Adopted(report) = notice {
+            adopted.push(report);
+        }
     };
-    match blackstart_guard::run(&request(&order), &mut notice) {
+    let result = blackstart_guard::run(&request(&order), &mut notice);
+    for report in adopted {
+        notify::tell_of_adopted(&report, &order.state, output);
+    }
+    match result {
         Ok(ended) => {
             let rules = ended
                 .reloaded

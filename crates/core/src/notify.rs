@@ -12,8 +12,8 @@ mod target;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::report::{Finding, Guarded, Mode, PolicySource, Severity, Verdict};
 use crate::report::{Circle, Parts, Reaction};
+use crate::report::{Finding, Guarded, Mode, PolicySource, Severity, Verdict};
 
 pub use memory::{FORGOTTEN_AFTER, Memory};
 pub use payload::{SHORT, alertmanager, journal, lines, short_line, slack, webhook};

@@ -128,6 +128,8 @@ pub enum Notice {
     Gap(Gap),
     /// Something of ours failed; the run goes on.
     Warning(String),
+    /// An earlier run, whose supervisor had ended, is over now: its report.
+    Adopted(PathBuf),
 }
 
 /// A refusal; told once for each executable, destination and rule.

@@ -47,9 +47,7 @@ fn open(path: &Path) -> io::Result<File> {
         .custom_flags(flags.cast_signed());
     match options.open(path) {
         // Not with the first try: who may write to a pipe in a shared directory may not make one there.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            options.create(true).open(path)
-        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => options.create(true).open(path),
         other => other,
     }
 }

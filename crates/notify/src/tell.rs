@@ -110,13 +110,7 @@ impl Telling<'_> {
         }
     }
 
-    fn lost(
-        &mut self,
-        target: &Target,
-        lost: u64,
-        dropped: &mut BTreeMap<String, u64>,
-        why: &str,
-    ) {
+    fn lost(&mut self, target: &Target, lost: u64, dropped: &mut BTreeMap<String, u64>, why: &str) {
         if lost == 0 {
             return;
         }

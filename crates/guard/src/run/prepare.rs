@@ -34,7 +34,13 @@ impl Setup<'_> {
         let locked = self.open_state()?;
         if let (Some(state), Some(_)) = (&self.state, &locked) {
             match sweep_locked(state) {
-                Ok(swept) => self.refuse_beside_orphans(&swept.living)?,
+                Ok(swept) => {
+                    swept
+                        .adopted
+                        .into_iter()
+                        .for_each(|report| notice(Notice::Adopted(report)));
+                    self.refuse_beside_orphans(&swept.living)?;
+                }
                 Err(error) => notice(Notice::Warning(format!(
                     "runs without a supervisor cannot be looked for: {error}"
                 ))),
