@@ -359,7 +359,10 @@ fn tls_is_checked_by_what_the_host_trusts() {
         .guard()
         .blackstart(&["notify", "flush"])
         .exits(1);
-    assert!(flushed.stdout.contains("certificate not valid for name"), "{flushed:?}");
+    assert!(
+        flushed.stdout.contains("certificate not valid for name"),
+        "{flushed:?}"
+    );
     assert_eq!(web.taken().len(), 1);
 }
 

@@ -89,7 +89,12 @@ pub(crate) fn read(
     }
 }
 
-pub(crate) fn invalid(problems: &[Problem], format: Format, document: &impl Serialize, output: Output) -> u8 {
+pub(crate) fn invalid(
+    problems: &[Problem],
+    format: Format,
+    document: &impl Serialize,
+    output: Output,
+) -> u8 {
     match format {
         Format::Human => {
             show_all(problems, output);

@@ -21,6 +21,7 @@ mod log;
 mod notify;
 mod output;
 mod plain;
+mod promote;
 mod reference;
 mod reload;
 mod report_file;
@@ -81,6 +82,9 @@ fn main() -> ExitCode {
         }
         Command::Policy(Policy::Diff(typed)) => {
             after_sweep(output, || backtest::diff(&typed, output))
+        }
+        Command::Policy(Policy::Promote(typed)) => {
+            after_sweep(output, || promote::promote(&typed, output))
         }
         Command::Policy(Policy::Schema) => {
             after_sweep(output, || finish(output, &reference::policy_schema(), 0))
