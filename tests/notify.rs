@@ -103,7 +103,8 @@ fn json(text: &str) -> Value {
 fn a_finding_is_told_to_everyone_once() {
     let scene = Scene::new("notify-all");
     let sink = scene.alerts();
-    let [webhook, slack, manager] = [8001, 8002, 8003].map(|port| (port, sink.sink(port, &[200])));
+    let [webhook, slack, manager, collector] =
+        [8001, 8002, 8003, 8004].map(|port| (port, sink.sink(port, &[200])));
     let dir = scene.world.dir().to_owned();
     let url = scene.world.file(
         "webhook.url",
@@ -119,6 +120,7 @@ fn a_finding_is_told_to_everyone_once() {
         format!("webhook:@{}", url.display()),
         format!("slack:http://{}:{}/hidden-path", sink.v4(), slack.0),
         format!("alertmanager:http://{}:{}", sink.v4(), manager.0),
+        format!("otlp:http://{}:{}", sink.v4(), collector.0),
         format!("file:{}", log.display()),
         format!("metrics:{}", prom.display()),
         format!("journald:{}", socket.display()),
@@ -156,6 +158,22 @@ fn a_finding_is_told_to_everyone_once() {
         "{:?}",
         manager.1.seen()
     );
+
+    collector.1.take(2);
+    let [traces, logs] = ["/v1/traces", "/v1/logs"].map(|path| {
+        let seen = collector.1.seen();
+        let at = seen.iter().position(|it| it.ends_with(path)).unwrap();
+        json(&collector.1.taken()[at])
+    });
+    let spans = &traces["resourceSpans"][0]["scopeSpans"][0]["spans"];
+    assert_eq!(
+        spans.as_array().unwrap().len(),
+        run.report().subjects.len() + 1
+    );
+    let trace = run.report().run.id.replace('-', "");
+    assert_eq!(spans[0]["traceId"], trace);
+    let record = &logs["resourceLogs"][0]["scopeLogs"][0]["logRecords"][0];
+    assert_eq!(record["traceId"], trace);
 
     let lines: Vec<Value> = fs::read_to_string(&log)
         .unwrap()

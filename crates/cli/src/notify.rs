@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use blackstart_core::history::time_text;
-use blackstart_core::notify::{Target, Told};
+use blackstart_core::notify::Target;
 use blackstart_core::report::{Parts, Report};
 use blackstart_notify::{Flushed, Patience};
 
@@ -109,8 +109,7 @@ impl Telling {
         if self.targets.is_empty() {
             return;
         }
-        let told = Told::of(report);
-        let done = blackstart_notify::tell(&told, &self.targets, self.all, state);
+        let done = blackstart_notify::tell(report, &self.targets, self.all, state);
         for warning in &done.warnings {
             output.warning(&plain(warning));
         }

@@ -1,10 +1,11 @@
 //! What others are told of a run: what is told, to whom, and what was told before. Nothing here sends anything.
 //!
-//! Two kinds of targets. *Logs* (`file`, `journald`, `metrics`) get every run and every finding, since
+//! Two kinds of targets. *Logs* (`file`, `journald`, `metrics`, `otlp`) get every run and every finding, since
 //! whoever reads them asks for all of it; each finding says whether it is new. *Alerts* (`webhook`, `slack`, `alertmanager`)
 //! get what they were not told yet: one finding, one alert; see [`Memory`].
 
 mod memory;
+mod otlp;
 mod payload;
 mod tally;
 mod target;
@@ -16,9 +17,10 @@ use crate::report::{Circle, Parts, Reaction};
 use crate::report::{Finding, Guarded, Mode, PolicySource, Severity, Verdict};
 
 pub use memory::{FORGOTTEN_AFTER, Memory};
+pub use otlp::{logs, traces};
 pub use payload::{SHORT, alertmanager, journal, lines, short_line, slack, webhook};
 pub use tally::{Sums, Tally};
-pub use target::{Alert, Sink, Target};
+pub use target::{Form, Sink, Target};
 
 /// Goes up where a key of a line or a webhook is removed or changes its meaning.
 pub const VERSION: u32 = 1;
@@ -181,9 +183,9 @@ impl Told {
     }
 
     /// Only what an alert is about: new findings (or all of them), and no mere remarks where people are called.
-    pub fn alerting(mut self, alert: Alert, all: bool) -> Self {
+    pub fn alerting(mut self, form: Form, all: bool) -> Self {
         self.findings
-            .retain(|finding| (all || finding.new) && finding.severity >= alert.least());
+            .retain(|finding| (all || finding.new) && finding.severity >= form.least());
         self
     }
 }

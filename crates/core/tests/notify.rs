@@ -1,8 +1,8 @@
 //! What others are told: what is news, and what is sent, byte by byte.
 
 use blackstart_core::notify::{
-    Alert, FORGOTTEN_AFTER, Memory, SHORT, Tally, Target, Told, alertmanager, journal, lines,
-    short_line, slack, webhook,
+    FORGOTTEN_AFTER, Form, Memory, SHORT, Tally, Target, Told, alertmanager, journal, lines, logs,
+    short_line, slack, traces, webhook,
 };
 use blackstart_core::report::Report;
 use serde_json::json;
@@ -113,9 +113,9 @@ fn a_finding_is_news_once_for_each_target() {
 #[test]
 fn people_are_not_called_for_a_remark_or_for_nothing() {
     for (alert, count) in [
-        (Alert::Webhook, 2),
-        (Alert::Slack, 1),
-        (Alert::Alertmanager, 1),
+        (Form::Webhook, 2),
+        (Form::Slack, 1),
+        (Form::Alertmanager, 1),
     ] {
         assert_eq!(told().alerting(alert, false).findings.len(), count);
         let known = Told::of(&report());
@@ -132,6 +132,8 @@ fn what_is_sent() {
     insta::assert_json_snapshot!("webhook", webhook(&told));
     insta::assert_json_snapshot!("slack", slack(&told));
     insta::assert_json_snapshot!("alertmanager", alertmanager(&told));
+    insta::assert_json_snapshot!("traces", traces(&report(), &told));
+    insta::assert_json_snapshot!("logs", logs(&told));
     insta::assert_snapshot!("lines", lines(&told).concat());
     let entries: Vec<String> = journal(&told)
         .iter()

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use blackstart_core::history::Micros;
-use blackstart_core::notify::{Alert, Sink, Target};
+use blackstart_core::notify::{Sink, Target};
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use ureq::unversioned::transport::DefaultConnector;
 use ureq::{Agent, Error};
@@ -126,7 +126,7 @@ fn pass(spool: &Path, due: Vec<Entry>, client: &Agent, until: Instant) -> u64 {
     for entry in due {
         match entry.message(spool) {
             Some(message) => {
-                let key = Target::Alert(message.alert, message.to.clone()).key();
+                let key = Target::Alert(message.form, message.to.clone()).key();
                 by_target.entry(key).or_default().push((entry, message));
             }
             // Nobody can read it: it is put off until it is too old.
@@ -196,7 +196,7 @@ fn waiting(place: &Place) -> io::Result<Vec<Waiting>> {
         .into_iter()
         .map(|entry| match entry.message(&place.spool()) {
             Some(message) => Waiting {
-                target: Target::Alert(message.alert, message.to).to_string(),
+                target: Target::Alert(message.form, message.to).to_string(),
                 since: entry.made,
                 tried: message.tried,
                 why: message.why,
@@ -270,12 +270,11 @@ fn url(message: &Message) -> Result<String, String> {
                 .to_owned()
         }
     };
-    const PATH: &str = "/api/v2/alerts";
-    Ok(match message.alert {
-        Alert::Alertmanager if !url.trim_end_matches('/').ends_with(PATH) => {
-            format!("{}{PATH}", url.trim_end_matches('/'))
-        }
-        _ => url,
+    let path = message.form.path();
+    let bare = url.trim_end_matches('/');
+    Ok(match path.is_empty() || bare.ends_with(path) {
+        true => url,
+        false => format!("{bare}{path}"),
     })
 }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use blackstart_core::history::Micros;
-use blackstart_core::notify::{Alert, Sink};
+use blackstart_core::notify::{Form, Sink};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -24,7 +24,7 @@ static MADE: AtomicU32 = AtomicU32::new(0);
 /// A message.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Message {
-    pub(crate) alert: Alert,
+    pub(crate) form: Form,
     pub(crate) to: Sink,
     pub(crate) body: Value,
     /// How often it was tried.

@@ -1,10 +1,15 @@
 //! At the end of a run: logs are written, alerts are put into the spool.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-use blackstart_core::notify::{Alert, Memory, Sink, Target, Told, alertmanager, slack, webhook};
+use blackstart_core::notify::{
+    Form, Memory, Sink, Target, Told, alertmanager, logs, slack, traces, webhook,
+};
+use blackstart_core::report::Parts;
+use serde_json::Value;
 
 use crate::place::{Kept, Place};
 use crate::spool::{self, Message};
@@ -26,7 +31,8 @@ pub struct Done {
 ///
 /// Nothing here waits for anyone but for the disk. What is spooled is there before it counts as told: whoever is killed
 /// in between tells twice, never not at all.
-pub fn tell(told: &Told, targets: &[Target], all: bool, state: &Path) -> Done {
+pub fn tell(report: &dyn Parts, targets: &[Target], all: bool, state: &Path) -> Done {
+    let told = Told::of(report);
     let mut done = Done::default();
     let place = match Place::open(state) {
         Ok(place) => Some(place),
@@ -49,7 +55,8 @@ pub fn tell(told: &Told, targets: &[Target], all: bool, state: &Path) -> Done {
         None => Kept::default(),
     };
     let mut telling = Telling {
-        told,
+        report,
+        told: &told,
         all,
         place: place.as_ref(),
         done: &mut done,
@@ -77,6 +84,7 @@ pub fn tell(told: &Told, targets: &[Target], all: bool, state: &Path) -> Done {
 }
 
 struct Telling<'a> {
+    report: &'a dyn Parts,
     told: &'a Told,
     all: bool,
     place: Option<&'a Place>,
@@ -86,7 +94,13 @@ struct Telling<'a> {
 impl Telling<'_> {
     fn one(&mut self, target: &Target, kept: &mut Kept) {
         let result = match target {
-            Target::Alert(alert, sink) => self.alert(target, *alert, sink, &mut kept.memory),
+            Target::Alert(form, sink) => self.alert(target, *form, sink, &mut kept.memory),
+            Target::Otlp(sink) => {
+                let told = self.told.to(target, &mut kept.memory);
+                let trace = traces(self.report, &told);
+                self.put(Form::Traces, sink, Some(trace))
+                    .and_then(|()| self.put(Form::Logs, sink, logs(&told)))
+            }
             Target::File(path) => {
                 let told = self.told.to(target, &mut kept.memory);
                 local::file(path, &told)
@@ -124,38 +138,42 @@ impl Telling<'_> {
     fn alert(
         &mut self,
         target: &Target,
-        alert: Alert,
+        form: Form,
         sink: &Sink,
         memory: &mut Memory,
-    ) -> std::io::Result<()> {
-        let Some(place) = self.place else {
+    ) -> io::Result<()> {
+        let mut after = memory.clone();
+        let told = self.told.to(target, &mut after).alerting(form, self.all);
+        let body = match form {
+            Form::Slack => slack(&told),
+            Form::Alertmanager => alertmanager(&told),
+            _ => webhook(&told),
+        };
+        self.put(form, sink, body)?;
+        *memory = after;
+        Ok(())
+    }
+
+    /// Into the spool, if there is something to be sent.
+    fn put(&mut self, form: Form, sink: &Sink, body: Option<Value>) -> io::Result<()> {
+        let (Some(place), Some(body)) = (self.place, body) else {
             return Ok(());
         };
-        let mut after = memory.clone();
-        let told = self.told.to(target, &mut after).alerting(alert, self.all);
-        let body = match alert {
-            Alert::Webhook => webhook(&told),
-            Alert::Slack => slack(&told),
-            Alert::Alertmanager => alertmanager(&told),
+        let message = Message {
+            form,
+            to: sink.clone(),
+            body,
+            tried: 0,
+            why: String::new(),
         };
-        if let Some(body) = body {
-            let message = Message {
-                alert,
-                to: sink.clone(),
-                body,
-                tried: 0,
-                why: String::new(),
-            };
-            spool::put(place, &message)?;
-            self.done.queued = true;
-            let gone = spool::tidy(place);
-            if gone > 0 {
-                self.done.warnings.push(format!(
-                    "{gone} alerts that could not be sent for long are dropped: there are too many, or they are older than a week"
-                ));
-            }
+        spool::put(place, &message)?;
+        self.done.queued = true;
+        let gone = spool::tidy(place);
+        if gone > 0 {
+            self.done.warnings.push(format!(
+                "{gone} messages that could not be sent for long are dropped: there are too many, or they are older than a week"
+            ));
         }
-        *memory = after;
         Ok(())
     }
 }

@@ -8,9 +8,10 @@ pub(crate) struct NotifyTyped {
     /// Tell this target of the run when it has ended; may be given more than once
     ///
     /// `file:PATH` adds JSON lines to a file, or writes them into a named pipe; `journald` enters them into the journal;
-    /// `metrics:PATH.prom` keeps a file for Prometheus' node exporter. These get every run and all its findings.
+    /// `metrics:PATH.prom` keeps a file for Prometheus' node exporter; `otlp:URL` sends a trace and log records to a collector of
+    /// OpenTelemetry (OTLP over HTTP, as JSON). These get every run and all its findings.
     /// `webhook:URL`, `slack:URL` and `alertmanager:URL` get what they were not told in the last seven days, and
-    /// nothing if there is nothing new; the latter two no mere remarks. `@FILE` in place of a URL stands for the one that the file has.
+    /// nothing if there is nothing new; the last two no mere remarks. `@FILE` in place of a URL stands for the one that the file has.
     ///
     /// The run's end waits for none of them, and its exit code stays the command's. Alerts are sent afterwards by a process of
     /// its own; what cannot be sent is kept, and tried again by the next command. The targets in

@@ -12,20 +12,26 @@ pub enum Target {
     Journald(Option<PathBuf>),
     /// A text file for Prometheus' node exporter.
     Metrics(PathBuf),
-    /// Over HTTP.
-    Alert(Alert, Sink),
+    /// Over HTTP: a collector of OpenTelemetry.
+    Otlp(Sink),
+    /// Over HTTP: an alert.
+    Alert(Form, Sink),
 }
 
-/// In which form an alert is sent.
+/// In which form something is sent over HTTP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Alert {
+pub enum Form {
     /// A document of our own.
     Webhook,
     /// An incoming webhook of Slack, or of what understands the same.
     Slack,
     /// Prometheus' Alertmanager, version 2 of its interface.
     Alertmanager,
+    /// A trace, in OpenTelemetry's JSON.
+    Traces,
+    /// Log records, in the same.
+    Logs,
 }
 
 /// Where an alert goes. The URL is a secret: whoever has it can write there.
@@ -38,22 +44,34 @@ pub enum Sink {
     UrlIn(PathBuf),
 }
 
-const KINDS: &str = "file:PATH, journald, metrics:PATH, webhook:URL, slack:URL or alertmanager:URL";
+const KINDS: &str =
+    "file:PATH, journald, metrics:PATH, webhook:URL, slack:URL, alertmanager:URL or otlp:URL";
 
-impl Alert {
+impl Form {
     /// As it is typed.
     pub fn word(self) -> &'static str {
         match self {
             Self::Webhook => "webhook",
             Self::Slack => "slack",
             Self::Alertmanager => "alertmanager",
+            Self::Traces | Self::Logs => "otlp",
+        }
+    }
+
+    /// What belongs behind the URL that was typed, unless it is there.
+    pub fn path(self) -> &'static str {
+        match self {
+            Self::Webhook | Self::Slack => "",
+            Self::Alertmanager => "/api/v2/alerts",
+            Self::Traces => "/v1/traces",
+            Self::Logs => "/v1/logs",
         }
     }
 
     /// Below this nobody is called.
     pub(super) fn least(self) -> crate::report::Severity {
         match self {
-            Self::Webhook => crate::report::Severity::Info,
+            Self::Webhook | Self::Traces | Self::Logs => crate::report::Severity::Info,
             Self::Slack | Self::Alertmanager => crate::report::Severity::Warning,
         }
     }
@@ -71,8 +89,8 @@ impl Target {
             Some(path) => Ok(here.join(path)),
             None => Err(format!("write `{kind}:PATH`: {what}")),
         };
-        let alert = |alert: Alert| match rest {
-            Some(rest) => Ok(Self::Alert(alert, Sink::parse(kind, rest, here)?)),
+        let sink = || match rest {
+            Some(rest) => Sink::parse(kind, rest, here),
             None => Err(format!(
                 "write `{kind}:URL`, or `{kind}:@FILE` for the URL that a file has"
             )),
@@ -89,9 +107,10 @@ impl Target {
                 }
             }
             "journald" => Ok(Self::Journald(rest.map(|path| here.join(path)))),
-            "webhook" => alert(Alert::Webhook),
-            "slack" => alert(Alert::Slack),
-            "alertmanager" => alert(Alert::Alertmanager),
+            "webhook" => Ok(Self::Alert(Form::Webhook, sink()?)),
+            "slack" => Ok(Self::Alert(Form::Slack, sink()?)),
+            "alertmanager" => Ok(Self::Alert(Form::Alertmanager, sink()?)),
+            "otlp" => Ok(Self::Otlp(sink()?)),
             "http" | "https" => Err(format!(
                 "say in which form: {KINDS}; for a document of our own, put `webhook:` before the URL"
             )),
@@ -102,17 +121,17 @@ impl Target {
 
     /// What tells it apart from others in what is kept. Of a URL it has a hash only.
     pub fn key(&self) -> String {
+        let of_sink = |word: &str, sink: &Sink| match sink {
+            Sink::Url(url) => format!("{word}:{:016x}", fingerprint(url)),
+            Sink::UrlIn(path) => format!("{word}:@{}", path.display()),
+        };
         match self {
             Self::File(path) => format!("file:{}", path.display()),
             Self::Journald(None) => "journald".to_owned(),
             Self::Journald(Some(path)) => format!("journald:{}", path.display()),
             Self::Metrics(path) => format!("metrics:{}", path.display()),
-            Self::Alert(alert, Sink::Url(url)) => {
-                format!("{}:{:016x}", alert.word(), fingerprint(url))
-            }
-            Self::Alert(alert, Sink::UrlIn(path)) => {
-                format!("{}:@{}", alert.word(), path.display())
-            }
+            Self::Otlp(sink) => of_sink("otlp", sink),
+            Self::Alert(form, sink) => of_sink(form.word(), sink),
         }
     }
 }
@@ -171,7 +190,8 @@ impl fmt::Display for Target {
             Self::Journald(None) => write!(f, "journald"),
             Self::Journald(Some(path)) => write!(f, "journald:{}", path.display()),
             Self::Metrics(path) => write!(f, "metrics:{}", path.display()),
-            Self::Alert(alert, sink) => write!(f, "{}:{sink}", alert.word()),
+            Self::Otlp(sink) => write!(f, "otlp:{sink}"),
+            Self::Alert(form, sink) => write!(f, "{}:{sink}", form.word()),
         }
     }
 }
