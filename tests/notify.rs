@@ -544,3 +544,49 @@ fn the_hosts_own_targets_are_told_and_stop_nobody() {
     guard().blackstart(&["runs", "list"]).exits(0);
     assert_eq!(lines(), known + 1);
 }
+
+#[test]
+fn what_the_policy_takes_away_is_not_taken_from_the_sender() {
+    let scene = Scene::new("notify-denied");
+    let sink = scene.alerts();
+    let web = sink.sink(80, &[200]);
+    scene
+        .world
+        .hosts_line(&format!("{} hooks.internal", sink.v4()));
+    let url = format!("http://{}/", sink.v4());
+    let run = scene
+        .world
+        .guard()
+        .policy("mode: enforce\ndefault: deny\nrules: []\n")
+        .arg(&format!("--notify=webhook:{url}"))
+        .run(&["curl", "-sS", "-m", "20", &url])
+        .exits(7);
+    assert_eq!(
+        run.flow(sink.v4(), 80).verdict,
+        blackstart_core::report::Verdict::Deny
+    );
+    // The only post is the sender's.
+    web.take(1);
+    assert_eq!(web.seen().len(), 1);
+}
+
+#[test]
+fn a_url_in_a_guarded_command_line_is_masked() {
+    let scene = Scene::new("notify-nested");
+    let inner = blackstart_lab::guard::binary();
+    let run = scene
+        .world
+        .guard()
+        .run(&[
+            "sh",
+            "-c",
+            &format!("'{inner}' run --notify slack:https://hooks.example/T0/hidden --notify=webhook:https://hooks.example/hidden --mode nonsense -- true; true"),
+        ])
+        .exits(0);
+    let report = serde_json::to_string(run.report()).unwrap();
+    assert!(
+        report.contains("slack:https://hooks.example/***"),
+        "{report}"
+    );
+    assert!(!report.contains("hidden"), "{report}");
+}

@@ -197,9 +197,9 @@ fn replace(path: &Path, before: &str, after: &str) -> io::Result<()> {
     fs::set_permissions(file.path(), permissions)
 }
 
-/// As `git apply` and `patch -p1` take it; of a file elsewhere, `patch FILE`.
+/// As `git apply` and `patch -p1` take it, from where the file was named, or from `/`.
 fn patch(file: &str, before: &str, after: &str) -> String {
-    let inside = file.trim_start_matches("./");
+    let inside = file.trim_start_matches("./").trim_start_matches('/');
     similar::TextDiff::from_lines(before, after)
         .unified_diff()
         .header(&format!("a/{inside}"), &format!("b/{inside}"))
