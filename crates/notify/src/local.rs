@@ -258,3 +258,50 @@ fn exposition(tally: &Tally, dropped: u64) -> Result<Vec<u8>, prometheus::Error>
     TextEncoder::new().encode(&registry.gather(), &mut text)?;
     Ok(text)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn a_line_that_somebody_left_half_spoils_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x");
+        let add = |text: &str| append(open(&path).unwrap(), text).unwrap();
+        add("a\n");
+        add("b\n");
+        fs::write(&path, "a\nhalf").unwrap();
+        add("c\n");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "a\nhalf\nc\n");
+    }
+
+    #[test]
+    fn a_file_without_room_stays_as_it_was() {
+        // It takes nothing, and says so.
+        assert!(append(open(Path::new("/dev/full")).unwrap(), "x\n").is_err());
+        assert!(open(Path::new("/no/such/directory/x")).is_err());
+    }
+
+    #[test]
+    fn metrics_take_any_name_of_a_service() {
+        let mut tally = Tally::default();
+        tally.services.insert(
+            "a\"b\\c\nd".to_owned(),
+            Sums {
+                gated: 3,
+                ..Sums::default()
+            },
+        );
+        let text = String::from_utf8(exposition(&tally, 7).unwrap()).unwrap();
+        for line in [
+            "# TYPE blackstart_runs_total counter\n",
+            "blackstart_runs_total{outcome=\"gated\",service=\"a\\\"b\\\\c\\nd\"} 3\n",
+            "blackstart_notifications_dropped_total 7\n",
+            "blackstart_last_run_exit_code{service=\"a\\\"b\\\\c\\nd\"} -1\n",
+        ] {
+            assert!(text.contains(line), "{line}: {text}");
+        }
+    }
+}

@@ -1,7 +1,7 @@
 //! Sending what waits in the spool.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -31,7 +31,7 @@ const PAUSES: [u64; 6] = [1, 5, 30, 120, 600, 1800];
 pub enum Patience {
     /// Somebody looks on: everything is tried once, whenever it is due.
     Attended,
-    /// Nobody does: what is due is tried, and again, for half a minute.
+    /// Nobody does: what is due is tried, and again, for half a minute from one's turn on.
     Unattended,
 }
 
@@ -82,13 +82,13 @@ pub fn flush(state: &Path, patience: Patience) -> io::Result<Flushed> {
     let Some(place) = Place::existing(state) else {
         return Ok(Flushed::default());
     };
-    let until = Instant::now() + patience.life();
-    let Some(_lock) = place.lock("sender", patience.life())? else {
+    let Some(_turn) = turn(&place, patience)? else {
         return Ok(Flushed {
             waiting: waiting(&place)?,
             ..Flushed::default()
         });
     };
+    let until = Instant::now() + patience.life();
     let mut flushed = Flushed {
         dropped: tidy(&place),
         ..Flushed::default()
@@ -118,6 +118,22 @@ pub fn flush(state: &Path, patience: Patience) -> io::Result<Flushed> {
     }
     flushed.waiting = waiting(&place)?;
     Ok(flushed)
+}
+
+/// Wait for one's turn, for as long as somebody else may be at work. Where nobody looks on, one that waits is enough: it will
+/// see what is there by then.
+fn turn(place: &Place, patience: Patience) -> io::Result<Option<File>> {
+    if let Some(turn) = place.lock("sender", Duration::ZERO)? {
+        return Ok(Some(turn));
+    }
+    let _next = match patience {
+        Patience::Attended => None,
+        Patience::Unattended => match place.lock("next", Duration::ZERO)? {
+            None => return Ok(None),
+            next => next,
+        },
+    };
+    place.lock("sender", Patience::Unattended.life())
 }
 
 /// Try each of these once, target by target; how many were taken.
@@ -291,5 +307,116 @@ fn harmless(error: &Error) -> String {
             "the URL, or that of the proxy, cannot be used".to_owned()
         }
         _ => "what it answers is no HTTP that could be understood".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::net::TcpListener;
+
+    use blackstart_core::notify::Form;
+    use serde_json::json;
+
+    use super::*;
+    use crate::spool::put;
+
+    fn message(to: Sink, form: Form) -> Message {
+        Message {
+            form,
+            to,
+            body: json!({"x": 1}),
+            tried: 0,
+            why: String::new(),
+        }
+    }
+
+    fn waits(place: &Place) -> usize {
+        entries(place).unwrap().len()
+    }
+
+    #[test]
+    fn one_that_waits_for_its_turn_is_enough() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = Place::open(dir.path()).unwrap();
+        put(
+            &place,
+            &message(Sink::Url("http://127.0.0.1:1/".to_owned()), Form::Slack),
+        )
+        .unwrap();
+        let _sender = place.lock("sender", Duration::ZERO).unwrap().unwrap();
+        let _next = place.lock("next", Duration::ZERO).unwrap().unwrap();
+        let began = Instant::now();
+        let flushed = flush(dir.path(), Patience::Unattended).unwrap();
+        assert!(began.elapsed() < Duration::from_secs(20));
+        assert_eq!((flushed.sent, flushed.waiting.len()), (0, 1));
+    }
+
+    #[test]
+    fn a_target_that_is_down_is_tried_once_and_the_others_all_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = Place::open(dir.path()).unwrap();
+        let up = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = up.local_addr().unwrap();
+        let down = TcpListener::bind("127.0.0.1:0").unwrap();
+        let nobody = down.local_addr().unwrap();
+        drop(down);
+        let file = dir.path().join("url");
+        for _ in 0..3 {
+            let url = format!("http://{nobody}/secret");
+            put(&place, &message(Sink::Url(url), Form::Slack)).unwrap();
+        }
+        put(
+            &place,
+            &message(Sink::UrlIn(file.clone()), Form::Alertmanager),
+        )
+        .unwrap();
+        let flushed = flush(dir.path(), Patience::Attended).unwrap();
+        assert_eq!(flushed.waiting.iter().filter(|it| it.tried == 1).count(), 2);
+        assert!(
+            flushed
+                .waiting
+                .iter()
+                .all(|it| !it.target.contains("secret") && !it.why.contains("secret"))
+        );
+        // The file is there now.
+        fs::write(&file, format!("http://{address}/am/\n")).unwrap();
+        let server = thread::spawn(move || {
+            let (mut stream, _) = up.accept().unwrap();
+            let mut text = Vec::new();
+            let mut buffer = [0; 4096];
+            while !text.ends_with(b"{\"x\":1}") {
+                let read = stream.read(&mut buffer).unwrap();
+                text.extend_from_slice(&buffer[..read]);
+            }
+            stream
+                .write_all(b"HTTP/1.1 202 Accepted\r\ncontent-length: 0\r\n\r\n")
+                .unwrap();
+            String::from_utf8(text).unwrap()
+        });
+        let flushed = flush(dir.path(), Patience::Attended).unwrap();
+        assert_eq!((flushed.sent, waits(&place)), (1, 3));
+        let text = server.join().unwrap();
+        assert!(
+            text.starts_with("POST /am/api/v2/alerts HTTP/1.1\r\n"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_spool_that_is_not_ours_is_not_used() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("notify")).unwrap();
+        // As it is made by whoever does not mind its readers.
+        let mut open = fs::metadata(dir.path().join("notify"))
+            .unwrap()
+            .permissions();
+        std::os::unix::fs::PermissionsExt::set_mode(&mut open, 0o755);
+        fs::set_permissions(dir.path().join("notify"), open).unwrap();
+        assert!(Place::open(dir.path()).is_err());
+        assert_eq!(
+            flush(dir.path(), Patience::Attended).unwrap(),
+            Flushed::default()
+        );
     }
 }
