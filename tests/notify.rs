@@ -402,8 +402,8 @@ fn a_pipe_that_nobody_reads_holds_up_nobody() {
     let scene = Scene::new("notify-pipe");
     let pipe = scene.world.dir().join("pipe");
     mknodat(CWD, &pipe, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
-    let target = format!("file:{}", pipe.display());
-    let run = scene.deploy(&[target.clone()]);
+    let targets = [format!("file:{}", pipe.display())];
+    let run = scene.deploy(&targets);
     let lines = run.report().findings.len() + 1;
     run.warns(&format!(
         "{lines} lines were dropped, since nobody reads it"
@@ -411,10 +411,10 @@ fn a_pipe_that_nobody_reads_holds_up_nobody() {
     // Somebody does.
     let reader = fs::OpenOptions::new()
         .read(true)
-        .custom_flags(libc_nonblock())
+        .custom_flags(without_waiting())
         .open(&pipe)
         .unwrap();
-    scene.deploy(&[target.clone()]);
+    scene.deploy(&targets);
     let mut text = String::new();
     BufReader::new(&reader).read_to_string(&mut text).unwrap();
     assert_eq!(text.lines().map(json).count(), lines);
@@ -426,11 +426,7 @@ fn a_pipe_that_nobody_reads_holds_up_nobody() {
             began.elapsed() < Duration::from_secs(100),
             "it is never full"
         );
-        dropped = scene
-            .deploy(&[target.clone()])
-            .ended
-            .stderr
-            .contains("were dropped");
+        dropped = scene.deploy(&targets).ended.stderr.contains("were dropped");
     }
     // Whatever came through came as whole lines.
     let mut buffered = BufReader::new(&reader);
@@ -444,7 +440,7 @@ fn a_pipe_that_nobody_reads_holds_up_nobody() {
     assert!(read > 0);
 }
 
-fn libc_nonblock() -> i32 {
+fn without_waiting() -> i32 {
     rustix::fs::OFlags::NONBLOCK.bits().cast_signed()
 }
 
@@ -499,7 +495,7 @@ fn the_hosts_own_targets_are_told_and_stop_nobody() {
             .unwrap()
             .lines()
             .map(json)
-            .last()
+            .next_back()
             .unwrap()["type"],
         "run"
     );

@@ -177,3 +177,82 @@ impl Telling<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use blackstart_core::report::Report;
+    use serde_json::json;
+
+    use super::*;
+    use crate::spool::entries;
+
+    fn report() -> Report {
+        let time = "2026-11-28T12:00:00.000000Z";
+        serde_json::from_value(json!({
+            "schema_version": 1,
+            "run": {
+                "id": "0193f8c2-0000-7000-8000-000000000001", "service": "mysql", "owner": null,
+                "command": ["x"], "host": "db1", "mode": "enforce", "policy": null, "started": time, "ended": null,
+                "exit_code": null, "limits": {}, "usage": {}, "kernel": { "release": "6.12", "features": [] }, "guarded": "yes"
+            },
+            "subjects": [], "names": [], "flows": [], "delegates": [],
+            "findings": [{
+                "id": "f", "kind": "leftover", "severity": "warning", "title": "t", "owner": null, "command": null,
+                "subjects": [], "rule": null, "reason": null, "fix": null
+            }],
+            "coverage": {
+                "attempts": 0, "recorded": 0, "lost": 0, "attributed": 0, "unsupervised_seconds": 0.0, "gaps": []
+            }
+        }))
+        .unwrap()
+    }
+
+    fn targets() -> Vec<Target> {
+        vec![Target::parse("webhook:http://127.0.0.1:1/", Path::new("/")).unwrap()]
+    }
+
+    #[test]
+    fn what_cannot_be_kept_is_told_again_and_never_lost() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = Place::open(dir.path()).unwrap();
+        let waiting = || entries(&place).unwrap().len();
+        // As if it had been killed after each message.
+        fs::create_dir(dir.path().join("notify/kept.json")).unwrap();
+        for count in 1..=2 {
+            let done = tell(&report(), &targets(), false, dir.path());
+            assert!(
+                done.warnings.iter().any(|it| it.contains("told again")),
+                "{done:?}"
+            );
+            assert_eq!((done.queued, waiting()), (true, count));
+        }
+        fs::remove_dir(dir.path().join("notify/kept.json")).unwrap();
+        assert!(tell(&report(), &targets(), false, dir.path()).queued);
+        assert_eq!(
+            tell(&report(), &targets(), false, dir.path()),
+            Done::default()
+        );
+        // What cannot be read is set aside.
+        fs::write(dir.path().join("notify/kept.json"), "{\"memory\":").unwrap();
+        let done = tell(&report(), &targets(), false, dir.path());
+        assert!(
+            done.queued && done.warnings[0].contains("kept.json.set-aside"),
+            "{done:?}"
+        );
+        assert!(dir.path().join("notify/kept.json.set-aside").exists());
+        assert_eq!(waiting(), 4);
+    }
+
+    #[test]
+    fn another_run_that_ends_at_the_same_time_is_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = Place::open(dir.path()).unwrap();
+        let _held = place.lock("lock", Duration::ZERO).unwrap().unwrap();
+        let began = std::time::Instant::now();
+        let done = tell(&report(), &targets(), false, dir.path());
+        assert!(began.elapsed() < Duration::from_secs(20));
+        assert!(done.queued && done.warnings.len() == 1, "{done:?}");
+    }
+}
