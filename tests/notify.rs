@@ -586,3 +586,25 @@ fn a_url_in_a_guarded_command_line_is_masked() {
     );
     assert!(!report.contains("hidden"), "{report}");
 }
+
+#[test]
+fn a_lock_of_the_caller_ends_with_the_run() {
+    let scene = Scene::new("notify-lock");
+    let sink = scene.alerts();
+    let _hangs = sink.sink(8001, &[0]);
+    let lock = scene.world.file("lock", "");
+    let script = format!("exec 9>'{}'; flock 9; exec \"$@\"", lock.display());
+    let through = ["sh", "-ec", &script, "sh"].map(str::to_owned);
+    scene
+        .guard()
+        .arg(&format!("--notify=webhook:http://{}:8001/", sink.v4()))
+        .through(through.to_vec())
+        .run(&["curl", "-sS", "-m", "20", "http://api.github.com/"])
+        .exits(6);
+    let sender = scene.sender();
+    let file = fs::File::open(&lock).unwrap();
+    rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)
+        .expect("whoever comes next has the lock");
+    // It was still at work.
+    kill_process(sender, Signal::KILL).unwrap();
+}
