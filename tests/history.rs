@@ -346,3 +346,70 @@ fn a_history_that_cannot_be_written_changes_nothing_of_a_run() {
     );
     assert_eq!(fs::read(&database).unwrap(), before);
 }
+
+#[test]
+fn a_rule_that_runs_meet_is_not_promoted_and_one_of_today_not_yet() {
+    let scene = Scene::new("promote");
+    let file = scene.world.file(
+        "ladder.yaml",
+        "apiVersion: blackstart.dev/v1\nkind: Policy\nservice: mysql\nrules:\n  - deny: .github.com\n  - deny: telemetry.internal # none of ours\n",
+    );
+    let path = file.display().to_string();
+    let observed = || scene.world.guard().policy_path(&file);
+    scene
+        .deploy(&["http://api.github.com/"], observed())
+        .exits(0);
+    let answer = scene.json(&["policy", "promote", "--quiet-for=1m", &path], 0);
+    let rules = answer["rules"].as_array().unwrap();
+    let of = |rule: &Value| {
+        let text = |key: &str| rule[key].as_str().unwrap().to_owned();
+        [text("text"), text("rung"), text("change")]
+    };
+    assert_eq!(
+        rules.iter().map(of).collect::<Vec<_>>(),
+        [
+            ["deny .github.com", "observe", "not_quiet"].map(str::to_owned),
+            ["deny telemetry.internal", "observe", "too_short"].map(str::to_owned),
+        ]
+    );
+    assert!(rules[0]["attempts"].as_u64() > Some(0), "{answer:#}");
+    assert_eq!(answer["incomplete_runs"], 0, "{answer:#}");
+    // The same run, as if it had been long ago: the history takes times from the report.
+    let report = fs::read_dir(scene.world.guard().state().join("runs"))
+        .unwrap()
+        .flatten()
+        .map(|run| run.path().join("report.json"))
+        .find(|report| report.exists())
+        .unwrap();
+    let text = fs::read_to_string(&report).unwrap();
+    let this_year = text.split("\"started\":").nth(1).unwrap();
+    let this_year: String = this_year
+        .trim_start_matches([' ', '"'])
+        .chars()
+        .take(5)
+        .collect();
+    fs::write(&report, text.replace(&format!("\"{this_year}"), "\"2020-")).unwrap();
+    for suffix in ["", "-wal", "-shm"] {
+        let database = scene
+            .world
+            .guard()
+            .state()
+            .join(format!("history.db{suffix}"));
+        let _absent = fs::remove_file(database);
+    }
+    scene.deploy(&USUAL[..1], observed()).exits(0);
+    let answer = scene.json(&["policy", "promote", "--write", &path], 0);
+    assert_eq!(answer["runs"], 2);
+    assert_eq!(answer["written"], true, "{answer:#}");
+    let text = fs::read_to_string(&file).unwrap();
+    assert!(
+        text.contains("  - deny: .github.com\n    mode: enforce\n")
+            && text.contains("# none of ours\n    mode: enforce\n"),
+        "{text}"
+    );
+    // What it says is what happens from now on.
+    let run = scene
+        .deploy(&["http://api.github.com/"], observed())
+        .exits(1);
+    assert_eq!(run.verdict_on("api.github.com"), Verdict::Deny);
+}

@@ -18,9 +18,16 @@ const DIRECTION: &[(&str, &[&str])] = &[
     ),
     // No run needs the history, and the history needs nothing that a run is made of.
     ("blackstart-store", &["blackstart-core"]),
+    // No run needs what tells others of it; it has the only HTTP client.
+    ("blackstart-notify", &["blackstart-core"]),
     (
         "blackstart",
-        &["blackstart-core", "blackstart-guard", "blackstart-store"],
+        &[
+            "blackstart-core",
+            "blackstart-guard",
+            "blackstart-store",
+            "blackstart-notify",
+        ],
     ),
     // The lab drives the binary, and reads its reports with core's types.
     ("blackstart-lab", &["blackstart-core"]),

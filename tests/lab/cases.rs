@@ -104,6 +104,7 @@ const POLICY: &str = "tests/policy.rs";
 const CLAIMS: &str = "tests/claims.rs";
 const RESOLVERS: &str = "tests/resolvers.rs";
 const ATTEMPTS: &str = "tests/attempts.rs";
+const NOTIFY: &str = "tests/notify.rs";
 const STORIES: &str = "tests/bin/vm/stories.rs";
 const OVER_TCP: &str = "tests/dns_over_tcp.rs";
 const MALFORMED: &str = "tests/dns_malformed.rs";
@@ -458,7 +459,13 @@ pub const CASES: [Case; 70] = [
         Kept,
         &[(ENFORCE, "another_process_on_the_host_is_untouched_at_the_same_time")],
     ),
-    case(66, Accident, "what the guard itself needs is cut off").is(Kept, &[(ATTEMPTS, "the_guard_needs_nothing_that_its_policy_takes_away")]),
+    case(66, Accident, "what the guard itself needs is cut off").is(
+        Kept,
+        &[
+            (ATTEMPTS, "the_guard_needs_nothing_that_its_policy_takes_away"),
+            (NOTIFY, "what_hangs_or_is_down_holds_up_nobody"),
+        ],
+    ),
     case(67, Accident, "a tool that tries for ever what is refused")
         .is(Kept, &[("tests/limits.rs", "a_command_that_hangs_is_ended_and_says_on_what")])
         .on_the_matrix(),

@@ -261,6 +261,16 @@ impl Node {
         Web::hello(self, 443, Some(authority.acceptor(names)))
     }
 
+    /// An HTTP server that takes what is posted; see [`Web::sink`].
+    pub fn sink(&self, port: u16, codes: &[u16]) -> Web {
+        Web::sink(self, port, codes, None)
+    }
+
+    /// The same with TLS on port 443, under these names.
+    pub fn sink_https(&self, codes: &[u16], authority: &Authority, names: &[&str]) -> Web {
+        Web::sink(self, 443, codes, Some(authority.acceptor(names)))
+    }
+
     /// An HTTP server for the files below `dir`.
     pub fn files(&self, port: u16, dir: &Path) -> Web {
         Web::files(self, port, dir, None)

@@ -25,6 +25,7 @@ use crate::node::Node;
 #[derive(Debug, Clone)]
 pub struct Web {
     seen: Arc<Mutex<Vec<String>>>,
+    taken: Arc<Mutex<Vec<String>>>,
 }
 
 impl Web {
@@ -45,6 +46,35 @@ impl Web {
             Router::new().fallback_service(ServeDir::new(dir)),
             tls,
         )
+    }
+
+    /// Takes whatever is posted. It answers with these codes, the last one for good; none of them is sent for 0: the
+    /// client waits.
+    pub(crate) fn sink(node: &Node, port: u16, codes: &[u16], tls: Option<TlsAcceptor>) -> Self {
+        let taken = Arc::new(Mutex::new(Vec::new()));
+        let kept = Arc::clone(&taken);
+        let codes = Arc::new(Mutex::new(codes.to_vec()));
+        let router = Router::new().fallback(move |body: String| {
+            let (kept, codes) = (Arc::clone(&kept), Arc::clone(&codes));
+            async move {
+                let code = {
+                    let mut codes = codes.lock().expect("no panic while held");
+                    match codes.len() {
+                        1 => codes[0],
+                        _ => codes.remove(0),
+                    }
+                };
+                if code == 0 {
+                    std::future::pending::<()>().await;
+                }
+                kept.lock().expect("no panic while held").push(body);
+                axum::http::StatusCode::from_u16(code).expect("a code of HTTP")
+            }
+        });
+        Self {
+            taken,
+            ..Self::start(node, port, router, tls)
+        }
     }
 
     fn start(node: &Node, port: u16, router: Router, tls: Option<TlsAcceptor>) -> Self {
@@ -74,7 +104,30 @@ impl Web {
             };
             served.expect("serve the web");
         });
-        Self { seen }
+        Self {
+            seen,
+            taken: Arc::default(),
+        }
+    }
+
+    /// What was posted to a sink and answered, in order.
+    pub fn taken(&self) -> Vec<String> {
+        self.taken.lock().expect("no panic while held").clone()
+    }
+
+    /// The same, once there are so many.
+    #[track_caller]
+    pub fn take(&self, count: usize) -> Vec<String> {
+        let began = std::time::Instant::now();
+        while self.taken().len() < count {
+            assert!(
+                began.elapsed() < std::time::Duration::from_secs(60),
+                "{count} posts expected, asked for were {:?}",
+                self.seen()
+            );
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        self.taken()
     }
 
     /// Every request, in order: `METHOD HOST/PATH`.

@@ -200,13 +200,15 @@ pub(crate) fn printed(document: &impl Serialize) -> String {
 
 /// The schema of each, by the command that answers with it.
 #[cfg(test)]
-pub(crate) fn schemas() -> [(&'static str, serde_json::Value); 6] {
+pub(crate) fn schemas() -> [(&'static str, serde_json::Value); 7] {
     use crate::backtest::{Answer as Backtest, Differs};
     use crate::learn::Answer as Learn;
+    use crate::promote::Answer as Promote;
     [
         ("learn", schemars::schema_for!(Learn<'_>).to_value()),
         ("backtest", schemars::schema_for!(Backtest).to_value()),
         ("diff", schemars::schema_for!(Differs).to_value()),
+        ("promote", schemars::schema_for!(Promote).to_value()),
         ("check", schemars::schema_for!(Checked).to_value()),
         ("explain", schemars::schema_for!(Explained<'_>).to_value()),
         ("test", schemars::schema_for!(Tested<'_>).to_value()),

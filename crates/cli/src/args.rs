@@ -5,6 +5,7 @@
 mod amounts;
 mod attach;
 mod graph;
+mod notify;
 mod policy;
 mod runs;
 
@@ -19,6 +20,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use attach::*;
 pub(crate) use graph::*;
+pub(crate) use notify::*;
 pub(crate) use policy::*;
 pub(crate) use runs::*;
 
@@ -65,6 +67,8 @@ Environment:
                          [default: /var/lib/blackstart]
   BLACKSTART_GUARDRAILS  where the host's guardrails are: policies that hold for every run, in the
                          order of their names [default: /etc/blackstart/policy.d]
+  BLACKSTART_NOTIFY      a file with the targets that every run tells, one in a line, as `--notify`
+                         takes them [default: /etc/blackstart/notify]
   BLACKSTART_LOG         what to log, such as `debug` or `blackstart_guard=trace`
                          [default: nothing]
   BLACKSTART_LOG_FILE    where to log to [default: standard error]
@@ -84,6 +88,8 @@ pub(crate) enum Command {
     Graph(Graph),
     #[command(subcommand)]
     Runs(Runs),
+    #[command(subcommand)]
+    Notify(Notify),
     #[command(subcommand)]
     Report(Report),
 }
@@ -209,6 +215,9 @@ pub(crate) struct Run {
     /// stays the command's.
     #[arg(long, value_name = "FILE")]
     pub(crate) report: Vec<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) notify: NotifyTyped,
 
     /// Mask what this regular expression matches in command lines; may be given more than once
     ///

@@ -35,7 +35,7 @@ const WRONG: u8 = 1;
 
 /// Holds the policy against the runs, shows what it would have refused, and says how to exit.
 pub(crate) fn backtest(typed: &args::Backtest, output: Output) -> u8 {
-    let policy = match read(&typed.file, &typed.against) {
+    let policy = match read(&typed.file, &typed.against, Some(Mode::Enforce)) {
         Ok(policy) => policy,
         Err(problems) => {
             let document = Answer::invalid(&typed.file, &problems);
@@ -47,7 +47,7 @@ pub(crate) fn backtest(typed: &args::Backtest, output: Output) -> u8 {
 
 /// Holds both against the runs, shows what comes out otherwise, and says how to exit.
 pub(crate) fn diff(typed: &args::PolicyDiff, output: Output) -> u8 {
-    let read = |file| read(file, &typed.against);
+    let read = |file| read(file, &typed.against, Some(Mode::Enforce));
     let (old, new) = match (read(&typed.old), read(&typed.new)) {
         (Ok(old), Ok(new)) => (old, new),
         (old, new) => {
@@ -62,8 +62,12 @@ pub(crate) fn diff(typed: &args::PolicyDiff, output: Output) -> u8 {
     })
 }
 
-/// The policy of a file, as if it said `mode: enforce`.
-fn read(file: &Path, against: &Against) -> Result<Policy, Vec<Problem>> {
+/// The policy of a file, as if it said this `mode:`.
+pub(crate) fn read(
+    file: &Path,
+    against: &Against,
+    mode: Option<Mode>,
+) -> Result<Policy, Vec<Problem>> {
     let around = Surroundings::of_process();
     let mut files = Files::default();
     let mut layers = if against.with_guardrails {
@@ -75,7 +79,7 @@ fn read(file: &Path, against: &Against) -> Result<Policy, Vec<Problem>> {
     let asked = Asked {
         layers,
         catalog: against.catalog.as_deref(),
-        mode: Some(Mode::Enforce),
+        mode,
         service: None,
     };
     let policy = resolve::resolved(files, asked, &around)?.policy;
@@ -85,7 +89,12 @@ fn read(file: &Path, against: &Against) -> Result<Policy, Vec<Problem>> {
     }
 }
 
-fn invalid(problems: &[Problem], format: Format, document: &impl Serialize, output: Output) -> u8 {
+pub(crate) fn invalid(
+    problems: &[Problem],
+    format: Format,
+    document: &impl Serialize,
+    output: Output,
+) -> u8 {
     match format {
         Format::Human => {
             show_all(problems, output);
@@ -96,7 +105,7 @@ fn invalid(problems: &[Problem], format: Format, document: &impl Serialize, outp
 }
 
 /// The runs that are meant.
-fn filter(against: &Against, service: Option<&String>) -> Filter {
+pub(crate) fn filter(against: &Against, service: Option<&String>) -> Filter {
     Filter {
         service: against.service.as_ref().or(service).cloned(),
         since: against.since.map(ago),
@@ -193,13 +202,13 @@ fn held(
 }
 
 /// What the past does not tell of these policies.
-fn remarks(policies: &[&Policy]) -> Vec<String> {
+pub(crate) fn remarks(policies: &[&Policy]) -> Vec<String> {
     let ends = policies.iter().any(|policy| policy.lease == LeaseLife::Ttl);
     let told = "`lease: ttl` was left out: how long answers lasted is not recorded, and attempts after their end would be refused as well";
     ends.then(|| told.to_owned()).into_iter().collect()
 }
 
-fn uncompiled(error: &dyn std::error::Error, output: Output) -> u8 {
+pub(crate) fn uncompiled(error: &dyn std::error::Error, output: Output) -> u8 {
     output.error(&plain(&error.to_string()));
     WRONG
 }

@@ -19,7 +19,7 @@ pub(crate) struct Telling {
 }
 
 /// The line, ending in a line feed. None for a gap: the terminal is the command's, and the summary
-/// lists them all.
+/// lists them all. None for another run's end.
 pub(crate) fn line(notice: &Notice, telling: Telling) -> Option<String> {
     let paint = telling.paint;
     match notice {
@@ -31,7 +31,7 @@ pub(crate) fn line(notice: &Notice, telling: Telling) -> Option<String> {
             part(text)
         )),
         Notice::Attached { to, processes } => Some(attached(to, *processes)),
-        Notice::Gap(_) => None,
+        Notice::Gap(_) | Notice::Adopted(_) => None,
     }
 }
 

@@ -19,8 +19,10 @@ mod learn;
 mod live;
 mod lock_file;
 mod log;
+mod notify;
 mod output;
 mod plain;
+mod promote;
 mod reference;
 mod reload;
 mod report_file;
@@ -36,7 +38,7 @@ use std::process::ExitCode;
 use blackstart_guard::support::Support;
 use clap::Parser as _;
 
-use crate::args::{Check, Command, Doctor, Explain, Format, Policy, Report, Test, Typed};
+use crate::args::{Check, Command, Doctor, Explain, Format, Notify, Policy, Report, Test, Typed};
 use crate::output::Output;
 use crate::resolve::Surroundings;
 
@@ -88,11 +90,16 @@ fn main() -> ExitCode {
         Command::Policy(Policy::Diff(typed)) => {
             after_sweep(output, || backtest::diff(&typed, output))
         }
+        Command::Policy(Policy::Promote(typed)) => {
+            after_sweep(output, || promote::promote(&typed, output))
+        }
         Command::Policy(Policy::Schema) => {
             after_sweep(output, || finish(output, &reference::policy_schema(), 0))
         }
         Command::Graph(typed) => after_sweep(output, || graph::graph(&typed, output)),
         Command::Runs(typed) => after_sweep(output, || runs::runs(&typed, output)),
+        // Does not start another sender: it is one.
+        Command::Notify(Notify::Flush(typed)) => notify::flush(&typed, output),
         Command::Report(Report::Schema) => {
             after_sweep(output, || finish(output, &reference::report_schema(), 0))
         }
@@ -108,7 +115,9 @@ fn after_sweep(output: Output, work: impl FnOnce() -> u8) -> u8 {
             if let Err(error) = sweep(&state, output) {
                 tracing::debug!(%error, "sweep");
             }
-            work()
+            let code = work();
+            notify::send_what_is_due(&state);
+            code
         }
         Err(message) => {
             output.error(&message);
@@ -129,7 +138,9 @@ fn only_sweep(output: Output) -> u8 {
             return FAILED;
         }
     };
-    match sweep(&state, output) {
+    let swept = sweep(&state, output);
+    notify::send_what_is_due(&state);
+    match swept {
         Ok(true) => 0,
         Ok(false) => UNSWEPT,
         Err(error) => {
@@ -151,6 +162,7 @@ fn sweep(state: &Path, output: Output) -> std::io::Result<bool> {
             "blackstart: cleaned up after a run whose supervisor had ended; its report is {}\n",
             plain::plain(&report.to_string_lossy())
         ));
+        notify::tell_of_adopted(&report, state, output);
     }
     for (run, why) in swept.lost {
         output.warning(&format!(

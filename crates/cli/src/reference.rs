@@ -13,6 +13,12 @@ pub(crate) fn policy_schema() -> String {
     format!("{:#}\n", policy::schema())
 }
 
+/// The JSON Schema of what a webhook gets; lines of a file have parts of it.
+#[cfg(test)]
+pub(crate) fn told_schema() -> serde_json::Value {
+    schemars::schema_for!(blackstart_core::notify::Told).to_value()
+}
+
 /// The JSON Schema of a file of a catalog.
 pub(crate) fn catalog_schema() -> String {
     format!("{:#}\n", catalog::schema())
@@ -101,6 +107,11 @@ mod tests {
     #[test]
     fn the_report_is_described() {
         holds("report.schema.json", &report_schema());
+    }
+
+    #[test]
+    fn what_others_are_told_is_described() {
+        holds("notify.schema.json", &format!("{:#}\n", told_schema()));
     }
 
     #[test]

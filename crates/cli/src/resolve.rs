@@ -22,6 +22,7 @@ use crate::deployed;
 use crate::diagnostics::Texts;
 use crate::layers::{self, Files};
 use crate::lock_file::LockFile;
+use crate::notify::Telling;
 use crate::report_file::ReportFile;
 
 /// Where runs keep their state, unless `BLACKSTART_STATE` says otherwise.
@@ -73,6 +74,8 @@ pub(crate) struct Order {
     pub(crate) drill: Option<Drill>,
     /// What does not hold up an emergency, and is told all the same.
     pub(crate) overlooked: Vec<Problem>,
+    /// Who is told of it.
+    pub(crate) telling: Telling,
     /// Where state is kept.
     pub(crate) state: PathBuf,
 }
@@ -243,6 +246,10 @@ pub(crate) fn run(mut typed: args::Run, around: &Surroundings) -> Result<Order, 
         problems.push(Problem::Message(format!("--redact {wrong}{instead}")));
         Redaction::everything()
     });
+    let telling = Telling::of(&typed.notify, &around.directory).unwrap_or_else(|wrong| {
+        problems.extend(wrong.into_iter().map(Problem::Message));
+        Telling::default()
+    });
     let lock = kept(
         LockFile::of(&typed, &around.directory).map_err(Problem::Message),
         &mut problems,
@@ -312,6 +319,7 @@ pub(crate) fn run(mut typed: args::Run, around: &Surroundings) -> Result<Order, 
         break_glass: typed.break_glass,
         origin,
         overlooked,
+        telling,
         state,
     })
 }
@@ -351,6 +359,7 @@ pub(crate) fn attach(
         service: typed.service,
         mode: typed.mode,
         report: typed.report,
+        notify: typed.notify,
         redact: typed.redact,
         format: typed.format,
         leftover: None,

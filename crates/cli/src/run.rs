@@ -16,6 +16,7 @@ use crate::history;
 use crate::html::RunPage;
 use crate::live;
 use crate::lock_file::LockFile;
+use crate::notify;
 use crate::output::Output;
 use crate::plain::plain;
 use crate::report_file::Form;
@@ -90,24 +91,34 @@ fn carry_out(
         quiet: order.quiet,
         paint: output.err,
     };
+    let mut adopted = Vec::new();
     let mut notice = |notice: Notice| {
         if let Some(line) = live::line(&notice, telling) {
             output.say(&line);
         }
+        if let Notice::Adopted(report) = notice {
+            adopted.push(report);
+        }
     };
-    match guard(&request(order), &mut notice) {
+    let result = guard(&request(order), &mut notice);
+    for report in adopted {
+        notify::tell_of_adopted(&report, &order.state, output);
+    }
+    match result {
         Ok(ended) => {
             let rules = ended
                 .reloaded
                 .as_ref()
                 .map_or(rules, |policy| &policy.rules);
             let code = tell(order, &ended, rules, output);
+            order.telling.tell(&ended.report, &order.state, output);
             let record = ended.record.clone().filter(|_| ended.finished);
             // What is told is told: from here on its room is needed for something else.
             drop(ended);
             if let Some(report) = record {
                 history::keep(&order.state, &report, output);
             }
+            notify::send_what_is_due(&order.state);
             code
         }
         Err(refusal) => {

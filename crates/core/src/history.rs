@@ -6,6 +6,7 @@
 pub mod backtest;
 pub mod change;
 pub mod learn;
+pub mod promote;
 pub mod replay;
 
 use std::collections::HashMap;

@@ -15,6 +15,7 @@ pub mod history;
 pub mod import;
 pub mod lock;
 pub mod name;
+pub mod notify;
 pub mod path;
 pub mod policy;
 pub mod record;

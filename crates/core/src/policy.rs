@@ -10,6 +10,7 @@ mod document;
 mod failure;
 mod limits;
 mod parse;
+mod raise;
 mod resolve;
 mod schema;
 pub(crate) mod target;
@@ -31,6 +32,7 @@ pub use day::Day;
 pub use document::{Case, Destination, Document, Note, Place, ServiceRule, Waiver, Written};
 pub use limits::{Cpus, Limits, memory_text, read_time, time_text};
 pub use parse::{API_VERSION, MAX_BYTES, Parsed, parse, read};
+pub use raise::{At, Raise, Rung, raise};
 pub use resolve::{Effective, Given, Layer, alone, resolve};
 pub use schema::schema;
 

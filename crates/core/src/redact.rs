@@ -3,7 +3,7 @@
 //! A command line goes into reports that are kept and shown around, so what looks like a secret is
 //! replaced by `***`. This is a net with holes, not a promise: it knows shapes, not meanings.
 //!
-//! It finds: values of flags and variables whose name says secret (`--token X`, `--password=X`,
+//! It finds: URLs behind `--notify`; values of flags and variables whose name says secret (`--token X`, `--password=X`,
 //! `DB_PASSWORD=X`); headers that carry credentials; user information and secret query parameters of URLs;
 //! the password flags of well-known tools (curl `-u`, mysql `-p`, redis-cli `-a`, …); and tokens whose form
 //! is public (AWS key ids, GitHub, GitLab, Slack, JWT, …). A script given as one argument (`sh -c '…'`) is
@@ -377,6 +377,9 @@ fn mask_value(word: &str) -> String {
     out
 }
 
+/// Targets of `--notify`: whoever has such a URL can write there.
+const TARGETS: &[&str] = &["webhook:", "slack:", "alertmanager:", "otlp:"];
+
 /// `scheme://user:password@host/?token=x` → `scheme://***@host/?token=***`.
 fn mask_url(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else {
@@ -389,6 +392,9 @@ fn mask_url(url: &str) -> String {
         Some((user, host)) if user != "git" => format!("{MASK}@{host}"),
         _ => authority.to_owned(),
     };
+    if TARGETS.iter().any(|kind| scheme.starts_with(kind)) && tail.len() > 1 {
+        return format!("{scheme}://{authority}/{MASK}");
+    }
     let (path, query) = match tail.find(['?', '#']) {
         Some(at) => tail.split_at(at),
         None => (tail, ""),
@@ -587,6 +593,20 @@ mod tests {
 
     fn line(text: &str) -> String {
         redact(&text.split('|').collect::<Vec<_>>()).join("|")
+    }
+
+    #[test]
+    fn targets_of_notify_are_shown_by_their_host() {
+        assert_eq!(
+            line(
+                "blackstart|run|--notify|slack:https://hooks.example/T0/x|--notify=webhook:http://u:p@a.example:8/x?y=z"
+            ),
+            "blackstart|run|--notify|slack:https://hooks.example/***|--notify=webhook:http://***@a.example:8/***"
+        );
+        assert_eq!(
+            line("--notify|webhook:@/etc/url"),
+            "--notify|webhook:@/etc/url"
+        );
     }
 
     #[test]

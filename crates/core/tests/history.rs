@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use blackstart_core::history::backtest::{Act, Backtest, Difference};
 use blackstart_core::history::learn::{Learned, Learner};
+use blackstart_core::history::promote::{Advice, Promotion};
 use blackstart_core::history::replay::{Replay, Replayed};
 use blackstart_core::history::{
     Ancestry, Answer, Asked, Contacted, LineageId, Micros, Past, Reached, Surroundings,
 };
-use blackstart_core::policy::{Policy, alone};
+use blackstart_core::policy::{Policy, Rung, alone};
 use blackstart_core::record::{Attribution, Verdict};
 use blackstart_core::report::{Mode, rule_text};
 use proptest::prelude::*;
@@ -497,4 +498,64 @@ proptest! {
         let found = learned(&pasts, &ancestry);
         prop_assert_eq!(refused(&found, &pasts, &ancestry), 0, "{}", found.text("mysql", "2026-11-28", 0));
     }
+}
+
+/// What becomes of each rule that denies, quiet meaning since the day `since`.
+fn advised(text: &str, pasts: &[Past], ancestry: &Ancestry, since: i64) -> Vec<(String, Advice)> {
+    let now = policy(text);
+    let mut promotion = Promotion::new(&now, START + since * DAY);
+    let mut enforced = now.clone();
+    enforced.mode = Mode::Enforce;
+    for rule in &mut enforced.rules {
+        rule.mode = Mode::Enforce;
+    }
+    let mut replay = Replay::new(&enforced).unwrap();
+    for past in pasts {
+        promotion.add(past, &replay.of(past, ancestry).unwrap());
+    }
+    let advice = promotion.advice();
+    advice.map(|(rule, it)| (rule.text.clone(), it)).collect()
+}
+
+#[test]
+fn a_rule_goes_up_when_whole_runs_were_quiet_for_long_enough() {
+    let ancestry = Ancestry::default();
+    let rules = "rules:\n  - deny: early.example\n  - deny: late.example\n    mode: enforce\n  - deny: never.example\n    mode: enforce\n  - deny: top.example\n    mode: enforce\n    reaction: fail\n  - allow: x.example\n  - deny: fails.example\n    reaction: fail\n";
+    let mut pasts: Vec<Past> = (0..20).map(run).collect();
+    went(&mut pasts[3], "early.example", "10.1.0.1", 443, 0);
+    went(&mut pasts[15], "late.example", "10.1.0.2", 443, 0);
+    let what = |pasts: &[Past], since| -> Vec<Advice> {
+        let advised = advised(rules, pasts, &ancestry, since);
+        assert_eq!(advised.len(), 5, "an allow has no rungs");
+        advised.into_iter().map(|(_, it)| it).collect()
+    };
+    use Advice::{AtTop, NoRun, NotQuiet, Promote, TooShort};
+    assert_eq!(
+        what(&pasts, 6),
+        [
+            Promote(Rung::Warn),
+            NotQuiet,
+            Promote(Rung::Fail),
+            AtTop,
+            Promote(Rung::Fail)
+        ]
+    );
+    // It was met within the time.
+    assert_eq!(what(&pasts, 3)[0], NotQuiet);
+    // The first run is too short ago, and so is the first that was seen as a whole.
+    assert_eq!(what(&pasts, -1)[2], TooShort(START));
+    let mut half = pasts.clone();
+    for past in &mut half[..10] {
+        past.lacks = ["1 attempt was lost".to_owned()].into();
+    }
+    assert_eq!(what(&half, 6)[2], TooShort(START + 10 * DAY));
+    // An attempt counts, whatever else is not known of its run.
+    half[15].lacks = ["x".to_owned()].into();
+    assert_eq!(what(&half, 11)[1], NotQuiet);
+    // Runs that show nothing: before the time only, incomplete, or with an outage played.
+    assert_eq!(what(&pasts[..5], 6)[2], NoRun);
+    let mut played = pasts.clone();
+    played[6..].iter_mut().for_each(|past| past.drill = true);
+    assert_eq!(what(&played, 6)[2], NoRun);
+    assert_eq!(what(&[], 6)[2], NoRun);
 }

@@ -45,6 +45,7 @@ use blackstart_core::record::Verdict;
 use blackstart_core::redact::Redaction;
 use blackstart_core::report::{Account, Attached, Gap, Mode, PolicySource, RulePlace};
 
+pub use blackstart_kernel::spawn::inherit_nothing;
 pub use blackstart_kernel::support;
 pub use cgroup::Meant;
 pub use control::{Origin, Running, running};
@@ -140,6 +141,8 @@ pub enum Notice {
     Gap(Gap),
     /// Something of ours failed; the run goes on.
     Warning(String),
+    /// An earlier run, whose supervisor had ended, is over now: its report.
+    Adopted(PathBuf),
 }
 
 /// A refusal; told once for each executable, destination and rule.

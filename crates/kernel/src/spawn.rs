@@ -220,6 +220,24 @@ pub fn process_group(pid: Option<Pid>) -> Option<Pid> {
     Pid::from_raw(unsafe { libc::getpgid(pid.map_or(0, Pid::as_raw_pid)) }.max(0))
 }
 
+/// Let no program that this process starts from now on inherit anything but its standard streams. What the caller had
+/// open for the command's sake (a lock, a pipe that somebody waits at the other end of) must not live longer by a program of ours.
+pub fn inherit_nothing() -> io::Result<()> {
+    // SAFETY: plain numbers; no descriptor is closed here.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            3u32,
+            u32::MAX,
+            libc::CLOSE_RANGE_CLOEXEC,
+        )
+    };
+    match done {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// A process that does nothing, for a cgroup that must not be empty while it is being made. It ends with
 /// the thread that made it; end it earlier by SIGKILL, and reap it.
 pub fn placeholder() -> io::Result<Child> {

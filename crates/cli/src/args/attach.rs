@@ -7,7 +7,7 @@ use blackstart_guard::Need;
 use clap::Args;
 use clap::builder::PossibleValuesParser;
 
-use super::{Format, Mode, time};
+use super::{Format, Mode, NotifyTyped, time};
 
 /// Guard what runs already: a unit of systemd, a container, a cgroup, a process.
 ///
@@ -70,6 +70,9 @@ pub(crate) struct Attach {
     /// The name's ending says how: `.json` is for programs, `.html` a page for people.
     #[arg(long, value_name = "FILE")]
     pub(crate) report: Vec<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) notify: NotifyTyped,
 
     /// Mask what this regular expression matches in command lines; may be given more than once
     #[arg(long, value_name = "PATTERN")]

@@ -18,6 +18,7 @@ pub(crate) enum Policy {
     Learn(Learn),
     Backtest(Backtest),
     Diff(PolicyDiff),
+    Promote(Promote),
     /// Print the JSON Schema of a policy file, by which an editor completes and checks one.
     Schema,
 }
@@ -301,3 +302,43 @@ Exit codes:
   1    something does, or one of them is not valid, or there is no run to hold them against, or a report could not be
        taken into the history
   125  typed wrongly, or the history could not be read";
+
+/// Say which rules may go one rung higher, because the past was quiet about them.
+///
+/// The rungs of a rule that denies: it observes; it refuses (`mode: enforce`); it refuses, and fails the run (`reaction: fail`). Each
+/// rule is held against the history's runs as `policy backtest` does. Proposed is one rung for each rule that would have refused nothing
+/// for a time, if runs were seen as a whole before and within that time; runs of which not everything is known, and those with
+/// an outage played for them, are no proof of quiet. The proof is shown for each rule, and behind it the change as a patch that
+/// `git apply` takes.
+#[derive(Debug, Args)]
+#[command(after_long_help = AFTER_PROMOTE)]
+pub(crate) struct Promote {
+    #[command(flatten)]
+    pub(crate) against: Against,
+
+    /// For how long a rule must have been quiet, such as `7d`
+    #[arg(long, value_name = "TIME", default_value = "14d", value_parser = age)]
+    pub(crate) quiet_for: Duration,
+
+    /// Change the file, instead of showing a patch
+    #[arg(long)]
+    pub(crate) write: bool,
+
+    /// How to show the result (on standard output)
+    #[arg(long, value_name = "FORMAT", default_value = "human")]
+    pub(crate) format: Format,
+
+    /// The policy
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+}
+
+const AFTER_PROMOTE: &str = "\
+Examples:
+    blackstart policy promote deploy.yaml --since 90d
+    blackstart policy promote deploy.yaml --quiet-for 30d --write
+
+Exit codes:
+  0    done, whether or not a rule may go higher
+  1    it is not valid, or there is no run to hold it against, or a report could not be taken into the history
+  125  typed wrongly, or the history could not be read, or the file could not be written";

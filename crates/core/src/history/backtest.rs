@@ -46,14 +46,14 @@ pub struct Alike {
 }
 
 /// One attempt of a run.
-struct Attempt<'a> {
+pub(super) struct Attempt<'a> {
     act: Act,
     place: usize,
     by: LineageId,
     subject: Option<u64>,
-    count: u64,
+    pub(super) count: u64,
     first: Micros,
-    last: Micros,
+    pub(super) last: Micros,
     past: &'a Past,
 }
 
@@ -66,7 +66,7 @@ impl Attempt<'_> {
         }
     }
 
-    fn ruled(&self, replayed: &Replayed) -> Option<Ruled> {
+    pub(super) fn ruled(&self, replayed: &Replayed) -> Option<Ruled> {
         match self.act {
             Act::Lookup => replayed.lookups.get(self.place).copied(),
             Act::Connect => replayed.flows.get(self.place).copied().flatten(),
@@ -81,7 +81,7 @@ impl Attempt<'_> {
 }
 
 /// Everything that a run tried, without what only asked for the way to something else.
-fn attempts(past: &Past) -> impl Iterator<Item = Attempt<'_>> {
+pub(super) fn attempts(past: &Past) -> impl Iterator<Item = Attempt<'_>> {
     let lookups = past.lookups.iter().enumerate().map(|(place, it)| Attempt {
         act: Act::Lookup,
         place,
@@ -228,7 +228,7 @@ impl Backtest {
     }
 }
 
-fn was_refused(attempt: &Attempt<'_>) -> bool {
+pub(super) fn was_refused(attempt: &Attempt<'_>) -> bool {
     let verdict = match attempt.act {
         Act::Lookup => attempt.past.lookups[attempt.place].verdict,
         Act::Connect => attempt.past.flows[attempt.place].verdict,

@@ -45,6 +45,9 @@ impl Setup<'_> {
             match sweep_locked(state) {
                 Ok(mut swept) => {
                     swept.add(sweep_spare(state.path()));
+                    for report in &swept.adopted {
+                        notice(Notice::Adopted(report.clone()));
+                    }
                     self.refuse_beside_orphans(&swept, notice)?;
                 }
                 Err(error) => notice(Notice::Warning(format!(

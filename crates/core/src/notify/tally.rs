@@ -1,0 +1,82 @@
+//! Sums over runs, for metrics.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::Told;
+use crate::history::Micros;
+use crate::report::Severity;
+
+/// A label with more values than this would be a burden to whoever collects it: the others are counted as `other`.
+const MOST: usize = 1000;
+
+/// What runs came to, by what they deployed (empty where nobody said).
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Tally {
+    /// By service.
+    pub services: BTreeMap<String, Sums>,
+}
+
+/// What the runs of one service came to.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Sums {
+    /// Runs that exited with 0.
+    pub succeeded: u64,
+    /// Runs whose command succeeded and that a finding failed.
+    pub gated: u64,
+    /// All others.
+    pub failed: u64,
+    /// Attempts that were refused.
+    pub refused: u64,
+    /// Attempts that would have been.
+    pub would_refuse: u64,
+    /// Findings by kind.
+    pub findings: BTreeMap<String, u64>,
+    /// When the last run ended.
+    pub last_ended: Micros,
+    /// How it exited.
+    pub last_exit_code: Option<i32>,
+    /// How long it took.
+    pub last_seconds: Option<f64>,
+    /// Its attempts that have a row, of all.
+    pub last_recorded: (u64, u64),
+    /// What of it could not be seen: how many kinds.
+    pub last_gaps: u64,
+    /// Its findings by severity: info, warning, error.
+    pub last_findings: [u64; 3],
+}
+
+impl Tally {
+    /// Take in a run.
+    pub fn add(&mut self, told: &Told) {
+        let service = told.run.service.clone().unwrap_or_default();
+        let known = self.services.contains_key(&service) || self.services.len() < MOST;
+        let service = if known { service } else { "other".to_owned() };
+        let sums = self.services.entry(service).or_default();
+        match told.run.exit_code {
+            Some(0) => sums.succeeded += 1,
+            Some(120) => sums.gated += 1,
+            _ => sums.failed += 1,
+        }
+        sums.refused += told.run.refused;
+        sums.would_refuse += told.run.would_refuse;
+        sums.last_ended = told.run.moment();
+        sums.last_exit_code = told.run.exit_code;
+        sums.last_seconds = told.run.wall_seconds;
+        sums.last_recorded = (told.run.recorded, told.run.attempts);
+        sums.last_gaps = told.run.gaps.len() as u64;
+        sums.last_findings = [0; 3];
+        for finding in &told.findings {
+            *sums.findings.entry(finding.kind.clone()).or_default() += 1;
+            let place = match finding.severity {
+                Severity::Info => 0,
+                Severity::Warning => 1,
+                Severity::Error => 2,
+            };
+            sums.last_findings[place] += 1;
+        }
+    }
+}

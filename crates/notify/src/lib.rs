@@ -1,0 +1,29 @@
+//! Telling others of a run: log files, the journal, metrics, and alerts over HTTP.
+//!
+//! The only crate with an HTTP client and TLS. What is told is decided in `blackstart_core::notify`; here it is brought
+//! out. Nothing here waits for a network while a run ends: alerts go into a spool below the state directory, and are sent
+//! from there by another process ([`flush`]), which may fail, hang or be killed without anyone being held up.
+#![forbid(unsafe_code)]
+
+mod local;
+mod names;
+mod place;
+mod send;
+mod spool;
+mod tell;
+
+pub use send::{Flushed, Patience, Waiting, flush};
+pub use spool::due;
+pub use tell::{Done, tell};
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use blackstart_core::history::Micros;
+
+/// Now, on the wall clock.
+fn now() -> Micros {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| {
+        Micros::try_from(since.as_micros()).unwrap_or(Micros::MAX)
+    })
+}

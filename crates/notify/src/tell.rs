@@ -1,0 +1,258 @@
+//! At the end of a run: logs are written, alerts are put into the spool.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use blackstart_core::notify::{
+    Form, Memory, Sink, Target, Told, alertmanager, logs, slack, traces, webhook,
+};
+use blackstart_core::report::Parts;
+use serde_json::Value;
+
+use crate::place::{Kept, Place};
+use crate::spool::{self, Message};
+use crate::{local, now};
+
+/// Another run ends at the same time: it needs a few milliseconds.
+const PATIENCE: Duration = Duration::from_millis(250);
+
+/// What came of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Done {
+    /// What could not be told, and why; in one line each, without secrets.
+    pub warnings: Vec<String>,
+    /// Messages wait to be sent: see [`crate::flush`].
+    pub queued: bool,
+}
+
+/// Tell all targets of a run. `all`: alerts repeat what was told before.
+///
+/// Nothing here waits for anyone but for the disk. What is spooled is there before it counts as told: whoever is killed
+/// in between tells twice, never not at all.
+pub fn tell(report: &dyn Parts, targets: &[Target], all: bool, state: &Path) -> Done {
+    let told = Told::of(report);
+    let mut done = Done::default();
+    let place = match Place::open(state) {
+        Ok(place) => Some(place),
+        Err(error) => {
+            done.warnings.push(format!(
+                "what was told before is not known, and no alert can be kept to be sent: {error}"
+            ));
+            None
+        }
+    };
+    let lock = place
+        .as_ref()
+        .and_then(|place| place.lock("lock", PATIENCE).ok().flatten());
+    let mut kept = match &place {
+        Some(place) => {
+            let (kept, wrong) = place.kept();
+            done.warnings.extend(wrong);
+            kept
+        }
+        None => Kept::default(),
+    };
+    let mut telling = Telling {
+        report,
+        told: &told,
+        all,
+        place: place.as_ref(),
+        done: &mut done,
+    };
+    for target in targets {
+        telling.one(target, &mut kept);
+    }
+    kept.memory.forget(now());
+    if let Some(place) = &place {
+        match &lock {
+            // Whoever has it keeps what it knows; ours is lost, and told again.
+            None => done.warnings.push(
+                "other runs end at the same time: what was told now may be told again".to_owned(),
+            ),
+            Some(_) => {
+                if let Err(error) = place.keep(&kept) {
+                    done.warnings.push(format!(
+                        "what was told now may be told again, since that cannot be kept: {error}"
+                    ));
+                }
+            }
+        }
+    }
+    done
+}
+
+struct Telling<'a> {
+    report: &'a dyn Parts,
+    told: &'a Told,
+    all: bool,
+    place: Option<&'a Place>,
+    done: &'a mut Done,
+}
+
+impl Telling<'_> {
+    fn one(&mut self, target: &Target, kept: &mut Kept) {
+        let result = match target {
+            Target::Alert(form, sink) => self.alert(target, *form, sink, &mut kept.memory),
+            Target::Otlp(sink) => {
+                let told = self.told.to(target, &mut kept.memory);
+                let trace = traces(self.report, &told);
+                self.put(Form::Traces, sink, Some(trace))
+                    .and_then(|()| self.put(Form::Logs, sink, logs(&told)))
+            }
+            Target::File(path) => {
+                let told = self.told.to(target, &mut kept.memory);
+                local::file(path, &told)
+                    .map(|lost| self.lost(target, lost, &mut kept.dropped, "nobody reads it"))
+            }
+            Target::Journald(socket) => {
+                let told = self.told.to(target, &mut kept.memory);
+                local::journal(socket.as_deref(), &told)
+                    .map(|lost| self.lost(target, lost, &mut kept.dropped, "it does not take them"))
+            }
+            Target::Metrics(path) => {
+                let tally = kept.tallies.entry(target.key()).or_default();
+                tally.add(self.told);
+                local::metrics(path, tally, kept.dropped.values().sum())
+            }
+        };
+        if let Err(error) = result {
+            self.done
+                .warnings
+                .push(format!("cannot tell {target}: {error}"));
+        }
+    }
+
+    fn lost(&mut self, target: &Target, lost: u64, dropped: &mut BTreeMap<String, u64>, why: &str) {
+        if lost == 0 {
+            return;
+        }
+        let sum = dropped.entry(target.key()).or_default();
+        *sum += lost;
+        self.done.warnings.push(format!(
+            "{target}: {lost} lines were dropped, since {why}; {sum} up to now"
+        ));
+    }
+
+    fn alert(
+        &mut self,
+        target: &Target,
+        form: Form,
+        sink: &Sink,
+        memory: &mut Memory,
+    ) -> io::Result<()> {
+        let mut after = memory.clone();
+        let told = self.told.to(target, &mut after).alerting(form, self.all);
+        let body = match form {
+            Form::Slack => slack(&told),
+            Form::Alertmanager => alertmanager(&told),
+            _ => webhook(&told),
+        };
+        self.put(form, sink, body)?;
+        *memory = after;
+        Ok(())
+    }
+
+    /// Into the spool, if there is something to be sent.
+    fn put(&mut self, form: Form, sink: &Sink, body: Option<Value>) -> io::Result<()> {
+        let (Some(place), Some(body)) = (self.place, body) else {
+            return Ok(());
+        };
+        let message = Message {
+            form,
+            to: sink.clone(),
+            body,
+            tried: 0,
+            why: String::new(),
+        };
+        spool::put(place, &message)?;
+        self.done.queued = true;
+        let gone = spool::tidy(place);
+        if gone > 0 {
+            self.done.warnings.push(format!(
+                "{gone} messages that could not be sent for long are dropped: there are too many, or they are older than a week"
+            ));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use blackstart_core::report::Report;
+    use serde_json::json;
+
+    use super::*;
+    use crate::spool::entries;
+
+    fn report() -> Report {
+        let time = "2026-11-28T12:00:00.000000Z";
+        serde_json::from_value(json!({
+            "schema_version": 1,
+            "run": {
+                "id": "0193f8c2-0000-7000-8000-000000000001", "service": "mysql", "owner": null,
+                "command": ["x"], "host": "db1", "mode": "enforce", "policy": null, "started": time, "ended": null,
+                "exit_code": null, "limits": {}, "usage": {}, "kernel": { "release": "6.12", "features": [] }, "guarded": "yes"
+            },
+            "subjects": [], "names": [], "flows": [], "delegates": [],
+            "findings": [{
+                "id": "f", "kind": "leftover", "severity": "warning", "title": "t", "owner": null, "command": null,
+                "subjects": [], "rule": null, "reason": null, "fix": null
+            }],
+            "coverage": {
+                "attempts": 0, "recorded": 0, "lost": 0, "attributed": 0, "unsupervised_seconds": 0.0, "gaps": []
+            }
+        }))
+        .unwrap()
+    }
+
+    fn targets() -> Vec<Target> {
+        vec![Target::parse("webhook:http://127.0.0.1:1/", Path::new("/")).unwrap()]
+    }
+
+    #[test]
+    fn what_cannot_be_kept_is_told_again_and_never_lost() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = Place::open(dir.path()).unwrap();
+        let waiting = || entries(&place).unwrap().len();
+        // As if it had been killed after each message.
+        fs::create_dir(dir.path().join("notify/kept.json")).unwrap();
+        for count in 1..=2 {
+            let done = tell(&report(), &targets(), false, dir.path());
+            assert!(
+                done.warnings.iter().any(|it| it.contains("told again")),
+                "{done:?}"
+            );
+            assert_eq!((done.queued, waiting()), (true, count));
+        }
+        fs::remove_dir(dir.path().join("notify/kept.json")).unwrap();
+        assert!(tell(&report(), &targets(), false, dir.path()).queued);
+        assert_eq!(
+            tell(&report(), &targets(), false, dir.path()),
+            Done::default()
+        );
+        // What cannot be read is set aside.
+        fs::write(dir.path().join("notify/kept.json"), "{\"memory\":").unwrap();
+        let done = tell(&report(), &targets(), false, dir.path());
+        assert!(
+            done.queued && done.warnings[0].contains("kept.json.set-aside"),
+            "{done:?}"
+        );
+        assert!(dir.path().join("notify/kept.json.set-aside").exists());
+        assert_eq!(waiting(), 4);
+    }
+
+    #[test]
+    fn another_run_that_ends_at_the_same_time_is_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = Place::open(dir.path()).unwrap();
+        let _held = place.lock("lock", Duration::ZERO).unwrap().unwrap();
+        let began = std::time::Instant::now();
+        let done = tell(&report(), &targets(), false, dir.path());
+        assert!(began.elapsed() < Duration::from_secs(20));
+        assert!(done.queued && done.warnings.len() == 1, "{done:?}");
+    }
+}
