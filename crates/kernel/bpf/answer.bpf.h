@@ -73,7 +73,7 @@ static __always_inline struct bs_answer_scratch *bs_answer_scratch_get(void)
 
 static __always_inline __u32 bs_u8(struct bs_answer_scratch *s, __u64 at)
 {
-	asm volatile("%0 &= 4095" : "+r"(at));
+	BS_MASK(at, 4095);
 	return s->packet[at];
 }
 
@@ -567,7 +567,7 @@ static __always_inline int bs_answer_read(struct __sk_buff *skb, struct bs_heade
 	if (len < 12 || len > BS_PACKET_MAX)
 		return bs_answer_malformed(generation);
 	len -= 1;
-	asm volatile("%0 &= 4095" : "+r"(len));
+	BS_MASK(len, 4095);
 	if (bpf_skb_load_bytes(skb, h->payload, s->packet, len + 1))
 		return bs_answer_malformed(generation);
 	s->len = len + 1;

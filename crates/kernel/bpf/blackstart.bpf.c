@@ -12,6 +12,7 @@
 enum { IPPROTO_TCP = 6, IPPROTO_UDP = 17, IPPROTO_UDPLITE = 136, SOCK_STREAM = 1, ECONNREFUSED = 111 };
 
 #include "abi.h"
+#include "verifier.bpf.h"
 #include "tables.bpf.h"
 #include "name.bpf.h"
 #include "attempt.bpf.h"
