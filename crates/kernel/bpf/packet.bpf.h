@@ -227,7 +227,7 @@ __noinline int bs_query_tell(struct __sk_buff *skb, struct bs_question *q, int a
 	__builtin_memset(e->pad, 0, sizeof(e->pad));
 	/* From the packet, since the asker may compare the case of what it sent. */
 	len = (len - 1) & 255;
-	BS_MASK(len, 254);
+	BS_MASK(len, 255);
 	if (!bpf_skb_load_bytes(skb, q->offset + 12, e->wire, len + 1))
 		told = row ? 0 : -1;
 	bpf_ringbuf_submit(e, 0);
