@@ -9,7 +9,11 @@
 #ifndef BLACKSTART_TABLES_H
 #define BLACKSTART_TABLES_H
 
-const volatile struct bs_config config = {};
+/* What the loader writes here before a run; on the host, tests/host.h says it. */
+#ifndef BS_CONFIG
+#define BS_CONFIG {}
+#endif
+const volatile struct bs_config config = BS_CONFIG;
 const volatile struct bs_spared spared = {};
 
 /* .bss, mapped into the supervisor. */
