@@ -226,3 +226,63 @@ fn the_timer_s_service_sweeps_an_orphan() {
         "{told}"
     );
 }
+
+/// Asks for a name again and again, and says each time what came of it.
+const SERVICE: &str = "[Unit]\nDefaultDependencies=no\n[Service]\nWorkingDirectory=DIR\n\
+    ExecStart=/bin/sh -c 'while :; do curl -sS -m 5 http://github.com/ >now 2>&1; echo $? >>codes; sleep 0.05; done'\n";
+
+#[test]
+fn a_unit_is_attached_to_and_goes_on_as_before() {
+    attaches(&world_with_github("attach_unit"), Cgroups::Unified);
+}
+
+#[test]
+fn a_unit_of_a_hybrid_host_is_attached_to_as_well() {
+    attaches(&world_with_github("attach_hybrid"), Cgroups::Hybrid);
+}
+
+fn attaches(world: &World, cgroups: Cgroups) {
+    let unit = SERVICE.replace("DIR", &world.dir().display().to_string());
+    world.file("booted/units/db.service", &unit);
+    let policy = "apiVersion: blackstart.dev/v1\nkind: Policy\nmode: enforce\nrules:\n  - deny: github.com\n";
+    world.file("deny.yaml", policy);
+    let blackstart = blackstart_lab::guard::binary();
+    let script = format!(
+        "systemctl start db.service\n\
+         until [ \"$(tail -n1 codes 2>/dev/null)\" = 0 ]; do sleep 0.05; done\n\
+         before=$(systemctl show -p MainPID --value db.service)\n\
+         {blackstart} attach --unit db --policy deny.yaml --report r.json 2>said &\n\
+         until grep -q 'blackstart: attached to' said; do sleep 0.05; done\n\
+         until [ \"$(tail -n1 codes)\" = 6 ]; do sleep 0.05; done\n\
+         echo '[outside]'; curl -sS http://github.com/\n\
+         kill $!; wait $! && echo '[ended]'\n\
+         until [ \"$(tail -n1 codes)\" = 0 ]; do sleep 0.05; done\n\
+         [ \"$before\" = \"$(systemctl show -p MainPID --value db.service)\" ] && echo '[same]'\n\
+         systemctl stop db.service\n\
+         {blackstart} attach --unit db.service 2>&1 || echo '[refused]'\n\
+         {blackstart} attach --unit no-such 2>&1 || true\n\
+         echo '[end]'\n"
+    );
+    let ended = world.boot(cgroups, Bus::Answers, &script).succeeds();
+    assert_eq!(part(&ended, "outside"), "hello from github");
+    for heading in ["[ended]", "[same]", "[refused]"] {
+        assert!(ended.stdout.contains(heading), "{heading}: {ended:?}");
+    }
+    assert!(
+        ended.stdout.contains("the unit db.service has no cgroup"),
+        "{ended:?}"
+    );
+    assert!(
+        ended
+            .stdout
+            .contains("systemd knows no unit no-such.service"),
+        "{ended:?}"
+    );
+    let report = report(world);
+    let attached = report.run.attached.unwrap();
+    assert_eq!(attached.cgroup, "/system.slice/db.service");
+    assert_eq!(attached.target, "db");
+    let lookup = report.names.iter().find(|name| name.name == "github.com");
+    assert_eq!(lookup.unwrap().verdict, Verdict::Deny);
+    assert_eq!(world.left_behind(), Vec::<PathBuf>::new());
+}

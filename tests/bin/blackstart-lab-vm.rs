@@ -25,6 +25,7 @@ fn main() -> ExitCode {
     match arguments[..] {
         ["lookup", name] => client::lookup(name),
         ["connect", host, port] => client::connect(host, port),
+        ["claim", way, address, port, name] => client::claim(way, address, port, name),
         ["datagram", address, port] => client::datagram(address, port),
         ["stories", "enforces", ref gaps @ ..] => {
             servers::start();

@@ -95,11 +95,13 @@ impl Case {
 use Outcome::{Gap, Kept, Recorded, Refused, RefusedAtStart};
 use Whose::{Accident, Hostile};
 
+const ATTACH: &str = "tests/attach.rs";
 const ENFORCE: &str = "tests/enforce.rs";
 const OBSERVE: &str = "tests/observe.rs";
 const CONTAIN: &str = "tests/contain.rs";
 const LIFETIME: &str = "tests/lifetime.rs";
 const POLICY: &str = "tests/policy.rs";
+const CLAIMS: &str = "tests/claims.rs";
 const RESOLVERS: &str = "tests/resolvers.rs";
 const ATTEMPTS: &str = "tests/attempts.rs";
 const STORIES: &str = "tests/bin/vm/stories.rs";
@@ -150,7 +152,7 @@ pub const CASES: [Case; 70] = [
     case(11, Accident, "a cache that was warm before the run")
         .is(Refused, &[(ENFORCE, "default_deny_allows_only_what_is_listed")])
         .remark("as any address that nobody looked up; by a deny-list it passes as `unnamed`"),
-    case(12, Accident, "an application's cache or connections from before the run").is(Recorded, &[(ATTEMPTS, "an_address_that_a_program_has_kept_passes_a_deny_list_and_lowers_coverage")]).remark("as `unnamed`, which lowers coverage; for connections see 45"),
+    case(12, Accident, "an application's cache or connections from before the run").is(Recorded, &[(ATTEMPTS, "an_address_that_a_program_has_kept_passes_a_deny_list_and_lowers_coverage"), (ATTACH, "connections_that_were_open_are_listed_and_left_or_cut")]).remark("as `unnamed`, which lowers coverage; connections as such, for `attach` (see 45 too)"),
     case(13, Accident, "a container's resolver, search lists, ndots")
         .is(
             Refused,
@@ -220,12 +222,23 @@ pub const CASES: [Case; 70] = [
         .on_the_matrix(),
     case(28, Accident, "one address with an allowed and a denied name")
         .is(
-            Recorded,
-            &[(ENFORCE, "an_address_with_an_allowed_and_a_denied_name_passes_for_the_allowed_one")],
+            Refused,
+            &[
+                (ENFORCE, "an_address_with_an_allowed_and_a_denied_name_passes_for_the_allowed_one"),
+                (CLAIMS, "a_denied_name_on_an_allowed_address_is_refused_at_once"),
+                (CLAIMS, "a_hello_is_read_however_it_is_cut_and_however_large_it_is"),
+                (CLAIMS, "a_request_is_read_however_it_is_sent"),
+                (CLAIMS, "real_clients_are_refused_and_pass"),
+                ("crates/kernel/src/session/tests/heads.rs", "sound_hellos_are_read_wherever_the_name_stands"),
+            ],
         )
-        .remark("the lookup of the denied name is refused; the server's name in TLS is not read"),
-    case(29, Accident, "a redirect from an allowed to a denied name"),
-    case(30, Accident, "QUIC"),
+        .remark("the lookup, and the name in TLS and HTTP/1; what an encrypted hello hides is a counted gap")
+        .on_the_matrix(),
+    case(29, Accident, "a redirect from an allowed to a denied name")
+        .is(Refused, &[(CLAIMS, "a_redirect_to_a_denied_name_ends_there")]),
+    case(30, Accident, "QUIC")
+        .is(Recorded, &[(CLAIMS, "quic_is_judged_by_its_address_and_what_it_says_is_a_gap")])
+        .remark("judged by its address; the name in it is a counted gap"),
     case(31, Accident, "other ports: ssh, git, rsync")
         .is(Recorded, &[("tests/tools.rs", "git_clone")])
         .remark("git's own protocol"),
@@ -251,10 +264,18 @@ pub const CASES: [Case; 70] = [
             ],
         )
         .remark("of lookups"),
-    case(34, Accident, "TCP Fast Open, MPTCP"),
+    case(34, Accident, "TCP Fast Open, MPTCP")
+        .is(Refused, &[(CLAIMS, "what_is_sent_on_ways_that_are_not_seen_is_a_counted_gap")])
+        .remark("by connect(); the names that such a connection gives are a counted gap"),
     case(35, Hostile, "io_uring, sendmmsg, splice, zero copy")
-        .is(Refused, &[(CONTAIN, "what_no_program_judges_is_not_sent")])
-        .remark("io_uring, under an enforced `default: deny`; the others are not tested"),
+        .is(
+            Refused,
+            &[
+                (CONTAIN, "what_no_program_judges_is_not_sent"),
+                (CLAIMS, "a_request_is_read_however_it_is_sent"),
+            ],
+        )
+        .remark("io_uring, under an enforced `default: deny`; splice and sendfile of a denied name's request; the others are not tested"),
     case(36, Hostile, "vsock, helpers behind unix sockets, relays on loopback")
         .is(
             Refused,
@@ -267,7 +288,12 @@ pub const CASES: [Case; 70] = [
             ],
         )
         .remark("vsock, under an enforced `default: deny`, otherwise a gap; helpers and relays where a rule denies them, otherwise recorded, with who listens"),
-    case(37, Accident, "a proxy that is named in the environment"),
+    case(37, Accident, "a proxy that is named in the environment")
+        .is(
+            Refused,
+            &[(CLAIMS, "what_a_proxy_is_asked_for_is_judged_and_recorded_as_a_destination_of_its_own")],
+        )
+        .remark("at ports that are inspected, by name and by address"),
     // Processes and what holds them.
     case(38, Accident, "a daemon that outlives the script")
         .is(Recorded, &[(LIFETIME, "leftovers_are_released_or_killed")]),
@@ -314,6 +340,7 @@ pub const CASES: [Case; 70] = [
             &[
                 ("crates/guard/src/inherited.rs", "a_socket_that_the_command_would_get_is_told"),
                 (ASSEMBLY, "no_report_says_that_everything_was_in_sight"),
+                (ATTACH, "datagrams_of_sockets_that_were_open_are_judged_and_have_their_process"),
             ],
         ),
     case(46, Hostile, "the guard itself: its programs, maps, process")
@@ -417,6 +444,7 @@ pub const CASES: [Case; 70] = [
         Kept,
         &[
             (LIFETIME, "two_runs_at_once_each_have_their_own_policy"),
+            (ATTACH, "what_a_service_reaches_for_is_seen_and_it_is_left_as_it_was"),
             (LEASES, "closed_sockets_leave_nothing_behind"),
         ],
     ),

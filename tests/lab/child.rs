@@ -95,10 +95,19 @@ impl Running {
 
     /// Wait until stdout contains `text`.
     pub fn wait_for(&mut self, text: &str) {
-        while !self.stdout().contains(text) {
+        self.wait_until(text, Self::stdout);
+    }
+
+    /// Wait until stderr contains `text`.
+    pub fn wait_for_warning(&mut self, text: &str) {
+        self.wait_until(text, Self::stderr);
+    }
+
+    fn wait_until(&mut self, text: &str, said: impl Fn(&Self) -> String) {
+        while !said(self).contains(text) {
             if let Some(status) = self.child.try_wait().expect("look after a command") {
                 assert!(
-                    self.stdout().contains(text),
+                    said(self).contains(text),
                     "`{}` ended ({status}) before it said {text:?}; stderr: {}",
                     self.what,
                     self.stderr()

@@ -17,12 +17,48 @@ pub fn reach(way: &str, address: impl ToString, port: u16) -> Vec<String> {
     ]
 }
 
+/// The command that says whom a connection is for (see `clients/claim.py`).
+pub fn claim(way: &str, address: impl ToString, port: u16, names: &[&str]) -> Vec<String> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/claim.py");
+    let mut line = vec![
+        "/usr/bin/python3".to_owned(),
+        script.display().to_string(),
+        way.to_owned(),
+        address.to_string(),
+        port.to_string(),
+    ];
+    line.extend(names.iter().map(|&name| name.to_owned()));
+    line
+}
+
 /// The command that looks names up over TCP (see `clients/dns_tcp.py`).
 pub fn dns_tcp(arguments: &[&str]) -> Vec<String> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/dns_tcp.py");
     let mut line = vec!["/usr/bin/python3".to_owned(), script.display().to_string()];
     line.extend(arguments.iter().map(|&argument| argument.to_owned()));
     line
+}
+
+/// The command that holds a connection open and says what has become of it (see `clients/hold.py`).
+pub fn hold(way: &str, address: impl ToString, port: u16) -> Vec<String> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/hold.py");
+    vec![
+        "/usr/bin/python3".to_owned(),
+        script.display().to_string(),
+        way.to_owned(),
+        address.to_string(),
+        port.to_string(),
+    ]
+}
+
+/// The command that says how many programs are attached to a cgroup (see `clients/attached_programs.py`).
+pub fn attached_programs(cgroup: &Path) -> Vec<String> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/attached_programs.py");
+    vec![
+        "/usr/bin/python3".to_owned(),
+        script.display().to_string(),
+        cgroup.display().to_string(),
+    ]
 }
 
 /// Build the client that tries ways around a guard (see `clients/escape.c`).

@@ -110,6 +110,23 @@ impl<'w> Guard<'w> {
         }
     }
 
+    /// Attach to what is there already, by these words, instead of running a command; and wait until that is done.
+    pub fn attach<S: AsRef<str>>(self, to: &[S]) -> Guarding {
+        let mut line = self.through.clone();
+        line.extend([binary(), "attach".to_owned()]);
+        line.extend(to.iter().map(|word| word.as_ref().to_owned()));
+        line.extend(self.options());
+        let report = self.report.clone();
+        let mut guarding = Guarding {
+            running: self.launch(&line),
+            report,
+        };
+        guarding
+            .running
+            .wait_for_warning("blackstart: attached to ");
+        guarding
+    }
+
     /// Run it to its end.
     pub fn run<S: AsRef<str>>(self, command: &[S]) -> Guarded {
         self.start(command).wait()
@@ -125,14 +142,20 @@ impl<'w> Guard<'w> {
     /// The command line up to and with `--`, for a test that runs it in its own way (a terminal).
     pub fn line(&self) -> Vec<String> {
         let mut line = vec![binary(), "run".to_owned()];
-        line.extend(self.arguments.iter().cloned());
+        line.extend(self.options());
+        line.push("--".to_owned());
+        line
+    }
+
+    /// What stands before that: flags, the report, the policy.
+    fn options(&self) -> Vec<String> {
+        let mut line = self.arguments.clone();
         line.extend(["--report".to_owned(), self.report.display().to_string()]);
         if let Some(policy) = &self.policy {
             let number = GUARDS.fetch_add(1, Ordering::Relaxed);
             let file = self.world.file(&format!("policy-{number}.yaml"), policy);
             line.extend(["--policy".to_owned(), file.display().to_string()]);
         }
-        line.push("--".to_owned());
         line
     }
 

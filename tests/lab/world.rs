@@ -186,6 +186,34 @@ impl World {
         self.host().start(command)
     }
 
+    /// A cgroup of this world's own, removed with it.
+    pub fn cgroup(&self, name: &str) -> PathBuf {
+        let mounts = fs::read_to_string("/proc/self/mounts").expect("read the list of mounts");
+        let top = mounts.lines().find_map(|line| {
+            let mut words = line.split(' ').skip(1);
+            let at = words.next()?;
+            (words.next()? == "cgroup2").then_some(at)
+        });
+        let path = Path::new(top.expect("cgroup2 is mounted"))
+            .join(self.id())
+            .join(name);
+        fs::create_dir_all(&path).expect("make a cgroup");
+        path
+    }
+
+    /// Start a command on the host, without the guard, in a cgroup.
+    pub fn start_in<S: AsRef<str>>(&self, cgroup: &Path, command: &[S]) -> Running {
+        self.start_in_on(self.host(), cgroup, command)
+    }
+
+    /// The same on another machine.
+    pub fn start_in_on<S: AsRef<str>>(&self, node: &Node, cgroup: &Path, command: &[S]) -> Running {
+        let enter = format!("echo $$ >{}/cgroup.procs; exec \"$@\"", cgroup.display());
+        let mut line = vec!["sh".to_owned(), "-ec".to_owned(), enter, "sh".to_owned()];
+        line.extend(command.iter().map(|word| word.as_ref().to_owned()));
+        node.start(&line)
+    }
+
     /// A guarded run on the host, to be described and then run.
     pub fn guard(&self) -> Guard<'_> {
         Guard::new(self)

@@ -3,6 +3,7 @@
 //! The doc comments are the reference: `--help` and `docs/reference/cli.md` are made from them.
 
 mod amounts;
+mod attach;
 mod graph;
 mod policy;
 mod runs;
@@ -16,6 +17,7 @@ use blackstart_guard::Need;
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub(crate) use attach::*;
 pub(crate) use graph::*;
 pub(crate) use policy::*;
 pub(crate) use runs::*;
@@ -73,6 +75,7 @@ pub(crate) enum Command {
     Run(Box<RunTyped>),
     Drill(Box<DrillTyped>),
     Reload(Reload),
+    Attach(Box<Attach>),
     Doctor(Doctor),
     Sweep(Sweep),
     #[command(subcommand)]

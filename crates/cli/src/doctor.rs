@@ -405,6 +405,24 @@ fn programs(host: &Support) -> Vec<Line> {
             daemons,
             daemons,
         ),
+        (
+            "claims",
+            match (bpf.sock_ops, bpf.sk_msg) {
+                (Some(false), _) | (_, Some(false)) => Some(false),
+                (Some(true), Some(true)) => Some(true),
+                _ => None,
+            },
+            "socket message hooks",
+            "names that connections give (TLS, HTTP, proxies) are judged",
+            (
+                Gap,
+                "where one address serves several names, the lookup alone decides",
+            ),
+            (
+                Impossible,
+                "exit 125 where a name is denied, unless --accept-gap claims",
+            ),
+        ),
     ];
     asked
         .into_iter()

@@ -39,7 +39,9 @@ fn learned(typed: &Learn, store: &Store, output: Output) -> Result<u8, Error> {
     };
     let mut learner = Learner::default();
     store.pasts(&filter, &mut Ancestry::default(), &mut |past, ancestry| {
-        learner.add(past, ancestry);
+        if past.attached == typed.attached {
+            learner.add(past, ancestry);
+        }
         ControlFlow::Continue(())
     })?;
     if learner.runs() == 0 {
@@ -47,7 +49,12 @@ fn learned(typed: &Learn, store: &Store, output: Output) -> Result<u8, Error> {
         return Ok(NOTHING);
     }
     let learned = learner.learned();
-    let refused = match held_against(store, &filter, &text(typed, today, &learned, 0))? {
+    let refused = match held_against(
+        store,
+        &filter,
+        typed.attached,
+        &text(typed, today, &learned, 0),
+    )? {
         Ok(refused) => refused,
         Err(why) => {
             output.error(&plain(&format!("what was learned is no policy: {why}")));
@@ -73,7 +80,12 @@ fn text(typed: &Learn, today: Micros, learned: &Learned, refused: u64) -> String
 }
 
 /// What a policy refuses of the runs that it was learned from; or why it is none.
-fn held_against(store: &Store, filter: &Filter, text: &str) -> Result<Result<u64, String>, Error> {
+fn held_against(
+    store: &Store,
+    filter: &Filter,
+    attached: bool,
+    text: &str,
+) -> Result<Result<u64, String>, Error> {
     let mut policy = match policy::alone(text, "learned.yaml") {
         Ok(effective) => effective.policy,
         Err(wrong) => {
@@ -92,6 +104,7 @@ fn held_against(store: &Store, filter: &Filter, text: &str) -> Result<Result<u64
         filter,
         &mut Ancestry::default(),
         &mut |past, ancestry| match replay.of(past, ancestry) {
+            _ if past.attached != attached => ControlFlow::Continue(()),
             Ok(replayed) => {
                 backtest.add(past, &replayed);
                 ControlFlow::Continue(())

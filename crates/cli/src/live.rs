@@ -1,10 +1,10 @@
 //! What is said while a run is on: one line for each new kind of refusal, and for what fails meanwhile.
 
-use blackstart_core::report::Verdict;
+use blackstart_core::report::{Attached, Verdict};
 use blackstart_guard::{Notice, Refused};
 
 use crate::plain::{Paint, cut, plain};
-use crate::summary::label;
+use crate::summary::{counted, label};
 
 /// Longest text that a process or a policy may put into the line.
 const PART_WIDTH: usize = 200;
@@ -30,8 +30,29 @@ pub(crate) fn line(notice: &Notice, telling: Telling) -> Option<String> {
             paint.doubtful("warning:"),
             part(text)
         )),
+        Notice::Attached { to, processes } => Some(attached(to, *processes)),
         Notice::Gap(_) => None,
     }
+}
+
+fn attached(to: &Attached, processes: usize) -> String {
+    let open = to.connections.len() as u64;
+    let cut = to.connections.iter().filter(|one| one.cut).count();
+    let cut = if cut > 0 {
+        format!(", {cut} of them cut")
+    } else {
+        String::new()
+    };
+    format!(
+        "blackstart: attached to {} with {}; {} open before{cut}\n",
+        part(&to.cgroup),
+        if processes == 1 {
+            "1 process".to_owned()
+        } else {
+            format!("{processes} processes")
+        },
+        counted(open, "connection"),
+    )
 }
 
 fn refusal(refused: &Refused, paint: Paint) -> String {

@@ -67,6 +67,7 @@ fn main() -> ExitCode {
     let code = match typed.command {
         // Sweeps on its own, in one go with looking for an orphan of the same service.
         Command::Run(typed) => run::run(typed.whole(), output),
+        Command::Attach(typed) => run::attach(*typed, output),
         Command::Drill(typed) => run::run(typed.whole(), output),
         Command::Reload(typed) => after_sweep(output, || reload::reload(&typed, output)),
         Command::Sweep(_) => only_sweep(output),

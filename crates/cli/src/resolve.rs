@@ -14,7 +14,7 @@ use blackstart_core::redact::Redaction;
 use blackstart_core::report::{Mode, PolicySource};
 use blackstart_core::tables::{Facts, Tables, compile};
 
-use blackstart_guard::Origin;
+use blackstart_guard::{Attaching, Meant, Origin};
 
 use crate::args::{self, Format};
 use crate::catalog_files;
@@ -281,7 +281,8 @@ pub(crate) fn run(mut typed: args::Run, around: &Surroundings) -> Result<Order, 
         Some(policy) => policy.service.clone(),
         None => typed.service,
     };
-    if catalog_was_typed && service.is_none() {
+    // What runs already deploys nothing.
+    if catalog_was_typed && service.is_none() && !typed.command.is_empty() {
         let message = "no circle can be found: say what this run deploys, with --service NAME";
         remarks.push(message.to_owned());
     }
@@ -313,6 +314,60 @@ pub(crate) fn run(mut typed: args::Run, around: &Surroundings) -> Result<Order, 
         overlooked,
         state,
     })
+}
+
+/// The same for what is to be attached to: a run without a command of its own.
+pub(crate) fn attach(
+    typed: args::Attach,
+    around: &Surroundings,
+) -> Result<(Order, Attaching), Vec<Problem>> {
+    let args::To {
+        unit,
+        container,
+        cgroup,
+        pid,
+    } = typed.to;
+    let to = unit
+        .map(Meant::Unit)
+        .or(container.map(Meant::Container))
+        .or(cgroup.map(Meant::Cgroup))
+        .or(pid.map(|pid| Meant::Pid {
+            pid,
+            whole_cgroup: typed.whole_cgroup,
+        }));
+    let Some(to) = to else {
+        let message =
+            "nothing is named to attach to; give one of --unit, --container, --cgroup and --pid";
+        return Err(vec![Problem::Message(message.to_owned())]);
+    };
+    let attaching = Attaching {
+        to,
+        time: typed.time,
+        cut: typed.cut,
+    };
+    let typed = args::Run {
+        policy: typed.policy,
+        catalog: typed.catalog,
+        service: typed.service,
+        mode: typed.mode,
+        report: typed.report,
+        redact: typed.redact,
+        format: typed.format,
+        leftover: None,
+        accept_gap: typed.accept_gap,
+        contain: false,
+        no_contain: false,
+        concurrent: true,
+        break_glass: None,
+        down: Vec::new(),
+        lock: None,
+        update_lock: false,
+        fault: args::Fault::Refuse,
+        time_limit: None,
+        quiet: typed.quiet,
+        command: Vec::new(),
+    };
+    Ok((run(typed, around)?, attaching))
 }
 
 /// The drill that was typed.
@@ -408,9 +463,12 @@ fn effective(typed: &args::Run, around: &Surroundings) -> Result<Option<Effectiv
         service: typed.service.clone(),
     };
     let mut effective = resolved(files, asked, around)?;
-    let trees = deployed::trees(&typed.command, &around.directory);
-    let lie_there = deployed::remarks(&effective.source.files, &around.directory, &trees);
-    effective.remarks.extend(lie_there);
+    // Without a command nothing is deployed here.
+    if !typed.command.is_empty() {
+        let trees = deployed::trees(&typed.command, &around.directory);
+        let lie_there = deployed::remarks(&effective.source.files, &around.directory, &trees);
+        effective.remarks.extend(lie_there);
+    }
     Ok(Some(effective))
 }
 

@@ -7,7 +7,7 @@ use blackstart_core::explain::{Question, explain};
 use blackstart_core::policy::Rule;
 use blackstart_core::report::Account;
 use blackstart_core::tables::Tables;
-use blackstart_guard::{AtEnd, Ended, GivenPolicy, Notice, Request};
+use blackstart_guard::{AtEnd, Ended, GivenPolicy, Notice, Refusal, Request};
 
 use crate::FAILED;
 use crate::args::{self, Format, Leftover};
@@ -24,13 +24,34 @@ use crate::summary::Telling;
 
 /// Runs it, tells about it, and says how to exit.
 pub(crate) fn run(typed: args::Run, output: Output) -> u8 {
-    let order = match resolve::run(typed, &Surroundings::of_caller()) {
-        Ok(order) => order,
+    match resolve::run(typed, &Surroundings::of_caller()) {
+        Ok(order) => carry_out(&order, output, blackstart_guard::run),
         Err(problems) => {
             show_all(&problems, output);
-            return FAILED;
+            FAILED
         }
-    };
+    }
+}
+
+/// Attaches to what is there already, tells about it, and says how to exit.
+pub(crate) fn attach(typed: args::Attach, output: Output) -> u8 {
+    match resolve::attach(typed, &Surroundings::of_caller()) {
+        Ok((order, attaching)) => carry_out(&order, output, |request, notice| {
+            blackstart_guard::attach(request, &attaching, notice)
+        }),
+        Err(problems) => {
+            show_all(&problems, output);
+            FAILED
+        }
+    }
+}
+
+/// Guards what `order` is about, by way of `guard`.
+fn carry_out(
+    order: &Order,
+    output: Output,
+    guard: impl FnOnce(&Request, &mut dyn FnMut(Notice)) -> Result<Ended, Refusal>,
+) -> u8 {
     if !order.overlooked.is_empty() {
         show_all(&order.overlooked, output);
         output.warning("the glass is broken: the command runs in spite of what is said above");
@@ -74,13 +95,13 @@ pub(crate) fn run(typed: args::Run, output: Output) -> u8 {
             output.say(&line);
         }
     };
-    match blackstart_guard::run(&request(&order), &mut notice) {
+    match guard(&request(order), &mut notice) {
         Ok(ended) => {
             let rules = ended
                 .reloaded
                 .as_ref()
                 .map_or(rules, |policy| &policy.rules);
-            let code = tell(&order, &ended, rules, output);
+            let code = tell(order, &ended, rules, output);
             let record = ended.record.clone().filter(|_| ended.finished);
             // What is told is told: from here on its room is needed for something else.
             drop(ended);

@@ -13,8 +13,8 @@ use std::fmt::Write as _;
 use blackstart_core::explain::{Explanation, Question};
 use blackstart_core::policy::{Day, Rule};
 use blackstart_core::report::{
-    DrillOutcome, Gap, Guarded, Parts, RulePlace, STANDING_GAPS, Severity, Verdict, image_name,
-    rule_text,
+    Connection, DrillOutcome, Gap, Guarded, Parts, RulePlace, STANDING_GAPS, Severity, Until,
+    Verdict, image_name, rule_text,
 };
 use blackstart_core::tables::RULE_RESOLVER_SOCKET;
 
@@ -27,6 +27,7 @@ const REFUSED_SHOWN: usize = 10;
 const DEPENDENCIES_SHOWN: usize = 25;
 const DELEGATES_SHOWN: usize = 10;
 const FINDINGS_SHOWN: usize = 10;
+const CONNECTIONS_SHOWN: usize = 10;
 const GAPS_SHOWN: usize = 40;
 const CHAINS_SHOWN: usize = 3;
 const PLACES_SHOWN: usize = 3;
@@ -35,6 +36,7 @@ const LOSERS_SHOWN: usize = 3;
 const NAME_WIDTH: usize = 48;
 const CHAIN_LINKS: usize = 6;
 const LABEL_WIDTH: usize = 24;
+const TARGET_WIDTH: usize = 100;
 const SENTENCE_WIDTH: usize = 300;
 
 /// For how long a waiver holds that is suggested.
@@ -83,6 +85,7 @@ impl Telling<'_> {
         self.waive(&mut out, refused.shown.iter().chain(&would.shown));
         self.dependencies(&mut out, &destinations.reached, destinations.names_only);
         self.delegates(&mut out, &lines);
+        self.open_before(&mut out);
         self.findings(&mut out);
         self.coverage(&mut out);
         for path in self.written {
@@ -99,7 +102,10 @@ impl Telling<'_> {
 
     fn headline(&self, destinations: &Destinations) -> String {
         let run = self.report.run();
-        let command = label("", &run.command);
+        let command = match &run.attached {
+            Some(attached) => cut(&plain(&attached.target), TARGET_WIDTH),
+            None => label("", &run.command),
+        };
         let command = self.paint.bold(&command);
         if run.guarded == Guarded::No {
             return format!(
@@ -128,10 +134,59 @@ impl Telling<'_> {
             let _ = write!(line, "; {}", self.paint.doubtful(&words));
         }
         line.push_str(&self.limits_reached());
+        match run.attached.as_ref().map(|attached| attached.until) {
+            Some(Some(Until::Gone)) => line.push_str("; its cgroup is gone"),
+            Some(None) => line.push_str("; its end was not seen"),
+            _ => {}
+        }
         if run.guarded == Guarded::Partly {
             line.push_str("; not everything could be seen, see the gaps");
         }
         line
+    }
+
+    /// Connections that were older than the guard.
+    fn open_before(&self, out: &mut String) {
+        let attached = self.report.run().attached.as_ref();
+        // Those that are refused first.
+        let told = |one: &&Connection| match one.verdict {
+            Some(Verdict::Deny) => 0,
+            Some(Verdict::WouldDeny) => 1,
+            Some(_) => 2,
+            None => 3,
+        };
+        let mut open: Vec<_> = attached.iter().flat_map(|to| &to.connections).collect();
+        open.sort_by_key(told);
+        if open.is_empty() {
+            return;
+        }
+        let _ = writeln!(out, "\n{} ({})", self.paint.bold("open before"), open.len());
+        for one in open.iter().take(CONNECTIONS_SHOWN) {
+            let who = match (&one.exe, one.pid) {
+                (Some(exe), Some(pid)) => format!("{} (pid {pid})", label(exe, &[])),
+                _ => "a process that is not known".to_owned(),
+            };
+            let way = if one.incoming { "from" } else { "to" };
+            let refused = matches!(one.verdict, Some(Verdict::Deny | Verdict::WouldDeny));
+            let remark = match (&one.rule, one.cut) {
+                (Some(rule), true) => format!("; {} [{}]", self.paint.bad("cut"), plain(rule)),
+                (Some(rule), false) if refused => {
+                    let left = self.paint.doubtful("left, though a new one is refused");
+                    format!("; {left} [{}]", plain(rule))
+                }
+                _ => String::new(),
+            };
+            let _ = writeln!(
+                out,
+                "    {} {way} {}, {who}{remark}",
+                plain(&one.protocol),
+                one.peer
+            );
+        }
+        let more = open.len().saturating_sub(CONNECTIONS_SHOWN);
+        if more > 0 {
+            let _ = writeln!(out, "    … and {more} more");
+        }
     }
 
     /// `; time limit of 30m reached`

@@ -127,6 +127,37 @@ pub fn decide(tables: &Tables, attempt: &Attempt<'_>) -> Decision {
     })
 }
 
+/// Judge what a client says of its own connection: that it is for this name and no other of the address's (the server name
+/// of TLS, the host of HTTP). It may be refused for it; what [`decide`] refused it is not permitted by it.
+///
+/// The name counts as if the address had been given under it alone: by the chains by which its class was leased there, if
+/// it was.
+pub fn decide_claim(tables: &Tables, attempt: &Attempt<'_>, claim: ClassId) -> Decision {
+    let leased: Vec<Lease> = attempt
+        .leases
+        .iter()
+        .filter(|lease| lease.class == claim)
+        .copied()
+        .collect();
+    let alone = [Lease {
+        class: claim,
+        deny_class: 0,
+    }];
+    let leases = if leased.is_empty() {
+        &alone[..]
+    } else {
+        &leased
+    };
+    decide(
+        tables,
+        &Attempt {
+            leases,
+            resolver_dns: false,
+            ..*attempt
+        },
+    )
+}
+
 /// Does what a link of the chain is denied by stand over what is said of the name itself? Of two denies the one of the
 /// higher rank counts, then the one that is enforced, then the name's own.
 fn is_over(link: Ruling, own: Ruling) -> bool {

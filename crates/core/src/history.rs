@@ -118,6 +118,8 @@ pub struct Past {
     pub started: Micros,
     /// An outage was played for it.
     pub drill: bool,
+    /// It was no command, but what ran already.
+    pub attached: bool,
     /// Why what is known of it may not be all; see [`lacks`].
     pub lacks: Arc<[String]>,
     /// What its host added.
@@ -264,6 +266,7 @@ impl Past {
             host: run.host.as_str().into(),
             started: micros(&run.started),
             drill: run.drill.is_some(),
+            attached: run.attached.is_some(),
             lacks: lacks(run, &report.coverage).into(),
             around: Arc::new(Surroundings::of(run)),
             lookups: report

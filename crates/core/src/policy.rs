@@ -177,6 +177,12 @@ pub enum LeaseLife {
     Ttl,
 }
 
+/// Ports at which what a connection sends first says whom it is for, if a policy does not say which: those of HTTP, of
+/// TLS, and the usual ones of proxies.
+pub const INSPECTED: [u16; 4] = [80, 443, 3128, 8080];
+/// As many ports as may be named.
+pub const MAX_INSPECTED: usize = 32;
+
 /// Why a rule stands that nobody wrote: the catalog says so.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Derivation {
@@ -289,6 +295,9 @@ pub struct Policy {
     /// How long leases last: the strictest word of all layers.
     #[serde(default, skip_serializing_if = "is_default")]
     pub lease: LeaseLife,
+    /// The ports under `inspect:` in any layer, sorted; none if nobody said, which means [`INSPECTED`] where it matters.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub inspect: Option<Vec<u16>>,
     /// The rules; `rules[id - 1]` is the one with that [`RuleId`]. Their order means nothing else.
     pub rules: Vec<Rule>,
     /// Waivers whose last day is over. They have no effect; whoever reads the report is to know of them.
@@ -310,6 +319,7 @@ impl Default for Policy {
             mode: Mode::Observe,
             default: Effect::Allow,
             lease: LeaseLife::Run,
+            inspect: None,
             rules: Vec::new(),
             expired: Vec::new(),
             limits: Limits::default(),

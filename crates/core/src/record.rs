@@ -90,6 +90,9 @@ pub struct SubjectRow {
     pub forked: bool,
     /// The process was first seen when it acted, not when it started.
     pub late: bool,
+    /// It was there before anybody looked; what is said of it was read from /proc.
+    #[serde(default)]
+    pub found: bool,
     /// Start of the image.
     pub started_ns: u64,
     /// End; 0 while it lives.
@@ -315,6 +318,24 @@ pub struct Counters {
     pub answers_forged: u64,
     /// Attempts judged in the packet path because no socket hook had judged them.
     pub backstop: u64,
+    /// Connections whose own words about whom they are for were not read: another program holds them.
+    #[serde(default)]
+    pub claims_busy: u64,
+    /// There was no room to hold them.
+    #[serde(default)]
+    pub claims_full: u64,
+    /// They were sent before they could be read.
+    #[serde(default)]
+    pub claims_unseen: u64,
+    /// They could not be read.
+    #[serde(default)]
+    pub claims_unread: u64,
+    /// They named nobody.
+    #[serde(default)]
+    pub claims_unnamed: u64,
+    /// They may have named another in what is encrypted.
+    #[serde(default)]
+    pub claims_hidden: u64,
 }
 
 /// One row of a record, of whatever kind. Rows come in no order that a reader may depend on.

@@ -8,6 +8,7 @@
 
 mod account;
 mod assemble;
+mod attached;
 mod coverage;
 mod drill;
 pub mod exit_code;
@@ -30,6 +31,7 @@ pub use crate::policy::Reaction;
 pub use crate::record::{Attribution, Verdict};
 pub use account::{Account, Parts};
 pub use assemble::{Leftover, Reload, RunFacts, assemble, rule_text};
+pub use attached::{Attached, AttachedBy, Connection, Until};
 pub use coverage::{STANDING_GAPS, StandingGap};
 pub use drill::{Drill, DrillFacts, DrillOutcome, Usual};
 pub(crate) use findings::{printable, stable_id};
@@ -124,6 +126,9 @@ pub struct Run {
     /// The outage that was played for this run, and what it made of the command.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drill: Option<Drill>,
+    /// What it was attached to, where there was no command: a cgroup that was there before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attached: Option<Attached>,
     /// Use of resources.
     pub usage: Usage,
     /// The kernel.
@@ -238,6 +243,9 @@ pub struct Subject {
     pub ended: Option<Time>,
     /// Exit code, or 128+n for signal n.
     pub exit: Option<i32>,
+    /// It was there before Blackstart attached: what stands here is what /proc told then, and not what was seen.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub found: bool,
 }
 
 /// A name looked up by a subject.
@@ -285,9 +293,9 @@ pub enum Outcome {
 pub struct Flow {
     /// Who.
     pub subject: Option<u64>,
-    /// Under which name.
+    /// Under which name: the one that was looked up, or that the connection itself gave (TLS, HTTP).
     pub name: Option<String>,
-    /// Address.
+    /// Address; `::` for a name that a proxy was asked for.
     pub address: IpAddr,
     /// Port; 0 where the protocol has none.
     pub port: u16,

@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::name::Name;
 use crate::path::Selector;
-use crate::policy::{Failure, LeaseLife, Rank};
+use crate::policy::{Failure, Rank};
 
 pub use compile::{
     CompileError, Facts, Limit, MAX_PORT_RULINGS, MAX_SELECTORS, MAX_STATES, compile,
@@ -165,6 +165,18 @@ pub struct NameState {
     pub edges: BTreeMap<Box<[u8]>, StateId>,
 }
 
+/// When a lease ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LeaseEnd {
+    /// With the run.
+    Run,
+    /// With the time that its answer gave it, but not before so many seconds.
+    Ttl {
+        /// Seconds.
+        at_least: u32,
+    },
+}
+
 /// A policy, compiled.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tables {
@@ -173,7 +185,12 @@ pub struct Tables {
     /// `mode: enforce`? It holds for the default and for what cannot be judged; a rule has its own.
     pub enforce: bool,
     /// How long leases last: who holds them knows, here it is only told.
-    pub lease: LeaseLife,
+    pub lease: LeaseEnd,
+    /// The ports at which names that connections give are judged: those that the policy names, or else the usual ones,
+    /// where a name can decide something. Sorted; no more than [`MAX_INSPECTED`](crate::policy::MAX_INSPECTED).
+    pub inspect: Vec<u16>,
+    /// The search list of the run's resolv.conf: who writes a name short gives it so, too.
+    pub search: Vec<Name>,
     /// The name automaton; `states[0]` is the root.
     pub states: Vec<NameState>,
     /// The classes; `classes[0]` is that of no rule.
@@ -234,6 +251,14 @@ impl Class {
 }
 
 impl Tables {
+    /// For whoever has no end of a run to hold its leases by: what would last as long as the run lasts as long as its
+    /// answer said, or ten minutes, whichever is longer. What the policy wants to be strict stays so.
+    pub fn end_leases(&mut self) {
+        if self.lease == LeaseEnd::Run {
+            self.lease = LeaseEnd::Ttl { at_least: 600 };
+        }
+    }
+
     /// The class of a name.
     pub fn class_of_name(&self, name: &Name) -> ClassId {
         let mut state = &self.states[0];

@@ -5,8 +5,9 @@ use blackstart_core::policy::{Effect, Policy, Rule, Target, alone};
 use blackstart_core::record::*;
 use blackstart_core::redact::Redaction;
 use blackstart_core::report::{
-    Account, Finding, Gap, Guarded, Ledger, Leftover, LimitFacts, Mode, Outcome, Parts,
-    PolicySource, Reload, Report, RunFacts, STANDING_GAPS, Severity, Usage, assemble, schema,
+    Account, Attached, AttachedBy, Finding, Gap, Guarded, Ledger, Leftover, LimitFacts, Mode,
+    Outcome, Parts, PolicySource, Reload, Report, RunFacts, STANDING_GAPS, Severity, Until, Usage,
+    assemble, schema,
 };
 use blackstart_core::tables::{RULE_DEFAULT, RULE_LOCAL, RULE_RESOLVER_SOCKET, RULE_SOCKET_KIND};
 
@@ -39,6 +40,7 @@ fn facts(policy: Option<&Policy>) -> RunFacts<'_> {
         reloads: Vec::new(),
         break_glass: None,
         drill: None,
+        attached: None,
         limits: LimitFacts::default(),
         usage: Usage::default(),
         kernel_release: "6.1.0".into(),
@@ -66,6 +68,7 @@ fn subject(id: SubjectId, parent: SubjectId, exe: &str, started_s: u64) -> Subje
         argv_truncated: false,
         forked: false,
         late: false,
+        found: false,
         started_ns: started_s * SECOND,
         ended_ns: (started_s + 1) * SECOND,
         wait_status: 0,
@@ -366,6 +369,33 @@ fn the_last_end_is_known_when_all_have_ended() {
 }
 
 #[test]
+fn what_was_there_before_is_told_apart() {
+    let mut record = record();
+    record.subjects[0].found = true;
+    let facts = RunFacts {
+        command: Vec::new(),
+        attached: Some(Attached {
+            by: AttachedBy::Unit,
+            target: "mysql.service".to_owned(),
+            cgroup: "/system.slice/mysql.service".to_owned(),
+            until: Some(Until::Asked),
+            connections: Vec::new(),
+        }),
+        ..facts(None)
+    };
+    let report = assemble(&record, &facts);
+    assert_eq!(report.run.attached, facts.attached);
+    let found: Vec<_> = report.subjects.iter().filter(|of| of.found).collect();
+    assert_eq!(found.len(), 1);
+    // Of a run neither stands there: who reads reports of before needs to know nothing of them.
+    let text = serde_json::to_string(&assemble(&record, &self::facts(None))).unwrap();
+    assert!(!text.contains("\"attached\""));
+    assert_eq!(text.matches("\"found\"").count(), 1);
+    let again: Report = serde_json::from_str(&text).unwrap();
+    assert_eq!(again.run.attached, None);
+}
+
+#[test]
 fn the_order_of_rows_changes_nothing() {
     let mut record = record();
     record.queries = vec![
@@ -559,6 +589,12 @@ fn every_blind_spot_is_a_gap_and_nothing_else_is() {
         answers_unasked: 7,
         dns_over_tcp: 6,
         sockets_lost: 10,
+        claims_busy: 11,
+        claims_full: 12,
+        claims_unseen: 13,
+        claims_unread: 14,
+        claims_unnamed: 15,
+        claims_hidden: 16,
         ..quiet
     };
     record.subjects[0].late = true;
@@ -585,6 +621,12 @@ fn every_blind_spot_is_a_gap_and_nothing_else_is() {
             ("answers_forged", 8),
             ("answers_malformed", 5),
             ("answers_unasked", 7),
+            ("claims_busy", 11),
+            ("claims_full", 12),
+            ("claims_hidden", 16),
+            ("claims_unnamed", 15),
+            ("claims_unread", 14),
+            ("claims_unseen", 13),
             ("dns_over_tcp", 6),
             ("late_subjects", 1),
             ("leases_evicted", 9),
@@ -852,13 +894,13 @@ fn the_schema_describes_the_document() {
             .collect::<std::collections::BTreeSet<_>>()
     };
     assert_eq!(keys(&schema["properties"]), keys(&report));
-    assert_eq!(
-        keys(&schema["$defs"]["Subject"]["properties"]),
-        keys(&report["subjects"][0])
-    );
+    let mut of_subject = keys(&schema["$defs"]["Subject"]["properties"]);
+    // Only of one that was there before.
+    assert!(of_subject.remove("found"));
+    assert_eq!(of_subject, keys(&report["subjects"][0]));
     let mut of_run = keys(&schema["$defs"]["Run"]["properties"]);
-    // Only of a run whose scripts' texts were looked at, or for which an outage was played.
-    assert!(of_run.remove("scripts") && of_run.remove("drill"));
+    // Only of a run whose scripts' texts were looked at, or for which an outage was played; or of none.
+    assert!(of_run.remove("scripts") && of_run.remove("drill") && of_run.remove("attached"));
     assert_eq!(of_run, keys(&report["run"]));
     let back: Report = serde_json::from_value(report.clone()).unwrap();
     assert_eq!(serde_json::to_value(back).unwrap(), report);

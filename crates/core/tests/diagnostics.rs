@@ -92,6 +92,7 @@ mode: enforced
 default: [deny]
 mode: observe
 lease: forever
+inspect: [80, https, 0]
 rules:
   - dney: github.com
   - deny: github.com

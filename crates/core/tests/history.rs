@@ -31,6 +31,7 @@ fn run(n: i64) -> Past {
         host: "db1".into(),
         started: START + n * DAY,
         drill: false,
+        attached: false,
         lacks: [].into(),
         around: Arc::new(Surroundings {
             own: vec![ip("10.0.0.9")],

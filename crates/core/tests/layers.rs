@@ -90,6 +90,31 @@ fn verdict(policy: &Policy, name: &str) -> Verdict {
 }
 
 #[test]
+fn of_ports_that_are_inspected_all_are() {
+    let ports = |guardrails: &[&str], own: &str| -> Vec<u16> {
+        let policy = effective(given(guardrails, own)).policy;
+        let facts = Facts { search: Vec::new() };
+        compile(&policy, &facts).unwrap().inspect
+    };
+    let denying = "rules:\n  - deny: a.example\n";
+    assert!(ports(&[], "rules:\n").is_empty());
+    assert_eq!(ports(&[], denying), [80, 443, 3128, 8080]);
+    assert_eq!(ports(&[], "default: deny\n"), [80, 443, 3128, 8080]);
+    assert!(ports(&[], &format!("inspect: []\n{denying}")).is_empty());
+    // Nobody turns off what a guardrail wants.
+    let own = format!("inspect: []\n{denying}");
+    assert_eq!(ports(&["inspect: [8443, 443]\n"], &own), [443, 8443]);
+    assert_eq!(
+        ports(&["inspect: [443]\n"], "inspect: [81, 443]\n"),
+        [81, 443]
+    );
+    let many: Vec<String> = (1..=32).map(|port| port.to_string()).collect();
+    let many = format!("inspect: [{}]\n", many.join(", "));
+    let refused = refused(given(&[&many], "inspect: [99]\n"));
+    assert!(refused.contains("more than 32 ports"), "{refused}");
+}
+
+#[test]
 fn layers_come_one_after_the_other() {
     let mut given = given(
         &[

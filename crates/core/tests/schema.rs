@@ -67,6 +67,7 @@ fn every_key_is_taken() {
         r#"{HEAD}service: mysql
 mode: observe
 default: deny
+inspect: [443, 8443]
 include: [base.yaml]
 protect: [github]
 rules:
@@ -109,6 +110,10 @@ fn what_the_parser_refuses_an_editor_marks() {
         &format!("{HEAD}service:\n"),
         &format!("{HEAD}mode: enforced\n"),
         &format!("{HEAD}mode:\n"),
+        &format!("{HEAD}inspect: 443\n"),
+        &format!("{HEAD}inspect: [https]\n"),
+        &format!("{HEAD}inspect: [0]\n"),
+        &format!("{HEAD}inspect: [65536]\n"),
         &format!("{HEAD}rules: all\n"),
         &format!("{HEAD}rules: [github.com]\n"),
         &format!("{HEAD}rules: [{{reason: x}}]\n"),

@@ -16,11 +16,15 @@ mod below;
 mod first;
 mod hierarchy;
 mod limits;
+mod named;
 mod scope;
+mod target;
 
 use first::{FirstGroup, FirstPlace};
 use hierarchy::{Hierarchy, Tree};
 pub(crate) use limits::{Controller, Outcome};
+pub use target::Meant;
+pub(crate) use target::Target;
 
 /// Name of the directory that holds runs, and mark of what is ours.
 const OURS: &str = "blackstart";

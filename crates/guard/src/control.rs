@@ -202,6 +202,8 @@ pub(crate) struct Judged<'a> {
     pub(crate) may_enforce: bool,
     /// Nothing is refused, whatever a policy says.
     pub(crate) broken_glass: bool,
+    /// No end of a run is there to hold leases by.
+    pub(crate) ends_leases: bool,
     /// Is something refused now?
     pub(crate) enforcing: bool,
 }
@@ -229,7 +231,10 @@ impl Judged<'_> {
         let facts = Facts {
             search: self.search.clone(),
         };
-        let tables = compile(&policy, &facts).map_err(|error| error.to_string())?;
+        let mut tables = compile(&policy, &facts).map_err(|error| error.to_string())?;
+        if self.ends_leases {
+            tables.end_leases();
+        }
         let rules = u32::try_from(policy.rules.len()).unwrap_or(u32::MAX);
         let mode = if enforces && !self.broken_glass {
             Mode::Enforce

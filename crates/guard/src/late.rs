@@ -32,7 +32,8 @@ impl LateSubjects {
     /// and then while the run is on.
     pub(crate) fn complete(&mut self, row: &mut Row) {
         let Row::Subject(row) = row else { return };
-        if row.late && row.argv.is_empty() {
+        // Or it was forked before anybody knew who forks it.
+        if (row.late || (row.forked && row.parent == 0)) && row.argv.is_empty() {
             self.complete_subject(row);
         }
     }
@@ -71,6 +72,7 @@ mod tests {
             argv_truncated: false,
             forked: false,
             late,
+            found: false,
             started_ns: 0,
             ended_ns: 0,
             wait_status: 0,

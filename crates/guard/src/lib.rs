@@ -6,10 +6,12 @@
 
 mod answer;
 mod cgroup;
+mod connections;
 mod control;
 mod files;
 mod finished;
 mod forward;
+mod found;
 mod inherited;
 mod late;
 mod leavers;
@@ -41,14 +43,16 @@ use blackstart_core::lock::Lock;
 use blackstart_core::policy::Policy;
 use blackstart_core::record::Verdict;
 use blackstart_core::redact::Redaction;
-use blackstart_core::report::{Account, Gap, Mode, PolicySource, RulePlace};
+use blackstart_core::report::{Account, Attached, Gap, Mode, PolicySource, RulePlace};
 
 pub use blackstart_kernel::support;
+pub use cgroup::Meant;
 pub use control::{Origin, Running, running};
 pub use finished::{FILES_KEPT, Finished, finished, forget};
 pub use orphan::{Failed, Living, Swept, sweep};
 pub use plan::Need;
 pub use refusal::{Cause, Refusal};
+pub use run::attach::{Attaching, attach};
 pub use run::run;
 
 /// What is to be run, and how.
@@ -125,6 +129,13 @@ pub enum AtEnd {
 pub enum Notice {
     /// A new kind of refusal.
     Refused(Refused),
+    /// Somebody else's cgroup is guarded from now on.
+    Attached {
+        /// Which, and what was open there before.
+        to: Attached,
+        /// How many processes are in it.
+        processes: usize,
+    },
     /// Something that this run has to go without.
     Gap(Gap),
     /// Something of ours failed; the run goes on.

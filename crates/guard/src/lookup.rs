@@ -9,9 +9,9 @@ use blackstart_kernel::{AnswerWanted, Asker, Session, Unread};
 
 use crate::answer::message::refusal;
 use crate::forward::{Ask, Question, Reply, Unjudged};
-use crate::supervise::{Supervisor, TURN};
+use crate::supervise::{Supervision, TURN};
 
-impl Supervisor<'_, '_> {
+impl Supervision<'_, '_> {
     /// Reply to what the forwarder asks, for one turn.
     pub(crate) fn hear_lookups(&mut self) {
         let Some(forwarder) = self.forwarder else {

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use blackstart_core::redact::Redaction;
 use blackstart_core::report::{Ledger, LimitFacts};
-use blackstart_kernel::{Error, Orphan, Session};
+use blackstart_kernel::{Error, Orphan, Session, detach_links};
 
 use crate::cgroup::{Found, RunCgroup};
 use crate::pins;
@@ -158,6 +158,14 @@ fn sweep_one(dir: RunDir) -> io::Result<Outcome> {
         Err(error) => return lost(&id, dir, error),
     };
     let pins = pins::existing(&id, dir.path());
+    let attached = run.as_ref().and_then(|run| run.attached.as_ref());
+    if let (Some(to), true, Some(run)) = (attached, pins.is_empty(), &run)
+        && run.boot == boot()?
+    {
+        // Pinned where this process cannot look: taken off all the same, though what was recorded since the last
+        // checkpoint stays there.
+        detach_links(&to.links, to.id);
+    }
     let cgroup = match run.as_ref().map(|run| (&run.boot, &run.cgroup)) {
         // What an earlier boot made went with it.
         Some((run, _)) if !run.is_empty() && *run != boot()? => None,
@@ -170,14 +178,16 @@ fn sweep_one(dir: RunDir) -> io::Result<Outcome> {
             // Its processes may live, and be guarded by nothing else than what would be taken down here.
             Found::Unknown(why) => return Err(io::Error::other(format!("left alone: {why}"))),
         },
-        _ if !pins.is_empty() => {
+        // Of what is attached to it is of no account.
+        _ if !pins.is_empty() && attached.is_none() => {
             return Err(io::Error::other(
                 "left alone: its programs are there, and where its cgroup is was not recorded",
             ));
         }
         _ => None,
     };
-    if let (Some(run), Some(cgroup)) = (&run, &cgroup)
+    // What is attached without a supervisor is to be taken off, whoever lives there: it is not ours.
+    if let (Some(run), Some(cgroup), None) = (&run, &cgroup, attached)
         && cgroup.populated()?
     {
         return Ok(Outcome::Lives(Living {
@@ -250,9 +260,10 @@ fn adopt(
         ),
     };
     let last_seen = dir.last_sign_of_life().map_or(run.started_ns, wall_ns);
+    // What was attached to is guarded until now, whether anybody is there or not.
     let over = record
         .last_end_ns()
-        .filter(|end| *end >= last_seen)
+        .filter(|end| *end >= last_seen && run.attached.is_none())
         .unwrap_or_else(|| wall_ns(SystemTime::now()));
     let unsupervised_seconds =
         Duration::from_nanos(u64::try_from(over - last_seen).unwrap_or(0)).as_secs_f64();

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use blackstart_core::policy::{Effect, Policy, Rule, Target};
 use blackstart_core::report::{Gap, Mode};
+use blackstart_core::tables::Uses;
 use blackstart_kernel::Feature;
 use blackstart_kernel::support::{Lockdown, Support};
 
@@ -34,6 +35,8 @@ pub enum Need {
     Outcomes,
     /// Unix sockets seen and judged.
     UnixSockets,
+    /// Names that connections give seen and judged.
+    Claims,
     /// Rules about unix sockets.
     UnixRules,
     /// Daemons that resolve names out of sight, refused.
@@ -64,7 +67,7 @@ pub enum Need {
 
 impl Need {
     /// All of them.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::Bpf,
         Self::Cgroup,
         Self::Names,
@@ -76,6 +79,7 @@ impl Need {
         Self::Contain,
         Self::Outcomes,
         Self::UnixSockets,
+        Self::Claims,
         Self::UnixRules,
         Self::ResolverSockets,
         Self::Pins,
@@ -105,6 +109,7 @@ impl Need {
             Self::Contain => "contain",
             Self::Outcomes => "outcomes",
             Self::UnixSockets => "unix_sockets",
+            Self::Claims => "claims",
             Self::UnixRules => "unix_rules",
             Self::ResolverSockets => "resolver_sockets",
             Self::Pins => "pins",
@@ -132,6 +137,7 @@ impl Need {
             | Self::Leavers
             | Self::Families
             | Self::Contain
+            | Self::Claims
             | Self::UnixRules
             | Self::ResolverSockets
             | Self::Pins
@@ -163,6 +169,7 @@ impl Need {
             Feature::Processes => Self::Processes,
             Feature::Leavers => Self::Leavers,
             Feature::UnixSockets => Self::UnixSockets,
+            Feature::Claims => Self::Claims,
         }
     }
 
@@ -181,6 +188,7 @@ impl Need {
                 "run as root with CAP_SYS_ADMIN and CAP_SETPCAP, outside of containers that forbid \
                  namespaces; or leave it out with --no-contain"
             }
+            Self::Claims => "let the policy say `inspect: []`",
             Self::UnixRules => "use kernel 6.7 or newer, or let the rule say `mode: observe`",
             Self::ResolverSockets => "stop nscd and systemd-resolved, or use kernel 6.7 or newer",
             Self::Limits => {
@@ -193,7 +201,7 @@ impl Need {
 }
 
 /// The features in the order of their weight: the first to try when not all can be loaded.
-pub(crate) const FEATURES: [Feature; 7] = [
+pub(crate) const FEATURES: [Feature; 8] = [
     Feature::Addresses,
     Feature::Names,
     Feature::Processes,
@@ -201,6 +209,7 @@ pub(crate) const FEATURES: [Feature; 7] = [
     Feature::SocketKinds,
     Feature::Outcomes,
     Feature::UnixSockets,
+    Feature::Claims,
 ];
 
 /// What was asked for, as far as gaps go; and the gaps met so far.
@@ -300,15 +309,25 @@ impl Terms {
     }
 }
 
-/// Which features to load on this host. Empty: the run goes unguarded.
-pub(crate) fn plan(host: &Support, terms: &mut Terms) -> Result<BTreeSet<Feature>, Refusal> {
+/// The features that a run is whole with, under a policy that `uses` these.
+pub(crate) fn needed(uses: Uses) -> impl Iterator<Item = Feature> {
+    let wanted = move |feature: &Feature| *feature != Feature::Claims || uses.claims;
+    FEATURES.into_iter().filter(wanted)
+}
+
+/// Which features to load on this host, of those that the policy `uses`. Empty: the run goes unguarded.
+pub(crate) fn plan(
+    host: &Support,
+    uses: Uses,
+    terms: &mut Terms,
+) -> Result<BTreeSet<Feature>, Refusal> {
     if let Some(why) = nothing_loads(host) {
         terms.nothing_left(&why)?;
         terms.lack(Need::Bpf, why)?;
         return Ok(BTreeSet::new());
     }
     let mut features = BTreeSet::new();
-    for feature in FEATURES {
+    for feature in needed(uses) {
         // Not known is worth a try: the loader will tell.
         if host.feature(feature) == Some(false) {
             terms.lack(
@@ -461,7 +480,10 @@ mod tests {
     fn an_able_host_loads_everything() {
         for enforce in [false, true] {
             let mut terms = terms(enforce, &[]);
-            assert_eq!(plan(&able(), &mut terms).unwrap(), BTreeSet::from(FEATURES));
+            assert_eq!(
+                plan(&able(), Uses::ALL, &mut terms).unwrap(),
+                BTreeSet::from(FEATURES)
+            );
             assert!(terms.gaps().is_empty());
         }
     }
@@ -471,13 +493,17 @@ mod tests {
         let mut host = able();
         host.bpf.cgroup_skb = Some(false);
         let mut observe = terms(false, &[]);
-        assert!(!plan(&host, &mut observe).unwrap().contains(&Feature::Names));
+        assert!(
+            !plan(&host, Uses::ALL, &mut observe)
+                .unwrap()
+                .contains(&Feature::Names)
+        );
         assert_eq!(kinds(&observe), ["names"]);
-        let refusal = plan(&host, &mut terms(true, &[])).unwrap_err();
+        let refusal = plan(&host, Uses::ALL, &mut terms(true, &[])).unwrap_err();
         assert_eq!(refusal.cause, Cause::Unmet(Need::Names));
         assert!(refusal.remedy.contains("--accept-gap names"), "{refusal}");
         let mut accepted = terms(true, &["names"]);
-        plan(&host, &mut accepted).unwrap();
+        plan(&host, Uses::ALL, &mut accepted).unwrap();
         assert_eq!(kinds(&accepted), ["names"]);
     }
 
@@ -486,22 +512,22 @@ mod tests {
         let mut host = able();
         host.capabilities = Some(Capabilities::default());
         let mut observe = terms(false, &[]);
-        assert!(plan(&host, &mut observe).unwrap().is_empty());
+        assert!(plan(&host, Uses::ALL, &mut observe).unwrap().is_empty());
         assert_eq!(kinds(&observe), ["bpf"]);
-        assert!(plan(&host, &mut terms(true, &["bpf"])).is_err());
+        assert!(plan(&host, Uses::ALL, &mut terms(true, &["bpf"])).is_err());
     }
 
     #[test]
     fn a_resolver_daemon_out_of_sight_is_a_hole_in_enforcing() {
         let mut host = able();
         host.resolved = true;
-        assert!(plan(&host, &mut terms(true, &[])).is_ok());
+        assert!(plan(&host, Uses::ALL, &mut terms(true, &[])).is_ok());
         host.bpf.connect_unix = Some(false);
-        let refusal = plan(&host, &mut terms(true, &[])).unwrap_err();
+        let refusal = plan(&host, Uses::ALL, &mut terms(true, &[])).unwrap_err();
         assert_eq!(refusal.cause, Cause::Unmet(Need::ResolverSockets));
         host.resolved = false;
         let mut fine = terms(true, &[]);
-        plan(&host, &mut fine).unwrap();
+        plan(&host, Uses::ALL, &mut fine).unwrap();
         assert_eq!(kinds(&fine), ["unix_sockets"]);
     }
 
@@ -510,7 +536,7 @@ mod tests {
         let mut host = able();
         host.bpf.tracing = None;
         let mut enforce = terms(true, &[]);
-        let features = plan(&host, &mut enforce).unwrap();
+        let features = plan(&host, Uses::ALL, &mut enforce).unwrap();
         assert!(features.contains(&Feature::Processes));
         let loaded = BTreeSet::from([Feature::Names, Feature::Addresses]);
         let missing = [(Feature::Processes, "refused".to_owned())];

@@ -52,14 +52,40 @@ pub(crate) struct Stat {
     pub(crate) state: char,
     pub(crate) parent: u32,
     pub(crate) session: i32,
+    /// A thread of the kernel.
+    pub(crate) kernel: bool,
     /// Start, in ticks since boot.
     pub(crate) started: u64,
+}
+
+/// Of whatever has this number: the process that it is, or is a thread of.
+pub(crate) fn thread_group(pid: u32) -> Option<u32> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("Tgid:"))?;
+    line.trim().parse().ok()
 }
 
 /// What it tells of this process.
 pub(crate) fn stat(pid: u32) -> Option<Stat> {
     parse_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
 }
+
+/// Were signals of this number ignored when we were started? (`nohup`, and what a script's shell puts into the
+/// background.)
+pub(crate) fn ignores(signal: i32) -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    ignored(&status).is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
+}
+
+fn ignored(status: &str) -> Option<u64> {
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("SigIgn:"))?;
+    u64::from_str_radix(line.trim(), 16).ok()
+}
+
+/// Of a process's flags (linux/sched.h).
+const PF_KTHREAD: u64 = 0x0020_0000;
 
 fn parse_stat(stat: &str) -> Option<Stat> {
     // The name in parentheses may hold anything, parentheses included.
@@ -68,7 +94,8 @@ fn parse_stat(stat: &str) -> Option<Stat> {
         state: fields.next()?.chars().next()?,
         parent: fields.next()?.parse().ok()?,
         session: fields.nth(1)?.parse().ok()?,
-        started: fields.nth(15)?.parse().ok()?,
+        kernel: fields.nth(2)?.parse::<u64>().ok()? & PF_KTHREAD != 0,
+        started: fields.nth(12)?.parse().ok()?,
     })
 }
 
@@ -86,10 +113,19 @@ mod tests {
                 state: 'T',
                 parent: 1,
                 session: 7,
+                kernel: false,
                 started: 4242,
             })
         );
         assert_eq!(parse_stat("12 (a"), None);
+    }
+
+    #[test]
+    fn ignored_signals_are_a_mask() {
+        let status = "Name:\tsleep\nSigBlk:\t0000000000000000\nSigIgn:\t0000000000000006\n";
+        assert_eq!(ignored(status), Some(6));
+        assert_eq!(ignored("Name:\tx\n"), None);
+        assert!(!ignores(rustix::process::Signal::TERM.as_raw()));
     }
 
     #[test]

@@ -1,8 +1,18 @@
 //! What this run's resolvers go by: resolv.conf, /etc/hosts, and the host's own addresses, as a process
-//! started from here sees them.
+//! started from here sees them, or as processes see them that are there already.
 
-use std::fs;
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::Read as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
+
+use rustix::fs::{Mode, OFlags, ResolveFlags, open, openat2};
+
+/// Processes whose view is asked for: those of one cgroup nearly all have the same.
+const VIEWS: usize = 256;
+/// No more of a file is read.
+const MOST: u64 = 16 << 20;
 
 /// The facts that a policy is compiled with, and the tables are filled with.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -24,19 +34,90 @@ impl Resolving {
         let text =
             |path: &str| fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
         let (servers, search) = resolv_conf(&text("/etc/resolv.conf").unwrap_or_default());
-        let hosts = hosts(&text("/etc/hosts").unwrap_or_default());
-        let mut own = fib_trie(&text("/proc/net/fib_trie").unwrap_or_default());
-        own.extend(if_inet6(&text("/proc/net/if_inet6").unwrap_or_default()));
-        own.retain(|address| !address.is_loopback());
-        own.sort_unstable();
-        own.dedup();
         Self {
             servers,
             search,
-            hosts,
-            own,
+            hosts: hosts(&text("/etc/hosts").unwrap_or_default()),
+            own: own_addresses("/proc"),
         }
     }
+
+    /// As these processes see them, all together: files in each mount namespace, addresses in each network namespace.
+    /// Where there is no process to ask, as it is here.
+    pub(crate) fn of(pids: &[i32]) -> Self {
+        let (mut mounts, mut networks) = (BTreeSet::new(), BTreeSet::new());
+        let mut all = Self::default();
+        let mut seen = false;
+        for pid in pids.iter().take(VIEWS) {
+            // A process may have a root of its own in the same namespace (chroot).
+            let view = namespace(*pid, "mnt").zip(fs::read_link(format!("/proc/{pid}/root")).ok());
+            if let Some(view) = view
+                && mounts.insert(view)
+            {
+                let (servers, search) = resolv_conf(&text_of(*pid, "etc/resolv.conf"));
+                seen = true;
+                add(&mut all.servers, servers);
+                add(&mut all.search, search);
+                add(&mut all.hosts, hosts(&text_of(*pid, "etc/hosts")));
+            }
+            if let Some(network) = namespace(*pid, "net")
+                && networks.insert(network)
+            {
+                add(&mut all.own, own_addresses(&format!("/proc/{pid}")));
+            }
+        }
+        if seen { all } else { Self::read() }
+    }
+}
+
+/// What is not there yet; the order stays.
+fn add<T: PartialEq>(known: &mut Vec<T>, more: Vec<T>) {
+    if known.is_empty() {
+        *known = more;
+        return;
+    }
+    for one in more {
+        if !known.contains(&one) {
+            known.push(one);
+        }
+    }
+}
+
+fn namespace(pid: i32, kind: &str) -> Option<PathBuf> {
+    fs::read_link(format!("/proc/{pid}/ns/{kind}")).ok()
+}
+
+/// A file as a process sees it. Its links lead nowhere else than to what it sees itself, and whatever waits for a
+/// reader (a pipe in the file's place) is not read.
+fn text_of(pid: i32, path: &str) -> String {
+    let read = || -> std::io::Result<Vec<u8>> {
+        let root = open(
+            format!("/proc/{pid}/root"),
+            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )?;
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let file = openat2(&root, path, flags, Mode::empty(), ResolveFlags::IN_ROOT)?;
+        let file = File::from(file);
+        if !file.metadata()?.is_file() {
+            return Err(std::io::ErrorKind::InvalidData.into());
+        }
+        let mut octets = Vec::new();
+        file.take(MOST).read_to_end(&mut octets)?;
+        Ok(octets)
+    };
+    String::from_utf8_lossy(&read().unwrap_or_default()).into_owned()
+}
+
+/// Addresses of the network namespace of whoever has this directory in /proc, loopback aside.
+fn own_addresses(process: &str) -> Vec<IpAddr> {
+    let text = |file: &str| fs::read_to_string(format!("{process}/net/{file}")).unwrap_or_default();
+    let mut own = fib_trie(&text("fib_trie"));
+    own.extend(if_inet6(&text("if_inet6")));
+    own.retain(|address| !address.is_loopback());
+    own.sort_unstable();
+    own.dedup();
+    own
 }
 
 /// Name servers and search list of a resolv.conf. Without a name server resolvers ask this host.

@@ -16,7 +16,7 @@ use blackstart_kernel::spawn::{
 use rustix::process::Signal;
 
 use crate::answer::Answerer;
-use crate::cgroup::RunCgroup;
+use crate::cgroup::{RunCgroup, Target};
 use crate::control::Control;
 use crate::forward::{Forwarder, Listeners};
 use crate::orphan::remove_programs;
@@ -27,6 +27,7 @@ use crate::story::wall_ns;
 use crate::terminal::Terminal;
 use crate::{Ended, Notice, Request, pins};
 
+pub(crate) mod attach;
 mod finish;
 mod limits;
 mod prepare;
@@ -42,17 +43,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// In observe mode the command runs whatever of ours fails, and the report says what is missing. In
 /// enforce mode, unless accepted, what is missing is a refusal: then nothing ran.
 pub fn run(request: &Request, notice: &mut dyn FnMut(Notice)) -> Result<Ended, Refusal> {
-    let policy = request.policy.as_ref().map(|given| &given.policy);
-    let mode = request
-        .mode
-        .or(policy.map(|policy| policy.mode))
-        .unwrap_or(Mode::Observe);
-    // A policy that observes may have rules that are enforced; broken glass refuses nothing.
-    let enforces = mode == Mode::Enforce || policy.is_some_and(Policy::enforces);
-    let terms = Terms::new(
-        enforces && request.break_glass.is_none(),
-        &request.accept_gaps,
-    )?;
+    let (mode, terms) = terms_of(request)?;
     // Before any thread is made: threads inherit the block.
     let signals =
         Signals::block().map_err(|error| system("signals cannot be taken over", &error))?;
@@ -69,6 +60,22 @@ pub fn run(request: &Request, notice: &mut dyn FnMut(Notice)) -> Result<Ended, R
     }
 }
 
+/// Observe or enforce, and what may be missing for that.
+fn terms_of(request: &Request) -> Result<(Mode, Terms), Refusal> {
+    let policy = request.policy.as_ref().map(|given| &given.policy);
+    let mode = request
+        .mode
+        .or(policy.map(|policy| policy.mode))
+        .unwrap_or(Mode::Observe);
+    // A policy that observes may have rules that are enforced; broken glass refuses nothing.
+    let enforces = mode == Mode::Enforce || policy.is_some_and(Policy::enforces);
+    let terms = Terms::new(
+        enforces && request.break_glass.is_none(),
+        &request.accept_gaps,
+    )?;
+    Ok((mode, terms))
+}
+
 /// Everything of one run, as far as it has come.
 struct Setup<'a> {
     request: &'a Request,
@@ -82,6 +89,12 @@ struct Setup<'a> {
     locked: Option<fs::File>,
     dir: Option<RunDir>,
     cgroup: Option<RunCgroup>,
+    /// Somebody else's, to be guarded in the place of a command.
+    target: Option<Target>,
+    /// Of what was open there before, end what is refused.
+    cut: bool,
+    /// Its processes.
+    found: attach::FoundSubjects,
     session: Option<Session>,
     pins: Option<PathBuf>,
     answerer: Option<Answerer>,
@@ -147,6 +160,7 @@ impl<'a> Setup<'a> {
                 .drill
                 .clone()
                 .map(|drill| DrillFacts { drill, usual: None }),
+            attached: None,
             wall_seconds: None,
         };
         Self {
@@ -159,6 +173,9 @@ impl<'a> Setup<'a> {
             locked: None,
             dir: None,
             cgroup: None,
+            target: None,
+            cut: false,
+            found: attach::FoundSubjects::new(),
             session: None,
             pins: None,
             answerer: None,

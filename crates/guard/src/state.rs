@@ -16,7 +16,7 @@ use blackstart_core::policy::Policy;
 use blackstart_core::record::Row;
 use blackstart_core::redact::Redaction;
 use blackstart_core::report::{
-    Account, DrillFacts, Gap, Guarded, Kernel, Mode, PolicySource, Reload, RunLimits,
+    Account, Attached, DrillFacts, Gap, Guarded, Kernel, Mode, PolicySource, Reload, RunLimits,
 };
 use rustix::fs::{FlockOperation, flock};
 use serde::de::DeserializeOwned;
@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cgroup::Whereabouts;
 use crate::control::{self, Origin};
+use crate::resolv::Resolving;
 
 /// Where a run keeps its state that cannot keep it where it should: in memory on all hosts, and so gone after a reboot,
 /// as are cgroup and programs.
@@ -114,9 +115,34 @@ pub(crate) struct RunFile {
     /// The outage that is played for it.
     #[serde(default)]
     pub(crate) drill: Option<DrillFacts>,
+    /// What it is attached to, where there is no command.
+    #[serde(default)]
+    pub(crate) attached: Option<AttachedTo>,
     /// From the command's start to the run's end, once it is known.
     #[serde(default)]
     pub(crate) wall_seconds: Option<f64>,
+}
+
+impl RunFile {
+    /// Take over what resolvers go by.
+    pub(crate) fn knows(&mut self, resolving: &Resolving) {
+        self.own_addresses.clone_from(&resolving.own);
+        self.resolvers.clone_from(&resolving.servers);
+        self.search.clone_from(&resolving.search);
+        let known = resolving.servers.iter().chain(&resolving.own);
+        self.known_addresses = known.copied().collect();
+    }
+}
+
+/// Somebody else's cgroup, to which programs are attached.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct AttachedTo {
+    /// As the report tells of it.
+    pub(crate) told: Attached,
+    /// The kernel's id of the cgroup.
+    pub(crate) id: u64,
+    /// The kernel's ids of the links.
+    pub(crate) links: Vec<u32>,
 }
 
 /// The directory that all runs of a host share.

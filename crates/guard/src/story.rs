@@ -36,6 +36,7 @@ pub(crate) fn tell(run: &RunFile, policy: Option<&Policy>, record: Ledger, end: 
         reloads: run.reloads.clone(),
         break_glass: run.break_glass.clone(),
         drill: run.drill.clone(),
+        attached: run.attached.as_ref().map(|to| to.told.clone()),
         limits: LimitFacts {
             limits: run.limits.clone(),
             ..end.limits

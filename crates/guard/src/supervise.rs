@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use blackstart_core::policy::time_text;
@@ -17,7 +17,7 @@ use rustix::process::{
 };
 
 use crate::answer::Answerer;
-use crate::cgroup::RunCgroup;
+use crate::cgroup::{RunCgroup, Target};
 use crate::control::{Control, Judged};
 use crate::forward::Forwarder;
 use crate::late::LateSubjects;
@@ -31,9 +31,9 @@ use crate::watch::{Due, Watch};
 use crate::{Notice, Refused};
 
 /// Well within the three seconds after which the kernel takes the supervisor for dead.
-const HEARTBEAT: Duration = Duration::from_millis(500);
+pub(crate) const HEARTBEAT: Duration = Duration::from_millis(500);
 /// How much of the record a dead machine may cost.
-const CHECKPOINT: Duration = Duration::from_secs(5);
+pub(crate) const CHECKPOINT: Duration = Duration::from_secs(5);
 /// A second SIGTERM within this time means it.
 const IMPATIENCE: Duration = Duration::from_secs(10);
 /// A second SIGTERM sooner than this is the same one: timeout(1) and others signal the process and then
@@ -128,8 +128,15 @@ pub(crate) struct Supervisor<'a, 'p> {
     pub(crate) child: &'a Child,
     pub(crate) signals: &'a Signals,
     pub(crate) terminal: &'a Terminal,
-    pub(crate) session: Option<&'a mut Session>,
     pub(crate) cgroup: Option<&'a RunCgroup>,
+    pub(crate) watch: &'a mut Watch,
+    pub(crate) on: Supervision<'a, 'p>,
+}
+
+/// The part of it that is about what is guarded, whether a command or what was there before.
+pub(crate) struct Supervision<'a, 'p> {
+    pub(crate) session: Option<&'a mut Session>,
+    pub(crate) place: Place<'a>,
     pub(crate) dir: Option<&'a RunDir>,
     pub(crate) answerer: Option<&'a Answerer>,
     pub(crate) forwarder: Option<&'a Forwarder>,
@@ -137,7 +144,6 @@ pub(crate) struct Supervisor<'a, 'p> {
     pub(crate) control: Option<&'a Control>,
     pub(crate) file: &'a mut RunFile,
     pub(crate) beside: &'a mut Beside,
-    pub(crate) watch: &'a mut Watch,
     pub(crate) notice: &'a mut dyn FnMut(Notice),
     pub(crate) told: Told,
     /// The programs are taken off.
@@ -148,6 +154,25 @@ pub(crate) struct Supervisor<'a, 'p> {
     pub(crate) near: Vec<(String, u32)>,
     /// Events that were read and not gone through.
     pub(crate) pending: VecDeque<Event>,
+}
+
+/// Where what is guarded is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Place<'a> {
+    /// In a cgroup made for it; none if there could not be one.
+    Made(Option<&'a RunCgroup>),
+    /// In somebody else's, out of which and into which nobody is moved.
+    Given(&'a Target),
+}
+
+impl Place<'_> {
+    /// Is this process there?
+    fn contains(self, pid: u32) -> bool {
+        match self {
+            Self::Made(cgroup) => cgroup.is_some_and(|cgroup| cgroup.contains(pid)),
+            Self::Given(target) => target.contains(pid),
+        }
+    }
 }
 
 /// What is known beside the kernel's record, to be put into its rows as they are read.
@@ -198,24 +223,25 @@ impl Supervisor<'_, '_> {
         loop {
             let now = Instant::now();
             if now >= next_beat {
-                self.beat();
+                self.on.beat();
                 self.watch.follow_child();
                 self.look();
-                if self.beside.listeners.wants_another_look() {
-                    self.look_behind();
-                }
+                self.on.look_behind_again();
                 next_beat = now + HEARTBEAT;
             }
             if now >= next_checkpoint {
-                self.checkpoint();
+                self.on.checkpoint();
                 next_checkpoint = Instant::now() + CHECKPOINT;
             }
             let next = next_beat.min(next_checkpoint);
             let next = self.watch.clock.next().map_or(next, |due| due.min(next));
-            let child_ended = self.wait(next.saturating_duration_since(Instant::now()));
-            self.hear_lookups();
-            self.take_events();
-            self.hear();
+            let others = [self.signals.fd(), self.child.pidfd.as_fd()];
+            let child_ended = self
+                .on
+                .wait(&others, next.saturating_duration_since(Instant::now()));
+            self.on.hear_lookups();
+            self.on.take_events();
+            self.on.hear();
             while let Some(received) = self.signals.next() {
                 self.received(received, &mut heard);
             }
@@ -261,7 +287,7 @@ impl Supervisor<'_, '_> {
                 self.watch.time_is_over(alive);
                 let limit = self.watch.limits.time.map_or(0.0, |limit| limit.value);
                 let limit = time_text(Duration::from_secs_f64(limit));
-                self.tell_warning(format!(
+                self.on.tell_warning(format!(
                     "time limit of {limit} reached: the command is ended"
                 ));
                 self.signal_session(Signal::TERM);
@@ -294,28 +320,18 @@ impl Supervisor<'_, '_> {
     fn look(&mut self) {
         let Some(cgroup) = self.cgroup else { return };
         for warning in self.watch.look(cgroup) {
-            self.tell_warning(warning);
+            self.on.tell_warning(warning);
         }
-    }
-
-    /// Whoever asks for a change of this run.
-    fn hear(&mut self) {
-        let Some(control) = self.control else { return };
-        control.serve(|policy, source| {
-            let session = self.session.as_deref_mut();
-            self.judged
-                .reload(session, self.dir, self.file, policy, source)
-        });
     }
 
     /// After the child's end, while its leftovers live: go on for `step`. False if a signal says that this
     /// has been long enough.
     pub(crate) fn idle(&mut self, step: Duration) -> bool {
-        self.beat();
+        self.on.beat();
         self.look();
-        self.rest(step);
-        self.take_events();
-        self.hear();
+        self.on.rest(step);
+        self.on.take_events();
+        self.on.hear();
         while let Some(received) = self.signals.next() {
             match Signal::from_named_raw(received.signal) {
                 Some(Signal::INT | Signal::QUIT | Signal::TERM | Signal::HUP) => return false,
@@ -327,14 +343,25 @@ impl Supervisor<'_, '_> {
         }
         true
     }
+}
 
-    /// Wait for something to happen; true if the child has ended.
-    fn wait(&self, at_most: Duration) -> bool {
-        let signals = self.signals.fd();
-        let mut fds = vec![
-            PollFd::new(&signals, PollFlags::IN),
-            PollFd::new(&self.child.pidfd, PollFlags::IN),
-        ];
+impl Supervision<'_, '_> {
+    /// Whoever asks for a change of this run.
+    pub(crate) fn hear(&mut self) {
+        let Some(control) = self.control else { return };
+        control.serve(|policy, source| {
+            let session = self.session.as_deref_mut();
+            self.judged
+                .reload(session, self.dir, self.file, policy, source)
+        });
+    }
+
+    /// Wait for something to happen, here or to one of `others`; true if it happened to the last of these.
+    pub(crate) fn wait(&self, others: &[BorrowedFd<'_>], at_most: Duration) -> bool {
+        let mut fds: Vec<_> = others
+            .iter()
+            .map(|other| PollFd::new(other, PollFlags::IN))
+            .collect();
         let control = self.control.map(Control::fd);
         if let Some(control) = &control {
             fds.push(PollFd::new(control, PollFlags::IN));
@@ -358,14 +385,16 @@ impl Supervisor<'_, '_> {
             tv_nsec: 1_000_000,
         });
         match poll(&mut fds, Some(&timeout)) {
-            Ok(_) => fds[1].revents().contains(PollFlags::IN),
+            Ok(_) => fds[..others.len()]
+                .last()
+                .is_some_and(|last| last.revents().contains(PollFlags::IN)),
             // A stop and continue interrupts; what there is to see will be seen next time.
             Err(_) => false,
         }
     }
 
     /// Do nothing for `step` but what somebody waits for.
-    fn rest(&mut self, step: Duration) {
+    pub(crate) fn rest(&mut self, step: Duration) {
         let until = Instant::now() + step;
         loop {
             let left = until.saturating_duration_since(Instant::now());
@@ -385,7 +414,7 @@ impl Supervisor<'_, '_> {
         }
     }
 
-    fn beat(&mut self) {
+    pub(crate) fn beat(&mut self) {
         if let Some(session) = &self.session
             && let Err(error) = session.heartbeat()
         {
@@ -394,7 +423,7 @@ impl Supervisor<'_, '_> {
     }
 
     /// The record so far, for whoever has to tell the end of this run in our place.
-    fn checkpoint(&mut self) {
+    pub(crate) fn checkpoint(&mut self) {
         let (Some(session), Some(dir)) = (&self.session, self.dir) else {
             return;
         };
@@ -530,6 +559,13 @@ impl Supervisor<'_, '_> {
         }
     }
 
+    /// Somebody was not found the last time.
+    pub(crate) fn look_behind_again(&mut self) {
+        if self.beside.listeners.wants_another_look() {
+            self.look_behind();
+        }
+    }
+
     /// Unix sockets were reached for: tell what was refused, and find out who listens while it does.
     fn look_behind(&mut self) {
         let Some(session) = &self.session else { return };
@@ -543,10 +579,10 @@ impl Supervisor<'_, '_> {
         }
         let mut places = std::mem::take(&mut self.near);
         places.extend(rows.iter().map(|(row, tgid)| (row.path.clone(), *tgid)));
-        let cgroup = self.cgroup;
+        let place = self.place;
         self.beside
             .listeners
-            .look(&places, |pid| cgroup.is_some_and(|it| it.contains(pid)));
+            .look(&places, |pid| place.contains(pid));
         for (row, tgid) in rows {
             // Refused always and on purpose, so that lookups take the way that is seen.
             if row.rule != RULE_RESOLVER_SOCKET {
@@ -558,21 +594,26 @@ impl Supervisor<'_, '_> {
 
     /// A process left the run's cgroup. Where something is refused it is moved back, if it may be (`is_taken_back`).
     fn left(&mut self, left: Left) {
-        let (Some(cgroup), Some(session)) = (self.cgroup, &self.session) else {
-            return;
+        let Some(session) = &self.session else { return };
+        let made = match self.place {
+            Place::Made(Some(cgroup)) => Some(cgroup),
+            Place::Made(None) => return,
+            Place::Given(_) => None,
         };
         // After the run's end processes are moved out on purpose.
         if self.detached {
             return;
         }
-        let taken = self.judged.enforcing
-            && cgroup.whereabouts().id.is_some_and(|own| {
+        let taken = made.filter(|cgroup| {
+            let is_to_be = |own| {
                 let path = cgroup.place_of(left.tgid).unwrap_or_default();
                 is_taken_back(left.cgroup, own, &path)
-            });
+            };
+            self.judged.enforcing && cgroup.whereabouts().id.is_some_and(is_to_be)
+        });
         // By the kernel's books: what has ended, or has come to be another process, has no place in them.
         let ours = |pid| process::numbered_as_recorded() && session.process(pid).is_some();
-        let outcome = taken.then(|| cgroup.take_back(left.tgid, ours));
+        let outcome = taken.map(|cgroup| cgroup.take_back(left.tgid, ours));
         let returned = matches!(outcome, Some(Ok(())));
         if let Some(Err(error)) = &outcome {
             tracing::info!(%error, ?left, "not moved back");
@@ -587,7 +628,7 @@ impl Supervisor<'_, '_> {
             let fate = match outcome {
                 Some(Ok(())) => "and was moved back".to_owned(),
                 Some(Err(error)) => format!("and cannot be moved back ({error}): it is not judged"),
-                None if self.judged.enforcing => {
+                None if self.judged.enforcing && made.is_some() => {
                     "for one that was made for it, and is not judged there".to_owned()
                 }
                 None => "and is not seen from here on".to_owned(),
@@ -655,7 +696,9 @@ impl Supervisor<'_, '_> {
             }));
         }
     }
+}
 
+impl Supervisor<'_, '_> {
     fn received(&mut self, received: Received, heard: &mut Heard) {
         let Some(signal) = Signal::from_named_raw(received.signal) else {
             return;

@@ -237,6 +237,7 @@ mod tests {
             state,
             parent,
             session,
+            kernel: false,
             started: 0,
         };
         let of_run = |pid| pid == 7;

@@ -19,11 +19,14 @@
 #define BLACKSTART_ABI_H
 
 /* Pins of a run are read by later releases. Raise it when any struct below changes. */
-enum bs_layout { BS_LAYOUT = 5 };
+enum bs_layout { BS_LAYOUT = 6 };
 
 enum { BS_NAME_MAX = 256, BS_EXE_MAX = 128, BS_ARGV_HEAD = 256, BS_ARGV_REST = 768 };
 enum { BS_LEASE_SLOTS = 16, BS_CHAIN_MAX = 6, BS_PACKET_MAX = 4096, BS_PATH_MAX = 112, BS_ASKED = 2 };
 enum { BS_SEATS = 128 };
+/* Ports of connections whose first octets are read. */
+enum bs_port_list { BS_PORTS = 32 };
+enum bs_search_list { BS_SEARCHES = 8, BS_SEARCH_LABELS = 8 };
 
 /* What became of an attempt; core::record::Verdict. */
 enum bs_verdict {
@@ -134,6 +137,13 @@ struct bs_live {
 
 /* ---- the policy ------------------------------------------------------------------------------------- */
 
+/* A domain that a resolver tries behind a name. */
+struct bs_search {
+	__u64 label[BS_SEARCH_LABELS]; /* hashes, from the left */
+	__u32 labels; /* 0: no more of them */
+	__u32 pad;
+};
+
 /*
  * Two policies may be there at once, and one of them judges: a new one is written beside the old, then
  * live.generation is raised. Every program reads that once, when it begins, so that no attempt is judged by
@@ -155,8 +165,10 @@ struct bs_policy {
 	__u32 steps[2]; /* place in bs_steps of the transitions: state * kinds + kind of the octet */
 	__u32 ends[2];  /* place in bs_ends of the states */
 	__u32 none;     /* class of what no rule mentions */
-	__u32 expiry;   /* 1: a lease ends with the time that its answer gave it */
-	__u32 pad;
+	__u32 expiry;   /* 1: a lease ends with the time that its answer gave it, */
+	__u32 lease_floor; /* but not before so many seconds */
+	__u16 inspect[BS_PORTS]; /* 0: no more of them */
+	struct bs_search search[BS_SEARCHES]; /* the host's search list */
 };
 
 /* See core::tables::NameState. */
@@ -343,6 +355,11 @@ struct bs_overflow_key {
 	__u64 verdict;
 };
 
+enum bs_late {
+	BS_LATE_ACTED = 1, /* first seen when it acted */
+	BS_LATE_FOUND = 2, /* there before the programs were; written by the loader from /proc */
+};
+
 struct bs_subject {
 	__u64 parent;
 	__u64 started_ns;
@@ -353,7 +370,7 @@ struct bs_subject {
 	__u16 argv_len; /* octets kept here and in argv_rest */
 	__u8 argv_cut;
 	__u8 forked; /* no exec seen for this image */
-	__u8 late;   /* first seen when it acted */
+	__u8 late;   /* enum bs_late */
 	__u8 replaced;
 	__u64 selectors[2]; /* which of the policy's selectors hold for it; by the place of the policy */
 	__u8 exe[BS_EXE_MAX];
@@ -416,6 +433,13 @@ struct bs_counters {
 	__u64 answers_forged;
 	__u64 leases_evicted;
 	__u64 sockets_lost;
+	/* Of connections to ports that are inspected (claim.bpf.h): */
+	__u64 claims_busy;    /* another program holds the socket */
+	__u64 claims_full;    /* no room to hold it */
+	__u64 claims_unseen;  /* what was sent first was sent before it could be read */
+	__u64 claims_unread;  /* neither TLS nor HTTP/1, or not to be read */
+	__u64 claims_unnamed; /* they named nobody */
+	__u64 claims_hidden;  /* they may have named another in what is encrypted */
 };
 
 /* ---- per socket ------------------------------------------------------------------------------------- */
@@ -436,6 +460,16 @@ struct bs_asked {
 	__u8 leases;
 	__u16 generation;
 	__u8 pad[4];
+};
+
+/* How far what a connection sends has been read; claim.bpf.h. */
+enum bs_claim_state {
+	BS_CLAIM_NONE = 0,
+	BS_CLAIM_FIRST = 1,   /* nothing was sent yet */
+	BS_CLAIM_REQUEST = 2, /* to a proxy: another request may come */
+	BS_CLAIM_TUNNEL = 3,  /* through a proxy: nothing was sent in the tunnel yet */
+	BS_CLAIM_DONE = 4,    /* nothing more is read */
+	BS_CLAIM_REFUSED = 5, /* nothing more is sent */
 };
 
 /* The verdict belongs to the socket: the packet path never asks the tables again for a judged one. */
@@ -459,7 +493,10 @@ struct bs_socket {
 	__u8 kept;         /* the flow has a row: rows of flows are never taken away */
 	__u16 source_port; /* of a forwarded socket, once its SYN has left */
 	__u8 forwarded;    /* connected to the forwarder in the place of addr and port */
-	__u8 pad[5];
+	__u8 claim;        /* enum bs_claim_state */
+	__u8 claim_alone;  /* 0: another program asked for the callbacks that end the reading as well */
+	__u8 pad;
+	__u16 claim_port;  /* that a tunnel was asked for */
 	struct bs_asked asked[BS_ASKED];
 };
 
@@ -538,6 +575,7 @@ enum bs_refill_kind {
 	BS_REFILL_ANSWER_MALFORMED = 5,
 	BS_REFILL_ANSWER_UNASKED = 6,
 	BS_REFILL_LEASE_LOST = 7,
+	BS_REFILL_KNOWN = 9, /* what the address is known as, from now on */
 };
 
 /* What user space works out, for the policy that is coming or for a lookup that came over TCP, handed to bs_refill_one
@@ -545,7 +583,7 @@ enum bs_refill_kind {
 struct bs_refill {
 	__u64 name;    /* LEASE, QUERY: hash of the name asked for */
 	__u64 subject; /* who asked; SELECTORS: whose */
-	__u64 bits;    /* SELECTORS; QUERY: rule, from bit 32 type, from bit 48 verdict */
+	__u64 bits;    /* SELECTORS; QUERY: rule, from bit 32 type, from bit 48 verdict; KNOWN: enum bs_known */
 	__u32 addr[4];
 	__u32 kind;
 	__u32 class_id;
@@ -560,7 +598,8 @@ BS_SIZE(bs_config, 24);
 BS_SIZE(bs_spared, 24);
 BS_SIZE(bs_forward, 16);
 BS_SIZE(bs_live, 56);
-BS_SIZE(bs_policy, 72);
+BS_SIZE(bs_search, 72);
+BS_SIZE(bs_policy, 712);
 BS_SIZE(bs_state, 16);
 BS_SIZE(bs_edge, 32);
 BS_SIZE(bs_class, 24);
@@ -584,7 +623,7 @@ BS_SIZE(bs_process, 16);
 BS_SIZE(bs_leaver_key, 24);
 BS_SIZE(bs_delegate_key, 128);
 BS_SIZE(bs_made_key, 24);
-BS_SIZE(bs_counters, 136);
+BS_SIZE(bs_counters, 184);
 BS_SIZE(bs_asked, 48);
 BS_SIZE(bs_socket, 176);
 BS_SIZE(bs_seat, 192);

@@ -276,11 +276,13 @@ __noinline int bs_lease_put(struct bs_refill *n)
 			place = oldest;
 			evicted = 1;
 		}
-		place &= BS_LEASE_SLOTS - 1;
+		/* The compiler knows that, and 6.1's verifier does not. */
+		asm volatile("%0 &= %1" : "+r"(place) : "i"(BS_LEASE_SLOTS - 1));
 		lease->slot[place].several = 0;
 		lease->until[place] = until;
 	} else {
-		place &= BS_LEASE_SLOTS - 1;
+		/* The compiler knows that, and 6.1's verifier does not. */
+		asm volatile("%0 &= %1" : "+r"(place) : "i"(BS_LEASE_SLOTS - 1));
 		if (lease->slot[place].name != name)
 			lease->slot[place].several = 1;
 		bs_lease_prolong(&lease->until[place], until);
@@ -644,6 +646,8 @@ static __always_inline int bs_answer_read(struct __sk_buff *skb, struct bs_heade
 	if (s->broken)
 		return bs_answer_malformed(generation);
 	s->leased = 0;
+	if (s->ttl < policies[generation & 1].lease_floor)
+		s->ttl = policies[generation & 1].lease_floor;
 	s->until = bs_moment_after(s->ttl);
 	for (n = 0; n < BS_FEW && n < s->found; n++)
 		bs_lease_next();

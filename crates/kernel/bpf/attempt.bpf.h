@@ -192,20 +192,26 @@ struct bs_weighing {
 	struct bs_lease *lease;
 };
 
+/* A slot of a lease as it is now; 0 if it has ended, or is none. */
+static __always_inline int bs_slot_read(struct bs_lease *lease, __u32 i, __u32 generation, struct bs_lease_slot *slot)
+{
+	__u32 until;
+
+	if (!lease || i >= BS_LEASE_SLOTS)
+		return 0;
+	bpf_spin_lock(&lease->lock);
+	*slot = lease->slot[i];
+	until = lease->until[i];
+	bpf_spin_unlock(&lease->lock);
+	return spared.expiry || !until || !policies[generation & 1].expiry || !bs_later(bs_moment(), until);
+}
+
 static __always_inline void bs_slot_weigh(__u32 i, struct bs_weighing *w)
 {
 	struct bs_lease_slot slot;
-	__u32 until;
 
-	if (!w->lease || i >= BS_LEASE_SLOTS)
-		return;
-	bpf_spin_lock(&w->lease->lock);
-	slot = w->lease->slot[i];
-	until = w->lease->until[i];
-	bpf_spin_unlock(&w->lease->lock);
-	if (!spared.expiry && until && policies[w->attempt->generation & 1].expiry && bs_later(bs_moment(), until))
-		return;
-	bs_weigh(w->attempt, &slot);
+	if (bs_slot_read(w->lease, i, w->attempt->generation, &slot))
+		bs_weigh(w->attempt, &slot);
 }
 
 static long bs_slot_step(__u32 index, struct bs_weighing *w)
@@ -242,18 +248,61 @@ __noinline __u64 bs_say(__u64 address, __u64 names, __u32 names_rank, __u64 allo
 	return 0;
 }
 
+/* What rules on the address itself say; 0 if none does. */
+static __always_inline __u64 bs_address_ruling(struct bs_attempt *a, __u32 place, __u64 unknown)
+{
+	struct bs_prefix_key where = { .prefixlen = 128 };
+	__u64 address = 0;
+	__u32 *prefix;
+
+	if (spared.prefixes || !policies[place].has_prefixes)
+		return 0;
+	where.addr[0] = a->addr[0];
+	where.addr[1] = a->addr[1];
+	where.addr[2] = a->addr[2];
+	where.addr[3] = a->addr[3];
+	prefix = place ? bpf_map_lookup_elem(&bs_prefixes_odd, &where) : bpf_map_lookup_elem(&bs_prefixes_even, &where);
+	if (prefix)
+		address = bs_ruling(*prefix, a->ruled_as, a->port, a->selectors);
+	BS_FORGET(address, unknown);
+	return address;
+}
+
+/* The end of a judgement: what the address and the names that were weighed say, or else the default. */
+static __always_inline __u64 bs_conclude(struct bs_attempt *a, struct bs_policy *p, __u64 address, __u64 local,
+					 __u64 listed, __u64 unknown)
+{
+	__u64 names = a->allowed || a->other ? 0 : a->denied, ruling;
+
+	ruling = address | names | a->allowed ? bs_say(address, names, a->lowest_denial, a->allowed) : 0;
+	if (!ruling) {
+		if (!p->default_deny)
+			ruling = BS_RULING(BS_EFFECT_ALLOW, BS_RULE_DEFAULT);
+		else if (local)
+			ruling = BS_RULING(BS_EFFECT_ALLOW, BS_RULE_LOCAL);
+		else if (listed)
+			ruling = BS_RULING(BS_EFFECT_ALLOW, BS_RULE_RESOLVER);
+		else
+			ruling = BS_RULING(BS_EFFECT_DENY, BS_RULE_DEFAULT) |
+				 (__u64)(p->enforce ? BS_ENFORCE : 0) << 40 | (__u64)ECONNREFUSED << 48;
+	}
+	BS_FORGET(ruling, unknown);
+	a->rule = ruling;
+	a->failure = BS_FAILURE(ruling);
+	a->verdict = bs_verdict_of(ruling);
+	return ruling;
+}
+
 /* Fill a->verdict, rule, failure, name, attribution. Writes no map. Fails closed: an impossible state denies only
  * where the default denies. */
 __noinline int bs_judge(struct bs_attempt *a)
 {
 	struct bs_address at = {};
-	struct bs_prefix_key where = { .prefixlen = 128 };
-	__u64 address = 0, names, ruling, local, listed = 0, unknown;
+	__u64 address, ruling, local, listed = 0, unknown;
 	__u32 known, place;
 	__u32 used;
 	struct bs_weighing weighing = { .attempt = a };
 	struct bs_policy *p;
-	__u32 *prefix;
 	__u16 port;
 	__u8 protocol;
 
@@ -268,18 +317,11 @@ __noinline int bs_judge(struct bs_attempt *a)
 	if (protocol != IPPROTO_TCP && protocol != IPPROTO_UDP)
 		protocol = 0;
 	a->ruled_as = protocol;
-	at.addr[0] = where.addr[0] = a->addr[0];
-	at.addr[1] = where.addr[1] = a->addr[1];
-	at.addr[2] = where.addr[2] = a->addr[2];
-	at.addr[3] = where.addr[3] = a->addr[3];
-
-	if (!spared.prefixes && p->has_prefixes) {
-		prefix = place ? bpf_map_lookup_elem(&bs_prefixes_odd, &where) :
-				 bpf_map_lookup_elem(&bs_prefixes_even, &where);
-		if (prefix)
-			address = bs_ruling(*prefix, protocol, port, a->selectors);
-		BS_FORGET(address, unknown);
-	}
+	at.addr[0] = a->addr[0];
+	at.addr[1] = a->addr[1];
+	at.addr[2] = a->addr[2];
+	at.addr[3] = a->addr[3];
+	address = bs_address_ruling(a, place, unknown);
 
 	weighing.lease = bpf_map_lookup_elem(&bs_leases, &at);
 	if (weighing.lease) {
@@ -309,23 +351,7 @@ __noinline int bs_judge(struct bs_attempt *a)
 	BS_FORGET(local, unknown);
 	BS_FORGET(listed, unknown);
 
-	names = a->allowed || a->other ? 0 : a->denied;
-	ruling = address | names | a->allowed ? bs_say(address, names, a->lowest_denial, a->allowed) : 0;
-	if (!ruling) {
-		if (!p->default_deny)
-			ruling = BS_RULING(BS_EFFECT_ALLOW, BS_RULE_DEFAULT);
-		else if (local)
-			ruling = BS_RULING(BS_EFFECT_ALLOW, BS_RULE_LOCAL);
-		else if (listed)
-			ruling = BS_RULING(BS_EFFECT_ALLOW, BS_RULE_RESOLVER);
-		else
-			ruling = BS_RULING(BS_EFFECT_DENY, BS_RULE_DEFAULT) |
-				 (__u64)(p->enforce ? BS_ENFORCE : 0) << 40 | (__u64)ECONNREFUSED << 48;
-	}
-	BS_FORGET(ruling, unknown);
-	a->rule = ruling;
-	a->failure = BS_FAILURE(ruling);
-	a->verdict = bs_verdict_of(ruling);
+	ruling = bs_conclude(a, p, address, local, listed, unknown);
 	if (!a->subject)
 		a->attribution = BS_UNKNOWN;
 	else if (!a->name)
@@ -352,17 +378,14 @@ static __always_inline void bs_count_attempt(struct bs_attempt *a)
 	}
 }
 
-/* Add the attempt to its row; 1 if there is one. At all times attempts = sum over flows, and what sockets hold for
- * theirs, + overflow + lost. */
-__noinline int bs_record(struct bs_attempt *a)
+/* Add an attempt that is counted to its row; 1 if there is one. At all times attempts = sum over flows, and what sockets
+ * hold for theirs, + overflow + lost. */
+static __always_inline int bs_row_add(struct bs_attempt *a)
 {
 	struct bs_flow_key key = {};
 	struct bs_flow fresh = {};
 	struct bs_flow *flow;
 
-	if (!a)
-		return 0;
-	bs_count_attempt(a);
 	key.subject = a->subject;
 	key.name = a->name;
 	key.addr[0] = a->addr[0];
@@ -429,6 +452,21 @@ __noinline int bs_record(struct bs_attempt *a)
 	__sync_fetch_and_add(&flow->attempts, 1);
 	bs_now_at(&flow->last_ns);
 	return 1;
+}
+
+/* Count the attempt and add it to its row; 1 if there is one. */
+__noinline int bs_record(struct bs_attempt *a)
+{
+	if (!a)
+		return 0;
+	bs_count_attempt(a);
+	return bs_row_add(a);
+}
+
+/* The same for one that was counted before, and was taken out of the row that it had. */
+__noinline int bs_record_again(struct bs_attempt *a)
+{
+	return a ? bs_row_add(a) : 0;
 }
 
 /* The row of a judged socket, for what is learned of it later. */

@@ -9,7 +9,14 @@
 #include <bpf/bpf_core_read.h>
 #include <bpf/bpf_tracing.h>
 
-enum { IPPROTO_TCP = 6, IPPROTO_UDP = 17, IPPROTO_UDPLITE = 136, SOCK_STREAM = 1, ECONNREFUSED = 111 };
+enum {
+	IPPROTO_TCP = 6,
+	IPPROTO_UDP = 17,
+	IPPROTO_UDPLITE = 136,
+	SOCK_STREAM = 1,
+	EBUSY = 16,
+	ECONNREFUSED = 111,
+};
 
 #include "abi.h"
 #include "verifier.bpf.h"
@@ -26,6 +33,11 @@ enum { IPPROTO_TCP = 6, IPPROTO_UDP = 17, IPPROTO_UDPLITE = 136, SOCK_STREAM = 1
 #include "packet.bpf.h"
 #include "answer.bpf.h"
 #include "refill.bpf.h"
+#include "head.bpf.h"
+#include "hello.bpf.h"
+#include "request.bpf.h"
+#include "claim.bpf.h"
+#include "message.bpf.h"
 
 /* Types that appear in no map: named here so that they are in the object's BTF, from which the Rust side is
  * generated. */
@@ -36,11 +48,14 @@ enum bs_flags bs_type_flags SEC(".data.types");
 enum bs_failure bs_type_failure SEC(".data.types");
 struct bs_lookup_event bs_type_lookup_event SEC(".data.types");
 enum bs_layout bs_type_layout SEC(".data.types");
+enum bs_port_list bs_type_port_list SEC(".data.types");
+enum bs_search_list bs_type_search_list SEC(".data.types");
 enum bs_edge_table bs_type_edge_table SEC(".data.types");
 enum bs_verdict bs_type_verdict SEC(".data.types");
 enum bs_effect bs_type_effect SEC(".data.types");
 enum bs_known bs_type_known SEC(".data.types");
 enum bs_attribution bs_type_attribution SEC(".data.types");
 enum bs_event_kind bs_type_event_kind SEC(".data.types");
+enum bs_late bs_type_late SEC(".data.types");
 
 char LICENSE[] SEC("license") = "Dual MIT/GPL";

@@ -20,6 +20,21 @@ static __always_inline void bs_query_put(struct bs_refill *n)
 	bs_query_add(&key, 0);
 }
 
+/* A resolver that came or went. */
+static __always_inline void bs_known_put(struct bs_refill *n)
+{
+	struct bs_address at = {};
+	struct bs_lease *lease;
+
+	__builtin_memcpy(at.addr, n->addr, sizeof(at.addr));
+	bpf_map_update_elem(&bs_leases, &at, (void *)no_lease, BPF_NOEXIST);
+	lease = bpf_map_lookup_elem(&bs_leases, &at);
+	if (lease)
+		lease->known = n->bits;
+	else
+		BS_COUNT(leases_lost, 1);
+}
+
 SEC("cgroup_skb/egress")
 int bs_refill_one(struct __sk_buff *skb)
 {
@@ -36,6 +51,8 @@ int bs_refill_one(struct __sk_buff *skb)
 		row = bpf_map_lookup_elem(&bs_subjects, &n.subject);
 		if (row)
 			row->selectors[n.generation & 1] = n.bits;
+	} else if (n.kind == BS_REFILL_KNOWN) {
+		bs_known_put(&n);
 	} else if (n.kind == BS_REFILL_QUERY) {
 		bs_query_put(&n);
 	} else if (n.kind == BS_REFILL_QUERY_MALFORMED) {

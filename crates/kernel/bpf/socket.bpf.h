@@ -61,6 +61,7 @@ static __always_inline int bs_reach(struct bpf_sock_addr *ctx, struct bs_attempt
 	 * (bs_backstop), and passes without another attempt where it goes to the destination that was judged here. */
 	st->hooked = a->protocol == IPPROTO_TCP || a->protocol == IPPROTO_UDP;
 	st->forwarded = a->forwarded;
+	st->claim = BS_CLAIM_NONE;
 	st->since = 0;
 	if (a->protocol == IPPROTO_TCP)
 		st->since = bs_moment();
@@ -167,7 +168,7 @@ int bs_release(struct bpf_sock *ctx)
 		st = &seat->socket;
 		bs_settle(ctx, st);
 		st->since = 0;
-		st->verdict = st->dns = st->hooked = st->forwarded = 0;
+		st->verdict = st->dns = st->hooked = st->forwarded = st->claim = 0;
 		for (__u32 i = 0; i < BS_ASKED; i++)
 			st->asked[i].turn = 0;
 		/* Last: the next to sit here finds it swept. */

@@ -32,10 +32,12 @@ enum {
 	BPF_MAP_TYPE_PERCPU_ARRAY = 6,
 	BPF_MAP_TYPE_LRU_HASH = 9,
 	BPF_MAP_TYPE_LPM_TRIE = 11,
+	BPF_MAP_TYPE_SOCKHASH = 18,
 	BPF_MAP_TYPE_RINGBUF = 27,
 };
 enum { BPF_ANY = 0, BPF_NOEXIST = 1, BPF_EXIST = 2 };
 enum { BPF_F_NO_PREALLOC = 1 };
+enum { BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB = 4, BPF_SOCK_OPS_RTT_CB = 12, BPF_SOCK_OPS_RTT_CB_FLAG = 8 };
 enum { BPF_TCP_SYN_SENT = 2, BPF_TCP_CLOSE = 7, BPF_TCP_LISTEN = 10 };
 
 struct bpf_spin_lock {
@@ -73,9 +75,58 @@ struct __sk_buff {
 	struct bpf_sock *sk;
 };
 
+struct bpf_sock_ops {
+	__u32 op;
+	__u32 remote_port; /* in network order */
+	__u32 bpf_sock_ops_cb_flags;
+};
+
+struct sk_msg_md {
+	void *data;
+	void *data_end;
+	__u32 size;
+};
+
 typedef struct {
 	int counter;
 } atomic_t;
+
+typedef struct {
+	__s64 counter;
+} atomic64_t;
+
+struct sock_common {
+	atomic64_t skc_cookie;
+};
+
+struct sock {
+	struct sock_common __sk_common;
+};
+
+/* What the contexts of sk_msg and sock_ops programs are behind their stable form. */
+struct sk_msg {
+	struct sock *sk;
+};
+
+struct bpf_sock_ops_kern {
+	struct sock *sk;
+};
+
+struct tcp_fastopen_request {
+	unsigned long size;
+};
+
+struct inet_connection_sock {
+	const void *icsk_ulp_ops;
+};
+
+struct tcp_sock {
+	struct inet_connection_sock inet_conn;
+	__u32 write_seq;
+	__u32 snd_nxt;
+	__u64 bytes_sent;
+	struct tcp_fastopen_request *fastopen_req;
+};
 
 struct kernfs_node {
 	__u64 id;

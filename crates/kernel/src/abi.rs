@@ -40,6 +40,7 @@ plain!(
     bs_port_key,
     bs_choice,
     bs_policy,
+    bs_search,
     bs_spared,
     bs_refill,
     bs_address,

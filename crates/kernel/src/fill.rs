@@ -3,9 +3,9 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use blackstart_core::name::Name;
-use blackstart_core::policy::{Failure, LeaseLife, Rank};
+use blackstart_core::policy::{Failure, MAX_INSPECTED, Rank};
 use blackstart_core::tables::{
-    BUILTIN, Effect, Outcome, Paths, Protocol, RULE_DEFAULT, RuleId, Ruling, Tables,
+    BUILTIN, Effect, LeaseEnd, Outcome, Paths, Protocol, RULE_DEFAULT, RuleId, Ruling, Tables,
 };
 use ipnet::IpNet;
 use libbpf_rs::{MapCore, MapFlags};
@@ -170,6 +170,14 @@ pub(crate) struct PolicyRows {
     pub(crate) kinds: [[u8; 256]; 2],
 }
 
+/// How many seconds a lease lasts at least, where leases end.
+pub(crate) fn lease_floor(tables: &Tables) -> u32 {
+    match tables.lease {
+        LeaseEnd::Run => 0,
+        LeaseEnd::Ttl { at_least } => at_least,
+    }
+}
+
 impl PolicyRows {
     pub(crate) fn new(tables: &Tables, keys: NameKeys, at: &Offsets) -> Self {
         let mut rows = Self {
@@ -189,7 +197,10 @@ impl PolicyRows {
                 has_selectors: u32::from(!tables.selectors.is_empty()),
                 root: at.state,
                 none: at.class,
-                expiry: u32::from(tables.lease == LeaseLife::Ttl),
+                expiry: u32::from(tables.lease != LeaseEnd::Run),
+                lease_floor: lease_floor(tables),
+                inspect: ports(&tables.inspect),
+                search: searches(&tables.search, keys),
                 ..abi::zeroed()
             },
             kinds: [[0; 256]; 2],
@@ -378,6 +389,37 @@ fn protocol_number(protocol: Protocol) -> u8 {
         Protocol::Other => 0,
     }
 }
+
+/// A list of ports; those for which there is no room were refused with the policy.
+fn ports(ports: &[u16]) -> [u16; abi::bs_port_list::BS_PORTS.0 as usize] {
+    let mut list = [0; abi::bs_port_list::BS_PORTS.0 as usize];
+    for (place, port) in list.iter_mut().zip(ports) {
+        *place = *port;
+    }
+    list
+}
+
+/// The domains of a search list, as far as there is room: a name that is short for one of the others is what it seems.
+fn searches(search: &[Name], keys: NameKeys) -> [abi::bs_search; SEARCHES] {
+    let mut list = [abi::zeroed::<abi::bs_search>(); SEARCHES];
+    let fits = |domain: &&Name| (1..=LABELS).contains(&domain.labels_from_root().len());
+    for (place, domain) in list.iter_mut().zip(search.iter().filter(fits)) {
+        let mut labels: Vec<u64> = domain
+            .labels_from_root()
+            .into_iter()
+            .map(|label| keys.of_label(label))
+            .collect();
+        labels.reverse();
+        place.label[..labels.len()].copy_from_slice(&labels);
+        place.labels = labels.len() as u32;
+    }
+    list
+}
+
+const SEARCHES: usize = abi::bs_search_list::BS_SEARCHES.0 as usize;
+const LABELS: usize = abi::bs_search_list::BS_SEARCH_LABELS.0 as usize;
+
+const _: () = assert!(MAX_INSPECTED == abi::bs_port_list::BS_PORTS.0 as usize);
 
 /// The fewest prefixes (port, leading bits) that cover `first..=last`.
 fn port_prefixes(first: u16, last: u16) -> Vec<(u16, u32)> {

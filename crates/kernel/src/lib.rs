@@ -17,4 +17,5 @@ pub mod support;
 pub use error::{Error, ErrorKind};
 pub use event::{AnswerWanted, Event};
 pub use session::forward::{Asker, Listening, Lookup, Unread, Unwritten};
+pub use session::found::{FoundProcess, FoundSocket, Known, detach_links};
 pub use session::{Feature, LeftOut, Orphan, Session, Settings};

@@ -164,6 +164,10 @@ impl Record {
             &mut |key: abi::bs_flow_key, row: abi::bs_flow| {
                 let held = held.get(&FlowId::of_flow(&key)).copied();
                 let held = held.unwrap_or_default();
+                // All of its attempts turned out to be for another name.
+                if row.attempts + held.attempts == 0 {
+                    return;
+                }
                 each(Row::Flow(FlowRow {
                     subject: key.subject,
                     name: key.name,
@@ -321,6 +325,12 @@ impl Record {
             sums.delegates_lost += one.delegates_lost;
             sums.answers_forged += one.answers_forged;
             sums.sockets_lost += one.sockets_lost;
+            sums.claims_busy += one.claims_busy;
+            sums.claims_full += one.claims_full;
+            sums.claims_unseen += one.claims_unseen;
+            sums.claims_unread += one.claims_unread;
+            sums.claims_unnamed += one.claims_unnamed;
+            sums.claims_hidden += one.claims_hidden;
         }
         Ok(sums)
     }
@@ -527,7 +537,8 @@ fn subject(id: u64, row: &abi::bs_subject, rest: Option<&abi::bs_argv_rest>) -> 
         argv: split_argv(&argv),
         argv_truncated: row.argv_cut != 0,
         forked: row.forked != 0,
-        late: row.late != 0,
+        late: row.late == abi::bs_late::BS_LATE_ACTED.0 as u8,
+        found: row.late == abi::bs_late::BS_LATE_FOUND.0 as u8,
         started_ns: row.started_ns,
         ended_ns: row.ended_ns,
         wait_status: row.wait_status,

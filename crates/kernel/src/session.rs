@@ -5,10 +5,11 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::ptr::NonNull;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use blackstart_core::name::Name;
 use blackstart_core::record::{DelegateRow, Row, SocketKind, SubjectId, SubjectRow, Verdict};
@@ -27,9 +28,12 @@ use crate::probe;
 use crate::read::{Record, nanoseconds, verdict, wire_text};
 use crate::{AnswerWanted, Error, ErrorKind, Event};
 use forward::{Listening, Unwritten};
+use found::Known;
 use reload::{Room, write_policy};
 
+mod claim;
 pub mod forward;
+pub mod found;
 mod reload;
 
 /// A group of programs that is loaded as a whole or not at all.
@@ -49,6 +53,8 @@ pub enum Feature {
     Leavers,
     /// `connect_unix`, `sendmsg_unix` (6.7): delegates.
     UnixSockets,
+    /// `sockops` and `sk_msg`: whom connections say that they are for.
+    Claims,
 }
 
 impl Feature {
@@ -62,6 +68,7 @@ impl Feature {
             Self::Processes => "processes",
             Self::Leavers => "leavers",
             Self::UnixSockets => "unix_sockets",
+            Self::Claims => "claims",
         }
     }
 
@@ -82,6 +89,8 @@ impl Feature {
             Self::Processes => &["bs_fork", "bs_exec", "bs_exit"],
             Self::Leavers => &["bs_move"],
             Self::UnixSockets => &["bs_connect_unix", "bs_sendmsg_unix"],
+            // First who reads, then who brings something to read.
+            Self::Claims => &[claim::READER, claim::BRINGER],
         }
     }
 
@@ -118,6 +127,15 @@ pub struct LeftOut {
     pub hosts: usize,
 }
 
+impl Settings<'_> {
+    fn known(&self) -> Known<'_> {
+        Known {
+            resolvers: self.resolvers,
+            own_addresses: self.own_addresses,
+        }
+    }
+}
+
 /// A run's programs and maps, held by its supervisor.
 pub struct Session {
     // Fields are dropped in this order: nothing may outlive what it reads from.
@@ -129,12 +147,16 @@ pub struct Session {
     events: Rc<RefCell<Vec<RawEvent>>>,
     features: BTreeSet<Feature>,
     pins: Option<std::path::PathBuf>,
+    /// What the programs are attached to.
+    cgroup: Option<OwnedFd>,
     keys: NameKeys,
     room: Room,
     /// The programs of any policy, once another than the first has judged.
     whole: Option<abi::BlackstartSkel<'static>>,
     /// The program that writes rows for user space, where `whole` does not have it.
     filler: Option<abi::BlackstartSkel<'static>>,
+    /// The programs that read names which connections give, where a later policy was the first to want them.
+    reader: Option<abi::BlackstartSkel<'static>>,
     /// Rules of all policies so far: the next one's are numbered from there.
     rules: u32,
     /// Rules of the policies before the one that judges.
@@ -156,6 +178,8 @@ struct Live {
     generation: NonNull<u32>,
     coming: NonNull<u32>,
     suspended_ns: NonNull<u64>,
+    cgroup_level: NonNull<u32>,
+    subject_count: NonNull<u64>,
     policies: [NonNull<abi::bs_policy>; 2],
     kinds: [NonNull<[[u8; 256]; 2]>; 2],
 }
@@ -164,6 +188,7 @@ impl Live {
     fn new(variables: &mut abi::bss) -> Self {
         let abi::bss {
             live,
+            subject_count,
             policies: [even, odd],
             kinds_of_octets: [even_kinds, odd_kinds],
             ..
@@ -177,6 +202,8 @@ impl Live {
             generation: NonNull::from(&mut live.generation),
             coming: NonNull::from(&mut live.coming),
             suspended_ns: NonNull::from(&mut live.suspended_ns),
+            cgroup_level: NonNull::from(&mut live.cgroup_level),
+            subject_count: NonNull::from(subject_count),
             policies: [NonNull::from(even), NonNull::from(odd)],
             kinds: [NonNull::from(even_kinds), NonNull::from(odd_kinds)],
         }
@@ -242,6 +269,19 @@ impl Live {
         unsafe { self.cgroup_id.write_volatile(id) };
     }
 
+    /// How deep the cgroup lies is to be found out again.
+    fn forget_level(&self) {
+        // SAFETY: as above; a program that finds it out again writes a whole word as well.
+        unsafe { self.cgroup_level.write_volatile(0) };
+    }
+
+    /// A number for a subject, which no program gives to another one.
+    fn number_subject(&self) -> u64 {
+        // SAFETY: points into the mapped map, aligned; programs add to it by atomic instructions only.
+        let count = unsafe { AtomicU64::from_ptr(self.subject_count.as_ptr()) };
+        count.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
     fn set_enforce(&self, enforce: bool) {
         // SAFETY: as above.
         unsafe { self.enforce.write_volatile(u32::from(enforce)) };
@@ -277,7 +317,7 @@ impl Session {
         let keys = NameKeys::random()?;
         let mut rows = PolicyRows::new(settings.tables, keys, &Offsets::default());
         let room = Room::for_policy(&rows);
-        let fixed = settings.hosts.len() + known(settings).0.len();
+        let fixed = settings.hosts.len() + known(settings.known()).0.len();
         room.size(&mut open, fixed as u32)?;
         set_constants(
             &mut open,
@@ -324,10 +364,12 @@ impl Session {
             events,
             features: features.clone(),
             pins: None,
+            cgroup: None,
             keys,
             room,
             whole: None,
             filler: None,
+            reader: None,
             rules: settings.rules,
             first_rule: 0,
             forwarder,
@@ -343,12 +385,29 @@ impl Session {
 
     /// Attach everything to `cgroup` (a cgroup2 directory that this run made). Mode is still observe.
     pub fn attach(&mut self, cgroup: BorrowedFd<'_>) -> Result<(), Error> {
+        self.attach_where(cgroup, |_| true)
+    }
+
+    /// Attach the programs of the features that are `meant`.
+    fn attach_where(
+        &mut self,
+        cgroup: BorrowedFd<'_>,
+        meant: impl Fn(Feature) -> bool,
+    ) -> Result<(), Error> {
         let id = rustix::fs::fstat(cgroup)
             .map_err(|error| Error::caused(ErrorKind::Io, "look at the run's cgroup", error))?
             .st_ino;
         self.live.set_cgroup_id(id);
+        let held = cgroup
+            .try_clone_to_owned()
+            .map_err(|error| Error::caused(ErrorKind::Io, "hold the run's cgroup", error))?;
+        self.cgroup = Some(held);
+        let claimants = self.claimants();
         for feature in self.features.clone() {
             for name in feature.programs() {
+                if !meant(feature) {
+                    continue;
+                }
                 let mut programs = self.skeleton.object_mut().progs_mut();
                 let Some(program) = programs.find(|program| program.name() == *name) else {
                     return Err(Error::new(
@@ -358,6 +417,10 @@ impl Session {
                 };
                 // Left out of what was loaded.
                 if !program.autoload() {
+                    continue;
+                }
+                if *name == claim::READER {
+                    claim::attach_reader(&program, claimants)?;
                     continue;
                 }
                 let link = attach_one(&program, feature, cgroup).map_err(|error| {
@@ -383,6 +446,7 @@ impl Session {
         })?;
         self.pins = Some(dir.to_owned());
         self.record.pin(&layout)?;
+        claim::pin_table(&self.skeleton.maps.bs_claimants, &layout)?;
         for (name, link) in &mut self.links {
             link.pin(layout.join(format!("link_{name}")))
                 .map_err(|error| {
@@ -638,6 +702,7 @@ impl Session {
                 _ => {}
             }
         }
+        self.let_claimants_go();
         failed
     }
 
@@ -820,7 +885,7 @@ fn write_known(
 ) -> Result<LeftOut, Error> {
     let failed = |error| Error::caused(ErrorKind::Io, "write the leases of /etc/hosts", error);
     let maps = &skeleton.maps;
-    let (known, own_addresses) = known(settings);
+    let (known, own_addresses) = known(settings.known());
     let mut left_out = LeftOut {
         own_addresses,
         hosts: 0,
@@ -902,7 +967,7 @@ fn write_known(
 
 /// The addresses that are known without a lookup, and as what; and how many more there would be. The resolvers come
 /// first: without one, no name could be looked up under an allow-list.
-fn known(settings: &Settings<'_>) -> (Vec<(IpAddr, u32)>, usize) {
+fn known(of: Known<'_>) -> (Vec<(IpAddr, u32)>, usize) {
     let (own, resolver) = (
         abi::bs_known::BS_KNOWN_OWN.0,
         abi::bs_known::BS_KNOWN_RESOLVER.0,
@@ -910,10 +975,7 @@ fn known(settings: &Settings<'_>) -> (Vec<(IpAddr, u32)>, usize) {
     let canonical = |addresses: &[IpAddr]| -> BTreeSet<IpAddr> {
         addresses.iter().map(IpAddr::to_canonical).collect()
     };
-    let (own_addresses, resolvers) = (
-        canonical(settings.own_addresses),
-        canonical(settings.resolvers),
-    );
+    let (own_addresses, resolvers) = (canonical(of.own_addresses), canonical(of.resolvers));
     let both = |address: &IpAddr| {
         if own_addresses.contains(address) {
             own

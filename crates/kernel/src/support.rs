@@ -141,6 +141,10 @@ pub struct Bpf {
     pub bounded_loop: Option<bool>,
     /// Ring buffers.
     pub ring_buffer: Option<bool>,
+    /// `sockops`. Asked for `doctor` only, as the next.
+    pub sock_ops: Option<bool>,
+    /// `sk_msg`, and the table of sockets that it is attached to.
+    pub sk_msg: Option<bool>,
 }
 
 /// What is mounted, in the mount table's order: the type of each file system, and where it is.
@@ -158,6 +162,7 @@ impl Support {
     pub fn probe() -> Self {
         let mut facts = Self::for_run();
         facts.bpf.tracing = programs::tracing(&facts);
+        (facts.bpf.sock_ops, facts.bpf.sk_msg) = programs::claims(&facts);
         facts.systemd_answers = match facts.systemd {
             Some(true) => host::systemd_answers(BUS_PATIENCE),
             _ => None,
@@ -205,6 +210,7 @@ impl Support {
             Feature::Outcomes => &[self.bpf.sock_release],
             Feature::Processes | Feature::Leavers => &[self.bpf.tracing],
             Feature::UnixSockets => &[self.bpf.connect_unix],
+            Feature::Claims => &[self.bpf.sock_ops, self.bpf.sk_msg],
         };
         // Programs that read kernel memory through BTF are what confidentiality forbids.
         let unlocked = self
@@ -273,6 +279,8 @@ mod tests {
                 set_retval: yes,
                 bounded_loop: yes,
                 ring_buffer: yes,
+                sock_ops: yes,
+                sk_msg: yes,
             },
             ..Support::for_run()
         }
@@ -328,6 +336,8 @@ mod tests {
         assert_eq!(host.arch, std::env::consts::ARCH);
         let asked = Bpf {
             tracing: full.bpf.tracing,
+            sock_ops: full.bpf.sock_ops,
+            sk_msg: full.bpf.sk_msg,
             ..host.bpf
         };
         assert_eq!(full.bpf, asked);

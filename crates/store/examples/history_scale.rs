@@ -239,6 +239,7 @@ fn report(n: u64) -> Report {
         started: time(id),
         ended: Some(time(900 + id)),
         exit: Some(0),
+        found: false,
     });
     let name = |which: u64| match which % 10 {
         0 => format!("host-{which}.other.example.net"),
@@ -304,6 +305,7 @@ fn report(n: u64) -> Report {
             reloads: vec![],
             break_glass: None,
             drill: None,
+            attached: None,
             usage: Usage::default(),
             kernel: Kernel {
                 release: "6.12".to_owned(),

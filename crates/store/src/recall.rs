@@ -87,6 +87,9 @@ pub enum Found {
 /// So many ids are told where one was meant.
 const CANDIDATES: usize = 10;
 
+/// Every run has a command; what was attached to has none.
+const NO_COMMAND: &str = "[]";
+
 const RUNS: &str = "SELECT run.id, uuid, (SELECT text FROM word WHERE id = service),
     (SELECT text FROM word WHERE id = host), (SELECT text FROM word WHERE id = command), started, ended, exit_code,
     mode, guarded, drill, break_glass, attempts, lost, destinations, refused, would_be_refused, findings,
@@ -388,7 +391,7 @@ impl<'c, 'a> Memory<'c, 'a> {
 
     fn past(&mut self, number: i64) -> Result<Past, Error> {
         self.tidy();
-        let (id, service, host, started, drill, lacks, around): (
+        let (id, service, host, started, drill, lacks, around, command): (
             String,
             Option<i64>,
             i64,
@@ -396,10 +399,11 @@ impl<'c, 'a> Memory<'c, 'a> {
             bool,
             i64,
             i64,
+            i64,
         ) = self
             .connection
             .prepare_cached(
-                "SELECT uuid, service, host, started, drill, lacks, surroundings FROM run WHERE id = ?",
+                "SELECT uuid, service, host, started, drill, lacks, surroundings, command FROM run WHERE id = ?",
             )?
             .query_row([number], |row| {
                 Ok((
@@ -410,6 +414,7 @@ impl<'c, 'a> Memory<'c, 'a> {
                     row.get(4)?,
                     row.get(5)?,
                     row.get(6)?,
+                    row.get(7)?,
                 ))
             })?;
         let service = match service {
@@ -422,6 +427,7 @@ impl<'c, 'a> Memory<'c, 'a> {
             host: self.word(host)?,
             started,
             drill,
+            attached: *self.word(command)? == *NO_COMMAND,
             lacks: self.lacks(lacks)?,
             around: self.surroundings(around)?,
             lookups: self.lookups(number)?,

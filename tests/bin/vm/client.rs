@@ -1,6 +1,6 @@
 //! Clients, as small as they can be: the C library's resolver, one socket, one line about what came of it.
 
-use std::io::{self, Read as _};
+use std::io::{self, Read as _, Write as _};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs as _, UdpSocket};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -22,6 +22,48 @@ pub(crate) fn lookup(name: &str) -> ExitCode {
 /// Connect, to each address in turn where there is a name, and print what the server says.
 pub(crate) fn connect(host: &str, port: &str) -> ExitCode {
     told(|| greeting(host, port))
+}
+
+/// Connect, and say that it is for a name: in a TLS client's hello, or a request's head; `-cut` in many pieces.
+pub(crate) fn claim(way: &str, address: &str, port: &str, name: &str) -> ExitCode {
+    told(|| {
+        let text = match way.trim_end_matches("-cut") {
+            "tls" => hello(name),
+            _ => format!("GET / HTTP/1.1\r\nHost: {name}\r\n\r\n").into_bytes(),
+        };
+        let mut stream = TcpStream::connect((address, number(port)?))?;
+        stream.set_nodelay(true)?;
+        let piece = if way.ends_with("-cut") { 7 } else { text.len() };
+        for part in text.chunks(piece) {
+            stream.write_all(part)?;
+        }
+        Ok("said".to_owned())
+    })
+}
+
+/// A hello that has nothing but a server name (RFC 8446, 4.1.2; RFC 6066, 3), and enough besides to be of usual size.
+fn hello(name: &str) -> Vec<u8> {
+    let with_length = |width: usize, octets: &[u8]| {
+        let length = (octets.len() as u32).to_be_bytes();
+        [&length[4 - width..], octets].concat()
+    };
+    let name = [&[0][..], &with_length(2, name.as_bytes())].concat();
+    let extensions = [
+        &[0, 21][..],
+        &with_length(2, &[0; 1500]),
+        &[0, 0],
+        &with_length(2, &with_length(2, &name)),
+    ]
+    .concat();
+    let body = [
+        &[3, 3][..],
+        &[7; 32],
+        &[0, 0, 2, 0x13, 1, 1, 0],
+        &with_length(2, &extensions),
+    ]
+    .concat();
+    let handshake = [&[1][..], &with_length(3, &body)].concat();
+    [&[22, 3, 1][..], &with_length(2, &handshake)].concat()
 }
 
 /// Send a datagram on a socket that is not connected.

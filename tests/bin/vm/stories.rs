@@ -71,6 +71,10 @@ pub(crate) fn where_enforce_works(gaps: &[&str]) -> ExitCode {
     });
     play.story("a denied name is refused at once", denied_name);
     play.story("a denied address is refused at once", denied_address);
+    play.story(
+        "a denied name on another's address is refused at once",
+        denied_claim,
+    );
     play.story("what is not denied passes", || allowed_passes(gaps));
     play.story(
         "an allow-list admits what was looked up, and nothing else",
@@ -225,6 +229,31 @@ fn denied_address() {
             .fails()
             .says("ConnectionRefused");
         at_once(&refused);
+    }
+}
+
+fn denied_claim() {
+    let policy = format!("inspect: [{PORT}]\n{POLICY}");
+    let port = PORT.to_string();
+    for address in both(MIRROR) {
+        for way in ["tls", "http", "tls-cut", "http-cut"] {
+            let say =
+                |name: &'static str| [LAB, "claim", way, &address, &port, name].map(str::to_owned);
+            let told = |name: &'static str| {
+                let say = say(name);
+                let say: Vec<&str> = say.iter().map(String::as_str).collect();
+                run(&[], &policy, &say)
+            };
+            let refused = told("github.com").fails().says("PermissionDenied");
+            at_once(&refused);
+            let flows = refused.flows(address.parse::<IpAddr>().expect("an address"), PORT);
+            assert!(
+                matches!(flows[..], [one] if one.verdict == Verdict::Deny
+                    && one.name.as_deref() == Some("github.com")),
+                "{way}: {flows:?}"
+            );
+            told("mirror.internal").exits(0).says("said");
+        }
     }
 }
 

@@ -193,6 +193,10 @@ pub(crate) struct Learn {
     #[arg(long, value_name = "TIME", value_parser = age)]
     pub(crate) since: Option<Duration>,
 
+    /// From what was attached to (`blackstart attach --service NAME`), instead of from its deployments
+    #[arg(long)]
+    pub(crate) attached: bool,
+
     /// How to show the result (on standard output)
     ///
     /// `human` is the policy; `json` has it as a text, with its rules and their evidence.

@@ -42,6 +42,8 @@ fn good() -> Support {
             set_retval: yes,
             bounded_loop: yes,
             ring_buffer: yes,
+            sock_ops: yes,
+            sk_msg: yes,
         },
         clone_into_cgroup: yes,
         seccomp: yes,
@@ -224,7 +226,7 @@ fn accepted_gaps_exist() {
             advised += 1;
         }
     }
-    assert_eq!(advised, 8);
+    assert_eq!(advised, 9);
 }
 
 const NOTHING: Bpf = Bpf {
@@ -238,6 +240,8 @@ const NOTHING: Bpf = Bpf {
     set_retval: Some(false),
     bounded_loop: Some(false),
     ring_buffer: Some(false),
+    sock_ops: Some(false),
+    sk_msg: Some(false),
 };
 
 #[test]

@@ -92,7 +92,11 @@ impl Gathered {
             .iter()
             .map(|report| Observed {
                 report,
-                phase: Phase::Deploy,
+                // What is attached to runs already.
+                phase: match report.run.attached {
+                    Some(_) => Phase::Run,
+                    None => Phase::Deploy,
+                },
             })
             .collect();
         build(&Input {

@@ -260,7 +260,10 @@ impl Gathered {
             .addresses
             .iter()
             .take(ADDRESSES)
-            .map(IpAddr::to_string)
+            .map(|address| match address.is_unspecified() {
+                true => "a proxy".to_owned(),
+                false => address.to_string(),
+            })
             .collect();
         if let Some(more) = self.addresses.len().checked_sub(ADDRESSES + 1) {
             addresses.push(format!("and {} more", more + 1));
@@ -300,7 +303,7 @@ impl Gathered {
 
 fn of_flow(flow: &Flow, texts: &mut Texts) -> Key {
     let address = flow.address.to_canonical();
-    let local = address.is_loopback() || address.is_unspecified();
+    let local = address.is_loopback() || address.is_unspecified() && !flow.is_proxied();
     Key {
         class: Class::of(flow.verdict, local),
         what: What::of_flow(flow, texts),

@@ -62,7 +62,11 @@ impl RunPage<'_> {
                 catalog,
                 runs: &[Observed {
                     report: &(self.whole)(),
-                    phase: Phase::Deploy,
+                    // What is attached to runs already.
+                    phase: match self.report.run().attached {
+                        Some(_) => Phase::Run,
+                        None => Phase::Deploy,
+                    },
                 }],
                 imports: &[],
             })
@@ -177,7 +181,11 @@ fn facts(report: &dyn Parts, clock: Clock) -> Vec<Fact> {
             });
         }
     };
-    fact("deploys", run.service.clone(), false);
+    let service = match run.attached {
+        Some(_) => "service",
+        None => "deploys",
+    };
+    fact(service, run.service.clone(), false);
     fact("owner", run.owner.clone(), false);
     fact("host", Some(run.host.clone()), false);
     fact("mode", Some(mode_text(run.mode).to_owned()), false);
@@ -220,9 +228,21 @@ fn facts(report: &dyn Parts, clock: Clock) -> Vec<Fact> {
     );
     let reloads = (!run.reloads.is_empty()).then(|| counted(run.reloads.len() as u64, "reload"));
     fact("reloaded", reloads, false);
+    let open = run.attached.as_ref().map(|attached| &attached.connections);
+    let open = open.filter(|open| !open.is_empty()).map(|open| {
+        let cut = open.iter().filter(|one| one.cut).count();
+        format!(
+            "{}, {cut} of them cut",
+            counted(open.len() as u64, "connection")
+        )
+    });
+    fact("open before", open, false);
     fact(
         "command",
-        Some(cut(&command_line(&run.command), COMMAND)),
+        match &run.attached {
+            Some(attached) => Some(cut(&format!("attached to {}", attached.target), COMMAND)),
+            None => Some(cut(&command_line(&run.command), COMMAND)),
+        },
         true,
     );
     fact("run", Some(run.id.clone()), true);

@@ -26,6 +26,7 @@ fn report(subjects: u64, flows: u32) -> Report {
         started: at(1),
         ended: Some(at(50)),
         exit: Some(0),
+        found: false,
     };
     let flow = |number: u32| Flow {
         subject: Some(1 + u64::from(number) % subjects),
@@ -63,6 +64,7 @@ fn report(subjects: u64, flows: u32) -> Report {
             reloads: Vec::new(),
             break_glass: None,
             drill: None,
+            attached: None,
             usage: Usage::default(),
             kernel: Kernel {
                 release: "6.12".to_owned(),

@@ -80,6 +80,9 @@ pub(super) fn list(rows: &[RunRow], total: u64, which: &Which, paint: Paint) -> 
 
 fn line(row: &RunRow) -> [String; 9] {
     let mut remarks = Vec::new();
+    if row.command.is_empty() {
+        remarks.push("attached");
+    }
     if row.drill {
         remarks.push("drill");
     }

@@ -75,6 +75,7 @@ pub(super) struct Dependency {
 impl Dependency {
     pub(super) fn place(&self) -> String {
         let first = match self.addresses.first() {
+            Some(address) if address.is_unspecified() => format!("a proxy, port {}", self.port),
             Some(address @ IpAddr::V6(_)) if self.port != 0 => format!("[{address}]:{}", self.port),
             Some(address) if self.port != 0 => format!("{address}:{}", self.port),
             Some(address) => address.to_string(),
@@ -362,7 +363,7 @@ pub(crate) fn is_told(flow: &Flow, told_by_another: bool) -> bool {
 /// None for what stays on this host.
 fn reached_key(flow: &Flow, what: What, ways: &mut Ways, texts: &mut Texts) -> Option<Reached> {
     let address = flow.address.to_canonical();
-    if address.is_loopback() || address.is_unspecified() {
+    if address.is_loopback() || address.is_unspecified() && !flow.is_proxied() {
         return None;
     }
     Some((what, flow.port, ways.number(flow, texts)))

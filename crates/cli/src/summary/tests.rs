@@ -48,6 +48,7 @@ fn report(guarded: Guarded) -> Report {
             reloads: Vec::new(),
             break_glass: None,
             drill: None,
+            attached: None,
             usage: Usage::default(),
             kernel: Kernel {
                 release: "6.12".to_owned(),
@@ -79,6 +80,7 @@ fn subject(id: u64, parent: Option<u64>, argv: &[&str]) -> Subject {
         started: NOON.to_owned(),
         ended: None,
         exit: None,
+        found: false,
     }
 }
 

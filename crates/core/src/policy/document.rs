@@ -43,6 +43,8 @@ pub struct Document {
     pub default: Option<Written<Effect>>,
     /// How long leases last.
     pub lease: Option<Written<LeaseLife>>,
+    /// At which ports names are read that connections give.
+    pub inspect: Option<Written<Vec<u16>>>,
     /// Other files that belong to this one; a relative path is meant from this one's directory.
     pub include: Vec<Written<String>>,
     /// Services whose failure the run must survive.

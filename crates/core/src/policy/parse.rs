@@ -7,7 +7,7 @@ mod waiver;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::{Document, Effect, LeaseLife, Place, Written, limits};
+use super::{Document, Effect, LeaseLife, MAX_INSPECTED, Place, Written, limits};
 use crate::document::{Diagnostic, Node, Places, Reader, Severity, Value, yaml};
 use crate::report::Mode;
 
@@ -31,6 +31,7 @@ pub(super) const KEYS: &[&str] = &[
     "mode",
     "default",
     "lease",
+    "inspect",
     "include",
     "protect",
     "rules",
@@ -191,6 +192,13 @@ impl File<'_> {
                 let lease = self.reader.choice(key, &node, LEASES);
                 document.lease = lease.map(|value| Written { value, place });
             }
+            "inspect" => {
+                let ports = self.ports(key, node);
+                document.inspect = Some(Written {
+                    value: ports,
+                    place,
+                });
+            }
             "include" => {
                 let help = "write `include: [base.yaml]`, or one `- FILE` a line";
                 document.include = self.words(key, node, help);
@@ -254,6 +262,34 @@ impl File<'_> {
             words.push(Written { value, place });
         }
         words
+    }
+
+    /// A list of ports, sorted, each once.
+    fn ports(&mut self, key: &str, node: Node) -> Vec<u16> {
+        const HELP: &str = "write `inspect: [80, 443]`, or `inspect: []` for none";
+        let span = node.span.clone();
+        let mut ports = Vec::new();
+        for item in self.list(key, node, HELP) {
+            let read = match &item.value {
+                Value::Text(text) => text.parse().ok(),
+                _ => None,
+            };
+            match read.filter(|port| *port != 0) {
+                Some(port) => ports.push(port),
+                None => {
+                    let message = format!("`{key}` takes ports, from 1 to 65535");
+                    self.reader
+                        .error(&item.span, message, Some(HELP.to_owned()));
+                }
+            }
+        }
+        ports.sort_unstable();
+        ports.dedup();
+        if ports.len() > MAX_INSPECTED {
+            let message = format!("`{key}` has more than {MAX_INSPECTED} ports");
+            self.reader.error(&span, message, None);
+        }
+        ports
     }
 
     /// The items of a list; nothing there is an empty one. `help` says how it is written.

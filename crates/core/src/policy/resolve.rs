@@ -7,8 +7,8 @@ mod wide;
 use std::ops::Range;
 
 use super::{
-    Case, Day, Diagnostic, Document, Effect, Limits, Parsed, Place, Policy, Rank, Rule, Severity,
-    Waiver, Written, parse,
+    Case, Day, Diagnostic, Document, Effect, Limits, MAX_INSPECTED, Parsed, Place, Policy, Rank,
+    Rule, Severity, Waiver, Written, parse,
 };
 use crate::catalog::Reading;
 use crate::report::Mode;
@@ -76,7 +76,7 @@ pub struct Effective {
 ///
 /// What a file says of `mode`, `default` and `service` goes before what it includes; of several included
 /// files that say it, the stricter `mode` and `default` hold, and the first `service`. Of limits and of `lease` the tightest
-/// hold, whoever says them.
+/// hold, whoever says them, and of `inspect` all ports.
 pub fn resolve(given: Given<'_>) -> Result<Effective, Vec<Diagnostic>> {
     let mut resolving = Resolving {
         catalog: given.catalog,
@@ -95,6 +95,7 @@ pub fn resolve(given: Given<'_>) -> Result<Effective, Vec<Diagnostic>> {
     let documents = given.layers.iter().flat_map(|layer| &layer.documents);
     let leases = documents.filter_map(|document| document.lease.as_ref());
     resolving.policy.lease = leases.map(|lease| lease.value).max().unwrap_or_default();
+    resolving.inspect(&given.layers);
     resolving.policy.service = given.service.or_else(|| service(&given.layers));
     let mut tests = Vec::new();
     let mut number = 0;
@@ -278,6 +279,23 @@ impl Resolving<'_> {
         }
         let of = |written: Option<&Written<Effect>>| written.map_or(Effect::Allow, |w| w.value);
         of(floor).max(of(own))
+    }
+
+    fn inspect(&mut self, layers: &[Layer]) {
+        let documents = layers.iter().flat_map(|layer| &layer.documents);
+        for said in documents.filter_map(|document| document.inspect.as_ref()) {
+            let ports = self.policy.inspect.get_or_insert_default();
+            ports.extend(&said.value);
+            ports.sort_unstable();
+            ports.dedup();
+            if ports.len() > MAX_INSPECTED {
+                ports.truncate(MAX_INSPECTED);
+                let message = format!(
+                    "together with those of other files, `inspect` has more than {MAX_INSPECTED} ports"
+                );
+                self.error(&said.place, message, None);
+            }
+        }
     }
 
     fn layer(&mut self, layer: Layer, number: u16) {

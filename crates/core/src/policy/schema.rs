@@ -33,6 +33,12 @@ struct File {
     /// How long an address stands for the name that it was given for: run is to the end of the run, ttl as long as
     /// the answer says, and no less than five seconds. Run, if nothing is said.
     lease: Option<LeaseWord>,
+    /// Ports at which the names are read that connections give themselves: the server name of TLS, Host and CONNECT of
+    /// HTTP. Where one address serves several names, a denied one is refused by it. An empty list reads none; of
+    /// several files that say it, all ports are read. If nothing is said, 80, 443, 3128 and 8080, where some rule denies
+    /// a name or the default denies.
+    #[schemars(inner(range(min = 1)), length(max = 32))]
+    inspect: Option<Vec<u16>>,
     /// Other policy files that belong to this one; a relative path is meant from this one's directory.
     include: Option<Vec<String>>,
     /// Services whose failure the run must survive: what the catalog says that they provide is denied, and so is

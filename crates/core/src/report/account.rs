@@ -143,6 +143,7 @@ impl Account {
             argv_truncated: image.argv_truncated,
             started: self.time(image.started_ns),
             ended: ended.then(|| self.time(image.ended_ns)),
+            found: image.found,
             exit: (ended && !image.replaced).then(|| exit_code(image.wait_status)),
         }
     }

@@ -11,8 +11,8 @@ use super::findings::findings;
 use super::ledger::{Contact, Image, Ledger, Slot};
 use super::limits::{LimitFacts, told};
 use super::{
-    Delegate, Gap, Guarded, Kernel, Mode, PolicySource, Reloaded, Report, Run, SCHEMA_VERSION,
-    Usage, image_name,
+    Attached, Delegate, Gap, Guarded, Kernel, Mode, PolicySource, Reloaded, Report, Run,
+    SCHEMA_VERSION, Usage, image_name,
 };
 use crate::policy::Policy;
 use crate::record::{Snapshot, Verdict};
@@ -55,6 +55,8 @@ pub struct RunFacts<'a> {
     pub break_glass: Option<String>,
     /// The outage that was played, if one was.
     pub drill: Option<DrillFacts>,
+    /// What it was attached to, where there was no command.
+    pub attached: Option<Attached>,
     /// Limits, and what they did.
     pub limits: LimitFacts,
     /// Use of resources.
@@ -168,6 +170,7 @@ pub(super) fn frame(record: &Ledger, rules: &RuleTexts, facts: &RunFacts<'_>) ->
             reloads: facts.reloads.iter().map(told_reload).collect(),
             break_glass: facts.break_glass.clone(),
             drill: drill(&lens),
+            attached: facts.attached.clone(),
             limits: told(&facts.limits, &facts.usage),
             usage: facts.usage.clone(),
             kernel: Kernel {

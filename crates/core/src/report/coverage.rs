@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::assemble::Lens;
 use super::ledger::Reach;
-use super::{Attribution, Coverage, Gap, Guarded, Mode};
+use super::{Attribution, Coverage, Gap, Guarded, Mode, Verdict};
 use crate::tables::RULE_DEFAULT;
 
 /// Something that this version never sees, whatever the host, unless the run was denied it.
@@ -51,13 +51,7 @@ pub const STANDING_GAPS: [StandingGap; 4] = [
 /// otherwise, that is a gap of its own.
 pub(super) fn coverage(lens: &Lens<'_>) -> Coverage {
     let counters = &lens.record.counters;
-    let sum = |f: &dyn Fn(&Reach) -> bool| -> u64 {
-        lens.record
-            .flows
-            .iter()
-            .filter(|row| f(row))
-            .fold(0, |sum, row| sum.saturating_add(row.attempts))
-    };
+    let sum = |of: &dyn Fn(&Reach) -> bool| attempts(lens, of);
     let rows = sum(&|_| true);
     let recorded = rows.saturating_add(counters.overflow);
     // A row that is read a moment after the counters may be ahead of them.
@@ -77,6 +71,15 @@ pub(super) fn coverage(lens: &Lens<'_>) -> Coverage {
     }
 }
 
+/// How many attempts such rows hold.
+fn attempts(lens: &Lens<'_>, of: &dyn Fn(&Reach) -> bool) -> u64 {
+    lens.record
+        .flows
+        .iter()
+        .filter(|row| of(row))
+        .fold(0, |sum, row| sum.saturating_add(row.attempts))
+}
+
 fn is_attributed(lens: &Lens<'_>, row: &Reach) -> bool {
     lens.subject(row.subject).is_some()
         && match row.attribution {
@@ -93,6 +96,11 @@ fn needs_no_name(lens: &Lens<'_>, row: &Reach) -> bool {
         IpAddr::V6(v6) => v6.is_loopback() || v6.is_unspecified(),
     };
     row.rule != RULE_DEFAULT || loopback || lens.facts.known_addresses.contains(&row.address)
+}
+
+/// Datagrams to the port of HTTP over QUIC that were let through.
+fn is_quic(row: &Reach) -> bool {
+    row.protocol == 17 && row.port == 443 && row.bytes_sent > 0 && row.verdict != Verdict::Deny
 }
 
 fn gaps(lens: &Lens<'_>, lost: u64, unnamed: u64) -> Vec<Gap> {
@@ -172,6 +180,51 @@ fn gaps(lens: &Lens<'_>, lost: u64, unnamed: u64) -> Vec<Gap> {
             "sockets_lost",
             counters.sockets_lost,
             "sockets were judged by their kind, but could not be listed: the table was full",
+        ),
+        (
+            "claims_busy",
+            counters.claims_busy,
+            "connections to inspected ports are held by another program of the host, or by a run around or within this one, so the names that they gave (TLS, HTTP) were not read; connect() judged them",
+        ),
+        (
+            "claims_full",
+            counters.claims_full,
+            "connections to inspected ports found no room in the table, so the names that they gave (TLS, HTTP) were not read; connect() judged them",
+        ),
+        (
+            "claims_unseen",
+            counters.claims_unseen,
+            "connections to inspected ports sent their first data on a way that is not seen (fast open, MPTCP, a send before the handshake was over), so the names that they gave (TLS, HTTP) were not read; connect() judged them",
+        ),
+        (
+            "claims_unread",
+            counters.claims_unread,
+            "connections to inspected ports sent what is neither TLS nor HTTP/1, or no more of it could be read (a body without a length, another protocol after an upgrade); connect() judged them",
+        ),
+        (
+            "claims_unnamed",
+            counters.claims_unnamed,
+            "TLS or HTTP connections to inspected ports named nobody; connect() judged them by their address",
+        ),
+        (
+            "quic",
+            // Where names that connections give are judged, and only those that passed.
+            if lens
+                .facts
+                .features
+                .iter()
+                .any(|feature| feature == "claims")
+            {
+                attempts(lens, &is_quic)
+            } else {
+                0
+            },
+            "datagrams to port 443 (QUIC): the name that they give is not read; connect() and sendmsg() judged them by their address. `deny: \"*:443\"` with `protocol: udp` refuses them, and clients go on over TCP",
+        ),
+        (
+            "claims_hidden",
+            counters.claims_hidden,
+            "TLS hellos with an encrypted part (ECH, or what looks like it): the name outside was judged, one inside is not known",
         ),
         (
             "left_cgroup",

@@ -14,6 +14,11 @@ use super::{Flow, Verdict};
 const ANYWHERE: [u16; 3] = [0, 53, 65535];
 
 impl Flow {
+    /// What a proxy was asked for: where that is, the proxy found out.
+    pub fn is_proxied(&self) -> bool {
+        self.name.is_some() && self.address.is_unspecified()
+    }
+
     /// A datagram socket was connected, and nothing was sent. Where the attempt was refused, nothing could
     /// be: then it may have been meant to carry data.
     pub fn is_route_probe(&self) -> bool {

@@ -1,7 +1,6 @@
 //! What of the judge a policy needs: the rest can be left out of what is loaded for it.
 
-use super::{ClassId, Effect, Outcome, Tables};
-use crate::policy::LeaseLife;
+use super::{ClassId, Effect, LeaseEnd, Outcome, Tables};
 
 /// Parts of the judge. All `false` is a policy that decides nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,6 +15,8 @@ pub struct Uses {
     pub refusals: bool,
     /// Leases end before the run does.
     pub expiry: bool,
+    /// Names that connections give are judged.
+    pub claims: bool,
 }
 
 impl Uses {
@@ -26,6 +27,7 @@ impl Uses {
         sockets: true,
         refusals: true,
         expiry: true,
+        claims: true,
     };
 }
 
@@ -47,7 +49,8 @@ impl Tables {
             prefixes: !self.prefixes.is_empty(),
             sockets: !self.sockets.next.is_empty(),
             refusals: met.any(|id| denies(class(id).lookup)),
-            expiry: self.lease == LeaseLife::Ttl,
+            expiry: self.lease != LeaseEnd::Run,
+            claims: !self.inspect.is_empty(),
         }
     }
 }
@@ -58,12 +61,14 @@ mod tests {
     use crate::policy::{Policy, alone};
     use crate::tables::{Facts, compile};
 
-    fn uses(rules: &str) -> Uses {
+    fn tables(rules: &str) -> Tables {
         let text = format!("apiVersion: blackstart.dev/v1\nkind: Policy\n{rules}");
         let policy = alone(&text, "p.yaml").unwrap().policy;
-        compile(&policy, &Facts { search: Vec::new() })
-            .unwrap()
-            .uses()
+        compile(&policy, &Facts { search: Vec::new() }).unwrap()
+    }
+
+    fn uses(rules: &str) -> Uses {
+        tables(rules).uses()
     }
 
     #[test]
@@ -74,12 +79,14 @@ mod tests {
             sockets: false,
             refusals: false,
             expiry: false,
+            claims: false,
         };
         let nothing = compile(&Policy::default(), &Facts { search: Vec::new() }).unwrap();
         assert_eq!(nothing.uses(), none);
         assert_eq!(uses("rules:\n  - allow: a.example\n"), none);
         let refusing = Uses {
             refusals: true,
+            claims: true,
             ..none
         };
         assert_eq!(uses("default: deny\n"), refusing);
@@ -96,5 +103,14 @@ mod tests {
         };
         assert_eq!(uses("lease: ttl\n"), ending);
         assert_eq!(uses("lease: run\n"), none);
+        let mut tables = tables("lease: run\n");
+        tables.end_leases();
+        assert_eq!(tables.uses(), ending);
+        assert_eq!(tables.lease, LeaseEnd::Ttl { at_least: 600 });
+        // Names that connections give, where some are denied or somebody wants them.
+        assert!(uses("rules:\n  - deny: a.example:443\n").claims);
+        assert!(!uses("rules:\n  - deny: 10.0.0.0/8\n").claims);
+        assert!(!uses("inspect: []\nrules:\n  - deny: a.example\n").claims);
+        assert!(uses("inspect: [8443]\n").claims);
     }
 }

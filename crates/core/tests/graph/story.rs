@@ -56,6 +56,7 @@ impl Story {
                 reloads: vec![],
                 break_glass: None,
                 drill: None,
+                attached: None,
                 usage: Usage::default(),
                 kernel: Kernel {
                     release: "6.12".to_owned(),
@@ -89,6 +90,7 @@ impl Story {
             started: time(1),
             ended: Some(time(50)),
             exit: Some(0),
+            found: false,
         });
         self
     }

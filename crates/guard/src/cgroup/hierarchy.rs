@@ -161,6 +161,11 @@ impl Hierarchy {
         self.top.join(relative)
     }
 
+    /// A path in the tree (of this cgroup namespace), below the mount; the top stands for what lies outside of that.
+    pub(crate) fn below(&self, inside: &Path) -> PathBuf {
+        below(inside, &self.root)
+    }
+
     /// The caller's own cgroup, below the mount.
     pub(crate) fn own(&self) -> io::Result<PathBuf> {
         self.of("self")
@@ -181,6 +186,15 @@ impl Hierarchy {
 /// The inode of the caller's cgroup namespace: paths mean something within one only.
 pub(super) fn namespace() -> io::Result<u64> {
     Ok(fs::metadata("/proc/self/ns/cgroup")?.ino())
+}
+
+/// Where in the tree of cgroup2 (of this cgroup namespace) a directory of a mount of it lies; none if no mount shows it.
+pub(super) fn inside(directory: &Path) -> Option<PathBuf> {
+    let table = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    let mounts = mounts(&Tree::Second, &table).into_iter();
+    let holding = mounts.filter(|mount| directory.starts_with(&mount.at) && mount.is_on_top());
+    let mount = holding.max_by_key(|mount| mount.at.iter().count())?;
+    Some(mount.root.join(directory.strip_prefix(&mount.at).ok()?))
 }
 
 /// The writable mounts of the tree.

@@ -20,7 +20,7 @@ use crate::control::Judged;
 use crate::orphan::{described, kept_record, remove_programs};
 use crate::plan::Need;
 use crate::story::{End, tell, wall_ns};
-use crate::supervise::{Beside, Ending, Supervisor, Told};
+use crate::supervise::{Beside, Ending, Place, Supervision, Supervisor, Told};
 use crate::terminal::Terminal;
 use crate::watch::Watch;
 use crate::{AtEnd, Ended, Notice, locked, pins, scripts, usual};
@@ -60,28 +60,32 @@ impl Setup<'_> {
             search: std::mem::take(&mut self.search),
             may_enforce: self.terms.may_enforce(),
             broken_glass: self.file.break_glass.is_some(),
+            ends_leases: false,
             enforcing: self.terms.enforcing(),
         };
         let mut supervisor = Supervisor {
             child,
             signals,
             terminal,
-            session: self.session.as_mut(),
             cgroup: self.cgroup.as_ref(),
-            dir: self.dir.as_ref(),
-            answerer: self.answerer.as_ref(),
-            forwarder: self.forwarder.as_ref(),
-            judged: &mut judged,
-            control: self.control.as_ref(),
-            file: &mut self.file,
-            beside: &mut beside,
             watch: &mut watch,
-            notice: &mut *notice,
-            told: Told::default(),
-            detached: false,
-            contacts: false,
-            near: Vec::new(),
-            pending: VecDeque::new(),
+            on: Supervision {
+                session: self.session.as_mut(),
+                place: Place::Made(self.cgroup.as_ref()),
+                dir: self.dir.as_ref(),
+                answerer: self.answerer.as_ref(),
+                forwarder: self.forwarder.as_ref(),
+                judged: &mut judged,
+                control: self.control.as_ref(),
+                file: &mut self.file,
+                beside: &mut beside,
+                notice: &mut *notice,
+                told: Told::default(),
+                detached: false,
+                contacts: false,
+                near: Vec::new(),
+                pending: VecDeque::new(),
+            },
         };
         let ending = supervisor.until_exit();
         terminal.take_back();
@@ -127,37 +131,15 @@ impl Setup<'_> {
             && self.pins.is_some()
             && self.dir.is_some();
         // What survivors do from here on is theirs: counted after the record was read, it would be lost unseen.
-        if !keep && let Err(error) = supervisor.detach() {
-            supervisor.tell_warning(format!(
+        if !keep && let Err(error) = supervisor.on.detach() {
+            supervisor.on.tell_warning(format!(
                 "programs of this run could not be detached: {error}"
             ));
         }
-        supervisor.last_events();
-        // Nobody is turned to it any more; who still uses it goes on as if the server had ended.
-        drop(self.forwarder.take());
-        let unwritten = self.session.as_mut().map(Session::unwritten);
-        if let Some((count, why)) = unwritten.and_then(|lost| Some((lost.count, lost.first?))) {
-            self.terms.note(
-                Need::DnsOverTcp,
-                format!(
-                    "lookups over TCP were judged, but could not be recorded: {}",
-                    described(&why)
-                ),
-                count,
-            );
-        }
-        let (ended_ns, took) = (wall_ns(SystemTime::now()), began.elapsed());
-        let unanswered = self.answerer.take().map_or(0, |answerer| answerer.finish());
-        if unanswered > 0 {
-            self.terms.note(
-                Need::Answers,
-                "denied lookups got no final answer; their askers had to find out by themselves",
-                unanswered,
-            );
-        }
-
-        let record = self.record(&mut beside);
-        let mut ended = outcome(ending, watch.overtime.is_some());
+        supervisor.on.last_events();
+        let took = began.elapsed();
+        let (record, ended_ns) = self.take_record(&mut beside);
+        let ended = outcome(ending, watch.overtime.is_some());
         self.file.exit_code = Some(ended.0);
         let (mut usage, memory_hits) = usage(self.cgroup.as_ref(), watch.highest_pids);
         usage.wall_seconds = Some(took.as_secs_f64());
@@ -171,7 +153,6 @@ impl Setup<'_> {
         } else {
             self.clean_up(&mut leftovers, notice);
         }
-        self.file.gaps = self.terms.gaps().to_vec();
         let end = End {
             ended_ns: Some(ended_ns),
             usage,
@@ -184,6 +165,48 @@ impl Setup<'_> {
             leftovers,
             unsupervised_seconds: 0.0,
         };
+        self.conclude(judged, record, end, ended, keep, notice)
+    }
+
+    /// Once nothing more is judged: the record, and when that was.
+    pub(super) fn take_record(&mut self, beside: &mut Beside) -> (Ledger, i64) {
+        // Nobody is turned to it any more; who still uses it goes on as if the server had ended.
+        drop(self.forwarder.take());
+        let unwritten = self.session.as_mut().map(Session::unwritten);
+        if let Some((count, why)) = unwritten.and_then(|lost| Some((lost.count, lost.first?))) {
+            self.terms.note(
+                Need::DnsOverTcp,
+                format!(
+                    "lookups over TCP were judged, but could not be recorded: {}",
+                    described(&why)
+                ),
+                count,
+            );
+        }
+        let ended_ns = wall_ns(SystemTime::now());
+        let unanswered = self.answerer.take().map_or(0, |answerer| answerer.finish());
+        if unanswered > 0 {
+            self.terms.note(
+                Need::Answers,
+                "denied lookups got no final answer; their askers had to find out by themselves",
+                unanswered,
+            );
+        }
+        (self.record(beside), ended_ns)
+    }
+
+    /// The report, told and put away. `ended` is the exit code, and the signal behind it.
+    pub(super) fn conclude(
+        mut self,
+        judged: Judged<'_>,
+        record: Ledger,
+        end: End,
+        mut ended: (i32, Option<i32>),
+        keep: bool,
+        notice: &mut dyn FnMut(Notice),
+    ) -> Ended {
+        self.file.exit_code = Some(ended.0);
+        self.file.gaps = self.terms.gaps().to_vec();
         let policy = judged.policy;
         if ended.0 == 0 && gates(policy.as_deref(), &record) {
             ended.0 = GATED;
@@ -221,6 +244,10 @@ impl Setup<'_> {
         let service = self.file.service.as_deref();
         let owner = service.and_then(|name| catalog.find(name));
         report.owned_by(owner.and_then(|id| catalog.service(id).owner.clone()));
+        // What is watched is no deployment, which alone closes circles.
+        if self.target.is_some() {
+            return lock;
+        }
         let protect = policy.map_or(&[][..], |policy| &policy.protect);
         // The whole report, in memory: whoever asks for circles has the contacts weighed against each other.
         let found = graph::of_run(&report.to_report(), catalog, protect);
@@ -255,7 +282,11 @@ impl Setup<'_> {
     }
 
     /// Take down the guard; what still lives is the caller's again. `leftovers` gains whoever came since.
-    fn clean_up(&mut self, leftovers: &mut Vec<Leftover>, notice: &mut dyn FnMut(Notice)) {
+    pub(super) fn clean_up(
+        &mut self,
+        leftovers: &mut Vec<Leftover>,
+        notice: &mut dyn FnMut(Notice),
+    ) {
         let _locked = self
             .state
             .as_ref()

@@ -57,6 +57,14 @@ impl Setup<'_> {
         Ok(())
     }
 
+    /// Nothing that was there before is limited.
+    pub(super) fn leave_unlimited(&mut self) {
+        if self.limits() != Limits::default() {
+            let detail = "the policy's limits are not applied to what was there before: it is somebody else's";
+            self.terms.note(Need::Limits, detail, 0);
+        }
+    }
+
     /// The kernel refused the command a cgroup that limits it: it goes without those, if that is accepted.
     pub(super) fn lift_refused_limits(&mut self, why: &str) -> Result<(), Refusal> {
         let limits = &mut self.file.limits;

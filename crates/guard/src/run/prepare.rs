@@ -19,7 +19,7 @@ use crate::cgroup::{Controller, RunCgroup};
 use crate::control::Control;
 use crate::forward::{Forwarder, Listeners};
 use crate::orphan::{Swept, described, sweep_locked, sweep_spare};
-use crate::plan::{FEATURES, Need, plan, replan, unix_rules};
+use crate::plan::{FEATURES, Need, needed, plan, replan, unix_rules};
 use crate::refusal::{Cause, Refusal};
 use crate::resolv::Resolving;
 use crate::state::{RunDir, SPARE, StateDir, is_of_the_disk};
@@ -32,9 +32,14 @@ impl Setup<'_> {
     /// Everything that has to be there before the command starts.
     pub(super) fn prepare(&mut self, notice: &mut dyn FnMut(Notice)) -> Result<(), Refusal> {
         let host = Support::for_run();
+        let mut resolving = match &self.target {
+            Some(target) => Resolving::of(&target.pids().unwrap_or_default()),
+            None => Resolving::read(),
+        };
+        let tables = self.tables(&resolving)?;
         // What the host can do comes first: whoever lacks root lacks the state directory for want of it, and is to
         // hear of root.
-        let wanted = plan(&host, &mut self.terms)?;
+        let wanted = plan(&host, tables.uses(), &mut self.terms)?;
         let locked = self.open_state()?;
         if let (Some(state), Some(_)) = (&self.state, &locked) {
             match sweep_locked(state) {
@@ -50,26 +55,19 @@ impl Setup<'_> {
         if let Some(policy) = self.policy.filter(|_| !wanted.is_empty()) {
             unix_rules(policy, &wanted, &mut self.terms)?;
         }
-        let mut resolving = Resolving::read();
-        let tables = self.tables(&resolving)?;
         if !wanted.is_empty() {
             self.shorten_hosts(&mut resolving.hosts, &tables)?;
         }
-        self.file.own_addresses.clone_from(&resolving.own);
-        self.file.resolvers.clone_from(&resolving.servers);
-        self.file.search.clone_from(&resolving.search);
-        self.file.known_addresses = resolving
-            .servers
-            .iter()
-            .chain(&resolving.own)
-            .copied()
-            .collect();
+        self.file.knows(&resolving);
         self.begin_dir()?;
         // Limits hold a run of which nothing can be seen as well.
         if !(wanted.is_empty() && Controller::needed(&self.limits()).is_empty()) {
             self.make_cgroup(&host)?;
         }
-        self.apply_limits()?;
+        match self.target {
+            Some(_) => self.leave_unlimited(),
+            None => self.apply_limits()?,
+        }
         if self.cgroup.is_some() && !wanted.is_empty() {
             self.make_pins()?;
             // Others may begin: what follows takes time, and is found by its name if this one dies.
@@ -89,12 +87,21 @@ impl Setup<'_> {
             self.load(&host, &wanted, &settings)?;
             self.tell_left_out()?;
             self.close_families()?;
-            self.arm(tables)?;
+            if self.target.is_some() {
+                self.move_to_target(&tables)?;
+            }
+            self.arm()?;
+            if self.target.is_some() {
+                self.meet_connections(&tables, &resolving);
+            }
+            self.forward(tables)?;
             // Those that nobody is turned to.
             self.listeners = None;
         }
-        self.contain()?;
-        if self.session.is_some() {
+        if self.target.is_none() {
+            self.contain()?;
+        }
+        if self.session.is_some() && self.target.is_none() {
             for detail in inherited::sockets() {
                 self.terms.note(Need::InheritedSockets, detail, 0);
             }
@@ -216,12 +223,17 @@ impl Setup<'_> {
             .collect();
         self.search.clone_from(&search);
         let default = Policy::default();
-        compile(self.policy.unwrap_or(&default), &Facts { search }).map_err(|error| Refusal {
+        let compiled = compile(self.policy.unwrap_or(&default), &Facts { search });
+        let mut tables = compiled.map_err(|error| Refusal {
             cause: Cause::Request,
             what: "the policy cannot be compiled".to_owned(),
             why: error.to_string(),
             remedy: String::new(),
-        })
+        })?;
+        if self.target.is_some() {
+            tables.end_leases();
+        }
+        Ok(tables)
     }
 
     /// Keep what the kernel's tables have room for; names that a rule speaks of first, since only these
@@ -319,8 +331,12 @@ impl Setup<'_> {
 
     pub(super) fn make_cgroup(&mut self, host: &Support) -> Result<(), Refusal> {
         let id = self.file.id.clone();
-        let systemd = host.systemd == Some(true);
-        let controllers = Controller::needed(&self.limits());
+        // One in which the programs only show that they judge is no unit.
+        let systemd = host.systemd == Some(true) && self.target.is_none();
+        let controllers = match self.target {
+            Some(_) => Vec::new(),
+            None => Controller::needed(&self.limits()),
+        };
         let (file, dir) = (&mut self.file, self.dir.as_ref());
         let mut unwritten = None;
         let mut made = RunCgroup::create(&id, systemd, &controllers, &mut |cgroup| {
@@ -436,11 +452,12 @@ impl Setup<'_> {
         };
         if let Some(session) = &session {
             self.file.kernel.features = session.features();
-            self.file.guarded = if loaded.len() == FEATURES.len() {
-                Guarded::Yes
-            } else {
-                Guarded::Partly
-            };
+            self.file.guarded =
+                if needed(settings.tables.uses()).all(|feature| loaded.contains(&feature)) {
+                    Guarded::Yes
+                } else {
+                    Guarded::Partly
+                };
         }
         self.session = session;
         Ok(())
@@ -485,8 +502,8 @@ impl Setup<'_> {
     }
 
     /// Pin, prove, raise the mode, and begin to answer.
-    fn arm(&mut self, tables: Tables) -> Result<(), Refusal> {
-        let (Some(session), Some(cgroup)) = (&mut self.session, &self.cgroup) else {
+    fn arm(&mut self) -> Result<(), Refusal> {
+        let Some(session) = &mut self.session else {
             return Ok(());
         };
         if let Some(pins) = &self.pins
@@ -511,7 +528,10 @@ impl Setup<'_> {
                 )?,
             }
         }
-        if let Err(error) = session.self_probe(cgroup.fd()) {
+        // What is somebody else's gets no process of ours: there it was done before.
+        if let Some(cgroup) = &self.cgroup
+            && let Err(error) = session.self_probe(cgroup.fd())
+        {
             self.terms.lack(Need::SelfProbe, described(&error))?;
             self.file.guarded = Guarded::Partly;
         }
@@ -545,7 +565,7 @@ impl Setup<'_> {
                 .terms
                 .lack(Need::Answers, format!("no thread for them: {error}"))?,
         }
-        self.forward(tables)
+        Ok(())
     }
 }
 
@@ -630,7 +650,7 @@ mod tests {
         let (rest, missing) = loaded(&[Feature::UnixSockets, Feature::Names]);
         assert_eq!(
             (rest.len(), missing),
-            (5, vec![Feature::Names, Feature::UnixSockets])
+            (6, vec![Feature::Names, Feature::UnixSockets])
         );
         assert_eq!(loaded(&FEATURES), (BTreeSet::new(), FEATURES.to_vec()));
     }

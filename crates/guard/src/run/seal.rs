@@ -69,6 +69,10 @@ impl Setup<'_> {
             }
             return Ok(());
         }
+        if self.target.is_some() {
+            let why = "packet and vsock sockets of processes that run already cannot be refused";
+            return self.terms.lack(Need::Families, why);
+        }
         let sees_kinds = |session: &Session| session.has(Feature::SocketKinds);
         if !self.session.as_ref().is_some_and(sees_kinds) {
             let why = "raw, ping and SCTP sockets cannot be refused: no hook sees them being made";

@@ -19,6 +19,10 @@ enum { IPPROTO_TCP = 6, IPPROTO_UDP = 17, ECONNREFUSED = 111 };
 #include "name.bpf.h"
 #include "attempt.bpf.h"
 #include "path.bpf.h"
+#include "head.bpf.h"
+#include "hello.bpf.h"
+#include "request.bpf.h"
+#include "claim.bpf.h"
 
 /* A name in, its class and that class's rulings on lookups out. */
 struct bs_trial_name {
@@ -36,12 +40,41 @@ struct bs_trial_path {
 	__u64 ends[2];
 };
 
+/* A name that a connection gives in, what becomes of it out. */
+struct bs_trial_claim {
+	struct bs_attempt attempt;
+	__u32 class_id;
+	__u32 somewhere;
+};
+
+/* What a connection sends in, what was read of it out. */
+struct bs_trial_head {
+	struct bs_head head;
+	__u32 again;
+	__s32 found;
+	__u8 octets[BS_HEAD_MOST];
+};
+
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
 	__type(key, __u32);
 	__type(value, struct bs_trial_path);
 } bs_trial_paths SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct bs_trial_claim);
+} bs_trial_claims SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct bs_trial_head);
+} bs_trial_heads SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -61,6 +94,8 @@ struct {
 __u32 trial_attempts = 0;
 __u32 trial_names = 0;
 __u32 trial_paths = 0;
+__u32 trial_claims = 0;
+__u32 trial_heads = 0;
 
 static long bs_trial_attempt(__u32 index, void *unused)
 {
@@ -103,12 +138,35 @@ static long bs_trial_path(__u32 index, void *unused)
 	return 0;
 }
 
+static long bs_trial_claim(__u32 index, void *unused)
+{
+	struct bs_trial_claim *t = bpf_map_lookup_elem(&bs_trial_claims, &index);
+
+	if (!t)
+		return 1;
+	bs_judge_claim(&t->attempt, 1, t->class_id, t->somewhere);
+	return 0;
+}
+
+static long bs_trial_head(__u32 index, void *unused)
+{
+	struct bs_trial_head *t = bpf_map_lookup_elem(&bs_trial_heads, &index);
+
+	if (!t)
+		return 1;
+	*(volatile __u64 *)&t->head.base = (__u64)t->octets;
+	t->found = bs_head_read(&t->head, t->again);
+	return 0;
+}
+
 SEC("cgroup_skb/egress")
 int bs_trial(struct __sk_buff *skb)
 {
 	bpf_loop(trial_attempts, bs_trial_attempt, (void *)0, 0);
 	bpf_loop(trial_names, bs_trial_name, (void *)0, 0);
 	bpf_loop(trial_paths, bs_trial_path, (void *)0, 0);
+	bpf_loop(trial_claims, bs_trial_claim, (void *)0, 0);
+	bpf_loop(trial_heads, bs_trial_head, (void *)0, 0);
 	return 1;
 }
 

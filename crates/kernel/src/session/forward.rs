@@ -19,7 +19,7 @@ use libbpf_rs::{MapCore, MapFlags};
 use super::reload::row;
 use super::{Feature, Session};
 use crate::abi;
-use crate::fill::{address, numbered, words};
+use crate::fill::{address, lease_floor, numbered, words};
 use crate::{Error, ErrorKind};
 
 /// What must be loaded for lookups over TCP to be turned to a forwarder, and it to know whose they are.
@@ -236,7 +236,7 @@ impl Session {
                 },
                 recorded: u32::from(recorded),
                 generation,
-                until: ttl,
+                until: ttl.max(lease_floor(tables)),
                 ..abi::zeroed()
             });
         }
@@ -290,7 +290,7 @@ impl Session {
     }
 
     /// Which selectors hold for a process, as `bs_selectors_of`.
-    fn selectors(&self, tables: &Tables, subject: SubjectId) -> u64 {
+    pub(super) fn selectors(&self, tables: &Tables, subject: SubjectId) -> u64 {
         if tables.selectors.is_empty() {
             return 0;
         }

@@ -20,7 +20,7 @@ use crate::fill::{EDGES_BEHIND, Offsets, PolicyRows, Rows, place_edges};
 use crate::read::name_of;
 use crate::{Error, ErrorKind, Session};
 
-use super::{Feature, Live, load_error, opened, set_constants};
+use super::{Feature, Live, claim, load_error, opened, set_constants};
 
 /// Bound on the entries of tables that take memory for rows only.
 const PLENTY: u32 = 1 << 22;
@@ -206,6 +206,9 @@ impl Session {
             return Err(no_room(what));
         }
         self.make_whole()?;
+        if tables.uses().claims {
+            self.begin_claims()?;
+        }
         self.clear_place(place)?;
         write_policy(&self.skeleton, &self.live, &mut rows, &self.room, place)?;
         self.live.set_coming(generation + 1);
@@ -242,7 +245,10 @@ impl Session {
             .copied()
             .filter(|feature| !feature.is_tracing())
             .collect();
-        let whole = self.load_beside(&replaced)?;
+        let mut whole = self.load_beside(&replaced)?;
+        if self.features.contains(&Feature::Claims) {
+            claim::attach_whole_reader(&mut whole, self.claimants())?;
+        }
         let failed = |error| Error::caused(ErrorKind::Io, "put the programs in place", error);
         for (name, link) in &mut self.links {
             let program = whole
@@ -254,6 +260,23 @@ impl Session {
             }
         }
         self.whole = Some(whole);
+        Ok(())
+    }
+
+    /// Read the names that connections give, if that was not done before.
+    fn begin_claims(&mut self) -> Result<(), Error> {
+        let Some(cgroup) = &self.cgroup else {
+            return Ok(());
+        };
+        if self.features.contains(&Feature::Claims) {
+            return Ok(());
+        }
+        let mut beside = self.load_beside(&BTreeSet::from([Feature::Claims]))?;
+        let table = self.claimants();
+        let link = claim::begin(&mut beside, table, cgroup.as_fd(), self.pins.as_deref())?;
+        self.links.push((claim::BRINGER.to_owned(), link));
+        self.features.insert(Feature::Claims);
+        self.reader = Some(beside);
         Ok(())
     }
 

@@ -8,6 +8,7 @@ mod answers;
 mod decision;
 mod differential;
 mod forward;
+mod heads;
 mod host;
 mod leases;
 mod message;

@@ -31,6 +31,8 @@ const SOCK_CREATE: Hook = (
     sys::BPF_PROG_TYPE_CGROUP_SOCK,
     sys::BPF_CGROUP_INET_SOCK_CREATE,
 );
+const SOCK_OPS: Hook = (sys::BPF_PROG_TYPE_SOCK_OPS, sys::BPF_CGROUP_SOCK_OPS);
+const SK_MSG: Hook = (sys::BPF_PROG_TYPE_SK_MSG, sys::BPF_SK_MSG_VERDICT);
 const SOCK_RELEASE: Hook = (
     sys::BPF_PROG_TYPE_CGROUP_SOCK,
     sys::BPF_CGROUP_INET_SOCK_RELEASE,
@@ -59,7 +61,24 @@ pub(super) fn bpf(facts: &Support) -> Bpf {
             .is_helper_supported(sys::BPF_FUNC_loop)
             .ok(),
         ring_buffer: MapType::RingBuf.is_supported().ok(),
+        // Few policies want them, and the loader finds out.
+        sock_ops: None,
+        sk_msg: None,
     }
+}
+
+/// Does it take what reads the names that connections give?
+pub(super) fn claims(facts: &Support) -> (Option<bool>, Option<bool>) {
+    if facts.may_load() == Some(false) {
+        return (None, None);
+    }
+    let table = MapType::Sockhash.is_supported().ok();
+    let both = match (takes(SK_MSG, &[]), table) {
+        (Some(false), _) | (_, Some(false)) => Some(false),
+        (Some(true), Some(true)) => Some(true),
+        _ => None,
+    };
+    (takes(SOCK_OPS, &[]), both)
 }
 
 /// Does it take typed tracepoints? To tell, the kernel's type information must be read, all five megabytes of it; a run

@@ -30,6 +30,7 @@ fn subject(id: u64, parent: Option<u64>, exe: &str) -> Subject {
         started: time(0),
         ended: None,
         exit: None,
+        found: false,
     }
 }
 
@@ -54,6 +55,7 @@ pub(crate) fn report(n: u64, service: &str) -> Report {
             reloads: vec![],
             break_glass: None,
             drill: None,
+            attached: None,
             usage: Usage::default(),
             kernel: Kernel {
                 release: "6.12".to_owned(),

@@ -5,11 +5,10 @@
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write;
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv4Addr};
 
-use blackstart_core::decide::{Attempt, Lease, decide, decide_lookup};
+use blackstart_core::decide::{Attempt, Decision, Lease, decide, decide_claim, decide_lookup};
 use blackstart_core::name::{Name, Pattern};
 use blackstart_core::path::{PathPattern, Selector};
 use blackstart_core::policy::{Effect as Says, Failure, Policy, PortRange, Rank, Rule, Target};
@@ -37,12 +36,13 @@ use crate::session::{Session, Settings};
     clippy::multiple_unsafe_ops_per_block,
     reason = "generated from the object's BTF"
 )]
-mod skeleton {
+pub(super) mod skeleton {
     include!(concat!(env!("OUT_DIR"), "/trial.skel.rs"));
 }
 use skeleton::TrialSkelBuilder;
 use skeleton::types::{
-    bs_attempt, bs_config, bs_live, bs_policy, bs_spared, bs_trial_name, bs_trial_path,
+    bs_attempt, bs_config, bs_live, bs_policy, bs_spared, bs_trial_claim, bs_trial_name,
+    bs_trial_path,
 };
 
 // SAFETY: one struct of abi.h, without implicit padding.
@@ -64,6 +64,8 @@ unsafe impl Plain for bs_trial_path {}
 unsafe impl Plain for bs_attempt {}
 // SAFETY: as above.
 unsafe impl Plain for bs_trial_name {}
+// SAFETY: as above.
+unsafe impl Plain for bs_trial_claim {}
 
 /// Attempts and names compared under one policy.
 const ATTEMPTS: usize = 1600;
@@ -469,7 +471,12 @@ fn compare(case: &Case) -> Result<usize, TestCaseError> {
             });
         }
     }
-    let (attempts, names, paths) = in_kernel(&session, &tables, case);
+    let Judged {
+        attempts,
+        names,
+        paths,
+        claims,
+    } = in_kernel(&session, &tables, case);
     let against = Against {
         case,
         tables: &tables,
@@ -487,6 +494,24 @@ fn compare(case: &Case) -> Result<usize, TestCaseError> {
             &leased,
             attempt,
             tables.selectors_of(path.as_bytes()),
+            got,
+        )?;
+    }
+    for (((attempt, path), (n, claim)), got) in case
+        .attempts
+        .iter()
+        .zip(case.paths.iter().cycle())
+        .zip((0..).zip(case.names.iter().cycle()))
+        .zip(&claims)
+    {
+        let claim = claim.name(&case.patterns);
+        judge_claim(
+            &against,
+            &leased,
+            attempt,
+            tables.selectors_of(path.as_bytes()),
+            claim.map_or(0, |name| tables.class_of_name(&name)),
+            n % 3 != 0,
             got,
         )?;
     }
@@ -512,7 +537,7 @@ fn compare(case: &Case) -> Result<usize, TestCaseError> {
         ];
         prop_assert_eq!(got.ends, wanted, "{}", path);
     }
-    Ok(attempts.len() + names.len() + paths.len())
+    Ok(attempts.len() + claims.len() + names.len() + paths.len())
 }
 
 /// The policy that a case's takes over from: as large, and of another opinion.
@@ -611,12 +636,16 @@ fn keys_of(session: &Session) -> NameKeys {
     }
 }
 
+/// What the kernel made of a case.
+struct Judged {
+    attempts: Vec<bs_attempt>,
+    names: Vec<bs_trial_name>,
+    paths: Vec<bs_trial_path>,
+    claims: Vec<bs_trial_claim>,
+}
+
 /// Let the kernel judge all of it, in one call.
-fn in_kernel(
-    session: &Session,
-    tables: &Tables,
-    case: &Case,
-) -> (Vec<bs_attempt>, Vec<bs_trial_name>, Vec<bs_trial_path>) {
+fn in_kernel(session: &Session, tables: &Tables, case: &Case) -> Judged {
     let selectors = || {
         case.paths
             .iter()
@@ -639,6 +668,31 @@ fn in_kernel(
             ..abi::zeroed()
         };
         attempts.push(&n, &row);
+    }
+    let place = offsets(case);
+    let mut claims = Rows::default();
+    for (((n, (address, rule, _, port)), selectors), near) in (0u32..)
+        .zip(&case.attempts)
+        .zip(selectors())
+        .zip(case.names.iter().cycle())
+    {
+        let class = near
+            .name(&case.patterns)
+            .map_or(0, |name| tables.class_of_name(&name));
+        let row = bs_trial_claim {
+            attempt: bs_attempt {
+                subject: 1,
+                selectors,
+                generation: u32::from(case.reloaded),
+                addr: words(*address),
+                port: port.number(&case.policy, rule),
+                protocol: 6,
+                ..abi::zeroed()
+            },
+            class_id: class + place.class,
+            somewhere: u32::from(n % 3 != 0),
+        };
+        claims.push(&n, &row);
     }
     let mut names = Rows::default();
     for ((n, near), selectors) in (0u32..).zip(&case.names).zip(selectors()) {
@@ -673,6 +727,10 @@ fn in_kernel(
         .bs_trial_paths
         .set_max_entries(paths.len().max(1))
         .unwrap();
+    open.maps
+        .bs_trial_claims
+        .set_max_entries(claims.len().max(1))
+        .unwrap();
     let config = config_of(session);
     let constants = open.maps.rodata_data.as_deref_mut().expect("constants");
     constants.config = abi::value(abi::octets(&config)).expect("one header, one size");
@@ -698,6 +756,7 @@ fn in_kernel(
     variables.trial_paths = paths.len();
     variables.trial_attempts = attempts.len();
     variables.trial_names = names.len();
+    variables.trial_claims = claims.len();
     for mut map in open.open_object_mut().maps_mut() {
         let name = map.name().to_owned();
         let same = session
@@ -715,6 +774,7 @@ fn in_kernel(
         .write(&trial.maps.bs_trial_attempts, "attempts")
         .unwrap();
     names.write(&trial.maps.bs_trial_names, "names").unwrap();
+    claims.write(&trial.maps.bs_trial_claims, "claims").unwrap();
     paths.write(&trial.maps.bs_trial_paths, "paths").unwrap();
     let frame = [0; 64];
     let input = ProgramInput {
@@ -725,11 +785,12 @@ fn in_kernel(
         trial.progs.bs_trial.test_run(input).unwrap().return_value,
         1
     );
-    (
-        rows_of(&trial.maps.bs_trial_attempts, case.attempts.len()),
-        rows_of(&trial.maps.bs_trial_names, case.names.len()),
-        rows_of(&trial.maps.bs_trial_paths, case.paths.len()),
-    )
+    Judged {
+        attempts: rows_of(&trial.maps.bs_trial_attempts, case.attempts.len()),
+        names: rows_of(&trial.maps.bs_trial_names, case.names.len()),
+        paths: rows_of(&trial.maps.bs_trial_paths, case.paths.len()),
+        claims: rows_of(&trial.maps.bs_trial_claims, case.attempts.len()),
+    }
 }
 
 fn rows_of<T: Plain>(map: &impl MapCore, count: usize) -> Vec<T> {
@@ -787,6 +848,70 @@ fn judge(
         leases: &at.leases,
     };
     let wanted = decide(tables, &attempt);
+    same(
+        case,
+        place,
+        &wanted,
+        got,
+        &format!("{address} {protocol} {port}: {attempt:?}"),
+    )?;
+    let denied = matches!(wanted.verdict, Verdict::Deny | Verdict::WouldDeny);
+    let ambiguous = u32::from(got.attribution) == abi::bs_attribution::BS_AMBIGUOUS.0;
+    if !denied && at.plain {
+        prop_assert_eq!(ambiguous, wanted.ambiguous, "{} {}", address, port);
+    } else if wanted.ambiguous {
+        prop_assert!(ambiguous, "{} {}", address, port);
+    }
+    Ok(())
+}
+
+/// One name that a connection gives: at its address, or asked of a proxy.
+fn judge_claim(
+    &Against {
+        case,
+        tables,
+        at: place,
+    }: &Against<'_>,
+    leased: &BTreeMap<IpAddr, Leased>,
+    (address, rule, _, port): &(IpAddr, Index, u8, Port),
+    selectors: u64,
+    claim: ClassId,
+    somewhere: bool,
+    got: &bs_trial_claim,
+) -> Result<(), TestCaseError> {
+    let address = address.to_canonical();
+    let port = port.number(&case.policy, rule);
+    let own = case.own.iter().any(|one| one.to_canonical() == address);
+    let leases = leased
+        .get(&address)
+        .filter(|_| somewhere)
+        .map_or(&[][..], |at| &at.leases);
+    let attempt = Attempt {
+        address_class: if somewhere {
+            tables.class_of_address(address)
+        } else {
+            0
+        },
+        local: somewhere && (address.is_loopback() || own),
+        resolver_dns: false,
+        protocol: Protocol::Tcp,
+        port,
+        selectors,
+        leases,
+    };
+    let wanted = decide_claim(tables, &attempt, claim);
+    let what = format!("{claim} at {address} {port}: {attempt:?}");
+    same(case, place, &wanted, &got.attempt, &what)
+}
+
+/// Verdict, rule, and how a refusal ends.
+fn same(
+    case: &Case,
+    place: Offsets,
+    wanted: &Decision,
+    got: &bs_attempt,
+    what: &str,
+) -> Result<(), TestCaseError> {
     let verdict = match (wanted.verdict, case.enforce, case.break_glass) {
         (Verdict::Deny, false, true) => abi::bs_verdict::BS_BREAK_GLASS,
         (Verdict::Deny, true, _) => abi::bs_verdict::BS_DENY,
@@ -804,8 +929,6 @@ fn judge(
         Failure::Refuse(errno) => u32::from(errno),
         Failure::Blackhole => abi::bs_failure::BS_BLACKHOLE.0,
     };
-    let mut what = String::new();
-    let _ = write!(what, "{address} {protocol} {port}: {attempt:?}");
     prop_assert_eq!(
         (u32::from(got.verdict), got.rule),
         (verdict.0, at_rule),
@@ -814,12 +937,6 @@ fn judge(
     );
     if denied {
         prop_assert_eq!(u32::from(got.failure), failure, "{}", what);
-    }
-    let ambiguous = u32::from(got.attribution) == abi::bs_attribution::BS_AMBIGUOUS.0;
-    if !denied && at.plain {
-        prop_assert_eq!(ambiguous, wanted.ambiguous, "{}", what);
-    } else if wanted.ambiguous {
-        prop_assert!(ambiguous, "{}", what);
     }
     Ok(())
 }

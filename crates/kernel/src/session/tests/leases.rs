@@ -90,6 +90,45 @@ fn a_lease_ends_where_the_policy_has_it_end() {
     }
 }
 
+/// Where no end of a run is there to hold them by, leases last for ten minutes at least.
+#[test]
+fn a_lease_of_what_is_attached_to_lasts_for_a_while() {
+    let seconds = |steps: u32| f64::from(steps) * f64::from(1 << 20) / 1e9;
+    for (lease, ttl, least, most) in [
+        ("run", 0, 590.0, 605.0),
+        ("run", 30, 590.0, 605.0),
+        ("run", 900, 890.0, 905.0),
+        ("ttl", 30, 20.0, 35.0),
+    ] {
+        let wire = Wire::attached(&format!(
+            "default: deny\nlease: {lease}\nrules:\n  - allow: .good.test\n"
+        ));
+        let client = wire.client(SERVERS[0]);
+        let query = Message::query(9, "www.good.test", A);
+        let answer = Message::reply(9, "www.good.test", A)
+            .address(QUESTION, "192.0.2.1")
+            .lasting(ttl);
+        let got = wire.exchange(&client, &query, &answer).unwrap();
+        assert_eq!(got, Got::Answer);
+        assert!(connect(&wire, "192.0.2.1"));
+        let leases = &wire.session.skeleton.maps.bs_leases;
+        let mut keys = leases.keys();
+        let key = keys.find(|key| key.ends_with(&[192, 0, 2, 1])).unwrap();
+        let octets = leases.lookup(&key, MapFlags::ANY).unwrap().unwrap();
+        let mut row: abi::bs_lease = abi::value(&octets).unwrap();
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
+        let now = ((now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64) >> 20) as u32;
+        let lasts = seconds(row.until[0].wrapping_sub(now));
+        assert!((least..most).contains(&lasts), "{lease}, {ttl}: {lasts}");
+        // And then it is over.
+        row.until[0] = now.wrapping_sub(1000) | 1;
+        leases
+            .update(&key, abi::octets(&row), MapFlags::ANY)
+            .unwrap();
+        assert!(!connect(&wire, "192.0.2.1"), "{lease}, {ttl}");
+    }
+}
+
 /// The lease that the next connect asks, by its verdict.
 #[test]
 fn a_lease_permits_or_refuses_the_next_connect() {

@@ -14,7 +14,7 @@ use std::time::Duration;
 use blackstart_core::policy;
 use blackstart_core::record::{AnswerRow, Counters, QueryRow, Snapshot};
 use blackstart_core::report::Mode;
-use blackstart_core::tables::{Facts, compile};
+use blackstart_core::tables::{Facts, Tables, compile};
 use libbpf_rs::{MapCore, MapFlags};
 use rustix::process::{PidfdGetfdFlags, Signal, WaitId, WaitIdOptions};
 
@@ -68,25 +68,37 @@ impl Wire {
 
     /// In observe mode, on a host whose resolv.conf has this search list.
     pub(super) fn searching(rules: &str, search: &[&str]) -> Self {
-        Self::with(rules, search, || None)
+        Self::with(rules, search, || None, |_| {})
+    }
+
+    /// As what is attached to is judged, in enforce mode.
+    pub(super) fn attached(rules: &str) -> Self {
+        let mut wire = Self::with(rules, &[], || None, Tables::end_leases);
+        wire.session.set_mode(Mode::Enforce).unwrap();
+        wire
     }
 
     /// In observe mode, with lookups over TCP turned to where `forwarder` says. That is asked in the network namespace
     /// that this thread has from then on.
     pub(super) fn forwarding(rules: &str, forwarder: impl FnOnce() -> Option<Listening>) -> Self {
-        Self::with(rules, &[], forwarder)
+        Self::with(rules, &[], forwarder, |_| {})
     }
 
     /// In enforce mode, with processes followed too.
     pub(super) fn following(rules: &str) -> Self {
-        let mut wire = Self::of(rules, &[], || None, &[Feature::Processes]);
+        let mut wire = Self::of(rules, &[], || None, &[Feature::Processes], |_| {});
         wire.session.set_mode(Mode::Enforce).unwrap();
         wire.session.heartbeat().unwrap();
         wire
     }
 
-    fn with(rules: &str, search: &[&str], forwarder: impl FnOnce() -> Option<Listening>) -> Self {
-        Self::of(rules, search, forwarder, &[])
+    fn with(
+        rules: &str,
+        search: &[&str],
+        forwarder: impl FnOnce() -> Option<Listening>,
+        change: impl FnOnce(&mut Tables),
+    ) -> Self {
+        Self::of(rules, search, forwarder, &[], change)
     }
 
     fn of(
@@ -94,6 +106,7 @@ impl Wire {
         search: &[&str],
         forwarder: impl FnOnce() -> Option<Listening>,
         also: &[Feature],
+        change: impl FnOnce(&mut Tables),
     ) -> Self {
         need_root();
         own_network();
@@ -105,7 +118,8 @@ impl Wire {
         let facts = Facts {
             search: search.collect(),
         };
-        let tables = compile(&policy, &facts).unwrap();
+        let mut tables = compile(&policy, &facts).unwrap();
+        change(&mut tables);
         let mut features = BTreeSet::from([Feature::Names, Feature::Addresses, Feature::Outcomes]);
         features.extend(also);
         let settings = Settings {

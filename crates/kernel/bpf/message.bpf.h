@@ -1,0 +1,448 @@
+/* SPDX-License-Identifier: (MIT OR Apache-2.0) OR GPL-2.0-only */
+/*
+ * sockops and sk_msg: whom a connection says that it is for, where one address serves several names.
+ *
+ * A connection to a port of the policy's `inspect` is put into a sockhash when it is established; what is sent first then
+ * comes by here before it leaves, and a refused one is an error of the send itself. The name that a client gives
+ * is its claim: it may refuse, and permits nothing that connect() did not. What a proxy is asked for is a destination of
+ * its own.
+ *
+ * Why not in cgroup_skb, which sees the same octets: a drop there has TCP send them again for minutes.
+ *
+ * A socket in a sockhash sends by another way, which is slower and has had its faults. So it leaves as soon as nothing
+ * more is to be read: at the first acknowledgement, since a sk_msg program may not take a socket out. Until then what it
+ * sends is let through unseen.
+ */
+#ifndef BLACKSTART_MESSAGE_H
+#define BLACKSTART_MESSAGE_H
+
+enum { SK_DROP = 0, SK_PASS = 1 };
+
+/* Connections of which something is to be read, by cookie. The program that reads is attached to it. Full: counted in
+ * claims_full, and nothing is read. */
+struct {
+	__uint(type, BPF_MAP_TYPE_SOCKHASH);
+	__uint(max_entries, 4096);
+	__type(key, __u64);
+	__type(value, __u64);
+} bs_claimants SEC(".maps");
+
+struct bs_message {
+	struct bs_head head;
+	struct bs_attempt attempt;
+	__u64 hash;
+	__u32 labels; /* of the name as it was given */
+	__u32 found;
+};
+
+/* As bs_questions: each CPU has a few, and who reads claims one. sk_msg may sleep between its calls, but not within. */
+enum { BS_MESSAGES = 8 };
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, BS_MESSAGES);
+	__type(key, __u32);
+	__type(value, struct bs_message);
+} bs_messages SEC(".maps");
+
+static __always_inline struct bs_message *bs_message_claim(void)
+{
+	for (__u32 i = 0; i < BS_MESSAGES; i++) {
+		__u32 key = i;
+		struct bs_message *m = bpf_map_lookup_elem(&bs_messages, &key);
+
+		if (m && !__sync_val_compare_and_swap(&m->head.claimed, 0, 1))
+			return m;
+	}
+	return 0;
+}
+
+/* The connection belongs to another flow than connect() thought: it has another name, or is refused. Its attempt is taken
+ * from the row where it is, so that it counts once. */
+__noinline int bs_claim_move(struct bs_socket *st, struct bs_attempt *a)
+{
+	struct bs_flow *flow;
+	__u8 verdict, connected = 0;
+	int kept, counted = 0;
+
+	if (!st || !a)
+		return 0;
+	if (bs_is_flow_of(st, a)) {
+		flow = bs_flow_of(st);
+		if (flow && flow->attribution == BS_AMBIGUOUS)
+			flow->attribution = a->attribution;
+		return 0;
+	}
+	if (bs_holds(st))
+		bs_flush(st);
+	flow = st->kept ? bs_flow_of(st) : 0;
+	if (flow) {
+		counted = 1;
+		__sync_fetch_and_sub(&flow->attempts, 1);
+		if (!st->since) {
+			connected = a->verdict != BS_DENY;
+			__sync_fetch_and_sub(&flow->connected, 1);
+		}
+	}
+	kept = counted ? bs_record_again(a) : bs_record(a);
+	/* What is left to send, a goodbye, is not held back. */
+	verdict = st->verdict;
+	bs_socket_set(st, a, kept);
+	st->verdict = verdict;
+	if (connected && st->kept)
+		__sync_fetch_and_add(&st->connected, 1);
+	return 0;
+}
+
+static long bs_hash_label_step(__u32 index, struct bs_message **of)
+{
+	struct bs_message *m = *of;
+
+	m->hash = bs_hash_step(m->hash, m->head.read.label[index & (BS_LABELS - 1)], config.multiplier);
+	return 0;
+}
+
+/* Was the name leased at this address with this domain behind it? */
+static long bs_search_step(__u32 index, struct bs_message **of)
+{
+	struct bs_message *m = *of;
+	struct bs_search *s = &policies[m->attempt.generation & 1].search[index & (BS_SEARCHES - 1)];
+	struct bs_reading *r = &m->head.read;
+	struct bs_answer_key key = {};
+	__u32 labels = s->labels;
+
+	if (!labels || m->labels + labels > BS_LABELS - 1)
+		return !labels;
+	for (__u32 i = 0; i < BS_SEARCH_LABELS; i++)
+		r->label[(m->labels + i) & (BS_LABELS - 1)] = s->label[i];
+	r->labels = m->labels + labels;
+	m->hash = bs_hash_step(config.name_key, 0, config.multiplier);
+	bpf_loop(r->labels, bs_hash_label_step, of, 0);
+	key.name = bs_hash_end(m->hash);
+	__builtin_memcpy(key.addr, m->attempt.addr, 16);
+	if (!bpf_map_lookup_elem(&bs_answers, &key))
+		return 0;
+	m->hash = key.name;
+	m->found = 1;
+	return 1;
+}
+
+/* Who writes a name short has it looked up with a domain of the search list behind it, and gives it as it was written. 1
+ * if that is so: then it is the whole name that is judged. */
+__noinline int bs_claim_whole(struct bs_message *m)
+{
+	if (!m)
+		return 0;
+	m->labels = m->head.read.labels;
+	m->found = 0;
+	bpf_loop(BS_SEARCHES, bs_search_step, &m, 0);
+	if (!m->found || bs_name_match(&m->head.read))
+		return 0;
+	m->head.read.name.hash = m->hash;
+	return 1;
+}
+
+/* Forget what was weighed. */
+static __always_inline void bs_claim_anew(struct bs_attempt *a)
+{
+	a->name = a->denied = a->allowed = 0;
+	a->lowest_denial = a->other = a->several = 0;
+}
+
+/* The name that the client gives for the connection itself. */
+static __always_inline void bs_claim_here(struct bs_message *m, struct bs_socket *st)
+{
+	struct bs_attempt *a = &m->attempt;
+	struct bs_name *name = &m->head.read.name;
+
+	__builtin_memcpy(a->addr, st->addr, 16);
+	a->port = st->port;
+	bs_judge_claim(a, name->hash, name->class_id, 1);
+	if (a->rule == BS_RULE_DEFAULT && a->verdict != BS_ALLOW && bs_claim_whole(m)) {
+		bs_claim_anew(a);
+		bs_judge_claim(a, name->hash, name->class_id, 1);
+	}
+	/* It permits nothing. */
+	if (a->verdict == BS_ALLOW || a->verdict == BS_WAIVED) {
+		if (st->flow_verdict == BS_WOULD_DENY || st->flow_verdict == BS_BREAK_GLASS) {
+			a->verdict = st->flow_verdict;
+			a->rule = st->rule;
+		}
+	}
+	bs_claim_move(st, a);
+}
+
+/* What a proxy is asked for. */
+static __always_inline void bs_claim_elsewhere(struct bs_message *m)
+{
+	struct bs_attempt *a = &m->attempt;
+	struct bs_name *name = &m->head.read.name;
+
+	a->port = m->head.port;
+	if (m->head.names == BS_NAMES_ADDRESS) {
+		__builtin_memcpy(a->addr, m->head.addr, 16);
+		bs_judge(a);
+	} else {
+		bs_judge_claim(a, name->hash, name->class_id, 0);
+	}
+	bs_record(a);
+}
+
+/* The name that is given within a tunnel. Where that leads was judged: only a rule can say more. */
+static __always_inline void bs_claim_inside(struct bs_message *m, struct bs_socket *st)
+{
+	struct bs_attempt *a = &m->attempt;
+	struct bs_name *name = &m->head.read.name;
+
+	a->port = st->claim_port;
+	bs_judge_claim(a, name->hash, name->class_id, 0);
+	if (a->rule == BS_RULE_DEFAULT || a->verdict == BS_ALLOW || a->verdict == BS_WAIVED) {
+		a->verdict = BS_ALLOW;
+		return;
+	}
+	bs_record(a);
+}
+
+/* Who says so, and of what class the name is. 1 if there is something to judge. */
+__noinline int bs_claim_of(struct bs_message *m, struct bs_socket *st)
+{
+	struct bs_attempt *a;
+
+	if (!m || !st)
+		return 0;
+	a = &m->attempt;
+	__builtin_memset(a, 0, sizeof(*a));
+	a->generation = bs_generation();
+	a->protocol = IPPROTO_TCP;
+	a->subject = st->subject;
+	a->selectors = bs_selectors_of(a->subject, a->generation);
+	if (m->head.hidden)
+		BS_COUNT(claims_hidden, 1);
+	if (m->head.names == BS_NAMES_NOBODY) {
+		if (st->claim != BS_CLAIM_TUNNEL)
+			BS_COUNT(claims_unnamed, 1);
+		return 0;
+	}
+	if (m->head.names == BS_NAMES_NAME) {
+		m->head.read.place = a->generation & 1;
+		if (bs_name_match(&m->head.read)) {
+			BS_COUNT(claims_unread, 1);
+			return 0;
+		}
+	}
+	return 1;
+}
+
+/* Judge it, and record it. 1 if it is refused. */
+__noinline int bs_claim_judge(struct bs_message *m, struct bs_socket *st)
+{
+	struct bs_attempt *a;
+
+	if (!m || !st)
+		return 0;
+	a = &m->attempt;
+	if (m->head.elsewhere)
+		bs_claim_elsewhere(m);
+	else if (st->claim == BS_CLAIM_TUNNEL)
+		bs_claim_inside(m, st);
+	else
+		bs_claim_here(m, st);
+	if (a->verdict != BS_DENY)
+		return 0;
+	if (a->failure == BS_BLACKHOLE) {
+		/* Lost on the way, in bs_egress. */
+		st->verdict = BS_DENY;
+		return 0;
+	}
+	return 1;
+}
+
+/* Nothing more is to be read. */
+static __always_inline int bs_claim_done(struct sk_msg_md *msg, struct bs_socket *st)
+{
+	if (st)
+		st->claim = BS_CLAIM_DONE;
+	bpf_msg_apply_bytes(msg, 0xffffffff);
+	return SK_PASS;
+}
+
+static __always_inline int bs_claim_unread(struct sk_msg_md *msg, struct bs_socket *st)
+{
+	/* What goes through a tunnel may be anything: where to was judged. */
+	if (st->claim != BS_CLAIM_TUNNEL)
+		BS_COUNT(claims_unread, 1);
+	return bs_claim_done(msg, st);
+}
+
+/* Was something sent by a way that does not lead here? With the SYN, or while the handshake was under way. */
+static __always_inline int bs_claim_is_late(struct sock *sk)
+{
+	struct tcp_sock *tcp = (struct tcp_sock *)sk;
+
+	return BPF_CORE_READ(tcp, bytes_sent) || BPF_CORE_READ(tcp, write_seq) != BPF_CORE_READ(tcp, snd_nxt);
+}
+
+/* Read, judge, and say for how much that holds. */
+static __always_inline int bs_message_judge(struct sk_msg_md *msg, struct bs_message *m, struct bs_socket *st)
+{
+	__u32 size = msg->size, state = st->claim;
+	__u64 whole;
+	int found;
+
+	if (!size)
+		return SK_PASS;
+	if (size > BS_HEAD_MOST)
+		size = BS_HEAD_MOST;
+	if (bpf_msg_pull_data(msg, 0, size, 0))
+		return bs_claim_unread(msg, st);
+	*(volatile __u64 *)&m->head.base = (__u64)msg->data;
+	m->head.size = size;
+	if (msg->data + size > msg->data_end)
+		return bs_claim_unread(msg, st);
+	found = bs_head_read(&m->head, state == BS_CLAIM_REQUEST);
+	if (found == BS_HEAD_MORE && m->head.wanted <= BS_HEAD_MOST) {
+		bpf_msg_cork_bytes(msg, m->head.wanted);
+		return SK_PASS;
+	}
+	if (found != BS_HEAD_READ)
+		return bs_claim_unread(msg, st);
+	if (bs_claim_of(m, st)) {
+		/* Here, since 6.1 takes no row from what a global function was given; and first, so that whoever hears of a
+		 * refusal finds the name. */
+		if (m->head.names == BS_NAMES_NAME)
+			bs_name_keep(&m->head.read.name);
+		if (bs_claim_judge(m, st)) {
+			st->claim = BS_CLAIM_REFUSED;
+			return SK_DROP;
+		}
+	}
+	if (m->head.tunnel) {
+		st->claim = BS_CLAIM_TUNNEL;
+		st->claim_port = m->head.port;
+		bpf_msg_apply_bytes(msg, m->head.tail);
+		return SK_PASS;
+	}
+	if (!m->head.elsewhere)
+		return bs_claim_done(msg, st);
+	whole = m->head.length + m->head.tail;
+	if (m->head.endless || whole > 0xffffffff)
+		return bs_claim_unread(msg, st);
+	st->claim = BS_CLAIM_REQUEST;
+	bpf_msg_apply_bytes(msg, whole);
+	return SK_PASS;
+}
+
+/*
+ * When: a connection in bs_claimants sends: send, write, sendfile, splice. Writes: flows, names, sockets, counters. A
+ * refused send gets EACCES, and so does each one after it. Fails open, counted: what cannot be read was let through by
+ * connect().
+ */
+SEC("sk_msg")
+int bs_message(struct sk_msg_md *msg)
+{
+	struct sk_msg *kernel = (struct sk_msg *)msg;
+	struct sock *sk = BPF_CORE_READ(kernel, sk);
+	__u64 cookie = BPF_CORE_READ(sk, __sk_common.skc_cookie.counter);
+	struct bs_socket *st = bs_socket_find(cookie);
+	struct bs_message *m;
+	int verdict;
+
+	if (!st || st->claim == BS_CLAIM_NONE || st->claim == BS_CLAIM_DONE)
+		return bs_claim_done(msg, st);
+	if (st->claim == BS_CLAIM_REFUSED)
+		return SK_DROP;
+	if (st->claim == BS_CLAIM_FIRST && bs_claim_is_late(sk)) {
+		BS_COUNT(claims_unseen, 1);
+		return bs_claim_done(msg, st);
+	}
+	m = bs_message_claim();
+	if (!m)
+		return bs_claim_unread(msg, st);
+	verdict = bs_message_judge(msg, m, st);
+	barrier();
+	*(volatile __u64 *)&m->head.claimed = 0;
+	return verdict;
+}
+
+static __always_inline int bs_is_inspected(__u32 port, __u32 generation)
+{
+	struct bs_policy *p = &policies[generation & 1];
+
+	for (__u32 i = 0; i < BS_PORTS; i++) {
+		if (!p->inspect[i])
+			return 0;
+		if (p->inspect[i] == port)
+			return 1;
+	}
+	return 0;
+}
+
+/* A connection of the run was made: is what it sends first to be read? */
+static __always_inline void bs_claim_begin(struct bpf_sock_ops *ops)
+{
+	struct bpf_sock_ops_kern *kernel = (struct bpf_sock_ops_kern *)ops;
+	__u64 cookie = bpf_get_socket_cookie(ops);
+	struct bs_socket *st = bs_socket_find(cookie);
+	struct tcp_fastopen_request *open;
+	struct tcp_sock *tcp;
+	long failed;
+
+	if (!st || !st->hooked) {
+		/* Not the socket that was connected, but one that the kernel made for it; or there was no room for its
+		 * row. */
+		if (bs_is_inspected(bpf_ntohl(ops->remote_port), bs_generation()))
+			BS_COUNT(claims_unseen, 1);
+		return;
+	}
+	if (st->forwarded || st->verdict == BS_DENY || !bs_is_inspected(st->port, bs_generation()))
+		return;
+	tcp = (struct tcp_sock *)BPF_CORE_READ(kernel, sk);
+	open = BPF_CORE_READ(tcp, fastopen_req);
+	/* Sent with the SYN, or by way of another protocol (MPTCP). */
+	if ((open && BPF_CORE_READ(open, size)) || BPF_CORE_READ(tcp, inet_conn.icsk_ulp_ops)) {
+		BS_COUNT(claims_unseen, 1);
+		return;
+	}
+	st->claim = BS_CLAIM_FIRST;
+	failed = bpf_sock_hash_update(ops, &bs_claimants, &cookie, BPF_NOEXIST);
+	if (failed) {
+		st->claim = BS_CLAIM_NONE;
+		if (failed == -EBUSY)
+			BS_COUNT(claims_busy, 1);
+		else
+			BS_COUNT(claims_full, 1);
+		return;
+	}
+	st->claim_alone = !(ops->bpf_sock_ops_cb_flags & BPF_SOCK_OPS_RTT_CB_FLAG);
+	bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_RTT_CB_FLAG);
+}
+
+/* Something was acknowledged: a connection of which nothing more is to be read goes its own way again. */
+static __always_inline void bs_claim_end(struct bpf_sock_ops *ops)
+{
+	__u64 cookie = bpf_get_socket_cookie(ops);
+	struct bs_socket *st = bs_socket_find(cookie);
+
+	if (!st || st->claim != BS_CLAIM_DONE)
+		return;
+	st->claim = BS_CLAIM_NONE;
+	bpf_map_delete_elem(&bs_claimants, &cookie);
+	if (st->claim_alone)
+		bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags & ~BPF_SOCK_OPS_RTT_CB_FLAG);
+}
+
+/* When: several times in the life of each TCP connection of the run. Writes: claimants, sockets, counters. Refuses
+ * nothing; fails open, counted. */
+SEC("sockops")
+int bs_established(struct bpf_sock_ops *ops)
+{
+	__u32 op = ops->op;
+
+	if (op == BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB)
+		bs_claim_begin(ops);
+	else if (op == BPF_SOCK_OPS_RTT_CB)
+		bs_claim_end(ops);
+	return 1;
+}
+
+#endif

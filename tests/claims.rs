@@ -1,0 +1,631 @@
+//! Where one address serves several names: what a connection says of itself (TLS, HTTP, a proxy's request) is judged.
+
+use std::time::Duration;
+
+use blackstart_core::report::{Attribution, Flow, Outcome, Verdict};
+use blackstart_lab::client::{claim, reach};
+use blackstart_lab::{Guarded, Node, World, Zone};
+
+/// "At once": a generous bound for a loaded test machine, far below any patience of TCP's.
+const AT_ONCE: Duration = Duration::from_secs(4);
+
+const DENY: &str = "mode: enforce\nrules:\n  - deny: .github.com\n";
+
+#[test]
+fn a_denied_name_on_an_allowed_address_is_refused_at_once() {
+    let world = World::new("claims_tls");
+    let cdn = world.node("cdn");
+    let authority = world.authority();
+    let web = cdn.https(&authority, &["docs.example", "github.com"]);
+    world.dns(Zone::new().host("docs.example", &cdn));
+    let at = |name: &str| format!("{name}:443:{}", cdn.v4());
+    // Outside the one name is as good as the other.
+    let denied = [
+        "curl",
+        "-sS",
+        "--resolve",
+        &at("github.com"),
+        "https://github.com/",
+    ];
+    world.run(&denied).succeeds();
+    let before = web.seen().len();
+    let run = world
+        .guard()
+        .policy(DENY)
+        .run(&denied)
+        .exits(35)
+        .within(AT_ONCE);
+    assert_eq!(web.seen().len(), before, "nothing came through");
+    let flow = run.flow(cdn.v4(), 443);
+    assert_eq!(
+        (flow.verdict, flow.name.as_deref(), flow.rule.as_str()),
+        (Verdict::Deny, Some("github.com"), "deny .github.com")
+    );
+    assert_eq!((flow.attempts, flow.outcome), (1, Outcome::Refused));
+    assert_eq!(run.subject(flow.subject).argv[0], "curl");
+    assert!(run.gaps().is_empty(), "{:?}", run.gaps());
+    // The other name on the same address, in the same run.
+    let both = format!(
+        "curl -sS4 https://docs.example/ && ! curl -sS --resolve {} https://github.com/",
+        at("github.com")
+    );
+    let run = world
+        .guard()
+        .policy(DENY)
+        .run(&["sh", "-c", &both])
+        .exits(0)
+        .says("hello from cdn");
+    let mut flows: Vec<_> = run
+        .flows(cdn.v4())
+        .into_iter()
+        .filter(|flow| flow.protocol == "tcp")
+        .map(|flow| (flow.name.as_deref(), flow.verdict, flow.attempts))
+        .collect();
+    flows.sort_by_key(|(name, ..)| name.map(str::to_owned));
+    assert_eq!(
+        flows,
+        [
+            (Some("docs.example"), Verdict::Allow, 1),
+            (Some("github.com"), Verdict::Deny, 1)
+        ]
+    );
+    // For the record only, it passes.
+    let run = world
+        .guard()
+        .policy("mode: observe\nrules:\n  - deny: .github.com\n")
+        .run(&denied)
+        .exits(0);
+    let flow = run.flow(cdn.v4(), 443);
+    assert_eq!(
+        (flow.verdict, flow.outcome, flow.attribution),
+        (Verdict::WouldDeny, Outcome::Connected, Attribution::Exact)
+    );
+    // Nothing is read that nobody wants to know.
+    let run = world
+        .guard()
+        .policy("mode: enforce\ninspect: []\nrules:\n  - deny: .github.com\n")
+        .run(&denied)
+        .exits(0);
+    assert_eq!(run.flow(cdn.v4(), 443).name, None);
+}
+
+/// Each way to send is tried outside, where it works, then with a denied name, and with another one.
+fn refused_and_passed(way: &str) {
+    let world = World::new(&format!("claims_{way}"));
+    let cdn = world.node("cdn");
+    let tls = way.starts_with("tls");
+    let (port, web) = if tls {
+        (443, cdn.https(&world.authority(), &["docs.example"]))
+    } else {
+        (80, cdn.http())
+    };
+    let denied = claim(way, cdn.v4(), port, &["api.github.com"]);
+    world.run(&denied).succeeds().says("hello from cdn");
+    let before = web.seen().len();
+    let run = world
+        .guard()
+        .policy(DENY)
+        .run(&denied)
+        .exits(1)
+        .says("EACCES")
+        .within(AT_ONCE);
+    assert_eq!(web.seen().len(), before, "nothing came through");
+    let flow = run.flow(cdn.v4(), port);
+    assert_eq!(
+        (flow.verdict, flow.name.as_deref()),
+        (Verdict::Deny, Some("api.github.com")),
+        "{way}"
+    );
+    let run = world
+        .guard()
+        .policy(DENY)
+        .run(&claim(way, cdn.v4(), port, &["docs.example"]))
+        .exits(0)
+        .says("hello from cdn");
+    let flow = run.flow(cdn.v4(), port);
+    assert_eq!(
+        (flow.verdict, flow.name.as_deref(), flow.outcome),
+        (Verdict::Allow, Some("docs.example"), Outcome::Connected),
+        "{way}"
+    );
+    assert!(run.gaps().is_empty(), "{way}: {:?}", run.gaps());
+}
+
+#[test]
+fn a_hello_is_read_however_it_is_cut_and_however_large_it_is() {
+    for way in ["tls", "tls-octets", "tls-large"] {
+        refused_and_passed(way);
+    }
+}
+
+#[test]
+fn a_request_is_read_however_it_is_sent() {
+    for way in ["host", "host-octets", "sendfile", "splice"] {
+        refused_and_passed(way);
+    }
+}
+
+#[test]
+fn what_is_sent_on_ways_that_are_not_seen_is_a_counted_gap() {
+    let world = World::new("claims_unseen");
+    let cdn = world.node("cdn");
+    cdn.http();
+    world.dns(Zone::new());
+    for way in ["fastopen", "mptcp"] {
+        let command = claim(way, cdn.v4(), 80, &["api.github.com"]);
+        world.run(&command).succeeds().says("hello from cdn");
+        let run = world
+            .guard()
+            .policy(DENY)
+            .run(&command)
+            .exits(0)
+            .says("hello from cdn");
+        assert!(
+            run.gaps().contains("claims_unseen"),
+            "{way}: {:?}",
+            run.gaps()
+        );
+        // Where it goes was judged as any connection is.
+        let address = format!(
+            "mode: enforce\ninspect: [80]\nrules:\n  - deny: {}\n",
+            cdn.v4()
+        );
+        let run = world
+            .guard()
+            .policy(&address)
+            .run(&command)
+            .exits(1)
+            .says("ECONNREFUSED")
+            .within(AT_ONCE);
+        assert_eq!(run.flow(cdn.v4(), 80).verdict, Verdict::Deny, "{way}");
+    }
+}
+
+#[test]
+fn under_default_deny_a_lease_permits_its_names_and_a_prefix_all() {
+    let world = World::new("claims_default_deny");
+    let cdn = world.node("cdn");
+    cdn.http();
+    world.dns(Zone::new().host("docs.example", &cdn));
+    let fetch = |name: &str| {
+        format!(
+            "curl -sS4 -o /dev/null http://docs.example/ && curl -sS4 -H 'Host: {name}' http://docs.example/"
+        )
+    };
+    for (rule, name, code) in [
+        ("allow: docs.example", "docs.example", 0),
+        // The name is nobody's, and only another one led here.
+        ("allow: docs.example", "other.example", 55),
+        ("allow: 10.77.0.0/16", "other.example", 0),
+    ] {
+        let rules =
+            format!("mode: enforce\ndefault: deny\nrules:\n  - {rule}\n  - allow: docs.example\n");
+        let run = world
+            .guard()
+            .policy(&rules)
+            .run(&["sh", "-c", &fetch(name)])
+            .within(AT_ONCE);
+        assert_eq!(run.ended.code, code, "{rule}, {name}: {run:?}");
+        let refused = run
+            .flows(cdn.v4())
+            .iter()
+            .any(|flow| flow.verdict == Verdict::Deny && flow.name.as_deref() == Some(name));
+        assert_eq!(refused, code != 0, "{rule}, {name}");
+    }
+}
+
+/// A real proxy on this machine, at a port that is inspected as a rule; all it does goes to its log.
+fn proxy(node: &Node, world: &World) -> u16 {
+    let settings = "Port 8080\nTimeout 30\nMaxClients 20\nLogLevel Error\nConnectPort 443\nDisableViaHeader Yes\n";
+    let file = world.file(&format!("tinyproxy-{}.conf", node.name()), settings);
+    node.serve(
+        8080,
+        &["tinyproxy", "-d", "-c", &file.display().to_string()],
+    );
+    8080
+}
+
+#[test]
+fn what_a_proxy_is_asked_for_is_judged_and_recorded_as_a_destination_of_its_own() {
+    let world = World::new("claims_proxy");
+    let (web, relay) = (world.node("web"), world.node("relay"));
+    let authority = world.authority();
+    web.http();
+    web.https(&authority, &["docs.example", "github.com"]);
+    world.dns(
+        Zone::new()
+            .host("docs.example", &web)
+            .host("github.com", &web)
+            .host("relay.internal", &relay),
+    );
+    for (node, at) in [(&relay, "relay.internal"), (world.host(), "127.0.0.1")] {
+        let port = proxy(node, &world);
+        for scheme in ["https", "http"] {
+            let fetch = |name: &str| {
+                vec![
+                    "curl".to_owned(),
+                    "-sS".to_owned(),
+                    "--proxy".to_owned(),
+                    format!("http://{at}:{port}"),
+                    format!("{scheme}://{name}/"),
+                ]
+            };
+            world
+                .run(&fetch("github.com"))
+                .succeeds()
+                .says("hello from web");
+            let run = world
+                .guard()
+                .policy(DENY)
+                .run(&fetch("github.com"))
+                .within(AT_ONCE);
+            assert!((1..120).contains(&run.ended.code), "{:?}", run.ended);
+            let asked = asked_for(&run, "github.com");
+            assert_eq!(
+                (asked.verdict, asked.rule.as_str(), asked.attempts),
+                (Verdict::Deny, "deny .github.com", 1),
+                "{scheme} by {at}"
+            );
+            assert_eq!(asked.port, if scheme == "http" { 80 } else { 443 });
+            let run = world
+                .guard()
+                .policy(DENY)
+                .run(&fetch("docs.example"))
+                .exits(0)
+                .says("hello from web");
+            let asked = asked_for(&run, "docs.example");
+            assert_eq!((asked.verdict, asked.attempts), (Verdict::Allow, 1));
+            assert_eq!(run.subject(asked.subject).argv[0], "curl");
+            assert!(run.gaps().is_empty(), "{:?}", run.gaps());
+        }
+    }
+    // An address instead of a name; and the proxy that the environment names.
+    let by_address = format!(
+        "mode: enforce\ninspect: [8080]\nrules:\n  - deny: {}:443\n",
+        web.v4()
+    );
+    let raw = ["curl", "-sSk", &format!("https://{}/", web.v4())];
+    let run = world
+        .guard()
+        .policy(&by_address)
+        .env("https_proxy", "http://relay.internal:8080")
+        .run(&raw)
+        .within(AT_ONCE);
+    assert!((1..120).contains(&run.ended.code), "{:?}", run.ended);
+    assert_eq!(run.flow(web.v4(), 443).verdict, Verdict::Deny);
+    // By an allow-list the proxy's own name permits nothing behind it.
+    let listed = |name: &str| {
+        format!(
+            "mode: enforce\ndefault: deny\nrules:\n  - allow: relay.internal:8080\n  - allow: {name}\n"
+        )
+    };
+    let fetch = [
+        "curl",
+        "-sS",
+        "--proxy",
+        "http://relay.internal:8080",
+        "https://docs.example/",
+    ];
+    world
+        .guard()
+        .policy(&listed("docs.example"))
+        .run(&fetch)
+        .exits(0);
+    let run = world.guard().policy(&listed("other.example")).run(&fetch);
+    assert_ne!(run.ended.code, 0);
+    assert_eq!(asked_for(&run, "docs.example").verdict, Verdict::Deny);
+    // Several requests on one connection, written at once: those before the denied one get through.
+    let several = |names: &[&str]| claim("proxied", relay.v4(), 8080, names);
+    world
+        .guard()
+        .policy(DENY)
+        .run(&several(&["docs.example"]))
+        .exits(0);
+    let run = world
+        .guard()
+        .policy(DENY)
+        .run(&several(&["docs.example", "github.com"]))
+        .exits(1)
+        .says("EACCES");
+    assert_eq!(asked_for(&run, "docs.example").verdict, Verdict::Allow);
+    assert_eq!(asked_for(&run, "github.com").verdict, Verdict::Deny);
+    // In a tunnel to an allowed name another one is asked for.
+    let tunnel = |inside: &str| claim("tunnel", relay.v4(), 8080, &["docs.example", inside]);
+    world.run(&tunnel("github.com")).succeeds();
+    world
+        .guard()
+        .policy(DENY)
+        .run(&tunnel("docs.example"))
+        .exits(0)
+        .says("hello from web");
+    let run = world
+        .guard()
+        .policy(DENY)
+        .run(&tunnel("github.com"))
+        .exits(1)
+        .says("EACCES");
+    assert_eq!(asked_for(&run, "github.com").verdict, Verdict::Deny);
+}
+
+/// The one flow to a name that a proxy was asked for: nobody here knows its address.
+fn asked_for<'r>(run: &'r Guarded, name: &str) -> &'r Flow {
+    let mut found: Vec<_> = run
+        .report()
+        .flows
+        .iter()
+        .filter(|flow| flow.name.as_deref() == Some(name) && flow.address.is_unspecified())
+        .collect();
+    match (found.pop(), found.is_empty()) {
+        (Some(flow), true) => flow,
+        _ => panic!("one flow to {name} expected in {:#?}", run.report().flows),
+    }
+}
+
+#[test]
+fn a_name_that_is_written_short_is_the_one_that_was_looked_up() {
+    let world = World::new("claims_short");
+    let web = world.node("web");
+    web.http();
+    let dns = world.dns(
+        Zone::new()
+            .host("mirror.prod.internal", &web)
+            .host("other.internal", &web),
+    );
+    world.resolv_conf(&format!(
+        "nameserver {}\nsearch none.example prod.internal internal\noptions ndots:3\n",
+        dns.address()
+    ));
+    let policy = "mode: enforce\ndefault: deny\nrules:\n  - allow: \"*.prod.internal\"\n";
+    for name in ["mirror", "mirror.prod", "mirror.prod.internal"] {
+        let run = world
+            .guard()
+            .policy(policy)
+            .run(&["curl", "-sS4", &format!("http://{name}/")])
+            .exits(0)
+            .says("hello from web");
+        let flow = run.flow(web.v4(), 80);
+        assert_eq!(flow.name.as_deref(), Some("mirror.prod.internal"), "{name}");
+        assert_eq!(flow.attempts, 1, "{name}");
+    }
+    // Another one, written as short, was not looked up.
+    let other = ["curl", "-sS4", "-H", "Host: other", "http://mirror/"];
+    world.guard().policy(policy).run(&other).exits(55);
+}
+
+#[test]
+fn real_clients_are_refused_and_pass() {
+    let world = World::new("claims_clients");
+    let cdn = world.node("cdn");
+    cdn.https(&world.authority(), &["docs.example", "github.com"]);
+    world.dns(Zone::new());
+    let address = cdn.v4();
+    let python = format!(
+        "import socket,ssl,sys\nc=ssl.create_default_context()\n\
+         s=c.wrap_socket(socket.create_connection(('{address}',443)),server_hostname=sys.argv[1])\n\
+         s.sendall(b'GET / HTTP/1.0\\r\\n\\r\\n'); print(s.recv(4096))"
+    );
+    let openssl = |name: &str| {
+        format!(
+            "echo | openssl s_client -connect {address}:443 -servername {name} -verify_return_error"
+        )
+    };
+    let tls12 = |name: &str| format!("{} -tls1_2", openssl(name));
+    let curl = |name: &str| format!("curl -sS --resolve {name}:443:{address} https://{name}/");
+    let python = |name: &str| {
+        format!("/usr/bin/python3 -c \"$PYTHON\" {name}")
+            .replace("$PYTHON", &python.replace('"', "\\\""))
+    };
+    let clients = [
+        ("openssl", &openssl as &dyn Fn(&str) -> String),
+        ("openssl, TLS 1.2", &tls12),
+        ("curl", &curl),
+        ("python", &python),
+    ];
+    for (client, line) in clients {
+        let command = |name: &str| ["sh".to_owned(), "-c".to_owned(), line(name)];
+        world.run(&command("github.com")).succeeds();
+        let run = world
+            .guard()
+            .policy(DENY)
+            .run(&command("github.com"))
+            .within(AT_ONCE);
+        assert!(
+            (1..120).contains(&run.ended.code),
+            "{client}: {:?}",
+            run.ended
+        );
+        assert_eq!(run.flow(address, 443).verdict, Verdict::Deny, "{client}");
+        let run = world
+            .guard()
+            .policy(DENY)
+            .run(&command("docs.example"))
+            .exits(0);
+        let flow = run.flow(address, 443);
+        assert_eq!(
+            (flow.verdict, flow.name.as_deref()),
+            (Verdict::Allow, Some("docs.example")),
+            "{client}"
+        );
+    }
+}
+
+#[test]
+fn a_redirect_to_a_denied_name_ends_there() {
+    let world = World::new("claims_redirect");
+    let (mirror, github) = (world.node("mirror"), world.node("github"));
+    github.http();
+    let page = "HTTP/1.1 302 Found\\r\\nLocation: http://github.com/\\r\\nContent-Length: 0\\r\\nConnection: close\\r\\n\\r\\n";
+    let server = format!(
+        "import socketserver\nclass H(socketserver.StreamRequestHandler):\n  def handle(self):\n    self.rfile.readline(); self.wfile.write(b'{page}')\n\
+         socketserver.TCPServer.allow_reuse_address=True\nsocketserver.TCPServer(('',80),H).serve_forever()"
+    );
+    mirror.serve(80, &["/usr/bin/python3", "-c", &server]);
+    world.dns(
+        Zone::new()
+            .host("mirror.internal", &mirror)
+            .host("github.com", &github),
+    );
+    let follow = ["curl", "-sS4L", "http://mirror.internal/"];
+    world.run(&follow).succeeds().says("hello from github");
+    let run = world
+        .guard()
+        .policy(DENY)
+        .run(&follow)
+        .exits(6)
+        .within(AT_ONCE);
+    assert_eq!(run.flow(mirror.v4(), 80).verdict, Verdict::Allow);
+    assert_eq!(run.verdict_on("github.com"), Verdict::Deny);
+    assert!(run.flows(github.v4()).is_empty());
+}
+
+#[test]
+fn quic_is_judged_by_its_address_and_what_it_says_is_a_gap() {
+    let world = World::new("claims_quic");
+    let cdn = world.node("cdn");
+    cdn.udp_echo(443);
+    world.dns(Zone::new().host("docs.example", &cdn));
+    let say = format!(
+        "getent ahostsv4 docs.example >/dev/null; {}",
+        reach("udp", cdn.v4(), 443).join(" ")
+    );
+    let run = world.guard().policy(DENY).run(&["sh", "-c", &say]).exits(0);
+    let flow = run.flow(cdn.v4(), 443);
+    assert_eq!(
+        (flow.verdict, flow.name.as_deref(), flow.protocol.as_str()),
+        (Verdict::Allow, Some("docs.example"), "udp")
+    );
+    assert!(run.gaps().contains("quic"), "{:?}", run.gaps());
+    let run = world
+        .guard()
+        .policy("mode: enforce\nrules:\n  - { deny: \"*:443\", protocol: udp }\n  - deny: .github.com\n")
+        .run(&["sh", "-c", &say])
+        .exits(1)
+        .says("ECONNREFUSED");
+    assert!(!run.gaps().contains("quic"), "{:?}", run.gaps());
+}
+
+#[test]
+fn without_a_supervisor_a_denied_name_stays_refused() {
+    let world = World::new("claims_killed");
+    let cdn = world.node("cdn");
+    cdn.https(&world.authority(), &["docs.example", "github.com"]);
+    world.dns(Zone::new());
+    let go = world.file("go", "");
+    let curl = |name: &str| format!("curl -sS --resolve {name}:443:{} https://{name}/", cdn.v4());
+    let out = world.dir().join("said");
+    let script = format!(
+        "echo ready; while [ -e {} ]; do sleep 0.05; done; {{ {} && echo passed; {}; echo refused $?; }} >{} 2>&1",
+        go.display(),
+        curl("docs.example"),
+        curl("github.com"),
+        out.display()
+    );
+    let mut run = world.guard().policy(DENY).start(&["sh", "-c", &script]);
+    run.running().wait_for("ready");
+    run.running().signal(rustix::process::Signal::KILL);
+    assert_eq!(run.wait().ended.code, 128 + 9);
+    std::fs::remove_file(&go).unwrap();
+    let deadline = std::time::Instant::now() + Duration::from_secs(30);
+    let said = loop {
+        let said = std::fs::read_to_string(&out).unwrap_or_default();
+        if said.contains("refused") || std::time::Instant::now() > deadline {
+            break said;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    assert!(
+        said.contains("passed") && said.contains("refused 35"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_connection_that_was_read_goes_on_like_any_other() {
+    let world = World::new("claims_echo");
+    let cdn = world.node("cdn");
+    cdn.tcp_echo(80);
+    world.dns(Zone::new());
+    let echo = claim("echo", cdn.v4(), 80, &["docs.example"]);
+    let bare = world.run(&echo).succeeds().says("everything back");
+    for _ in 0..3 {
+        let run = world
+            .guard()
+            .policy(DENY)
+            .run(&echo)
+            .exits(0)
+            .says(bare.stdout.trim());
+        let flow = run.flow(cdn.v4(), 80);
+        assert_eq!(
+            (flow.name.as_deref(), flow.attempts),
+            (Some("docs.example"), 1)
+        );
+        assert!(flow.bytes_sent > 3 << 20, "{flow:?}");
+    }
+}
+
+#[test]
+fn names_are_read_from_the_change_of_policy_on_that_wants_it() {
+    let world = World::new("claims_reload");
+    let cdn = world.node("cdn");
+    cdn.https(&world.authority(), &["github.com"]);
+    world.dns(Zone::new());
+    let whole = |rules: &str| {
+        format!("apiVersion: blackstart.dev/v1\nkind: Policy\nmode: enforce\n{rules}\n")
+    };
+    let file = world.file("changing.yaml", &whole("rules: []"));
+    let go = world.dir().join("go");
+    let curl = format!(
+        "curl -sS --resolve github.com:443:{} https://github.com/",
+        cdn.v4()
+    );
+    let script = format!(
+        "{curl}; echo first $?; while [ ! -e {go} ]; do sleep 0.05; done; {curl}; echo second $?",
+        go = go.display()
+    );
+    let mut run = world
+        .guard()
+        .policy_path(&file)
+        .arg("--service=changing")
+        .start(&["sh", "-c", &script]);
+    run.running().wait_for("first 0");
+    std::fs::write(&file, whole("rules:\n  - deny: .github.com")).unwrap();
+    world.guard().blackstart(&["reload", "changing"]).exits(0);
+    std::fs::write(&go, "").unwrap();
+    let run = run.wait().exits(0).says("second 35");
+    let denied: Vec<_> = run
+        .flows(cdn.v4())
+        .into_iter()
+        .filter(|flow| flow.verdict == Verdict::Deny)
+        .map(|flow| flow.name.as_deref())
+        .collect();
+    assert_eq!(denied, [Some("github.com")]);
+    assert_eq!(world.left_behind(), Vec::<std::path::PathBuf>::new());
+}
+
+#[test]
+fn a_run_within_a_run_reads_its_own_and_the_outer_one_counts_what_it_missed() {
+    let world = World::new("claims_nested");
+    let cdn = world.node("cdn");
+    cdn.http();
+    world.dns(Zone::new());
+    let inner = |denied: &str| {
+        let mut line = world
+            .guard()
+            .policy(&format!("mode: enforce\nrules:\n  - deny: {denied}\n"))
+            .line();
+        line.extend(claim("host", cdn.v4(), 80, &["github.com"]));
+        line
+    };
+    world
+        .guard()
+        .policy(DENY)
+        .run(&inner(".github.com"))
+        .exits(1)
+        .says("EACCES");
+    let run = world
+        .guard()
+        .policy(DENY)
+        .run(&inner("other.example"))
+        .exits(0);
+    assert!(run.gaps().contains("claims_busy"), "{:?}", run.gaps());
+}
