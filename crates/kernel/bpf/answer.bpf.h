@@ -277,12 +277,12 @@ __noinline int bs_lease_put(struct bs_refill *n)
 			evicted = 1;
 		}
 		/* The compiler knows that, and 6.1's verifier does not. */
-		asm volatile("%0 &= %1" : "+r"(place) : "i"(BS_LEASE_SLOTS - 1));
+		BS_MASK_BY(place, BS_LEASE_SLOTS - 1);
 		lease->slot[place].several = 0;
 		lease->until[place] = until;
 	} else {
 		/* The compiler knows that, and 6.1's verifier does not. */
-		asm volatile("%0 &= %1" : "+r"(place) : "i"(BS_LEASE_SLOTS - 1));
+		BS_MASK_BY(place, BS_LEASE_SLOTS - 1);
 		if (lease->slot[place].name != name)
 			lease->slot[place].several = 1;
 		bs_lease_prolong(&lease->until[place], until);

@@ -29,7 +29,7 @@ static __always_inline __u64 bs_octets_at(struct bs_head *h, __u64 at)
 	if (n > 8)
 		n = 8;
 	n--;
-	asm volatile("%0 &= 7" : "+r"(n));
+	BS_MASK(n, 7);
 	bpf_probe_read_kernel(&octets, n + 1, (void *)(h->base + at));
 	return octets;
 }
