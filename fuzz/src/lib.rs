@@ -171,6 +171,7 @@ fn facts() -> RunFacts<'static> {
         guarded: Guarded::Yes,
         closed_families: false,
         contained: false,
+        attached: None,
         gaps: Vec::new(),
         leftovers: Vec::new(),
         unsupervised_seconds: 0.0,

@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: (MIT OR Apache-2.0) OR GPL-2.0-only */
 /*
- * The parsers of DNS messages on the host, with sanitizers: never loaded, and no part of the product. A fault of theirs that
+ * The parsers of DNS messages, TLS hellos and HTTP requests on the host, with sanitizers: never loaded, and no part of the product. A fault of theirs that
  * the verifier cannot see (it knows of memory, not of meaning) is seen here, some hundred thousand messages a second.
  *
  * Each message is read twice, over memory that holds something else before: what was read must be the same, or
  * it depends on what an earlier message has left behind.
  *
- * As a program: exchanges on stdin, and what was read of each on stdout; struct host_ask and struct host_told say how.
- * With BS_FUZZ_QUERY or BS_FUZZ_ANSWER: a target for libFuzzer, whose input is one message.
+ * As a program: exchanges on stdin, and what was read of each on stdout; struct host_ask and struct host_told say how. With
+ * the argument `heads`: what connections send first, each behind its length in 16 bits; struct host_head is told of it.
+ * With BS_FUZZ_QUERY, BS_FUZZ_ANSWER or BS_FUZZ_HEAD: a target for libFuzzer, whose input is one message.
  */
 #include "host.h"
 
@@ -24,6 +25,9 @@ enum { IPPROTO_TCP = 6, IPPROTO_UDP = 17, IPPROTO_UDPLITE = 136, SOCK_STREAM = 1
 #include "socket.bpf.h"
 #include "packet.bpf.h"
 #include "answer.bpf.h"
+#include "head.bpf.h"
+#include "hello.bpf.h"
+#include "request.bpf.h"
 
 /* Where a DNS message stands in a packet over IPv4. */
 enum { HOST_PAYLOAD = 28, HOST_MESSAGE_MAX = 0xffff };
@@ -166,6 +170,7 @@ static void host_exchange(const __u8 *query, __u32 query_len, const __u8 *answer
 		host_expect(!read, "an answer leases for a question that cannot be asked");
 }
 
+__attribute__((unused))
 static void host_twice(const __u8 *query, __u32 query_len, const __u8 *answer, __u32 answer_len, struct host_seen *seen)
 {
 	static struct host_seen again;
@@ -175,9 +180,98 @@ static void host_twice(const __u8 *query, __u32 query_len, const __u8 *answer, _
 	host_expect(!memcmp(seen, &again, sizeof(again)), "what was read depends on what was there before");
 }
 
-static struct host_seen host_seen;
+/* In front of the name as it was read, in wire form. */
+struct host_head {
+	__u64 length;
+	__u32 addr[4];
+	__u32 wanted;
+	__u32 tail;
+	__u16 port;
+	__u16 name;
+	__u8 found; /* enum bs_head_found; all but `wanted` is 0 unless it was read */
+	__u8 names; /* enum bs_head_names */
+	__u8 tls;
+	__u8 elsewhere;
+	__u8 tunnel;
+	__u8 hidden;
+	__u8 endless;
+	__u8 pad;
+};
+_Static_assert(sizeof(struct host_head) == 48, "as session/tests/host.rs reads it");
 
-#if defined(BS_FUZZ_QUERY) || defined(BS_FUZZ_ANSWER)
+struct host_head_seen {
+	struct host_head head;
+	__u8 name[BS_NAME_MAX];
+};
+
+static void host_head(const __u8 *octets, __u32 size, int again, __u8 before, struct host_head_seen *seen)
+{
+	static struct bs_head h;
+
+	memset(&h, before, sizeof(h));
+	memset(seen, 0, sizeof(*seen));
+	h.base = (__u64)(uintptr_t)octets;
+	h.size = size;
+	seen->head.found = bs_head_read(&h, again);
+	host_expect(seen->head.found <= BS_HEAD_READ, "a head was found to be nothing that there is");
+	if (seen->head.found == BS_HEAD_MORE) {
+		seen->head.wanted = h.wanted;
+		host_expect(h.wanted > size && h.wanted <= BS_HEAD_MOST, "more is wanted than there may be");
+	}
+	if (seen->head.found != BS_HEAD_READ)
+		return;
+	host_expect(h.tail <= size, "a head ends behind its end");
+	seen->head.length = h.length;
+	seen->head.tail = h.tail;
+	seen->head.port = h.port;
+	seen->head.names = h.names;
+	seen->head.tls = h.tls;
+	seen->head.elsewhere = h.elsewhere;
+	seen->head.tunnel = h.tunnel;
+	seen->head.hidden = h.hidden;
+	seen->head.endless = h.endless;
+	if (h.names == BS_NAMES_ADDRESS)
+		memcpy(seen->head.addr, h.addr, sizeof(h.addr));
+	if (h.names != BS_NAMES_NAME)
+		return;
+	seen->head.name = h.read.name.len;
+	host_expect(h.read.name.len >= 1 && h.read.name.len <= 255, "a name's length is out of bounds");
+	memcpy(seen->name, h.read.name.wire, h.read.name.len);
+}
+
+/* From a copy of its own, so that an octet behind the last one is seen to be read. */
+__attribute__((unused))
+static void host_head_twice(const __u8 *octets, __u32 size, int again, struct host_head_seen *seen)
+{
+	static struct host_head_seen other;
+	__u8 *copy = malloc(size ? size : 1);
+
+	if (!copy)
+		abort();
+	if (size)
+		memcpy(copy, octets, size);
+	host_head(copy, size, again, 'a', seen);
+	host_head(copy, size, again, 0xc0, &other);
+	free(copy);
+	host_expect(!memcmp(seen, &other, sizeof(other)), "what was read depends on what was there before");
+}
+
+/* Each target uses some of these. */
+static struct host_seen host_seen __attribute__((unused));
+static struct host_head_seen host_head_seen __attribute__((unused));
+
+#if defined(BS_FUZZ_HEAD)
+
+int LLVMFuzzerTestOneInput(const __u8 *octets, size_t size)
+{
+	if (size > BS_HEAD_MOST)
+		return -1;
+	host_head_twice(octets, size, 0, &host_head_seen);
+	host_head_twice(octets, size, 1, &host_head_seen);
+	return 0;
+}
+
+#elif defined(BS_FUZZ_QUERY) || defined(BS_FUZZ_ANSWER)
 
 int LLVMFuzzerTestOneInput(const __u8 *message, size_t len)
 {
@@ -193,11 +287,29 @@ int LLVMFuzzerTestOneInput(const __u8 *message, size_t len)
 
 #else
 
-int main(void)
+static int host_heads(void)
+{
+	static __u8 octets[HOST_MESSAGE_MAX];
+	__u16 size;
+
+	while (fread(&size, sizeof(size), 1, stdin) == 1) {
+		struct host_head_seen *seen = &host_head_seen;
+
+		host_expect(fread(octets, 1, size, stdin) == size, "a head was cut off");
+		host_head_twice(octets, size, 0, seen);
+		fwrite(&seen->head, sizeof(seen->head), 1, stdout);
+		fwrite(seen->name, 1, seen->head.name, stdout);
+	}
+	return fflush(stdout) ? 1 : 0;
+}
+
+int main(int argc, char **argv)
 {
 	static __u8 query[HOST_MESSAGE_MAX], answer[HOST_MESSAGE_MAX];
 	struct host_ask ask;
 
+	if (argc == 2 && !strcmp(argv[1], "heads"))
+		return host_heads();
 	while (fread(&ask, sizeof(ask), 1, stdin) == 1) {
 		struct host_seen *seen = &host_seen;
 

@@ -9,6 +9,7 @@ mod decision;
 mod differential;
 mod forward;
 mod heads;
+mod heads_on_host;
 mod host;
 mod leases;
 mod message;

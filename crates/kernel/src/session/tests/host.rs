@@ -9,7 +9,7 @@ use std::fs;
 use std::io::Write;
 use std::net::{IpAddr, Ipv6Addr};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 
 use blackstart_core::name::Name;
 use blackstart_core::report::Mode;
@@ -24,11 +24,11 @@ use super::differential::{
     Damage, Seen, any_damage, any_record, asked, draw, leased, read_record, sound_records, to_core,
     write,
 };
-use super::message::{A, IN, Message, name};
+use super::message::{A, IN, Message};
 use super::wire::{ALLOW_ALL, SERVERS, Wire, refused};
 
 /// Messages of each kind that are tried, unless `BLACKSTART_MESSAGES` says otherwise.
-const MESSAGES: usize = 200_000;
+const MESSAGES: usize = 100_000;
 /// Given to one process.
 const BATCH: usize = 50_000;
 /// Messages before they are damaged, and damages, that are drawn; all else is combined from these, since drawing takes
@@ -44,7 +44,7 @@ fn messages() -> usize {
 }
 
 /// The parsers as a program (`bpf/tests/host.c`).
-struct Host {
+pub(super) struct Host {
     program: PathBuf,
     _directory: TempDir,
 }
@@ -81,7 +81,7 @@ enum Answer {
 }
 
 impl Host {
-    fn build() -> Self {
+    pub(super) fn build() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let program = directory.path().join("host");
         let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("bpf");
@@ -108,39 +108,45 @@ impl Host {
         }
     }
 
-    /// Read each exchange.
-    fn read(&self, exchanges: &[Exchange]) -> Vec<Told> {
+    /// What it tells of this input.
+    pub(super) fn run(&self, arguments: &[&str], input: &[u8]) -> (ExitStatus, Vec<u8>) {
         let mut child = Command::new(&self.program)
+            .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
         let mut stdin = child.stdin.take().unwrap();
         let output = std::thread::scope(|scope| {
+            // Where it has ended early, its exit status says why.
             scope.spawn(move || {
-                let mut octets = Vec::new();
-                for (query, answer) in exchanges {
-                    for part in [query, answer] {
-                        let length = u16::try_from(part.len()).expect("a datagram");
-                        octets.extend_from_slice(&length.to_ne_bytes());
-                    }
-                    octets.extend_from_slice(query);
-                    octets.extend_from_slice(answer);
-                }
-                // Where it has ended early, its exit status says why.
-                let _ = stdin.write_all(&octets);
+                let _ = stdin.write_all(input);
             });
             child.wait_with_output().unwrap()
         });
-        let mut rest = &*output.stdout;
+        (output.status, output.stdout)
+    }
+
+    /// Read each exchange.
+    fn read(&self, exchanges: &[Exchange]) -> Vec<Told> {
+        let mut input = Vec::new();
+        for (query, answer) in exchanges {
+            for part in [query, answer] {
+                let length = u16::try_from(part.len()).expect("a datagram");
+                input.extend_from_slice(&length.to_ne_bytes());
+            }
+            input.extend_from_slice(query);
+            input.extend_from_slice(answer);
+        }
+        let (status, output) = self.run(&[], &input);
+        let mut rest = &*output;
         let mut told = Vec::new();
         while let Some(one) = take(&mut rest) {
             told.push(one);
         }
         assert!(
-            output.status.success(),
-            "the parsers failed ({}) within some messages of {:02x?}",
-            output.status,
+            status.success(),
+            "the parsers failed ({status}) within some messages of {:02x?}",
             exchanges.get(told.len())
         );
         assert_eq!(told.len(), exchanges.len());
@@ -474,7 +480,7 @@ fn answers_lease_what_hickory_reads() {
 }
 
 /// What a fuzzer has kept of a kind, in the order of the files' names.
-fn kept(kind: &str) -> Vec<Vec<u8>> {
+pub(super) fn kept(kind: &str) -> Vec<Vec<u8>> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("fuzz")
         .join(kind);
