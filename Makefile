@@ -50,6 +50,11 @@ unit: ## Run the tests of the product's crates
 lab: ## Run the tests that drive the released binary, and those that hold the workspace to its rules
 	$(AS_ROOT) BLACKSTART_BIN=$(abspath $(BINARY)) cargo test --locked -p blackstart-lab -- --test-threads=$(TEST_THREADS)
 
+.PHONY: fuzz
+fuzz: ## Fuzz every parser for FUZZ_SECONDS (60) each, with sanitizers; FUZZ_KEEP=1 makes the corpora anew
+	scripts/install-deps test
+	scripts/fuzz
+
 .PHONY: bench
 bench: ## Measure every bar: prints the table, writes the raw results to benches/data
 	scripts/install-deps bench

@@ -22,6 +22,8 @@ fn main() {
     println!("cargo::rerun-if-changed={}", bpf.display());
     println!("cargo::rerun-if-env-changed=CLANG");
     let clang = clang();
+    // With it the tests build the parsers for the host.
+    println!("cargo::rustc-env=BLACKSTART_CLANG={clang}");
     let include = format!("-I{}", bpf.display());
     for (source, skeleton) in OBJECTS {
         SkeletonBuilder::new()

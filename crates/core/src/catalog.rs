@@ -22,6 +22,7 @@ use owners::Owners;
 
 pub use owners::Destination;
 pub use protect::{Derivation, Derived, DerivedSocket, UnknownService, protect, provided};
+pub(crate) use read::no_endpoint;
 pub use read::{MAX_BYTES, Reading, read};
 pub use schema::schema;
 

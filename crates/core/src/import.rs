@@ -15,7 +15,7 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
-use crate::catalog::MAX_BYTES;
+use crate::catalog::{MAX_BYTES, no_endpoint};
 use crate::document::yaml::{Document, Documents};
 use crate::document::{Diagnostic, Node, Places, Reader, Severity, Value};
 use crate::policy::API_VERSION;
@@ -317,6 +317,21 @@ impl File<'_, '_> {
         };
         self.found.service(&name);
         name
+    }
+
+    /// Something that a service provides; told and left out where a catalog could not have it, since what is written is
+    /// read as one.
+    fn provided(
+        &mut self,
+        endpoint: String,
+        protocol: Option<&'static str>,
+        span: &Range<usize>,
+    ) -> Option<Endpoint> {
+        if let Some((message, help)) = no_endpoint(&endpoint) {
+            self.reader.error(span, message, Some(help));
+            return None;
+        }
+        Some(Endpoint { endpoint, protocol })
     }
 
     /// What an annotation says of it.

@@ -470,6 +470,26 @@ fn a_tier_that_is_none_is_told_by_both() {
     }
 }
 
+#[test]
+fn an_endpoint_that_is_none_is_told_where_it_stands() {
+    let text = "apiVersion: backstage.io/v1alpha1\nkind: Component\nmetadata:\n  name: checkout\n  annotations:\n    blackstart.dev/provides: \"checkout.internal:443, 10,30.0.0/24\"\n";
+    let reading = imported(Format::Backstage, text);
+    assert!(reading.partial);
+    let told = messages(&reading);
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert!(told.iter().all(|it| it.starts_with("6:30: ")), "{told:?}");
+    // What is left is a catalog.
+    let read = catalog::read(&[("import.yaml", &reading.import.text())]);
+    assert_eq!(read.diagnostics, []);
+    assert_eq!(read.catalog.services()[0].provides.len(), 1);
+
+    let text = "kind: Service\napiVersion: v1\nmetadata: { name: cart }\nspec: { clusterIP: 10.96.0.3, ports: [{ port: 0 }] }\n";
+    let reading = imported(Format::Kubernetes, text);
+    assert!(reading.partial);
+    let read = catalog::read(&[("import.yaml", &reading.import.text())]);
+    assert_eq!(read.diagnostics, []);
+}
+
 /// Files of the four formats with pieces taken out, doubled and put elsewhere, and texts that only look like one.
 fn any_file() -> impl Strategy<Value = (Format, String)> {
     let format = prop_oneof![

@@ -33,7 +33,8 @@ struct bs_answer_scratch {
 	__u32 offset;               /* next record */
 	__u32 end;                  /* offset behind the name last taken out */
 	__u32 pos;                  /* where the taking stands: next octet, octets left of the label, */
-	__u32 start;                /* no pointer may aim at or behind this */
+	__u32 start;                /* no pointer may aim at or behind this, */
+	__u32 limit;                /* and no octet be taken from there */
 	__u32 left;                 /* octets written, the root label seen */
 	__u32 out;
 	__u32 taken;
@@ -73,7 +74,7 @@ static __always_inline struct bs_answer_scratch *bs_answer_scratch_get(void)
 
 static __always_inline __u32 bs_u8(struct bs_answer_scratch *s, __u64 at)
 {
-	asm volatile("%0 &= 4095" : "+r"(at));
+	BS_MASK(at, 4095);
 	return s->packet[at];
 }
 
@@ -147,13 +148,15 @@ __noinline int bs_name_octet(struct bs_answer_scratch *s)
 		return 1;
 	pos = s->pos;
 	out = s->out;
-	if (pos >= s->len || out > 254)
+	if (pos >= s->limit || out > 254)
 		return 1;
 	c = bs_u8(s, pos);
 	if (!s->left && c >= 0xc0) {
 		to = (c & 0x3f) << 8 | bs_u8(s, pos + 1);
 		if (to >= s->start)
 			return 1;
+		/* A prior occurrence ends before what points to it. */
+		s->limit = s->start;
 		s->start = to;
 		if (!s->end)
 			s->end = pos + 2;
@@ -193,6 +196,7 @@ static long bs_name_octet_step(__u32 index, void *unused)
 static __always_inline int bs_name_take(struct bs_answer_scratch *s, __u32 at)
 {
 	s->pos = s->start = at;
+	s->limit = s->len;
 	s->left = s->out = s->end = s->taken = 0;
 	bpf_loop(280, bs_name_octet_step, (void *)0, 0);
 	return s->taken ? 0 : -1;
@@ -273,12 +277,12 @@ __noinline int bs_lease_put(struct bs_refill *n)
 			evicted = 1;
 		}
 		/* The compiler knows that, and 6.1's verifier does not. */
-		asm volatile("%0 &= %1" : "+r"(place) : "i"(BS_LEASE_SLOTS - 1));
+		BS_MASK_BY(place, BS_LEASE_SLOTS - 1);
 		lease->slot[place].several = 0;
 		lease->until[place] = until;
 	} else {
 		/* The compiler knows that, and 6.1's verifier does not. */
-		asm volatile("%0 &= %1" : "+r"(place) : "i"(BS_LEASE_SLOTS - 1));
+		BS_MASK_BY(place, BS_LEASE_SLOTS - 1);
 		if (lease->slot[place].name != name)
 			lease->slot[place].several = 1;
 		bs_lease_prolong(&lease->until[place], until);
@@ -569,7 +573,7 @@ static __always_inline int bs_answer_read(struct __sk_buff *skb, struct bs_heade
 	if (len < 12 || len > BS_PACKET_MAX)
 		return bs_answer_malformed(generation);
 	len -= 1;
-	asm volatile("%0 &= 4095" : "+r"(len));
+	BS_MASK(len, 4095);
 	if (bpf_skb_load_bytes(skb, h->payload, s->packet, len + 1))
 		return bs_answer_malformed(generation);
 	s->len = len + 1;

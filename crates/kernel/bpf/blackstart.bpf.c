@@ -19,6 +19,7 @@ enum {
 };
 
 #include "abi.h"
+#include "verifier.bpf.h"
 #include "tables.bpf.h"
 #include "name.bpf.h"
 #include "attempt.bpf.h"

@@ -109,7 +109,7 @@ static long bs_label_step(__u32 index, struct bs_head **of)
 	__u64 at = h->text_len - index;
 	__u32 octet;
 
-	asm volatile("%0 &= 255" : "+r"(at));
+	BS_MASK(at, 255);
 	octet = h->read.name.wire[at];
 	if (octet == '.') {
 		h->read.name.wire[at] = h->count;
@@ -138,14 +138,14 @@ __noinline int bs_head_name(struct bs_head *h)
 		return -1;
 	h->text_len = n;
 	n--;
-	asm volatile("%0 &= 255" : "+r"(n));
+	BS_MASK(n, 255);
 	if (n > BS_NAME_TEXT - 2 || bpf_probe_read_kernel(h->read.name.wire + 1, n + 1, (void *)(h->base + h->text)))
 		return -1;
 	h->count = 0;
 	bpf_loop(h->text_len, bs_label_step, &h, 0);
 	h->read.name.wire[0] = h->count;
 	n = h->text_len + 1;
-	asm volatile("%0 &= 255" : "+r"(n));
+	BS_MASK(n, 255);
 	h->read.name.wire[n] = 0;
 	/* An empty label would end the name before its text does. */
 	if (bs_name_scan(&h->read) || h->read.name.len != h->text_len + 2)
@@ -228,7 +228,7 @@ static long bs_v6_step(__u32 index, struct bs_head **of)
 	h->value = h->value << 4 | digit;
 	h->seen++;
 	h->state = 'd';
-	asm volatile("%0 &= 7" : "+r"(group));
+	BS_MASK(group, 7);
 	((__u16 *)h->addr)[group] = bpf_htons(h->value);
 	return 0;
 }
@@ -262,8 +262,8 @@ __noinline int bs_head_v6(struct bs_head *h)
 
 		if (i >= behind)
 			break;
-		asm volatile("%0 &= 7" : "+r"(from));
-		asm volatile("%0 &= 7" : "+r"(to));
+		BS_MASK(from, 7);
+		BS_MASK(to, 7);
 		groups[to] = groups[from];
 		groups[from] = 0;
 	}

@@ -79,7 +79,7 @@ static __always_inline int bs_word_next(__u8 *octets, __u32 most, __u64 first, s
 {
 	__u64 multiplier = config.multiplier, found, lower, within, n;
 
-	asm volatile("%0 &= %1" : "+r"(w->at) : "i"(most));
+	BS_MASK_BY(w->at, most);
 	if (!w->left) {
 		/* One label ends, or what is before the first one, and another begins. */
 		w->label ^= w->label >> 32;
@@ -95,7 +95,7 @@ static __always_inline int bs_word_next(__u8 *octets, __u32 most, __u64 first, s
 		if (w->left > 63 || w->at + w->left > first + 254)
 			return -1;
 		w->label = config.label_key ^ w->left;
-		asm volatile("%0 &= %1" : "+r"(w->at) : "i"(most));
+		BS_MASK_BY(w->at, most);
 	}
 	n = 8 ^ ((8 ^ w->left) & -bs_sign(w->left - 8));
 	within = -1ULL >> ((64 - 8 * n) & 63);

@@ -227,7 +227,7 @@ __noinline int bs_query_tell(struct __sk_buff *skb, struct bs_question *q, int a
 	__builtin_memset(e->pad, 0, sizeof(e->pad));
 	/* From the packet, since the asker may compare the case of what it sent. */
 	len = (len - 1) & 255;
-	asm volatile("%0 &= 254" : "+r"(len));
+	BS_MASK(len, 255);
 	if (!bpf_skb_load_bytes(skb, q->offset + 12, e->wire, len + 1))
 		told = row ? 0 : -1;
 	bpf_ringbuf_submit(e, 0);
@@ -286,7 +286,7 @@ static __always_inline int bs_query_read(struct __sk_buff *skb, struct bs_header
 	if (skb->len < h->payload || left < 12)
 		return -1;
 	n = left > 12 + 256 ? 12 + 256 - 1 : left - 1;
-	asm volatile("%0 &= 511" : "+r"(n));
+	BS_MASK(n, 511);
 	if (bpf_skb_load_bytes(skb, h->payload, q->head, n + 1))
 		return -1;
 	left -= 12;
@@ -559,7 +559,7 @@ static __always_inline int bs_packet(struct __sk_buff *skb, struct bs_socket *st
 			certain |= peer_port == bpf_htons(53);
 			verdict = bs_query(skb, &h, st, certain, generation);
 			/* 0 to 3, which the verifier does not see of a global function. */
-			asm volatile("%0 &= 3" : "+r"(verdict));
+			BS_MASK(verdict, 3);
 			return verdict;
 		}
 	}

@@ -28,7 +28,7 @@ __noinline __u32 bs_path_step(__u32 state, __u32 octet, __u32 place, __u32 autom
 	__u32 at, *next;
 
 	/* A global function's arguments may be anything. */
-	asm volatile("%0 &= 255" : "+r"(octet));
+	BS_MASK(octet, 255);
 	at = p->steps[automaton & 1] + state * p->kinds[automaton & 1] +
 	     kinds_of_octets[place & 1][automaton & 1][octet];
 	next = bpf_map_lookup_elem(&bs_steps, &at);

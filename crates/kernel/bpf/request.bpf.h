@@ -29,7 +29,7 @@ static __always_inline __u64 bs_octets_at(struct bs_head *h, __u64 at)
 	if (n > 8)
 		n = 8;
 	n--;
-	asm volatile("%0 &= 7" : "+r"(n));
+	BS_MASK(n, 7);
 	bpf_probe_read_kernel(&octets, n + 1, (void *)(h->base + at));
 	return octets;
 }
@@ -63,15 +63,17 @@ static long bs_number_step(__u32 index, struct bs_head **of)
 	int octet = bs_octet_at(h, h->at);
 
 	h->at++;
-	if (octet >= '0' && octet <= '9' && h->seen < 12) {
+	if (octet >= '0' && octet <= '9' && h->seen < 12 && !h->mark) {
 		h->length = h->length * 10 + octet - '0';
 		h->seen++;
 		return 0;
 	}
-	if (!h->seen && (octet == ' ' || octet == '\t'))
+	if (octet == ' ' || octet == '\t') {
+		h->mark = h->seen;
 		return 0;
-	/* Behind it the line ends, or is blank; several numbers are none. */
-	h->fails = !h->seen || (octet != '\r' && octet != '\n' && octet != ' ' && octet != '\t');
+	}
+	/* Behind it the line ends, or is blank up to its end; several numbers are none. */
+	h->fails = !h->seen || (octet != '\r' && octet != '\n');
 	return 1;
 }
 
@@ -82,6 +84,7 @@ static __always_inline int bs_number(struct bs_head *h, __u32 at)
 
 	h->at = at;
 	h->length = 0;
+	h->mark = 0;
 	h->seen = 0;
 	h->fails = 1;
 	bpf_loop(32, bs_number_step, &h, 0);

@@ -9,7 +9,11 @@
 #ifndef BLACKSTART_TABLES_H
 #define BLACKSTART_TABLES_H
 
-const volatile struct bs_config config = {};
+/* What the loader writes here before a run; on the host, tests/host.h says it. */
+#ifndef BS_CONFIG
+#define BS_CONFIG {}
+#endif
+const volatile struct bs_config config = BS_CONFIG;
 const volatile struct bs_spared spared = {};
 
 /* .bss, mapped into the supervisor. */
@@ -329,26 +333,11 @@ static __always_inline __u32 bs_known_as(const __u32 *addr)
 	return lease ? lease->known : 0;
 }
 
-/* Make the verifier forget what it knows of a number, so that the paths through a loop converge. */
-#define BS_FORGET(x, unknown) asm volatile("%0 ^= %1; %0 ^= %1" : "+r"(x) : "r"(unknown))
-
-/* 1 if the sign bit is set, else 0: arithmetic where a branch would double what there is to verify, and which the compiler
- * must not turn back into one. */
-static __always_inline __u64 bs_sign(__u64 x)
-{
-	asm volatile("%0 >>= 63" : "+r"(x));
-	return x;
-}
-
 /* 1 if a number of 32 bits is 0, else 0. */
 static __always_inline __u64 bs_is_zero(__u32 x)
 {
 	return bs_sign((__u64)x - 1);
 }
-
-/* Show the verifier that what a global function returned is 0 or 1. A comparison does not: clang 22 sees into the
- * function, finds that it is so, and leaves the comparison out. */
-#define BS_BIT(x) asm volatile("%0 &= 1" : "+r"(x))
 
 /* The record of one process image starts from this. Read-only data instead of per-CPU scratch: nobody can
  * overwrite it between two instructions. */

@@ -541,6 +541,11 @@ fn original(text: &str) -> Option<Place> {
     })
 }
 
+/// Why a text cannot be an endpoint of a catalog, and what can.
+pub(crate) fn no_endpoint(text: &str) -> Option<(String, String)> {
+    address(text).err()
+}
+
 /// What an endpoint is reached by, in the language of a policy's targets; of which protocol is said elsewhere.
 fn address(text: &str) -> Result<At, (String, String)> {
     if let Some(path) = text.strip_prefix("unix:") {

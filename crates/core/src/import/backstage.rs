@@ -1,7 +1,7 @@
 //! Entities of Backstage's software catalog: components and resources are services; what they depend on, and whose
 //! APIs they consume, is what they need.
 
-use super::{Endpoint, File, TIER, below, get, items, text};
+use super::{File, TIER, below, get, items, text};
 use crate::document::Node;
 
 /// Under which names and addresses it is reached, with commas between them: Backstage has no word for it.
@@ -67,15 +67,13 @@ impl File<'_, '_> {
         };
         let by = self.met(&own.service(), &node.span);
         let annotation = |key| below(node, &["metadata", "annotations", key]);
-        let provides = text(annotation(PROVIDES)).unwrap_or_default().split(',');
-        let provides: Vec<Endpoint> = provides
-            .map(str::trim)
-            .filter(|endpoint| !endpoint.is_empty())
-            .map(|endpoint| Endpoint {
-                endpoint: endpoint.to_owned(),
-                protocol: None,
-            })
-            .collect();
+        let mut provides = Vec::new();
+        if let Some(annotation) = annotation(PROVIDES) {
+            let endpoints = text(Some(annotation)).unwrap_or_default().split(',');
+            for endpoint in endpoints.map(str::trim).filter(|it| !it.is_empty()) {
+                provides.extend(self.provided(endpoint.to_owned(), None, &annotation.span));
+            }
+        }
         let owner = text(below(node, &["spec", "owner"])).map(|owner| {
             // `group:default/team-db`, or as it is mostly written, `team-db`.
             let after = owner.rsplit_once(':').map_or(owner, |(_, rest)| rest);

@@ -1,6 +1,6 @@
 //! Services of Kubernetes: by which names and addresses each is reached.
 
-use super::{Endpoint, File, TIER, below, get, items, text};
+use super::{File, TIER, below, get, items, text};
 use crate::document::Node;
 
 /// Who owns a service, by convention (a8r.io) or for us alone.
@@ -102,21 +102,15 @@ impl File<'_, '_> {
                     continue;
                 }
             };
-            provides.extend(hosts.iter().map(|host| Endpoint {
-                endpoint: format!("{host}:{number}"),
-                protocol,
-            }));
+            for host in &hosts {
+                provides.extend(self.provided(format!("{host}:{number}"), protocol, &port.span));
+            }
         }
         if ports.is_empty() {
-            provides.extend(hosts.iter().map(|host| {
-                Endpoint {
-                    endpoint: host
-                        .trim_start_matches('[')
-                        .trim_end_matches(']')
-                        .to_owned(),
-                    protocol: None,
-                }
-            }));
+            for host in &hosts {
+                let host = host.trim_start_matches('[').trim_end_matches(']');
+                provides.extend(self.provided(host.to_owned(), None, &node.span));
+            }
         }
         let annotation = |key| below(node, &["metadata", "annotations", key]);
         let owner = OWNERS.iter().find_map(|key| text(annotation(key)));

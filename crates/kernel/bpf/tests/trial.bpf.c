@@ -14,6 +14,7 @@
 enum { IPPROTO_TCP = 6, IPPROTO_UDP = 17, ECONNREFUSED = 111 };
 
 #include "abi.h"
+#include "verifier.bpf.h"
 #include "tables.bpf.h"
 #include "name.bpf.h"
 #include "attempt.bpf.h"

@@ -9,6 +9,8 @@ mod decision;
 mod differential;
 mod forward;
 mod heads;
+mod heads_on_host;
+mod host;
 mod leases;
 mod message;
 mod packets;

@@ -272,6 +272,12 @@ fn names_that_are_none_are_malformed() {
             reply().address(&[&b"\x01a"[..], &pointer(at)].concat(), "192.0.2.66"),
         ),
         (
+            "an owner that points to a name which goes on through it",
+            reply()
+                .record(Section::Answer, QUESTION, 16, IN, b"\x01a\x02")
+                .address(&pointer(data), "192.0.2.66"),
+        ),
+        (
             "a target that points to itself",
             reply().cname(QUESTION, &pointer(data)),
         ),

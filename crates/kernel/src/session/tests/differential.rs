@@ -59,7 +59,7 @@ enum Writing {
 }
 
 #[derive(Debug, Clone)]
-struct Record {
+pub(super) struct Record {
     section: Section,
     owner: Who,
     writing: Writing,
@@ -69,7 +69,7 @@ struct Record {
 
 /// Damage to a message, after its question or anywhere.
 #[derive(Debug, Clone)]
-enum Damage {
+pub(super) enum Damage {
     Octet(Place, u8),
     Pointer(Place, u16),
     Cut(Place),
@@ -79,7 +79,7 @@ enum Damage {
 }
 
 #[derive(Debug, Clone)]
-struct Place {
+pub(super) struct Place {
     behind_question: bool,
     at: Index,
 }
@@ -97,7 +97,7 @@ impl Place {
 }
 
 impl Damage {
-    fn inflict(&self, octets: &mut Vec<u8>, question_end: usize) {
+    pub(super) fn inflict(&self, octets: &mut Vec<u8>, question_end: usize) {
         match self {
             Self::Octet(place, octet) => {
                 let at = place.within(octets, question_end);
@@ -242,7 +242,7 @@ fn any_other() -> impl Strategy<Value = Data> {
 }
 
 /// Any record at all.
-fn any_record() -> impl Strategy<Value = Record> {
+pub(super) fn any_record() -> impl Strategy<Value = Record> {
     let who = || {
         prop_oneof![
             3 => Just(Who::Question),
@@ -273,7 +273,7 @@ fn any_record() -> impl Strategy<Value = Record> {
 }
 
 /// The records of a sound answer: a chain in order, then addresses of its end, and beside it whatever.
-fn sound_records() -> impl Strategy<Value = Vec<Record>> {
+pub(super) fn sound_records() -> impl Strategy<Value = Vec<Record>> {
     let links = prop::collection::vec(any_writing(), 0..7);
     let addresses = prop::collection::vec((any_address_data(), any_writing()), 0..12);
     let beside = prop::collection::vec(any_other(), 0..3);
@@ -305,7 +305,7 @@ fn sound_records() -> impl Strategy<Value = Vec<Record>> {
     })
 }
 
-fn any_damage() -> impl Strategy<Value = Damage> {
+pub(super) fn any_damage() -> impl Strategy<Value = Damage> {
     let place = || {
         (prop::bool::weighted(0.95), any::<Index>()).prop_map(|(behind_question, at)| Place {
             behind_question,
@@ -330,10 +330,13 @@ fn any_damage() -> impl Strategy<Value = Damage> {
 }
 
 /// A record as hickory reads it, as far as leases depend on it.
-enum Seen {
+pub(super) enum Seen {
     Address(Read, IpAddr),
     Alias(Read, Read),
-    Nothing,
+    /// An alias of this name, for what is none.
+    Broken(Read),
+    /// What gives no lease, of this name.
+    Nothing(Read),
 }
 
 /// The question and the answer section up to where hickory can read no further; names are hickory's affair.
@@ -354,7 +357,7 @@ fn read(octets: &[u8]) -> Option<(Read, Vec<Seen>)> {
     Some((question.name().to_lowercase(), records))
 }
 
-fn read_record(octets: &[u8], decoder: &mut BinDecoder<'_>) -> Option<Seen> {
+pub(super) fn read_record(octets: &[u8], decoder: &mut BinDecoder<'_>) -> Option<Seen> {
     let owner = Read::read(decoder).ok()?.to_lowercase();
     let rtype = decoder.read_u16().ok()?.unverified();
     let class = decoder.read_u16().ok()?.unverified();
@@ -363,12 +366,14 @@ fn read_record(octets: &[u8], decoder: &mut BinDecoder<'_>) -> Option<Seen> {
     let at = decoder.index();
     let data = decoder.read_slice(length).ok()?.unverified();
     Some(match (rtype, class) {
-        (A, IN) => {
-            <[u8; 4]>::try_from(data).map_or(Seen::Nothing, |v4| Seen::Address(owner, v4.into()))
-        }
-        (AAAA, IN) => <[u8; 16]>::try_from(data).map_or(Seen::Nothing, |v6| {
-            Seen::Address(owner, IpAddr::from(v6).to_canonical())
-        }),
+        (A, IN) => match <[u8; 4]>::try_from(data) {
+            Ok(v4) => Seen::Address(owner, v4.into()),
+            Err(_) => Seen::Nothing(owner),
+        },
+        (AAAA, IN) => match <[u8; 16]>::try_from(data) {
+            Ok(v6) => Seen::Address(owner, IpAddr::from(v6).to_canonical()),
+            Err(_) => Seen::Nothing(owner),
+        },
         (CNAME, IN) => {
             // Where the data ends, its length says; so an alias that is none leaves the records behind it readable.
             let mut target = BinDecoder::new(octets).clone(at as u16);
@@ -376,10 +381,10 @@ fn read_record(octets: &[u8], decoder: &mut BinDecoder<'_>) -> Option<Seen> {
                 Ok(name) if target.index() == at + length => {
                     Seen::Alias(owner, name.to_lowercase())
                 }
-                _ => Seen::Nothing,
+                _ => Seen::Broken(owner),
             }
         }
-        _ => Seen::Nothing,
+        _ => Seen::Nothing(owner),
     })
 }
 
@@ -441,7 +446,7 @@ fn in_order(octets: &[u8]) -> BTreeSet<IpAddr> {
 }
 
 /// What the kernel leased, by the name asked for.
-fn leased(snapshot: &Snapshot) -> BTreeMap<&str, BTreeSet<IpAddr>> {
+pub(super) fn leased(snapshot: &Snapshot) -> BTreeMap<&str, BTreeSet<IpAddr>> {
     let texts: BTreeMap<u64, &str> = snapshot
         .names
         .iter()
@@ -479,7 +484,7 @@ fn answer_all(answers: &[(String, Message)]) -> (Vec<BTreeSet<IpAddr>>, u64) {
     (each, seen.counters.answers_malformed)
 }
 
-fn draw<T>(runner: &mut TestRunner, strategy: &impl Strategy<Value = T>) -> T
+pub(super) fn draw<T>(runner: &mut TestRunner, strategy: &impl Strategy<Value = T>) -> T
 where
     T: std::fmt::Debug,
 {
@@ -489,12 +494,12 @@ where
         .current()
 }
 
-fn write(id: u16, asked: &str, records: &[Record]) -> Message {
+pub(super) fn write(id: u16, asked: &str, records: &[Record]) -> Message {
     let writer = records.iter().fold(Writer::new(id, asked), Writer::record);
     writer.message
 }
 
-fn asked(n: usize) -> String {
+pub(super) fn asked(n: usize) -> String {
     format!("q{n}.shop.test")
 }
 
@@ -688,6 +693,6 @@ fn a_damaged_query_passes_only_as_what_hickory_reads() {
 }
 
 /// As core holds it, which has the kernel's idea of a name.
-fn to_core(name: &Read) -> Option<Name> {
+pub(super) fn to_core(name: &Read) -> Option<Name> {
     Name::from_labels(name.iter()).ok()
 }

@@ -337,6 +337,35 @@ fn a_denied_query_is_told_as_it_was_sent() {
 }
 
 #[test]
+fn a_denied_name_of_any_length_is_told_whole() {
+    let mut wire = Wire::enforce("default: allow\nrules:\n  - deny: .good.test\n");
+    let client = wire.client(SERVERS[0]);
+    let mut told = |names: &[String]| {
+        for (id, name) in (0..).zip(names) {
+            client.send(&Message::query(id, name, A).0).unwrap();
+        }
+        let mut questions = Vec::new();
+        wire.session
+            .drain_events(names.len() + 1, &mut |event| match event {
+                Event::Lookup {
+                    answer: Some(wanted),
+                    ..
+                } => questions.push(wanted.question),
+                other => panic!("{other:?}"),
+            })
+            .unwrap();
+        questions
+    };
+    // First what fills the buffer of events with anything but zeros.
+    let names = vec![long_name(255); 900];
+    assert_eq!(told(&names[..450]), vec![name(&names[0]); 450]);
+    assert_eq!(told(&names[450..]), vec![name(&names[0]); 450]);
+    let names: Vec<String> = (14..=255).map(long_name).collect();
+    let wire_forms: Vec<Vec<u8>> = names.iter().map(|text| name(text)).collect();
+    assert_eq!(told(&names), wire_forms);
+}
+
+#[test]
 fn events_are_read_as_many_at_a_time_as_asked_for() {
     let mut wire = Wire::enforce("default: allow\nrules:\n  - deny: .evil.test\n");
     let client = wire.client(SERVERS[0]);
