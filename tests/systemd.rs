@@ -29,7 +29,8 @@ const LOOK: &str = "echo '[cgroup]'; sed -n s/^0:://p /proc/self/cgroup\n\
     echo '[scope]'; systemctl show -p ActiveState -p ControlGroup -p Delegate 'blackstart-*.scope'\n\
     echo '[curl]'; curl -sS http://github.com/ 2>&1 || echo refused\n";
 
-/// Run the guard on the machine, then look at what is left of the run.
+/// Run the guard on the machine, then look at what is left of the run. systemd takes a scope away once it has heard that
+/// it is empty, hierarchy by hierarchy: it has ten seconds.
 fn story(world: &World, command: &str) -> String {
     world.file("look", LOOK);
     let guard = world
@@ -42,6 +43,10 @@ fn story(world: &World, command: &str) -> String {
         "began=$(date +%s%3N)\n\
          {guard} sh -c '{command}'\n\
          echo '[took]'; echo $(($(date +%s%3N) - began))\n\
+         for turn in $(seq 100); do\n\
+           [ -z \"$(systemctl list-units --all --plain --no-legend 'blackstart*'; find /sys/fs/cgroup -name '*blackstart*')\" ] && break\n\
+           sleep 0.1\n\
+         done\n\
          echo '[units]'; systemctl list-units --all --plain --no-legend 'blackstart*'\n\
          echo '[cgroups]'; find /sys/fs/cgroup -name '*blackstart*'\n\
          echo '[free]'; curl -sS http://github.com/\n\
