@@ -261,7 +261,7 @@ impl Node {
         Web::hello(self, 443, Some(authority.acceptor(names)))
     }
 
-    /// An HTTP server that takes what is posted; see [`Web::sink`].
+    /// An HTTP server that takes what is posted, and answers with these codes, the last one for good; with none for 0.
     pub fn sink(&self, port: u16, codes: &[u16]) -> Web {
         Web::sink(self, port, codes, None)
     }
