@@ -4,102 +4,43 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fs;
 use std::mem::MaybeUninit;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::ptr::NonNull;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use blackstart_core::name::Name;
-use blackstart_core::record::{DelegateRow, Row, SocketKind, SubjectId, SubjectRow, Verdict};
+use blackstart_core::record::{DelegateRow, Row, SubjectId, SubjectRow, Verdict};
 use blackstart_core::report::Mode;
 use blackstart_core::tables::{Tables, Uses};
 use libbpf_rs::skel::{OpenSkel, Skel, SkelBuilder};
-use libbpf_rs::{
-    Link, MapCore, MapFlags, MapHandle, OpenProgramMut, ProgramMut, RingBuffer, RingBufferBuilder,
-};
+use libbpf_rs::{Link, MapCore, MapFlags, MapHandle, RingBuffer, RingBufferBuilder};
 use rustix::time::ClockId;
 
 use crate::abi;
-use crate::fill::{NameKeys, Offsets, PolicyRows, address, words};
-
+use crate::fill::{NameKeys, Offsets, PolicyRows, words};
 use crate::probe;
-use crate::read::{Record, nanoseconds, verdict, wire_text};
-use crate::{AnswerWanted, Error, ErrorKind, Event};
+use crate::read::{Record, nanoseconds};
+use crate::{Error, ErrorKind};
+use events::{RawEvent, raw_event};
+use feature::{attach_one, is_of};
 use forward::{Listening, Unwritten};
 use found::Known;
+use known::{known_addresses, write_known};
+use live::Live;
 use reload::{Room, write_policy};
 
+pub use feature::Feature;
+pub use orphan::Orphan;
+
 mod claim;
+mod events;
+mod feature;
 pub mod forward;
 pub mod found;
+mod known;
+mod live;
+mod orphan;
 mod reload;
-
-/// A group of programs that is loaded as a whole or not at all.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Feature {
-    /// `cgroup_skb`: DNS queries and answers, backstop, bytes, handshakes.
-    Names,
-    /// `connect4/6`, `sendmsg4/6`: verdicts with an errno.
-    Addresses,
-    /// `sock_create`: whose the sockets are that only packets show; refusing them where the default denies.
-    SocketKinds,
-    /// `sock_release`: what a socket had sent, and whether a connect was given up.
-    Outcomes,
-    /// `tp_btf/sched_process_*`: subjects.
-    Processes,
-    /// `tp_btf/cgroup_attach_task`: leaving the run.
-    Leavers,
-    /// `connect_unix`, `sendmsg_unix` (6.7): delegates.
-    UnixSockets,
-    /// `sockops` and `sk_msg`: whom connections say that they are for.
-    Claims,
-}
-
-impl Feature {
-    /// As the report and `doctor` name it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Names => "names",
-            Self::Addresses => "addresses",
-            Self::SocketKinds => "socket_kinds",
-            Self::Outcomes => "outcomes",
-            Self::Processes => "processes",
-            Self::Leavers => "leavers",
-            Self::UnixSockets => "unix_sockets",
-            Self::Claims => "claims",
-        }
-    }
-
-    /// The programs that it is made of.
-    fn programs(self) -> &'static [&'static str] {
-        match self {
-            Self::Names => &["bs_egress", "bs_ingress"],
-            Self::Addresses => &[
-                "bs_connect4",
-                "bs_connect6",
-                "bs_sendmsg4",
-                "bs_sendmsg6",
-                "bs_getpeername4",
-                "bs_getpeername6",
-            ],
-            Self::SocketKinds => &["bs_create"],
-            Self::Outcomes => &["bs_release"],
-            Self::Processes => &["bs_fork", "bs_exec", "bs_exit"],
-            Self::Leavers => &["bs_move"],
-            Self::UnixSockets => &["bs_connect_unix", "bs_sendmsg_unix"],
-            // First who reads, then who brings something to read.
-            Self::Claims => &[claim::READER, claim::BRINGER],
-        }
-    }
-
-    /// Attached to tracepoints of the whole host, not to the cgroup. Their programs are whole from the start: a
-    /// tracepoint's cannot be replaced in one step, and two at once would count everything twice.
-    fn is_tracing(self) -> bool {
-        matches!(self, Self::Processes | Self::Leavers)
-    }
-}
 
 /// What a run's tables are filled with.
 #[derive(Debug)]
@@ -167,133 +108,6 @@ pub struct Session {
     left_out: LeftOut,
 }
 
-/// `struct bs_live` in the map's memory, which is mapped as long as the skeleton lives. The kernel reads each
-/// word with plain loads at any time; so they are written volatile, whole, and one at a time.
-struct Live {
-    heartbeat_ns: NonNull<u64>,
-    cgroup_id: NonNull<u64>,
-    enforce: NonNull<u32>,
-    break_glass: NonNull<u32>,
-    open_families: NonNull<u32>,
-    generation: NonNull<u32>,
-    coming: NonNull<u32>,
-    suspended_ns: NonNull<u64>,
-    cgroup_level: NonNull<u32>,
-    subject_count: NonNull<u64>,
-    policies: [NonNull<abi::bs_policy>; 2],
-    kinds: [NonNull<[[u8; 256]; 2]>; 2],
-}
-
-impl Live {
-    fn new(variables: &mut abi::bss) -> Self {
-        let abi::bss {
-            live,
-            subject_count,
-            policies: [even, odd],
-            kinds_of_octets: [even_kinds, odd_kinds],
-            ..
-        } = variables;
-        Self {
-            heartbeat_ns: NonNull::from(&mut live.heartbeat_ns),
-            cgroup_id: NonNull::from(&mut live.cgroup_id),
-            enforce: NonNull::from(&mut live.enforce),
-            break_glass: NonNull::from(&mut live.break_glass),
-            open_families: NonNull::from(&mut live.open_families),
-            generation: NonNull::from(&mut live.generation),
-            coming: NonNull::from(&mut live.coming),
-            suspended_ns: NonNull::from(&mut live.suspended_ns),
-            cgroup_level: NonNull::from(&mut live.cgroup_level),
-            subject_count: NonNull::from(subject_count),
-            policies: [NonNull::from(even), NonNull::from(odd)],
-            kinds: [NonNull::from(even_kinds), NonNull::from(odd_kinds)],
-        }
-    }
-
-    /// Describe a policy in a place that no program reads yet.
-    fn set_policy(&self, place: usize, rows: &PolicyRows) {
-        // SAFETY: points into the mapped map; until the generation is raised no program reads this place.
-        unsafe { self.policies[place].write_volatile(rows.head) };
-        // SAFETY: as above.
-        unsafe { self.kinds[place].write_volatile(rows.kinds) };
-    }
-
-    fn generation(&self) -> u32 {
-        // SAFETY: points into the mapped map, and only this thread writes it.
-        unsafe { self.generation.read_volatile() }
-    }
-
-    fn set_generation(&self, generation: u32) {
-        // SAFETY: as above.
-        unsafe { self.generation.write_volatile(generation) };
-    }
-
-    fn enforce(&self) -> bool {
-        // SAFETY: as above.
-        unsafe { self.enforce.read_volatile() != 0 }
-    }
-
-    fn break_glass(&self) -> bool {
-        // SAFETY: as above.
-        unsafe { self.break_glass.read_volatile() != 0 }
-    }
-
-    fn set_coming(&self, coming: u32) {
-        // SAFETY: as above.
-        unsafe { self.coming.write_volatile(coming) };
-    }
-
-    fn set_break_glass(&self) {
-        // SAFETY: as above.
-        unsafe { self.break_glass.write_volatile(1) };
-    }
-
-    fn set_open_families(&self) {
-        // SAFETY: as above.
-        unsafe { self.open_families.write_volatile(1) };
-    }
-
-    fn set_heartbeat(&self, now_ns: u64) {
-        // SAFETY: points into the mapped map, and only this process's one supervisor thread writes.
-        unsafe { self.heartbeat_ns.write_volatile(now_ns) };
-    }
-
-    /// How long the host was suspended up to now: what the cheap clock of the programs does not know.
-    fn set_suspended(&self) {
-        let suspended = nanoseconds(ClockId::Boottime) - nanoseconds(ClockId::Monotonic);
-        // SAFETY: as above.
-        unsafe { self.suspended_ns.write_volatile(suspended.max(0) as u64) };
-    }
-
-    fn set_cgroup_id(&self, id: u64) {
-        // SAFETY: as above.
-        unsafe { self.cgroup_id.write_volatile(id) };
-    }
-
-    /// How deep the cgroup lies is to be found out again.
-    fn forget_level(&self) {
-        // SAFETY: as above; a program that finds it out again writes a whole word as well.
-        unsafe { self.cgroup_level.write_volatile(0) };
-    }
-
-    /// A number for a subject, which no program gives to another one.
-    fn number_subject(&self) -> u64 {
-        // SAFETY: points into the mapped map, aligned; programs add to it by atomic instructions only.
-        let count = unsafe { AtomicU64::from_ptr(self.subject_count.as_ptr()) };
-        count.fetch_add(1, Ordering::Relaxed) + 1
-    }
-
-    fn set_enforce(&self, enforce: bool) {
-        // SAFETY: as above.
-        unsafe { self.enforce.write_volatile(u32::from(enforce)) };
-    }
-}
-
-/// An event before the ids in it are resolved.
-enum RawEvent {
-    Short(abi::bs_event),
-    Lookup(Box<abi::bs_lookup_event>),
-}
-
 /// The layout's own directory below a run's pins.
 fn layout_dir(pins: &Path) -> std::path::PathBuf {
     pins.join(format!("v{}", LAYOUT))
@@ -317,7 +131,7 @@ impl Session {
         let keys = NameKeys::random()?;
         let mut rows = PolicyRows::new(settings.tables, keys, &Offsets::default());
         let room = Room::for_policy(&rows);
-        let fixed = settings.hosts.len() + known(settings.known()).0.len();
+        let fixed = settings.hosts.len() + known_addresses(settings.known()).0.len();
         room.size(&mut open, fixed as u32)?;
         set_constants(
             &mut open,
@@ -552,93 +366,6 @@ impl Session {
         Ok(())
     }
 
-    /// Readable when events wait.
-    pub fn events_fd(&self) -> BorrowedFd<'_> {
-        let fd = self.ring.epoll_fd();
-        // SAFETY: the descriptor belongs to `ring`, which lives as long as the borrow.
-        unsafe { BorrowedFd::borrow_raw(fd) }
-    }
-
-    /// Hand waiting events to `each`, without blocking; `most` of them, since more may come as fast as they are read.
-    pub fn drain_events(&mut self, most: usize, each: &mut dyn FnMut(Event)) -> Result<(), Error> {
-        let read = self.ring.consume_raw_n(most);
-        if read < 0 {
-            let error = std::io::Error::from_raw_os_error(-read);
-            return Err(Error::caused(ErrorKind::Io, "read the live view", error));
-        }
-        let waiting = std::mem::take(&mut *self.events.borrow_mut());
-        for raw in waiting {
-            each(self.resolve(raw));
-        }
-        Ok(())
-    }
-
-    fn resolve(&self, raw: RawEvent) -> Event {
-        match raw {
-            RawEvent::Short(event) if event.kind == abi::bs_event_kind::BS_EVENT_LEFT.0 => {
-                Event::Left {
-                    subject: event.subject,
-                    tgid: event.tgid,
-                    cgroup: event.name,
-                }
-            }
-            RawEvent::Short(event) if event.kind == abi::bs_event_kind::BS_EVENT_CONTACT.0 => {
-                Event::Contact
-            }
-            RawEvent::Short(event) if event.kind == abi::bs_event_kind::BS_EVENT_SOCKET.0 => {
-                Event::Socket {
-                    subject: event.subject,
-                    tgid: self
-                        .record
-                        .subject(event.subject)
-                        .map_or(0, |subject| subject.tgid),
-                    kind: SocketKind {
-                        family: (event.name >> 32) as u16,
-                        kind: (event.name >> 16) as u8,
-                        protocol: event.name as u16,
-                    },
-                    verdict: verdict(event.verdict),
-                    rule: event.rule,
-                }
-            }
-            RawEvent::Short(event) => Event::Attempt {
-                subject: event.subject,
-                tgid: self
-                    .record
-                    .subject(event.subject)
-                    .map_or(0, |subject| subject.tgid),
-                name: event.name,
-                address: address(event.addr),
-                port: event.port,
-                protocol: event.protocol,
-                verdict: verdict(event.verdict),
-                rule: event.rule,
-            },
-            RawEvent::Lookup(event) => {
-                let question = event.wire[..usize::from(event.len).min(event.wire.len())].to_vec();
-                Event::Lookup {
-                    subject: event.subject,
-                    tgid: event.tgid,
-                    name: wire_text(&question.to_ascii_lowercase()),
-                    qtype: event.qtype,
-                    verdict: verdict(event.verdict),
-                    rule: event.rule,
-                    answer: (event.answer != 0).then(|| AnswerWanted {
-                        tgid: event.tgid,
-                        id: event.id,
-                        flags: event.flags,
-                        question,
-                        qtype: event.qtype,
-                        qclass: event.qclass,
-                        edns: event.edns != 0,
-                        client: SocketAddr::new(address(event.client), event.client_port),
-                        server: SocketAddr::new(address(event.server), event.server_port),
-                    }),
-                }
-            }
-        }
-    }
-
     /// The presentation form of a name id, if the kernel knows it.
     pub fn name(&self, id: u64) -> Option<String> {
         self.record.name(id)
@@ -717,51 +444,6 @@ impl Session {
     }
 }
 
-/// A run whose supervisor is gone: its pinned maps, read by another process.
-pub struct Orphan {
-    record: Record,
-}
-
-impl Orphan {
-    /// Open the pins below `dir`.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Layout`] if they were left by a release with other maps.
-    pub fn open(dir: &Path) -> Result<Self, Error> {
-        let layout = layout_dir(dir);
-        if !layout.is_dir() {
-            return Err(Error::new(
-                ErrorKind::Layout,
-                format!(
-                    "read {}: its maps are not of layout {LAYOUT}",
-                    dir.display()
-                ),
-            ));
-        }
-        Ok(Self {
-            record: Record::pinned(&layout)?,
-        })
-    }
-
-    /// Hand the record to `each`, row by row.
-    pub fn read(&self, each: &mut dyn FnMut(Row)) -> Result<(), Error> {
-        self.record.read(each)
-    }
-
-    /// Remove every pin below `dir`, whatever its layout, and `dir` itself: programs are detached with their last
-    /// link.
-    pub fn remove(dir: &Path) -> Result<(), Error> {
-        match fs::remove_dir_all(dir) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::caused(
-                ErrorKind::Io,
-                format!("remove the pins {}", dir.display()),
-                error,
-            )),
-            _ => Ok(()),
-        }
-    }
-}
-
 /// The object, from which the programs of `features` are to be loaded.
 fn opened(
     features: &BTreeSet<Feature>,
@@ -818,25 +500,6 @@ fn spared(uses: Uses) -> abi::bs_spared {
     }
 }
 
-fn is_of(program: &OpenProgramMut<'_>, feature: Feature) -> bool {
-    feature
-        .programs()
-        .iter()
-        .any(|name| program.name() == *name)
-}
-
-fn attach_one(
-    program: &ProgramMut<'_>,
-    feature: Feature,
-    cgroup: BorrowedFd<'_>,
-) -> Result<Link, libbpf_rs::Error> {
-    if feature.is_tracing() {
-        program.attach_trace()
-    } else {
-        program.attach_cgroup(cgroup.as_raw_fd())
-    }
-}
-
 thread_local! {
     /// The last complaint of libbpf's: its errors carry a number only.
     static COMPLAINT: RefCell<Option<String>> = const { RefCell::new(None) };
@@ -871,139 +534,6 @@ fn load_error(error: libbpf_rs::Error) -> Error {
         None => "load the BPF programs".to_owned(),
     };
     Error::caused(kind, doing, error)
-}
-
-/// Addresses that are known without a lookup. More are not marked: each takes a row of `bs_leases`.
-const KNOWN_MOST: usize = 4000;
-
-/// Write what is known before the first lookup: the host's own addresses, its resolvers, and names from /etc/hosts,
-/// which never ask a server.
-fn write_known(
-    skeleton: &abi::BlackstartSkel<'_>,
-    settings: &Settings<'_>,
-    keys: NameKeys,
-) -> Result<LeftOut, Error> {
-    let failed = |error| Error::caused(ErrorKind::Io, "write the leases of /etc/hosts", error);
-    let maps = &skeleton.maps;
-    let (known, own_addresses) = known(settings.known());
-    let mut left_out = LeftOut {
-        own_addresses,
-        hosts: 0,
-    };
-    for (address, flags) in known {
-        let key = abi::bs_address {
-            addr: words(address),
-        };
-        let lease = abi::bs_lease {
-            known: flags,
-            ..abi::zeroed()
-        };
-        maps.bs_leases
-            .update(abi::octets(&key), abi::octets(&lease), MapFlags::ANY)
-            .map_err(|error| Error::caused(ErrorKind::Io, "write the known addresses", error))?;
-    }
-    for (text, ip) in settings.hosts {
-        // A line that is no name gives no lease; resolv.conf's parser has dropped what it could tell.
-        let Ok(name) = Name::parse(text) else {
-            continue;
-        };
-        let id = keys.of_name(&name);
-        let class = settings.tables.class_of_name(&name);
-        let mut row: abi::bs_name = abi::zeroed();
-        let wire = name.as_wire();
-        row.wire[..wire.len()].copy_from_slice(wire);
-        row.len = wire.len() as u16;
-        row.hash = id;
-        row.class_id = class;
-        maps.bs_names
-            .update(&id.to_ne_bytes(), abi::octets(&row), MapFlags::ANY)
-            .map_err(failed)?;
-
-        let answer = abi::bs_answer {
-            fixed: 1,
-            ..abi::zeroed()
-        };
-        let key = abi::bs_answer_key {
-            name: id,
-            addr: words(*ip),
-        };
-        maps.bs_answers
-            .update(abi::octets(&key), abi::octets(&answer), MapFlags::ANY)
-            .map_err(failed)?;
-
-        let at = abi::bs_address { addr: words(*ip) };
-        let mut lease: abi::bs_lease = maps
-            .bs_leases
-            .lookup(abi::octets(&at), MapFlags::ANY)
-            .map_err(failed)?
-            .and_then(|octets| abi::value(&octets))
-            .unwrap_or_else(abi::zeroed);
-        let used = lease.used as usize;
-        let slots = lease.slot.len();
-        match lease.slot[..used]
-            .iter_mut()
-            .find(|slot| slot.class_id == class)
-        {
-            Some(slot) => slot.several = 1,
-            None if used < slots => {
-                lease.slot[used] = abi::bs_lease_slot {
-                    name: id,
-                    class_id: class,
-                    // A slot that was never seen is one to write over.
-                    seen: 1,
-                    ..abi::zeroed()
-                };
-                lease.used += 1;
-            }
-            // More classes on one address than a lease holds; the ones that came first stay.
-            None => left_out.hosts += 1,
-        }
-        maps.bs_leases
-            .update(abi::octets(&at), abi::octets(&lease), MapFlags::ANY)
-            .map_err(failed)?;
-    }
-    Ok(left_out)
-}
-
-/// The addresses that are known without a lookup, and as what; and how many more there would be. The resolvers come
-/// first: without one, no name could be looked up under an allow-list.
-fn known(of: Known<'_>) -> (Vec<(IpAddr, u32)>, usize) {
-    let (own, resolver) = (
-        abi::bs_known::BS_KNOWN_OWN.0,
-        abi::bs_known::BS_KNOWN_RESOLVER.0,
-    );
-    let canonical = |addresses: &[IpAddr]| -> BTreeSet<IpAddr> {
-        addresses.iter().map(IpAddr::to_canonical).collect()
-    };
-    let (own_addresses, resolvers) = (canonical(of.own_addresses), canonical(of.resolvers));
-    let both = |address: &IpAddr| {
-        if own_addresses.contains(address) {
-            own
-        } else {
-            0
-        }
-    };
-    let mut known: Vec<_> = resolvers
-        .iter()
-        .map(|address| (*address, resolver | both(address)))
-        .collect();
-    known.extend(
-        own_addresses
-            .difference(&resolvers)
-            .map(|address| (*address, own)),
-    );
-    let more = known.len().saturating_sub(KNOWN_MOST);
-    known.truncate(KNOWN_MOST);
-    (known, more)
-}
-
-fn raw_event(octets: &[u8]) -> Option<RawEvent> {
-    let kind: u32 = abi::value(octets)?;
-    if kind == abi::bs_event_kind::BS_EVENT_LOOKUP.0 {
-        abi::value(octets).map(|event| RawEvent::Lookup(Box::new(event)))
-    } else {
-        abi::value(octets).map(RawEvent::Short)
-    }
 }
 
 #[cfg(test)]

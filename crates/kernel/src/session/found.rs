@@ -10,7 +10,7 @@ use blackstart_core::tables::Tables;
 use libbpf_rs::{MapCore, MapFlags, libbpf_sys};
 
 use super::reload::row;
-use super::{Feature, Session, known};
+use super::{Feature, Session, known_addresses};
 use crate::abi;
 use crate::fill::words;
 use crate::{Error, ErrorKind};
@@ -206,7 +206,12 @@ impl Session {
 
     /// Other resolvers, and other addresses of the host's own, than were known before: both whole.
     pub fn know(&mut self, before: Known<'_>, now: Known<'_>) -> Result<(), Error> {
-        let rows = |of| known(of).0.into_iter().collect::<BTreeMap<_, _>>();
+        let rows = |of| {
+            known_addresses(of)
+                .0
+                .into_iter()
+                .collect::<BTreeMap<_, _>>()
+        };
         let (before, now) = (rows(before), rows(now));
         for address in before.keys().chain(now.keys()) {
             let flags = now.get(address).copied().unwrap_or(0);

@@ -1,0 +1,92 @@
+//! Which programs go together, and where each is attached.
+
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use libbpf_rs::{Link, OpenProgramMut, ProgramMut};
+
+use super::claim;
+
+/// A group of programs that is loaded as a whole or not at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Feature {
+    /// `cgroup_skb`: DNS queries and answers, backstop, bytes, handshakes.
+    Names,
+    /// `connect4/6`, `sendmsg4/6`: verdicts with an errno.
+    Addresses,
+    /// `sock_create`: whose the sockets are that only packets show; refusing them where the default denies.
+    SocketKinds,
+    /// `sock_release`: what a socket had sent, and whether a connect was given up.
+    Outcomes,
+    /// `tp_btf/sched_process_*`: subjects.
+    Processes,
+    /// `tp_btf/cgroup_attach_task`: leaving the run.
+    Leavers,
+    /// `connect_unix`, `sendmsg_unix` (6.7): delegates.
+    UnixSockets,
+    /// `sockops` and `sk_msg`: whom connections say that they are for.
+    Claims,
+}
+
+impl Feature {
+    /// As the report and `doctor` name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Names => "names",
+            Self::Addresses => "addresses",
+            Self::SocketKinds => "socket_kinds",
+            Self::Outcomes => "outcomes",
+            Self::Processes => "processes",
+            Self::Leavers => "leavers",
+            Self::UnixSockets => "unix_sockets",
+            Self::Claims => "claims",
+        }
+    }
+
+    /// The programs that it is made of.
+    pub(super) fn programs(self) -> &'static [&'static str] {
+        match self {
+            Self::Names => &["bs_egress", "bs_ingress"],
+            Self::Addresses => &[
+                "bs_connect4",
+                "bs_connect6",
+                "bs_sendmsg4",
+                "bs_sendmsg6",
+                "bs_getpeername4",
+                "bs_getpeername6",
+            ],
+            Self::SocketKinds => &["bs_create"],
+            Self::Outcomes => &["bs_release"],
+            Self::Processes => &["bs_fork", "bs_exec", "bs_exit"],
+            Self::Leavers => &["bs_move"],
+            Self::UnixSockets => &["bs_connect_unix", "bs_sendmsg_unix"],
+            // First who reads, then who brings something to read.
+            Self::Claims => &[claim::READER, claim::BRINGER],
+        }
+    }
+
+    /// Attached to tracepoints of the whole host, not to the cgroup. Their programs are whole from the start: a
+    /// tracepoint's cannot be replaced in one step, and two at once would count everything twice.
+    pub(super) fn is_tracing(self) -> bool {
+        matches!(self, Self::Processes | Self::Leavers)
+    }
+}
+
+/// Is a program of the object one of the feature's?
+pub(super) fn is_of(program: &OpenProgramMut<'_>, feature: Feature) -> bool {
+    feature
+        .programs()
+        .iter()
+        .any(|name| program.name() == *name)
+}
+
+pub(super) fn attach_one(
+    program: &ProgramMut<'_>,
+    feature: Feature,
+    cgroup: BorrowedFd<'_>,
+) -> Result<Link, libbpf_rs::Error> {
+    if feature.is_tracing() {
+        program.attach_trace()
+    } else {
+        program.attach_cgroup(cgroup.as_raw_fd())
+    }
+}

@@ -1,0 +1,55 @@
+//! What a supervisor that is gone has left.
+
+use std::fs;
+use std::path::Path;
+
+use blackstart_core::record::Row;
+
+use super::{LAYOUT, layout_dir};
+use crate::read::Record;
+use crate::{Error, ErrorKind};
+
+/// A run whose supervisor is gone: its pinned maps, read by another process.
+pub struct Orphan {
+    record: Record,
+}
+
+impl Orphan {
+    /// Open the pins below `dir`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Layout`] if they were left by a release with other maps.
+    pub fn open(dir: &Path) -> Result<Self, Error> {
+        let layout = layout_dir(dir);
+        if !layout.is_dir() {
+            return Err(Error::new(
+                ErrorKind::Layout,
+                format!(
+                    "read {}: its maps are not of layout {LAYOUT}",
+                    dir.display()
+                ),
+            ));
+        }
+        Ok(Self {
+            record: Record::pinned(&layout)?,
+        })
+    }
+
+    /// Hand the record to `each`, row by row.
+    pub fn read(&self, each: &mut dyn FnMut(Row)) -> Result<(), Error> {
+        self.record.read(each)
+    }
+
+    /// Remove every pin below `dir`, whatever its layout, and `dir` itself: programs are detached with their last
+    /// link.
+    pub fn remove(dir: &Path) -> Result<(), Error> {
+        match fs::remove_dir_all(dir) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::caused(
+                ErrorKind::Io,
+                format!("remove the pins {}", dir.display()),
+                error,
+            )),
+            _ => Ok(()),
+        }
+    }
+}
