@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::GivenPolicy;
 use crate::orphan::described;
-use crate::state::{RunDir, RunFile, SPARE, StateDir};
+use crate::state::{RunDir, RunFile, StateDir};
 use crate::story::wall_ns;
 
 const SOCKET: &str = "control";
@@ -67,10 +67,11 @@ pub struct Running {
 /// The runs that are on below `state_dir` and are meant by `which`: an id, the beginning or the end of one, or a
 /// service. Runs without a supervisor are not among them: there is nobody to ask.
 pub fn running(state_dir: &Path, which: &str) -> io::Result<Vec<Running>> {
-    let mut dirs = Vec::new();
-    for state in [state_dir, Path::new(SPARE)] {
-        if let Some(state) = StateDir::existing(state) {
-            dirs.extend(state.unfinished()?);
+    let (mut dirs, mut unread) = (Vec::new(), Ok(()));
+    for state in StateDir::places(state_dir) {
+        match state.unfinished() {
+            Ok(runs) => dirs.extend(runs),
+            Err(error) => unread = Err(error),
         }
     }
     let mut found = Vec::new();
@@ -89,6 +90,10 @@ pub fn running(state_dir: &Path, which: &str) -> io::Result<Vec<Running>> {
                 dir,
             });
         }
+    }
+    // A disk that cannot be read hides none of the runs that are kept elsewhere for that reason.
+    if found.is_empty() {
+        unread?;
     }
     Ok(found)
 }

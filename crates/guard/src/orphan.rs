@@ -95,9 +95,7 @@ pub fn sweep(state_dir: &Path) -> io::Result<Swept> {
 
 /// Only where runs go that cannot keep their state below `state_dir`.
 pub(crate) fn sweep_spare(state_dir: &Path) -> Swept {
-    let Some(state) =
-        StateDir::existing(Path::new(SPARE)).filter(|_| state_dir != Path::new(SPARE))
-    else {
+    let Some(state) = StateDir::spare_of(state_dir) else {
         return Swept::default();
     };
     let swept = state.lock(PATIENCE).and_then(|_alone| sweep_locked(&state));

@@ -167,6 +167,19 @@ impl StateDir {
         })
     }
 
+    /// Where runs go that cannot keep their state below `given`, if some are or were there.
+    pub(crate) fn spare_of(given: &Path) -> Option<Self> {
+        let spare = Path::new(SPARE);
+        (given != spare).then(|| Self::existing(spare)).flatten()
+    }
+
+    /// All places in which a run may be kept whose state is to be below `given`.
+    pub(crate) fn places(given: &Path) -> impl Iterator<Item = Self> {
+        Self::existing(given)
+            .into_iter()
+            .chain(Self::spare_of(given))
+    }
+
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
@@ -419,6 +432,19 @@ fn replace(
 mod tests {
     use super::*;
     use blackstart_core::record::Counters;
+
+    #[test]
+    fn each_place_is_looked_at_once() {
+        let found = StateDir::places(Path::new(SPARE)).map(|state| state.path);
+        assert!(found.count() <= 1);
+        let dir = tempfile::tempdir().unwrap();
+        let given = StateDir::open(dir.path()).unwrap();
+        let found: Vec<_> = StateDir::places(given.path())
+            .map(|state| state.path)
+            .collect();
+        assert_eq!(found[0], dir.path());
+        assert!(found.len() <= 2);
+    }
 
     #[test]
     fn liveness_is_the_lock() {

@@ -102,8 +102,8 @@ fn guarded_already(state: &Path, target: &Target) -> Vec<String> {
             target.path()
         ));
     }
-    let unfinished = StateDir::existing(state).and_then(|state| state.unfinished().ok());
-    let others = unfinished.into_iter().flatten();
+    let unfinished = StateDir::places(state).filter_map(|state| state.unfinished().ok());
+    let others = unfinished.flatten();
     let others = others.filter_map(|path| RunDir::peek(&path).ok());
     let same = others.filter(|run| run.attached.as_ref().is_some_and(|to| to.id == target.id()));
     told.extend(same.map(|run| {
