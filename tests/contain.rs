@@ -470,6 +470,37 @@ fn the_supervisor_cannot_be_named_and_the_policy_not_be_changed() {
     swept(&world);
 }
 
+/// What other commands act upon lies in files: a run that would have its guard taken off, an alert that would be sent.
+#[test]
+fn nobody_plants_work_for_the_next_command() {
+    let world = World::new("contain_plant");
+    world.dns(Zone::new());
+    let state = world.guard().state();
+    let places = [
+        format!("{}/runs", state.display()),
+        format!("{}/notify", state.display()),
+        "/run/blackstart/runs".to_owned(),
+        "/run/blackstart/notify".to_owned(),
+    ];
+    // Each in turn; what was made goes again.
+    let attack = format!(
+        "for at in {}; do mkdir -p $at/planted && echo planted in $at && rmdir $at/planted; done; exit 3",
+        places.join(" ")
+    );
+    let command = ["sh", "-c", &attack];
+    let run = world.guard().policy(NOTHING).run(&command).exits(3);
+    assert!(!run.ended.stdout.contains("planted"), "{run:?}");
+    let mut run = world
+        .guard()
+        .policy(NOTHING)
+        .arg("--no-contain")
+        .run(&command)
+        .exits(3);
+    for place in &places {
+        run = run.says(&format!("planted in {place}\n"));
+    }
+}
+
 #[test]
 fn a_signal_to_the_whole_group_leaves_the_run_guarded() {
     let world = World::new("contain_group");

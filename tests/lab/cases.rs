@@ -351,6 +351,7 @@ pub const CASES: [Case; 70] = [
                 (CONTAIN, "nobody_touches_the_programs"),
                 (CONTAIN, "nobody_outside_can_be_reached_into"),
                 (CONTAIN, "the_supervisor_cannot_be_named_and_the_policy_not_be_changed"),
+                (CONTAIN, "nobody_plants_work_for_the_next_command"),
                 (CONTAIN, "a_signal_to_the_whole_group_leaves_the_run_guarded"),
                 (LIFETIME, "a_killed_supervisor_leaves_its_run_guarded_and_the_next_command_sweeps"),
                 (LIFETIME, "a_stopped_supervisor_changes_nothing_for_the_run"),

@@ -6,6 +6,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, BufRead as _, BufWriter, Write};
+use std::iter;
 use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -29,6 +30,10 @@ use crate::resolv::Resolving;
 /// Where a run keeps its state that cannot keep it where it should: in memory on all hosts, and so gone after a reboot,
 /// as are cgroup and programs.
 pub(crate) const SPARE: &str = "/run/blackstart";
+/// The directories of runs, below the state's.
+const RUNS: &str = "runs";
+/// What others are to be told (`crates/notify`), below the state's.
+const NOTIFY: &str = "notify";
 
 /// May somebody whose state cannot be kept for this reason keep it elsewhere? Not, where it is denied for want of root:
 /// then anything else is, too.
@@ -154,7 +159,7 @@ pub(crate) struct StateDir {
 impl StateDir {
     /// Use `path`, made if it is not there.
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
-        private_dir(&path.join("runs"))?;
+        private_dir(&path.join(RUNS))?;
         Ok(Self {
             path: path.to_owned(),
         })
@@ -162,7 +167,7 @@ impl StateDir {
 
     /// Use `path` if it is there.
     pub(crate) fn existing(path: &Path) -> Option<Self> {
-        path.join("runs").is_dir().then(|| Self {
+        path.join(RUNS).is_dir().then(|| Self {
             path: path.to_owned(),
         })
     }
@@ -180,13 +185,25 @@ impl StateDir {
             .chain(Self::spare_of(given))
     }
 
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
+    /// The directories whose content somebody else's command acts upon, where runs have their state below `given`: by what
+    /// lies there a run could be reloaded by another policy, its record be changed, its guard be taken off by the next sweep,
+    /// and something be sent from outside of it. Made if they are not there: else they could be made later.
+    pub(crate) fn kept(given: &Path) -> Vec<PathBuf> {
+        let spare = (given != Path::new(SPARE)).then_some(Path::new(SPARE));
+        let places = iter::once(given).chain(spare);
+        places
+            .flat_map(|place| [RUNS, NOTIFY].map(|part| place.join(part)))
+            .filter(|dir| {
+                if let Err(error) = private_dir(dir) {
+                    tracing::debug!(%error, dir = %dir.display(), "not made");
+                }
+                dir.is_dir()
+            })
+            .collect()
     }
 
-    /// Where the runs' directories are.
-    pub(crate) fn runs(&self) -> PathBuf {
-        self.path.join("runs")
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Keep other commands out until the file is dropped. Somebody stopped in the middle must not hold
@@ -208,7 +225,7 @@ impl StateDir {
     /// Begin a run's directory, and hold its lock. Only while holding the common lock, or a sweep could
     /// take it for an orphan.
     pub(crate) fn begin(&self, id: &str) -> io::Result<RunDir> {
-        let path = self.path.join("runs").join(id);
+        let path = self.path.join(RUNS).join(id);
         private_dir(&path)?;
         let lock = private_file(&path.join(LOCK))?;
         flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
@@ -220,7 +237,7 @@ impl StateDir {
 
     /// Directories of runs that are not finished, in order of their start.
     pub(crate) fn unfinished(&self) -> io::Result<Vec<PathBuf>> {
-        let entries = fs::read_dir(self.path.join("runs"))?;
+        let entries = fs::read_dir(self.path.join(RUNS))?;
         let mut found: Vec<_> = entries
             .flatten()
             .map(|entry| entry.path())
@@ -232,7 +249,7 @@ impl StateDir {
 
     /// The directories of runs of which only their files are left.
     pub(crate) fn finished(&self) -> io::Result<Vec<PathBuf>> {
-        let entries = fs::read_dir(self.path.join("runs"))?;
+        let entries = fs::read_dir(self.path.join(RUNS))?;
         let paths = entries.flatten().map(|entry| entry.path());
         Ok(paths.filter(|path| !path.join(LOCK).exists()).collect())
     }

@@ -28,9 +28,7 @@ impl Setup<'_> {
         if !wanted || self.file.break_glass.is_some() {
             return Ok(());
         }
-        // By what lies there a run could be reloaded by another policy, or another's record be changed.
-        let runs = self.state.as_ref().map(StateDir::runs);
-        match Containment::prepare(runs.as_slice()) {
+        match Containment::prepare(&StateDir::kept(&self.request.state_dir)) {
             Ok(containment) => {
                 self.containment = Some(containment);
                 self.file.contained = true;
