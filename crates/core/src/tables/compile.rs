@@ -9,7 +9,7 @@ use super::automaton::Trie;
 use super::choices::Choices;
 use super::paths::Paths;
 use super::rulings::{Classes, Default, Numbered, ProfileId};
-use super::{ClassId, LeaseEnd, RuleId, SelectorId, Tables};
+use super::{ClassId, LeaseEnd, Protocol, RuleId, SelectorId, Tables};
 use crate::name::{Name, Pattern};
 use crate::path::{PathPattern, Selector};
 use crate::policy::{Effect, INSPECTED, LeaseLife, Policy, Rule, Target};
@@ -130,8 +130,11 @@ pub fn compile(policy: &Policy, facts: &Facts) -> Result<Tables, CompileError> {
     let (sockets, socket_classes) = sockets(&rules, &mut classes)?;
     classes.fit(&[])?;
     let mut rules = policy.rules.iter();
-    let denies_name =
-        |rule: &Rule| rule.effect == Effect::Deny && matches!(rule.target, Target::Name(_));
+    let denies_name = |rule: &Rule| {
+        rule.effect == Effect::Deny
+            && rule.protocol != Some(Protocol::Udp)
+            && matches!(rule.target, Target::Name(_) | Target::Any)
+    };
     let inspect = match &policy.inspect {
         Some(ports) => ports.clone(),
         None if default.deny || rules.any(denies_name) => INSPECTED.to_vec(),

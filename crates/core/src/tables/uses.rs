@@ -110,6 +110,8 @@ mod tests {
         // Names that connections give, where some are denied or somebody wants them.
         assert!(uses("rules:\n  - deny: a.example:443\n").claims);
         assert!(!uses("rules:\n  - deny: 10.0.0.0/8\n").claims);
+        assert!(uses("rules:\n  - deny: \"*:443\"\n").claims);
+        assert!(!uses("rules:\n  - {deny: \"*:443\", protocol: udp}\n").claims);
         assert!(!uses("inspect: []\nrules:\n  - deny: a.example\n").claims);
         assert!(uses("inspect: [8443]\n").claims);
     }
