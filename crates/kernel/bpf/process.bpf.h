@@ -91,6 +91,15 @@ static __always_inline void bs_left(__u32 tgid, __u64 subject, __u64 cgroup)
 	bpf_ringbuf_submit(e, 0);
 }
 
+/* Known only for what it did with a socket of the run, which somebody handed to it? Outside of the run's cgroup such a process
+ * has left nothing, and neither has what it starts. */
+static __always_inline int bs_is_stranger(struct bs_process *p)
+{
+	struct bs_subject *row = bpf_map_lookup_elem(&bs_subjects, &p->subject);
+
+	return row && row->late == BS_LATE_ACTED;
+}
+
 /* When: any fork on the host, in the parent. Writes: subjects, processes, leavers. Fails open (counted). */
 SEC("tp_btf/sched_process_fork")
 int BPF_PROG(bs_fork, struct task_struct *parent, struct task_struct *child)
@@ -110,7 +119,7 @@ int BPF_PROG(bs_fork, struct task_struct *parent, struct task_struct *child)
 		return 0; /* a thread */
 	p = bpf_map_lookup_elem(&bs_processes, &parent_tgid);
 	inside = bs_task_is_inside(child);
-	if (!p && !inside)
+	if (!inside && (!p || bs_is_stranger(p)))
 		return 0;
 	if (p)
 		from = p->subject;
@@ -231,7 +240,7 @@ int BPF_PROG(bs_move, struct cgroup *to, const char *path, struct task_struct *t
 	struct bs_process *p = bpf_map_lookup_elem(&bs_processes, &tgid);
 
 	/* Hierarchy 0 is cgroup2; moves in a v1 hierarchy take nobody out of the run. */
-	if (!p || BPF_CORE_READ(to, root, hierarchy_id) != 0 || bs_cgroup_is_inside(to))
+	if (!p || BPF_CORE_READ(to, root, hierarchy_id) != 0 || bs_cgroup_is_inside(to) || bs_is_stranger(p))
 		return 0;
 	bs_left(tgid, p->subject, BPF_CORE_READ(to, kn, id));
 	return 0;
