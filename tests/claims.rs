@@ -347,6 +347,48 @@ fn what_a_proxy_is_asked_for_is_judged_and_recorded_as_a_destination_of_its_own(
     assert_eq!(asked_for(&run, "github.com").verdict, Verdict::Deny);
 }
 
+#[test]
+fn under_default_deny_nothing_is_asked_of_a_proxy_unread() {
+    let world = World::new("claims_proxy_deny");
+    let relay = world.node("relay");
+    // What it would do with it is of no interest here: it echoes.
+    relay.tcp_echo(8080);
+    world.dns(Zone::new().a("relay.internal", relay.v4()));
+    let ask = |heads: &[&str]| {
+        let code = "import errno, socket, sys
+s = socket.create_connection(('relay.internal', 8080))
+for head in sys.argv[1:]:
+    try:
+        s.sendall(head.encode().decode('unicode_escape').encode())
+        s.recv(65536)
+        print('answered')
+    except OSError as e:
+        print(errno.errorcode[e.errno])";
+        let line = [&["/usr/bin/python3", "-c", code], heads].concat();
+        line.into_iter().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let policy = "mode: enforce\ndefault: deny\nrules:\n  - allow: relay.internal:8080\n  - allow: docs.example\n";
+    let own = "GET / HTTP/1.1\\r\\nHost: relay.internal:8080\\r\\n\\r\\n";
+    let connect = |to: &str| format!("CONNECT {to} HTTP/1.1\\r\\nHost: {to}\\r\\n\\r\\n");
+    let zeros = "0".repeat(400);
+    let hidden = format!(
+        "GET http://docs.example:{zeros}80@github.com/ HTTP/1.1\\r\\nHost: docs.example\\r\\n\\r\\n"
+    );
+    // Its own pages first, then what is not allowed; and what is local for the proxy is not so for us.
+    for (asked, told) in [
+        (connect("docs.example:443"), "answered\nanswered\n"),
+        (connect("github.com:443"), "answered\nEACCES\n"),
+        (connect("127.0.0.1:22"), "answered\nEACCES\n"),
+    ] {
+        let line = ask(&[own, &asked]);
+        world.run(&line).succeeds().says("answered\nanswered\n");
+        world.guard().policy(policy).run(&line).exits(0).says(told);
+    }
+    // The user's part of a target is no host, however long it is: such a head is told to be unread.
+    let run = world.guard().policy(policy).run(&ask(&[&hidden])).exits(0);
+    assert!(run.gaps().contains("claims_unread"), "{:?}", run.gaps());
+}
+
 /// The one flow to a name that a proxy was asked for: nobody here knows its address.
 fn asked_for<'r>(run: &'r Guarded, name: &str) -> &'r Flow {
     let mut found: Vec<_> = run

@@ -33,7 +33,8 @@ struct bs_attempt {
 	__u8 several;
 	__u8 forwarded; /* in: 1 for a lookup over TCP that the forwarder will read */
 	__u8 kept;      /* bs_backstop's own: a row has it. Here, since its stack is full */
-	__u8 pad[3];
+	__u8 elsewhere; /* in: a proxy is to reach there, of whose host nothing is known */
+	__u8 pad[2];
 };
 
 #define BS_EFFECT(ruling) ((__u8)((ruling) >> 32))
@@ -346,6 +347,8 @@ __noinline int bs_judge(struct bs_attempt *a)
 		if (known & BS_KNOWN_ALLOWED)
 			address = BS_RULING(BS_EFFECT_ALLOW, BS_RULE_DEFAULT) | (__u64)BS_RANK_FINAL << 40;
 	}
+	if (a->elsewhere)
+		local = 0;
 	/* Here all ways meet. */
 	BS_FORGET(address, unknown);
 	BS_FORGET(local, unknown);

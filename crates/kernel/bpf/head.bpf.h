@@ -165,7 +165,8 @@ static long bs_v4_step(__u32 index, struct bs_head **of)
 		h->count++;
 		return 0;
 	}
-	if (octet < '0' || octet > '9' || h->seen >= 3) {
+	/* A number that begins with 0 is octal to some who read it, and decimal to others. */
+	if (octet < '0' || octet > '9' || h->seen >= 3 || (h->seen && !h->value)) {
 		h->fails = 1;
 		return 1;
 	}

@@ -181,6 +181,7 @@ static __always_inline void bs_claim_elsewhere(struct bs_message *m)
 	a->port = m->head.port;
 	if (m->head.names == BS_NAMES_ADDRESS) {
 		__builtin_memcpy(a->addr, m->head.addr, 16);
+		a->elsewhere = 1;
 		bs_judge(a);
 	} else {
 		bs_judge_claim(a, name->hash, name->class_id, 0);
@@ -322,7 +323,9 @@ static __always_inline int bs_message_judge(struct sk_msg_md *msg, struct bs_mes
 		bpf_msg_apply_bytes(msg, m->head.tail);
 		return SK_PASS;
 	}
-	if (!m->head.elsewhere)
+	/* A server's connection has one name, but a proxy may be asked for its own pages first. Where what is not allowed is
+	 * denied, each request is read. */
+	if (!m->head.elsewhere && (m->head.tls || !policies[m->attempt.generation & 1].default_deny))
 		return bs_claim_done(msg, st);
 	whole = m->head.length + m->head.tail;
 	if (m->head.endless || whole > 0xffffffff)
@@ -399,7 +402,8 @@ static __always_inline void bs_claim_begin(struct bpf_sock_ops *ops)
 	tcp = (struct tcp_sock *)BPF_CORE_READ(kernel, sk);
 	open = BPF_CORE_READ(tcp, fastopen_req);
 	/* Sent with the SYN, or by way of another protocol (MPTCP). */
-	if ((open && BPF_CORE_READ(open, size)) || BPF_CORE_READ(tcp, inet_conn.icsk_ulp_ops)) {
+	if ((open && BPF_CORE_READ(open, size)) || BPF_CORE_READ(tcp, inet_conn.icsk_ulp_ops) ||
+	    bs_claim_is_late((struct sock *)tcp)) {
 		BS_COUNT(claims_unseen, 1);
 		return;
 	}
@@ -417,13 +421,29 @@ static __always_inline void bs_claim_begin(struct bpf_sock_ops *ops)
 	bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_RTT_CB_FLAG);
 }
 
+/* Has any of its data been sent? */
+static __always_inline int bs_claim_is_sent(struct bpf_sock_ops_kern *kernel)
+{
+	struct tcp_sock *tcp = (struct tcp_sock *)BPF_CORE_READ(kernel, sk);
+
+	return BPF_CORE_READ(tcp, bytes_sent) != 0;
+}
+
 /* Something was acknowledged: a connection of which nothing more is to be read goes its own way again. */
 static __always_inline void bs_claim_end(struct bpf_sock_ops *ops)
 {
+	struct bpf_sock_ops_kern *kernel = (struct bpf_sock_ops_kern *)ops;
 	__u64 cookie = bpf_get_socket_cookie(ops);
 	struct bs_socket *st = bs_socket_find(cookie);
 
-	if (!st || st->claim != BS_CLAIM_DONE)
+	if (!st)
+		return;
+	/* Sent by a call that had begun before the connection was made, and perhaps all that is ever sent. */
+	if (st->claim == BS_CLAIM_FIRST && bs_claim_is_sent(kernel)) {
+		BS_COUNT(claims_unseen, 1);
+		st->claim = BS_CLAIM_DONE;
+	}
+	if (st->claim != BS_CLAIM_DONE)
 		return;
 	st->claim = BS_CLAIM_NONE;
 	bpf_map_delete_elem(&bs_claimants, &cookie);

@@ -243,15 +243,18 @@ static long bs_port_step(__u32 index, struct bs_head **of)
 /* Whom the text at h->at is about; 0, or -1 if that cannot be told. */
 __noinline int bs_authority(struct bs_head *h)
 {
-	__u32 bracket;
+	__u32 bracket, begins;
 
 	if (!h)
 		return -1;
-	h->text = h->at;
+	h->text = begins = h->at;
 	h->text_len = 0;
 	h->mark = 0;
 	h->state = 0;
 	bpf_loop(BS_AUTHORITY_MOST, bs_authority_step, &h, 0);
+	/* What goes on may make of all this but the user's part, in front of an @. */
+	if (h->at - begins >= BS_AUTHORITY_MOST)
+		return -1;
 	bracket = h->state;
 	if (h->mark && h->mark < h->at) {
 		h->value = h->fails = 0;
