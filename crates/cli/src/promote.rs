@@ -186,15 +186,13 @@ fn proposed(promotion: &Promotion, file: &str, before: &str) -> (Vec<Rule>, Stri
     (rules.collect(), after)
 }
 
-/// Replace the file, unless somebody else has changed it meanwhile. It keeps its permissions.
+/// Replace the file, unless somebody else has changed it meanwhile. It keeps its owner and permissions.
 fn replace(path: &Path, before: &str, after: &str) -> io::Result<()> {
-    let file = WholeFile::at(path, Readers::Everyone)?;
-    let permissions = fs::metadata(file.path())?.permissions();
+    let file = WholeFile::at(path, Readers::AsBefore)?;
     if fs::read_to_string(file.path())? != before {
         return Err(io::Error::other("somebody has changed it meanwhile"));
     }
-    file.replace(|out| out.write_all(after.as_bytes()))?;
-    fs::set_permissions(file.path(), permissions)
+    file.replace(|out| out.write_all(after.as_bytes()))
 }
 
 /// As `git apply` and `patch -p1` take it, from where the file was named, or from `/`.

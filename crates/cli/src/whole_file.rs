@@ -1,8 +1,8 @@
 //! A file that is written: there as a whole or not at all.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, BufWriter};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 
 /// Who may read a file that is made.
@@ -12,6 +12,8 @@ pub(crate) enum Readers {
     Owner,
     /// Everyone: it is looked at, or committed, by others than whoever made it.
     Everyone,
+    /// Who may read, and owns, the file that it takes the place of.
+    AsBefore,
 }
 
 /// A place for such a file.
@@ -56,6 +58,9 @@ impl WholeFile {
     ) -> io::Result<()> {
         let beside = self.beside();
         let written = self.create(&beside).and_then(|file| {
+            if self.readers == Readers::AsBefore {
+                self.make_as_before(&file)?;
+            }
             let mut out = BufWriter::new(file);
             fill(&mut out)?;
             let file = out.into_inner().map_err(io::IntoInnerError::into_error)?;
@@ -67,6 +72,20 @@ impl WholeFile {
             let _absent = fs::remove_file(&beside);
         }
         written
+    }
+
+    /// Before it has its name: by that, in a directory of somebody else's, another file could be meant.
+    fn make_as_before(&self, file: &File) -> io::Result<()> {
+        let before = fs::symlink_metadata(&self.path)?;
+        let made = file.metadata()?;
+        if (made.uid(), made.gid()) != (before.uid(), before.gid()) {
+            match fchown(file, Some(before.uid()), Some(before.gid())) {
+                // Who may write there without being root becomes its owner, as by any editor.
+                Err(error) if error.kind() != io::ErrorKind::PermissionDenied => return Err(error),
+                _ => {}
+            }
+        }
+        file.set_permissions(Permissions::from_mode(before.mode() & 0o777))
     }
 
     fn directory(&self) -> &Path {
@@ -87,7 +106,7 @@ impl WholeFile {
             .write(true)
             .create_new(true)
             .mode(match self.readers {
-                Readers::Owner => 0o600,
+                Readers::Owner | Readers::AsBefore => 0o600,
                 Readers::Everyone => 0o644,
             })
             .open(path)

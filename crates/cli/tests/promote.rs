@@ -1,6 +1,7 @@
 //! `policy promote`: rules that were quiet go one rung higher, with the proof. The runs are made up.
 
 use std::fs;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
@@ -169,11 +170,22 @@ fn quiet_rules_go_one_rung_higher_and_the_rest_of_the_text_stays() {
     git(&["apply", &patch.display().to_string()]);
     assert_eq!(host.policy(), wanted);
     host.file("p.yaml", POLICY);
+    let file = host.0.path().join("p.yaml");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
+    if rustix::process::geteuid().is_root() {
+        std::os::unix::fs::chown(&file, Some(65_534), Some(65_534)).unwrap();
+    }
+    let owned = || {
+        let it = fs::metadata(&file).unwrap();
+        (it.uid(), it.gid(), it.mode() & 0o7777)
+    };
+    let before = owned();
     let answer = host.json(&["--write"], 0);
     assert_eq!(
         (&answer["written"], &answer["patch"]),
         (&json!(true), &Value::Null)
     );
+    assert_eq!(owned(), before);
     assert_eq!(host.policy(), wanted);
     // The next rung, and the one after it.
     host.json(&["--write", "--quiet-for", "2d"], 0);
