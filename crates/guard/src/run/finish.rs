@@ -150,7 +150,10 @@ impl Setup<'_> {
         }
         if keep {
             self.file.kept = true;
-        } else {
+        }
+        // From here on things go one after the other: whoever finds a part of them done is to know how the command ended.
+        self.write_run();
+        if !keep {
             self.clean_up(&mut leftovers, notice);
         }
         let end = End {
@@ -214,6 +217,9 @@ impl Setup<'_> {
             self.file.exit_code = Some(GATED);
         }
         let mut report = tell(&self.file, policy.as_deref(), record, end);
+        if self.request.lock.is_some() || self.request.catalog.is_some() {
+            self.keep_already(&report);
+        }
         let lock = self.look_further(&mut report, policy.as_deref());
         let (record, finished) = self.put_away(&report, keep, notice);
         Ended {
@@ -227,6 +233,16 @@ impl Setup<'_> {
                 Cow::Owned(changed) => Some(changed),
                 Cow::Borrowed(_) => None,
             }),
+        }
+    }
+
+    /// Keep the report as far as it goes, before strangers' files are looked at: one that lies on a disk which does not answer may
+    /// hold this up until somebody ends it, and the programs' tables are gone by now.
+    fn keep_already(&self, report: &Account) {
+        let Some(dir) = &self.dir else { return };
+        if let Err(error) = dir.write_report(report) {
+            // Told when the whole of it is written, and cannot be.
+            tracing::debug!(%error, "the report cannot be kept yet");
         }
     }
 
