@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use blackstart_core::report::{Attribution, Outcome, Verdict};
 use blackstart_lab::client::reach;
-use blackstart_lab::{World, Zone};
+use blackstart_lab::{World, Zone, program};
 use rustix::process::Signal;
 
 fn python(code: &str, rest: &[&str]) -> Vec<String> {
@@ -418,7 +418,7 @@ fn a_run_outlives_the_program_that_guards_it() {
     let installed = world.dir().join("blackstart");
     let install = || {
         let new = world.dir().join("blackstart.new");
-        std::fs::copy(blackstart_lab::guard::binary(), &new).unwrap();
+        program::copy(blackstart_lab::guard::binary(), &new);
         std::fs::rename(&new, &installed).unwrap();
     };
     install();

@@ -1,7 +1,7 @@
 //! The command line: exit codes, what is wrong with what was typed, formats.
 
 use blackstart_lab::guard::binary;
-use blackstart_lab::{World, Zone};
+use blackstart_lab::{World, Zone, program};
 
 #[test]
 fn the_exit_code_is_the_commands_own() {
@@ -109,7 +109,7 @@ fn enforce_without_what_it_needs_runs_nothing_and_observe_runs() {
     world.run(&["chmod", "777", "."]).succeeds();
     let policy = world.file("p.yaml", "apiVersion: blackstart.dev/v1\nkind: Policy\nmode: enforce\nrules:\n  - deny: github.com\n");
     let binary_copy = world.dir().join("blackstart");
-    std::fs::copy(binary(), &binary_copy).unwrap();
+    program::copy(binary(), &binary_copy);
     let (binary, policy) = (binary_copy.to_str().unwrap(), policy.to_str().unwrap());
     let state = format!(
         "BLACKSTART_STATE={}",

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use blackstart_core::report::Finding;
-use blackstart_lab::{Guarded, World, demo, workspace};
+use blackstart_lab::{Guarded, World, demo, program, workspace};
 use serde_json::Value;
 
 fn example(name: &str) -> String {
@@ -19,7 +19,7 @@ fn example(name: &str) -> String {
 fn deploy(world: &World, mode: &str) -> (Guarded, PathBuf) {
     let tools = world.dir().join("opt/bin");
     std::fs::create_dir_all(&tools).unwrap();
-    std::fs::copy(example("tools/schema-check"), tools.join("schema-check")).unwrap();
+    program::copy(example("tools/schema-check"), tools.join("schema-check"));
     let report = world.dir().join(format!("{mode}.json"));
     let path = std::env::var("PATH").unwrap();
     let run = world

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 
 use blackstart_core::report::{Report, Verdict, told_by_another};
@@ -46,9 +45,7 @@ impl Scene {
     }
 
     fn script(&self, name: &str, text: &str) -> PathBuf {
-        let path = self.world.file(name, &format!("#!/bin/sh\n{text}\n"));
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-        path
+        self.world.file(name, &format!("#!/bin/sh\n{text}\n"))
     }
 
     /// A deployment that fetches from these, one after the other, and fails if one of them fails.

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use blackstart_lab::{Browser, Guarded, Scheme, World, demo, workspace};
+use blackstart_lab::{Browser, Guarded, Scheme, World, demo, program, workspace};
 use serde_json::{Value, json};
 
 fn example(name: &str) -> String {
@@ -18,7 +18,7 @@ fn example(name: &str) -> String {
 fn deploy(world: &World, mode: &str) -> (Guarded, PathBuf, PathBuf) {
     let tools = world.dir().join("opt/bin");
     fs::create_dir_all(&tools).unwrap();
-    fs::copy(example("tools/schema-check"), tools.join("schema-check")).unwrap();
+    program::copy(example("tools/schema-check"), tools.join("schema-check"));
     let of = |ending: &str| world.dir().join(format!("{mode}.{ending}"));
     let path = std::env::var("PATH").unwrap();
     let run = world

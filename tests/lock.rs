@@ -1,10 +1,9 @@
 //! The egress lockfile: written by a run, and what later runs differ in.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use blackstart_lab::{Guard, Guarded, World, Zone};
+use blackstart_lab::{Guard, Guarded, World, Zone, program};
 
 struct Scene {
     world: World,
@@ -26,7 +25,7 @@ impl Scene {
         // A tool of the deployment's own, so that it can change.
         let curl = ["/usr/bin/curl", "/bin/curl"].map(Path::new);
         let curl = curl.into_iter().find(|path| path.exists()).unwrap();
-        fs::copy(curl, directory.join("fetch")).unwrap();
+        program::copy(curl, directory.join("fetch"));
         Self { world, directory }
     }
 
@@ -45,8 +44,7 @@ impl Scene {
         });
         let script = format!("#!/bin/sh\n{}", lines.collect::<String>());
         let path = self.directory.join("deploy.sh");
-        fs::write(&path, script).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        program::write(&path, &script);
         guard.run(&[path.display().to_string()])
     }
 }
@@ -94,7 +92,7 @@ fn what_is_new_changed_or_gone_is_told() {
     let fetch = scene.directory.join("fetch");
     let mut bytes = fs::read(&fetch).unwrap();
     bytes.push(0);
-    fs::write(&fetch, bytes).unwrap();
+    program::write(&fetch, bytes);
     let run = scene
         .deploy(&["mirror.internal", "github.com"], guard())
         .exits(0);

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use blackstart_lab::cases::{CASES, Outcome, document};
+use blackstart_lab::program;
 use blackstart_lab::workspace::{metadata, root};
 
 /// Which crate of the workspace may use which others, directly.
@@ -320,7 +321,7 @@ fn files(dir: &Path, wanted: &dyn Fn(&Path) -> bool) -> Vec<PathBuf> {
 /// Run `scripts/install-deps build` where there is no program but bash, the plain ones and those given: name and script.
 /// What it said, and what apt-get and rustup were asked for.
 fn install_deps(programs: &[(&str, &str)]) -> (bool, String, String) {
-    use std::os::unix::fs::{PermissionsExt as _, symlink};
+    use std::os::unix::fs::symlink;
     let dir = tempfile::tempdir().unwrap();
     let bin = dir.path().join("bin");
     fs::create_dir(&bin).unwrap();
@@ -333,8 +334,7 @@ fn install_deps(programs: &[(&str, &str)]) -> (bool, String, String) {
     }
     for (name, script) in programs {
         let text = format!("#!/bin/bash\necho \"${{0##*/}} $*\" >>\"$ASKED\"\n{script}\n");
-        fs::write(bin.join(name), text).unwrap();
-        fs::set_permissions(bin.join(name), fs::Permissions::from_mode(0o755)).unwrap();
+        program::write(&bin.join(name), &text);
     }
     let asked = dir.path().join("asked");
     let ended = std::process::Command::new(bin.join("bash"))

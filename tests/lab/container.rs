@@ -5,6 +5,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use crate::guard::binary;
+use crate::program;
 use crate::world::World;
 
 /// The programs of the image, all of them busybox.
@@ -90,7 +91,7 @@ fn image(root: &Path) {
         .into_iter()
         .find(|path| Path::new(path).exists())
         .expect("busybox is not there (package busybox-static)");
-    fs::copy(busybox, root.join("bin/busybox")).expect("copy busybox");
+    program::copy(busybox, root.join("bin/busybox"));
     for program in PROGRAMS {
         symlink("busybox", root.join("bin").join(program)).expect("make a program of the image");
     }

@@ -18,6 +18,7 @@ pub mod demo;
 pub mod dns;
 pub mod guard;
 pub mod node;
+pub mod program;
 pub mod systemd;
 pub mod terminal;
 pub mod web;

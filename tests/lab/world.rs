@@ -15,6 +15,7 @@ use crate::container::Podman;
 use crate::dns::{Dns, Zone};
 use crate::guard::{self, Guard};
 use crate::node::Node;
+use crate::program;
 use crate::systemd::{self, Bus, Cgroups};
 use crate::web::Authority;
 
@@ -151,14 +152,13 @@ impl World {
 
     /// Write a file below the world's directory and make it executable if it begins with `#!`.
     pub fn file(&self, name: &str, text: &str) -> PathBuf {
-        use std::os::unix::fs::PermissionsExt as _;
         let path = self.dir().join(name);
         fs::create_dir_all(path.parent().expect("a file has a directory"))
             .expect("make the file's directory");
-        fs::write(&path, text).expect("write a file");
         if text.starts_with("#!") {
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o755))
-                .expect("make a script executable");
+            program::write(&path, text);
+        } else {
+            fs::write(&path, text).expect("write a file");
         }
         path
     }

@@ -579,7 +579,6 @@ fn errno() -> i32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
 
     fn start(
         argv: &[&str],
@@ -693,15 +692,16 @@ mod tests {
     #[test]
     fn a_file_without_permission_does_not_hide_a_later_one() {
         let dir = std::env::temp_dir().join(format!("blackstart-path-{}", std::process::id()));
-        for (sub, mode) in [("a", 0o644), ("b", 0o755)] {
-            std::fs::create_dir_all(dir.join(sub)).unwrap();
-            std::fs::write(dir.join(sub).join("tool"), "exit 7").unwrap();
-            std::fs::set_permissions(
-                dir.join(sub).join("tool"),
-                std::fs::Permissions::from_mode(mode),
-            )
-            .unwrap();
-        }
+        // Written by another process: what is open for writing, here or in a child that another test starts, nobody
+        // can execute.
+        let script =
+            "mkdir -p a b; echo 'exit 7' | tee a/tool >b/tool; chmod 644 a/tool; chmod 755 b/tool";
+        std::fs::create_dir_all(&dir).unwrap();
+        let made = std::process::Command::new("sh")
+            .args(["-ec", script])
+            .current_dir(&dir)
+            .status();
+        assert!(made.unwrap().success());
         let both = format!("{0}/a:{0}/b", dir.display());
         let only_a = format!("{}/a", dir.display());
         // Without `#!`, so this also shows the hand-over to /bin/sh.
