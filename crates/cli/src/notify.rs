@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use blackstart_core::history::time_text;
-use blackstart_core::notify::Target;
+use blackstart_core::notify::{Sink, Target};
 use blackstart_core::report::{Parts, Report};
 use blackstart_notify::{Flushed, Patience};
 
@@ -68,7 +68,7 @@ impl Telling {
     fn add_those_of_host(&mut self) {
         let named = std::env::var_os("BLACKSTART_NOTIFY").filter(|it| !it.is_empty());
         let path = PathBuf::from(named.clone().unwrap_or_else(|| OF_HOST.into()));
-        let text = match fs::read_to_string(&path) {
+        let text = match blackstart_notify::text_of(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound && named.is_none() => return,
             Err(error) => {
@@ -96,6 +96,14 @@ impl Telling {
     }
 
     fn add(&mut self, target: Target) {
+        // It is read when something is sent; that it cannot be is told while somebody looks on.
+        if let Target::Otlp(Sink::UrlIn(path)) | Target::Alert(_, Sink::UrlIn(path)) = &target
+            && let Err(error) = blackstart_notify::text_of(path)
+        {
+            let path = path.display();
+            self.remarks
+                .push(format!("nothing can be sent to the URL in {path}: {error}"));
+        }
         if !self.targets.contains(&target) {
             self.targets.push(target);
         }

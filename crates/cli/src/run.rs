@@ -104,7 +104,7 @@ fn carry_out(
     for report in adopted {
         notify::tell_of_adopted(&report, &order.state, output);
     }
-    match result {
+    let code = match result {
         Ok(ended) => {
             let rules = ended
                 .reloaded
@@ -118,14 +118,16 @@ fn carry_out(
             if let Some(report) = record {
                 history::keep(&order.state, &report, output);
             }
-            notify::send_what_is_due(&order.state);
             code
         }
         Err(refusal) => {
             output.error(&plain(&refusal.to_string()));
             refusal.exit_code()
         }
-    }
+    };
+    // Also where nothing ran: an earlier run's end may have been found.
+    notify::send_what_is_due(&order.state);
+    code
 }
 
 /// The order in the guard's terms.

@@ -12,6 +12,7 @@ mod send;
 mod spool;
 mod tell;
 
+pub use place::text_of;
 pub use send::{Flushed, Patience, Waiting, flush};
 pub use spool::due;
 pub use tell::{Done, tell};

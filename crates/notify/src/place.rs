@@ -1,17 +1,21 @@
 //! Where all of it is kept: a directory for its owner alone, since URLs are secrets.
 
 use std::collections::BTreeMap;
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{
+    DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
+};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use blackstart_core::notify::{Memory, Tally};
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, OFlags, flock};
 use serde::{Deserialize, Serialize};
 
+/// More than any list of targets, or any URL.
+const TEXT_MOST: u64 = 64 << 10;
 const STEP: Duration = Duration::from_millis(5);
 
 /// The directory `notify` of the state.
@@ -151,10 +155,58 @@ pub(crate) fn replace(path: &Path, mode: u32, bytes: &[u8]) -> io::Result<()> {
         .create_new(true)
         .mode(mode)
         .open(&beside)
-        .and_then(|mut file| file.write_all(bytes))
+        .and_then(|mut file| {
+            // Whatever the mask of whoever started this leaves of it.
+            file.set_permissions(Permissions::from_mode(mode))?;
+            file.write_all(bytes)
+        })
         .and_then(|()| fs::rename(&beside, path));
     if written.is_err() {
         let _absent = fs::remove_file(&beside);
     }
     written
+}
+
+/// The text of a file with targets, or with a URL. Nothing that is read here is waited for: a pipe, a device or a terminal is
+/// an error, and so is a file of any size.
+pub fn text_of(path: &Path) -> io::Result<String> {
+    let flags = OFlags::NONBLOCK.union(OFlags::NOCTTY).bits();
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(flags.cast_signed())
+        .open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is no regular file"));
+    }
+    let mut text = String::new();
+    if file.take(TEXT_MOST + 1).read_to_string(&mut text)? as u64 > TEXT_MOST {
+        return Err(io::Error::other("it is larger than any such file"));
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+
+    use super::*;
+
+    #[test]
+    fn nothing_is_waited_for_where_a_text_is_wanted() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        fs::write(at("url"), "https://alerts.example/x\n").unwrap();
+        assert_eq!(text_of(&at("url")).unwrap(), "https://alerts.example/x\n");
+        mknodat(CWD, at("pipe"), FileType::Fifo, Mode::RUSR, 0).unwrap();
+        fs::write(at("large"), vec![b'x'; 1 << 20]).unwrap();
+        for refused in [
+            at("pipe"),
+            at("large"),
+            dir.path().into(),
+            "/dev/zero".into(),
+        ] {
+            let error = text_of(&refused).unwrap_err().to_string();
+            assert!(error.starts_with("it is "), "{refused:?}: {error}");
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! Sending what waits in the spool.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use ureq::{Agent, Error};
 
 use crate::names::HostNames;
 use crate::now;
-use crate::place::Place;
+use crate::place::{Place, text_of};
 use crate::spool::{Entry, Message, entries, tidy};
 
 /// For one message, from the name's lookup to the answer.
@@ -279,7 +279,7 @@ fn url(message: &Message) -> Result<String, String> {
     let url = match &message.to {
         Sink::Url(url) => url.clone(),
         Sink::UrlIn(path) => {
-            let text = fs::read_to_string(path)
+            let text = text_of(path)
                 .map_err(|error| format!("{} cannot be read: {error}", path.display()))?;
             Sink::checked(&text)
                 .map_err(|why| format!("{} has no URL: {why}", path.display()))?
@@ -320,6 +320,7 @@ mod tests {
 
     use super::*;
     use crate::spool::put;
+    use std::fs;
 
     fn message(to: Sink, form: Form) -> Message {
         Message {

@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use blackstart_core::history::Micros;
 use blackstart_core::notify::{Form, Sink};
@@ -18,6 +19,8 @@ const OLDEST: Micros = 7 * 86_400_000_000;
 /// The earliest go first where there are more, or larger ones.
 const MOST: usize = 1000;
 const LARGEST: u64 = 16 << 20;
+/// No message takes so long to be written.
+const HALF_MOST: Duration = Duration::from_secs(3600);
 
 static MADE: AtomicU32 = AtomicU32::new(0);
 
@@ -145,7 +148,23 @@ pub(crate) fn tidy(place: &Place) -> u64 {
     for entry in &surplus {
         entry.remove(&place.spool());
     }
+    for half in halves(&place.spool()) {
+        let _gone = fs::remove_file(half);
+    }
     surplus.len() as u64
+}
+
+/// What was being written when its writer was killed, an hour ago or longer: nobody else would take the URL in it away.
+fn halves(spool: &Path) -> Vec<PathBuf> {
+    let old = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let age = fs::symlink_metadata(path)
+            .and_then(|it| it.modified())
+            .map(|it| it.elapsed().unwrap_or_default());
+        name.starts_with('.') && name.ends_with(".part") && age.is_ok_and(|it| it > HALF_MOST)
+    };
+    let all = fs::read_dir(spool).into_iter().flatten().flatten();
+    all.map(|entry| entry.path()).filter(old).collect()
 }
 
 /// Is there something in the spool below `state` that is to be sent now?
