@@ -274,9 +274,11 @@ impl RunCgroup {
             .is_ok_and(|path| path.starts_with(&self.cgroup.path))
     }
 
-    /// Where a process is, below the mount of the tree.
-    pub(crate) fn place_of(&self, pid: u32) -> io::Result<PathBuf> {
-        self.hierarchy.of(&pid.to_string())
+    /// Where a process is, below the mount of the tree, and the id of that cgroup.
+    pub(crate) fn place_of(&self, pid: u32) -> io::Result<(PathBuf, u64)> {
+        let path = self.hierarchy.of(&pid.to_string())?;
+        let id = fs::metadata(self.hierarchy.at(&path))?.ino();
+        Ok((path, id))
     }
 
     /// Move a process that has left it back, if `still` is said of its number while it is held by a descriptor.

@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use blackstart_core::policy::time_text;
@@ -605,10 +606,11 @@ impl Supervision<'_, '_> {
             return;
         }
         let taken = made.filter(|cgroup| {
-            let is_to_be = |own| {
-                let path = cgroup.place_of(left.tgid).unwrap_or_default();
-                is_taken_back(left.cgroup, own, &path)
-            };
+            // It may have gone on meanwhile; one whose place is not to be seen went where the record says.
+            let (path, id) = cgroup
+                .place_of(left.tgid)
+                .unwrap_or((PathBuf::new(), left.cgroup));
+            let is_to_be = |own| is_taken_back(id, own, &path);
             self.judged.enforcing && cgroup.whereabouts().id.is_some_and(is_to_be)
         });
         // By the kernel's books: what has ended, or has come to be another process, has no place in them.
