@@ -660,6 +660,14 @@ fn resolv_conf_is_read_again_when_it_changes() {
     let fetch = "curl -sS -m 5 http://mirror.internal/";
     let says = service.does(fetch);
     assert!(says.contains("code=6"), "{says}");
+    // In a user namespace of its own anybody can say that: it is no word on where the others' resolver is.
+    let own = world.file("own.conf", "nameserver 10.66.6.6\n");
+    let says = service.does(&format!(
+        "unshare --user --map-root-user --mount sh -c 'mount --bind {} /etc/resolv.conf; cat /etc/resolv.conf >mounted; \
+         until [ -e stop ]; do sleep 0.1; done' >/dev/null 2>&1 & until [ -s mounted ]; do sleep 0.01; done; cat mounted",
+        own.display()
+    ));
+    assert!(says.contains("10.66.6.6"), "{says}");
     world.resolv_conf(&good);
     let begin = Instant::now();
     loop {
@@ -672,6 +680,10 @@ fn resolv_conf_is_read_again_when_it_changes() {
     let seen = stop(guarding);
     let resolver = &seen.report().run.resolvers;
     assert!(good.contains(&resolver[0].to_string()), "{resolver:?}");
+    assert!(
+        !format!("{resolver:?}").contains("10.66.6.6"),
+        "{resolver:?}"
+    );
     service.end();
 }
 

@@ -3,9 +3,12 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io::Read as _;
+use std::io::{self, Read as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags, ResolveFlags, open, openat2};
 
@@ -44,11 +47,12 @@ impl Resolving {
 
     /// As these processes see them, all together: files in each mount namespace, addresses in each network namespace.
     /// Where there is no process to ask, as it is here.
-    pub(crate) fn of(pids: &[i32]) -> Self {
+    fn of(pids: &[i32], users: &BTreeSet<PathBuf>) -> Self {
         let (mut mounts, mut networks) = (BTreeSet::new(), BTreeSet::new());
         let mut all = Self::default();
         let mut seen = false;
-        for pid in pids.iter().take(VIEWS) {
+        let known = |pid: &&i32| namespace(**pid, "user").is_none_or(|user| users.contains(&user));
+        for pid in pids.iter().filter(known).take(VIEWS) {
             // A process may have a root of its own in the same namespace (chroot).
             let view = namespace(*pid, "mnt").zip(fs::read_link(format!("/proc/{pid}/root")).ok());
             if let Some(view) = view
@@ -67,6 +71,83 @@ impl Resolving {
             }
         }
         if seen { all } else { Self::read() }
+    }
+}
+
+/// Reads what processes see, in a thread: a file of theirs may lie on a server that does not answer, and whoever guards
+/// them is not to wait for that.
+///
+/// Only processes count whose user namespace was there at the first look. In one of its own anybody may mount a resolv.conf
+/// and give an interface any address: a guard that believed it would take the server named there for a resolver, and
+/// what is reached at that address for this host.
+pub(crate) struct Views {
+    ask: Sender<Vec<i32>>,
+    answers: Receiver<Resolving>,
+    asked: Option<Instant>,
+    late: bool,
+}
+
+impl Views {
+    /// For the processes of one cgroup.
+    pub(crate) fn new() -> io::Result<Self> {
+        let mut users = BTreeSet::new();
+        Self::through(move |pids| {
+            if users.is_empty() {
+                users = pids
+                    .iter()
+                    .filter_map(|pid| namespace(*pid, "user"))
+                    .collect();
+            }
+            Resolving::of(pids, &users)
+        })
+    }
+
+    fn through(mut read: impl FnMut(&[i32]) -> Resolving + Send + 'static) -> io::Result<Self> {
+        let (ask, asked) = channel::<Vec<i32>>();
+        let (tell, answers) = channel();
+        thread::Builder::new()
+            .name("resolv.conf".to_owned())
+            .spawn(move || {
+                for pids in asked {
+                    if tell.send(read(&pids)).is_err() {
+                        return;
+                    }
+                }
+            })?;
+        Ok(Self {
+            ask,
+            answers,
+            asked: None,
+            late: false,
+        })
+    }
+
+    /// What these see now, unless that takes longer than this.
+    pub(crate) fn within(&mut self, patience: Duration, pids: Vec<i32>) -> Option<Resolving> {
+        self.look(pids);
+        let answer = self.answers.recv_timeout(patience).ok()?;
+        self.asked = None;
+        Some(answer)
+    }
+
+    /// Begin to look, unless that goes on already.
+    pub(crate) fn look(&mut self, pids: Vec<i32>) {
+        if self.asked.is_none() && self.ask.send(pids).is_ok() {
+            self.asked = Some(Instant::now());
+        }
+    }
+
+    /// What was seen, once.
+    pub(crate) fn seen(&mut self) -> Option<Resolving> {
+        let seen = self.answers.try_recv().ok()?;
+        (self.asked, self.late) = (None, false);
+        Some(seen)
+    }
+
+    /// Does it take longer than this? Said once.
+    pub(crate) fn is_late(&mut self, patience: Duration) -> bool {
+        let late = self.asked.is_some_and(|asked| asked.elapsed() > patience);
+        late && !std::mem::replace(&mut self.late, late)
     }
 }
 
@@ -90,7 +171,7 @@ fn namespace(pid: i32, kind: &str) -> Option<PathBuf> {
 /// A file as a process sees it. Its links lead nowhere else than to what it sees itself, and whatever waits for a
 /// reader (a pipe in the file's place) is not read.
 fn text_of(pid: i32, path: &str) -> String {
-    let read = || -> std::io::Result<Vec<u8>> {
+    let read = || -> io::Result<Vec<u8>> {
         let root = open(
             format!("/proc/{pid}/root"),
             OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
@@ -100,7 +181,7 @@ fn text_of(pid: i32, path: &str) -> String {
         let file = openat2(&root, path, flags, Mode::empty(), ResolveFlags::IN_ROOT)?;
         let file = File::from(file);
         if !file.metadata()?.is_file() {
-            return Err(std::io::ErrorKind::InvalidData.into());
+            return Err(io::ErrorKind::InvalidData.into());
         }
         let mut octets = Vec::new();
         file.take(MOST).read_to_end(&mut octets)?;
@@ -207,6 +288,31 @@ mod tests {
 
     fn ip(text: &str) -> IpAddr {
         text.parse().unwrap()
+    }
+
+    #[test]
+    fn nobody_waits_for_a_file_that_does_not_answer() {
+        let (server, answers) = channel::<()>();
+        let mut views = Views::through(move |pids| {
+            let _gone = answers.recv();
+            Resolving {
+                search: vec![pids.len().to_string()],
+                ..Resolving::default()
+            }
+        })
+        .unwrap();
+        assert_eq!(views.within(Duration::from_millis(1), vec![1]), None);
+        assert_eq!(views.seen(), None);
+        assert!(!views.is_late(Duration::from_secs(600)));
+        assert!(views.is_late(Duration::ZERO) && !views.is_late(Duration::ZERO));
+        // It is asked once.
+        views.look(vec![1, 2]);
+        drop(server);
+        let seen = views.answers.recv().unwrap();
+        assert_eq!(seen.search, ["1"]);
+        views.asked = None;
+        let seen = views.within(Duration::from_secs(60), vec![1, 2]).unwrap();
+        assert_eq!(seen.search, ["2"]);
     }
 
     #[test]

@@ -22,6 +22,7 @@ use crate::forward::{Forwarder, Listeners};
 use crate::orphan::remove_programs;
 use crate::plan::{Need, Terms};
 use crate::refusal::{Cause, Refusal};
+use crate::resolv::Views;
 use crate::state::{LAYOUT, RunDir, RunFile, StateDir, boot};
 use crate::story::wall_ns;
 use crate::terminal::Terminal;
@@ -95,6 +96,8 @@ struct Setup<'a> {
     cut: bool,
     /// Its processes.
     found: attach::FoundSubjects,
+    /// What they see.
+    views: Option<Views>,
     session: Option<Session>,
     pins: Option<PathBuf>,
     answerer: Option<Answerer>,
@@ -176,6 +179,7 @@ impl<'a> Setup<'a> {
             target: None,
             cut: false,
             found: attach::FoundSubjects::new(),
+            views: None,
             session: None,
             pins: None,
             answerer: None,

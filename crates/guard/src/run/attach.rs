@@ -26,7 +26,7 @@ use crate::control::Judged;
 use crate::orphan::described;
 use crate::plan::Need;
 use crate::refusal::{Cause, Refusal};
-use crate::resolv::Resolving;
+use crate::resolv::{Resolving, Views};
 use crate::state::{AttachedTo, RunDir, StateDir};
 use crate::story::{End, wall_ns};
 use crate::supervise::{Beside, CHECKPOINT, HEARTBEAT, Place, Supervision, Told};
@@ -34,6 +34,9 @@ use crate::{Ended, Notice, Request, found, process};
 
 /// How often resolv.conf and the addresses of the host are looked at again.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
+
+/// Files that have not answered for so long are on a server that is down.
+const READ_MOST: Duration = Duration::from_secs(5);
 
 /// Connections told one by one.
 const CONNECTIONS_MOST: usize = 4096;
@@ -116,6 +119,25 @@ fn guarded_already(state: &Path, target: &Target) -> Vec<String> {
 }
 
 impl Setup<'_> {
+    /// What the processes of the cgroup see: no guard knows their lookups without it.
+    pub(super) fn seen_from(
+        target: &Target,
+        views: &mut Option<Views>,
+    ) -> Result<Resolving, Refusal> {
+        let views = Views::new().map(|new| views.insert(new));
+        let views = views.map_err(|error| system("no thread can be made", &error))?;
+        let pids = target.pids().unwrap_or_default();
+        views.within(READ_MOST, pids).ok_or_else(|| Refusal {
+            cause: Cause::System,
+            what: format!(
+                "the resolv.conf of the processes in {} cannot be read",
+                target.path()
+            ),
+            why: format!("it has not answered for {} s", READ_MOST.as_secs()),
+            remedy: "see what /etc and /proc/PID/root of its processes lie on".to_owned(),
+        })
+    }
+
     /// The programs have shown in a cgroup of our own that they judge: on to the one that is meant. Its processes get
     /// their subjects before anything that they do is judged.
     pub(super) fn move_to_target(&mut self, tables: &Tables) -> Result<(), Refusal> {
@@ -161,6 +183,10 @@ impl Setup<'_> {
         if let Some(to) = &mut self.file.attached {
             to.links = session.links();
         }
+        // From the next step on it judges: whoever finds what is left of it finds what it was.
+        self.file.started_ns = wall_ns(SystemTime::now());
+        self.file.gaps = self.terms.gaps().to_vec();
+        self.write_run();
         Ok(())
     }
 
@@ -281,8 +307,6 @@ impl Setup<'_> {
                 remedy: "`blackstart doctor` says what is missing".to_owned(),
             });
         };
-        // Up to here, whoever finds what is left finds nothing that could be told.
-        self.file.started_ns = wall_ns(SystemTime::now());
         self.file.gaps = self.terms.gaps().to_vec();
         self.write_run();
         if let Some(to) = &self.file.attached {
@@ -309,6 +333,7 @@ impl Setup<'_> {
         let began = Instant::now();
         let end = time.and_then(|time| began.checked_add(time));
         let mut beside = Beside::default();
+        let mut views = self.views.take();
         let mut judged = Judged {
             policy: self.policy.map(Cow::Borrowed),
             tables: self.tables.take(),
@@ -340,7 +365,7 @@ impl Setup<'_> {
             pending: VecDeque::new(),
         };
         let until = match &self.target {
-            Some(target) => on.until_over(target, signals, end),
+            Some(target) => on.until_over(target, views.as_mut(), signals, end),
             None => Until::Gone,
         };
         if let Err(error) = on.detach() {
@@ -408,7 +433,13 @@ fn judge(
 
 impl Supervision<'_, '_> {
     /// Until somebody asks for the end, or the time is over, or the cgroup is gone.
-    fn until_over(&mut self, target: &Target, signals: &Signals, end: Option<Instant>) -> Until {
+    fn until_over(
+        &mut self,
+        target: &Target,
+        mut views: Option<&mut Views>,
+        signals: &Signals,
+        end: Option<Instant>,
+    ) -> Until {
         let mut next_beat = Instant::now();
         let mut next_checkpoint = Instant::now() + CHECKPOINT;
         let mut next_look = Instant::now() + LOOK_AGAIN;
@@ -426,6 +457,9 @@ impl Supervision<'_, '_> {
                     return Until::Gone;
                 }
                 self.look_behind_again();
+                if let Some(views) = views.as_deref_mut() {
+                    self.look_again(views, &mut known);
+                }
                 next_beat = now + HEARTBEAT;
             }
             if now >= next_checkpoint {
@@ -433,7 +467,11 @@ impl Supervision<'_, '_> {
                 next_checkpoint = Instant::now() + CHECKPOINT;
             }
             if now >= next_look {
-                self.look_again(target, &mut known);
+                // With nobody there, nobody sees it otherwise than before.
+                let pids = target.pids().unwrap_or_default();
+                if let Some(views) = views.as_deref_mut().filter(|_| !pids.is_empty()) {
+                    views.look(pids);
+                }
                 next_look = Instant::now() + LOOK_AGAIN;
             }
             if end.is_some_and(|end| now >= end) {
@@ -466,13 +504,13 @@ impl Supervision<'_, '_> {
     }
 
     /// Other name servers, or other addresses of its own, than before?
-    fn look_again(&mut self, target: &Target, known: &mut Resolving) {
-        // With nobody there, nobody sees it otherwise than before.
-        let pids = target.pids().unwrap_or_default();
-        if pids.is_empty() {
-            return;
+    fn look_again(&mut self, views: &mut Views, known: &mut Resolving) {
+        if views.is_late(READ_MOST) {
+            self.tell_warning(
+                "resolv.conf cannot be read: the programs go by what it said before".to_owned(),
+            );
         }
-        let mut now = Resolving::of(&pids);
+        let Some(mut now) = views.seen() else { return };
         now.hosts = Vec::new();
         if now == *known {
             return;

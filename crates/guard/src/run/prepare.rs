@@ -33,7 +33,7 @@ impl Setup<'_> {
     pub(super) fn prepare(&mut self, notice: &mut dyn FnMut(Notice)) -> Result<(), Refusal> {
         let host = Support::for_run();
         let mut resolving = match &self.target {
-            Some(target) => Resolving::of(&target.pids().unwrap_or_default()),
+            Some(target) => Self::seen_from(target, &mut self.views)?,
             None => Resolving::read(),
         };
         let tables = self.tables(&resolving)?;
