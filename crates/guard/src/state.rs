@@ -404,6 +404,7 @@ fn private_file(path: &Path) -> io::Result<File> {
         .read(true)
         .write(true)
         .mode(0o600)
+        .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
         .open(path)
 }
 
@@ -425,9 +426,10 @@ fn replace(
     fill: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
 ) -> io::Result<()> {
     let beside = path.with_extension("new");
+    // One that was killed while it wrote. Nothing that is there is written through.
+    let _absent = fs::remove_file(&beside);
     let written = OpenOptions::new()
-        .create(true)
-        .truncate(true)
+        .create_new(true)
         .write(true)
         .mode(0o600)
         .open(&beside)

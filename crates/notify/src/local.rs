@@ -34,8 +34,8 @@ pub(crate) fn file(path: &Path, told: &Told) -> io::Result<u64> {
     }
     // Who does not get the lock writes all the same: lines of two runs may then stand in any order.
     // Some file systems know no locks.
-    let _whether = locked(&file, PATIENCE).unwrap_or(false);
-    append(file, &lines.concat()).map(|()| 0)
+    let alone = locked(&file, PATIENCE).unwrap_or(false);
+    append(file, &lines.concat(), alone).map(|()| 0)
 }
 
 /// Open it to write at its end, without waiting for a reader of a pipe. What is made is for its owner alone.
@@ -53,8 +53,8 @@ fn open(path: &Path) -> io::Result<File> {
     }
 }
 
-/// All of it, or nothing.
-fn append(mut file: File, text: &str) -> io::Result<()> {
+/// All of it, or nothing, if nobody else writes meanwhile.
+fn append(mut file: File, text: &str, alone: bool) -> io::Result<()> {
     let before = file.seek(SeekFrom::End(0))?;
     let mut bytes = Vec::with_capacity(text.len() + 1);
     if before > 0 && !ends_a_line(&file, before) {
@@ -62,8 +62,10 @@ fn append(mut file: File, text: &str) -> io::Result<()> {
     }
     bytes.extend_from_slice(text.as_bytes());
     file.write_all(&bytes).inspect_err(|_| {
-        // Half a line would make the next one unreadable.
-        let _as_it_is = file.set_len(before);
+        // Half a line would make the next one unreadable; but what others wrote behind it is theirs.
+        if alone {
+            let _as_it_is = file.set_len(before);
+        }
     })
 }
 
@@ -269,7 +271,7 @@ mod tests {
     fn a_line_that_somebody_left_half_spoils_no_other() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x");
-        let add = |text: &str| append(open(&path).unwrap(), text).unwrap();
+        let add = |text: &str| append(open(&path).unwrap(), text, true).unwrap();
         add("a\n");
         add("b\n");
         fs::write(&path, "a\nhalf").unwrap();
@@ -280,7 +282,7 @@ mod tests {
     #[test]
     fn a_file_without_room_stays_as_it_was() {
         // It takes nothing, and says so.
-        assert!(append(open(Path::new("/dev/full")).unwrap(), "x\n").is_err());
+        assert!(append(open(Path::new("/dev/full")).unwrap(), "x\n", true).is_err());
         assert!(open(Path::new("/no/such/directory/x")).is_err());
     }
 
