@@ -69,6 +69,12 @@ bench-endurance: ## Measure what takes long: killed supervisors, a million conne
 	cargo build --locked -p blackstart-lab --bin blackstart-bench
 	$(SUDO) env BLACKSTART_BIN=$(abspath $(BINARY)) $(TARGET)/debug/blackstart-bench benches/data endurance
 
+.PHONY: bench-counts
+bench-counts: ## Compare a million decisions, millions of messages, graphs, and a hundred enforced repeats (minutes)
+	scripts/install-deps test
+	$(MAKE) --no-print-directory build
+	$(AS_ROOT) scripts/bench-counts
+
 .PHONY: bench-graph
 bench-graph: ## Measure the graph's bar: loops, order and levels of 100,000 services
 	cargo run --release --locked -p blackstart-core --example graph_scale
