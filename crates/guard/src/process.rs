@@ -58,6 +58,20 @@ pub(crate) struct Stat {
     pub(crate) started: u64,
 }
 
+/// Has the process of this number in the record ended, every thread of it?
+pub(crate) fn has_ended(pid: u32) -> bool {
+    let ended = match state_and_session(pid) {
+        None => true,
+        // Its first thread may end before the others.
+        Some(('Z' | 'X', _)) => {
+            let threads = std::fs::read_dir(format!("/proc/{pid}/task"));
+            threads.is_ok_and(|threads| threads.count() < 2)
+        }
+        Some(_) => false,
+    };
+    ended && numbered_as_recorded()
+}
+
 /// Of whatever has this number: the process that it is, or is a thread of.
 pub(crate) fn thread_group(pid: u32) -> Option<u32> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
