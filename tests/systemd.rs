@@ -202,8 +202,7 @@ fn the_timer_s_service_sweeps_an_orphan() {
         let dir = world.dir().display().to_string();
         world.file(&format!("booted/units/{name}"), &text.replace("DIR", &dir));
     }
-    // Not the word that the machine replaces in scripts.
-    let script = "export BLACKSTART_ST\"\"ATE=/run/blackstart\n\
+    let script = "export BLACKSTART_STATE=/run/blackstart\n\
         cp BINARY /run/blackstart-lab; chmod 755 /run/blackstart-lab\n\
         printf 'file:/run/told.jsonl\\notlp:http://ALERTS\\n' >/run/targets\n\
         left() { ls /run/blackstart/runs/*/lock 2>/dev/null | wc -l; }\n\

@@ -31,7 +31,7 @@ const SCRIPT: &str = "[Unit]\n\
     FailureAction=exit-force\n\
     [Service]\n\
     Type=oneshot\n\
-    Environment=BLACKSTART_STATE=STATE\n\
+    Environment=BLACKSTART_STATE=KEPT\n\
     Environment=PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\n\
     WorkingDirectory=DIR\n\
     ExecStart=/bin/sh -e DIR/booted/script\n\
@@ -103,7 +103,7 @@ pub(crate) fn boot(world: &World, cgroups: Cgroups, bus: Bus, script: &str) -> E
             .replace("ENTER", enter)
             .replace("LEAVE", leave)
             .replace("DIR", &world.dir().display().to_string())
-            .replace("STATE", &state(world).display().to_string())
+            .replace("KEPT", &state(world).display().to_string())
             .replace("ID", world.id())
     };
     let daemon = match bus {

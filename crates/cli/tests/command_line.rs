@@ -187,6 +187,7 @@ fn a_wrong_log_filter_is_told() {
         .args(["report", "schema"])
         .current_dir(dir.path())
         .env("BLACKSTART_LOG", "a=b=c")
+        .env("BLACKSTART_STATE", dir.path().join("state"))
         .output()
         .unwrap();
     assert_eq!(out.status.code(), Some(125));

@@ -15,6 +15,7 @@ fn import(dir: &Path, out: &str) -> Output {
             "dependencies.json",
         ])
         .current_dir(dir)
+        .env("BLACKSTART_STATE", dir.join("state"))
         .output()
         .unwrap()
 }

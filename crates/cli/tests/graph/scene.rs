@@ -46,6 +46,8 @@ impl Scene {
             .args(words)
             .current_dir(self.path())
             .env_remove("BLACKSTART_CATALOG")
+            // What was left on this machine is not to be told here.
+            .env("BLACKSTART_STATE", self.path().join("state"))
             .output()
             .unwrap();
         Ended {
