@@ -82,10 +82,10 @@ pub(crate) fn read(
         mode,
         service: None,
     };
-    let policy = resolve::resolved(files, asked, &around)?.policy;
-    match Replay::new(&policy) {
-        Ok(_) => Ok(policy),
-        Err(error) => Err(vec![Problem::Message(error.to_string())]),
+    let effective = resolve::resolved(files, asked, &around)?;
+    match resolve::compiled(&effective) {
+        Ok(_) => Ok(effective.policy),
+        Err(problem) => Err(vec![problem]),
     }
 }
 

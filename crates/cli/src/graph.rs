@@ -10,7 +10,7 @@ mod missing;
 
 use blackstart_core::graph::findings::findings;
 use blackstart_core::graph::impact::impact;
-use blackstart_core::graph::loops::{knots, loops};
+use blackstart_core::graph::loops::{deadlocks, loops};
 use blackstart_core::graph::recovery::Recovery;
 use blackstart_core::graph::{Graph, NodeId};
 
@@ -177,8 +177,11 @@ impl<'a> Whole<'a> {
         let found = loops(self.graph, &recovery, &protect);
         Ok(match format {
             Format::Human => {
-                let knots = knots(self.graph, &recovery);
-                self.said(human::loops(self.graph, &found, &knots, output.out), output)
+                let deadlocks = deadlocks(self.graph, &recovery);
+                self.said(
+                    human::loops(self.graph, &found, &deadlocks, output.out),
+                    output,
+                )
             }
             Format::Json => self.written(document::loops(self.graph, &recovery, &found)),
         })
@@ -220,7 +223,7 @@ impl<'a> Whole<'a> {
     fn export(&self, to: Language) -> Result<String, String> {
         let recovery = Recovery::of(self.graph);
         let found = loops(self.graph, &recovery, &[]);
-        let circles = || export::circles(&found, &knots(self.graph, &recovery));
+        let circles = || export::circles(&found, &deadlocks(self.graph, &recovery));
         Ok(match to {
             Language::Json => self.written(document::graph(self.graph, &recovery, &found)),
             Language::Dot => export::dot(self.graph, &circles(), self.missing()),

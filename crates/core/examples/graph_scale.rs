@@ -11,7 +11,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use blackstart_core::catalog::{Catalog, read};
-use blackstart_core::graph::loops::{knots, loops};
+use blackstart_core::graph::loops::{deadlocks, loops};
 use blackstart_core::graph::recovery::Recovery;
 use blackstart_core::graph::{Input, build};
 
@@ -79,7 +79,7 @@ fn measure(shape: &str) -> bool {
         let recovery = Recovery::of(&graph);
         let order = begun.elapsed();
         let found = loops(&graph, &recovery, &[]);
-        let knots = knots(&graph, &recovery);
+        let deadlocks = deadlocks(&graph, &recovery);
         times.push(begun.elapsed());
         if round == 0 {
             println!(
@@ -90,7 +90,7 @@ fn measure(shape: &str) -> bool {
                 found.len(),
                 found.iter().map(|l| l.steps.len()).max().unwrap_or(0),
                 found.iter().filter(|l| !l.shortest).count(),
-                knots.len(),
+                deadlocks.len(),
                 order.as_secs_f64(),
             );
         }

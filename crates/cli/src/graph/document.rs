@@ -1,7 +1,7 @@
 //! The graph for programs.
 
 use blackstart_core::graph::impact::{Impact, Outcome, State};
-use blackstart_core::graph::loops::{Loop, knots};
+use blackstart_core::graph::loops::{Loop, deadlocks};
 use blackstart_core::graph::recovery::Recovery;
 use blackstart_core::graph::{Contact, Evidence, Graph, Kind, NeedId, NodeId};
 use serde_json::{Value, json};
@@ -119,17 +119,17 @@ pub(super) fn loops(graph: &Graph, recovery: &Recovery, loops: &[Loop]) -> Value
             "component": names(graph, component),
         })
     };
-    let knots = knots(graph, recovery);
-    let knots = knots.iter().map(|knot| {
+    let deadlocks = deadlocks(graph, recovery);
+    let deadlocks = deadlocks.iter().map(|deadlock| {
         json!({
-            "steps": needs(graph, &knot.steps),
-            "component": names(graph, knot.members),
+            "steps": needs(graph, &deadlock.steps),
+            "component": names(graph, deadlock.members),
         })
     });
     json!({
         "loops": loops.iter().map(one).collect::<Vec<_>>(),
         // Circles that no deployment closes.
-        "knots": knots.collect::<Vec<_>>(),
+        "cannot_start": deadlocks.collect::<Vec<_>>(),
     })
 }
 

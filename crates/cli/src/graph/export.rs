@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use blackstart_core::catalog::{Phase, Strength};
-use blackstart_core::graph::loops::{Knot, Loop};
+use blackstart_core::graph::loops::{Deadlock, Loop};
 use blackstart_core::graph::recovery::Recovery;
 use blackstart_core::graph::{Graph, Need, NeedId};
 
@@ -14,9 +14,9 @@ use crate::html::Catalogued;
 use crate::plain::plain;
 
 /// The needs that lie on one.
-pub(super) fn circles(loops: &[Loop], knots: &[Knot<'_>]) -> BTreeSet<NeedId> {
+pub(super) fn circles(loops: &[Loop], deadlocks: &[Deadlock<'_>]) -> BTreeSet<NeedId> {
     let of_loops = loops.iter().map(|it| &it.steps);
-    let steps = of_loops.chain(knots.iter().map(|it| &it.steps));
+    let steps = of_loops.chain(deadlocks.iter().map(|it| &it.steps));
     steps.flatten().copied().collect()
 }
 

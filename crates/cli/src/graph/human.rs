@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use blackstart_core::catalog::Strength;
 use blackstart_core::graph::impact::{Impact, Outcome, State};
-use blackstart_core::graph::loops::{Knot, Loop, LoopKind};
+use blackstart_core::graph::loops::{Deadlock, Loop, LoopKind};
 use blackstart_core::graph::recovery::Recovery;
 use blackstart_core::graph::{Cut, Graph, Need, NeedId, NodeId};
 
@@ -96,7 +96,12 @@ fn without(members: &[NodeId]) -> &'static str {
 }
 
 /// The circles: those that deployments close, and those that stand without any.
-pub(super) fn loops(graph: &Graph, loops: &[Loop], knots: &[Knot<'_>], paint: Paint) -> String {
+pub(super) fn loops(
+    graph: &Graph,
+    loops: &[Loop],
+    deadlocks: &[Deadlock<'_>],
+    paint: Paint,
+) -> String {
     let mut out = String::new();
     for it in loops {
         let kinds: Vec<_> = match it.kinds.is_empty() {
@@ -131,21 +136,21 @@ pub(super) fn loops(graph: &Graph, loops: &[Loop], knots: &[Knot<'_>], paint: Pa
             out.push_str("  there may be a shorter one: the search was given up\n");
         }
     }
-    match (loops.is_empty(), knots.is_empty()) {
+    match (loops.is_empty(), deadlocks.is_empty()) {
         (true, true) => {
             let _ = writeln!(out, "{}", paint.good("no circle that is known of"));
         }
         (true, false) => out.push_str("no deployment closes a circle that is known of\n"),
         (false, _) => {}
     }
-    for knot in knots {
+    for deadlock in deadlocks {
         let _ = writeln!(
             out,
             "{}  {}",
-            paint.bad(without(knot.members)),
-            names(graph, knot.members)
+            paint.bad(without(deadlock.members)),
+            names(graph, deadlock.members)
         );
-        for step in &knot.steps {
+        for step in &deadlock.steps {
             let known = known(graph.need(*step));
             let _ = writeln!(out, "  {}\n    {known}", need(graph, *step));
         }

@@ -5,7 +5,7 @@ use std::fmt;
 use askama::Template as _;
 use blackstart_core::catalog::Strength;
 use blackstart_core::graph::findings::{GraphFinding, findings};
-use blackstart_core::graph::loops::{Loop, knots};
+use blackstart_core::graph::loops::{Loop, deadlocks};
 use blackstart_core::graph::recovery::Recovery;
 use blackstart_core::graph::{Cut, Graph, Kind, NeedId, NodeId};
 use blackstart_core::report::Severity;
@@ -44,10 +44,10 @@ impl Catalogued<'_> {
         let cuts = self.recovery.cuts(graph);
         let needs: Vec<NeedId> = cuts.iter().flat_map(|cut| cut.needs.clone()).collect();
         let after = (!needs.is_empty()).then(|| Recovery::without(graph, &needs));
-        let knots = knots(graph, self.recovery);
+        let deadlocks = deadlocks(graph, self.recovery);
         let of_loops = self.loops.iter().map(|it| it.steps.as_slice());
         let circles: Vec<_> = of_loops
-            .chain(knots.iter().map(|it| it.steps.as_slice()))
+            .chain(deadlocks.iter().map(|it| it.steps.as_slice()))
             .collect();
         let picture = Picture::of(graph, &circles, None);
         let why_not = picture.is_empty().then_some(match circles.is_empty() {
@@ -115,7 +115,7 @@ struct Group {
 }
 
 /// Services that cannot start without each other, and what to cut.
-struct Knot {
+struct Deadlock {
     names: String,
     smallest: bool,
     needs: Vec<String>,
@@ -233,7 +233,7 @@ impl View<'_> {
         self.recovery.levels().len().saturating_sub(LEVELS)
     }
 
-    fn knots(&self) -> Vec<Knot> {
+    fn deadlocks(&self) -> Vec<Deadlock> {
         let need = |id: &NeedId| {
             let need = self.graph.need(*id);
             let strength = match need.strength() {
@@ -248,9 +248,9 @@ impl View<'_> {
                 need.phase
             )
         };
-        let knots = self.recovery.components().zip(&self.cuts).take(COMPONENTS);
-        knots
-            .map(|(ids, cut)| Knot {
+        let deadlocks = self.recovery.components().zip(&self.cuts).take(COMPONENTS);
+        deadlocks
+            .map(|(ids, cut)| Deadlock {
                 names: self.names(ids),
                 smallest: cut.smallest,
                 needs: cut.needs.iter().take(NAMES).map(need).collect(),
@@ -258,7 +258,7 @@ impl View<'_> {
             .collect()
     }
 
-    fn knots_left_out(&self) -> usize {
+    fn deadlocks_left_out(&self) -> usize {
         self.recovery.components().len().saturating_sub(COMPONENTS)
     }
 

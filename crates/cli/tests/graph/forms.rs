@@ -212,7 +212,7 @@ fn strangers_names_stay_texts_in_every_form() {
         ),
         (Some("a"), 2)
     );
-    assert_eq!(document["knots"][0]["component"], json!(["x", "y"]));
+    assert_eq!(document["cannot_start"][0]["component"], json!(["x", "y"]));
     let needs = document["needs"].as_array().unwrap();
     assert!(
         needs

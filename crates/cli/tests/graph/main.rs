@@ -21,8 +21,8 @@ fn a_circle_that_no_deployment_closes_is_told_by_every_verb() {
     );
     let document = scene.json(&["loops"]);
     assert_eq!(document["loops"], json!([]));
-    assert_eq!(document["knots"][0]["component"], json!(["a", "b"]));
-    assert_eq!(document["knots"][0]["steps"][1]["to"], "a");
+    assert_eq!(document["cannot_start"][0]["component"], json!(["a", "b"]));
+    assert_eq!(document["cannot_start"][0]["steps"][1]["to"], "a");
     let check = scene.graph(&["check"]);
     assert_eq!(check.code, Some(1), "{check:?}");
     assert!(
@@ -125,6 +125,7 @@ fn a_catalog_that_nobody_typed_is_looked_for_and_told() {
             .args(words)
             .current_dir(scene.path())
             .env("BLACKSTART_CATALOG", "c.yaml")
+            .env("BLACKSTART_STATE", scene.path().join("state"))
             .output()
             .unwrap();
         (

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::loops::{Knot, Loop, LoopKind, knots};
+use super::loops::{Deadlock, Loop, LoopKind, deadlocks};
 use super::recovery::Recovery;
 use super::{Evidence, Graph, Kind, NeedId, NodeId, Watched};
 use crate::catalog::{Phase, Place};
@@ -41,8 +41,12 @@ const NAMES: usize = 8;
 /// All findings, the worst first.
 pub fn findings(graph: &Graph, recovery: &Recovery, loops: &[Loop]) -> Vec<GraphFinding> {
     let mut found: Vec<GraphFinding> = loops.iter().flat_map(|it| of_loop(graph, it)).collect();
-    let knots = knots(graph, recovery);
-    found.extend(knots.iter().map(|knot| of_knot(graph, knot)));
+    let deadlocks = deadlocks(graph, recovery);
+    found.extend(
+        deadlocks
+            .iter()
+            .map(|deadlock| of_deadlock(graph, deadlock)),
+    );
     for (index, need) in graph.needs.iter().enumerate() {
         let id = NeedId::new(index);
         found.extend(tier_inversion(graph, id).filter(|_| {
@@ -124,8 +128,8 @@ fn of_loop(graph: &Graph, it: &Loop) -> Vec<GraphFinding> {
 }
 
 /// About all of its members, so that one that comes to them makes it another: then it is mended elsewhere.
-fn of_knot(graph: &Graph, knot: &Knot<'_>) -> GraphFinding {
-    let names: Vec<&str> = knot
+fn of_deadlock(graph: &Graph, deadlock: &Deadlock<'_>) -> GraphFinding {
+    let names: Vec<&str> = deadlock
         .members
         .iter()
         .map(|id| graph.node(*id).name.as_str())
@@ -159,7 +163,7 @@ fn of_knot(graph: &Graph, knot: &Knot<'_>) -> GraphFinding {
             "cannot_start",
             &[],
             severity,
-            &knot.steps,
+            &deadlock.steps,
             title,
             fix.to_owned(),
         )

@@ -80,7 +80,7 @@ pub fn loops_of(
 /// Services that cannot start without each other, and of which no deployment is part of it: they need each
 /// other to run.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Knot<'r> {
+pub struct Deadlock<'r> {
     /// All of them, as [`Recovery::components`] has them.
     pub members: &'r [NodeId],
     /// Needs that close a circle through the first of them.
@@ -89,7 +89,7 @@ pub struct Knot<'r> {
 
 /// Every component that no loop lies in, in the order of their members. Together with the loops these are all circles
 /// that there are.
-pub fn knots<'r>(graph: &Graph, recovery: &'r Recovery) -> Vec<Knot<'r>> {
+pub fn deadlocks<'r>(graph: &Graph, recovery: &'r Recovery) -> Vec<Deadlock<'r>> {
     let mut is_loop = vec![false; recovery.components().len()];
     for need in graph
         .needs
@@ -102,11 +102,11 @@ pub fn knots<'r>(graph: &Graph, recovery: &'r Recovery) -> Vec<Knot<'r>> {
             is_loop[component] = true;
         }
     }
-    let knotted = recovery
+    let deadlocked = recovery
         .components()
         .zip(is_loop)
         .filter(|(_, is_loop)| !is_loop);
-    let members: Vec<&[NodeId]> = knotted.map(|(members, _)| members).collect();
+    let members: Vec<&[NodeId]> = deadlocked.map(|(members, _)| members).collect();
     if members.is_empty() {
         return Vec::new();
     }
@@ -119,7 +119,7 @@ pub fn knots<'r>(graph: &Graph, recovery: &'r Recovery) -> Vec<Knot<'r>> {
             let share = STEPS.saturating_sub(search.steps) / left;
             left -= 1;
             let steps = circle(graph, recovery, &mut search, members, share);
-            Knot { members, steps }
+            Deadlock { members, steps }
         })
         .collect()
 }
