@@ -5,6 +5,7 @@ use std::time::Duration;
 use blackstart_core::report::{Attribution, Flow, Outcome, Verdict};
 use blackstart_lab::client::{claim, reach};
 use blackstart_lab::{Guarded, Node, World, Zone};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// "At once": a generous bound for a loaded test machine, far below any patience of TCP's.
 const AT_ONCE: Duration = Duration::from_secs(4);
@@ -181,6 +182,71 @@ fn what_is_sent_on_ways_that_are_not_seen_is_a_counted_gap() {
     }
 }
 
+/// The name outside of an encrypted hello is judged; that there is one inside is told.
+#[test]
+fn a_hello_with_a_hidden_one_is_judged_by_what_it_shows() {
+    let world = World::new("claims_hidden");
+    let cdn = world.node("cdn");
+    let web = cdn.https(&world.authority(), &["docs.example"]);
+    world.dns(Zone::new());
+    let say = |name| claim("tls-hidden", cdn.v4(), 443, &[name]);
+    // 22 is a handshake: the server went on.
+    world
+        .run(&say("api.github.com"))
+        .succeeds()
+        .says("record of type 22");
+    let before = web.seen().len();
+    world
+        .guard()
+        .policy(DENY)
+        .run(&say("api.github.com"))
+        .exits(1)
+        .says("EACCES");
+    assert_eq!(web.seen().len(), before, "nothing came through");
+    let run = world
+        .guard()
+        .policy(DENY)
+        .run(&say("docs.example"))
+        .exits(0)
+        .says("record of type 22");
+    let flow = run.flow(cdn.v4(), 443);
+    assert_eq!(
+        (flow.verdict, flow.name.as_deref()),
+        (Verdict::Allow, Some("docs.example"))
+    );
+    assert!(run.gaps().contains("claims_hidden"), "{:?}", run.gaps());
+}
+
+/// Where no more connections can be held, the next ones are judged as any connection is, and counted.
+#[test]
+fn connections_that_find_no_room_are_counted() {
+    let world = World::new("claims_crowd");
+    let cdn = world.node("cdn");
+    // The servers are this process's.
+    let most = getrlimit(Resource::Nofile);
+    let all = Rlimit {
+        current: most.maximum,
+        ..most
+    };
+    setrlimit(Resource::Nofile, all).unwrap();
+    cdn.http();
+    world.dns(Zone::new());
+    let say = claim("crowd", cdn.v4(), 80, &["api.github.com"]);
+    world.run(&say).succeeds().says("hello from cdn");
+    let run = world
+        .guard()
+        .policy(DENY)
+        .run(&say)
+        .exits(0)
+        .says("hello from cdn");
+    let gap = run.report().coverage.gaps.iter();
+    let full = gap.filter(|gap| gap.kind == "claims_full");
+    let full: u64 = full.map(|gap| gap.count).sum();
+    assert!(full > 0, "{:?}", run.report().coverage.gaps);
+    let flow = run.flow(cdn.v4(), 80);
+    assert_eq!((flow.verdict, flow.attempts), (Verdict::Allow, 4201));
+}
+
 #[test]
 fn under_default_deny_a_lease_permits_its_names_and_a_prefix_all() {
     let world = World::new("claims_default_deny");
@@ -280,10 +346,7 @@ fn what_a_proxy_is_asked_for_is_judged_and_recorded_as_a_destination_of_its_own(
         }
     }
     // An address instead of a name; and the proxy that the environment names.
-    let by_address = format!(
-        "mode: enforce\ninspect: [8080]\nrules:\n  - deny: {}:443\n",
-        web.v4()
-    );
+    let by_address = format!("mode: enforce\nrules:\n  - deny: {}:443\n", web.v4());
     let raw = ["curl", "-sSk", &format!("https://{}/", web.v4())];
     let run = world
         .guard()

@@ -4,10 +4,12 @@
 claim.py WAY ADDRESS PORT NAME
     tls          a TLS handshake for NAME, whoever the certificate is for
     tls-octets   the same, its hello sent octet by octet
+    tls-hidden   a hello for NAME with an encrypted one in it (ECH), and the first octet of the answer
     tls-large    the same, with an extension before the name that nearly fills the hello (ALPN of many protocols)
     host         an HTTP request for NAME
     host-octets  the same, sent octet by octet
     sendfile, splice, fastopen, mptcp, zerocopy   the same, sent in that way
+    crowd        an HTTP request for NAME, while more connections than are held at once have said nothing yet
     late         an HTTP request for NAME whose sending began before the connection was made
     proxied      requests to a proxy on one connection: each further argument is a host; all are written at once
     echo         an HTTP request for NAME to a server that sends everything back, and behind it much in every way there
@@ -19,6 +21,7 @@ Prints `reached` with what was read, or the name of the error. Exit code 0 or 1.
 
 import errno
 import os
+import resource
 import select
 import socket
 import ssl
@@ -79,6 +82,34 @@ def handshake(sock, name, send, large=False):
                 break
             incoming.write(octets)
     return text.decode(errors="replace")
+
+
+def hello(name):
+    """The hello that a client would send."""
+    context = ssl.create_default_context()
+    outgoing = ssl.MemoryBIO()
+    tls = context.wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname=name)
+    try:
+        tls.do_handshake()
+    except ssl.SSLWantReadError:
+        pass
+    return outgoing.read()
+
+
+def with_hidden(octets):
+    """With one more extension at its end (draft-ietf-tls-esni, 5): an outer hello, its inner one of random octets."""
+    inner = os.urandom(144)
+    body = struct.pack(">BHHB", 0, 1, 1, 7) + struct.pack(">H", 32) + os.urandom(32) + struct.pack(">H", len(inner)) + inner
+    extension = struct.pack(">HH", 0xFE0D, len(body)) + body
+    # Behind the record's and the handshake's header: a version, 32 octets, then three lists with their lengths.
+    at = 9 + 2 + 32
+    at += 1 + octets[at]
+    at += 2 + struct.unpack_from(">H", octets, at)[0]
+    at += 1 + octets[at]
+    more = lambda offset, width: (int.from_bytes(octets[offset : offset + width], "big") + len(extension)).to_bytes(width, "big")
+    return (
+        octets[:3] + more(3, 2) + octets[5:6] + more(6, 3) + octets[9:at] + more(at, 2) + octets[at + 2 :] + extension
+    )
 
 
 def whole(sock, octets):
@@ -175,6 +206,15 @@ def echo(sock):
 def go():
     if way == "echo":
         return echo(connected())
+    if way == "tls-hidden":
+        sock = connected()
+        whole(sock, with_hidden(hello(name)))
+        return f"record of type {sock.recv(1)[0]}"
+    if way == "crowd":
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        _silent = [connected() for _ in range(4200)]
+        return http(connected(), whole)
     if way.startswith("tls"):
         send = one_by_one if way == "tls-octets" else whole
         return handshake(connected(), name, send, way == "tls-large")

@@ -181,7 +181,9 @@ pub enum LeaseLife {
 
 /// Ports at which what a connection sends first says whom it is for, if a policy does not say which: those of HTTP, of
 /// TLS, and the usual ones of proxies.
-pub const INSPECTED: [u16; 4] = [80, 443, 3128, 8080];
+const INSPECTED: [u16; 4] = [80, 443, 3128, 8080];
+/// The last of them.
+const PROXIES: [u16; 2] = [3128, 8080];
 /// As many ports as may be named.
 pub const MAX_INSPECTED: usize = 32;
 
@@ -297,7 +299,7 @@ pub struct Policy {
     /// How long leases last: the strictest word of all layers.
     #[serde(default, skip_serializing_if = "is_default")]
     pub lease: LeaseLife,
-    /// The ports under `inspect:` in any layer, sorted; none if nobody said, which means [`INSPECTED`] where it matters.
+    /// The ports under `inspect:` in any layer, sorted; none if nobody said ([`Self::inspected`]).
     #[serde(default, skip_serializing_if = "is_default")]
     pub inspect: Option<Vec<u16>>,
     /// The rules; `rules[id - 1]` is the one with that [`RuleId`]. Their order means nothing else.
@@ -311,6 +313,27 @@ pub struct Policy {
     /// The services whose outage it rehearses, sorted: those under `protect:`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub protect: Vec<String>,
+}
+
+impl Policy {
+    /// Ports at which what a connection sends first is read: those that somebody named, or the usual ones where it can
+    /// decide something. An address that is denied may be what a proxy is asked for.
+    pub fn inspected(&self) -> &[u16] {
+        let denies = |is_meant: fn(&Target) -> bool| {
+            self.rules.iter().any(|rule| {
+                rule.effect == Effect::Deny
+                    && rule.protocol != Some(Protocol::Udp)
+                    && is_meant(&rule.target)
+            })
+        };
+        match &self.inspect {
+            Some(ports) => ports,
+            None if self.default == Effect::Deny => &INSPECTED,
+            None if denies(|it| matches!(it, Target::Name(_) | Target::Any)) => &INSPECTED,
+            None if denies(|it| matches!(it, Target::Net(_))) => &PROXIES,
+            None => &[],
+        }
+    }
 }
 
 /// What holds without a policy: observe, allow, record.

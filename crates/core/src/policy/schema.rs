@@ -36,7 +36,7 @@ struct File {
     /// Ports at which the names are read that connections give themselves: the server name of TLS, Host and CONNECT of
     /// HTTP. Where one address serves several names, a denied one is refused by it. An empty list reads none; of
     /// several files that say it, all ports are read. If nothing is said, 80, 443, 3128 and 8080, where some rule denies
-    /// a name or the default denies.
+    /// a name or the default denies, and 3128 and 8080, where one denies an address: a proxy may be asked for it.
     #[schemars(inner(range(min = 1)), length(max = 32))]
     inspect: Option<Vec<u16>>,
     /// Other policy files that belong to this one; a relative path is meant from this one's directory.

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::assemble::Lens;
 use super::ledger::Reach;
-use super::{Attribution, Coverage, Gap, Guarded, Mode, Verdict};
+use super::{Attribution, Coverage, Gap, Guarded, Mode, RunFacts, Verdict};
 use crate::tables::RULE_DEFAULT;
 
 /// Something that this version never sees, whatever the host, unless the run was denied it.
@@ -101,6 +101,13 @@ fn needs_no_name(lens: &Lens<'_>, row: &Reach) -> bool {
 /// Datagrams to the port of HTTP over QUIC that were let through.
 fn is_quic(row: &Reach) -> bool {
     row.protocol == 17 && row.port == 443 && row.bytes_sent > 0 && row.verdict != Verdict::Deny
+}
+
+/// Are names read at the port of TLS?
+fn reads_tls(facts: &RunFacts<'_>) -> bool {
+    let loaded = facts.features.iter().any(|feature| feature == "claims");
+    let policy = facts.policy;
+    loaded && policy.is_some_and(|policy| policy.inspected().contains(&443))
 }
 
 fn gaps(lens: &Lens<'_>, lost: u64, unnamed: u64) -> Vec<Gap> {
@@ -208,13 +215,8 @@ fn gaps(lens: &Lens<'_>, lost: u64, unnamed: u64) -> Vec<Gap> {
         ),
         (
             "quic",
-            // Where names that connections give are judged, and only those that passed.
-            if lens
-                .facts
-                .features
-                .iter()
-                .any(|feature| feature == "claims")
-            {
+            // Where the names that TLS gives are judged, and only those that passed.
+            if reads_tls(lens.facts) {
                 attempts(lens, &is_quic)
             } else {
                 0

@@ -9,10 +9,10 @@ use super::automaton::Trie;
 use super::choices::Choices;
 use super::paths::Paths;
 use super::rulings::{Classes, Default, Numbered, ProfileId};
-use super::{ClassId, LeaseEnd, Protocol, RuleId, SelectorId, Tables};
+use super::{ClassId, LeaseEnd, RuleId, SelectorId, Tables};
 use crate::name::{Name, Pattern};
 use crate::path::{PathPattern, Selector};
-use crate::policy::{Effect, INSPECTED, LeaseLife, Policy, Rule, Target};
+use crate::policy::{Effect, LeaseLife, Policy, Target};
 use crate::report::Mode;
 
 /// Bound on the states of the name automaton. Without a `*` inside patterns there are never more than the
@@ -129,17 +129,6 @@ pub fn compile(policy: &Policy, facts: &Facts) -> Result<Tables, CompileError> {
     let prefixes = prefixes(&rules, &mut classes)?;
     let (sockets, socket_classes) = sockets(&rules, &mut classes)?;
     classes.fit(&[])?;
-    let mut rules = policy.rules.iter();
-    let denies_name = |rule: &Rule| {
-        rule.effect == Effect::Deny
-            && rule.protocol != Some(Protocol::Udp)
-            && matches!(rule.target, Target::Name(_) | Target::Any)
-    };
-    let inspect = match &policy.inspect {
-        Some(ports) => ports.clone(),
-        None if default.deny || rules.any(denies_name) => INSPECTED.to_vec(),
-        None => Vec::new(),
-    };
     Ok(Tables {
         default_deny: default.deny,
         enforce: default.enforce,
@@ -147,7 +136,7 @@ pub fn compile(policy: &Policy, facts: &Facts) -> Result<Tables, CompileError> {
             LeaseLife::Run => LeaseEnd::Run,
             LeaseLife::Ttl => LeaseEnd::Ttl { at_least: 0 },
         },
-        inspect,
+        inspect: policy.inspected().to_vec(),
         search: facts.search.clone(),
         states,
         classes: classes.classes.into_values(),

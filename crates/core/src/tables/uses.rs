@@ -103,16 +103,28 @@ mod tests {
         };
         assert_eq!(uses("lease: ttl\n"), ending);
         assert_eq!(uses("lease: run\n"), none);
-        let mut tables = tables("lease: run\n");
-        tables.end_leases();
-        assert_eq!(tables.uses(), ending);
-        assert_eq!(tables.lease, LeaseEnd::Ttl { at_least: 600 });
+        let mut ended = tables("lease: run\n");
+        ended.end_leases();
+        assert_eq!(ended.uses(), ending);
+        assert_eq!(ended.lease, LeaseEnd::Ttl { at_least: 600 });
         // Names that connections give, where some are denied or somebody wants them.
         assert!(uses("rules:\n  - deny: a.example:443\n").claims);
-        assert!(!uses("rules:\n  - deny: 10.0.0.0/8\n").claims);
+        assert!(!uses("rules:\n  - allow: 10.0.0.0/8\n").claims);
         assert!(uses("rules:\n  - deny: \"*:443\"\n").claims);
         assert!(!uses("rules:\n  - {deny: \"*:443\", protocol: udp}\n").claims);
         assert!(!uses("inspect: []\nrules:\n  - deny: a.example\n").claims);
         assert!(uses("inspect: [8443]\n").claims);
+        let ports = |rules: &str| tables(rules).inspect;
+        assert_eq!(
+            ports("rules:\n  - deny: a.example\n"),
+            [80, 443, 3128, 8080]
+        );
+        // An address may be what a proxy is asked for, and is nothing that TLS gives.
+        assert_eq!(ports("rules:\n  - deny: 10.0.0.0/8\n"), [3128, 8080]);
+        assert_eq!(
+            ports("rules:\n  - {deny: 10.0.0.0/8, protocol: udp}\n"),
+            [0; 0]
+        );
+        assert_eq!(ports("inspect: []\nrules:\n  - deny: 10.0.0.0/8\n"), [0; 0]);
     }
 }
