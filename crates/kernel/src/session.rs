@@ -41,6 +41,7 @@ mod known;
 mod live;
 mod orphan;
 mod reload;
+mod turns;
 
 /// What a run's tables are filled with.
 #[derive(Debug)]

@@ -22,6 +22,7 @@ pub(super) struct Live {
     suspended_ns: NonNull<u64>,
     cgroup_level: NonNull<u32>,
     subject_count: NonNull<u64>,
+    acting: NonNull<[u64]>,
     policies: [NonNull<abi::bs_policy>; 2],
     kinds: [NonNull<[[u8; 256]; 2]>; 2],
 }
@@ -31,6 +32,7 @@ impl Live {
         let abi::bss {
             live,
             subject_count,
+            acting,
             policies: [even, odd],
             kinds_of_octets: [even_kinds, odd_kinds],
             ..
@@ -46,6 +48,7 @@ impl Live {
             suspended_ns: NonNull::from(&mut live.suspended_ns),
             cgroup_level: NonNull::from(&mut live.cgroup_level),
             subject_count: NonNull::from(subject_count),
+            acting: NonNull::from(&mut acting[..]),
             policies: [NonNull::from(even), NonNull::from(odd)],
             kinds: [NonNull::from(even_kinds), NonNull::from(odd_kinds)],
         }
@@ -115,6 +118,13 @@ impl Live {
     pub(super) fn forget_level(&self) {
         // SAFETY: as above; a program that finds it out again writes a whole word as well.
         unsafe { self.cgroup_level.write_volatile(0) };
+    }
+
+    /// Which subject who is. To be called while no program runs.
+    pub(super) fn forget_acting(&self) {
+        // SAFETY: points into the mapped map, and nobody else reads or writes it meanwhile.
+        let acting = unsafe { &mut *self.acting.as_ptr() };
+        acting.fill(0);
     }
 
     /// A number for a subject, which no program gives to another one.
