@@ -172,6 +172,8 @@ fn facts() -> RunFacts<'static> {
         closed_families: false,
         contained: false,
         attached: None,
+        followed: Vec::new(),
+        unfollowed: Vec::new(),
         gaps: Vec::new(),
         leftovers: Vec::new(),
         unsupervised_seconds: 0.0,

@@ -5,6 +5,7 @@
 
 pub(crate) mod destinations;
 pub(crate) mod drill;
+pub(crate) mod followed;
 pub(crate) mod limits;
 
 use std::collections::BTreeMap;
@@ -28,6 +29,7 @@ const DEPENDENCIES_SHOWN: usize = 25;
 const DELEGATES_SHOWN: usize = 10;
 const FINDINGS_SHOWN: usize = 10;
 const CONNECTIONS_SHOWN: usize = 10;
+const FOLLOWED_SHOWN: usize = 10;
 const GAPS_SHOWN: usize = 40;
 const CHAINS_SHOWN: usize = 3;
 const PLACES_SHOWN: usize = 3;
@@ -85,6 +87,7 @@ impl Telling<'_> {
         self.waive(&mut out, refused.shown.iter().chain(&would.shown));
         self.dependencies(&mut out, &destinations.reached, destinations.names_only);
         self.delegates(&mut out, &lines);
+        self.followed(&mut out);
         self.open_before(&mut out);
         self.findings(&mut out);
         self.coverage(&mut out);
@@ -187,6 +190,24 @@ impl Telling<'_> {
         if more > 0 {
             let _ = writeln!(out, "    … and {more} more");
         }
+    }
+
+    /// Units that started meanwhile.
+    fn followed(&self, out: &mut String) {
+        let units = &self.report.run().followed;
+        if units.is_empty() {
+            return;
+        }
+        let _ = writeln!(
+            out,
+            "\n{}",
+            self.paint
+                .bold("units that started meanwhile, observed and not judged")
+        );
+        for unit in units.iter().take(FOLLOWED_SHOWN) {
+            let _ = writeln!(out, "    {}", plain(&followed::told(unit)));
+        }
+        self.more(out, units.len(), FOLLOWED_SHOWN);
     }
 
     /// `; time limit of 30m reached`

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use crate::record::{Attribution, Verdict};
-use crate::report::{Coverage, Guarded, Report, Run, STANDING_GAPS, probe};
+use crate::report::{Coverage, Guarded, Report, Run, STANDING_GAPS, is_followed_exe, probe};
 use crate::tables::Protocol;
 
 /// A program and who started it; see [`Ancestry`]. 0 stands for one that is not known.
@@ -60,6 +60,13 @@ impl Ancestry {
     pub fn chain(&self, id: LineageId) -> impl Iterator<Item = &Arc<str>> {
         let up = |id: &LineageId| Some(self.parent(*id)).filter(|id| *id != 0);
         std::iter::successors(Some(id).filter(|id| *id != 0), up).filter_map(|id| self.exe(id))
+    }
+
+    /// Is it a process of a unit that was followed? No policy judges what these do.
+    pub fn is_followed(&self, id: LineageId) -> bool {
+        self.chain(id)
+            .last()
+            .is_some_and(|exe| is_followed_exe(exe))
     }
 
     fn row(&self, id: LineageId) -> Option<&(LineageId, Arc<str>)> {

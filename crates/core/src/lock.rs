@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::report::{
     Finding, Flow, Guarded, Parts, Severity, Subject, Verdict, absolute, image_name, image_script,
-    printable, rule_text, stable_id,
+    printable, rule_text, stable_id, strangers,
 };
 use crate::tables::{RULE_LOCAL, RULE_RESOLVER_SOCKET};
 
@@ -266,10 +266,12 @@ fn reached(report: &dyn Parts, places: Places<'_>) -> Vec<(Reached, Executable)>
         let is_probe = flow.protocol == "udp" && flow.port == 0;
         !is_local && !is_resolver && !is_probe
     };
+    let strangers = strangers(report);
+    let is_stranger = |subject: &Option<u64>| subject.is_some_and(|id| strangers.contains(&id));
     let flows = report
         .flows()
         .zip(told)
-        .filter(|(flow, told)| !told && outside(flow))
+        .filter(|(flow, told)| !told && outside(flow) && !is_stranger(&flow.subject))
         .map(|(flow, _)| {
             let refused = flow.verdict == Verdict::Deny;
             (destination(&flow), flow.subject, refused)
@@ -289,7 +291,9 @@ fn reached(report: &dyn Parts, places: Places<'_>) -> Vec<(Reached, Executable)>
         .delegates()
         .iter()
         .filter(|delegate| {
-            delegate.is_unix() && delegate.rule != rule_text(None, RULE_RESOLVER_SOCKET)
+            delegate.is_unix()
+                && delegate.rule != rule_text(None, RULE_RESOLVER_SOCKET)
+                && !is_stranger(&delegate.subject)
         })
         .map(|delegate| {
             let refused = delegate.verdict == Verdict::Deny;

@@ -8,6 +8,7 @@
 mod day;
 mod document;
 mod failure;
+mod follow;
 mod limits;
 mod parse;
 mod raise;
@@ -30,6 +31,7 @@ use crate::tables::{Protocol, RULE_DEFAULT, RuleId};
 pub use crate::document::{Diagnostic, Severity};
 pub use day::Day;
 pub use document::{Case, Destination, Document, Note, Place, ServiceRule, Waiver, Written};
+pub use follow::{BadUnit, UnitPattern};
 pub use limits::{Cpus, Limits, memory_text, read_time, time_text};
 pub use parse::{API_VERSION, MAX_BYTES, Parsed, parse, read};
 pub use raise::{At, Raise, Rung, raise};
@@ -313,6 +315,10 @@ pub struct Policy {
     /// The services whose outage it rehearses, sorted: those under `protect:`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub protect: Vec<String>,
+    /// The services of systemd that are observed from their start until they are active, if they start while the run is
+    /// on: those under `follow:` in any layer, sorted, each once.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub follow: Vec<UnitPattern>,
 }
 
 impl Policy {
@@ -349,6 +355,7 @@ impl Default for Policy {
             expired: Vec::new(),
             limits: Limits::default(),
             protect: Vec::new(),
+            follow: Vec::new(),
         }
     }
 }

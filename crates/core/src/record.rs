@@ -338,6 +338,61 @@ pub struct Counters {
     pub claims_hidden: u64,
 }
 
+impl Counters {
+    /// Take those of another record to it.
+    pub fn add(&mut self, other: &Self) {
+        // By pattern, so that none can be forgotten.
+        let Self {
+            attempts,
+            overflow,
+            lost,
+            subjects_lost,
+            queries_lost,
+            leases_lost,
+            leases_evicted,
+            queries_malformed,
+            answers_malformed,
+            answers_unasked,
+            answers_dropped,
+            dns_over_tcp,
+            events_lost,
+            delegates_lost,
+            sockets_lost,
+            answers_forged,
+            backstop,
+            claims_busy,
+            claims_full,
+            claims_unseen,
+            claims_unread,
+            claims_unnamed,
+            claims_hidden,
+        } = other;
+        self.attempts += attempts;
+        self.overflow += overflow;
+        self.lost += lost;
+        self.subjects_lost += subjects_lost;
+        self.queries_lost += queries_lost;
+        self.leases_lost += leases_lost;
+        self.leases_evicted += leases_evicted;
+        self.queries_malformed += queries_malformed;
+        self.answers_malformed += answers_malformed;
+        self.answers_unasked += answers_unasked;
+        self.answers_dropped += answers_dropped;
+        self.dns_over_tcp += dns_over_tcp;
+        self.events_lost += events_lost;
+        self.delegates_lost += delegates_lost;
+        self.sockets_lost += sockets_lost;
+        self.answers_forged += answers_forged;
+        self.backstop += backstop;
+        self.claims_busy += claims_busy;
+        self.claims_full += claims_full;
+        self.claims_unseen += claims_unseen;
+        self.claims_unread += claims_unread;
+        self.claims_unnamed += claims_unnamed;
+        self.claims_hidden += claims_hidden;
+    }
+}
+
 /// One row of a record, of whatever kind. Rows come in no order that a reader may depend on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -13,6 +13,7 @@ mod coverage;
 mod drill;
 pub mod exit_code;
 mod findings;
+mod followed;
 mod image;
 mod ledger;
 mod limits;
@@ -35,6 +36,9 @@ pub use attached::{Attached, AttachedBy, Connection, Until};
 pub use coverage::{STANDING_GAPS, StandingGap};
 pub use drill::{Drill, DrillFacts, DrillOutcome, Usual};
 pub(crate) use findings::{printable, stable_id};
+pub use followed::{
+    Followed, FollowedFacts, FollowedUntil, followed_exe, is_followed_exe, strangers,
+};
 pub(crate) use image::absolute;
 pub use image::{image_name, image_script};
 pub use ledger::Ledger;
@@ -129,6 +133,9 @@ pub struct Run {
     /// What it was attached to, where there was no command: a cgroup that was there before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attached: Option<Attached>,
+    /// Units of systemd that started while it was on, and were observed, as `follow:` in the policy asks for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub followed: Vec<Followed>,
     /// Use of resources.
     pub usage: Usage,
     /// The kernel.

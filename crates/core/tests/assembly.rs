@@ -41,6 +41,8 @@ fn facts(policy: Option<&Policy>) -> RunFacts<'_> {
         break_glass: None,
         drill: None,
         attached: None,
+        followed: Vec::new(),
+        unfollowed: Vec::new(),
         limits: LimitFacts::default(),
         usage: Usage::default(),
         kernel_release: "6.1.0".into(),

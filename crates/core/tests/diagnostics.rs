@@ -231,6 +231,28 @@ tests:
 }
 
 #[test]
+fn what_is_followed_is_a_service() {
+    insta::assert_snapshot!(complaints(
+        r#"apiVersion: blackstart.dev/v1
+kind: Policy
+folow: [mysql.service]
+follow:
+  - mysql.service
+  - mysql.service
+  - mysql
+  - mysql.socket
+  - "*.service"
+  - ../mysql.service
+  - 7.service
+  - [a.service]
+"#
+    ));
+    insta::assert_snapshot!(complaints(
+        "apiVersion: blackstart.dev/v1\nkind: Policy\nfollow: mysql.service\n"
+    ));
+}
+
+#[test]
 fn the_file_as_a_whole() {
     let deep = format!("{HEAD}rules: {}{}", "[".repeat(40), "]".repeat(40));
     let cases: &[(&str, &str)] = &[

@@ -307,6 +307,27 @@ fn rules_are_compared_within_a_layer() {
     insta::assert_snapshot!(told(&effective(twice).warnings));
 }
 
+#[test]
+fn what_any_layer_follows_is_followed() {
+    let followed = |guardrails: &[&str], own: &str| {
+        let made = effective(given(guardrails, own));
+        let units = made
+            .policy
+            .follow
+            .iter()
+            .map(|unit| unit.as_str().to_owned());
+        units.collect::<Vec<_>>()
+    };
+    assert_eq!(followed(&["mode: observe\n"], "default: allow\n"), [""; 0]);
+    assert_eq!(
+        followed(
+            &["follow: [mysql.service]\n"],
+            "follow: [\"app-*.service\", mysql.service]\n"
+        ),
+        ["app-*.service", "mysql.service"]
+    );
+}
+
 fn catalog() -> Reading {
     let service = |name: &str, more: &str| {
         format!("---\napiVersion: blackstart.dev/v1\nkind: Service\nname: {name}\n{more}")

@@ -134,6 +134,8 @@ fn told(facts: LimitFacts, usage: Usage, leftovers: Vec<Leftover>) -> Report {
         break_glass: None,
         drill: None,
         attached: None,
+        followed: Vec::new(),
+        unfollowed: Vec::new(),
         limits: facts,
         usage,
         kernel_release: String::new(),

@@ -70,6 +70,7 @@ default: deny
 inspect: [443, 8443]
 include: [base.yaml]
 protect: [github]
+follow: [mysql.service, "app-*.service"]
 rules:
   - deny: .github.com:443
     protocol: tcp
@@ -114,6 +115,8 @@ fn what_the_parser_refuses_an_editor_marks() {
         &format!("{HEAD}inspect: [https]\n"),
         &format!("{HEAD}inspect: [0]\n"),
         &format!("{HEAD}inspect: [65536]\n"),
+        &format!("{HEAD}follow: mysql.service\n"),
+        &format!("{HEAD}follow: [mysql]\n"),
         &format!("{HEAD}rules: all\n"),
         &format!("{HEAD}rules: [github.com]\n"),
         &format!("{HEAD}rules: [{{reason: x}}]\n"),

@@ -21,10 +21,15 @@ mod scope;
 mod target;
 
 use first::{FirstGroup, FirstPlace};
-use hierarchy::{Hierarchy, Tree};
+pub(crate) use hierarchy::{Hierarchy, Tree};
 pub(crate) use limits::{Controller, Outcome};
 pub use target::Meant;
 pub(crate) use target::Target;
+
+/// Processes in a cgroup and below, as numbered in our pid namespace.
+pub(crate) fn pids_below(top: &Path) -> io::Result<Vec<i32>> {
+    below::pids(top)
+}
 
 /// Name of the directory that holds runs, and mark of what is ours.
 const OURS: &str = "blackstart";

@@ -10,6 +10,7 @@ mod connections;
 mod control;
 mod files;
 mod finished;
+mod follow;
 mod forward;
 mod found;
 mod inherited;

@@ -263,6 +263,10 @@ fn adopt(
         .last_end_ns()
         .filter(|end| *end >= last_seen && run.attached.is_none())
         .unwrap_or_else(|| wall_ns(SystemTime::now()));
+    let mut record = record;
+    if let Err(error) = dir.read_followed(&mut |row| record.add(row)) {
+        tracing::debug!(%error, "the record of followed units");
+    }
     let unsupervised_seconds =
         Duration::from_nanos(u64::try_from(over - last_seen).unwrap_or(0)).as_secs_f64();
     let mut gap = |detail: String| {
@@ -274,6 +278,12 @@ fn adopt(
     };
     if run.limits.time.is_some() && unsupervised_seconds > 0.0 {
         gap("without a supervisor nobody held the time limit".to_owned());
+    }
+    for one in run.followed.iter().filter(|one| one.until.is_none()) {
+        gap(format!(
+            "{} was starting when the supervisor ended: what it did from there on was not seen",
+            one.unit
+        ));
     }
     // That there was no supervisor, and for how long, the report says by itself.
     if run.kept {

@@ -59,6 +59,8 @@ pub enum Need {
     InheritedSockets,
     /// The policy's limits.
     Limits,
+    /// Units that the policy follows, seen from their start.
+    Follow,
     /// Processes that outlive the main child.
     Leftovers,
     /// A supervisor all the time.
@@ -67,7 +69,7 @@ pub enum Need {
 
 impl Need {
     /// All of them.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::Bpf,
         Self::Cgroup,
         Self::Names,
@@ -91,6 +93,7 @@ impl Need {
         Self::OwnAddresses,
         Self::InheritedSockets,
         Self::Limits,
+        Self::Follow,
         Self::Leftovers,
         Self::Supervision,
     ];
@@ -121,6 +124,7 @@ impl Need {
             Self::OwnAddresses => "own_addresses",
             Self::InheritedSockets => "inherited_socket",
             Self::Limits => "limits",
+            Self::Follow => "follow",
             Self::Leftovers => "leftovers",
             Self::Supervision => "unsupervised",
         }
@@ -155,6 +159,8 @@ impl Need {
             | Self::DnsOverTcp
             // They are the caller's doing, and what they reach was reached before.
             | Self::InheritedSockets
+            // Observed, and never refused anything.
+            | Self::Follow
             | Self::Leftovers
             | Self::Supervision => false,
         }

@@ -18,6 +18,7 @@ use rustix::process::Signal;
 use crate::answer::Answerer;
 use crate::cgroup::{RunCgroup, Target};
 use crate::control::Control;
+use crate::follow::Following;
 use crate::forward::{Forwarder, Listeners};
 use crate::orphan::remove_programs;
 use crate::plan::{Need, Terms};
@@ -111,6 +112,8 @@ struct Setup<'a> {
     control: Option<Control>,
     /// The search list of the run's resolv.conf.
     search: Vec<Name>,
+    /// Units that are to be observed when they start.
+    follow: Option<Following>,
 }
 
 impl<'a> Setup<'a> {
@@ -164,6 +167,8 @@ impl<'a> Setup<'a> {
                 .clone()
                 .map(|drill| DrillFacts { drill, usual: None }),
             attached: None,
+            followed: Vec::new(),
+            unfollowed: Vec::new(),
             wall_seconds: None,
         };
         Self {
@@ -190,6 +195,7 @@ impl<'a> Setup<'a> {
             containment: None,
             control: None,
             search: Vec::new(),
+            follow: None,
         }
     }
 
@@ -280,6 +286,7 @@ impl<'a> Setup<'a> {
 
     /// Nothing ran, and nothing stays.
     fn undo(mut self) {
+        drop(self.follow.take());
         drop(self.answerer.take());
         drop(self.forwarder.take());
         let _locked = self

@@ -17,7 +17,8 @@ use blackstart_core::policy::Policy;
 use blackstart_core::record::Row;
 use blackstart_core::redact::Redaction;
 use blackstart_core::report::{
-    Account, Attached, DrillFacts, Gap, Guarded, Kernel, Mode, PolicySource, Reload, RunLimits,
+    Account, Attached, DrillFacts, FollowedFacts, Gap, Guarded, Kernel, Mode, PolicySource, Reload,
+    RunLimits,
 };
 use rustix::fs::{FlockOperation, flock};
 use serde::de::DeserializeOwned;
@@ -55,6 +56,8 @@ const RUN: &str = "run.json";
 const POLICY: &str = "policy.json";
 /// A row a line: it is never in memory as a whole.
 const RECORD: &str = "record.jsonl";
+/// The part of it that is of followed units, which have tables of their own.
+const FOLLOWED: &str = "followed.jsonl";
 const REPORT: &str = "report.json";
 
 /// What is known of a run when it starts.
@@ -123,6 +126,12 @@ pub(crate) struct RunFile {
     /// What it is attached to, where there is no command.
     #[serde(default)]
     pub(crate) attached: Option<AttachedTo>,
+    /// Units that were followed.
+    #[serde(default)]
+    pub(crate) followed: Vec<FollowedFacts>,
+    /// What is to be followed, and did not start up to now.
+    #[serde(default)]
+    pub(crate) unfollowed: Vec<String>,
     /// From the command's start to the run's end, once it is known.
     #[serde(default)]
     pub(crate) wall_seconds: Option<f64>,
@@ -329,7 +338,23 @@ impl RunDir {
         &self,
         read: impl FnOnce(&mut dyn FnMut(&Row)) -> io::Result<()>,
     ) -> io::Result<()> {
-        replace(&self.path.join(RECORD), false, |out| {
+        self.write_rows(RECORD, read)
+    }
+
+    /// The same of units that are, or were, followed.
+    pub(crate) fn write_followed(
+        &self,
+        read: impl FnOnce(&mut dyn FnMut(&Row)) -> io::Result<()>,
+    ) -> io::Result<()> {
+        self.write_rows(FOLLOWED, read)
+    }
+
+    fn write_rows(
+        &self,
+        name: &str,
+        read: impl FnOnce(&mut dyn FnMut(&Row)) -> io::Result<()>,
+    ) -> io::Result<()> {
+        replace(&self.path.join(name), false, |out| {
             let mut written = Ok(());
             read(&mut |row| {
                 if written.is_ok() {
@@ -344,7 +369,19 @@ impl RunDir {
 
     /// Hand every row of it to `each`.
     pub(crate) fn read_record(&self, each: &mut dyn FnMut(Row)) -> io::Result<()> {
-        for line in io::BufReader::new(File::open(self.path.join(RECORD))?).lines() {
+        self.read_rows(RECORD, each)
+    }
+
+    /// The same of followed units, if there were any.
+    pub(crate) fn read_followed(&self, each: &mut dyn FnMut(Row)) -> io::Result<()> {
+        match self.read_rows(FOLLOWED, each) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            read => read,
+        }
+    }
+
+    fn read_rows(&self, name: &str, each: &mut dyn FnMut(Row)) -> io::Result<()> {
+        for line in io::BufReader::new(File::open(self.path.join(name))?).lines() {
             each(serde_json::from_str(&line?)?);
         }
         Ok(())
@@ -368,7 +405,7 @@ impl RunDir {
     /// The run is over and nothing of it is left in the kernel: only its report stays.
     pub(crate) fn finish(mut self) -> io::Result<()> {
         control::remove(&self.path);
-        for name in [RECORD, LOCK] {
+        for name in [RECORD, FOLLOWED, LOCK] {
             match fs::remove_file(self.path.join(name)) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 other => other?,

@@ -37,6 +37,8 @@ pub(crate) fn tell(run: &RunFile, policy: Option<&Policy>, record: Ledger, end: 
         break_glass: run.break_glass.clone(),
         drill: run.drill.clone(),
         attached: run.attached.as_ref().map(|to| to.told.clone()),
+        followed: run.followed.clone(),
+        unfollowed: run.unfollowed.clone(),
         limits: LimitFacts {
             limits: run.limits.clone(),
             ..end.limits

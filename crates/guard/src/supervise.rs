@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use blackstart_core::policy::time_text;
 use blackstart_core::record::{Row, SubjectId, Verdict};
-use blackstart_core::report::{Leftover, RulePlace, image_name, rule_text};
+use blackstart_core::report::{Gap, Leftover, RulePlace, image_name, rule_text};
 use blackstart_core::tables::{RULE_RESOLVER_SOCKET, RuleId};
 use blackstart_kernel::spawn::{Child, Received, Signals, process_group, stop_self, waker};
 use blackstart_kernel::{Event, Session};
@@ -20,11 +20,13 @@ use rustix::process::{
 use crate::answer::Answerer;
 use crate::cgroup::{RunCgroup, Target};
 use crate::control::{Control, Judged};
+use crate::follow::Following;
 use crate::forward::Forwarder;
 use crate::late::LateSubjects;
 use crate::leavers::{Leavers, Left, is_taken_back};
 use crate::listeners::{Listeners, near};
 use crate::orphan::described;
+use crate::plan::Need;
 use crate::process;
 use crate::state::{RunDir, RunFile};
 use crate::terminal::Terminal;
@@ -141,6 +143,7 @@ pub(crate) struct Supervision<'a, 'p> {
     pub(crate) dir: Option<&'a RunDir>,
     pub(crate) answerer: Option<&'a Answerer>,
     pub(crate) forwarder: Option<&'a Forwarder>,
+    pub(crate) follow: Option<&'a mut Following>,
     pub(crate) judged: &'a mut Judged<'p>,
     pub(crate) control: Option<&'a Control>,
     pub(crate) file: &'a mut RunFile,
@@ -236,12 +239,14 @@ impl Supervisor<'_, '_> {
             }
             let next = next_beat.min(next_checkpoint);
             let next = self.watch.clock.next().map_or(next, |due| due.min(next));
+            let next = self.on.next_of_followed().map_or(next, |due| due.min(next));
             let others = [self.signals.fd(), self.child.pidfd.as_fd()];
             let child_ended = self
                 .on
                 .wait(&others, next.saturating_duration_since(Instant::now()));
             self.on.hear_lookups();
             self.on.take_events();
+            self.on.follow();
             self.on.hear();
             while let Some(received) = self.signals.next() {
                 self.received(received, &mut heard);
@@ -332,6 +337,7 @@ impl Supervisor<'_, '_> {
         self.look();
         self.on.rest(step);
         self.on.take_events();
+        self.on.follow();
         self.on.hear();
         while let Some(received) = self.signals.next() {
             match Signal::from_named_raw(received.signal) {
@@ -363,6 +369,10 @@ impl Supervision<'_, '_> {
             .iter()
             .map(|other| PollFd::new(other, PollFlags::IN))
             .collect();
+        let followed = self.follow.as_ref().map(|follow| follow.fds());
+        for fd in followed.iter().flatten() {
+            fds.push(PollFd::new(fd, PollFlags::IN));
+        }
         let control = self.control.map(Control::fd);
         if let Some(control) = &control {
             fds.push(PollFd::new(control, PollFlags::IN));
@@ -391,6 +401,57 @@ impl Supervision<'_, '_> {
                 .is_some_and(|last| last.revents().contains(PollFlags::IN)),
             // A stop and continue interrupts; what there is to see will be seen next time.
             Err(_) => false,
+        }
+    }
+
+    /// When units that are followed are to be looked after, at the latest.
+    pub(crate) fn next_of_followed(&self) -> Option<Instant> {
+        self.follow.as_ref().and_then(|follow| follow.next())
+    }
+
+    /// Look after units that are followed.
+    pub(crate) fn follow(&mut self) {
+        let Some(follow) = self.follow.as_deref_mut() else {
+            return;
+        };
+        let news = follow.go_on(self.session.as_deref());
+        let Some(dir) = self.dir.filter(|_| news.facts) else {
+            return;
+        };
+        self.file.followed = follow.facts().to_vec();
+        self.file.unfollowed = follow.unfollowed();
+        for detail in follow.gaps() {
+            if !self.file.gaps.iter().any(|gap| gap.detail == *detail) {
+                self.file.gaps.push(Gap {
+                    kind: Need::Follow.kind().to_owned(),
+                    detail: detail.clone(),
+                    count: 0,
+                });
+            }
+        }
+        if let Err(error) = dir.write_run(self.file) {
+            tracing::debug!(%error, "the run's file");
+        }
+        if news.rows {
+            self.keep_followed();
+        }
+    }
+
+    /// What followed units did so far, for whoever has to tell the end of this run in our place: their tables are not
+    /// pinned.
+    fn keep_followed(&self) {
+        let (Some(follow), Some(dir)) = (&self.follow, self.dir) else {
+            return;
+        };
+        if follow.facts().is_empty() {
+            return;
+        }
+        let written = dir.write_followed(|each| {
+            let read = follow.read(&mut |row| each(&row));
+            read.map_err(io::Error::other)
+        });
+        if let Err(error) = written {
+            tracing::debug!(%error, "the record of followed units");
         }
     }
 
@@ -425,6 +486,7 @@ impl Supervision<'_, '_> {
 
     /// The record so far, for whoever has to tell the end of this run in our place.
     pub(crate) fn checkpoint(&mut self) {
+        self.keep_followed();
         let (Some(session), Some(dir)) = (&self.session, self.dir) else {
             return;
         };

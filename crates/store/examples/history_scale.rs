@@ -306,6 +306,7 @@ fn report(n: u64) -> Report {
             break_glass: None,
             drill: None,
             attached: None,
+            followed: Vec::new(),
             usage: Usage::default(),
             kernel: Kernel {
                 release: "6.12".to_owned(),

@@ -19,11 +19,11 @@ use super::processes::{Process, Processes};
 use super::{Shell, command_line, grouped};
 use crate::plain::{Paint, cut};
 use crate::summary::destinations::Lineage;
-use crate::summary::drill;
 use crate::summary::limits::use_of;
 use crate::summary::{
     ABOUT_CATALOG, Telling, counted, delegate_verdict, is_resolver_socket, stands,
 };
+use crate::summary::{drill, followed};
 
 /// In the timeline no more destinations are shown.
 const LANES: usize = 40;
@@ -172,7 +172,7 @@ fn facts(report: &dyn Parts, clock: Clock) -> Vec<Fact> {
     let mut list = Vec::new();
     let mut fact = |word, text: Option<String>, code| {
         if let Some(text) = text.filter(|text| !text.is_empty()) {
-            let wide = code || matches!(word, "policy" | "limits" | "drill");
+            let wide = code || matches!(word, "policy" | "limits" | "drill" | "followed");
             list.push(Fact {
                 word,
                 text,
@@ -237,6 +237,8 @@ fn facts(report: &dyn Parts, clock: Clock) -> Vec<Fact> {
         )
     });
     fact("open before", open, false);
+    let followed: Vec<String> = run.followed.iter().map(followed::told).collect();
+    fact("followed", Some(followed.join("; ")), false);
     fact(
         "command",
         match &run.attached {

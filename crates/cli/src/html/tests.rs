@@ -65,6 +65,7 @@ fn report(subjects: u64, flows: u32) -> Report {
             break_glass: None,
             drill: None,
             attached: None,
+            followed: Vec::new(),
             usage: Usage::default(),
             kernel: Kernel {
                 release: "6.12".to_owned(),

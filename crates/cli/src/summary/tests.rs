@@ -49,6 +49,7 @@ fn report(guarded: Guarded) -> Report {
             break_glass: None,
             drill: None,
             attached: None,
+            followed: Vec::new(),
             usage: Usage::default(),
             kernel: Kernel {
                 release: "6.12".to_owned(),

@@ -8,7 +8,9 @@ use super::script::Naming;
 use crate::catalog::{Catalog, Destination, ServiceId, Strength};
 use crate::name::Name;
 use crate::report::exit_code::{GATED, NOTHING_RAN};
-use crate::report::{Flow, Report, Subject, Time, Verdict, image_name, rule_text, told_by_another};
+use crate::report::{
+    Flow, Report, Subject, Time, Verdict, image_name, rule_text, strangers, told_by_another,
+};
 use crate::tables::{Protocol, RULE_LOCAL, RULE_RESOLVER, RULE_RESOLVER_SOCKET, RULE_SEARCH};
 
 /// Where a contact leads.
@@ -62,6 +64,8 @@ struct Lens<'a> {
     subjects: HashMap<u64, &'a Subject>,
     /// The names that a name led to.
     chains: HashMap<&'a str, Vec<&'a str>>,
+    /// The processes of units that may have started for reasons of their own.
+    strangers: HashSet<u64>,
     child: Child,
 }
 
@@ -87,6 +91,7 @@ impl<'a> Lens<'a> {
             naming: Naming::of(report),
             subjects: report.subjects.iter().map(|s| (s.id, s)).collect(),
             chains,
+            strangers: strangers(report),
             child: match report.run.exit_code {
                 None | Some(NOTHING_RAN) => Child::Unknown,
                 Some(0 | GATED) => Child::Succeeded,
@@ -99,7 +104,7 @@ impl<'a> Lens<'a> {
         let told = told_by_another(&self.report.flows);
         for (flow, told) in self.report.flows.iter().zip(told) {
             // Who connects a datagram socket to port 0 asks for the way, and nothing else.
-            if told || (flow.is_route_probe() && flow.port == 0) {
+            if told || (flow.is_route_probe() && flow.port == 0) || self.is_stranger(flow.subject) {
                 continue;
             }
             let owner = self.owner_of(flow);
@@ -146,7 +151,9 @@ impl<'a> Lens<'a> {
             .filter_map(|flow| flow.name.as_deref())
             .collect();
         for lookup in &self.report.names {
-            if reached.contains(lookup.name.as_str()) || lookup.rule == rule_text(None, RULE_SEARCH)
+            if reached.contains(lookup.name.as_str())
+                || lookup.rule == rule_text(None, RULE_SEARCH)
+                || self.is_stranger(lookup.subject)
             {
                 continue;
             }
@@ -177,7 +184,8 @@ impl<'a> Lens<'a> {
     /// as a delegate.
     fn sockets(&self, rows: &mut BTreeMap<Key, Row>) {
         for delegate in &self.report.delegates {
-            let Some(owner) = self.catalog.owner_of(&Destination::Unix(&delegate.path)) else {
+            let owner = self.catalog.owner_of(&Destination::Unix(&delegate.path));
+            let Some(owner) = owner.filter(|_| !self.is_stranger(delegate.subject)) else {
                 continue;
             };
             let key = Key {
@@ -203,6 +211,10 @@ impl<'a> Lens<'a> {
             };
             add(rows, key, row);
         }
+    }
+
+    fn is_stranger(&self, subject: Option<u64>) -> bool {
+        subject.is_some_and(|id| self.strangers.contains(&id))
     }
 
     fn owner_of(&self, flow: &Flow) -> Option<ServiceId> {

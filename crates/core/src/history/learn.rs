@@ -213,7 +213,8 @@ impl Learner {
             .iter()
             .filter_map(|text| Pattern::below(&Name::parse(text).ok()?))
             .collect();
-        for asked in &past.lookups {
+        let judged = |by: LineageId| !ancestry.is_followed(by);
+        for asked in past.lookups.iter().filter(|asked| judged(asked.by)) {
             let times = (asked.queries, asked.first, asked.last);
             if !passed(asked.verdict, &asked.rule) {
                 let destination = asked.name.to_string();
@@ -239,7 +240,8 @@ impl Learner {
         }
         let counted = past.counted();
         for (flow, counted) in past.flows.iter().zip(counted) {
-            if past.around.is_local(flow.address) || past.around.is_resolver(flow) {
+            let elsewhere = past.around.is_local(flow.address) || past.around.is_resolver(flow);
+            if elsewhere || !judged(flow.by) {
                 continue;
             }
             let times = (flow.attempts, flow.first, flow.last);

@@ -15,12 +15,15 @@ use crate::name::Name;
 use crate::policy::Policy;
 use crate::record::Verdict;
 use crate::tables::{
-    ClassId, CompileError, Effect, Facts, Limit, RULE_MALFORMED, RULE_RESOLVER_SOCKET, RuleId,
-    Tables, compile,
+    ClassId, CompileError, Effect, Facts, Limit, RULE_DEFAULT, RULE_MALFORMED,
+    RULE_RESOLVER_SOCKET, RuleId, Tables, compile,
 };
 
 /// What became of an attempt, and by which rule.
 pub type Ruled = (Verdict, RuleId);
+
+/// What became of what a followed unit did.
+const UNJUDGED: Ruled = (Verdict::Allow, RULE_DEFAULT);
 
 /// What a policy makes of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -102,6 +105,10 @@ impl Judge {
         let mut leases: HashMap<IpAddr, Vec<Leased>> = HashMap::new();
         let mut lookups = Vec::with_capacity(past.lookups.len());
         for asked in &past.lookups {
+            if ancestry.is_followed(asked.by) {
+                lookups.push(UNJUDGED);
+                continue;
+            }
             let selectors = self.selectors_of(asked.by, ancestry);
             let (ruled, lease) = self.look_up(asked, selectors);
             lookups.push(ruled);
@@ -115,12 +122,18 @@ impl Judge {
             }
         }
         let flows = past.flows.iter().map(|flow| {
+            if ancestry.is_followed(flow.by) {
+                return Some(UNJUDGED);
+            }
             let selectors = self.selectors_of(flow.by, ancestry);
             let leased = leases.get(&flow.address).map_or(&[][..], Vec::as_slice);
             self.reach(flow, leased, selectors, &past.around)
         });
         let flows = flows.collect();
         let contacts = past.contacts.iter().map(|contact| {
+            if ancestry.is_followed(contact.by) {
+                return UNJUDGED;
+            }
             if RESOLVER_SOCKETS.contains(&&*contact.path) {
                 return (Verdict::Deny, RULE_RESOLVER_SOCKET);
             }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::{Day, Diagnostic, Effect, LeaseLife, Limits, Rule, Severity};
+use super::{Day, Diagnostic, Effect, LeaseLife, Limits, Rule, Severity, UnitPattern};
 use crate::name::Name;
 use crate::record::Verdict;
 use crate::report::Mode;
@@ -49,6 +49,8 @@ pub struct Document {
     pub include: Vec<Written<String>>,
     /// Services whose failure the run must survive.
     pub protect: Vec<Written<String>>,
+    /// Services of systemd that are observed while they start.
+    pub follow: Vec<Written<UnitPattern>>,
     /// The rules, but for what only [`resolve()`](super::resolve()) knows: their layer, and the mode of those
     /// that do not say.
     pub rules: Vec<Rule>,

@@ -7,7 +7,7 @@ mod waiver;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::{Document, Effect, LeaseLife, MAX_INSPECTED, Place, Written, limits};
+use super::{Document, Effect, LeaseLife, MAX_INSPECTED, Place, UnitPattern, Written, limits};
 use crate::document::{Diagnostic, Node, Places, Reader, Severity, Value, yaml};
 use crate::report::Mode;
 
@@ -34,6 +34,7 @@ pub(super) const KEYS: &[&str] = &[
     "inspect",
     "include",
     "protect",
+    "follow",
     "rules",
     "waivers",
     "limits",
@@ -207,6 +208,14 @@ impl File<'_> {
                 let help = "write `protect: [github]`, or one `- SERVICE` a line";
                 document.protect = self.words(key, node, help);
             }
+            "follow" => {
+                let help = "write `follow: [mysql.service]`, or one `- UNIT` a line";
+                let words = self.words(key, node, help);
+                document.follow = words
+                    .into_iter()
+                    .filter_map(|word| self.unit(key, word))
+                    .collect();
+            }
             "rules" => {
                 let help = "write `rules: []` for none, or one `- deny: …` or `- allow: …` a line";
                 // Its items were read while the text was.
@@ -262,6 +271,22 @@ impl File<'_> {
             words.push(Written { value, place });
         }
         words
+    }
+
+    /// Services of systemd.
+    fn unit(&mut self, key: &str, word: Written<String>) -> Option<Written<UnitPattern>> {
+        match UnitPattern::parse(&word.value) {
+            Ok(value) => Some(Written {
+                value,
+                place: word.place,
+            }),
+            Err(error) => {
+                let message = format!("`{key}` takes names of services, {}", error.why);
+                self.reader
+                    .error(&word.place.span, message, Some(error.help));
+                None
+            }
+        }
     }
 
     /// A list of ports, sorted, each once.

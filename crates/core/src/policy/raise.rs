@@ -179,6 +179,7 @@ fn meaning(document: Document) -> String {
         inspect,
         include,
         protect,
+        follow,
         mut rules,
         notes,
         service_rules,
@@ -228,8 +229,9 @@ fn meaning(document: Document) -> String {
     let inspect = inspect.map(|it| it.value);
     let include: Vec<_> = include.into_iter().map(|it| it.value).collect();
     let protect: Vec<_> = protect.into_iter().map(|it| it.value).collect();
+    let follow: Vec<_> = follow.into_iter().map(|it| it.value).collect();
     format!(
-        "{service:?} {mode:?} {default:?} {lease:?} {inspect:?} {include:?} {protect:?} {rules:?} {notes:?} {of_services:?} {waivers:?} {limits:?} {tests:?}"
+        "{service:?} {mode:?} {default:?} {lease:?} {inspect:?} {include:?} {protect:?} {follow:?} {rules:?} {notes:?} {of_services:?} {waivers:?} {limits:?} {tests:?}"
     )
 }
 

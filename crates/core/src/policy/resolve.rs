@@ -4,6 +4,7 @@ mod compare;
 mod services;
 mod wide;
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use super::{
@@ -76,7 +77,7 @@ pub struct Effective {
 ///
 /// What a file says of `mode`, `default` and `service` goes before what it includes; of several included
 /// files that say it, the stricter `mode` and `default` hold, and the first `service`. Of limits and of `lease` the tightest
-/// hold, whoever says them, and of `inspect` all ports.
+/// hold, whoever says them, of `inspect` all ports, and of `follow` all units.
 pub fn resolve(given: Given<'_>) -> Result<Effective, Vec<Diagnostic>> {
     let mut resolving = Resolving {
         catalog: given.catalog,
@@ -96,6 +97,12 @@ pub fn resolve(given: Given<'_>) -> Result<Effective, Vec<Diagnostic>> {
     let leases = documents.filter_map(|document| document.lease.as_ref());
     resolving.policy.lease = leases.map(|lease| lease.value).max().unwrap_or_default();
     resolving.inspect(&given.layers);
+    let documents = given.layers.iter().flat_map(|layer| &layer.documents);
+    let follow: BTreeSet<_> = documents
+        .flat_map(|document| &document.follow)
+        .map(|unit| unit.value.clone())
+        .collect();
+    resolving.policy.follow = follow.into_iter().collect();
     resolving.policy.service = given.service.or_else(|| service(&given.layers));
     let mut tests = Vec::new();
     let mut number = 0;

@@ -44,6 +44,11 @@ struct File {
     /// Services whose failure the run must survive: what the catalog says that they provide is denied, and so is
     /// all that cannot serve without them.
     protect: Option<Vec<String>>,
+    /// Services of systemd (`mysql.service`, `app-*.service`) that this run starts or restarts: what they reach for from
+    /// their start until they are active is recorded as part of the run, and never refused. Of several files that say
+    /// it, all are followed.
+    #[schemars(inner(regex(pattern = "\\.service$")))]
+    follow: Option<Vec<String>>,
     /// What is allowed and denied.
     rules: Option<Vec<Rule>>,
     /// Exceptions, each with an owner, a reason and an end.

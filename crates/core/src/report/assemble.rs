@@ -8,6 +8,7 @@ use super::account::{Account, RuleTexts, wall_time};
 use super::coverage::coverage;
 use super::drill::{DrillFacts, drill};
 use super::findings::findings;
+use super::followed::{FollowedFacts, followed};
 use super::ledger::{Contact, Image, Ledger, Slot};
 use super::limits::{LimitFacts, told};
 use super::{
@@ -57,6 +58,10 @@ pub struct RunFacts<'a> {
     pub drill: Option<DrillFacts>,
     /// What it was attached to, where there was no command.
     pub attached: Option<Attached>,
+    /// Units that were followed.
+    pub followed: Vec<FollowedFacts>,
+    /// What was to be followed, and did not start.
+    pub unfollowed: Vec<String>,
     /// Limits, and what they did.
     pub limits: LimitFacts,
     /// Use of resources.
@@ -171,6 +176,7 @@ pub(super) fn frame(record: &Ledger, rules: &RuleTexts, facts: &RunFacts<'_>) ->
             break_glass: facts.break_glass.clone(),
             drill: drill(&lens),
             attached: facts.attached.clone(),
+            followed: followed(&lens),
             limits: told(&facts.limits, &facts.usage),
             usage: facts.usage.clone(),
             kernel: Kernel {

@@ -45,6 +45,7 @@ pub(super) fn findings(lens: &Lens<'_>) -> Vec<Finding> {
     found.extend(leavers(lens));
     found.extend(leftovers(lens));
     found.extend(expired(lens));
+    found.extend(unfollowed(lens));
     found.extend(broken_glass(lens));
     found.extend(limit_findings(lens));
     found.extend(drill_finding(lens));
@@ -406,6 +407,28 @@ fn expired(lens: &Lens<'_>) -> Vec<Finding> {
         }
     };
     waivers.iter().map(finding).collect()
+}
+
+/// What was to be followed, and did not start.
+fn unfollowed(lens: &Lens<'_>) -> Vec<Finding> {
+    let finding = |unit: &String| Finding {
+        id: stable_id(&["not_followed", unit, "", ""]),
+        kind: "not_followed".to_owned(),
+        severity: Severity::Info,
+        title: printable(&format!(
+            "{unit}, which the policy follows, did not start while the run was on"
+        )),
+        owner: None,
+        command: None,
+        subjects: Vec::new(),
+        rule: None,
+        reason: None,
+        fix: Some("remove it from `follow:` if this run does not start it".to_owned()),
+        reaction: None,
+        place: None,
+        circle: None,
+    };
+    lens.facts.unfollowed.iter().map(finding).collect()
 }
 
 /// Control characters escaped: a title is one line, and a process chose some of its text.

@@ -226,7 +226,8 @@ impl Ledger {
     pub fn add(&mut self, row: Row) {
         match row {
             Row::Clock(boot_offset_ns) => self.boot_offset_ns = boot_offset_ns,
-            Row::Counters(counters) => self.counters = counters,
+            // Those of followed units have their own.
+            Row::Counters(counters) => self.counters.add(&counters),
             Row::Subject(row) => self.add_subject(&row),
             Row::Name(row) => {
                 let slot = self.name_ids.slot(row.id) as usize;
@@ -488,6 +489,12 @@ impl Ledger {
     /// The number of a subject in the report.
     pub(super) fn subject(&self, slot: Slot) -> Option<u64> {
         Some(u64::from(self.number_of(slot))).filter(|&number| number != 0)
+    }
+
+    /// The same of an id in the record.
+    pub(super) fn number_of_id(&self, id: SubjectId) -> Option<u64> {
+        let slot = self.subject_ids.ids.iter().position(|known| *known == id)?;
+        self.subject(number(slot))
     }
 
     /// The number of an image's parent. One that does not come first is no parent: the record contradicts itself.

@@ -57,6 +57,7 @@ impl Story {
                 break_glass: None,
                 drill: None,
                 attached: None,
+                followed: Vec::new(),
                 usage: Usage::default(),
                 kernel: Kernel {
                     release: "6.12".to_owned(),

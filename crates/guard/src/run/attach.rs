@@ -353,6 +353,7 @@ impl Setup<'_> {
             dir: self.dir.as_ref(),
             answerer: self.answerer.as_ref(),
             forwarder: self.forwarder.as_ref(),
+            follow: None,
             judged: &mut judged,
             control: self.control.as_ref(),
             file: &mut self.file,

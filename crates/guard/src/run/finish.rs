@@ -75,6 +75,7 @@ impl Setup<'_> {
                 dir: self.dir.as_ref(),
                 answerer: self.answerer.as_ref(),
                 forwarder: self.forwarder.as_ref(),
+                follow: self.follow.as_mut(),
                 judged: &mut judged,
                 control: self.control.as_ref(),
                 file: &mut self.file,
@@ -135,6 +136,9 @@ impl Setup<'_> {
             supervisor.on.tell_warning(format!(
                 "programs of this run could not be detached: {error}"
             ));
+        }
+        if let Some(follow) = &mut supervisor.on.follow {
+            follow.end(supervisor.on.session.as_deref());
         }
         supervisor.on.last_events();
         let took = began.elapsed();
@@ -286,6 +290,7 @@ impl Setup<'_> {
                 record.add(row);
             }
         });
+        self.add_followed(&mut record);
         let Err(error) = read else { return record };
         self.terms.note(
             Need::Supervision,
@@ -296,6 +301,25 @@ impl Setup<'_> {
         self.dir
             .as_ref()
             .map_or_else(Ledger::default, |dir| kept_record(dir, redaction))
+    }
+
+    /// What units did that were followed, and what was not seen of it.
+    fn add_followed(&mut self, record: &mut Ledger) {
+        let Some(follow) = self.follow.take() else {
+            return;
+        };
+        self.file.followed = follow.facts().to_vec();
+        self.file.unfollowed = follow.unfollowed();
+        for detail in follow.gaps() {
+            self.terms.note(Need::Follow, detail.clone(), 0);
+        }
+        if let Err(error) = follow.read(&mut |row| record.add(row)) {
+            let detail = format!(
+                "what followed units did cannot be read: {}",
+                described(&error)
+            );
+            self.terms.note(Need::Follow, detail, 0);
+        }
     }
 
     /// Take down the guard; what still lives is the caller's again. `leftovers` gains whoever came since.

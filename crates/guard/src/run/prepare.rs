@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use blackstart_core::name::Name;
-use blackstart_core::policy::Policy;
+use blackstart_core::policy::{Policy, UnitPattern};
 use blackstart_core::report::{Guarded, Mode};
 use blackstart_core::tables::{Facts, Tables, compile};
 use blackstart_kernel::support::Support;
@@ -17,6 +17,7 @@ use super::{PATIENCE, Setup};
 use crate::answer::Answerer;
 use crate::cgroup::{Controller, RunCgroup};
 use crate::control::Control;
+use crate::follow::Following;
 use crate::forward::{Forwarder, Listeners};
 use crate::orphan::{Swept, described, sweep_locked, sweep_spare};
 use crate::plan::{FEATURES, Need, needed, plan, replan, unix_rules};
@@ -93,6 +94,7 @@ impl Setup<'_> {
             if self.target.is_some() {
                 self.move_to_target(&tables)?;
             }
+            self.prepare_follow(&host, &wanted, &resolving);
             self.arm()?;
             if self.target.is_some() {
                 self.meet_connections(&tables, &resolving);
@@ -501,6 +503,39 @@ impl Setup<'_> {
                 Need::DnsOverTcp,
                 format!("lookups over TCP are not read: no thread for them: {error}"),
             ),
+        }
+    }
+
+    /// Have units that are to be followed observed when they start. Whatever fails of it, the run goes on.
+    fn prepare_follow(
+        &mut self,
+        host: &Support,
+        wanted: &BTreeSet<Feature>,
+        resolving: &Resolving,
+    ) {
+        let patterns = self.policy.map_or(&[][..], |policy| &policy.follow);
+        if patterns.is_empty() {
+            return;
+        }
+        let prepared = match &self.session {
+            _ if self.target.is_some() => Err("what is attached to starts no units".to_owned()),
+            None => Err("nothing can be observed".to_owned()),
+            Some(_) if host.systemd != Some(true) => Err("PID 1 is not systemd".to_owned()),
+            Some(session) => {
+                let loaded = wanted.iter().copied().filter(|one| session.has(*one));
+                Following::prepare(patterns, loaded, resolving)
+            }
+        };
+        match prepared {
+            Ok(following) => {
+                self.file.unfollowed = following.unfollowed();
+                self.follow = Some(following);
+            }
+            Err(why) => {
+                let units: Vec<&str> = patterns.iter().map(UnitPattern::as_str).collect();
+                let detail = format!("{} cannot be followed: {why}", units.join(", "));
+                self.terms.note(Need::Follow, detail, 0);
+            }
         }
     }
 

@@ -56,6 +56,7 @@ pub(crate) fn report(n: u64, service: &str) -> Report {
             break_glass: None,
             drill: None,
             attached: None,
+            followed: Vec::new(),
             usage: Usage::default(),
             kernel: Kernel {
                 release: "6.12".to_owned(),

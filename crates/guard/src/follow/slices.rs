@@ -1,0 +1,181 @@
+//! The units whose cgroups come and go, as the kernel tells of it.
+//!
+//! systemd makes a unit's cgroup before its first process and removes it when the unit has ended, below a slice; where
+//! it keeps one, that gets its first process anew. Both are events of the file system: nobody looks again and again.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+
+use blackstart_core::policy::UnitPattern;
+use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
+use rustix::io::Errno;
+
+use crate::cgroup::Hierarchy;
+
+/// A unit began to run.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Started {
+    /// Its name.
+    pub(super) unit: String,
+    /// Its cgroup, below the mount.
+    pub(super) path: PathBuf,
+}
+
+/// What is watched.
+#[derive(Debug)]
+enum Watched {
+    /// A slice, for what is made in it.
+    Slice(PathBuf),
+    /// `cgroup.events` of a unit that is meant, and whether processes were in it.
+    Unit { path: PathBuf, populated: bool },
+}
+
+/// All slices of this host.
+#[derive(Debug)]
+pub(super) struct Slices {
+    hierarchy: Hierarchy,
+    inotify: OwnedFd,
+    watched: HashMap<i32, Watched>,
+    patterns: Vec<UnitPattern>,
+}
+
+impl Slices {
+    /// Watch from now on. What runs by now has not started.
+    pub(super) fn watch(hierarchy: Hierarchy, patterns: &[UnitPattern]) -> io::Result<Self> {
+        let mut slices = Self {
+            hierarchy,
+            inotify: inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?,
+            watched: HashMap::new(),
+            patterns: patterns.to_vec(),
+        };
+        let top = PathBuf::new();
+        slices.slice(top, &mut |_| {})?;
+        Ok(slices)
+    }
+
+    /// Readable when there is something to read.
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        self.inotify.as_fd()
+    }
+
+    /// The tree in which they are.
+    pub(super) fn hierarchy(&self) -> &Hierarchy {
+        &self.hierarchy
+    }
+
+    /// What has started since the last time. False, if not all of it can be told.
+    pub(super) fn started(&mut self, each: &mut dyn FnMut(Started)) -> bool {
+        let mut whole = true;
+        for (wd, flags, name) in self.read() {
+            if flags.contains(ReadFlags::QUEUE_OVERFLOW) {
+                whole = false;
+                continue;
+            }
+            if flags.contains(ReadFlags::IGNORED) {
+                self.watched.remove(&wd);
+                continue;
+            }
+            match self.watched.get_mut(&wd) {
+                Some(Watched::Unit { path, populated }) => {
+                    let before = *populated;
+                    *populated = is_populated(&self.hierarchy.at(path));
+                    if !before && *populated {
+                        let path = path.clone();
+                        each(self.of(path));
+                    }
+                }
+                Some(Watched::Slice(slice)) if flags.contains(ReadFlags::CREATE) => {
+                    let path = slice.join(&name);
+                    if is_slice(&name) {
+                        // Gone again, if not there.
+                        let _ = self.slice(path, each);
+                    } else if self.is_meant(&name) {
+                        each(self.of(path.clone()));
+                        self.unit(path, true);
+                    }
+                }
+                _ => {}
+            }
+        }
+        whole
+    }
+
+    fn of(&self, path: PathBuf) -> Started {
+        let name = path.file_name().unwrap_or_default();
+        let unit = unit_of(&name.to_string_lossy()).to_owned();
+        Started { unit, path }
+    }
+
+    /// Watch a slice and those in it; units that are in there by now are told to `each`.
+    fn slice(&mut self, path: PathBuf, each: &mut dyn FnMut(Started)) -> io::Result<()> {
+        let at = self.hierarchy.at(&path);
+        let flags = WatchFlags::CREATE | WatchFlags::ONLYDIR;
+        let wd = inotify::add_watch(&self.inotify, &at, flags)?;
+        self.watched.insert(wd, Watched::Slice(path.clone()));
+        for entry in fs::read_dir(&at)?.flatten() {
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            if is_slice(&name) {
+                let _ = self.slice(path.join(&*name), each);
+            } else if self.is_meant(&name) {
+                let unit = path.join(&*name);
+                let populated = is_populated(&self.hierarchy.at(&unit));
+                each(self.of(unit.clone()));
+                self.unit(unit, populated);
+            }
+        }
+        Ok(())
+    }
+
+    /// Watch a unit that stays where it is.
+    fn unit(&mut self, path: PathBuf, populated: bool) {
+        let file = self.hierarchy.at(&path).join("cgroup.events");
+        // Gone again, if not there.
+        if let Ok(wd) = inotify::add_watch(&self.inotify, &file, WatchFlags::MODIFY) {
+            self.watched.insert(wd, Watched::Unit { path, populated });
+        }
+    }
+
+    fn is_meant(&self, name: &str) -> bool {
+        let unit = unit_of(name);
+        self.patterns.iter().any(|pattern| pattern.matches(unit))
+    }
+
+    fn read(&self) -> Vec<(i32, ReadFlags, String)> {
+        let mut room = [MaybeUninit::<u8>::uninit(); 8192];
+        let mut reader = inotify::Reader::new(&self.inotify, &mut room);
+        let mut events = Vec::new();
+        loop {
+            match reader.next() {
+                Ok(event) => {
+                    let name = event.file_name().map(|name| {
+                        let name = std::ffi::OsStr::from_bytes(name.to_bytes());
+                        name.to_string_lossy().into_owned()
+                    });
+                    events.push((event.wd(), event.events(), name.unwrap_or_default()));
+                }
+                Err(Errno::INTR) => {}
+                Err(_) => return events,
+            }
+        }
+    }
+}
+
+/// The unit whose cgroup has this name: systemd puts a `_` before what would look like a file of the kernel's.
+fn unit_of(name: &str) -> &str {
+    name.strip_prefix('_').unwrap_or(name)
+}
+
+fn is_slice(name: &str) -> bool {
+    name.ends_with(".slice")
+}
+
+fn is_populated(cgroup: &Path) -> bool {
+    fs::read_to_string(cgroup.join("cgroup.events"))
+        .is_ok_and(|text| text.lines().any(|line| line == "populated 1"))
+}
