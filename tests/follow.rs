@@ -246,24 +246,19 @@ fn each_way_in_which_a_start_ends_is_told() {
         &world,
         "slow.service",
         &format!(
-            "{service}ExecStartPre={work}\nExecStartPre=/bin/sleep 300\nExecStart=/bin/true\n"
+            "{service}ExecStartPre={work}\nExecStartPre=/bin/sh -c 'touch asked; exec sleep 300'\nExecStart=/bin/true\n"
         ),
     );
-    boot(
+    let ended = boot(
         &world,
         Cgroups::Unified,
         "follow: [\"job-?.service\", bad.service, slow.service]\n",
         "GUARD sh -c 'systemctl start job-1.service job-2.service; systemctl start bad.service || true; \
-           systemctl start --no-block slow.service; \
-           until grep -qs sleep /sys/fs/cgroup/system.slice/slow.service/cgroup.procs; do \
-             for pid in $(cat /sys/fs/cgroup/system.slice/slow.service/cgroup.procs 2>/dev/null); do \
-               grep -qs sleep /proc/$pid/comm && exit; \
-             done; \
-             sleep 0.02; \
-           done'\n\
+           systemctl start --no-block slow.service; until [ -e asked ]; do sleep 0.02; done'\n\
          PROGRAMS/slow.service\n",
     )
     .succeeds();
+    assert_eq!(ended.stdout, "0\n", "taken off with the run's end");
     let report = report(&world);
     let until = |unit| followed(&report, unit).until;
     assert_eq!(until("job-1.service"), Some(FollowedUntil::Ended));

@@ -5,9 +5,9 @@ use blackstart_core::policy::{Effect, Policy, Rule, Target, alone};
 use blackstart_core::record::*;
 use blackstart_core::redact::Redaction;
 use blackstart_core::report::{
-    Account, Attached, AttachedBy, Finding, Gap, Guarded, Ledger, Leftover, LimitFacts, Mode,
-    Outcome, Parts, PolicySource, Reload, Report, RunFacts, STANDING_GAPS, Severity, Until, Usage,
-    assemble, schema,
+    Account, Attached, AttachedBy, Finding, FollowedFacts, Gap, Guarded, Ledger, Leftover,
+    LimitFacts, Mode, Outcome, Parts, PolicySource, Reload, Report, RunFacts, STANDING_GAPS,
+    Severity, Until, Usage, assemble, followed_exe, schema,
 };
 use blackstart_core::tables::{RULE_DEFAULT, RULE_LOCAL, RULE_RESOLVER_SOCKET, RULE_SOCKET_KIND};
 
@@ -323,6 +323,61 @@ fn who_left_and_was_moved_back_is_told_apart_from_who_is_gone() {
             "left the run's cgroup and was not seen from then on"
         ]
     );
+}
+
+#[test]
+fn a_followed_unit_stands_above_its_processes() {
+    let mut record = record();
+    let far = 1 << 48;
+    record
+        .subjects
+        .push(subject(far + 9, far + 1, "/usr/bin/wget", 5));
+    record.subjects.push(SubjectRow {
+        tgid: 0,
+        exe: followed_exe("db.service"),
+        argv: vec![],
+        replaced: true,
+        ..subject(far + 1, 0, "", 5)
+    });
+    let mut facts = facts(None);
+    facts.followed = vec![FollowedFacts {
+        unit: "db.service".into(),
+        root: far + 1,
+        cgroup: "/system.slice/db.service".into(),
+        asked: Some(vec![]),
+        started_ns: 1_767_225_601_000_000_000,
+        ended_ns: None,
+        until: None,
+    }];
+    facts.unfollowed = vec!["app-*.service".into()];
+    let report = assemble(&record, &facts);
+    let followed = &report.run.followed[0];
+    let unit = report
+        .subjects
+        .iter()
+        .find(|it| Some(it.id) == followed.subject);
+    let unit = unit.expect("the unit is among the subjects");
+    assert_eq!(
+        (&*unit.exe, unit.pid, unit.exit),
+        ("unit:db.service", 0, None)
+    );
+    let below = report.subjects.iter().find(|it| it.exe == "/usr/bin/wget");
+    assert_eq!(below.unwrap().parent, Some(unit.id));
+    assert_eq!(followed.started, "2026-01-01T00:00:01.000000Z");
+    let never = report.findings.iter().find(|it| it.kind == "not_followed");
+    assert!(never.unwrap().title.starts_with("app-*.service, "));
+    // Counted apart, and told together.
+    let mut ledger = Ledger::default();
+    record.rows().for_each(|row| ledger.add(row));
+    let more = Counters {
+        attempts: 5,
+        lost: 5,
+        ..Counters::default()
+    };
+    ledger.add(Row::Counters(more));
+    let both = Account::new(ledger, &facts).to_report().coverage;
+    assert_eq!(both.attempts, report.coverage.attempts + 5);
+    assert_eq!(both.lost, report.coverage.lost + 5);
 }
 
 #[test]
@@ -901,8 +956,9 @@ fn the_schema_describes_the_document() {
     assert!(of_subject.remove("found"));
     assert_eq!(of_subject, keys(&report["subjects"][0]));
     let mut of_run = keys(&schema["$defs"]["Run"]["properties"]);
-    // Only of a run whose scripts' texts were looked at, or for which an outage was played; or of none.
+    // Only of a run whose scripts' texts were looked at, or for which an outage was played, or that started units; or of none.
     assert!(of_run.remove("scripts") && of_run.remove("drill") && of_run.remove("attached"));
+    assert!(of_run.remove("followed"));
     assert_eq!(of_run, keys(&report["run"]));
     let back: Report = serde_json::from_value(report.clone()).unwrap();
     assert_eq!(serde_json::to_value(back).unwrap(), report);

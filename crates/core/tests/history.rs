@@ -222,6 +222,25 @@ fn a_rule_about_a_program_asks_who_it_was() {
 }
 
 #[test]
+fn what_a_followed_unit_does_is_judged_by_no_policy() {
+    let mut ancestry = Ancestry::default();
+    let script = ancestry.below(0, &"./deploy.sh".into());
+    let curl = ancestry.below(script, &"/usr/bin/curl".into());
+    let unit = ancestry.below(0, &"unit:db.service".into());
+    let start = ancestry.below(unit, &"/usr/bin/curl".into());
+    let mut past = run(0);
+    went(&mut past, "github.com", "10.1.0.1", 443, curl);
+    went(&mut past, "other.example", "10.1.0.2", 443, start);
+    let policy = "mode: enforce\ndefault: deny\n";
+    let (replayed, _) = replay(policy, &past, &ancestry);
+    assert_eq!(verdicts(&replayed), [None, Some(Verdict::Allow)]);
+    assert_eq!(replayed.lookups[1].0, Verdict::Allow);
+    assert_eq!(replayed.lookups[0].0, Verdict::Deny);
+    let learned = learned(&[past], &ancestry);
+    assert_eq!(allows(&learned), ["github.com:443"]);
+}
+
+#[test]
 fn what_a_policy_needs_no_rule_for_needs_none() {
     let ancestry = Ancestry::default();
     let mut past = run(0);

@@ -209,7 +209,7 @@ impl Following {
     fn begin(&mut self, started: Started, run: Option<&Session>) {
         let Started { unit, path } = started;
         let began = Instant::now();
-        self.end_vanished();
+        self.end_earlier(&path);
         let hierarchy = self.slices.hierarchy();
         let at = hierarchy.at(&path);
         // Gone again: what it did is not known.
@@ -229,8 +229,7 @@ impl Following {
                 "more than {SPELLS_MOST} units were started: the others were not observed"
             ));
         }
-        let free = self.seats.iter().position(|seat| seat.turn.is_none());
-        let seat = match free {
+        let seat = match self.free_seat() {
             Some(seat) => Ok(seat),
             None if self.seats.len() < SEATS_MOST => {
                 self.add_seat().map_err(|error| described(&error))
@@ -288,17 +287,33 @@ impl Following {
         self.changed = true;
     }
 
-    /// Where a unit's cgroup is gone there is nothing to be observed, and systemd may speak of its next one.
-    fn end_vanished(&mut self) {
+    /// Where the cgroup of an earlier start of this unit is gone there is nothing to be observed, and systemd speaks of the
+    /// next one from now on.
+    fn end_earlier(&mut self, path: &Path) {
         for at in 0..self.seats.len() {
-            let Some(turn) = &self.seats[at].turn else {
-                continue;
-            };
-            let place = self.slices.hierarchy().at(&turn.path);
-            if !std::fs::metadata(place).is_ok_and(|found| found.ino() == turn.id) {
+            let turn = self.seats[at].turn.as_ref();
+            if turn.is_some_and(|turn| turn.path == path) && self.has_vanished(at) {
                 self.end_turn(at, FollowedUntil::Ended);
             }
         }
+    }
+
+    /// One that is free, or is once systemd has been asked what became of a unit whose cgroup is gone.
+    fn free_seat(&mut self) -> Option<usize> {
+        let free = self.seats.iter().position(|seat| seat.turn.is_none());
+        free.or_else(|| {
+            let at = (0..self.seats.len()).find(|at| self.has_vanished(*at))?;
+            self.end_turn_as_it_is(at, FollowedUntil::Ended);
+            Some(at)
+        })
+    }
+
+    fn has_vanished(&self, at: usize) -> bool {
+        let Some(turn) = &self.seats[at].turn else {
+            return false;
+        };
+        let place = self.slices.hierarchy().at(&turn.path);
+        !std::fs::metadata(place).is_ok_and(|found| found.ino() == turn.id)
     }
 
     /// Ask systemd how far units have come. Those that are to be observed no longer.
@@ -364,16 +379,21 @@ impl Following {
     pub(crate) fn end(&mut self, run: Option<&Session>) {
         self.go_on(run);
         for at in 0..self.seats.len() {
-            let Some(turn) = &self.seats[at].turn else {
-                continue;
-            };
             // Who waits for a unit's start ends a moment after it.
-            let until = match Asking::at_once(&turn.unit) {
-                Answer::Over(until) => until,
-                _ => FollowedUntil::RunEnded,
-            };
-            self.end_turn(at, until);
+            self.end_turn_as_it_is(at, FollowedUntil::RunEnded);
         }
+    }
+
+    /// For the reason that systemd tells when asked now, or else for this one.
+    fn end_turn_as_it_is(&mut self, at: usize, otherwise: FollowedUntil) {
+        let Some(turn) = &self.seats[at].turn else {
+            return;
+        };
+        let until = match Asking::at_once(&turn.unit) {
+            Answer::Over(until) => until,
+            _ => otherwise,
+        };
+        self.end_turn(at, until);
     }
 
     fn gap(&mut self, detail: String) {

@@ -2,7 +2,7 @@
 
 use blackstart_core::graph::{Found, directory_of_command};
 use blackstart_core::lock::{Lock, Places};
-use blackstart_core::report::{Report, Verdict};
+use blackstart_core::report::{Followed, Report, Verdict};
 
 use proptest::prelude::*;
 
@@ -56,6 +56,32 @@ fn a_name_server_is_known_by_its_address() {
         report.flows[0].rule = "built-in: own resolver".to_owned();
     };
     assert_eq!(at_53("198.51.100.9", &rule), [""; 0]);
+}
+
+#[test]
+fn a_unit_that_started_by_itself_is_not_locked() {
+    let followed = |asked: &[&str]| {
+        let unit = Followed {
+            unit: "db.service".to_owned(),
+            subject: Some(2),
+            cgroup: "/system.slice/db.service".to_owned(),
+            asked: Some(asked.iter().map(|path| (*path).to_owned()).collect()),
+            started: "2026-11-28T10:00:00.000000Z".to_owned(),
+            ended: None,
+            until: None,
+        };
+        let story = deploy()
+            .process(0, "unit:db.service", &[])
+            .process(2, "/usr/bin/tool", &["tool"])
+            .reaches(3, "github.com", "192.0.2.1", 443)
+            .with(|report| report.run.followed = vec![unit.clone()]);
+        told(&lock(""), &story)
+    };
+    assert_eq!(
+        followed(&["/run/systemd/private"]),
+        ["/usr/bin/tool, which the lock does not have, newly contacts github.com:443/tcp"]
+    );
+    assert_eq!(followed(&[]), [""; 0]);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use blackstart_core::graph::impact::{Impact, Outcome, State, impact};
 use blackstart_core::graph::loops::{Loop, LoopKind, loops};
 use blackstart_core::graph::recovery::Recovery;
 use blackstart_core::graph::{Evidence, Graph, Import, Input, Kind, Observed, build};
-use blackstart_core::report::{Guarded, Mode, Report, Verdict};
+use blackstart_core::report::{Followed, FollowedUntil, Guarded, Mode, Report, Verdict};
 use proptest::prelude::*;
 use story::{Story, catalog, deploy, example, id, joined, loops_of, time};
 
@@ -93,6 +93,49 @@ fn the_three_kinds() {
         ]
     );
     assert!(graph.need(found[0].steps[1]).is_declared());
+}
+
+#[test]
+fn what_a_unit_needs_that_the_run_restarts_is_the_deployments() {
+    let catalog = example();
+    let followed = |asked: Option<&[&str]>| {
+        let asked = asked.map(|paths| paths.iter().map(|path| (*path).to_owned()).collect());
+        let unit = Followed {
+            unit: "mysql.service".to_owned(),
+            subject: Some(2),
+            cgroup: "/system.slice/mysql.service".to_owned(),
+            asked,
+            started: time(2),
+            ended: Some(time(9)),
+            until: Some(FollowedUntil::Active),
+        };
+        let story = deploy()
+            .process(0, "unit:mysql.service", &[])
+            .process(2, "/usr/bin/curl", &["curl", "-s"])
+            .reaches(3, "github.com", "192.0.2.1", 443)
+            .asks(3, "migrations.internal", Verdict::Allow, &[])
+            .with(|report| report.run.followed = vec![unit.clone()]);
+        let graph = joined(&catalog, &[&story]);
+        let found = loops_of(&graph);
+        let chain = found.first().map(|circle| {
+            let first = graph.need(circle.steps[0]);
+            first.contacts().next().unwrap().chain.join(" < ")
+        });
+        (shown(&graph, &found), chain)
+    };
+    let (loops, chain) = followed(Some(&["/run/systemd/private"]));
+    assert_eq!(
+        loops,
+        [
+            "mysql → github → mysql: hidden [\"hidden\"]",
+            "mysql → migrations → github → mysql: transient [\"transient\"]",
+        ]
+    );
+    assert_eq!(chain.as_deref(), Some("curl < unit:mysql.service"));
+    // Where nobody can tell, it is taken for asked for.
+    assert_eq!(followed(None).0, loops);
+    // It started by itself: that is told elsewhere.
+    assert_eq!(followed(Some(&[])).0, [""; 0]);
 }
 
 #[test]
