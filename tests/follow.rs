@@ -42,8 +42,13 @@ fn unit(world: &World, name: &str, text: &str) {
 fn boot(world: &World, cgroups: Cgroups, policy: &str, script: &str) -> Ended {
     let policy = format!("apiVersion: blackstart.dev/v1\nkind: Policy\n{policy}");
     world.file("p.yaml", &policy);
+    let service = "apiVersion: blackstart.dev/v1\nkind: Service\n";
+    let catalog = format!(
+        "{service}name: mysql\n---\n{service}name: github\nprovides: [github.com]\nneeds: [mysql]\n"
+    );
+    world.file("c.yaml", &catalog);
     let guard = format!(
-        "{} run --policy {}/p.yaml --report r.json --",
+        "{} run --policy {1}/p.yaml --catalog {1}/c.yaml --report r.json --report r.html --",
         blackstart_lab::guard::binary(),
         world.dir().display()
     );
@@ -172,7 +177,7 @@ fn restarts(world: &World, cgroups: Cgroups) {
     // It is told on the terminal, and so is what never came.
     for words in [
         "app.service, for",
-        "until it was active; the run had reached for /run/systemd/private",
+        "until it was active, which its type is at once; the run had reached for /run/systemd/private",
         "never.service, which the policy follows, did not start while the run was on",
     ] {
         assert!(ended.stderr.contains(words), "{words}: {}", ended.stderr);
@@ -303,6 +308,47 @@ fn a_unit_that_is_started_again_in_its_cgroup_is_followed() {
     assert_eq!(root(&report, "github.com"), ["unit:app.service"]);
 }
 
+/// The circles that the run is told to close, with the processes behind each.
+fn circles(report: &Report) -> Vec<Vec<String>> {
+    let findings = report.findings.iter().filter(|it| it.circle.is_some());
+    let chain = |id: &u64| {
+        let subject = report.subjects.iter().find(|it| it.id == *id);
+        subject.map_or("?".to_owned(), |it| it.exe.clone())
+    };
+    findings
+        .map(|it| it.subjects.iter().map(chain).collect())
+        .collect()
+}
+
+#[test]
+fn what_a_unit_needs_to_start_closes_a_circle() {
+    let world = world("follow_circle");
+    unit(&world, "app.service", APP);
+    let ended = boot(
+        &world,
+        Cgroups::Unified,
+        "service: mysql\nfollow: [app.service]\n",
+        "GUARD systemctl restart app.service\n",
+    )
+    .succeeds();
+    let report = report(&world);
+    assert_eq!(
+        circles(&report),
+        [["/usr/bin/curl", "unit:app.service"]],
+        "{ended:?}"
+    );
+    let words = "mysql needs github to deploy: ";
+    let line = ended.stderr.lines().find(|line| line.contains(words));
+    assert!(
+        line.unwrap_or_default().contains("unit:app.service"),
+        "{ended:?}"
+    );
+    let page = std::fs::read_to_string(world.dir().join("r.html")).unwrap();
+    for text in ["unit:app.service", "app.service, for "] {
+        assert!(page.contains(text), "{text}");
+    }
+}
+
 #[test]
 fn who_started_for_reasons_of_its_own_is_not_the_runs() {
     let world = world("follow_unasked");
@@ -311,19 +357,18 @@ fn who_started_for_reasons_of_its_own_is_not_the_runs() {
         &world,
         Cgroups::Unified,
         "service: mysql\nfollow: [app.service]\n",
-        "GUARD sh -c 'touch here; until [ -s app.service.got ]; do sleep 0.05; done; sleep 0.5' 2>said &\n\
+        "GUARD sh -c 'touch here; until [ -e go ]; do sleep 0.05; done' 2>said &\n\
          until [ -e here ]; do sleep 0.05; done\n\
          systemctl restart app.service\n\
-         wait $!\n\
+         touch go; wait $!\n\
          cat said >&2\n",
     )
     .succeeds();
     let report = report(&world);
-    assert_eq!(
-        followed(&report, "app.service").asked.as_deref(),
-        Some(&[][..])
-    );
+    let app = followed(&report, "app.service");
+    assert_eq!(app.asked.as_deref(), Some(&[][..]));
     assert_eq!(root(&report, "github.com"), ["unit:app.service"]);
+    assert_eq!(circles(&report), Vec::<Vec<String>>::new());
     let words = "nothing of the run had reached for systemd before";
     assert!(ended.stderr.contains(words), "{}", ended.stderr);
 }

@@ -16,7 +16,9 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use crate::record::{Attribution, Verdict};
-use crate::report::{Coverage, Guarded, Report, Run, STANDING_GAPS, is_followed_exe, probe};
+use crate::report::{
+    Coverage, FOLLOW_GAP, Guarded, Report, Run, STANDING_GAPS, is_followed_exe, probe,
+};
 use crate::tables::Protocol;
 
 /// A program and who started it; see [`Ancestry`]. 0 stands for one that is not known.
@@ -393,7 +395,8 @@ pub fn lacks(run: &Run, coverage: &Coverage) -> Vec<String> {
     for gap in &coverage.gaps {
         let stands = STANDING_GAPS.iter().any(|it| it.kind == gap.kind);
         let kind = format!("gap `{}`", gap.kind);
-        if !stands && !lacks.contains(&kind) {
+        // What units did that it followed is judged by no policy.
+        if !stands && gap.kind != FOLLOW_GAP && !lacks.contains(&kind) {
             lacks.push(kind);
         }
     }

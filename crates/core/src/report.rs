@@ -37,7 +37,7 @@ pub use coverage::{STANDING_GAPS, StandingGap};
 pub use drill::{Drill, DrillFacts, DrillOutcome, Usual};
 pub(crate) use findings::{printable, stable_id};
 pub use followed::{
-    Followed, FollowedFacts, FollowedUntil, followed_exe, is_followed_exe, strangers,
+    FOLLOW_GAP, Followed, FollowedFacts, FollowedUntil, followed_exe, is_followed_exe, strangers,
 };
 pub(crate) use image::absolute;
 pub use image::{image_name, image_script};

@@ -348,6 +348,7 @@ fn a_followed_unit_stands_above_its_processes() {
         started_ns: 1_767_225_601_000_000_000,
         ended_ns: None,
         until: None,
+        at_once: false,
     }];
     facts.unfollowed = vec!["app-*.service".into()];
     let report = assemble(&record, &facts);

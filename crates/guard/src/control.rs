@@ -260,11 +260,13 @@ impl Judged<'_> {
         let known = known.to_mut();
         let mut all = std::mem::take(&mut known.rules);
         all.append(&mut policy.rules);
-        // Limits are the run's from its start to its end.
+        // Limits are the run's from its start to its end, and so is what it follows.
         let limits = known.limits;
+        let follow = std::mem::take(&mut known.follow);
         *known = policy;
         known.rules = all;
         known.limits = limits;
+        known.follow = follow;
         file.policy = Some(source.clone());
         file.mode = known.mode;
         file.reloads.push(Reload {

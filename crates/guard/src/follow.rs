@@ -26,7 +26,7 @@ use crate::orphan::described;
 use crate::resolv::Resolving;
 use crate::story::wall_ns;
 use crate::{found, process};
-use ask::{Answer, Asking};
+use ask::{Answer, Asking, Over};
 use rows::Spell;
 use slices::{Slices, Started};
 
@@ -188,7 +188,7 @@ impl Following {
     pub(crate) fn go_on(&mut self, run: Option<&Session>) -> News {
         let mut started = Vec::new();
         if !self.slices.started(&mut |one| started.push(one)) {
-            let detail = "so much happened among cgroups at once that a followed unit may have started unseen";
+            let detail = "a followed unit may have started unseen: too much happened among cgroups at once, or there are too many to be watched";
             self.gap(detail.to_owned());
         }
         for one in started {
@@ -196,8 +196,8 @@ impl Following {
         }
         let ended = self.ask();
         let rows = !ended.is_empty();
-        for (at, until) in ended {
-            self.end_turn(at, until);
+        for (at, how) in ended {
+            self.end_turn(at, how);
         }
         News {
             facts: std::mem::take(&mut self.changed),
@@ -283,6 +283,7 @@ impl Following {
             started_ns,
             ended_ns: None,
             until: None,
+            at_once: false,
         });
         self.changed = true;
     }
@@ -293,7 +294,7 @@ impl Following {
         for at in 0..self.seats.len() {
             let turn = self.seats[at].turn.as_ref();
             if turn.is_some_and(|turn| turn.path == path) && self.has_vanished(at) {
-                self.end_turn(at, FollowedUntil::Ended);
+                self.end_turn(at, FollowedUntil::Ended.into());
             }
         }
     }
@@ -317,14 +318,14 @@ impl Following {
     }
 
     /// Ask systemd how far units have come. Those that are to be observed no longer.
-    fn ask(&mut self) -> Vec<(usize, FollowedUntil)> {
+    fn ask(&mut self) -> Vec<(usize, Over)> {
         let now = Instant::now();
         let mut over = Vec::new();
         for (at, seat) in self.seats.iter_mut().enumerate() {
             let Some(turn) = &mut seat.turn else { continue };
             let answer = turn.asking.as_mut().map(Asking::answer);
             match answer {
-                Some(Answer::Over(until)) => over.push((at, until)),
+                Some(Answer::Over(how)) => over.push((at, how)),
                 Some(Answer::Starting | Answer::None) => {
                     turn.asking = None;
                     turn.next = now + AGAIN;
@@ -337,13 +338,13 @@ impl Following {
                 None => {}
             }
             if now.duration_since(turn.since) > LONGEST && !over.iter().any(|(one, _)| *one == at) {
-                over.push((at, FollowedUntil::Time));
+                over.push((at, FollowedUntil::Time.into()));
             }
         }
         over
     }
 
-    fn end_turn(&mut self, at: usize, until: FollowedUntil) {
+    fn end_turn(&mut self, at: usize, how: Over) {
         let seat = &mut self.seats[at];
         let Some(turn) = seat.turn.take() else { return };
         let failed = seat.session.detach().err();
@@ -352,7 +353,8 @@ impl Following {
         }
         let facts = &mut self.facts[turn.number];
         facts.ended_ns = Some(wall_ns(SystemTime::now()).max(facts.started_ns));
-        facts.until = Some(until);
+        facts.until = Some(how.until);
+        facts.at_once = how.at_once;
         self.changed = true;
         if let Some(error) = failed {
             self.gap(format!(
@@ -361,7 +363,7 @@ impl Following {
                 described(&error)
             ));
         }
-        match until {
+        match how.until {
             FollowedUntil::RunEnded => self.gap(format!(
                 "{} was still starting when the run ended: what it did from there on was not seen",
                 turn.unit
@@ -389,11 +391,11 @@ impl Following {
         let Some(turn) = &self.seats[at].turn else {
             return;
         };
-        let until = match Asking::at_once(&turn.unit) {
-            Answer::Over(until) => until,
-            _ => otherwise,
+        let how = match Asking::now(&turn.unit) {
+            Answer::Over(how) => how,
+            _ => otherwise.into(),
         };
-        self.end_turn(at, until);
+        self.end_turn(at, how);
     }
 
     fn gap(&mut self, detail: String) {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use blackstart_core::policy::{Effect, Policy, Rule, Target};
-use blackstart_core::report::{Gap, Mode};
+use blackstart_core::report::{FOLLOW_GAP, Gap, Mode};
 use blackstart_core::tables::Uses;
 use blackstart_kernel::Feature;
 use blackstart_kernel::support::{Lockdown, Support};
@@ -124,7 +124,7 @@ impl Need {
             Self::OwnAddresses => "own_addresses",
             Self::InheritedSockets => "inherited_socket",
             Self::Limits => "limits",
-            Self::Follow => "follow",
+            Self::Follow => FOLLOW_GAP,
             Self::Leftovers => "leftovers",
             Self::Supervision => "unsupervised",
         }

@@ -14,6 +14,9 @@ pub(crate) fn told(unit: &Followed) -> String {
         }
     });
     let until = match (length, unit.until) {
+        (Some(length), Some(_)) if unit.at_once => {
+            format!("for {length} until it was active, which its type is at once")
+        }
         (Some(length), Some(until)) => format!("for {length} until {}", until.words()),
         _ => "up to a moment that was not seen".to_owned(),
     };
@@ -43,11 +46,21 @@ mod tests {
             started: "2026-11-28T10:00:00.000000Z".to_owned(),
             ended: until.map(|_| "2026-11-28T10:00:01.250000Z".to_owned()),
             until,
+            at_once: false,
         };
         let private = vec!["/run/systemd/private".to_owned()];
         assert_eq!(
             told(&unit(Some(private), Some(FollowedUntil::Active))),
             "db.service, for 1.2s until it was active; the run had reached for /run/systemd/private"
+        );
+        let simple = Followed {
+            at_once: true,
+            ..unit(None, Some(FollowedUntil::Active))
+        };
+        assert!(
+            told(&simple).starts_with(
+                "db.service, for 1.2s until it was active, which its type is at once; "
+            )
         );
         assert_eq!(
             told(&unit(Some(Vec::new()), Some(FollowedUntil::Failed))),

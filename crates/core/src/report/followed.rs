@@ -13,6 +13,9 @@ use crate::record::SubjectId;
 /// What the program of a subject is called that stands for a unit: no process executes it.
 const UNIT: &str = "unit:";
 
+/// The kind of gap that is about what units did.
+pub const FOLLOW_GAP: &str = "follow";
+
 /// A unit of systemd that started while the run was on. It was observed, and nothing of what it did was judged.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Followed {
@@ -32,6 +35,9 @@ pub struct Followed {
     pub ended: Option<Time>,
     /// Why not any longer; none if that was not seen.
     pub until: Option<FollowedUntil>,
+    /// It is of a type (`simple`, `exec`, `idle`) that is active as soon as its process is there: what that did was not observed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub at_once: bool,
 }
 
 impl Followed {
@@ -87,6 +93,9 @@ pub struct FollowedFacts {
     pub ended_ns: Option<i64>,
     /// Why it was observed no longer.
     pub until: Option<FollowedUntil>,
+    /// It was active as soon as its process was there.
+    #[serde(default)]
+    pub at_once: bool,
 }
 
 /// What the program of the subject is called that stands for this unit.
@@ -131,6 +140,7 @@ pub(super) fn followed(lens: &Lens<'_>) -> Vec<Followed> {
             started: wall_time(it.started_ns.into()),
             ended: it.ended_ns.map(|ns| wall_time(ns.into())),
             until: it.until,
+            at_once: it.at_once,
         })
         .collect()
 }

@@ -69,6 +69,7 @@ fn a_unit_that_started_by_itself_is_not_locked() {
             started: "2026-11-28T10:00:00.000000Z".to_owned(),
             ended: None,
             until: None,
+            at_once: false,
         };
         let story = deploy()
             .process(0, "unit:db.service", &[])

@@ -108,6 +108,7 @@ fn what_a_unit_needs_that_the_run_restarts_is_the_deployments() {
             started: time(2),
             ended: Some(time(9)),
             until: Some(FollowedUntil::Active),
+            at_once: false,
         };
         let story = deploy()
             .process(0, "unit:mysql.service", &[])

@@ -32,14 +32,31 @@ pub(super) enum Answer {
     /// The unit has not come to where it is going.
     Starting,
     /// It has.
-    Over(FollowedUntil),
+    Over(Over),
+}
+
+/// How it came to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Over {
+    pub(super) until: FollowedUntil,
+    /// It never said that it was ready: it is active as soon as its process is there.
+    pub(super) at_once: bool,
+}
+
+impl From<FollowedUntil> for Over {
+    fn from(until: FollowedUntil) -> Self {
+        Self {
+            until,
+            at_once: false,
+        }
+    }
 }
 
 impl Asking {
     /// Ask.
     pub(super) fn about(unit: &str) -> Option<Self> {
         let child = Command::new("systemctl")
-            .args(["show", "--property=ActiveState", "--"])
+            .args(["show", "--property=ActiveState,Type", "--"])
             .arg(unit)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -58,7 +75,7 @@ impl Asking {
     }
 
     /// Ask, and wait for the answer, though not for long: the end of a run waits for it.
-    pub(super) fn at_once(unit: &str) -> Answer {
+    pub(super) fn now(unit: &str) -> Answer {
         let Some(mut asking) = Self::about(unit) else {
             return Answer::None;
         };
@@ -84,7 +101,7 @@ impl Asking {
             _ => return Answer::None,
         }
         let mut text = String::new();
-        // One short line, which the pipe held.
+        // Two short lines, which the pipe held.
         if let Some(out) = &mut self.child.stdout {
             let _ = out.read_to_string(&mut text);
         }
@@ -100,13 +117,22 @@ impl Drop for Asking {
 }
 
 fn read(text: &str) -> Answer {
-    match text.trim_end().strip_prefix("ActiveState=") {
-        Some("active" | "reloading" | "refreshing") => Answer::Over(FollowedUntil::Active),
-        Some("inactive") => Answer::Over(FollowedUntil::Ended),
-        Some("failed") => Answer::Over(FollowedUntil::Failed),
-        Some(_) => Answer::Starting,
-        None => Answer::None,
-    }
+    let of = |key: &str| {
+        text.lines()
+            .find_map(|line| line.strip_prefix(key)?.strip_prefix('='))
+    };
+    let until = match of("ActiveState") {
+        Some("active" | "reloading" | "refreshing") => FollowedUntil::Active,
+        Some("inactive") => FollowedUntil::Ended,
+        Some("failed") => FollowedUntil::Failed,
+        Some(_) => return Answer::Starting,
+        None => return Answer::None,
+    };
+    let at_once = matches!(of("Type"), Some("simple" | "exec" | "idle"));
+    Answer::Over(Over {
+        until,
+        at_once: at_once && until == FollowedUntil::Active,
+    })
 }
 
 #[cfg(test)]
@@ -115,20 +141,30 @@ mod tests {
 
     #[test]
     fn what_systemd_says_is_read() {
-        assert_eq!(
-            read("ActiveState=active\n"),
-            Answer::Over(FollowedUntil::Active)
-        );
-        assert_eq!(
-            read("ActiveState=failed\n"),
-            Answer::Over(FollowedUntil::Failed)
-        );
-        assert_eq!(
-            read("ActiveState=inactive\n"),
-            Answer::Over(FollowedUntil::Ended)
-        );
-        assert_eq!(read("ActiveState=activating\n"), Answer::Starting);
-        assert_eq!(read("ActiveState=deactivating\n"), Answer::Starting);
-        assert_eq!(read(""), Answer::None);
+        let over = |until: FollowedUntil| Answer::Over(until.into());
+        let at_once = Answer::Over(Over {
+            until: FollowedUntil::Active,
+            at_once: true,
+        });
+        for (text, answer) in [
+            (
+                "Type=notify\nActiveState=active\n",
+                over(FollowedUntil::Active),
+            ),
+            ("Type=simple\nActiveState=active\n", at_once),
+            (
+                "Type=simple\nActiveState=failed\n",
+                over(FollowedUntil::Failed),
+            ),
+            (
+                "Type=oneshot\nActiveState=inactive\n",
+                over(FollowedUntil::Ended),
+            ),
+            ("Type=simple\nActiveState=activating\n", Answer::Starting),
+            ("Type=simple\nActiveState=deactivating\n", Answer::Starting),
+            ("", Answer::None),
+        ] {
+            assert_eq!(read(text), answer, "{text}");
+        }
     }
 }

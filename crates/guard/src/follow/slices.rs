@@ -42,6 +42,8 @@ pub(super) struct Slices {
     inotify: OwnedFd,
     watched: HashMap<i32, Watched>,
     patterns: Vec<UnitPattern>,
+    /// Something could not be watched that was there.
+    missed: bool,
 }
 
 impl Slices {
@@ -52,10 +54,15 @@ impl Slices {
             inotify: inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?,
             watched: HashMap::new(),
             patterns: patterns.to_vec(),
+            missed: false,
         };
-        let top = PathBuf::new();
-        slices.slice(top, &mut |_| {})?;
-        Ok(slices)
+        slices.slice(PathBuf::new(), &mut |_| {});
+        match std::mem::take(&mut slices.missed) {
+            true => Err(io::Error::other(
+                "not every slice of systemd can be watched",
+            )),
+            false => Ok(slices),
+        }
     }
 
     /// Readable when there is something to read.
@@ -70,10 +77,9 @@ impl Slices {
 
     /// What has started since the last time. False, if not all of it can be told.
     pub(super) fn started(&mut self, each: &mut dyn FnMut(Started)) -> bool {
-        let mut whole = true;
         for (wd, flags, name) in self.read() {
             if flags.contains(ReadFlags::QUEUE_OVERFLOW) {
-                whole = false;
+                self.missed = true;
                 continue;
             }
             if flags.contains(ReadFlags::IGNORED) {
@@ -92,8 +98,7 @@ impl Slices {
                 Some(Watched::Slice(slice)) if flags.contains(ReadFlags::CREATE) => {
                     let path = slice.join(&name);
                     if is_slice(&name) {
-                        // Gone again, if not there.
-                        let _ = self.slice(path, each);
+                        self.slice(path, each);
                     } else if self.is_meant(&name) {
                         each(self.of(path.clone()));
                         self.unit(path, true);
@@ -102,7 +107,7 @@ impl Slices {
                 _ => {}
             }
         }
-        whole
+        !std::mem::take(&mut self.missed)
     }
 
     fn of(&self, path: PathBuf) -> Started {
@@ -112,16 +117,15 @@ impl Slices {
     }
 
     /// Watch a slice and those in it; units that are in there by now are told to `each`.
-    fn slice(&mut self, path: PathBuf, each: &mut dyn FnMut(Started)) -> io::Result<()> {
+    fn slice(&mut self, path: PathBuf, each: &mut dyn FnMut(Started)) {
         let at = self.hierarchy.at(&path);
         let flags = WatchFlags::CREATE | WatchFlags::ONLYDIR;
-        let wd = inotify::add_watch(&self.inotify, &at, flags)?;
-        self.watched.insert(wd, Watched::Slice(path.clone()));
-        for entry in fs::read_dir(&at)?.flatten() {
+        self.add(&at, flags, Watched::Slice(path.clone()));
+        for entry in fs::read_dir(&at).into_iter().flatten().flatten() {
             let name = entry.file_name();
             let name = name.to_string_lossy();
             if is_slice(&name) {
-                let _ = self.slice(path.join(&*name), each);
+                self.slice(path.join(&*name), each);
             } else if self.is_meant(&name) {
                 let unit = path.join(&*name);
                 let populated = is_populated(&self.hierarchy.at(&unit));
@@ -129,15 +133,25 @@ impl Slices {
                 self.unit(unit, populated);
             }
         }
-        Ok(())
     }
 
     /// Watch a unit that stays where it is.
     fn unit(&mut self, path: PathBuf, populated: bool) {
         let file = self.hierarchy.at(&path).join("cgroup.events");
-        // Gone again, if not there.
-        if let Ok(wd) = inotify::add_watch(&self.inotify, &file, WatchFlags::MODIFY) {
-            self.watched.insert(wd, Watched::Unit { path, populated });
+        self.add(&file, WatchFlags::MODIFY, Watched::Unit { path, populated });
+    }
+
+    fn add(&mut self, at: &Path, flags: WatchFlags, watched: Watched) {
+        match inotify::add_watch(&self.inotify, at, flags) {
+            Ok(wd) => {
+                self.watched.insert(wd, watched);
+            }
+            // Gone again.
+            Err(Errno::NOENT | Errno::NODEV) => {}
+            Err(error) => {
+                tracing::info!(%error, at = %at.display(), "not watched");
+                self.missed = true;
+            }
         }
     }
 
