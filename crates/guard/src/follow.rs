@@ -33,6 +33,7 @@ use slices::{Slices, Started};
 mod ask;
 mod rows;
 mod slices;
+mod tend;
 
 /// As many units may be starting at the same time.
 const SEATS_MOST: usize = 4;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use blackstart_core::policy::time_text;
 use blackstart_core::record::{Row, SubjectId, Verdict};
-use blackstart_core::report::{Gap, Leftover, RulePlace, image_name, rule_text};
+use blackstart_core::report::{Leftover, RulePlace, image_name, rule_text};
 use blackstart_core::tables::{RULE_RESOLVER_SOCKET, RuleId};
 use blackstart_kernel::spawn::{Child, Received, Signals, process_group, stop_self, waker};
 use blackstart_kernel::{Event, Session};
@@ -26,7 +26,6 @@ use crate::late::LateSubjects;
 use crate::leavers::{Leavers, Left, is_taken_back};
 use crate::listeners::{Listeners, near};
 use crate::orphan::described;
-use crate::plan::Need;
 use crate::process;
 use crate::state::{RunDir, RunFile};
 use crate::terminal::Terminal;
@@ -401,57 +400,6 @@ impl Supervision<'_, '_> {
                 .is_some_and(|last| last.revents().contains(PollFlags::IN)),
             // A stop and continue interrupts; what there is to see will be seen next time.
             Err(_) => false,
-        }
-    }
-
-    /// When units that are followed are to be looked after, at the latest.
-    pub(crate) fn next_of_followed(&self) -> Option<Instant> {
-        self.follow.as_ref().and_then(|follow| follow.next())
-    }
-
-    /// Look after units that are followed.
-    pub(crate) fn follow(&mut self) {
-        let Some(follow) = self.follow.as_deref_mut() else {
-            return;
-        };
-        let news = follow.go_on(self.session.as_deref());
-        let Some(dir) = self.dir.filter(|_| news.facts) else {
-            return;
-        };
-        self.file.followed = follow.facts().to_vec();
-        self.file.unfollowed = follow.unfollowed();
-        for detail in follow.gaps() {
-            if !self.file.gaps.iter().any(|gap| gap.detail == *detail) {
-                self.file.gaps.push(Gap {
-                    kind: Need::Follow.kind().to_owned(),
-                    detail: detail.clone(),
-                    count: 0,
-                });
-            }
-        }
-        if let Err(error) = dir.write_run(self.file) {
-            tracing::debug!(%error, "the run's file");
-        }
-        if news.rows {
-            self.keep_followed();
-        }
-    }
-
-    /// What followed units did so far, for whoever has to tell the end of this run in our place: their tables are not
-    /// pinned.
-    fn keep_followed(&self) {
-        let (Some(follow), Some(dir)) = (&self.follow, self.dir) else {
-            return;
-        };
-        if follow.facts().is_empty() {
-            return;
-        }
-        let written = dir.write_followed(|each| {
-            let read = follow.read(&mut |row| each(&row));
-            read.map_err(io::Error::other)
-        });
-        if let Err(error) = written {
-            tracing::debug!(%error, "the record of followed units");
         }
     }
 

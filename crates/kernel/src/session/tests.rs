@@ -17,5 +17,6 @@ mod packets;
 mod processes;
 mod queries;
 mod takeover;
+mod turns;
 mod verifier;
 mod wire;
