@@ -288,6 +288,36 @@ fn each_way_in_which_a_start_ends_is_told() {
 }
 
 #[test]
+fn as_many_are_observed_at_once_as_there_is_room_for() {
+    let world = world("follow_many");
+    for number in 1..=6 {
+        unit(
+            &world,
+            &format!("job-{number}.service"),
+            "[Unit]\nDefaultDependencies=no\n[Service]\nType=oneshot\nWorkingDirectory=DIR\n\
+             ExecStart=/bin/sh -c 'until [ -e go ]; do sleep 0.02; done'\n",
+        );
+    }
+    boot(
+        &world,
+        Cgroups::Unified,
+        "follow: [\"job-*.service\"]\n",
+        "GUARD sh -c 'systemctl start --no-block job-1.service job-2.service job-3.service job-4.service job-5.service \
+           job-6.service; until [ $(grep -o \"observed: [4] others\" state/runs/*/run.json | wc -l) = 2 ]; do sleep 0.05; done; \
+           touch go; while systemctl show --property=ActiveState \"job-*.service\" | grep -q =activating; do sleep 0.05; done; systemctl start job-1.service'\n",
+    )
+    .succeeds();
+    let report = report(&world);
+    let all = &report.run.followed;
+    assert_eq!(all.len(), 5, "four, and one again: {all:?}");
+    let ended = |it: &Followed| it.until == Some(FollowedUntil::Ended);
+    assert!(all.iter().all(ended), "{all:?}");
+    let unseen = unseen(&report);
+    let full = |gap: &&str| gap.ends_with(".service was not observed: 4 others were starting");
+    assert!(unseen.len() == 2 && unseen.iter().all(full), "{unseen:?}");
+}
+
+#[test]
 fn a_unit_that_is_started_again_in_its_cgroup_is_followed() {
     let world = world("follow_again");
     unit(
