@@ -38,7 +38,8 @@ fn unit(world: &World, name: &str, text: &str) {
     world.file(&format!("booted/units/{name}"), &text);
 }
 
-/// Boot the machine and run `script` there, in which GUARD is a run with this policy.
+/// Boot the machine and run `script` there, in which GUARD is a run with this policy, and KEEPING one whose leftovers
+/// stay guarded.
 fn boot(world: &World, cgroups: Cgroups, policy: &str, script: &str) -> Ended {
     let policy = format!("apiVersion: blackstart.dev/v1\nkind: Policy\n{policy}");
     world.file("p.yaml", &policy);
@@ -48,13 +49,14 @@ fn boot(world: &World, cgroups: Cgroups, policy: &str, script: &str) -> Ended {
     );
     world.file("c.yaml", &catalog);
     let guard = format!(
-        "{} run --policy {1}/p.yaml --catalog {1}/c.yaml --report r.json --report r.html --",
+        "{} run --policy {1}/p.yaml --catalog {1}/c.yaml --report r.json --report r.html",
         blackstart_lab::guard::binary(),
         world.dir().display()
     );
     let count = attached_programs("/sys/fs/cgroup/system.slice".as_ref()).join(" ");
     let script = script
-        .replace("GUARD", &guard)
+        .replace("KEEPING", &format!("{guard} --leftover keep --"))
+        .replace("GUARD", &format!("{guard} --"))
         .replace("PROGRAMS/", &format!("{count}/"))
         .replace("BLACKSTART", &blackstart_lab::guard::binary())
         // Not the word that the machine replaces in scripts.
@@ -442,6 +444,23 @@ fn without_its_supervisor_nobody_is_observed() {
         "{gaps:?}"
     );
     assert_eq!(world.left_behind(), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn a_run_whose_leftovers_stay_guarded_tells_of_its_units_twice() {
+    let world = world("follow_kept");
+    unit(&world, "app.service", APP);
+    let script = "KEEPING sh -c 'systemctl restart app.service; sleep 300 >/dev/null 2>&1 & echo $! >HERE/pid'\n\
+        group=$(sed -n s/^0:://p /proc/$(cat HERE/pid)/cgroup); kill -KILL $(cat HERE/pid)\n\
+        while grep -qs 'populated 1' /sys/fs/cgroup$group/cgroup.events; do sleep 0.01; done\n\
+        BLACKSTART report schema >/dev/null\n\
+        cp state/runs/*/report.json r.json\n";
+    boot(&world, Cgroups::Unified, "follow: [app.service]\n", script).succeeds();
+    let report = report(&world);
+    let app = followed(&report, "app.service");
+    assert_eq!(app.until, Some(FollowedUntil::Active));
+    assert_eq!(root(&report, "github.com"), ["unit:app.service"]);
+    assert!(report.coverage.unsupervised_seconds > 0.0);
 }
 
 #[test]

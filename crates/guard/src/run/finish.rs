@@ -140,6 +140,10 @@ impl Setup<'_> {
         if let Some(follow) = &mut supervisor.on.follow {
             follow.end(supervisor.on.session.as_deref());
         }
+        if keep {
+            // Whoever ends this run tells of it once more.
+            supervisor.on.keep_followed();
+        }
         supervisor.on.last_events();
         let took = began.elapsed();
         let (record, ended_ns) = self.take_record(&mut beside);
