@@ -1,0 +1,171 @@
+//! What was counted and what was not seen.
+
+use super::*;
+
+#[test]
+fn the_sums_add_up() {
+    let mut record = record();
+    let unnamed = |address| flow(10, 0, address, Verdict::Allow, RULE_DEFAULT);
+    record.flows = vec![
+        flow(10, 2, "10.1.0.1", Verdict::Allow, RULE_DEFAULT),
+        unnamed("10.7.7.7"),
+        unnamed("127.0.0.1"),
+        unnamed("10.0.0.53"),
+        flow(10, 0, "192.0.2.1", Verdict::Deny, 2),
+        FlowRow {
+            rule: RULE_LOCAL,
+            ..unnamed("10.7.7.8")
+        },
+        flow(12345, 2, "10.1.0.1", Verdict::Allow, RULE_DEFAULT),
+        FlowRow {
+            attribution: Attribution::Unknown,
+            ..unnamed("10.7.7.9")
+        },
+    ];
+    record.counters = Counters {
+        attempts: 40,
+        overflow: 7,
+        lost: 9,
+        ..Counters::default()
+    };
+    let report = assemble(&record, &facts(None));
+    let c = &report.coverage;
+    assert_eq!((c.attempts, c.recorded, c.lost), (40, 8 * 3 + 7, 9));
+    // Named; loopback; own resolver; the rule is about the address; built in for the address.
+    assert_eq!(c.attributed, 5 * 3);
+    assert_eq!(gap(&report, "unnamed_addresses").unwrap().count, 3);
+    assert_eq!(gap(&report, "attempts_lost").unwrap().count, 9);
+    assert_eq!(gap(&report, "flow_table_full").unwrap().count, 7);
+}
+
+#[test]
+fn every_blind_spot_is_a_gap_and_nothing_else_is() {
+    let quiet = Counters {
+        answers_dropped: 5,
+        events_lost: 5,
+        backstop: 5,
+        ..Counters::default()
+    };
+    let mut record = Snapshot {
+        counters: quiet.clone(),
+        ..record()
+    };
+    assert_eq!(own_gaps(&assemble(&record, &facts(None))), []);
+
+    record.counters = Counters {
+        subjects_lost: 1,
+        queries_lost: 2,
+        leases_lost: 3,
+        leases_evicted: 9,
+        queries_malformed: 4,
+        answers_malformed: 5,
+        answers_forged: 8,
+        answers_unasked: 7,
+        dns_over_tcp: 6,
+        sockets_lost: 10,
+        claims_busy: 11,
+        claims_full: 12,
+        claims_unseen: 13,
+        claims_unread: 14,
+        claims_unnamed: 15,
+        claims_hidden: 16,
+        ..quiet
+    };
+    record.subjects[0].late = true;
+    record.leavers = vec![LeaverRow {
+        subject: 10,
+        tgid: 110,
+        cgroup: 7,
+        returned: false,
+    }];
+    let extra = Gap {
+        kind: "unix_sockets".into(),
+        detail: "the kernel has no hook".into(),
+        count: 0,
+    };
+    let facts = RunFacts {
+        gaps: vec![extra],
+        unsupervised_seconds: 2.5,
+        ..facts(None)
+    };
+    let report = assemble(&record, &facts);
+    assert_eq!(
+        own_gaps(&report),
+        [
+            ("answers_forged", 8),
+            ("answers_malformed", 5),
+            ("answers_unasked", 7),
+            ("claims_busy", 11),
+            ("claims_full", 12),
+            ("claims_hidden", 16),
+            ("claims_unnamed", 15),
+            ("claims_unread", 14),
+            ("claims_unseen", 13),
+            ("dns_over_tcp", 6),
+            ("late_subjects", 1),
+            ("leases_evicted", 9),
+            ("leases_lost", 3),
+            ("left_cgroup", 1),
+            ("queries_lost", 2),
+            ("queries_malformed", 4),
+            ("sockets_lost", 10),
+            ("subjects_lost", 1),
+            ("unix_sockets", 0),
+            ("unsupervised", 0),
+        ]
+    );
+    assert_eq!(report.coverage.unsupervised_seconds, 2.5);
+    let [left] = of_kind(&report, "left_cgroup")[..] else {
+        panic!()
+    };
+    assert_eq!(
+        (left.severity, &left.subjects[..]),
+        (Severity::Warning, &[2, 1][..])
+    );
+
+    // In observe nothing is dropped.
+    let observing = RunFacts {
+        mode: Mode::Observe,
+        ..facts
+    };
+    let report = assemble(&record, &observing);
+    assert!(gap(&report, "answers_unasked").is_none());
+}
+
+#[test]
+fn no_report_says_that_everything_was_in_sight() {
+    for guarded in [Guarded::Yes, Guarded::Partly] {
+        let facts = RunFacts {
+            guarded,
+            ..facts(None)
+        };
+        let report = assemble(&record(), &facts);
+        assert_eq!(report.run.guarded, guarded);
+        for standing in STANDING_GAPS {
+            assert_eq!(gap(&report, standing.kind).unwrap().count, 0);
+        }
+    }
+    // Nothing was seen at all: whoever knows why has said so.
+    let facts = RunFacts {
+        guarded: Guarded::No,
+        ..facts(None)
+    };
+    assert_eq!(assemble(&record(), &facts).coverage.gaps, []);
+}
+
+#[test]
+fn what_was_refused_is_not_out_of_sight() {
+    let facts = RunFacts {
+        closed_families: true,
+        ..facts(None)
+    };
+    let report = assemble(&record(), &facts);
+    assert!(gap(&report, "unseen_families").is_none() && gap(&report, "contain").is_some());
+    let facts = RunFacts {
+        contained: true,
+        ..facts
+    };
+    let report = assemble(&record(), &facts);
+    assert!(gap(&report, "contain").is_none());
+    assert!(gap(&report, "received_sockets").is_some());
+}
