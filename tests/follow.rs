@@ -306,7 +306,9 @@ fn as_many_are_observed_at_once_as_there_is_room_for() {
         "follow: [\"job-*.service\"]\n",
         "GUARD sh -c 'systemctl start --no-block job-1.service job-2.service job-3.service job-4.service job-5.service \
            job-6.service; until [ $(grep -o \"observed: [4] others\" state/runs/*/run.json | wc -l) = 2 ]; do sleep 0.05; done; \
-           touch go; while systemctl show --property=ActiveState \"job-*.service\" | grep -q =activating; do sleep 0.05; done; systemctl start job-1.service'\n",
+           touch go; while systemctl show --property=ActiveState \"job-*.service\" | grep -q =activating; do sleep 0.05; done; rm go; systemctl start --no-block job-1.service; \
+           until [ $(grep -o \"cgroup[^,]*job-1[.]service\" state/runs/*/run.json | wc -l) = 2 ]; do sleep 0.05; done; touch go; \
+           while systemctl show --property=ActiveState job-1.service | grep -q =activating; do sleep 0.05; done'\n",
     )
     .succeeds();
     let report = report(&world);
