@@ -6,7 +6,7 @@
 //! the command starts, since a unit does not wait. Nothing is pinned: if the supervisor dies, the kernel takes them off.
 //! Why so: docs/decisions/0027-follow.md.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::net::IpAddr;
 use std::os::fd::{AsFd as _, BorrowedFd};
@@ -108,6 +108,8 @@ pub(crate) struct Following {
     slices: Slices,
     load: Load,
     seats: Vec<Seat>,
+    /// When units were observed for the last time, by the ids of their cgroups.
+    ended: BTreeMap<u64, u64>,
     facts: Vec<FollowedFacts>,
     gaps: BTreeSet<String>,
     /// Something is to be written down.
@@ -150,6 +152,7 @@ impl Following {
             slices,
             load,
             seats: Vec::new(),
+            ended: BTreeMap::new(),
             facts: Vec::new(),
             gaps: BTreeSet::new(),
             changed: false,
@@ -222,6 +225,12 @@ impl Following {
         };
         let is_followed = self.turns().any(|turn| turn.path == path && turn.id == id);
         if is_followed || hierarchy.own().is_ok_and(|own| own.starts_with(&path)) {
+            return;
+        }
+        // The kernel may tell late that a unit's cgroup was empty for a moment, as between ExecStartPre and ExecStart.
+        if let Some(ended) = self.ended.get(&id)
+            && pids_below(&at).is_ok_and(|pids| pids.iter().any(|pid| is_older(*pid, *ended)))
+        {
             return;
         }
         let cgroup = hierarchy.root().join(&path).to_string_lossy().into_owned();
@@ -349,9 +358,11 @@ impl Following {
         let seat = &mut self.seats[at];
         let Some(turn) = seat.turn.take() else { return };
         let failed = seat.session.detach().err();
+        let now = boot_ns();
         if let Some(spell) = seat.spells.last_mut() {
-            spell.to_ns = boot_ns();
+            spell.to_ns = now;
         }
+        self.ended.insert(turn.id, now);
         let facts = &mut self.facts[turn.number];
         facts.ended_ns = Some(wall_ns(SystemTime::now()).max(facts.started_ns));
         facts.until = Some(how.until);
@@ -485,6 +496,14 @@ fn unseen(pids: &[i32]) -> Option<Duration> {
         u64::try_from(now.saturating_sub(started)).ok()
     });
     ages.max().map(Duration::from_nanos)
+}
+
+/// Had this process started before that?
+fn is_older(pid: i32, then_ns: u64) -> bool {
+    let tick = 1_000_000_000 / rustix::param::clock_ticks_per_second();
+    // In whole ticks: one that may have started in the same is not said to be.
+    process::stat(pid.cast_unsigned())
+        .is_some_and(|stat| stat.started.saturating_add(1).saturating_mul(tick) <= then_ns)
 }
 
 fn boot_ns() -> u64 {
