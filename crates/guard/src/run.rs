@@ -243,6 +243,7 @@ impl<'a> Setup<'a> {
                 joins: &[],
                 filter: self.filter.as_ref(),
                 contain: self.containment.as_ref(),
+                no_new_privileges: false,
                 signals: signals.found(),
             };
             started = spawn(&command);
@@ -264,6 +265,7 @@ impl<'a> Setup<'a> {
             joins: &joins.map(RunCgroup::joins).unwrap_or_default(),
             filter: self.filter.as_ref(),
             contain: self.containment.as_ref(),
+            no_new_privileges: false,
             signals: signals.found(),
         })
     }
