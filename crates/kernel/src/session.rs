@@ -27,7 +27,7 @@ use forward::{Listening, Unwritten};
 use found::Known;
 use known::{known_addresses, write_known};
 use live::Live;
-use reload::{Room, write_policy};
+use reload::{Room, SPARE_FIXED, write_policy};
 
 pub use feature::Feature;
 pub use orphan::Orphan;
@@ -123,22 +123,43 @@ impl Session {
     /// [`ErrorKind::Permission`] without the capabilities, [`ErrorKind::Verifier`] where the kernel refuses a
     /// program, [`ErrorKind::Io`] where a table cannot be filled.
     pub fn load(features: &BTreeSet<Feature>, settings: &Settings<'_>) -> Result<Self, Error> {
+        let keys = NameKeys::random()?;
+        let rows = PolicyRows::new(settings.tables, keys, &Offsets::default());
+        let room = Room::for_policy(&rows);
+        let fixed = settings.hosts.len() + known_addresses(settings.known()).0.len();
+        let spared = spared(settings.tables.uses());
+        Self::load_with(features, settings, keys, rows, room, fixed, spared)
+    }
+
+    /// The same for a policy that is not known yet: the programs know everything, and [`Session::fill`] gives them one to judge
+    /// by. `settings` are those until then.
+    pub fn spare(features: &BTreeSet<Feature>, settings: &Settings<'_>) -> Result<Self, Error> {
+        let keys = NameKeys::random()?;
+        let rows = PolicyRows::new(settings.tables, keys, &Offsets::default());
+        let room = Room::for_any_usual();
+        let spared = abi::bs_spared {
+            reload: 1,
+            ..abi::zeroed()
+        };
+        Self::load_with(features, settings, keys, rows, room, SPARE_FIXED, spared)
+    }
+
+    fn load_with(
+        features: &BTreeSet<Feature>,
+        settings: &Settings<'_>,
+        keys: NameKeys,
+        mut rows: PolicyRows,
+        room: Room,
+        fixed: usize,
+        spared: abi::bs_spared,
+    ) -> Result<Self, Error> {
         libbpf_rs::set_print(Some((libbpf_rs::PrintLevel::Debug, say)));
         let forwarder = settings
             .forwarder
             .filter(|_| forward::NEEDS.iter().all(|need| features.contains(need)));
         let mut open = opened(features, forwarder.is_some())?;
-        let keys = NameKeys::random()?;
-        let mut rows = PolicyRows::new(settings.tables, keys, &Offsets::default());
-        let room = Room::for_policy(&rows);
-        let fixed = settings.hosts.len() + known_addresses(settings.known()).0.len();
         room.size(&mut open, fixed as u32)?;
-        set_constants(
-            &mut open,
-            keys,
-            spared(settings.tables.uses()),
-            forwarder.as_ref(),
-        );
+        set_constants(&mut open, keys, spared, forwarder.as_ref());
 
         let mut skeleton = open.load().map_err(load_error)?;
         let record = Record::new(|name| {
