@@ -23,6 +23,7 @@ use rustix::fs::{FlockOperation, flock};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::AtEnd;
 use crate::cgroup::Whereabouts;
 use crate::control::{self, Origin};
 use crate::resolv::Resolving;
@@ -123,6 +124,12 @@ pub(crate) struct RunFile {
     /// What it is attached to, where there is no command.
     #[serde(default)]
     pub(crate) attached: Option<AttachedTo>,
+    /// The user for whom the agent guards it: its report is theirs.
+    #[serde(default)]
+    pub(crate) caller: Option<u32>,
+    /// What becomes there of processes that outlive the command.
+    #[serde(default)]
+    pub(crate) at_end: Option<AtEnd>,
     /// From the command's start to the run's end, once it is known.
     #[serde(default)]
     pub(crate) wall_seconds: Option<f64>,

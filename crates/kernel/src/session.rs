@@ -9,7 +9,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::rc::Rc;
 
-use blackstart_core::record::{DelegateRow, Row, SubjectId, SubjectRow, Verdict};
+use blackstart_core::record::{Counters, DelegateRow, Row, SubjectId, SubjectRow, Verdict};
 use blackstart_core::report::Mode;
 use blackstart_core::tables::{Tables, Uses};
 use libbpf_rs::skel::{OpenSkel, Skel, SkelBuilder};
@@ -417,6 +417,13 @@ impl Session {
     /// Hand the record so far to `each`, row by row.
     pub fn read(&self, each: &mut dyn FnMut(Row)) -> Result<(), Error> {
         self.record.read(each)
+    }
+
+    /// What tells whether the record may have changed since the last time, without reading it: attempts, and processes. None
+    /// where that cannot be told.
+    pub fn pulse(&self) -> Option<(Counters, u64)> {
+        let counted = self.record.counters().ok()?;
+        Some((counted, self.live.subjects()))
     }
 
     /// Names of the features in use, for the report.

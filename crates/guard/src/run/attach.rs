@@ -330,6 +330,7 @@ impl Setup<'_> {
             forwarder: self.forwarder.as_ref(),
             judged: &mut judged,
             control: self.control.as_ref(),
+            agent: None,
             file: &mut self.file,
             beside: &mut beside,
             notice: &mut *notice,
@@ -364,7 +365,7 @@ impl Setup<'_> {
             leftovers: Vec::new(),
             unsupervised_seconds: 0.0,
         };
-        self.conclude(judged, record, end, (0, None), false, notice)
+        self.conclude(judged, record, end, Some((0, None)), false, notice)
     }
 }
 

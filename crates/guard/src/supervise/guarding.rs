@@ -11,6 +11,7 @@ use blackstart_core::tables::{RULE_RESOLVER_SOCKET, RuleId};
 use blackstart_kernel::{Event, Session};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use crate::agent::asking::Ear;
 use crate::answer::Answerer;
 use crate::cgroup::{RunCgroup, Target};
 use crate::control::{Control, Judged};
@@ -42,6 +43,8 @@ pub(crate) struct Supervision<'a, 'p> {
     pub(crate) forwarder: Option<&'a Forwarder>,
     pub(crate) judged: &'a mut Judged<'p>,
     pub(crate) control: Option<&'a Control>,
+    /// Where somebody else guards what is supervised here.
+    pub(crate) agent: Option<&'a Ear>,
     pub(crate) file: &'a mut RunFile,
     pub(crate) beside: &'a mut Beside,
     pub(crate) notice: &'a mut dyn FnMut(Notice),
@@ -109,6 +112,9 @@ pub(crate) struct Told {
 impl Supervision<'_, '_> {
     /// Whoever asks for a change of this run.
     pub(crate) fn hear(&mut self) {
+        if let Some(agent) = self.agent {
+            agent.hear(self.notice);
+        }
         let Some(control) = self.control else { return };
         control.serve(|policy, source| {
             let session = self.session.as_deref_mut();
@@ -126,6 +132,10 @@ impl Supervision<'_, '_> {
         let control = self.control.map(Control::fd);
         if let Some(control) = &control {
             fds.push(PollFd::new(control, PollFlags::IN));
+        }
+        let agent = self.agent.and_then(Ear::fd);
+        if let Some(agent) = &agent {
+            fds.push(PollFd::new(agent, PollFlags::IN));
         }
         let lookups = self.forwarder.map(Forwarder::fd);
         if let Some(lookups) = &lookups {
