@@ -115,6 +115,8 @@ impl SpawnError {
 #[derive(Clone, Copy)]
 #[repr(u32)]
 enum Stage {
+    /// It is no failure: it waits at the gate.
+    Gate = 0,
     Cgroup = 1,
     Exec = 2,
     Join = 3,
@@ -157,10 +159,16 @@ pub fn spawn(command: &Command<'_>) -> Result<Child, SpawnError> {
 /// The same, with a child that does nothing before it is let go.
 pub fn spawn_held(command: &Command<'_>) -> Result<Held, SpawnError> {
     let gate = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC);
-    born(
-        command,
-        Some(gate.map_err(|e| SpawnError::Process(e.into()))?),
-    )
+    let gate = gate.map_err(|e| SpawnError::Process(e.into()))?;
+    let mut held = born(command, Some(gate))?;
+    // What it gives up before it becomes the program is given up once this returns.
+    match held.heard()? {
+        Some([stage, _]) if stage == Stage::Gate as i32 => Ok(held),
+        told => held.end(told).and_then(|_| {
+            let why = "it has ended before it could be let go";
+            Err(SpawnError::Process(io::Error::other(why)))
+        }),
+    }
 }
 
 impl Held {
@@ -180,24 +188,34 @@ impl Held {
 
     /// Once it runs the program, or could not.
     fn outcome(mut self) -> Result<Child, SpawnError> {
+        let told = self.heard()?;
+        self.end(told)
+    }
+
+    /// What it tells next: where it is, and errno. None once it runs the program, or was killed.
+    fn heard(&mut self) -> Result<Option<[i32; 2]>, SpawnError> {
         let mut told = [0u8; 8];
         let mut have = 0;
         while have < told.len() {
             match rustix::io::read(&self.told, &mut told[have..]) {
-                Ok(0) => break,
+                // The pipe closed on exec, or the child was killed before it; its wait status will tell which.
+                Ok(0) => return Ok(None),
                 Ok(n) => have += n,
                 Err(rustix::io::Errno::INTR) => {}
                 Err(e) => return Err(SpawnError::Process(e.into())),
             }
         }
+        Ok(Some(
+            [&told[..4], &told[4..]].map(|b| i32::from_ne_bytes([b[0], b[1], b[2], b[3]])),
+        ))
+    }
+
+    fn end(mut self, told: Option<[i32; 2]>) -> Result<Child, SpawnError> {
         let child = self.child.take().expect("taken out here only");
-        if have < told.len() {
-            // The pipe closed on exec, or the child was killed before it; its wait status will tell which.
+        let Some([stage, errno]) = told else {
             return Ok(child);
-        }
+        };
         reap(&child);
-        let [stage, errno] =
-            [&told[..4], &told[4..]].map(|b| i32::from_ne_bytes([b[0], b[1], b[2], b[3]]));
         let source = io::Error::from_raw_os_error(errno);
         let program = std::mem::take(&mut self.program);
         Err(if stage == Stage::Cgroup as i32 {
@@ -271,9 +289,12 @@ fn born(command: &Command<'_>, gate: Option<(OwnedFd, OwnedFd)>) -> Result<Held,
 }
 
 /// In the child: wait for an octet. None comes if whoever holds the other end has ended, and so does the child.
-fn wait_at_gate(inner: RawFd, outer: RawFd) {
+fn wait_at_gate(inner: RawFd, outer: RawFd, tell: RawFd) {
     // SAFETY: the child's own copy of a descriptor that it does not use.
     unsafe { libc::close(outer) };
+    let here = [Stage::Gate as i32, 0];
+    // SAFETY: writes 8 bytes of a local array; a pipe takes them whole or not at all.
+    unsafe { libc::write(tell, here.as_ptr().cast(), size_of_val(&here)) };
     let mut octet = 0u8;
     loop {
         // SAFETY: writes at most one octet into a local one.
@@ -580,7 +601,7 @@ impl Image {
         }
         // Whoever looks at it there sees what it has given up.
         if let Some((inner, outer)) = gate {
-            wait_at_gate(inner, outer);
+            wait_at_gate(inner, outer, tell);
         }
         command.signals.restore_in_child();
 
@@ -789,6 +810,10 @@ mod tests {
         let child = held().go().unwrap();
         assert_eq!(exit(&child), 0);
         std::fs::remove_file(&path).unwrap();
+        // What it gives up is given up by then.
+        let held = held();
+        let status = std::fs::read_to_string(format!("/proc/{}/status", held.child().pid));
+        assert!(status.unwrap().contains("NoNewPrivs:\t1\n"));
     }
 
     #[test]
