@@ -4,16 +4,17 @@
 use std::borrow::Cow;
 use std::cell::Cell;
 use std::collections::VecDeque;
-use std::io::{self, Write as _};
+use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime};
 
 use blackstart_core::agent::{self, End, Order, Word};
-use blackstart_core::policy::Effect;
-use blackstart_core::report::exit_code::TIME_LIMIT;
-use blackstart_core::report::{Mode, Report, Told};
+use blackstart_core::policy::{Effect, Policy, Reaction};
+use blackstart_core::record::Verdict;
+use blackstart_core::report::exit_code::{GATED, TIME_LIMIT};
+use blackstart_core::report::{Mode, Report, Told, rule_text};
 use blackstart_kernel::spawn::{Child, Command, Held, Signals, SocketFilter, spawn_held};
 
 use super::reply::{Judging, Reply};
@@ -244,7 +245,18 @@ impl Asked {
                 })?
             }
         };
-        let (exit_code, record, finished, mut report) = told;
+        let (exit_code, mut report) = told;
+        // A sweep came before the next agent, and did not know how the command ended.
+        let exit_code = exit_code.unwrap_or_else(|| {
+            let gated = end.exit_code == 0
+                && judging
+                    .policy
+                    .as_ref()
+                    .is_some_and(|policy| gates(policy, &report));
+            let code = if gated { GATED } else { end.exit_code };
+            report.run.exit_code = Some(code);
+            code
+        });
         report.add(scripts::read(&report), Vec::new());
         let lock = request.lock.as_ref().map(|order| {
             let (lock, found) = locked::compare(&report, order);
@@ -260,8 +272,9 @@ impl Asked {
             exit_code,
             signal,
             lock,
-            record,
-            finished,
+            // Kept where the caller has nothing to look for.
+            record: None,
+            finished: false,
             reloaded: None,
         })
     }
@@ -379,8 +392,25 @@ fn end_of(ending: Ending, watch: &Watch) -> End {
     }
 }
 
-/// A report as it is handed over: exit code, where it is kept, whether it stays so.
-type Given = (i32, Option<PathBuf>, bool, Report);
+/// Was something refused by a rule whose author wants the run to fail for it?
+fn gates(policy: &Policy, report: &Report) -> bool {
+    let failing: Vec<String> = (1..)
+        .zip(&policy.rules)
+        .filter(|(_, rule)| rule.reaction == Reaction::Fail)
+        .map(|(id, _)| rule_text(Some(policy), id))
+        .collect();
+    let denied =
+        |verdict: Verdict, rule: &String| verdict == Verdict::Deny && failing.contains(rule);
+    report.flows.iter().any(|it| denied(it.verdict, &it.rule))
+        || report.names.iter().any(|it| denied(it.verdict, &it.rule))
+        || report
+            .delegates
+            .iter()
+            .any(|it| denied(it.verdict, &it.rule))
+}
+
+/// A report as it is handed over, and the exit code.
+type Given = (Option<i32>, Report);
 
 /// Say that the command has ended, and hear the report; none if the agent is gone.
 fn after(ear: &Ear, end: &End, notice: &mut dyn FnMut(Notice)) -> Option<Given> {
@@ -438,16 +468,9 @@ fn ended_packet(end: &End, word: impl Fn(End) -> Word) -> Option<Vec<u8>> {
 
 fn given(link: &Link, notice: &mut dyn FnMut(Notice)) -> Result<Given, Refusal> {
     match wait_for(link, notice)? {
-        (
-            Reply::Report {
-                exit_code,
-                record,
-                finished,
-            },
-            Some(packet),
-        ) => {
+        (Reply::Report { exit_code }, Some(packet)) => {
             let report = content(packet).map_err(|error| unheard(&error))?;
-            Ok((exit_code, record, finished, report))
+            Ok((exit_code, report))
         }
         _ => Err(unheard(&io::Error::other(
             "it said something else than was asked",

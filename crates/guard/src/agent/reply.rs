@@ -1,7 +1,5 @@
 //! What the agent says to a caller. It is root's word, and is read without suspicion.
 
-use std::path::PathBuf;
-
 use blackstart_core::agent::MAX_PACKET;
 use blackstart_core::policy::Policy;
 use blackstart_core::report::{Mode, PolicySource, RunLimits};
@@ -35,10 +33,8 @@ pub(crate) enum Reply {
     },
     /// The run is over; a file with the report comes along.
     Report {
-        exit_code: i32,
-        /// Where it is kept.
-        record: Option<PathBuf>,
-        finished: bool,
+        /// The command's, or 120; none where whoever made the report did not know it.
+        exit_code: Option<i32>,
     },
 }
 

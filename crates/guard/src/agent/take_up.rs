@@ -43,6 +43,18 @@ pub(super) struct Taken(Mutex<HashMap<String, Sender<End>>>);
 
 /// Everything that was left: what is over is adopted, what goes on is looked after.
 pub(super) fn all(office: &Arc<Office>) {
+    // First those that somebody may still say something of: a sweep would end them without.
+    for state in StateDir::places(&office.post.state_dir) {
+        for path in state.unfinished().unwrap_or_default() {
+            // Of other supervisors' runs the next command takes care.
+            let Ok(run) = RunDir::peek(&path) else {
+                continue;
+            };
+            if run.caller.is_some() && !run.kept {
+                one(office, &state, path, run.id);
+            }
+        }
+    }
     match sweep(&office.post.state_dir) {
         Ok(swept) => {
             for report in swept.adopted {
@@ -59,17 +71,6 @@ pub(super) fn all(office: &Arc<Office>) {
         Err(error) => (office.tell)(Event::Warning(format!(
             "runs without a supervisor cannot be looked for: {error}"
         ))),
-    }
-    for state in StateDir::places(&office.post.state_dir) {
-        for path in state.unfinished().unwrap_or_default() {
-            // Of other supervisors' runs the next command takes care.
-            let Ok(run) = RunDir::peek(&path) else {
-                continue;
-            };
-            if run.caller.is_some() && !run.kept {
-                one(office, &state, path, run.id);
-            }
-        }
     }
 }
 
@@ -210,9 +211,7 @@ pub(super) fn report(
     });
     let report = read.map_err(|error| refused(&error.to_string()))?;
     let said = Reply::Report {
-        exit_code: report.run.exit_code.unwrap_or_default(),
-        record: Some(record),
-        finished: true,
+        exit_code: report.run.exit_code,
     };
     hand_over(link, &said, &report);
     Ok(())

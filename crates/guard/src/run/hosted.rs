@@ -426,9 +426,7 @@ impl Setup<'_> {
         tracing::debug!(id, pid, code = ended.exit_code, "over");
         if known {
             let said = Reply::Report {
-                exit_code: ended.exit_code,
-                record: ended.record.clone(),
-                finished: ended.finished,
+                exit_code: Some(ended.exit_code),
             };
             hand_over(link, &said, &ended.report);
         }
