@@ -559,19 +559,10 @@ impl Image {
                 give_up(tell, stage, error.raw_os_error());
             }
         };
-        if let (false, Some(cgroup)) = (joined, command.cgroup) {
-            // SAFETY: a valid descriptor and a C string; openat is async-signal-safe.
-            let procs = unsafe {
-                libc::openat(
-                    cgroup.as_raw_fd(),
-                    c"cgroup.procs".as_ptr(),
-                    libc::O_WRONLY | libc::O_CLOEXEC,
-                )
-            };
-            // SAFETY: writes one byte from a constant; "0" means the writer.
-            if procs < 0 || unsafe { libc::write(procs, c"0".as_ptr().cast(), 1) } != 1 {
-                give_up(tell, Stage::Cgroup, errno());
-            }
+        if let (false, Some(cgroup)) = (joined, command.cgroup)
+            && !join_in_child(cgroup)
+        {
+            give_up(tell, Stage::Cgroup, errno());
         }
         for procs in command.joins {
             // SAFETY: writes one byte from a constant into an open file; "0" means the writer.
@@ -664,6 +655,20 @@ fn candidates(program: &OsStr, search: Option<&OsStr>) -> Vec<Vec<u8>> {
             [dir, b"/", program].concat()
         })
         .collect()
+}
+
+/// In the child: join a cgroup that it was not born into. Its failure is in errno.
+pub(crate) fn join_in_child(cgroup: BorrowedFd<'_>) -> bool {
+    // SAFETY: a valid descriptor and a C string; openat is async-signal-safe.
+    let procs = unsafe {
+        libc::openat(
+            cgroup.as_raw_fd(),
+            c"cgroup.procs".as_ptr(),
+            libc::O_WRONLY | libc::O_CLOEXEC,
+        )
+    };
+    // SAFETY: writes one byte from a constant; "0" means the writer.
+    procs >= 0 && unsafe { libc::write(procs, c"0".as_ptr().cast(), 1) } == 1
 }
 
 /// In the child: tell the parent why, and end.
