@@ -11,7 +11,9 @@ use blackstart_core::catalog::Catalog;
 use blackstart_core::policy::Effect;
 use blackstart_core::redact::Redaction;
 use blackstart_core::report::Mode;
-use blackstart_guard::{Agent, AtEnd, Event, GivenPolicy, Judging, Origin, Post, Request, Wanted};
+use blackstart_guard::{
+    Agent, AtEnd, Cause, Event, GivenPolicy, Judging, Origin, Post, Refusal, Request, Wanted,
+};
 
 use crate::FAILED;
 use crate::args::{self, Leftover};
@@ -27,10 +29,13 @@ use crate::run::{carry_out, show_all};
 /// Where the agent listens, unless somebody says otherwise.
 const SOCKET: &str = "/run/blackstart/agent.sock";
 
+/// How often an agent is asked again that went away before anything ran.
+const TRIES: usize = 3;
+
 /// Who guards a run.
 pub(crate) enum Called {
     /// An agent that took the call.
-    Agent(Agent),
+    Agent(Agent, PathBuf),
     /// Whoever runs it.
     Nobody,
     /// One was named and cannot be reached.
@@ -54,7 +59,7 @@ pub(crate) fn called(typed: &args::Run, output: Output) -> Called {
         _ => return Called::Nobody,
     };
     match Agent::call(socket) {
-        Ok(agent) => Called::Agent(agent),
+        Ok(agent) => Called::Agent(agent, socket.to_owned()),
         Err(error) => {
             let shown = socket.display();
             let message = format!("the agent at {shown} cannot be called: {error}");
@@ -73,7 +78,7 @@ pub(crate) fn called(typed: &args::Run, output: Output) -> Called {
 }
 
 /// Runs it by way of the agent, tells about it, and says how to exit.
-pub(crate) fn run(typed: args::Run, agent: Agent, output: Output) -> u8 {
+pub(crate) fn run(typed: args::Run, agent: Agent, socket: &Path, output: Output) -> u8 {
     let (mut order, wish) = match wish(typed) {
         Ok(both) => both,
         Err(problems) => {
@@ -81,7 +86,26 @@ pub(crate) fn run(typed: args::Run, agent: Agent, output: Output) -> u8 {
             return FAILED;
         }
     };
-    let asked = match agent.ask(&wish) {
+    let again = || {
+        let called = Agent::call(socket).map_err(|error| Refusal {
+            cause: Cause::System,
+            what: format!("the agent at {} cannot be called", socket.display()),
+            why: error.to_string(),
+            remedy: "see that it runs".to_owned(),
+        });
+        called.and_then(|agent| agent.ask(&wish))
+    };
+    let mut asked = agent.ask(&wish);
+    for _ in 0..TRIES {
+        // It was replaced by another just now.
+        if asked
+            .as_ref()
+            .is_err_and(|refusal| refusal.cause == Cause::Agent)
+        {
+            asked = again();
+        }
+    }
+    let asked = match asked {
         Ok(asked) => asked,
         Err(refusal) => {
             // What is wrong with a policy is shown at its place, in lines.
@@ -100,7 +124,18 @@ pub(crate) fn run(typed: args::Run, agent: Agent, output: Output) -> u8 {
         policy,
         ..Effective::default()
     });
-    carry_out(&order, output, |request, notice| asked.run(request, notice))
+    carry_out(&order, output, |request, notice| {
+        let mut started = asked.start(request, notice);
+        for _ in 0..TRIES {
+            if started
+                .as_ref()
+                .is_err_and(|refusal| refusal.cause == Cause::Agent)
+            {
+                started = again().and_then(|asked| asked.start(request, notice));
+            }
+        }
+        started?.see_through(request, notice)
+    })
 }
 
 /// What was typed, as far as it is the caller's own business, and what the agent is to hear of it.

@@ -27,7 +27,7 @@ use crate::summary::Telling;
 /// Runs it, tells about it, and says how to exit.
 pub(crate) fn run(typed: args::Run, output: Output) -> u8 {
     match agent::called(&typed, output) {
-        Called::Agent(agent) => return agent::run(typed, agent, output),
+        Called::Agent(agent, socket) => return agent::run(typed, agent, &socket, output),
         Called::Nobody => {}
         Called::InVain => return FAILED,
     }

@@ -42,8 +42,8 @@ mod take_up;
 pub(crate) mod wire;
 
 /// Calls at once, of all and of one user.
-const CALLS_MOST: usize = 2048;
-const CALLS_OF_ONE: usize = 512;
+const CALLS_MOST: usize = 1024;
+const CALLS_OF_ONE: usize = 256;
 /// Calls that wait to be taken.
 const BACKLOG: i32 = 128;
 /// How long a caller may take with a word, and with hearing one.

@@ -322,6 +322,14 @@ impl RunCgroup {
     /// is moved out again.
     pub(crate) fn take_in(&mut self, pid: i32, pidfd: BorrowedFd<'_>) -> Result<(), String> {
         let number = pid.to_string();
+        if self
+            .place_of(pid.cast_unsigned())
+            .is_ok_and(|place| in_run(&place))
+        {
+            return Err(format!(
+                "process {pid} is in a run already, and is not taken out of it"
+            ));
+        }
         let procs = self.path().join("cgroup.procs");
         let first = self.first.iter().filter_map(FirstGroup::joins);
         let moved = fs::write(procs, &number).and_then(|()| {

@@ -47,7 +47,7 @@ use blackstart_core::redact::Redaction;
 use blackstart_core::report::{Attached, Gap, Mode, PolicySource, RulePlace, Told};
 use serde::{Deserialize, Serialize};
 
-pub use agent::asking::{Agent, Asked};
+pub use agent::asking::{Agent, Asked, Started};
 pub use agent::reply::Judging;
 pub use agent::{Event, Post, Resolve, Tell, Wanted, serve};
 pub use blackstart_kernel::spawn::inherit_nothing;

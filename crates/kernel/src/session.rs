@@ -338,7 +338,7 @@ impl Session {
         self.events.borrow_mut().clear();
         self.ring.consume().map_err(failed)?;
         self.events.borrow_mut().clear();
-        let tried = outcome?;
+        let (tried, born) = outcome?;
         let recorded = |address: Ipv4Addr, verdict: Verdict| -> u64 {
             let rows = counted.flows.iter();
             rows.filter(|row| row.address == IpAddr::V4(address) && row.verdict == verdict)
@@ -357,7 +357,9 @@ impl Session {
                 ),
             ));
         }
-        if self.features.contains(&Feature::Processes)
+        // What was not born there is met when it acts, or at its exec.
+        if born
+            && self.features.contains(&Feature::Processes)
             && counted.subjects.iter().all(|subject| subject.late)
         {
             return Err(Error::new(

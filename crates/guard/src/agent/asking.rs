@@ -14,7 +14,7 @@ use blackstart_core::agent::{self, End, Order, Word};
 use blackstart_core::policy::{Effect, Policy, Reaction};
 use blackstart_core::record::Verdict;
 use blackstart_core::report::exit_code::{GATED, TIME_LIMIT};
-use blackstart_core::report::{Mode, Report, Told, rule_text};
+use blackstart_core::report::{Mode, Report, RunLimits, Told, rule_text};
 use blackstart_kernel::spawn::{Child, Command, Held, Signals, SocketFilter, spawn_held};
 
 use super::reply::{Judging, Reply};
@@ -101,7 +101,7 @@ impl Agent {
                 "it said something else than was asked",
             ))),
             Err(refusal) => Err(match sent {
-                Err(error) if refusal.cause == Cause::System => unheard(&error),
+                Err(error) if refusal.cause == Cause::Agent => unheard(&error),
                 _ => refusal,
             }),
         }
@@ -147,14 +147,31 @@ impl Ear {
     }
 }
 
+/// A command that runs, guarded by the agent.
+pub struct Started {
+    ear: Ear,
+    socket: PathBuf,
+    run: String,
+    judging: Judging,
+    signals: Signals,
+    terminal: Terminal,
+    cgroup: Option<Box<RunCgroup>>,
+    limits: RunLimits,
+    child: Child,
+}
+
 impl Asked {
     /// What the run will be judged by.
     pub fn judging(&self) -> &Judging {
         &self.judging
     }
 
-    /// Start the command, wait for its end, and get the report.
-    pub fn run(self, request: &Request, notice: &mut dyn FnMut(Notice)) -> Result<Ended, Refusal> {
+    /// Start the command. After an error of [`Cause::Agent`] nothing ran, and another agent may be asked.
+    pub fn start(
+        self,
+        request: &Request,
+        notice: &mut dyn FnMut(Notice),
+    ) -> Result<Started, Refusal> {
         let Self {
             agent,
             run,
@@ -201,6 +218,41 @@ impl Asked {
                 return Err(refusal);
             }
         };
+        Ok(Started {
+            ear: Ear {
+                link: agent.link,
+                gone: Cell::new(false),
+            },
+            socket: agent.socket,
+            run,
+            judging,
+            signals,
+            terminal,
+            cgroup,
+            limits,
+            child,
+        })
+    }
+}
+
+impl Started {
+    /// Wait for its end, and get the report.
+    pub fn see_through(
+        self,
+        request: &Request,
+        notice: &mut dyn FnMut(Notice),
+    ) -> Result<Ended, Refusal> {
+        let Self {
+            ear,
+            socket,
+            run,
+            judging,
+            signals,
+            terminal,
+            cgroup,
+            limits,
+            child,
+        } = self;
         let policy = judging.policy.as_ref();
         let at_end = request
             .leftover
@@ -210,10 +262,6 @@ impl Asked {
             });
         let time = policy.and_then(|policy| policy.limits.time);
         let mut watch = Watch::new(limits, time, at_end, child.pid.cast_unsigned());
-        let ear = Ear {
-            link: agent.link,
-            gone: Cell::new(false),
-        };
         let ending = supervised(
             request,
             &child,
@@ -233,7 +281,9 @@ impl Asked {
                 notice(Notice::Warning(
                     "the agent ended while the command ran: the run stayed guarded; the report is asked of the next one".to_owned(),
                 ));
-                again(&agent.socket, &run, &end, notice).map_err(|refusal| Refusal {
+                again(&socket, &run, &end, notice).map_err(|refusal| Refusal {
+                    // It has run: nobody is to think that it can be asked for again.
+                    cause: Cause::System,
                     what: format!(
                         "the command ended with {}, and its report cannot be had",
                         end.exit_code
@@ -448,7 +498,7 @@ fn again(
         };
         match outcome {
             // It has ended, too, or is not there yet: only what it said counts.
-            Err(refusal) if refusal.cause == Cause::System && Instant::now() < deadline => {
+            Err(refusal) if refusal.cause == Cause::Agent && Instant::now() < deadline => {
                 sleep(STEP);
             }
             other => return other,
@@ -511,7 +561,7 @@ fn content<T: serde::de::DeserializeOwned>(mut packet: Packet) -> io::Result<T> 
 
 fn unheard(error: &io::Error) -> Refusal {
     Refusal {
-        cause: Cause::System,
+        cause: Cause::Agent,
         what: "the agent cannot be heard".to_owned(),
         why: error.to_string(),
         remedy: "see that it runs".to_owned(),

@@ -126,10 +126,8 @@ impl Link {
                 descriptors.extend(received);
             }
         }
-        if got
-            .flags
-            .intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC)
-        {
+        let cut = ReturnFlags::TRUNC | ReturnFlags::CTRUNC;
+        if got.flags.intersects(cut) || descriptors.len() > DESCRIPTORS {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidData,
                 format!("a packet has more than {MAX_PACKET} octets or {DESCRIPTORS} descriptors"),
