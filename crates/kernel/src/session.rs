@@ -106,6 +106,8 @@ pub struct Session {
     forwarder: Option<Listening>,
     unwritten: Unwritten,
     left_out: LeftOut,
+    /// No policy's names are in the tables yet.
+    nameless: bool,
 }
 
 /// The layout's own directory below a run's pins.
@@ -210,6 +212,7 @@ impl Session {
             forwarder,
             unwritten: Unwritten::default(),
             left_out,
+            nameless: rows.edges.is_empty(),
         })
     }
 

@@ -365,7 +365,7 @@ impl Setup<'_> {
             leftovers: Vec::new(),
             unsupervised_seconds: 0.0,
         };
-        self.conclude(judged, record, end, Some((0, None)), false, notice)
+        self.conclude(judged, record, end, (0, None), false, notice)
     }
 }
 

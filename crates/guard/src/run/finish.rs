@@ -169,7 +169,7 @@ impl Setup<'_> {
             leftovers,
             unsupervised_seconds: 0.0,
         };
-        self.conclude(judged, record, end, Some(ended), keep, notice)
+        self.conclude(judged, record, end, ended, keep, notice)
     }
 
     /// Once nothing more is judged: the record, and when that was.
@@ -200,17 +200,17 @@ impl Setup<'_> {
         (self.record(beside), ended_ns)
     }
 
-    /// The report, told and put away. `ended` is the exit code, and the signal behind it, where that is known.
+    /// The report, told and put away. `ended` is the exit code, and the signal behind it.
     pub(super) fn conclude(
         mut self,
         judged: Judged<'_>,
         record: Ledger,
         end: End,
-        ended: Option<(i32, Option<i32>)>,
+        ended: (i32, Option<i32>),
         keep: bool,
         notice: &mut dyn FnMut(Notice),
     ) -> Ended {
-        self.file.exit_code = ended.map(|(code, _)| code);
+        self.file.exit_code = Some(ended.0);
         self.file.gaps = self.terms.gaps().to_vec();
         let policy = judged.policy;
         if self.file.exit_code == Some(0) && gates(policy.as_deref(), &record) {
@@ -226,7 +226,7 @@ impl Setup<'_> {
             report: Told::Account(Box::new(report)),
             lock,
             exit_code: self.file.exit_code.unwrap_or_default(),
-            signal: ended.and_then(|(_, signal)| signal),
+            signal: ended.1,
             record,
             finished,
             reloaded: policy.and_then(|policy| match policy {
@@ -248,7 +248,11 @@ impl Setup<'_> {
 
     /// What files tell of the run: the deployment's own scripts, its lock, and the catalog. The lock that this run
     /// makes, if one was asked for.
-    fn look_further(&self, report: &mut Account, policy: Option<&Policy>) -> Option<Lock> {
+    pub(super) fn look_further(
+        &self,
+        report: &mut Account,
+        policy: Option<&Policy>,
+    ) -> Option<Lock> {
         // Whoever is root for others opens none of their files: they look into them by themselves.
         if self.file.caller.is_none() {
             report.add(scripts::read(report), Vec::new());
@@ -339,7 +343,7 @@ impl Setup<'_> {
     }
 
     /// The report on disk: where it is, and whether the run is finished with it.
-    fn put_away(
+    pub(super) fn put_away(
         &mut self,
         report: &Account,
         keep: bool,

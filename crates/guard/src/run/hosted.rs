@@ -14,12 +14,13 @@ use std::time::{Duration, Instant, SystemTime};
 use blackstart_core::agent::{End as Ending, Word, read_packet};
 use blackstart_core::policy::Effect;
 use blackstart_core::report::LimitFacts;
+use blackstart_core::report::exit_code::GATED;
 use blackstart_kernel::Settings;
 use blackstart_kernel::support::Support;
 
 use super::finish::{GRACE, empties};
 use super::spare::Spare;
-use super::{PATIENCE, Setup, terms_of, usage};
+use super::{PATIENCE, Setup, gates, terms_of, usage};
 use crate::agent::caller::Caller;
 use crate::agent::reply::{Judging, Reply};
 use crate::agent::wire::{Link, sealed};
@@ -30,7 +31,7 @@ use crate::orphan::sweep_locked;
 use crate::plan::{Need, plan, unix_rules};
 use crate::refusal::{Cause, Refusal};
 use crate::resolv::Resolving;
-use crate::story::{End, wall_ns};
+use crate::story::{End, tell as tell_of, wall_ns};
 use crate::supervise::{Beside, CHECKPOINT, Place, Supervision, Told};
 use crate::{AtEnd, Notice, Request};
 
@@ -114,7 +115,9 @@ impl Setup<'_> {
         spare: &mut Option<Spare>,
         notice: &mut dyn FnMut(Notice),
     ) -> Result<(), Refusal> {
-        let host = Support::for_run();
+        let host = spare
+            .as_ref()
+            .map_or_else(Support::for_run, |spare| spare.host().clone());
         let mut resolving = Resolving::of(&[caller.pid]);
         let tables = self.tables(&resolving)?;
         let wanted = plan(&host, tables.uses(), &mut self.terms)?;
@@ -268,6 +271,10 @@ impl Setup<'_> {
         };
         let gone = |error: io::Error| wrong(format!("its caller cannot be heard: {error}"));
         self.file.gaps = self.terms.gaps().to_vec();
+        self.file.at_end = Some(self.at_end());
+        // On disk before anything runs; the moment itself is known a little later.
+        self.file.started_ns = wall_ns(SystemTime::now());
+        self.write_run();
         let ready = Reply::Ready {
             run: self.file.id.clone(),
             confine: self.confined,
@@ -302,8 +309,6 @@ impl Setup<'_> {
         cgroup.take_in(pid, pidfd.as_fd()).map_err(wrong)?;
         cgroup.inhabited();
         self.file.started_ns = wall_ns(SystemTime::now());
-        self.file.at_end = Some(self.at_end());
-        self.write_run();
         let go = Reply::Go {
             cgroup: self.file.cgroup.clone(),
             limits: self.file.limits.clone(),
@@ -408,32 +413,37 @@ impl Setup<'_> {
         if keep {
             self.file.kept = true;
         }
-        self.write_run();
-        if !keep {
-            self.clean_up(&mut leftovers, &mut notice);
+        let policy = judged.policy;
+        if self.file.exit_code == Some(0) && gates(policy.as_deref(), &record) {
+            self.file.exit_code = Some(GATED);
         }
+        self.file.gaps = self.terms.gaps().to_vec();
+        self.write_run();
         let end = End {
             ended_ns: Some(ended_ns),
             usage,
             limits,
-            leftovers,
+            leftovers: leftovers.clone(),
             unsupervised_seconds: 0.0,
         };
         let id = self.file.id.clone();
-        let known = self.file.exit_code.is_some();
-        let code = self.file.exit_code.map(|code| (code, None));
-        let ended = self.conclude(judged, record, end, code, keep, &mut notice);
-        tracing::debug!(id, pid, code = ended.exit_code, "over");
-        if known {
-            let said = Reply::Report {
-                exit_code: Some(ended.exit_code),
-            };
-            hand_over(link, &said, &ended.report);
+        let mut report = tell_of(&self.file, policy.as_deref(), record, end);
+        self.look_further(&mut report, policy.as_deref());
+        let exit_code = self.file.exit_code;
+        // The caller does not wait for what is done for the host's sake. If this process ends meanwhile, a sweep makes the same
+        // report again.
+        if exit_code.is_some() {
+            hand_over(link, &Reply::Report { exit_code }, &report);
         }
+        if !keep {
+            self.clean_up(&mut leftovers, &mut notice);
+        }
+        let (record, finished) = self.put_away(&report, keep, &mut notice);
+        tracing::debug!(id, pid, ?exit_code, "over");
         Hosted {
             id,
-            record: ended.record,
-            finished: ended.finished,
+            record,
+            finished,
         }
     }
 }
@@ -458,7 +468,7 @@ impl Supervision<'_, '_> {
         let mut here = true;
         let mut next_beat = Instant::now();
         let mut next_checkpoint = Instant::now() + CHECKPOINT;
-        let mut pulse = None;
+        let (mut pulse, mut stirred) = (None, true);
         loop {
             let now = Instant::now();
             if now >= next_beat {
@@ -474,8 +484,8 @@ impl Supervision<'_, '_> {
             if now >= next_checkpoint {
                 // Reading every table costs much more than being idle does.
                 let beats = self.session.as_deref().and_then(|session| session.pulse());
-                if beats.is_none() || beats != pulse {
-                    pulse = beats;
+                if stirred || beats.is_none() || beats != pulse {
+                    (pulse, stirred) = (beats, false);
                     self.checkpoint();
                 }
                 next_checkpoint = Instant::now() + CHECKPOINT;
@@ -485,7 +495,7 @@ impl Supervision<'_, '_> {
             let others = if here { &others[..] } else { &[] };
             let heard = self.wait(others, next.saturating_duration_since(Instant::now()));
             self.hear_lookups();
-            self.take_events();
+            stirred |= self.take_events();
             self.hear();
             if !heard {
                 continue;

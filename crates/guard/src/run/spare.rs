@@ -30,6 +30,8 @@ pub(crate) struct Spare {
     pins: PathBuf,
     listeners: Option<Listeners>,
     features: BTreeSet<Feature>,
+    /// What this host could do when it was made.
+    host: Support,
 }
 
 impl Spare {
@@ -39,12 +41,17 @@ impl Spare {
         let mut setup = Setup::new(&request, Mode::Observe, Terms::new(false, &[])?);
         setup.reserve = true;
         match setup.reserve() {
-            Ok(features) => setup.into_spare(features),
+            Ok((features, host)) => setup.into_spare(features, host),
             Err(refusal) => {
                 setup.undo();
                 Err(refusal)
             }
         }
+    }
+
+    /// What this host can do: asking anew takes milliseconds, and waits for whoever moves a process just now.
+    pub(super) fn host(&self) -> &Support {
+        &self.host
     }
 
     /// Nobody needs it.
@@ -63,7 +70,7 @@ impl Spare {
 }
 
 impl Setup<'_> {
-    fn reserve(&mut self) -> Result<BTreeSet<Feature>, Refusal> {
+    fn reserve(&mut self) -> Result<(BTreeSet<Feature>, Support), Refusal> {
         let host = Support::for_run();
         let failed = |why: String| Refusal {
             cause: Cause::System,
@@ -105,11 +112,11 @@ impl Setup<'_> {
             .find(|gap| gap.kind == proof || !whole)
         {
             Some(gap) => Err(failed(gap.detail.clone())),
-            None => Ok(wanted),
+            None => Ok((wanted, host)),
         }
     }
 
-    fn into_spare(mut self, features: BTreeSet<Feature>) -> Result<Spare, Refusal> {
+    fn into_spare(mut self, features: BTreeSet<Feature>, host: Support) -> Result<Spare, Refusal> {
         let parts = (
             self.dir.take(),
             self.cgroup.take(),
@@ -125,6 +132,7 @@ impl Setup<'_> {
                 pins,
                 listeners: self.listeners,
                 features,
+                host,
             }),
             (dir, cgroup, session, pins) => {
                 (self.dir, self.cgroup, self.session, self.pins) = (dir, cgroup, session, pins);

@@ -263,7 +263,13 @@ impl Session {
         if fixed > SPARE_FIXED {
             return Err(no_room("names of /etc/hosts"));
         }
-        self.clear_place(0)?;
+        // Thousands of rows, that need not be written to say what they say already.
+        if self.nameless {
+            self.clear_keyed(0)?;
+        } else {
+            self.clear_place(0)?;
+        }
+        self.nameless = false;
         write_policy(&self.skeleton, &self.live, &mut rows, &self.room, 0)?;
         self.left_out = write_known(&self.skeleton, settings, self.keys)?;
         self.rules = settings.rules;
@@ -341,12 +347,18 @@ impl Session {
     /// without an edge says something.
     fn clear_place(&mut self, place: u32) -> Result<(), Error> {
         let maps = &self.skeleton.maps;
-        let of = |id: u32, room: u32| (place * room..(place + 1) * room).contains(&id);
         let mut free = Rows::default();
         for at in place * self.room.edges()..(place + 1) * self.room.edges() {
             free.push(&at, &abi::zeroed::<abi::bs_edge>());
         }
         free.write(&maps.bs_edges, "name labels")?;
+        self.clear_keyed(place)
+    }
+
+    /// Of what an earlier policy left, the rows that are found by a key.
+    fn clear_keyed(&mut self, place: u32) -> Result<(), Error> {
+        let maps = &self.skeleton.maps;
+        let of = |id: u32, room: u32| (place * room..(place + 1) * room).contains(&id);
         delete_where(&maps.bs_ports, |key: &abi::bs_port_key| {
             of(u32::from_be_bytes(key.class_be), self.room.classes)
         })?;
