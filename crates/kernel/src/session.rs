@@ -57,6 +57,8 @@ pub struct Settings<'a> {
     pub hosts: &'a [(String, IpAddr)],
     /// Where lookups over TCP are to be turned to; none: nowhere.
     pub forwarder: Option<Listening>,
+    /// Hundreds of guards are in this process: each takes less memory, and tells less at once of what happens.
+    pub one_of_many: bool,
 }
 
 /// What of the settings found no room in the kernel's tables.
@@ -110,6 +112,18 @@ pub struct Session {
     nameless: bool,
 }
 
+/// Octets of the live view of one guard among many.
+const SMALL_RING: u32 = 32 << 10;
+
+/// Have the allocator give back what it holds and nobody uses.
+fn give_back_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: takes a number, and may be called at any time by any thread.
+    unsafe {
+        libc::malloc_trim(0)
+    };
+}
+
 /// The layout's own directory below a run's pins.
 fn layout_dir(pins: &Path) -> std::path::PathBuf {
     pins.join(format!("v{}", LAYOUT))
@@ -161,6 +175,12 @@ impl Session {
             .filter(|_| forward::NEEDS.iter().all(|need| features.contains(need)));
         let mut open = opened(features, forwarder.is_some())?;
         room.size(&mut open, fixed as u32)?;
+        // The ring is mapped twice, whole: hundreds of guards in one process have smaller ones.
+        if settings.one_of_many {
+            let map = &mut open.maps.bs_events;
+            map.set_max_entries(SMALL_RING)
+                .map_err(|error| Error::caused(ErrorKind::Io, "size the live view", error))?;
+        }
         set_constants(&mut open, keys, spared, forwarder.as_ref());
 
         let mut skeleton = open.load().map_err(load_error)?;
@@ -192,6 +212,10 @@ impl Session {
         let ring = builder
             .build()
             .map_err(|error| Error::caused(ErrorKind::Io, "listen to the live view", error))?;
+        if settings.one_of_many {
+            // What loading took is many times what is kept.
+            give_back_memory();
+        }
         Ok(Self {
             ring,
             links: Vec::new(),

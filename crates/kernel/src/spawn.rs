@@ -576,10 +576,7 @@ impl Image {
             contain(Stage::Namespace, Containment::own_namespaces());
             contain(Stage::Mount, containment.limit_mounts());
         }
-        // SAFETY: prctl(PR_SET_NO_NEW_PRIVS) takes numbers only.
-        if command.no_new_privileges
-            && unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) } != 0
-        {
+        if command.no_new_privileges && !forgo_privileges() {
             give_up(tell, Stage::Privilege, errno());
         }
         if let Some(filter) = command.filter
@@ -655,6 +652,12 @@ fn candidates(program: &OsStr, search: Option<&OsStr>) -> Vec<Vec<u8>> {
             [dir, b"/", program].concat()
         })
         .collect()
+}
+
+/// In the child: no program that it executes gives it privileges. Its failure is in errno.
+fn forgo_privileges() -> bool {
+    // SAFETY: prctl(PR_SET_NO_NEW_PRIVS) takes numbers only.
+    unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 }
 }
 
 /// In the child: join a cgroup that it was not born into. Its failure is in errno.

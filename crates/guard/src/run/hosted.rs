@@ -160,6 +160,7 @@ impl Setup<'_> {
             own_addresses: &resolving.own,
             hosts: &resolving.hosts,
             forwarder: None,
+            one_of_many: true,
         };
         let unlimited = Controller::needed(&self.limits()).is_empty();
         let ahead = spare.take().filter(|_| unlimited);

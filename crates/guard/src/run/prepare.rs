@@ -86,6 +86,7 @@ impl Setup<'_> {
                 own_addresses: &resolving.own,
                 hosts: &resolving.hosts,
                 forwarder,
+                one_of_many: false,
             };
             self.load(&host, &wanted, &settings)?;
             self.tell_left_out()?;

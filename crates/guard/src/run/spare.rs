@@ -99,6 +99,7 @@ impl Setup<'_> {
             own_addresses: &[],
             hosts: &[],
             forwarder,
+            one_of_many: true,
         };
         self.load(&host, &wanted, &settings)?;
         self.pin_and_prove()?;
