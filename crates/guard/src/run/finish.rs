@@ -238,7 +238,7 @@ impl Setup<'_> {
 
     /// Keep the report as far as it goes, before strangers' files are looked at: one that lies on a disk which does not answer may
     /// hold this up until somebody ends it, and the programs' tables are gone by now.
-    fn keep_already(&self, report: &Account) {
+    pub(super) fn keep_already(&self, report: &Account) {
         let Some(dir) = &self.dir else { return };
         if let Err(error) = dir.write_report(report) {
             // Told when the whole of it is written, and cannot be.

@@ -436,6 +436,8 @@ impl Setup<'_> {
         if exit_code.is_some() {
             hand_over(link, &Reply::Report { exit_code }, &report);
         }
+        // Before the tables are gone that it was made of.
+        self.keep_already(&report);
         if !keep {
             self.clean_up(&mut leftovers, &mut notice);
         }
