@@ -14,21 +14,21 @@ use blackstart_core::agent::{self, End, Order, Word};
 use blackstart_core::policy::{Effect, Policy, Reaction};
 use blackstart_core::record::Verdict;
 use blackstart_core::report::exit_code::{GATED, TIME_LIMIT};
-use blackstart_core::report::{Mode, Report, RunLimits, Told, rule_text};
+use blackstart_core::report::{Gap, Mode, Report, RunLimits, Told, rule_text};
 use blackstart_kernel::spawn::{Child, Command, Held, Signals, SocketFilter, spawn_held};
 
 use super::reply::{Judging, Reply};
 use super::wire::{Link, Packet, reader, sealed};
 use crate::cgroup::{Found, RunCgroup};
 use crate::control::Judged;
-use crate::plan::Terms;
+use crate::plan::{Need, Terms};
 use crate::refusal::{Cause, Refusal};
 use crate::run::{interrupted, not_started, run_file};
 use crate::story::wall_ns;
 use crate::supervise::{self, Beside, Ending, Place, Supervision, Supervisor};
 use crate::terminal::Terminal;
 use crate::watch::Watch;
-use crate::{AtEnd, Ended, Notice, Request, locked, scripts};
+use crate::{AtEnd, Ended, Notice, Request, inherited, locked, scripts};
 
 /// How long an agent may take that is being replaced by another.
 const UPGRADE: Duration = Duration::from_secs(2);
@@ -253,6 +253,7 @@ impl Started {
             limits,
             child,
         } = self;
+        let inherited = inherited::sockets();
         let policy = judging.policy.as_ref();
         let at_end = request
             .leftover
@@ -307,6 +308,16 @@ impl Started {
             report.run.exit_code = Some(code);
             code
         });
+        // What the command was given besides, only its parent knows.
+        let kind = Need::InheritedSockets.kind();
+        report
+            .coverage
+            .gaps
+            .extend(inherited.into_iter().map(|detail| Gap {
+                kind: kind.to_owned(),
+                detail,
+                count: 0,
+            }));
         report.add(scripts::read(&report), Vec::new());
         let lock = request.lock.as_ref().map(|order| {
             let (lock, found) = locked::compare(&report, order);
