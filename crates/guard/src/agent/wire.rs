@@ -112,10 +112,13 @@ impl Link {
         let mut octets = vec![0; MAX_PACKET + 1];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
         let mut along = RecvAncillaryBuffer::new(&mut space);
+        let mut reset = false;
         let got = loop {
             let mut into = [IoSliceMut::new(&mut octets)];
             match recvmsg(&self.0, &mut into, &mut along, flags) {
                 Err(Errno::INTR) => {}
+                // Whoever hung up had not read all that we said. What it said before that is still to be heard.
+                Err(Errno::CONNRESET) if !reset => reset = true,
                 other => break other?,
             }
         };
@@ -225,7 +228,10 @@ mod tests {
             b.try_receive().err().map(|error| error.kind()),
             Some(io::ErrorKind::WouldBlock)
         );
+        a.send(b"last", &[]).unwrap();
+        b.send(b"unread", &[]).unwrap();
         drop(a);
+        assert_eq!(b.receive().unwrap().unwrap().octets, b"last");
         assert!(b.receive().unwrap().is_none());
     }
 
