@@ -75,6 +75,13 @@ bench-counts: ## Compare a million decisions, millions of messages, graphs, and 
 	$(MAKE) --no-print-directory build
 	$(AS_ROOT) scripts/bench-counts
 
+.PHONY: bench-agent
+bench-agent: ## Measure the agent: starts by way of it, 200 idle guards, agents killed under load
+	scripts/install-deps bench
+	$(MAKE) --no-print-directory build
+	cargo build --locked -p blackstart-lab --bin blackstart-bench
+	$(SUDO) env BLACKSTART_BIN=$(abspath $(BINARY)) $(TARGET)/debug/blackstart-bench benches/data agent
+
 .PHONY: bench-graph
 bench-graph: ## Measure the graph's bar: loops, order and levels of 100,000 services
 	cargo run --release --locked -p blackstart-core --example graph_scale

@@ -151,7 +151,7 @@ fn the_machine_ends_as_its_script_does() {
 }
 
 /// The units that are shipped, for a binary at this place.
-fn units(binary: &str) -> [(&'static str, String); 2] {
+fn units(binary: &str) -> [(&'static str, String); 3] {
     let of = |name: &'static str| {
         let path = blackstart_lab::workspace::root()
             .join("dist/systemd")
@@ -159,7 +159,11 @@ fn units(binary: &str) -> [(&'static str, String); 2] {
         let text = std::fs::read_to_string(path).unwrap();
         (name, text.replace("/usr/local/bin/blackstart", binary))
     };
-    [of("blackstart-sweep.service"), of("blackstart-sweep.timer")]
+    [
+        of("blackstart-sweep.service"),
+        of("blackstart-sweep.timer"),
+        of("blackstart-agent.service"),
+    ]
 }
 
 #[test]
@@ -179,7 +183,7 @@ fn the_shipped_units_are_sound() {
         String::from_utf8_lossy(&ended.stderr).into_owned()
     };
     let told = verify(&paths);
-    assert!(!told.contains("blackstart-sweep"), "{told}");
+    assert!(!told.contains("blackstart-"), "{told}");
     // And it does tell.
     let wrong = std::fs::read_to_string(&paths[0]).unwrap() + "ProtectEverything=yes\n";
     std::fs::write(&paths[0], wrong).unwrap();
@@ -241,6 +245,60 @@ fn the_timer_s_service_sweeps_an_orphan() {
         told.starts_with("blackstart: cleaned up after a run") && told.lines().count() == 1,
         "{told}"
     );
+}
+
+#[test]
+fn the_agent_s_unit_guards_somebody_without_root_and_is_replaced_meanwhile() {
+    let world = world_with_github("agent_unit");
+    let [_, _, (name, text)] = units("/run/blackstart-lab");
+    // As above. Its state is on this machine's own /run, since /var is everybody's.
+    let text = text.replace("[Unit]", "[Unit]\nDefaultDependencies=no");
+    let text = text.replace("StateDirectory=blackstart\nStateDirectoryMode=0700\n", "");
+    let text = text.replace("--group blackstart", "--group 4242");
+    let text = text.replace(
+        "[Service]",
+        "[Service]\nEnvironment=BLACKSTART_STATE=/run/blackstart\nStandardError=append:DIR/told",
+    );
+    let dir = world.dir().display().to_string();
+    world.file(&format!("booted/units/{name}"), &text.replace("DIR", &dir));
+    world.file(
+        "deny.yaml",
+        "apiVersion: blackstart.dev/v1\nkind: Policy\nmode: enforce\nrules:\n  - deny: github.com\n",
+    );
+    let script = "cp BINARY /run/blackstart-lab; chmod 755 /run/blackstart-lab; chmod 777 DIR\n\
+        listens() { n=0; until [ \"$(grep -c 'takes calls' DIR/told 2>/dev/null)\" = $1 ]; do sleep 0.1; n=$((n+1)); [ $n -lt 300 ] || { cat DIR/told; exit 9; }; done; }\n\
+        as() { setpriv --reuid 4001 --regid 4001 --groups 4242 -- \"$@\"; }\n\
+        systemctl start blackstart-agent.service; listens 1\n\
+        as /run/blackstart-lab run -q --policy DIR/deny.yaml --report DIR/r.json -- sh -c \
+          'cd DIR; echo $$ >pid; curl -sS http://github.com/; echo $? >one; until [ -e go ]; do sleep 0.02; done; curl -sS http://github.com/; echo $? >two; sed -n s/^0:://p /proc/self/cgroup >place; exit 5' >/dev/null 2>DIR/said & run=$!\n\
+        until [ -s DIR/one ]; do sleep 0.02; kill -0 $run || { cat DIR/said; exit 8; }; done\n\
+        systemctl restart blackstart-agent.service; listens 2\n\
+        touch DIR/go; code=0; wait $run || code=$?; echo '[code]'; echo $code\n\
+        echo '[one]'; cat DIR/one; echo '[two]'; cat DIR/two; echo '[place]'; cat DIR/place\n\
+        systemctl stop blackstart-agent.service\n\
+        export BLACKSTART_ST\"\"ATE=/run/blackstart; /run/blackstart-lab sweep\n\
+        echo '[free]'; curl -sS http://github.com/\n\
+        echo '[cgroups]'; find /sys/fs/cgroup -name 'blackstart-*.scope'\n\
+        echo '[pins]'; ls /sys/fs/bpf/blackstart 2>/dev/null || true\n\
+        echo '[end]'\n"
+        .replace("BINARY", &blackstart_lab::guard::binary())
+        .replace("DIR", &dir);
+    let ended = world
+        .boot(Cgroups::Unified, Bus::Answers, &script)
+        .succeeds();
+    let told = || std::fs::read_to_string(world.dir().join("told")).unwrap_or_default();
+    assert_eq!(part(&ended, "code"), "5", "{ended:?} {}", told());
+    assert_eq!(part(&ended, "one"), "6");
+    assert_eq!(part(&ended, "two"), "6");
+    assert!(part(&ended, "place").contains("blackstart-"), "{ended:?}");
+    assert_eq!(part(&ended, "free"), "hello from github");
+    assert_eq!(part(&ended, "cgroups"), "");
+    assert_eq!(part(&ended, "pins"), "");
+    assert!(told().contains("left by an earlier agent"), "{}", told());
+    let report = std::fs::read(world.dir().join("r.json")).unwrap();
+    let report: blackstart_core::report::Report = serde_json::from_slice(&report).unwrap();
+    assert_eq!(report.run.guarded, Guarded::Yes);
+    assert_eq!(report.run.exit_code, Some(5));
 }
 
 /// Asks for a name again and again, and says each time what came of it.

@@ -1,6 +1,7 @@
 //! What must hold of any text that is given to a reader. The fuzzers give ever new ones, and a test of `blackstart-core`
 //! those that a fuzzer has kept (`fuzz/corpus`).
 
+use blackstart_core::agent;
 use blackstart_core::catalog;
 use blackstart_core::graph::findings::findings;
 use blackstart_core::graph::loops::loops;
@@ -102,6 +103,20 @@ pub fn report(text: &str) {
 pub fn lock(text: &str) {
     if let Ok(lock) = Lock::parse(text) {
         assert_eq!(Lock::parse(&lock.text()), Ok(lock));
+    }
+}
+
+/// What a caller says to the agent, as a packet and as an order: it is refused, or means what it would mean if it were said again.
+pub fn request(text: &str) {
+    let said = agent::read_packet(text.as_bytes());
+    if let Some(packet) = said.ok().and_then(|word| agent::packet(&word)) {
+        let again = agent::read_packet(&packet).expect("what was written can be read");
+        assert_eq!(agent::packet(&again).as_ref(), Some(&packet));
+    }
+    let order = agent::read_order(text.as_bytes());
+    if let Some(file) = order.ok().and_then(|order| agent::order(&order)) {
+        let again = agent::read_order(&file).expect("what was written can be read");
+        assert_eq!(agent::order(&again).as_ref(), Some(&file));
     }
 }
 

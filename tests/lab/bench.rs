@@ -4,6 +4,7 @@
 //! whatever the machine does meanwhile meets both. Counts, and what the kernel says of the programs, come
 //! from one run.
 
+mod agent;
 mod bar;
 mod beside;
 mod client;
@@ -53,6 +54,15 @@ pub const SUITES: &[Suite] = &[
             ("memory", load::memory),
             ("policy", policy::language),
             ("reload", swap::under_load),
+        ],
+    },
+    // Many guards at once, and the death of who holds them.
+    Suite {
+        name: "agent",
+        parts: &[
+            ("start", agent::start),
+            ("idle", agent::idle),
+            ("killed", agent::killed),
         ],
     },
     // Minutes each, and counts only, but for what the host's own traffic feels.

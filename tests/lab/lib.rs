@@ -8,6 +8,7 @@
 //! Nothing in here is `unsafe`: namespaces are entered by a thread of its own, or by `nsenter`.
 #![forbid(unsafe_code)]
 
+pub mod agent;
 pub mod bench;
 pub mod browser;
 pub mod cases;
@@ -25,6 +26,7 @@ pub mod web;
 pub mod workspace;
 pub mod world;
 
+pub use agent::Agent;
 pub use browser::{Browser, Scheme};
 pub use child::{Ended, Running};
 pub use container::Podman;

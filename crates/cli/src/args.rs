@@ -2,6 +2,7 @@
 //!
 //! The doc comments are the reference: `--help` and `docs/reference/cli.md` are made from them.
 
+mod agent;
 mod amounts;
 mod attach;
 mod graph;
@@ -18,6 +19,7 @@ use blackstart_guard::Need;
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub(crate) use agent::*;
 pub(crate) use attach::*;
 pub(crate) use graph::*;
 pub(crate) use notify::*;
@@ -69,6 +71,8 @@ Environment:
                          order of their names [default: /etc/blackstart/policy.d]
   BLACKSTART_NOTIFY      a file with the targets that every run tells, one in a line, as `--notify`
                          takes them [default: /etc/blackstart/notify]
+  BLACKSTART_AGENT       the socket of the agent that guards runs of callers without root, or `none`
+                         [default: /run/blackstart/agent.sock, if that is there]
   BLACKSTART_LOG         what to log, such as `debug` or `blackstart_guard=trace`
                          [default: nothing]
   BLACKSTART_LOG_FILE    where to log to [default: standard error]
@@ -80,6 +84,7 @@ pub(crate) enum Command {
     Drill(Box<DrillTyped>),
     Reload(Reload),
     Attach(Box<Attach>),
+    Agent(Agent),
     Doctor(Doctor),
     Sweep(Sweep),
     #[command(subcommand)]
@@ -303,6 +308,14 @@ pub(crate) struct Run {
     /// 15m, unless this or the policy says otherwise.
     #[arg(long, value_name = "TIME", value_parser = time)]
     pub(crate) time_limit: Option<Duration>,
+
+    /// Have the agent that listens at this socket guard the command
+    ///
+    /// Without root that is so anyway where an agent is there; BLACKSTART_AGENT may name another, or `none`. The agent
+    /// judges by its host's guardrails, its own catalog and this policy; the command is your own process, and
+    /// reports are written with your rights. With `--break-glass` no agent is asked.
+    #[arg(long, value_name = "SOCKET", conflicts_with_all = ["break_glass", "catalog"])]
+    pub(crate) agent: Option<PathBuf>,
 
     /// No line for each new kind of refusal while the command runs
     ///

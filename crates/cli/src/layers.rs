@@ -7,6 +7,7 @@ use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
+use blackstart_core::agent::Text;
 use blackstart_core::catalog::{self, Reading as Catalog};
 use blackstart_core::policy::{self, Diagnostic, Document, Layer, Place, Severity};
 use blackstart_core::report::PolicySource;
@@ -137,6 +138,41 @@ impl Files {
             }
         }
         layer
+    }
+
+    /// A policy that somebody else has read, with what it includes: nothing is opened by the names in it.
+    pub(crate) fn given(&mut self, texts: Vec<Text>) -> Layer {
+        let mut layer = Layer {
+            guardrail: false,
+            checked: false,
+            documents: Vec::new(),
+        };
+        for Text { name, text } in texts {
+            if self.texts.contains_key(&name) {
+                self.messages
+                    .push(format!("a policy is called {name} as another file is that is read here; give it another name"));
+                continue;
+            }
+            let (mut document, mut diagnostics) = policy::read(&text, &name);
+            document.include.clear();
+            self.diagnostics.append(&mut diagnostics);
+            self.names.push(name.clone());
+            self.texts.insert(name, text);
+            layer.documents.push(document);
+        }
+        layer
+    }
+
+    /// What was read, to be handed over: in the order of reading.
+    pub(crate) fn texts_in_order(&self) -> Vec<Text> {
+        let named = self.names.iter().filter_map(|name| {
+            let text = self.texts.get(name)?.clone();
+            Some(Text {
+                name: name.clone(),
+                text,
+            })
+        });
+        named.collect()
     }
 
     fn read(&mut self, path: &Path, text: String, reading: &mut Reading) {

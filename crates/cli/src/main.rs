@@ -1,6 +1,7 @@
 //! `blackstart`: what was typed, what is shown, and how it exits. Everything else is in the crates below.
 #![forbid(unsafe_code)]
 
+mod agent;
 mod answers;
 mod args;
 mod backtest;
@@ -70,6 +71,7 @@ fn main() -> ExitCode {
         // Sweeps on its own, in one go with looking for an orphan of the same service.
         Command::Run(typed) => run::run(typed.whole(), output),
         Command::Attach(typed) => run::attach(*typed, output),
+        Command::Agent(typed) => agent::serve(typed, output),
         Command::Drill(typed) => run::run(typed.whole(), output),
         Command::Reload(typed) => after_sweep(output, || reload::reload(&typed, output)),
         Command::Sweep(_) => only_sweep(output),

@@ -20,7 +20,7 @@ use crate::resolve;
 /// The targets that every run tells, unless `BLACKSTART_NOTIFY` says otherwise.
 const OF_HOST: &str = "/etc/blackstart/notify";
 /// The word for none of them.
-const NONE: &str = "none";
+pub(crate) const NONE: &str = "none";
 /// Something waits.
 const WAITS: u8 = 1;
 

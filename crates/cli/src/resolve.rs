@@ -373,6 +373,7 @@ pub(crate) fn attach(
         update_lock: false,
         fault: args::Fault::Refuse,
         time_limit: None,
+        agent: None,
         quiet: typed.quiet,
         command: Vec::new(),
     };
@@ -395,7 +396,7 @@ fn drill(typed: &args::Run) -> Option<Drill> {
 }
 
 /// The policy of a run that has none: what was typed has to stand in one.
-fn bare(service: Option<String>, mode: Option<Mode>) -> Effective {
+pub(crate) fn bare(service: Option<String>, mode: Option<Mode>) -> Effective {
     Effective {
         policy: Policy {
             service,

@@ -5,11 +5,12 @@ use std::io;
 
 use blackstart_core::explain::{Question, explain};
 use blackstart_core::policy::Rule;
-use blackstart_core::report::Account;
+use blackstart_core::report::Told;
 use blackstart_core::tables::Tables;
 use blackstart_guard::{AtEnd, Ended, GivenPolicy, Notice, Refusal, Request};
 
 use crate::FAILED;
+use crate::agent::{self, Called};
 use crate::args::{self, Format, Leftover};
 use crate::diagnostics;
 use crate::history;
@@ -25,6 +26,11 @@ use crate::summary::Telling;
 
 /// Runs it, tells about it, and says how to exit.
 pub(crate) fn run(typed: args::Run, output: Output) -> u8 {
+    match agent::called(&typed, output) {
+        Called::Agent(agent, socket) => return agent::run(typed, agent, &socket, output),
+        Called::Nobody => {}
+        Called::InVain => return FAILED,
+    }
     match resolve::run(typed, &Surroundings::of_caller()) {
         Ok(order) => carry_out(&order, output, blackstart_guard::run),
         Err(problems) => {
@@ -48,7 +54,7 @@ pub(crate) fn attach(typed: args::Attach, output: Output) -> u8 {
 }
 
 /// Guards what `order` is about, by way of `guard`.
-fn carry_out(
+pub(crate) fn carry_out(
     order: &Order,
     output: Output,
     guard: impl FnOnce(&Request, &mut dyn FnMut(Notice)) -> Result<Ended, Refusal>,
@@ -247,7 +253,7 @@ fn fill(
 }
 
 /// The report as it is written: made entry by entry, since a long run's is larger than all else that we hold.
-fn document(report: &Account, out: &mut dyn io::Write) -> io::Result<()> {
+fn document(report: &Told, out: &mut dyn io::Write) -> io::Result<()> {
     serde_json::to_writer_pretty(&mut *out, report)?;
     out.write_all(b"\n")
 }

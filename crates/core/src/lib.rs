@@ -5,6 +5,7 @@
 //! without a kernel, and the kernel's tables are compiled here so that both sides share one meaning.
 #![forbid(unsafe_code)]
 
+pub mod agent;
 pub mod catalog;
 pub mod decide;
 pub mod document;

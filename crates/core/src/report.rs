@@ -30,7 +30,7 @@ use crate::tables::RULE_RESOLVER;
 
 pub use crate::policy::Reaction;
 pub use crate::record::{Attribution, Verdict};
-pub use account::{Account, Parts};
+pub use account::{Account, Parts, Told};
 pub use assemble::{Leftover, Reload, RunFacts, assemble, rule_text};
 pub use attached::{Attached, AttachedBy, Connection, Until};
 pub use coverage::{STANDING_GAPS, StandingGap};

@@ -56,3 +56,8 @@ fn lockfiles() {
 fn records() {
     replay("record", readers::record);
 }
+
+#[test]
+fn requests() {
+    replay("request", readers::request);
+}

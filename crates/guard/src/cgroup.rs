@@ -12,6 +12,8 @@ use blackstart_core::report::Leftover;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 
+use crate::agent::caller::lives;
+
 mod below;
 mod first;
 mod hierarchy;
@@ -29,6 +31,13 @@ pub(crate) use target::Target;
 /// Processes in a cgroup and below, as numbered in our pid namespace.
 pub(crate) fn pids_below(top: &Path) -> io::Result<Vec<i32>> {
     below::pids(top)
+}
+
+/// The file that says who is in the cgroup of this process.
+pub(crate) fn own_procs() -> io::Result<PathBuf> {
+    let hierarchy = Hierarchy::find(Tree::Second)?;
+    let own = hierarchy.own()?;
+    Ok(hierarchy.at(&own).join("cgroup.procs"))
 }
 
 /// Name of the directory that holds runs, and mark of what is ours.
@@ -300,6 +309,53 @@ impl RunCgroup {
     /// Its directory, as this process sees it.
     pub(crate) fn path(&self) -> PathBuf {
         self.hierarchy.at(&self.cgroup.path)
+    }
+
+    /// What survives the run goes back to the cgroup in which this process is. Not, if that is a run's: whoever is guarded
+    /// there is not taken out.
+    pub(crate) fn goes_home_with(&mut self, pid: i32) -> Result<(), String> {
+        let home = self
+            .hierarchy
+            .of(&pid.to_string())
+            .map_err(|error| format!("the cgroup of its caller cannot be found: {error}"))?;
+        if in_run(&home) {
+            return Err("its caller is guarded by a run already, and is not taken out of that; run the command without another `blackstart run` around it".to_owned());
+        }
+        self.cgroup.home = home;
+        Ok(())
+    }
+
+    /// Move this process in. Its number was its own all the time, if it lives afterwards; else whoever came in by that number
+    /// is moved out again.
+    pub(crate) fn take_in(&mut self, pid: i32, pidfd: BorrowedFd<'_>) -> Result<(), String> {
+        let number = pid.to_string();
+        if self
+            .place_of(pid.cast_unsigned())
+            .is_ok_and(|(place, _)| in_run(&place))
+        {
+            return Err(format!(
+                "process {pid} is in a run already, and is not taken out of it"
+            ));
+        }
+        let procs = self.path().join("cgroup.procs");
+        let first = self.first.iter().filter_map(FirstGroup::joins);
+        let moved = fs::write(procs, &number).and_then(|()| {
+            for group in first {
+                rustix::io::write(group, number.as_bytes())?;
+            }
+            Ok(())
+        });
+        let why = match moved {
+            Ok(()) if lives(pidfd) && self.contains(pid.cast_unsigned()) => return Ok(()),
+            Ok(()) => "it has ended".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        if let Err(error) = self.release() {
+            tracing::warn!(%error, "the cgroup of a run that never was");
+        }
+        Err(format!(
+            "process {pid} cannot be moved into the run's cgroup: {why}"
+        ))
     }
 
     /// The child is in: nothing else need keep the cgroup alive.

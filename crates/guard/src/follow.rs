@@ -76,6 +76,7 @@ impl Load {
                 own_addresses: &self.own,
                 hosts: &self.hosts,
                 forwarder: None,
+                one_of_many: false,
             },
         )
     }

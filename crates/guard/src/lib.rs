@@ -4,6 +4,7 @@
 //! printing to its caller: it never prints, never exits the process and parses no flags.
 #![forbid(unsafe_code)]
 
+mod agent;
 mod answer;
 mod cgroup;
 mod connections;
@@ -35,7 +36,7 @@ mod usual;
 mod watch;
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use blackstart_core::catalog::Catalog;
@@ -44,8 +45,12 @@ use blackstart_core::lock::Lock;
 use blackstart_core::policy::Policy;
 use blackstart_core::record::Verdict;
 use blackstart_core::redact::Redaction;
-use blackstart_core::report::{Account, Attached, Gap, Mode, PolicySource, RulePlace};
+use blackstart_core::report::{Attached, Gap, Mode, PolicySource, RulePlace, Told};
+use serde::{Deserialize, Serialize};
 
+pub use agent::asking::{Agent, Asked, Started};
+pub use agent::reply::Judging;
+pub use agent::{Event, Post, Resolve, Tell, Wanted, serve};
 pub use blackstart_kernel::spawn::inherit_nothing;
 pub use blackstart_kernel::support;
 pub use cgroup::Meant;
@@ -94,6 +99,30 @@ pub struct Request {
     pub state_dir: PathBuf,
 }
 
+impl Request {
+    /// One without a command, for what is no run yet.
+    pub(crate) fn bare(state: &Path) -> Self {
+        Self {
+            command: Vec::new(),
+            env: Vec::new(),
+            policy: None,
+            redaction: Redaction::default(),
+            service: None,
+            mode: None,
+            leftover: None,
+            accept_gaps: Vec::new(),
+            contain: None,
+            concurrent: false,
+            break_glass: None,
+            drill: None,
+            lock: None,
+            catalog: None,
+            origin: Origin::default(),
+            state_dir: state.to_owned(),
+        }
+    }
+}
+
 /// What is to be done with the lock of a deployment.
 #[derive(Debug, Clone)]
 pub struct LockOrder {
@@ -114,7 +143,7 @@ pub struct GivenPolicy {
 }
 
 /// What becomes of processes that outlive the command.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum AtEnd {
     /// They go on, no longer guarded, where the caller is.
     Release,
@@ -127,7 +156,7 @@ pub enum AtEnd {
 }
 
 /// Something to tell while the run is on.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Notice {
     /// A new kind of refusal.
     Refused(Refused),
@@ -147,7 +176,7 @@ pub enum Notice {
 }
 
 /// A refusal; told once for each executable, destination and rule.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refused {
     /// The process.
     pub pid: u32,
@@ -173,7 +202,7 @@ pub struct Refused {
 #[derive(Debug, Clone)]
 pub struct Ended {
     /// What happened.
-    pub report: Account,
+    pub report: Told,
     /// The child's own exit code, or 128+n; 120 if it succeeded and a rule says that a refusal fails the run.
     pub exit_code: i32,
     /// The signal that ended the child: a caller that ends by the same one looks to its own parent as the

@@ -3,7 +3,7 @@
 use std::io;
 
 use blackstart_core::lock::{Lock, Places};
-use blackstart_core::report::{Account, Finding};
+use blackstart_core::report::{Finding, Parts};
 use sha2::{Digest as _, Sha256};
 
 use crate::{LockOrder, files};
@@ -13,7 +13,7 @@ const MOST_BYTES: u64 = 1 << 30;
 
 /// The lock that this run makes, and how it differs from the one that was written. Executables are read as they are
 /// now that the run has ended.
-pub(crate) fn compare(report: &Account, order: &LockOrder) -> (Lock, Vec<Finding>) {
+pub(crate) fn compare(report: &dyn Parts, order: &LockOrder) -> (Lock, Vec<Finding>) {
     let started_in = std::env::current_dir().ok();
     let places = Places {
         started_in: started_in.as_deref().and_then(|path| path.to_str()),

@@ -5,12 +5,14 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use blackstart_core::redact::Redaction;
+use blackstart_core::report::exit_code::GATED;
 use blackstart_core::report::{Ledger, LimitFacts};
 use blackstart_kernel::{Error, Orphan, Session, detach_links};
 
 use crate::cgroup::{Found, RunCgroup};
 use crate::pins;
 use crate::plan::Need;
+use crate::run::gates;
 use crate::state::{RunDir, RunFile, SPARE, StateDir, boot};
 use crate::story::{End, tell, wall_ns};
 
@@ -133,6 +135,15 @@ pub(crate) fn sweep_locked(state: &StateDir) -> io::Result<Swept> {
         }
     }
     Ok(swept)
+}
+
+/// The same for one run whose lock is held, while holding the common lock: its report, if it is over now.
+pub(crate) fn sweep_adopted(dir: RunDir) -> io::Result<Option<PathBuf>> {
+    match sweep_one(dir)? {
+        Outcome::Over(report) => Ok(report),
+        Outcome::Lives(_) => Ok(None),
+        Outcome::Lost(why) => Err(io::Error::other(why)),
+    }
 }
 
 enum Outcome {
@@ -295,6 +306,9 @@ fn adopt(
         ));
     }
     let policy = dir.read_policy();
+    if run.exit_code == Some(0) && gates(policy.as_ref(), &record) {
+        run.exit_code = Some(GATED);
+    }
     let (mut usage, memory_hits) = crate::run::usage(cgroup, None);
     let took = u64::try_from(over - run.started_ns).ok();
     usage.wall_seconds = took.map(|ns| Duration::from_nanos(ns).as_secs_f64());

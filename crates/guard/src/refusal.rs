@@ -20,6 +20,8 @@ pub enum Cause {
     NotExecutable,
     /// A signal came before the command had started.
     Signal(i32),
+    /// The agent went away before the command had started; another may be asked.
+    Agent,
     /// The system refused something that no run can do without.
     System,
 }
@@ -44,7 +46,7 @@ impl Refusal {
             Cause::NotFound => 127,
             Cause::NotExecutable => 126,
             Cause::Signal(signal) => u8::try_from(128 + signal).unwrap_or(125),
-            Cause::Request | Cause::Unmet(_) | Cause::Orphan | Cause::System => 125,
+            Cause::Request | Cause::Unmet(_) | Cause::Orphan | Cause::Agent | Cause::System => 125,
         }
     }
 }

@@ -45,6 +45,14 @@ impl Resolving {
         }
     }
 
+    /// As a process of whoever asked for a guard sees them; as it is here, if that has a user namespace of its own: there
+    /// anybody may name any server, and a guardrail is not to believe it.
+    pub(crate) fn of_caller(pid: i32) -> Self {
+        let own = rustix::process::getpid().as_raw_pid();
+        let users: BTreeSet<_> = namespace(own, "user").into_iter().collect();
+        Self::of(&[pid], &users)
+    }
+
     /// As these processes see them, all together: files in each mount namespace, addresses in each network namespace.
     /// Where there is no process to ask, as it is here.
     fn of(pids: &[i32], users: &BTreeSet<PathBuf>) -> Self {

@@ -31,10 +31,13 @@ use crate::{Ended, Notice, Request, pins};
 
 pub(crate) mod attach;
 mod finish;
+pub(crate) mod hosted;
 mod limits;
 mod prepare;
 mod seal;
+pub(crate) mod spare;
 
+pub(crate) use finish::gates;
 pub(crate) use limits::usage;
 
 /// How long another command may take with its set-up, before this one goes on beside it.
@@ -109,6 +112,10 @@ struct Setup<'a> {
     tables: Option<Tables>,
     filter: Option<SocketFilter>,
     containment: Option<Containment>,
+    /// Nothing that a command of somebody without root starts gains privileges.
+    confined: bool,
+    /// It is made ahead, for a policy that is not known yet.
+    reserve: bool,
     control: Option<Control>,
     /// The search list of the run's resolv.conf.
     search: Vec<Name>,
@@ -169,6 +176,8 @@ impl<'a> Setup<'a> {
             attached: None,
             followed: Vec::new(),
             unfollowed: Vec::new(),
+            caller: None,
+            at_end: None,
             wall_seconds: None,
         };
         Self {
@@ -193,6 +202,8 @@ impl<'a> Setup<'a> {
             tables: None,
             filter: None,
             containment: None,
+            confined: false,
+            reserve: false,
             control: None,
             search: Vec::new(),
             follow: None,
@@ -201,23 +212,7 @@ impl<'a> Setup<'a> {
 
     /// Start the command.
     fn start(&mut self, signals: &Signals) -> Result<Child, Refusal> {
-        // Whoever pressed ^C by now did not want it to start.
-        while let Some(received) = signals.next() {
-            match Signal::from_named_raw(received.signal) {
-                Some(Signal::INT | Signal::QUIT | Signal::TERM | Signal::HUP) => {
-                    return Err(Refusal {
-                        cause: Cause::Signal(received.signal),
-                        what: "interrupted before the command started".to_owned(),
-                        why: format!("signal {}", received.signal),
-                        remedy: String::new(),
-                    });
-                }
-                Some(Signal::TSTP) => {
-                    let _ = stop_self(received.signal);
-                }
-                _ => {}
-            }
-        }
+        interrupted(signals)?;
         self.file.started_ns = wall_ns(SystemTime::now());
         self.file.gaps = self.terms.gaps().to_vec();
         self.write_run();
@@ -253,6 +248,7 @@ impl<'a> Setup<'a> {
                 joins: &[],
                 filter: self.filter.as_ref(),
                 contain: self.containment.as_ref(),
+                no_new_privileges: false,
                 signals: signals.found(),
             };
             started = spawn(&command);
@@ -274,6 +270,7 @@ impl<'a> Setup<'a> {
             joins: &joins.map(RunCgroup::joins).unwrap_or_default(),
             filter: self.filter.as_ref(),
             contain: self.containment.as_ref(),
+            no_new_privileges: false,
             signals: signals.found(),
         })
     }
@@ -311,7 +308,34 @@ impl<'a> Setup<'a> {
     }
 }
 
-fn not_started(error: &SpawnError) -> Refusal {
+/// Did somebody say that nothing is to start?
+pub(crate) fn interrupted(signals: &Signals) -> Result<(), Refusal> {
+    // Whoever pressed ^C by now did not want it to start.
+    while let Some(received) = signals.next() {
+        match Signal::from_named_raw(received.signal) {
+            Some(Signal::INT | Signal::QUIT | Signal::TERM | Signal::HUP) => {
+                return Err(Refusal {
+                    cause: Cause::Signal(received.signal),
+                    what: "interrupted before the command started".to_owned(),
+                    why: format!("signal {}", received.signal),
+                    remedy: String::new(),
+                });
+            }
+            Some(Signal::TSTP) => {
+                let _ = stop_self(received.signal);
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// What is known of a run before anything of it is there.
+pub(crate) fn run_file(request: &Request, mode: Mode, terms: Terms) -> RunFile {
+    Setup::new(request, mode, terms).file
+}
+
+pub(crate) fn not_started(error: &SpawnError) -> Refusal {
     let (cause, remedy) = match error {
         SpawnError::NotFound { .. } => (Cause::NotFound, "check the name, and PATH"),
         SpawnError::NotExecutable { .. } => (

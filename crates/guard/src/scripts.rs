@@ -3,7 +3,7 @@
 use std::io::Read as _;
 
 use blackstart_core::graph::{named_in, own_scripts};
-use blackstart_core::report::{Account, Script};
+use blackstart_core::report::{Parts, Script};
 
 use crate::files;
 
@@ -14,7 +14,7 @@ const MOST_SCRIPTS: usize = 256;
 
 /// Reads the scripts below the command's own directory that the run executed, as they are now that it has
 /// ended. Of their texts nothing is kept but the names of destinations that the run reached for anyway.
-pub(crate) fn read(report: &Account) -> Vec<Script> {
+pub(crate) fn read(report: &dyn Parts) -> Vec<Script> {
     let directory = std::env::current_dir().ok();
     let directory = directory.as_deref().and_then(|path| path.to_str());
     own_scripts(report, directory)

@@ -24,6 +24,7 @@ use rustix::fs::{FlockOperation, flock};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::AtEnd;
 use crate::cgroup::Whereabouts;
 use crate::control::{self, Origin};
 use crate::resolv::Resolving;
@@ -132,6 +133,12 @@ pub(crate) struct RunFile {
     /// What is to be followed, and did not start up to now.
     #[serde(default)]
     pub(crate) unfollowed: Vec<String>,
+    /// The user for whom the agent guards it: its report is theirs.
+    #[serde(default)]
+    pub(crate) caller: Option<u32>,
+    /// What becomes there of processes that outlive the command.
+    #[serde(default)]
+    pub(crate) at_end: Option<AtEnd>,
     /// From the command's start to the run's end, once it is known.
     #[serde(default)]
     pub(crate) wall_seconds: Option<f64>,

@@ -8,6 +8,7 @@ mod abi;
 mod error;
 mod event;
 mod fill;
+pub mod peer;
 mod probe;
 mod read;
 pub mod session;

@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::process::{WaitId, WaitIdOptions, waitid};
 
-use crate::spawn::clone_child;
+use crate::spawn::{clone_child, join_in_child};
 use crate::{Error, ErrorKind};
 
 /// Must be refused.
@@ -24,16 +24,27 @@ pub(crate) const ALLOWED: Ipv4Addr = Ipv4Addr::new(127, 254, 254, 254);
 /// Exit status of a probing process whose denied attempt passed.
 const PASSED: i32 = 100;
 
+/// Added to the exit status of one that was not born in the cgroup.
+const LATER: i32 = 64;
+
+/// Of one that could not get into the cgroup.
+const OUTSIDE: i32 = 101;
+
 /// The discard port (RFC 863): nobody waits there, and nothing is sent.
 const PORT: u16 = 9;
 
-/// Try [`DENIED`] and [`ALLOWED`] from inside `cgroup`, plain and mapped into IPv6. How often each was tried.
+/// Try [`DENIED`] and [`ALLOWED`] from inside `cgroup`, plain and mapped into IPv6. How often each was tried, and whether
+/// by a process that was born there.
 ///
 /// A denied address that answers anything but ECONNREFUSED fails the probe. That an allowed one passed is for the
 /// record to tell: a guard around this one may refuse it too.
-pub(crate) fn from_inside(cgroup: BorrowedFd<'_>) -> Result<u64, Error> {
+pub(crate) fn from_inside(cgroup: BorrowedFd<'_>) -> Result<(u64, bool), Error> {
     let failed = |error: io::Error| Error::caused(ErrorKind::Io, "run the self-probe", error);
-    let child = clone_child(Some(cgroup), 0, |_| {
+    let child = clone_child(Some(cgroup), 0, |joined| {
+        if !joined && !join_in_child(cgroup) {
+            // SAFETY: ends this process only, without running any destructor of the supervisor's.
+            unsafe { libc::_exit(OUTSIDE) };
+        }
         let mut tried = 0;
         for map in [false, true] {
             let form = |v4: Ipv4Addr| {
@@ -53,7 +64,7 @@ pub(crate) fn from_inside(cgroup: BorrowedFd<'_>) -> Result<u64, Error> {
             connect(form(ALLOWED));
         }
         // SAFETY: as above.
-        unsafe { libc::_exit(tried) }
+        unsafe { libc::_exit(if joined { tried } else { tried | LATER }) }
     })
     .map_err(failed)?;
     let status = loop {
@@ -68,7 +79,11 @@ pub(crate) fn from_inside(cgroup: BorrowedFd<'_>) -> Result<u64, Error> {
             ErrorKind::Unsupported,
             "pass the self-probe: a denied address was let through",
         )),
-        Some(tried) => Ok(tried.unsigned_abs().into()),
+        Some(OUTSIDE) => Err(Error::new(
+            ErrorKind::Io,
+            "run the self-probe: its process cannot join the cgroup",
+        )),
+        Some(tried) => Ok(((tried & !LATER).unsigned_abs().into(), tried & LATER == 0)),
         None => Err(Error::new(
             ErrorKind::Unsupported,
             "pass the self-probe: its process was killed",

@@ -296,7 +296,8 @@ impl Record {
         Ok(all)
     }
 
-    fn counters(&self) -> Result<Counters, Error> {
+    /// What was counted so far.
+    pub(crate) fn counters(&self) -> Result<Counters, Error> {
         let failed = |error| Error::caused(ErrorKind::Io, "read the counters", error);
         let mut sums = Counters::default();
         let cpus = self

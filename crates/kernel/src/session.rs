@@ -9,7 +9,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::rc::Rc;
 
-use blackstart_core::record::{DelegateRow, Row, SubjectId, SubjectRow, Verdict};
+use blackstart_core::record::{Counters, DelegateRow, Row, SubjectId, SubjectRow, Verdict};
 use blackstart_core::report::Mode;
 use blackstart_core::tables::{Tables, Uses};
 use libbpf_rs::skel::{OpenSkel, Skel, SkelBuilder};
@@ -27,7 +27,7 @@ use forward::{Listening, Unwritten};
 use found::Known;
 use known::{known_addresses, write_known};
 use live::Live;
-use reload::{Room, write_policy};
+use reload::{Room, SPARE_FIXED, write_policy};
 
 pub use feature::Feature;
 pub use orphan::Orphan;
@@ -58,6 +58,8 @@ pub struct Settings<'a> {
     pub hosts: &'a [(String, IpAddr)],
     /// Where lookups over TCP are to be turned to; none: nowhere.
     pub forwarder: Option<Listening>,
+    /// Hundreds of guards are in this process: each takes less memory, and tells less at once of what happens.
+    pub one_of_many: bool,
 }
 
 /// What of the settings found no room in the kernel's tables.
@@ -107,6 +109,20 @@ pub struct Session {
     forwarder: Option<Listening>,
     unwritten: Unwritten,
     left_out: LeftOut,
+    /// No policy's names are in the tables yet.
+    nameless: bool,
+}
+
+/// Octets of the live view of one guard among many.
+const SMALL_RING: u32 = 32 << 10;
+
+/// Have the allocator give back what it holds and nobody uses.
+fn give_back_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: takes a number, and may be called at any time by any thread.
+    unsafe {
+        libc::malloc_trim(0)
+    };
 }
 
 /// The layout's own directory below a run's pins.
@@ -124,22 +140,49 @@ impl Session {
     /// [`ErrorKind::Permission`] without the capabilities, [`ErrorKind::Verifier`] where the kernel refuses a
     /// program, [`ErrorKind::Io`] where a table cannot be filled.
     pub fn load(features: &BTreeSet<Feature>, settings: &Settings<'_>) -> Result<Self, Error> {
+        let keys = NameKeys::random()?;
+        let rows = PolicyRows::new(settings.tables, keys, &Offsets::default());
+        let room = Room::for_policy(&rows);
+        let fixed = settings.hosts.len() + known_addresses(settings.known()).0.len();
+        let spared = spared(settings.tables.uses());
+        Self::load_with(features, settings, keys, rows, room, fixed, spared)
+    }
+
+    /// The same for a policy that is not known yet: the programs know everything, and [`Session::fill`] gives them one to judge
+    /// by. `settings` are those until then.
+    pub fn spare(features: &BTreeSet<Feature>, settings: &Settings<'_>) -> Result<Self, Error> {
+        let keys = NameKeys::random()?;
+        let rows = PolicyRows::new(settings.tables, keys, &Offsets::default());
+        let room = Room::for_any_usual();
+        let spared = abi::bs_spared {
+            reload: 1,
+            ..abi::zeroed()
+        };
+        Self::load_with(features, settings, keys, rows, room, SPARE_FIXED, spared)
+    }
+
+    fn load_with(
+        features: &BTreeSet<Feature>,
+        settings: &Settings<'_>,
+        keys: NameKeys,
+        mut rows: PolicyRows,
+        room: Room,
+        fixed: usize,
+        spared: abi::bs_spared,
+    ) -> Result<Self, Error> {
         libbpf_rs::set_print(Some((libbpf_rs::PrintLevel::Debug, say)));
         let forwarder = settings
             .forwarder
             .filter(|_| forward::NEEDS.iter().all(|need| features.contains(need)));
         let mut open = opened(features, forwarder.is_some())?;
-        let keys = NameKeys::random()?;
-        let mut rows = PolicyRows::new(settings.tables, keys, &Offsets::default());
-        let room = Room::for_policy(&rows);
-        let fixed = settings.hosts.len() + known_addresses(settings.known()).0.len();
         room.size(&mut open, fixed as u32)?;
-        set_constants(
-            &mut open,
-            keys,
-            spared(settings.tables.uses()),
-            forwarder.as_ref(),
-        );
+        // The ring is mapped twice, whole: hundreds of guards in one process have smaller ones.
+        if settings.one_of_many {
+            let map = &mut open.maps.bs_events;
+            map.set_max_entries(SMALL_RING)
+                .map_err(|error| Error::caused(ErrorKind::Io, "size the live view", error))?;
+        }
+        set_constants(&mut open, keys, spared, forwarder.as_ref());
 
         let mut skeleton = open.load().map_err(load_error)?;
         let record = Record::new(|name| {
@@ -170,6 +213,10 @@ impl Session {
         let ring = builder
             .build()
             .map_err(|error| Error::caused(ErrorKind::Io, "listen to the live view", error))?;
+        if settings.one_of_many {
+            // What loading took is many times what is kept.
+            give_back_memory();
+        }
         Ok(Self {
             ring,
             links: Vec::new(),
@@ -190,6 +237,7 @@ impl Session {
             forwarder,
             unwritten: Unwritten::default(),
             left_out,
+            nameless: rows.edges.is_empty(),
         })
     }
 
@@ -318,7 +366,7 @@ impl Session {
         self.events.borrow_mut().clear();
         self.ring.consume().map_err(failed)?;
         self.events.borrow_mut().clear();
-        let tried = outcome?;
+        let (tried, born) = outcome?;
         let recorded = |address: Ipv4Addr, verdict: Verdict| -> u64 {
             let rows = counted.flows.iter();
             rows.filter(|row| row.address == IpAddr::V4(address) && row.verdict == verdict)
@@ -337,7 +385,9 @@ impl Session {
                 ),
             ));
         }
-        if self.features.contains(&Feature::Processes)
+        // What was not born there is met when it acts, or at its exec.
+        if born
+            && self.features.contains(&Feature::Processes)
             && counted.subjects.iter().all(|subject| subject.late)
         {
             return Err(Error::new(
@@ -397,6 +447,13 @@ impl Session {
     /// Hand the record so far to `each`, row by row.
     pub fn read(&self, each: &mut dyn FnMut(Row)) -> Result<(), Error> {
         self.record.read(each)
+    }
+
+    /// What tells whether the record may have changed since the last time, without reading it: attempts, and processes. None
+    /// where that cannot be told.
+    pub fn pulse(&self) -> Option<(Counters, u64)> {
+        let counted = self.record.counters().ok()?;
+        Some((counted, self.live.subjects()))
     }
 
     /// Names of the features in use, for the report.

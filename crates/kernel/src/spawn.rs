@@ -47,6 +47,8 @@ pub struct Command<'a> {
     pub filter: Option<&'a SocketFilter>,
     /// What it is not given of the host.
     pub contain: Option<&'a Containment>,
+    /// No program that it starts gains privileges by the bits of its file. So the filter needs no root.
+    pub no_new_privileges: bool,
     /// Signal mask and dispositions as the caller found them, for the child.
     pub signals: SignalState,
 }
@@ -113,6 +115,8 @@ impl SpawnError {
 #[derive(Clone, Copy)]
 #[repr(u32)]
 enum Stage {
+    /// It is no failure: it waits at the gate.
+    Gate = 0,
     Cgroup = 1,
     Exec = 2,
     Join = 3,
@@ -135,11 +139,111 @@ fn uncontained(stage: i32) -> Option<&'static str> {
     .find_map(|(failed, what)| (stage == failed as i32).then_some(what))
 }
 
+/// A child that exists, and waits before it becomes the program. Dropped, it ends.
+#[derive(Debug)]
+pub struct Held {
+    child: Option<Child>,
+    program: OsString,
+    told: OwnedFd,
+    gate: Option<OwnedFd>,
+}
+
 /// Start `command`. Returns once it runs the program, or could not.
 ///
 /// The child keeps the caller's process group, session, descriptors 0 to 2 and working directory.
 /// SIGPIPE is set back to its default, since Rust's start-up code ignores it.
 pub fn spawn(command: &Command<'_>) -> Result<Child, SpawnError> {
+    born(command, None)?.outcome()
+}
+
+/// The same, with a child that does nothing before it is let go.
+pub fn spawn_held(command: &Command<'_>) -> Result<Held, SpawnError> {
+    let gate = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC);
+    let gate = gate.map_err(|e| SpawnError::Process(e.into()))?;
+    let mut held = born(command, Some(gate))?;
+    // What it gives up before it becomes the program is given up once this returns.
+    match held.heard()? {
+        Some([stage, _]) if stage == Stage::Gate as i32 => Ok(held),
+        told => held.end(told).and_then(|_| {
+            let why = "it has ended before it could be let go";
+            Err(SpawnError::Process(io::Error::other(why)))
+        }),
+    }
+}
+
+impl Held {
+    /// The child.
+    pub fn child(&self) -> &Child {
+        self.child.as_ref().expect("taken out at the end only")
+    }
+
+    /// Let it become the program. Returns once it runs that, or could not.
+    pub fn go(mut self) -> Result<Child, SpawnError> {
+        if let Some(gate) = self.gate.take() {
+            // It may have been killed meanwhile, which its wait status tells.
+            let _ = rustix::io::write(&gate, &[1]);
+        }
+        self.outcome()
+    }
+
+    /// Once it runs the program, or could not.
+    fn outcome(mut self) -> Result<Child, SpawnError> {
+        let told = self.heard()?;
+        self.end(told)
+    }
+
+    /// What it tells next: where it is, and errno. None once it runs the program, or was killed.
+    fn heard(&mut self) -> Result<Option<[i32; 2]>, SpawnError> {
+        let mut told = [0u8; 8];
+        let mut have = 0;
+        while have < told.len() {
+            match rustix::io::read(&self.told, &mut told[have..]) {
+                // The pipe closed on exec, or the child was killed before it; its wait status will tell which.
+                Ok(0) => return Ok(None),
+                Ok(n) => have += n,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(e) => return Err(SpawnError::Process(e.into())),
+            }
+        }
+        Ok(Some(
+            [&told[..4], &told[4..]].map(|b| i32::from_ne_bytes([b[0], b[1], b[2], b[3]])),
+        ))
+    }
+
+    fn end(mut self, told: Option<[i32; 2]>) -> Result<Child, SpawnError> {
+        let child = self.child.take().expect("taken out here only");
+        let Some([stage, errno]) = told else {
+            return Ok(child);
+        };
+        reap(&child);
+        let source = io::Error::from_raw_os_error(errno);
+        let program = std::mem::take(&mut self.program);
+        Err(if stage == Stage::Cgroup as i32 {
+            SpawnError::Process(source)
+        } else if stage == Stage::Join as i32 {
+            SpawnError::Join(source)
+        } else if stage == Stage::Filter as i32 {
+            SpawnError::Filter(source)
+        } else if let Some(what) = uncontained(stage) {
+            SpawnError::Contain { what, source }
+        } else if errno == libc::ENOENT {
+            SpawnError::NotFound { program }
+        } else {
+            SpawnError::NotExecutable { program, source }
+        })
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Some(child) = &self.child {
+            kill(child);
+        }
+    }
+}
+
+/// Make the process; with a `gate`, it waits for an octet there.
+fn born(command: &Command<'_>, gate: Option<(OwnedFd, OwnedFd)>) -> Result<Held, SpawnError> {
     let program = command
         .argv
         .first()
@@ -157,8 +261,11 @@ pub fn spawn(command: &Command<'_>) -> Result<Child, SpawnError> {
             what: OWN_PROCESSES,
             source,
         })?;
+    let ends = gate
+        .as_ref()
+        .map(|(inner, outer)| (inner.as_raw_fd(), outer.as_raw_fd()));
     let born = clone_child(command.cgroup, 0, |joined| {
-        image.become_program(joined, command, processes.as_ref(), write.as_raw_fd())
+        image.become_program(joined, command, processes.as_ref(), write.as_raw_fd(), ends)
     });
     let left = processes.map(Processes::leave).transpose();
     let mut child = born.map_err(SpawnError::Process)?;
@@ -173,44 +280,33 @@ pub fn spawn(command: &Command<'_>) -> Result<Child, SpawnError> {
             });
         }
     }
-    drop(write);
-
-    let mut told = [0u8; 8];
-    let mut have = 0;
-    while have < told.len() {
-        match rustix::io::read(&read, &mut told[have..]) {
-            Ok(0) => break,
-            Ok(n) => have += n,
-            Err(rustix::io::Errno::INTR) => {}
-            Err(e) => return Err(SpawnError::Process(e.into())),
-        }
-    }
-    if have < told.len() {
-        // The pipe closed on exec, or the child was killed before it; its wait status will tell which.
-        return Ok(child);
-    }
-    reap(&child);
-    let [stage, errno] =
-        [&told[..4], &told[4..]].map(|b| i32::from_ne_bytes([b[0], b[1], b[2], b[3]]));
-    let source = io::Error::from_raw_os_error(errno);
-    Err(if stage == Stage::Cgroup as i32 {
-        SpawnError::Process(source)
-    } else if stage == Stage::Join as i32 {
-        SpawnError::Join(source)
-    } else if stage == Stage::Filter as i32 {
-        SpawnError::Filter(source)
-    } else if let Some(what) = uncontained(stage) {
-        SpawnError::Contain { what, source }
-    } else if errno == libc::ENOENT {
-        SpawnError::NotFound {
-            program: program.to_owned(),
-        }
-    } else {
-        SpawnError::NotExecutable {
-            program: program.to_owned(),
-            source,
-        }
+    Ok(Held {
+        child: Some(child),
+        program: program.to_owned(),
+        told: read,
+        gate: gate.map(|(_, outer)| outer),
     })
+}
+
+/// In the child: wait for an octet. None comes if whoever holds the other end has ended, and so does the child.
+fn wait_at_gate(inner: RawFd, outer: RawFd, tell: RawFd) {
+    // SAFETY: the child's own copy of a descriptor that it does not use.
+    unsafe { libc::close(outer) };
+    let here = [Stage::Gate as i32, 0];
+    // SAFETY: writes 8 bytes of a local array; a pipe takes them whole or not at all.
+    unsafe { libc::write(tell, here.as_ptr().cast(), size_of_val(&here)) };
+    let mut octet = 0u8;
+    loop {
+        // SAFETY: writes at most one octet into a local one.
+        let have = unsafe { libc::read(inner, ptr::from_mut(&mut octet).cast(), 1) };
+        if have == 1 {
+            return;
+        }
+        if have == 0 || errno() != libc::EINTR {
+            // SAFETY: _exit does not return and runs nothing of this address space.
+            unsafe { libc::_exit(127) }
+        }
+    }
 }
 
 /// The process group of a process, or of this one; none if it has ended, or lies outside of our pid namespace, where a
@@ -456,25 +552,17 @@ impl Image {
         command: &Command<'_>,
         processes: Option<&Processes>,
         tell: RawFd,
+        gate: Option<(RawFd, RawFd)>,
     ) -> ! {
         let contain = |stage: Stage, step: Result<(), Errno>| {
             if let Err(error) = step {
                 give_up(tell, stage, error.raw_os_error());
             }
         };
-        if let (false, Some(cgroup)) = (joined, command.cgroup) {
-            // SAFETY: a valid descriptor and a C string; openat is async-signal-safe.
-            let procs = unsafe {
-                libc::openat(
-                    cgroup.as_raw_fd(),
-                    c"cgroup.procs".as_ptr(),
-                    libc::O_WRONLY | libc::O_CLOEXEC,
-                )
-            };
-            // SAFETY: writes one byte from a constant; "0" means the writer.
-            if procs < 0 || unsafe { libc::write(procs, c"0".as_ptr().cast(), 1) } != 1 {
-                give_up(tell, Stage::Cgroup, errno());
-            }
+        if let (false, Some(cgroup)) = (joined, command.cgroup)
+            && !join_in_child(cgroup)
+        {
+            give_up(tell, Stage::Cgroup, errno());
         }
         for procs in command.joins {
             // SAFETY: writes one byte from a constant into an open file; "0" means the writer.
@@ -488,6 +576,9 @@ impl Image {
             contain(Stage::Namespace, Containment::own_namespaces());
             contain(Stage::Mount, containment.limit_mounts());
         }
+        if command.no_new_privileges && !forgo_privileges() {
+            give_up(tell, Stage::Privilege, errno());
+        }
         if let Some(filter) = command.filter
             && let Err(error) = filter.install()
         {
@@ -495,6 +586,10 @@ impl Image {
         }
         if command.contain.is_some() {
             contain(Stage::Privilege, Containment::drop_capabilities());
+        }
+        // Whoever looks at it there sees what it has given up.
+        if let Some((inner, outer)) = gate {
+            wait_at_gate(inner, outer, tell);
         }
         command.signals.restore_in_child();
 
@@ -559,6 +654,26 @@ fn candidates(program: &OsStr, search: Option<&OsStr>) -> Vec<Vec<u8>> {
         .collect()
 }
 
+/// In the child: no program that it executes gives it privileges. Its failure is in errno.
+fn forgo_privileges() -> bool {
+    // SAFETY: prctl(PR_SET_NO_NEW_PRIVS) takes numbers only.
+    unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 }
+}
+
+/// In the child: join a cgroup that it was not born into. Its failure is in errno.
+pub(crate) fn join_in_child(cgroup: BorrowedFd<'_>) -> bool {
+    // SAFETY: a valid descriptor and a C string; openat is async-signal-safe.
+    let procs = unsafe {
+        libc::openat(
+            cgroup.as_raw_fd(),
+            c"cgroup.procs".as_ptr(),
+            libc::O_WRONLY | libc::O_CLOEXEC,
+        )
+    };
+    // SAFETY: writes one byte from a constant; "0" means the writer.
+    procs >= 0 && unsafe { libc::write(procs, c"0".as_ptr().cast(), 1) } == 1
+}
+
 /// In the child: tell the parent why, and end.
 fn give_up(tell: RawFd, stage: Stage, errno: i32) -> ! {
     let message = [stage as i32, errno];
@@ -597,6 +712,7 @@ mod tests {
             joins: &[],
             filter: None,
             contain: None,
+            no_new_privileges: false,
             signals: SignalState::current().unwrap(),
         })
     }
@@ -661,6 +777,7 @@ mod tests {
                 joins: &joins,
                 filter: None,
                 contain: None,
+                no_new_privileges: false,
                 signals: SignalState::current().unwrap(),
             })
         };
@@ -672,6 +789,38 @@ mod tests {
         std::fs::remove_file(&path).unwrap();
         assert_eq!((joined.unwrap(), written.as_str()), (0, "0"));
         assert!(matches!(refused, Err(SpawnError::Join(_))), "{refused:?}");
+    }
+
+    #[test]
+    fn a_held_child_waits_for_its_word_and_ends_with_who_would_give_it() {
+        let path = std::env::temp_dir().join(format!("blackstart-held-{}", std::process::id()));
+        let argv = ["touch".into(), path.clone().into_os_string()];
+        let env = [(OsString::from("PATH"), OsString::from("/usr/bin:/bin"))];
+        let held = || {
+            spawn_held(&Command {
+                argv: &argv,
+                env: &env,
+                cgroup: None,
+                joins: &[],
+                filter: None,
+                contain: None,
+                no_new_privileges: true,
+                signals: SignalState::current().unwrap(),
+            })
+            .unwrap()
+        };
+        let dropped = held();
+        let pid = dropped.child().pid;
+        drop(dropped);
+        assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists());
+        assert!(!path.exists());
+        let child = held().go().unwrap();
+        assert_eq!(exit(&child), 0);
+        std::fs::remove_file(&path).unwrap();
+        // What it gives up is given up by then.
+        let held = held();
+        let status = std::fs::read_to_string(format!("/proc/{}/status", held.child().pid));
+        assert!(status.unwrap().contains("NoNewPrivs:\t1\n"));
     }
 
     #[test]

@@ -229,6 +229,88 @@ impl Parts for Account {
     }
 }
 
+/// A report from where it was made: of a run whose record is held, or of one that somebody else supervised.
+#[derive(Debug, Clone)]
+pub enum Told {
+    /// Made while it is gone through.
+    Account(Box<Account>),
+    /// As it was handed over.
+    Report(Box<Report>),
+}
+
+impl Told {
+    fn parts(&self) -> &dyn Parts {
+        match self {
+            Self::Account(account) => &**account,
+            Self::Report(report) => &**report,
+        }
+    }
+
+    /// The whole of it, in memory.
+    pub fn to_report(&self) -> Report {
+        match self {
+            Self::Account(account) => account.to_report(),
+            Self::Report(report) => (**report).clone(),
+        }
+    }
+}
+
+impl Parts for Told {
+    fn run(&self) -> &Run {
+        self.parts().run()
+    }
+
+    fn subjects(&self) -> Box<dyn Iterator<Item = Cow<'_, Subject>> + '_> {
+        self.parts().subjects()
+    }
+
+    fn subject(&self, id: u64) -> Option<Cow<'_, Subject>> {
+        self.parts().subject(id)
+    }
+
+    fn names(&self) -> Box<dyn Iterator<Item = Cow<'_, Name>> + '_> {
+        self.parts().names()
+    }
+
+    fn flows(&self) -> Box<dyn Iterator<Item = Cow<'_, Flow>> + '_> {
+        self.parts().flows()
+    }
+
+    fn told_by_another(&self) -> Vec<bool> {
+        self.parts().told_by_another()
+    }
+
+    fn delegates(&self) -> &[Delegate] {
+        self.parts().delegates()
+    }
+
+    fn findings(&self) -> &[Finding] {
+        self.parts().findings()
+    }
+
+    fn coverage(&self) -> &Coverage {
+        self.parts().coverage()
+    }
+}
+
+impl Serialize for Told {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Account(account) => account.serialize(serializer),
+            Self::Report(report) => report.serialize(serializer),
+        }
+    }
+}
+
+impl Report {
+    /// As [`Account::add`].
+    pub fn add(&mut self, scripts: Vec<Script>, found: Vec<Finding>) {
+        self.run.scripts.extend(scripts);
+        self.findings.extend(found);
+        sort(&mut self.findings);
+    }
+}
+
 impl Serialize for Account {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         // By pattern, so that no field of a report can be forgotten here.

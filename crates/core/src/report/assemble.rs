@@ -93,7 +93,7 @@ pub struct RunFacts<'a> {
 }
 
 /// A process that outlived the main child.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Leftover {
     /// Its thread group id, initial pid namespace.
     pub tgid: u32,

@@ -133,7 +133,7 @@ pub struct LimitFacts {
 }
 
 /// The moment at which the time limit was reached.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Overtime {
     /// Wall-clock nanoseconds since the epoch.
     pub at_ns: i64,

@@ -356,6 +356,7 @@ impl Setup<'_> {
             follow: None,
             judged: &mut judged,
             control: self.control.as_ref(),
+            agent: None,
             file: &mut self.file,
             beside: &mut beside,
             notice: &mut *notice,

@@ -10,7 +10,7 @@ use blackstart_core::graph;
 use blackstart_core::lock::Lock;
 use blackstart_core::policy::{Effect, Policy, Reaction};
 use blackstart_core::report::exit_code::{GATED, TIME_LIMIT};
-use blackstart_core::report::{Account, Ledger, Leftover, LimitFacts};
+use blackstart_core::report::{Account, Ledger, Leftover, LimitFacts, Told};
 use blackstart_kernel::Session;
 use blackstart_kernel::spawn::{Child, Signals};
 
@@ -20,7 +20,7 @@ use crate::control::Judged;
 use crate::orphan::{described, kept_record, remove_programs};
 use crate::plan::Need;
 use crate::story::{End, tell, wall_ns};
-use crate::supervise::{Beside, Ending, Place, Supervision, Supervisor, Told};
+use crate::supervise::{self, Beside, Ending, Place, Supervision, Supervisor};
 use crate::terminal::Terminal;
 use crate::watch::Watch;
 use crate::{AtEnd, Ended, Notice, locked, pins, scripts, usual};
@@ -32,7 +32,7 @@ const KILL_PATIENCE: Duration = Duration::from_secs(10);
 const WAIT_STEP: Duration = Duration::from_millis(100);
 
 /// Processes that end with the command may end a moment after it, and have not outlived it.
-const GRACE: Duration = Duration::from_millis(20);
+pub(super) const GRACE: Duration = Duration::from_millis(20);
 
 impl Setup<'_> {
     /// From the command's start to the report.
@@ -78,10 +78,11 @@ impl Setup<'_> {
                 follow: self.follow.as_mut(),
                 judged: &mut judged,
                 control: self.control.as_ref(),
+                agent: None,
                 file: &mut self.file,
                 beside: &mut beside,
                 notice: &mut *notice,
-                told: Told::default(),
+                told: supervise::Told::default(),
                 detached: false,
                 contacts: false,
                 near: Vec::new(),
@@ -213,15 +214,14 @@ impl Setup<'_> {
         judged: Judged<'_>,
         record: Ledger,
         end: End,
-        mut ended: (i32, Option<i32>),
+        ended: (i32, Option<i32>),
         keep: bool,
         notice: &mut dyn FnMut(Notice),
     ) -> Ended {
         self.file.exit_code = Some(ended.0);
         self.file.gaps = self.terms.gaps().to_vec();
         let policy = judged.policy;
-        if ended.0 == 0 && gates(policy.as_deref(), &record) {
-            ended.0 = GATED;
+        if self.file.exit_code == Some(0) && gates(policy.as_deref(), &record) {
             self.file.exit_code = Some(GATED);
         }
         let mut report = tell(&self.file, policy.as_deref(), record, end);
@@ -231,9 +231,9 @@ impl Setup<'_> {
         let lock = self.look_further(&mut report, policy.as_deref());
         let (record, finished) = self.put_away(&report, keep, notice);
         Ended {
-            report,
+            report: Told::Account(Box::new(report)),
             lock,
-            exit_code: ended.0,
+            exit_code: self.file.exit_code.unwrap_or_default(),
             signal: ended.1,
             record,
             finished,
@@ -246,7 +246,7 @@ impl Setup<'_> {
 
     /// Keep the report as far as it goes, before strangers' files are looked at: one that lies on a disk which does not answer may
     /// hold this up until somebody ends it, and the programs' tables are gone by now.
-    fn keep_already(&self, report: &Account) {
+    pub(super) fn keep_already(&self, report: &Account) {
         let Some(dir) = &self.dir else { return };
         if let Err(error) = dir.write_report(report) {
             // Told when the whole of it is written, and cannot be.
@@ -256,8 +256,15 @@ impl Setup<'_> {
 
     /// What files tell of the run: the deployment's own scripts, its lock, and the catalog. The lock that this run
     /// makes, if one was asked for.
-    fn look_further(&self, report: &mut Account, policy: Option<&Policy>) -> Option<Lock> {
-        report.add(scripts::read(report), Vec::new());
+    pub(super) fn look_further(
+        &self,
+        report: &mut Account,
+        policy: Option<&Policy>,
+    ) -> Option<Lock> {
+        // Whoever is root for others opens none of their files: they look into them by themselves.
+        if self.file.caller.is_none() {
+            report.add(scripts::read(report), Vec::new());
+        }
         let lock = self.request.lock.as_ref().map(|order| {
             let (lock, found) = locked::compare(report, order);
             report.add(Vec::new(), found);
@@ -364,7 +371,7 @@ impl Setup<'_> {
     }
 
     /// The report on disk: where it is, and whether the run is finished with it.
-    fn put_away(
+    pub(super) fn put_away(
         &mut self,
         report: &Account,
         keep: bool,
@@ -394,7 +401,7 @@ impl Setup<'_> {
 }
 
 /// Was something refused by a rule whose author wants the run to fail for it?
-fn gates(policy: Option<&Policy>, record: &Ledger) -> bool {
+pub(crate) fn gates(policy: Option<&Policy>, record: &Ledger) -> bool {
     let Some(policy) = policy else { return false };
     record.refusing().any(|rule| {
         policy
@@ -413,7 +420,7 @@ fn outcome(ending: Ending, overtime: bool) -> (i32, Option<i32>) {
 }
 
 /// Is the cgroup empty, now or within `grace`?
-fn empties(cgroup: &RunCgroup, grace: Duration) -> bool {
+pub(super) fn empties(cgroup: &RunCgroup, grace: Duration) -> bool {
     let deadline = Instant::now() + grace;
     while cgroup.populated().unwrap_or(false) {
         if Instant::now() >= deadline {

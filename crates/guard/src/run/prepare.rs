@@ -87,6 +87,7 @@ impl Setup<'_> {
                 own_addresses: &resolving.own,
                 hosts: &resolving.hosts,
                 forwarder,
+                one_of_many: false,
             };
             self.load(&host, &wanted, &settings)?;
             self.tell_left_out()?;
@@ -220,7 +221,7 @@ impl Setup<'_> {
         })
     }
 
-    fn tables(&mut self, resolving: &Resolving) -> Result<Tables, Refusal> {
+    pub(super) fn tables(&mut self, resolving: &Resolving) -> Result<Tables, Refusal> {
         let search: Vec<Name> = resolving
             .search
             .iter()
@@ -243,7 +244,7 @@ impl Setup<'_> {
 
     /// Keep what the kernel's tables have room for; names that a rule speaks of first, since only these
     /// decide anything.
-    fn shorten_hosts(
+    pub(super) fn shorten_hosts(
         &mut self,
         hosts: &mut Vec<(String, IpAddr)>,
         tables: &Tables,
@@ -274,7 +275,7 @@ impl Setup<'_> {
     }
 
     /// What of the host's files and addresses found no room in the kernel's tables.
-    fn tell_left_out(&mut self) -> Result<(), Refusal> {
+    pub(super) fn tell_left_out(&mut self) -> Result<(), Refusal> {
         let left_out = self.session.as_ref().map(Session::left_out);
         let LeftOut {
             own_addresses,
@@ -397,7 +398,7 @@ impl Setup<'_> {
             .lack(Need::State, format!("{path} cannot be used: {why}"))
     }
 
-    fn make_pins(&mut self) -> Result<(), Refusal> {
+    pub(super) fn make_pins(&mut self) -> Result<(), Refusal> {
         let made = match &self.dir {
             Some(dir) => pins::create(&self.file.id, dir.path()),
             None => Err(io::Error::other(
@@ -418,7 +419,7 @@ impl Setup<'_> {
     }
 
     /// Load and attach as much of `wanted` as this kernel takes.
-    fn load(
+    pub(super) fn load(
         &mut self,
         host: &Support,
         wanted: &BTreeSet<Feature>,
@@ -427,8 +428,13 @@ impl Setup<'_> {
         let Some(cgroup) = &self.cgroup else {
             return Ok(());
         };
+        let reserve = self.reserve;
         let attempt = |features: &BTreeSet<Feature>| {
-            let mut session = Session::load(features, settings)?;
+            let mut session = if reserve {
+                Session::spare(features, settings)?
+            } else {
+                Session::load(features, settings)?
+            };
             session.attach(cgroup.fd())?;
             Ok::<_, blackstart_kernel::Error>(session)
         };
@@ -469,7 +475,7 @@ impl Setup<'_> {
     }
 
     /// Listen for lookups over TCP, before the programs that turn them here are loaded: these are told where.
-    fn listen(&mut self, servers: &[IpAddr]) -> Result<Option<Listening>, Refusal> {
+    pub(super) fn listen(&mut self, servers: &[IpAddr]) -> Result<Option<Listening>, Refusal> {
         let (listeners, mut failed) = Listeners::open(servers);
         let place = listeners.place().unwrap_or_else(|error| {
             failed.push(format!("its network namespace cannot be told: {error}"));
@@ -488,7 +494,7 @@ impl Setup<'_> {
     }
 
     /// Read lookups over TCP from now on, if the programs turn them here.
-    fn forward(&mut self, tables: Tables) -> Result<(), Refusal> {
+    pub(super) fn forward(&mut self, tables: Tables) -> Result<(), Refusal> {
         let turned = self.session.as_ref().is_some_and(Session::forwards);
         let Some(listeners) = self.listeners.take().filter(|_| turned) else {
             return Ok(());
@@ -541,6 +547,12 @@ impl Setup<'_> {
 
     /// Pin, prove, raise the mode, and begin to answer.
     fn arm(&mut self) -> Result<(), Refusal> {
+        self.pin_and_prove()?;
+        self.raise()
+    }
+
+    /// Let the programs outlive this process, and see that they judge.
+    pub(super) fn pin_and_prove(&mut self) -> Result<(), Refusal> {
         let Some(session) = &mut self.session else {
             return Ok(());
         };
@@ -573,6 +585,14 @@ impl Setup<'_> {
             self.terms.lack(Need::SelfProbe, described(&error))?;
             self.file.guarded = Guarded::Partly;
         }
+        Ok(())
+    }
+
+    /// Raise the mode, and begin to answer.
+    pub(super) fn raise(&mut self) -> Result<(), Refusal> {
+        let Some(session) = &mut self.session else {
+            return Ok(());
+        };
         let mode = if self.terms.enforcing() {
             Mode::Enforce
         } else {

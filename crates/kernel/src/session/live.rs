@@ -134,6 +134,13 @@ impl Live {
         count.fetch_add(1, Ordering::Relaxed) + 1
     }
 
+    /// How many numbers were given to subjects.
+    pub(super) fn subjects(&self) -> u64 {
+        // SAFETY: as above.
+        let count = unsafe { AtomicU64::from_ptr(self.subject_count.as_ptr()) };
+        count.load(Ordering::Relaxed)
+    }
+
     pub(super) fn set_enforce(&self, enforce: bool) {
         // SAFETY: as above.
         unsafe { self.enforce.write_volatile(u32::from(enforce)) };

@@ -20,7 +20,8 @@ use crate::fill::{EDGES_BEHIND, Offsets, PolicyRows, Rows, place_edges};
 use crate::read::name_of;
 use crate::{Error, ErrorKind, Session};
 
-use super::{Feature, Live, claim, load_error, opened, set_constants};
+use super::known::{known_addresses, write_known};
+use super::{Feature, Live, Settings, claim, load_error, opened, set_constants};
 
 /// Bound on the entries of tables that take memory for rows only.
 const PLENTY: u32 = 1 << 22;
@@ -31,6 +32,9 @@ const MOST_HOMES: u32 = 1 << 25;
 /// Where neither the kernel nor a barrier says that every program has ended that began before, they have after
 /// this: none runs longer than some microseconds.
 const GRACE: Duration = Duration::from_millis(100);
+
+/// Names of /etc/hosts and known addresses that a session has room for which was loaded for any policy.
+pub(crate) const SPARE_FIXED: usize = 2048;
 
 /// Rounds of looking for processes that came while selectors were worked out.
 const ROUNDS: usize = 8;
@@ -64,6 +68,18 @@ impl Room {
             // Path patterns make more steps than one would guess.
             steps: with_headroom(rows.steps.len()) + (1 << 12),
             ends: with_headroom(rows.ends.len()),
+        }
+    }
+
+    /// For a policy that is not known yet.
+    pub(crate) fn for_any_usual() -> Self {
+        Self {
+            states: 4096,
+            homes: 8192,
+            classes: 1024,
+            choices: 1024,
+            steps: 1 << 13,
+            ends: 1024,
         }
     }
 
@@ -233,6 +249,33 @@ impl Session {
         Ok(())
     }
 
+    /// Judge by this policy from the start, in a session that was loaded for any ([`Session::spare`]). To be called while nobody
+    /// is in its cgroup: what is written in several steps is judged by in between.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] where the tables have no room for it.
+    pub fn fill(&mut self, settings: &Settings<'_>) -> Result<(), Error> {
+        let mut rows = PolicyRows::new(settings.tables, self.keys, &self.room.offsets(0, 0));
+        let fixed = settings.hosts.len() + known_addresses(settings.known()).0.len();
+        if let Some(what) = self.room.lacks(&rows) {
+            return Err(no_room(what));
+        }
+        if fixed > SPARE_FIXED {
+            return Err(no_room("names of /etc/hosts"));
+        }
+        // Thousands of rows, that need not be written to say what they say already.
+        if self.nameless {
+            self.clear_keyed(0)?;
+        } else {
+            self.clear_place(0)?;
+        }
+        self.nameless = false;
+        write_policy(&self.skeleton, &self.live, &mut rows, &self.room, 0)?;
+        self.left_out = write_known(&self.skeleton, settings, self.keys)?;
+        self.rules = settings.rules;
+        Ok(())
+    }
+
     /// Put programs that know everything in the place of those that know what the first policy used. Both judge alike by
     /// the policy that is there, so that it does not matter which of them meets an attempt meanwhile.
     fn make_whole(&mut self) -> Result<(), Error> {
@@ -304,12 +347,18 @@ impl Session {
     /// without an edge says something.
     fn clear_place(&mut self, place: u32) -> Result<(), Error> {
         let maps = &self.skeleton.maps;
-        let of = |id: u32, room: u32| (place * room..(place + 1) * room).contains(&id);
         let mut free = Rows::default();
         for at in place * self.room.edges()..(place + 1) * self.room.edges() {
             free.push(&at, &abi::zeroed::<abi::bs_edge>());
         }
         free.write(&maps.bs_edges, "name labels")?;
+        self.clear_keyed(place)
+    }
+
+    /// Of what an earlier policy left, the rows that are found by a key.
+    fn clear_keyed(&mut self, place: u32) -> Result<(), Error> {
+        let maps = &self.skeleton.maps;
+        let of = |id: u32, room: u32| (place * room..(place + 1) * room).contains(&id);
         delete_where(&maps.bs_ports, |key: &abi::bs_port_key| {
             of(u32::from_be_bytes(key.class_be), self.room.classes)
         })?;

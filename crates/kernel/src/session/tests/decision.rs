@@ -107,6 +107,7 @@ fn compare(case: &Case) -> Result<usize, TestCaseError> {
         own_addresses: &case.own,
         hosts: &hosts,
         forwarder: None,
+        one_of_many: false,
     };
     let mut session =
         Session::load(&BTreeSet::new(), &settings).expect("a session without programs");

@@ -670,6 +670,7 @@ fn of_more_addresses_than_there_is_room_for_resolvers_are_known_first() {
         own_addresses: &own,
         hosts: &hosts,
         forwarder: None,
+        one_of_many: false,
     };
     let session = Session::load(&BTreeSet::from([Feature::Names]), &settings).unwrap();
     let known = |address: IpAddr| {

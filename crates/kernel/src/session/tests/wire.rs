@@ -129,6 +129,7 @@ impl Wire {
             own_addresses: &[],
             hosts: &[],
             forwarder: forwarder(),
+            one_of_many: false,
         };
         let mut session = Session::load(&features, &settings).unwrap();
         let path = new_cgroup();

@@ -1,0 +1,63 @@
+//! What was typed after `agent`, and of `run` what is about it.
+
+use std::path::PathBuf;
+
+use blackstart_guard::Need;
+use clap::Args;
+use clap::builder::PossibleValuesParser;
+
+/// Guard commands of callers that have no root, as a service.
+///
+/// `blackstart run`, typed by somebody in the permitted group, asks the agent for a guard. The command is the caller's
+/// own process, with the caller's rights, terminal and environment; the agent makes the cgroup, loads the
+/// programs and keeps the record, and starts nothing. Guardrails of this host are final for whoever is not root: no
+/// policy or waiver of a caller goes before them.
+///
+/// When the agent ends, or is replaced, what it guards stays guarded; the next agent looks after it.
+#[derive(Debug, Args)]
+#[command(after_long_help = AFTER_AGENT)]
+pub(crate) struct Agent {
+    /// Listen here
+    #[arg(
+        long,
+        value_name = "SOCKET",
+        default_value = "/run/blackstart/agent.sock"
+    )]
+    pub(crate) socket: PathBuf,
+
+    /// Permit whoever is in this group: its name or number; without it, root alone
+    #[arg(long, value_name = "GROUP")]
+    pub(crate) group: Option<String>,
+
+    /// Keep so many guards loaded for the next calls
+    ///
+    /// Loading is nearly all that a start takes. Each takes a few megabytes of the kernel's memory.
+    #[arg(long, value_name = "N", default_value = "2", value_parser = clap::value_parser!(u8).range(0..=64))]
+    pub(crate) spares: u8,
+
+    /// Hold this policy as a guardrail, besides those of the host; may be given more than once
+    #[arg(long, value_name = "FILE")]
+    pub(crate) policy: Vec<PathBuf>,
+
+    /// Take from this catalog what `protect:` and `service:` stand for, and find circles with it
+    ///
+    /// No caller's catalog is taken: by it a guardrail could be made to mean something else. Where none is given, it is
+    /// where BLACKSTART_CATALOG says, or in /etc/blackstart/catalog, if that is there.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) catalog: Option<PathBuf>,
+
+    /// Let callers enforce although this gap is open; may be given more than once
+    ///
+    /// Where guardrails enforce, callers accept no gaps but these.
+    #[arg(long, value_name = "KIND", value_parser = PossibleValuesParser::new(Need::ALL.map(Need::kind)))]
+    pub(crate) accept_gap: Vec<String>,
+}
+
+const AFTER_AGENT: &str = "\
+Examples:
+    blackstart agent --group deploy
+    systemctl enable --now blackstart-agent    # with the unit in dist/systemd
+
+Exit codes:
+  0      somebody ended it (SIGTERM, SIGINT)
+  125    it cannot listen, or was typed wrongly";

@@ -1,0 +1,542 @@
+//! The agent: guards for whoever may ask, without giving them root.
+//!
+//! One thread takes calls, and each guard has one of its own. What a caller says is data, what it hands over is held by a
+//! descriptor and looked at; nothing is started, written or read with root's rights because a caller said so, but what a run
+//! keeps of itself. Why so, and what follows from it: docs/decisions/0026-agent.md.
+
+use std::collections::HashMap;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{
+    DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
+};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use blackstart_core::agent::{MAX_ORDER, Order, Word, read_order, read_packet};
+use blackstart_kernel::spawn::Signals;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{FlockOperation, Mode, chown, flock};
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, listen, socket_with,
+};
+use rustix::process::{Gid, Signal, umask};
+
+use crate::Request;
+use crate::refusal::{Cause, Refusal};
+use crate::run::hosted::host;
+use crate::run::spare::Spare;
+use caller::Caller;
+use reply::{Judging, Reply};
+use take_up::Taken;
+use wire::{Link, read_sealed};
+
+pub(crate) mod asking;
+pub(crate) mod caller;
+pub(crate) mod reply;
+mod take_up;
+pub(crate) mod wire;
+
+/// Calls at once, of all and of one user.
+const CALLS_MOST: usize = 1024;
+const CALLS_OF_ONE: usize = 256;
+/// Calls that wait to be taken.
+const BACKLOG: i32 = 128;
+/// How long a caller may take with a word, and with hearing one.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// A caller does not wait for what is made ahead for the next one.
+const AHEAD: Duration = Duration::from_millis(20);
+/// An order beyond this is read while no other such is.
+const LARGE: usize = 1 << 20;
+/// How long a thread's stack is; what it does not use takes no memory.
+const STACK: usize = 1 << 20;
+
+/// Where the agent listens, and for whom.
+#[derive(Debug, Clone)]
+pub struct Post {
+    /// Its socket.
+    pub socket: PathBuf,
+    /// Whoever is in it may ask, besides root.
+    pub group: Option<u32>,
+    /// Guards that are made ahead.
+    pub spares: usize,
+    /// Where state is kept.
+    pub state_dir: PathBuf,
+}
+
+/// What the agent has to tell.
+#[derive(Debug)]
+pub enum Event {
+    /// It takes calls from now on.
+    Listening,
+    /// A call was refused.
+    Refused {
+        /// Whose, as far as that is known.
+        caller: Option<(u32, i32)>,
+        /// Why.
+        why: String,
+    },
+    /// A run has begun.
+    Began {
+        /// Its id.
+        run: String,
+        /// The user.
+        uid: u32,
+        /// Its process.
+        pid: i32,
+    },
+    /// A run is over.
+    Over {
+        /// Its id.
+        run: String,
+        /// Where its report is.
+        record: Option<PathBuf>,
+        /// The report stays as it is.
+        finished: bool,
+    },
+    /// A run that an earlier agent, or a supervisor of its own, has left is over: its report.
+    Adopted(PathBuf),
+    /// A run that an earlier agent has left is looked after.
+    TakenUp {
+        /// Its id.
+        run: String,
+    },
+    /// Something of ours failed.
+    Warning(String),
+}
+
+/// What a caller wants, and who it is.
+#[derive(Debug)]
+pub struct Wanted {
+    /// The order.
+    pub order: Order,
+    /// The user.
+    pub uid: u32,
+}
+
+/// What an order means, by guardrails and policy: the run, and what to tell of that; or all that is wrong with it.
+pub type Resolve = dyn Fn(Wanted) -> Result<(Request, Judging), Vec<String>> + Send + Sync;
+/// Who is told.
+pub type Tell = dyn Fn(Event) + Send + Sync;
+
+/// What all threads share.
+struct Office {
+    post: Post,
+    resolve: Box<Resolve>,
+    tell: Box<Tell>,
+    /// How many calls each user has open.
+    calls: Mutex<HashMap<u32, usize>>,
+    /// Guards that were made ahead, each with the thread that holds it.
+    ahead: Mutex<Vec<SyncSender<Call>>>,
+    /// Held while a large order is read.
+    large: Mutex<()>,
+    /// Runs of an earlier agent.
+    taken: Taken,
+    stir: Stir,
+}
+
+/// A call, until it is over.
+struct Call {
+    link: Link,
+    caller: Caller,
+    office: Arc<Office>,
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        let mut calls = locked(&self.office.calls);
+        if let Some(count) = calls.get_mut(&self.caller.uid) {
+            *count -= 1;
+            if *count == 0 {
+                calls.remove(&self.caller.uid);
+            }
+        }
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Take calls until somebody asks for the end. Guards stay where they are: the next agent takes them up.
+pub fn serve(post: Post, resolve: Box<Resolve>, tell: Box<Tell>) -> Result<(), Refusal> {
+    let failed = |what: &str, why: &dyn std::fmt::Display, remedy: &str| Refusal {
+        cause: Cause::System,
+        what: what.to_owned(),
+        why: why.to_string(),
+        remedy: remedy.to_owned(),
+    };
+    if !rustix::process::geteuid().is_root() {
+        let why = "it makes cgroups and loads programs for others";
+        return Err(failed("the agent needs root", &why, "start it as root"));
+    }
+    // Before any thread is made: threads inherit the block.
+    let signals =
+        Signals::block().map_err(|error| failed("signals cannot be taken over", &error, ""))?;
+    let shown = post.socket.display().to_string();
+    let (listener, _lock) = open(&post).map_err(|error| {
+        failed(
+            &format!("the agent cannot listen at {shown}"),
+            &error,
+            "name another place with --socket",
+        )
+    })?;
+    let office = Arc::new(Office {
+        post,
+        resolve,
+        tell,
+        calls: Mutex::default(),
+        ahead: Mutex::default(),
+        large: Mutex::default(),
+        taken: Taken::default(),
+        stir: Stir::start(),
+    });
+    take_up::all(&office);
+    for _ in 0..office.post.spares {
+        make_ahead(&office);
+    }
+    (office.tell)(Event::Listening);
+    loop {
+        let mut fds = [
+            PollFd::new(&listener, PollFlags::IN),
+            PollFd::from_borrowed_fd(signals.fd(), PollFlags::IN),
+        ];
+        if poll(&mut fds, None).is_err() {
+            continue;
+        }
+        while let Some(received) = signals.next() {
+            if let Some(Signal::INT | Signal::QUIT | Signal::TERM) =
+                Signal::from_named_raw(received.signal)
+            {
+                return Ok(());
+            }
+        }
+        match accept_with(&listener, SocketFlags::CLOEXEC) {
+            Ok(socket) => receive(&office, socket),
+            Err(error) => tracing::debug!(%error, "a call"),
+        }
+    }
+}
+
+/// The socket, with nobody but root and the group let near it; and the lock that keeps other agents away.
+fn open(post: &Post) -> io::Result<(OwnedFd, File)> {
+    let dir = post.socket.parent().unwrap_or(Path::new("/"));
+    if !dir.exists() {
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o711)
+            .create(dir)?;
+    }
+    let about = fs::metadata(dir)?;
+    if about.uid() != 0 || about.mode() & 0o022 != 0 {
+        return Err(io::Error::other(format!(
+            "others than root may write to {}",
+            dir.display()
+        )));
+    }
+    // Runs may have kept their state there, in directories that stay closed.
+    if dir == Path::new(crate::state::SPARE) {
+        fs::set_permissions(dir, fs::Permissions::from_mode(0o711))?;
+    }
+    let lock = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(post.socket.with_extension("lock"))?;
+    flock(&lock, FlockOperation::NonBlockingLockExclusive)
+        .map_err(|_| io::Error::other("another agent listens there"))?;
+    let socket = socket_with(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+        None,
+    )?;
+    match fs::remove_file(&post.socket) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    // Closed to all until its group is set.
+    let before = umask(Mode::from_raw_mode(0o777));
+    let bound = bind(&socket, &SocketAddrUnix::new(&post.socket)?);
+    umask(before);
+    bound?;
+    chown(&post.socket, None, post.group.map(Gid::from_raw))?;
+    fs::set_permissions(&post.socket, fs::Permissions::from_mode(0o660))?;
+    listen(&socket, BACKLOG)?;
+    Ok((socket, lock))
+}
+
+/// A call: who is it, may they, and is there room?
+fn receive(office: &Arc<Office>, socket: OwnedFd) {
+    let refuse = |link: &Link, caller: Option<(u32, i32)>, why: &str, remedy: &str| {
+        say_refused(link, "the agent does not answer", why, remedy);
+        (office.tell)(Event::Refused {
+            caller,
+            why: why.to_owned(),
+        });
+    };
+    let link = Link::of(socket);
+    let caller = match Caller::of(link.fd()) {
+        Ok(caller) => caller,
+        Err(error) => {
+            return refuse(
+                &link,
+                None,
+                &format!("who calls cannot be told: {error}"),
+                "",
+            );
+        }
+    };
+    let who = Some((caller.uid, caller.pid));
+    if !caller.is_permitted(office.post.group) {
+        let why = "its caller is neither root nor in the permitted group";
+        return refuse(
+            &link,
+            who,
+            why,
+            "ask an administrator for the agent's group",
+        );
+    }
+    {
+        let mut calls = locked(&office.calls);
+        let all: usize = calls.values().sum();
+        let of_one = calls.entry(caller.uid).or_default();
+        if all >= CALLS_MOST || *of_one >= CALLS_OF_ONE {
+            if *of_one == 0 {
+                calls.remove(&caller.uid);
+            }
+            drop(calls);
+            return refuse(
+                &link,
+                who,
+                "too many calls are open",
+                "try again when some are over",
+            );
+        }
+        *of_one += 1;
+    }
+    let call = Call {
+        link,
+        caller,
+        office: Arc::clone(office),
+    };
+    office.stir.now();
+    // Popped by itself, so that nobody waits for a lock.
+    let ahead = locked(&office.ahead).pop();
+    let rest = match ahead {
+        Some(thread) => match thread.send(call) {
+            Ok(()) => return,
+            Err(unsent) => unsent.0,
+        },
+        None => call,
+    };
+    let started = thread::Builder::new()
+        .name("guard".to_owned())
+        .stack_size(STACK)
+        .spawn(move || attend(&rest, None));
+    if let Err(error) = started {
+        (office.tell)(Event::Warning(format!("a call has no thread: {error}")));
+    }
+}
+
+/// Make a guard for a call to come, in the thread that will look after it: what the kernel's tables are reached by does not
+/// change threads.
+fn make_ahead(office: &Arc<Office>) {
+    let own = Arc::clone(office);
+    let started = thread::Builder::new()
+        .name("guard".to_owned())
+        .stack_size(STACK)
+        .spawn(move || {
+            let spare = match Spare::make(&own.post.state_dir) {
+                Ok(spare) => spare,
+                Err(refusal) => return (own.tell)(Event::Warning(refusal.to_string())),
+            };
+            let (thread, calls) = sync_channel(1);
+            locked(&own.ahead).push(thread);
+            // Nothing else of the office is held while it waits.
+            match calls.recv() {
+                Ok(call) => {
+                    drop(own);
+                    attend(&call, Some(spare));
+                }
+                Err(_) => spare.discard(),
+            }
+        });
+    if let Err(error) = started {
+        (office.tell)(Event::Warning(format!("no guard is made ahead: {error}")));
+    }
+}
+
+/// Hear what a caller wants, and do it.
+fn attend(call: &Call, spare: Option<Spare>) {
+    let had_one = spare.is_some();
+    let mut spare = spare;
+    if let Err(refusal) = hear(call, &mut spare) {
+        say_refused(&call.link, &refusal.what, &refusal.why, &refusal.remedy);
+        (call.office.tell)(Event::Refused {
+            caller: Some((call.caller.uid, call.caller.pid)),
+            why: refusal.to_string(),
+        });
+    }
+    if let Some(unused) = spare {
+        unused.discard();
+        if had_one {
+            make_ahead(&call.office);
+        }
+    }
+}
+
+fn hear(call: &Call, spare: &mut Option<Spare>) -> Result<(), Refusal> {
+    let wrong = |why: String| Refusal {
+        cause: Cause::Request,
+        what: "the agent does not understand its caller".to_owned(),
+        why,
+        remedy: String::new(),
+    };
+    let (link, office) = (&call.link, &call.office);
+    let io = |error: io::Error| wrong(error.to_string());
+    link.set_patience(Some(PATIENCE), Some(PATIENCE))
+        .map_err(io)?;
+    let Some(mut packet) = link.receive().map_err(io)? else {
+        // It only looked whether somebody is here.
+        return Ok(());
+    };
+    let word = read_packet(&packet.octets).map_err(wrong)?;
+    match (word, packet.descriptors.pop()) {
+        (Word::Run {}, Some(file)) => {
+            let order = order_in(file, office).map_err(wrong)?;
+            guard(call, order, spare)
+        }
+        (Word::Run {}, None) => Err(wrong("no file with an order came along".to_owned())),
+        (Word::Report { run, ended }, None) => {
+            take_up::report(office, link, &call.caller, &run, ended)
+        }
+        _ => Err(wrong("a run was to be asked for first".to_owned())),
+    }
+}
+
+fn order_in(file: OwnedFd, office: &Office) -> Result<Order, String> {
+    let length = rustix::fs::fstat(&file)
+        .map_err(|error| error.to_string())?
+        .st_size;
+    let large = usize::try_from(length).unwrap_or(usize::MAX) > LARGE;
+    let _alone = large.then(|| locked(&office.large));
+    let octets = read_sealed(file, MAX_ORDER).map_err(|error| error.to_string())?;
+    read_order(&octets)
+}
+
+/// Guard a command for its caller, up to its end.
+fn guard(call: &Call, order: Order, spare: &mut Option<Spare>) -> Result<(), Refusal> {
+    let (caller, office) = (&call.caller, &call.office);
+    let wanted = Wanted {
+        order,
+        uid: caller.uid,
+    };
+    let (request, judging) = (office.resolve)(wanted).map_err(|wrong| Refusal {
+        cause: Cause::Request,
+        what: "the agent refuses this run".to_owned(),
+        why: wrong.join("\n"),
+        remedy: String::new(),
+    })?;
+    let refill = spare.is_some();
+    let mut began = |run: &str, pid: i32| {
+        (office.tell)(Event::Began {
+            run: run.to_owned(),
+            uid: caller.uid,
+            pid,
+        });
+        if refill {
+            let office = Arc::clone(office);
+            let later = thread::Builder::new()
+                .name("ahead".to_owned())
+                .spawn(move || {
+                    thread::sleep(AHEAD);
+                    make_ahead(&office);
+                });
+            if let Err(error) = later {
+                tracing::warn!(%error, "no guard is made ahead");
+            }
+        }
+    };
+    let over = host(
+        &request,
+        caller,
+        &call.link,
+        spare.take(),
+        judging,
+        &mut began,
+    );
+    let over = over.inspect_err(|_| {
+        if refill {
+            make_ahead(office);
+        }
+    })?;
+    (office.tell)(Event::Over {
+        run: over.id,
+        record: over.record,
+        finished: over.finished,
+    });
+    Ok(())
+}
+
+fn say_refused(link: &Link, what: &str, why: &str, remedy: &str) {
+    let mut why = why.to_owned();
+    let packet = loop {
+        let said = Reply::Refused {
+            what: what.to_owned(),
+            why: why.clone(),
+            remedy: remedy.to_owned(),
+        };
+        match said.packet() {
+            None if !why.is_empty() => {
+                let mut half = why.len() / 2;
+                while !why.is_char_boundary(half) {
+                    half -= 1;
+                }
+                why.truncate(half);
+            }
+            other => break other,
+        }
+    };
+    if let Some(packet) = packet {
+        let _ = link.try_send(&packet);
+    }
+}
+
+/// Moving a process between cgroups waits until every program and fork that began before has ended, some 10 ms, and for a few
+/// more milliseconds then nobody waits. So something is moved to where it is already, as soon as somebody calls: when
+/// the command's process comes, that time is over.
+struct Stir(SyncSender<()>);
+
+impl Stir {
+    fn start() -> Self {
+        let (wanted, received) = sync_channel(1);
+        let started = thread::Builder::new()
+            .name("stir".to_owned())
+            .spawn(move || {
+                let own = crate::cgroup::own_procs();
+                let pid = std::process::id().to_string();
+                while received.recv().is_ok() {
+                    if let Ok(own) = &own
+                        && let Err(error) = fs::write(own, &pid)
+                    {
+                        tracing::debug!(%error, "stir");
+                    }
+                }
+            });
+        if let Err(error) = started {
+            tracing::debug!(%error, "stir");
+        }
+        Self(wanted)
+    }
+
+    fn now(&self) {
+        // Asked for already, if there is no room.
+        let _ = self.0.try_send(());
+    }
+}

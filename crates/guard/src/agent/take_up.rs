@@ -1,0 +1,218 @@
+//! Runs that an earlier agent has left: guarded by what is pinned, and looked after again from here on.
+//!
+//! Verdicts have gone on meanwhile. What is left to do is what a sweep does, only that whoever waits for the report hears of it,
+//! and says how the command ended, which nobody else knows.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use blackstart_core::agent::End;
+use blackstart_core::report::Report;
+
+use super::{Event, Office, locked};
+use crate::AtEnd;
+use crate::agent::caller::Caller;
+use crate::agent::reply::Reply;
+use crate::agent::wire::Link;
+use crate::cgroup::{Found, RunCgroup};
+use crate::orphan::{sweep, sweep_adopted};
+use crate::refusal::{Cause, Refusal};
+use crate::run::hosted::hand_over;
+use crate::state::{RunDir, RunFile, StateDir};
+
+/// How often it is looked whether somebody is left in a run.
+const LOOK: Duration = Duration::from_secs(1);
+/// How long a run that is empty waits for somebody to say how its command ended.
+const WORD: Duration = Duration::from_secs(3);
+/// How long whoever asks for a report is let wait for it.
+const REPORT: Duration = Duration::from_secs(30);
+/// How often that is looked for.
+const STEP: Duration = Duration::from_millis(10);
+/// How long killed leftovers may take to be gone.
+const KILL_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Runs that are looked after, and how each is told of its command's end.
+#[derive(Default)]
+pub(super) struct Taken(Mutex<HashMap<String, Sender<End>>>);
+
+/// Everything that was left: what is over is adopted, what goes on is looked after.
+pub(super) fn all(office: &Arc<Office>) {
+    // First those that somebody may still say something of: a sweep would end them without.
+    for state in StateDir::places(&office.post.state_dir) {
+        for path in state.unfinished().unwrap_or_default() {
+            // Of other supervisors' runs the next command takes care.
+            let Ok(run) = RunDir::peek(&path) else {
+                continue;
+            };
+            if run.caller.is_some() && !run.kept {
+                one(office, &state, path, run.id);
+            }
+        }
+    }
+    match sweep(&office.post.state_dir) {
+        Ok(swept) => {
+            for report in swept.adopted {
+                (office.tell)(Event::Adopted(report));
+            }
+            for failed in swept.failed {
+                let run = failed.path.display();
+                (office.tell)(Event::Warning(format!(
+                    "cannot clean up after the run in {run}: {}",
+                    failed.why
+                )));
+            }
+        }
+        Err(error) => (office.tell)(Event::Warning(format!(
+            "runs without a supervisor cannot be looked for: {error}"
+        ))),
+    }
+}
+
+/// Look after one run, if nobody does.
+fn one(office: &Arc<Office>, state: &StateDir, path: PathBuf, id: String) {
+    let Ok(Some(dir)) = RunDir::adopt(&path) else {
+        return;
+    };
+    let (told, hears) = channel();
+    locked(&office.taken.0).insert(id.clone(), told);
+    (office.tell)(Event::TakenUp { run: id.clone() });
+    let (own, state) = (Arc::clone(office), state.clone());
+    let started = thread::Builder::new()
+        .name("taken".to_owned())
+        .spawn(move || {
+            let outcome = dir.read_run().and_then(|run| {
+                let ended = until_over(&run, &hears)?;
+                finish(&state, dir, run, ended)
+            });
+            locked(&own.taken.0).remove(&id);
+            match outcome {
+                Ok(Some(report)) => (own.tell)(Event::Adopted(report)),
+                Ok(None) => {}
+                Err(error) => (own.tell)(Event::Warning(format!(
+                    "the run {id} cannot be ended: {error}"
+                ))),
+            }
+        });
+    if let Err(error) = started {
+        (office.tell)(Event::Warning(format!("a run has no thread: {error}")));
+    }
+}
+
+/// Until somebody says how the command ended, or nobody is left.
+fn until_over(run: &RunFile, hears: &std::sync::mpsc::Receiver<End>) -> io::Result<Option<End>> {
+    let mut empty_since = None;
+    loop {
+        let lives = match &run.cgroup {
+            Some(place) => match RunCgroup::find(place)? {
+                Found::Here(cgroup) => cgroup.populated()?,
+                Found::Gone => false,
+                Found::Unknown(why) => return Err(io::Error::other(why)),
+            },
+            None => false,
+        };
+        let since = match (lives, empty_since) {
+            (true, _) => None,
+            (false, since) => Some(since.unwrap_or_else(Instant::now)),
+        };
+        empty_since = since;
+        if since.is_some_and(|since| since.elapsed() >= WORD) {
+            return Ok(None);
+        }
+        match hears.recv_timeout(LOOK) {
+            Ok(end) => return Ok(Some(end)),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return Ok(None),
+        }
+    }
+}
+
+/// Leftovers as asked for, and then what a sweep does.
+fn finish(
+    state: &StateDir,
+    dir: RunDir,
+    mut run: RunFile,
+    ended: Option<End>,
+) -> io::Result<Option<PathBuf>> {
+    if let Some(end) = ended {
+        run.exit_code = Some(end.exit_code);
+    }
+    let cgroup = match &run.cgroup {
+        Some(place) => match RunCgroup::find(place)? {
+            Found::Here(cgroup) => Some(cgroup),
+            Found::Gone | Found::Unknown(_) => None,
+        },
+        None => None,
+    };
+    if let Some(cgroup) = cgroup.filter(|cgroup| cgroup.populated().unwrap_or(false)) {
+        match run.at_end {
+            Some(AtEnd::Keep) => run.kept = true,
+            Some(AtEnd::Kill) => cgroup.kill(KILL_PATIENCE)?,
+            Some(AtEnd::Release | AtEnd::Wait) | None => cgroup.release()?,
+        }
+    }
+    dir.write_run(&run)?;
+    let _alone = state.lock(Duration::from_secs(10))?;
+    sweep_adopted(dir)
+}
+
+/// Give its report to the caller of a run whose agent has ended meanwhile.
+pub(super) fn report(
+    office: &Arc<Office>,
+    link: &Link,
+    caller: &Caller,
+    id: &str,
+    ended: End,
+) -> Result<(), Refusal> {
+    let refused = |why: &str| Refusal {
+        cause: Cause::Request,
+        what: format!("the agent has no report of the run {id}"),
+        why: why.to_owned(),
+        remedy: String::new(),
+    };
+    // The same word, whether it is not there or somebody else's.
+    let unknown = || refused("it is none of its caller's");
+    let mut places = StateDir::places(&office.post.state_dir);
+    let (state, path) = places
+        .find_map(|state| {
+            let path = state.path().join("runs").join(id);
+            path.is_dir().then_some((state, path))
+        })
+        .ok_or_else(unknown)?;
+    let mine = |path: &PathBuf| RunDir::peek(path).is_ok_and(|run| run.caller == Some(caller.uid));
+    if !mine(&path) {
+        return Err(unknown());
+    }
+    if RunDir::is_on(&path) {
+        if !locked(&office.taken.0).contains_key(id) {
+            one(office, &state, path.clone(), id.to_owned());
+        }
+        if let Some(told) = locked(&office.taken.0).get(id) {
+            // Over meanwhile, if nobody hears it.
+            let _ = told.send(ended);
+        }
+    }
+    let deadline = Instant::now() + REPORT;
+    while RunDir::is_on(&path) {
+        if Instant::now() >= deadline {
+            return Err(refused("it is not over yet"));
+        }
+        thread::sleep(STEP);
+    }
+    let record = RunDir::report_in(&path);
+    let read = fs::read(&record).and_then(|octets| {
+        let report: Report = serde_json::from_slice(&octets)?;
+        Ok(report)
+    });
+    let report = read.map_err(|error| refused(&error.to_string()))?;
+    let said = Reply::Report {
+        exit_code: report.run.exit_code,
+    };
+    hand_over(link, &said, &report);
+    Ok(())
+}

@@ -1,0 +1,530 @@
+//! A run whose command is somebody else's child: the agent guards it, and its caller starts it, waits for it and has its
+//! terminal.
+//!
+//! Nothing is done here with the caller's rights, and nothing is started. What the agent does for the caller is what needs
+//! root: the cgroup, the programs, the record. Why so: docs/decisions/0026-agent.md.
+
+use std::borrow::Cow;
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::AsFd as _;
+use std::path::PathBuf;
+use std::time::{Duration, Instant, SystemTime};
+
+use blackstart_core::agent::{End as Ending, Word, read_packet};
+use blackstart_core::policy::Effect;
+use blackstart_core::report::LimitFacts;
+use blackstart_core::report::exit_code::GATED;
+use blackstart_kernel::Settings;
+use blackstart_kernel::support::Support;
+
+use super::finish::{GRACE, empties};
+use super::spare::Spare;
+use super::{PATIENCE, Setup, gates, terms_of, usage};
+use crate::agent::caller::Caller;
+use crate::agent::reply::{Judging, Reply};
+use crate::agent::wire::{Link, sealed};
+use crate::cgroup::Controller;
+use crate::control::Judged;
+use crate::forward::Listeners;
+use crate::orphan::sweep_locked;
+use crate::plan::{Need, plan, unix_rules};
+use crate::refusal::{Cause, Refusal};
+use crate::resolv::Resolving;
+use crate::story::{End, tell as tell_of, wall_ns};
+use crate::supervise::{Beside, CHECKPOINT, Place, Supervision, Told};
+use crate::{AtEnd, Notice, Request};
+
+/// Well within the three seconds after which the kernel takes the supervisor for dead, and seldom enough for hundreds of guards.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+/// How long a caller may take from one word to the next before its command runs.
+const BEFORE_START: Duration = Duration::from_secs(10);
+/// How long killed leftovers may take to be gone.
+const KILL_PATIENCE: Duration = Duration::from_secs(10);
+
+/// What becomes of a run that was guarded for somebody.
+pub(crate) struct Hosted {
+    /// Its id.
+    pub(crate) id: String,
+    /// Where its report is kept, if it could be.
+    pub(crate) record: Option<PathBuf>,
+    /// Nothing of it goes on.
+    pub(crate) finished: bool,
+}
+
+/// Guard what `caller` wants guarded, up to its end.
+pub(crate) fn host(
+    request: &Request,
+    caller: &Caller,
+    link: &Link,
+    spare: Option<Spare>,
+    judging: Judging,
+    began: &mut dyn FnMut(&str, i32),
+) -> Result<Hosted, Refusal> {
+    let (mode, terms) = match terms_of(request) {
+        Ok(both) => both,
+        Err(refusal) => {
+            spare.into_iter().for_each(Spare::discard);
+            return Err(refusal);
+        }
+    };
+    let mut setup = Setup::new(request, mode, terms);
+    setup.file.caller = Some(caller.uid);
+    let mut notice = |notice: Notice| tell(link, notice);
+    let started = setup
+        .prepare_for(caller, spare, &mut notice)
+        .and_then(|()| setup.receive(caller, link, &judging));
+    match started {
+        Ok(pid) => {
+            began(&setup.file.id, pid);
+            Ok(setup.look_after(link, pid))
+        }
+        Err(refusal) => {
+            setup.undo();
+            Err(refusal)
+        }
+    }
+}
+
+/// A caller that does not read has its live view thinned, and holds nobody up.
+fn tell(link: &Link, notice: Notice) {
+    if let Some(octets) = Reply::Notice(notice).packet()
+        && let Err(error) = link.try_send(&octets)
+    {
+        tracing::debug!(%error, "a notice");
+    }
+}
+
+impl Setup<'_> {
+    /// Everything that has to be there before the command may start.
+    fn prepare_for(
+        &mut self,
+        caller: &Caller,
+        spare: Option<Spare>,
+        notice: &mut dyn FnMut(Notice),
+    ) -> Result<(), Refusal> {
+        let mut spare = spare;
+        let prepared = self.prepare_with(caller, &mut spare, notice);
+        spare.into_iter().for_each(Spare::discard);
+        prepared
+    }
+
+    fn prepare_with(
+        &mut self,
+        caller: &Caller,
+        spare: &mut Option<Spare>,
+        notice: &mut dyn FnMut(Notice),
+    ) -> Result<(), Refusal> {
+        let host = spare
+            .as_ref()
+            .map_or_else(Support::for_run, |spare| spare.host().clone());
+        let mut resolving = Resolving::of_caller(caller.pid);
+        let tables = self.tables(&resolving)?;
+        let wanted = plan(&host, tables.uses(), &mut self.terms)?;
+        if wanted.is_empty() {
+            return Err(Refusal {
+                cause: Cause::Unmet(Need::Bpf),
+                what: "the agent cannot guard anything here".to_owned(),
+                why: self
+                    .terms
+                    .gaps()
+                    .first()
+                    .map_or_else(String::new, |gap| gap.detail.clone()),
+                remedy: "`blackstart doctor`, as root, says what is missing".to_owned(),
+            });
+        }
+        let locked = self.open_state()?;
+        if let (Some(state), true) = (
+            &self.state,
+            self.file.service.is_some() && !self.request.concurrent,
+        ) && locked.is_some()
+        {
+            match sweep_locked(state) {
+                Ok(swept) => self.refuse_beside_orphans(&swept, notice)?,
+                Err(error) => notice(Notice::Warning(format!(
+                    "runs without a supervisor cannot be looked for: {error}"
+                ))),
+            }
+        }
+        if let Some(policy) = self.policy {
+            unix_rules(policy, &wanted, &mut self.terms)?;
+            if !policy.follow.is_empty() {
+                // Whoever may not look into a unit is not to learn where it connects to.
+                let why = "units are followed for runs of root only, not by way of the agent";
+                self.terms.note(Need::Follow, why, 0);
+            }
+        }
+        self.shorten_hosts(&mut resolving.hosts, &tables)?;
+        self.file.knows(&resolving);
+        let mut settings = Settings {
+            tables: &tables,
+            rules: self.policy.map_or(0, |policy| {
+                u32::try_from(policy.rules.len()).unwrap_or(u32::MAX)
+            }),
+            resolvers: &resolving.servers,
+            own_addresses: &resolving.own,
+            hosts: &resolving.hosts,
+            forwarder: None,
+            one_of_many: true,
+        };
+        let unlimited = Controller::needed(&self.limits()).is_empty();
+        let ahead = spare.take().filter(|_| unlimited);
+        let left = match ahead {
+            Some(ahead) => self.take(ahead, &wanted, &settings),
+            None => None,
+        };
+        if self.session.is_some() {
+            drop(locked);
+            self.locked = None;
+            self.keep_policy()?;
+            self.apply_limits()?;
+            self.tell_left_out()?;
+            self.confine(caller)?;
+            self.raise()?;
+        } else {
+            *spare = left;
+            self.begin_dir()?;
+            self.make_cgroup(&host)?;
+            self.apply_limits()?;
+            self.make_pins()?;
+            drop(locked);
+            self.locked = None;
+            settings.forwarder = self.listen(&resolving.servers)?;
+            self.load(&host, &wanted, &settings)?;
+            self.tell_left_out()?;
+            self.confine(caller)?;
+            self.pin_and_prove()?;
+            self.raise()?;
+        }
+        self.forward(tables)?;
+        self.listeners = None::<Listeners>;
+        if self.session.is_none() || self.cgroup.is_none() {
+            return Err(Refusal {
+                cause: Cause::Unmet(Need::Bpf),
+                what: "the agent cannot guard anything here".to_owned(),
+                why: self
+                    .terms
+                    .gaps()
+                    .first()
+                    .map_or_else(String::new, |gap| gap.detail.clone()),
+                remedy: "`blackstart doctor`, as root, says what is missing".to_owned(),
+            });
+        }
+        if let Some(cgroup) = &mut self.cgroup {
+            // Whoever outlives the run is the caller's again.
+            cgroup.goes_home_with(caller.pid).map_err(|why| Refusal {
+                cause: Cause::Request,
+                what: "the agent does not guard this command".to_owned(),
+                why,
+                remedy: String::new(),
+            })?;
+            self.file.cgroup = Some(cgroup.whereabouts().clone());
+        }
+        for gap in self.terms.gaps() {
+            notice(Notice::Gap(gap.clone()));
+        }
+        Ok(())
+    }
+
+    /// The directory was there before the policy was.
+    fn keep_policy(&mut self) -> Result<(), Refusal> {
+        let (Some(dir), Some(given)) = (&self.dir, &self.request.policy) else {
+            return Ok(());
+        };
+        dir.write_policy(&given.policy).map_err(|error| Refusal {
+            cause: Cause::System,
+            what: "the run's policy cannot be kept".to_owned(),
+            why: error.to_string(),
+            remedy: "see to the agent's state directory".to_owned(),
+        })
+    }
+
+    /// Where the default refuses, a command of a caller without root gives up every way to privileges, which takes as much
+    /// from it as containment does from root: then it can make itself the filter that closes families of sockets.
+    fn confine(&mut self, caller: &Caller) -> Result<(), Refusal> {
+        let refuses = self.default_refuses();
+        let wanted = self.request.contain.unwrap_or(refuses);
+        if wanted && caller.uid != 0 {
+            self.confined = true;
+            self.file.contained = true;
+            self.file.closed_families = true;
+            return Ok(());
+        }
+        if wanted {
+            let why = "root's privileges cannot be taken from a command by way of the agent";
+            self.terms.lack(Need::Contain, why)?;
+        }
+        if !refuses {
+            return Ok(());
+        }
+        if !self.terms.accepts(Need::Families) {
+            let why = "packet and vsock sockets are refused only to commands that give up gaining privileges";
+            return self.terms.lack(Need::Families, why);
+        }
+        if let Some(session) = &mut self.session {
+            session.open_families();
+        }
+        Ok(())
+    }
+
+    /// The command's process, into the cgroup.
+    fn receive(&mut self, caller: &Caller, link: &Link, judging: &Judging) -> Result<i32, Refusal> {
+        let wrong = |why: String| Refusal {
+            cause: Cause::Request,
+            what: "the agent does not guard this command".to_owned(),
+            why,
+            remedy: String::new(),
+        };
+        let gone = |error: io::Error| wrong(format!("its caller cannot be heard: {error}"));
+        self.file.gaps = self.terms.gaps().to_vec();
+        self.file.at_end = Some(self.at_end());
+        // On disk before anything runs; the moment itself is known a little later.
+        self.file.started_ns = wall_ns(SystemTime::now());
+        self.write_run();
+        let ready = Reply::Ready {
+            run: self.file.id.clone(),
+            confine: self.confined,
+        };
+        let ready = ready
+            .packet()
+            .ok_or_else(|| wrong("too much was said".to_owned()))?;
+        let how = sealed(|out| serde_json::to_writer(out, judging).map_err(io::Error::from))
+            .map_err(gone)?;
+        link.set_patience(Some(BEFORE_START), Some(BEFORE_START))
+            .map_err(gone)?;
+        link.send(&ready, &[how.as_fd()]).map_err(gone)?;
+        let packet = link.receive().map_err(gone)?;
+        let mut packet = packet.ok_or_else(|| wrong("its caller has ended".to_owned()))?;
+        match (read_packet(&packet.octets), packet.descriptors.len()) {
+            (Ok(Word::Child {}), 1) => {}
+            (Ok(_), _) => {
+                return Err(wrong(
+                    "a process with its descriptor was to come".to_owned(),
+                ));
+            }
+            (Err(why), _) => return Err(wrong(why)),
+        }
+        let Some(pidfd) = packet.descriptors.pop() else {
+            return Err(wrong("no process came along".to_owned()));
+        };
+        let pid = caller.child(pidfd.as_fd(), self.confined).map_err(wrong)?;
+        let cgroup = self
+            .cgroup
+            .as_mut()
+            .ok_or_else(|| wrong("there is no cgroup".to_owned()))?;
+        cgroup.take_in(pid, pidfd.as_fd()).map_err(wrong)?;
+        cgroup.inhabited();
+        self.file.started_ns = wall_ns(SystemTime::now());
+        let go = Reply::Go {
+            cgroup: self.file.cgroup.clone(),
+            limits: self.file.limits.clone(),
+        };
+        let go = go
+            .packet()
+            .ok_or_else(|| wrong("too much was said".to_owned()))?;
+        if let Err(error) = link.send(&go, &[]) {
+            // Its process is in there, and ends with it.
+            tracing::debug!(%error, "the caller is gone");
+        }
+        Ok(pid)
+    }
+
+    fn at_end(&self) -> AtEnd {
+        self.request
+            .leftover
+            .unwrap_or_else(|| match self.policy.map(|policy| policy.default) {
+                Some(Effect::Deny) => AtEnd::Kill,
+                _ => AtEnd::Release,
+            })
+    }
+
+    /// From there to the report.
+    fn look_after(mut self, link: &Link, pid: i32) -> Hosted {
+        let began = Instant::now();
+        let at_end = self.at_end();
+        let mut beside = Beside::default();
+        let mut judged = Judged {
+            policy: self.policy.map(Cow::Borrowed),
+            tables: self.tables.take(),
+            search: std::mem::take(&mut self.search),
+            may_enforce: self.terms.may_enforce(),
+            broken_glass: false,
+            ends_leases: false,
+            enforcing: self.terms.enforcing(),
+        };
+        let mut notice = |notice: Notice| tell(link, notice);
+        let mut on = Supervision {
+            session: self.session.as_mut(),
+            place: Place::Made(self.cgroup.as_ref()),
+            dir: self.dir.as_ref(),
+            answerer: self.answerer.as_ref(),
+            forwarder: self.forwarder.as_ref(),
+            follow: None,
+            judged: &mut judged,
+            control: self.control.as_ref(),
+            agent: None,
+            file: &mut self.file,
+            beside: &mut beside,
+            notice: &mut notice,
+            told: Told::default(),
+            detached: false,
+            contacts: false,
+            near: Vec::new(),
+            pending: VecDeque::new(),
+        };
+        let ending = on.until_ended(link);
+        let mut leftovers = self
+            .cgroup
+            .as_ref()
+            .filter(|cgroup| !empties(cgroup, GRACE))
+            .and_then(|cgroup| cgroup.survivors().ok())
+            .unwrap_or_default();
+        if let (Some(cgroup), AtEnd::Kill, false) = (&self.cgroup, at_end, leftovers.is_empty())
+            && let Err(error) = cgroup.kill(KILL_PATIENCE)
+        {
+            let detail = format!("not all leftovers could be ended: {error}");
+            self.terms.note(Need::Leftovers, detail, 0);
+        }
+        let keep = at_end == AtEnd::Keep && !leftovers.is_empty() && self.pins.is_some();
+        if !keep && let Err(error) = on.detach() {
+            on.tell_warning(format!(
+                "programs of this run could not be detached: {error}"
+            ));
+        }
+        on.last_events();
+        let took = began.elapsed();
+        let (record, ended_ns) = self.take_record(&mut beside);
+        let mut limits = LimitFacts::default();
+        let highest_pids = match ending {
+            Some(Ending {
+                exit_code,
+                overtime,
+                daemons,
+                highest_pids,
+            }) => {
+                limits.overtime = overtime;
+                limits.daemons = daemons;
+                self.file.exit_code = Some(exit_code);
+                highest_pids
+            }
+            None => {
+                let detail = "its caller ended before its command: how that ended is not known";
+                self.terms.note(Need::Supervision, detail, 0);
+                None
+            }
+        };
+        let (mut usage, memory_hits) = usage(self.cgroup.as_ref(), highest_pids);
+        limits.memory_hits = memory_hits;
+        usage.wall_seconds = Some(took.as_secs_f64());
+        self.file.wall_seconds = usage.wall_seconds;
+        if keep {
+            self.file.kept = true;
+        }
+        let policy = judged.policy;
+        if self.file.exit_code == Some(0) && gates(policy.as_deref(), &record) {
+            self.file.exit_code = Some(GATED);
+        }
+        self.file.gaps = self.terms.gaps().to_vec();
+        self.write_run();
+        let end = End {
+            ended_ns: Some(ended_ns),
+            usage,
+            limits,
+            leftovers: leftovers.clone(),
+            unsupervised_seconds: 0.0,
+        };
+        let id = self.file.id.clone();
+        let mut report = tell_of(&self.file, policy.as_deref(), record, end);
+        self.look_further(&mut report, policy.as_deref());
+        let exit_code = self.file.exit_code;
+        // The caller does not wait for what is done for the host's sake. If this process ends meanwhile, a sweep makes the same
+        // report again.
+        if exit_code.is_some() {
+            hand_over(link, &Reply::Report { exit_code }, &report);
+        }
+        // Before the tables are gone that it was made of.
+        self.keep_already(&report);
+        if !keep {
+            self.clean_up(&mut leftovers, &mut notice);
+        }
+        let (record, finished) = self.put_away(&report, keep, &mut notice);
+        tracing::debug!(id, pid, ?exit_code, "over");
+        Hosted {
+            id,
+            record,
+            finished,
+        }
+    }
+}
+
+/// Give the caller the report. If it cannot be given, it is in the history.
+pub(crate) fn hand_over(link: &Link, said: &Reply, report: &impl serde::Serialize) {
+    let given = sealed(|out| serde_json::to_writer(out, report).map_err(io::Error::from)).and_then(
+        |file| {
+            let _ = link.set_patience(None, Some(PATIENCE));
+            let said = said.packet().unwrap_or_default();
+            link.send(&said, &[file.as_fd()])
+        },
+    );
+    if let Err(error) = given {
+        tracing::debug!(%error, "the report stays here");
+    }
+}
+
+impl Supervision<'_, '_> {
+    /// Until the caller says that its command has ended; or, where that has ended itself, until nobody is left. None then.
+    fn until_ended(&mut self, link: &Link) -> Option<Ending> {
+        let mut here = true;
+        let mut next_beat = Instant::now();
+        let mut next_checkpoint = Instant::now() + CHECKPOINT;
+        let (mut pulse, mut stirred) = (None, true);
+        loop {
+            let now = Instant::now();
+            if now >= next_beat {
+                self.beat();
+                self.look_behind_again();
+                next_beat = now + HEARTBEAT;
+                if let (false, Place::Made(Some(cgroup))) = (here, self.place)
+                    && !cgroup.populated().unwrap_or(false)
+                {
+                    return None;
+                }
+            }
+            if now >= next_checkpoint {
+                // Reading every table costs much more than being idle does.
+                let beats = self.session.as_deref().and_then(|session| session.pulse());
+                if stirred || beats.is_none() || beats != pulse {
+                    (pulse, stirred) = (beats, false);
+                    self.checkpoint();
+                }
+                next_checkpoint = Instant::now() + CHECKPOINT;
+            }
+            let next = next_beat.min(next_checkpoint);
+            let others = [link.fd()];
+            let others = if here { &others[..] } else { &[] };
+            let heard = self.wait(others, next.saturating_duration_since(Instant::now()));
+            self.hear_lookups();
+            stirred |= self.take_events();
+            self.hear();
+            if !heard {
+                continue;
+            }
+            match link.try_receive() {
+                Ok(Some(packet)) => match read_packet(&packet.octets) {
+                    Ok(Word::Ended(end)) => return Some(end),
+                    Ok(_) | Err(_) => {
+                        tracing::warn!(
+                            "a caller said something else than that its command has ended"
+                        );
+                        here = false;
+                    }
+                },
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Ok(None) | Err(_) => here = false,
+            }
+            if !here {
+                next_beat = Instant::now();
+            }
+        }
+    }
+}
