@@ -69,7 +69,10 @@ impl Counts {
     /// As [`Counts::told`] wrote it, on the last line of a text.
     pub(crate) fn read(text: &str) -> Option<Self> {
         let mut counts = Self::default();
-        let line = text.lines().rev().find_map(|l| l.strip_prefix("counted "))?;
+        let line = text
+            .lines()
+            .rev()
+            .find_map(|l| l.strip_prefix("counted "))?;
         let mut words = line.split(' ');
         for field in counts.fields() {
             *field = words.next()?.parse().ok()?;
@@ -159,7 +162,13 @@ fn start(way: Way, kind: &str, number: usize, seconds: &str) -> Child {
         _ => Command::new(itself),
     };
     command
-        .args(["gust", &format!("{way:?}"), kind, &number.to_string(), seconds])
+        .args([
+            "gust",
+            &format!("{way:?}"),
+            kind,
+            &number.to_string(),
+            seconds,
+        ])
         .stdout(Stdio::piped())
         .spawn()
         .expect("start a gust")
@@ -253,7 +262,9 @@ impl Gust {
     /// Both addresses of an open name, on a socket of its own; between them shut names, of other lengths.
     fn lookup(&mut self, number: u16) {
         let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).expect("a socket");
-        socket.set_read_timeout(Some(PATIENCE)).expect("a time limit");
+        socket
+            .set_read_timeout(Some(PATIENCE))
+            .expect("a time limit");
         self.counts.attempts[0] += 1;
         let connected = socket.connect((RESOLVER, 53));
         self.allowed("connect to the resolver", connected);
@@ -298,9 +309,17 @@ impl Gust {
     }
 
     fn claims(&mut self, number: u16, round: u16) {
-        let way = if round.is_multiple_of(2) { "tls" } else { "http" };
+        let way = if round.is_multiple_of(2) {
+            "tls"
+        } else {
+            "http"
+        };
         let (v4, v6) = address_of(number);
-        let address = if round & 2 == 0 { IpAddr::from(v4) } else { v6.into() };
+        let address = if round & 2 == 0 {
+            IpAddr::from(v4)
+        } else {
+            v6.into()
+        };
         self.counts.attempts[0] += 1;
         let open = format!("n{number}.open.internal");
         self.allowed("a claim", claim(address, &client::claim_text(way, &open)));
@@ -352,7 +371,11 @@ fn greeted(mut stream: TcpStream) -> io::Result<()> {
     stream.set_read_timeout(Some(PATIENCE))?;
     let mut said = [0; 5];
     stream.read_exact(&mut said)?;
-    if said == *b"hello" { Ok(()) } else { Err(io::Error::other("another greeting")) }
+    if said == *b"hello" {
+        Ok(())
+    } else {
+        Err(io::Error::other("another greeting"))
+    }
 }
 
 fn claim(address: IpAddr, text: &[u8]) -> io::Result<()> {

@@ -100,7 +100,9 @@ fn names(socket: &UdpSocket, leaks: &Leaks) {
         let mut at = 12;
         let mut labels = Vec::new();
         while let Some(&length) = octets[..size].get(at).filter(|length| **length > 0) {
-            let label = octets.get(at + 1..=at + usize::from(length)).unwrap_or_default();
+            let label = octets
+                .get(at + 1..=at + usize::from(length))
+                .unwrap_or_default();
             labels.push(String::from_utf8_lossy(label).into_owned());
             at += 1 + usize::from(length);
         }
