@@ -411,9 +411,11 @@ fn processor_limit() {
     let cpu = limits.cpu.expect("there is such a limit");
     assert!(cpu.reached && cpu.applied == Applied::V2, "{limited}");
     let (used, took) = (usage.cpu_seconds, usage.wall_seconds);
+    // Without the limit, all of it. With it, a tenth, and what an emulated machine is kept from its own host's
+    // processor between two ticks, which it takes for time that it used.
     assert!(
         used.zip(took)
-            .is_some_and(|(used, took)| used < 0.1 * took + 0.1),
+            .is_some_and(|(used, took)| used < 0.2 * took + 0.1),
         "{usage:?}"
     );
     assert!(
