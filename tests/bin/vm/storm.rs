@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use blackstart_core::report::{Report, Verdict};
 
-use crate::guarded::{Ended, left_behind, start};
+use crate::guarded::{Ended, bare, left_behind, start};
 use crate::gust::{Counts, address_of, is_nobodys, number_of};
 use crate::servers::{self, Leaks};
 use crate::stories::{LAB, Play, own_gaps};
@@ -36,6 +36,9 @@ pub(crate) fn under_full_preemption(gaps: &[&str]) -> ExitCode {
     play.story("programs are preempted wherever they are", || {
         assert!(is_preempted_everywhere(), "{}", version());
     });
+    play.story("nothing fails in a storm that is not guarded", || {
+        bare_storm(leaks)
+    });
     play.story("in a storm no verdict is another's", || storm(leaks, gaps));
     play.story("nothing is left behind", || {
         assert_eq!(left_behind(), BTreeSet::new());
@@ -43,11 +46,27 @@ pub(crate) fn under_full_preemption(gaps: &[&str]) -> ExitCode {
     play.end()
 }
 
+/// The negation: what is denied in the other comes to the servers in this one.
+fn bare_storm(leaks: &Leaks) {
+    let run = bare(&[LAB, "storm", "10"]).exits(0);
+    let counts = Counts::read(&run.stdout).unwrap_or_else(|| panic!("no counts: {run}"));
+    println!("storm: bare: {counts:?}");
+    println!("storm: bare: {leaks:?}");
+    let denied = counts.attempts[1] + counts.queries[1];
+    assert_eq!((counts.failed, counts.mixed), (0, 0), "{run}");
+    assert_eq!(counts.passed, denied, "{run}");
+    for leak in [&leaks.asked, &leaks.reached, &leaks.said] {
+        assert!(leak.swap(0, Ordering::Relaxed) > 0, "{leaks:?}");
+    }
+}
+
 /// Was the kernel told so (a choice that debugfs shows), or built so?
 fn is_preempted_everywhere() -> bool {
     match fs::read_to_string("/sys/kernel/debug/sched/preempt") {
         Ok(modes) => modes.contains("(full)"),
-        Err(_) => version().contains(" PREEMPT "),
+        Err(_) => [" PREEMPT ", " PREEMPT_RT "]
+            .iter()
+            .any(|built| version().contains(built)),
     }
 }
 
@@ -63,6 +82,7 @@ fn storm(leaks: &Leaks, gaps: &BTreeSet<String>) {
     let counts = Counts::read(&run.stdout).unwrap_or_else(|| panic!("no counts: {run}"));
     println!("storm: {counts:?}");
     println!("storm: {leaks:?}");
+    println!("storm: {} connections forgotten early", forgotten());
     println!("storm: {:?}", run.report().coverage);
     assert!(counts.preempted > PREEMPTED, "{counts:?}");
     let came = [&leaks.asked, &leaks.reached, &leaks.said];
@@ -73,6 +93,19 @@ fn storm(leaks: &Leaks, gaps: &BTreeSet<String>) {
     assert_eq!(counts.mixed, 0, "answered with another's address: {run}");
     accounted(&run, &counts, gaps);
     unmixed(run.report());
+}
+
+/// Closed connections that the kernel had no room to remember. What still comes for one is reset, guarded or not.
+fn forgotten() -> u64 {
+    let counted = fs::read_to_string("/proc/net/netstat").unwrap_or_default();
+    let mut lines = counted.lines().filter(|line| line.starts_with("TcpExt:"));
+    let (Some(names), Some(counts)) = (lines.next(), lines.next()) else {
+        return 0;
+    };
+    let mut both = names.split(' ').zip(counts.split(' '));
+    both.find(|(name, _)| *name == "TCPTimeWaitOverflow")
+        .and_then(|(_, count)| count.parse().ok())
+        .unwrap_or(0)
 }
 
 /// What the processes did and what the report says are the same.
