@@ -19,7 +19,7 @@ TEST_THREADS ?= 2
 
 .PHONY: help
 help: ## List the targets
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
 
 .PHONY: demo
 demo: ## Install what is needed, build, and play the example (examples/demo)
@@ -108,6 +108,13 @@ vm: ## Play the stories of the kernel matrix in emulated machines (minutes; fetc
 	$(MAKE) --no-print-directory build
 	RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --target $(VM_TRIPLE) -p blackstart-lab --bin blackstart-lab-vm
 	BLACKSTART_BIN=$(BINARY) BLACKSTART_LAB_VM=$(TARGET)/$(VM_TRIPLE)/debug/blackstart-lab-vm VM_LOGS=$(TARGET)/vm scripts/vm/run
+
+.PHONY: vm-arm64
+vm-arm64: ## The same on arm64, cross-built and emulated on amd64 (half an hour the first time)
+	scripts/install-deps vm-arm64
+	scripts/vm/fetch-kernels arm64 busybox-arm64 >/dev/null
+	scripts/vm/build-arm64
+	VM_LOGS=$(TARGET)/vm scripts/vm/run arm64
 
 .PHONY: direction
 direction: ## Check which crate may use which, and where unsafe may be

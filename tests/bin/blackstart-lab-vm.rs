@@ -2,7 +2,8 @@
 //! the clients and the stories, in one static file, since such a machine has nothing but busybox.
 //!
 //! `blackstart-lab-vm stories enforces|refuses [GAP...]`: play them on this kernel, on which enforce does that and
-//! reports carry these gaps. `scripts/vm/init` calls it. The other commands are the clients that the stories run.
+//! reports carry these gaps. `blackstart-lab-vm storm-story [GAP...]`: the storm, on a kernel that was started with
+//! `preempt=full`. `scripts/vm/init` calls it. The other commands are the clients that the stories run.
 //!
 //! There is no network: whole networks are routed to the loopback device, so that their addresses are
 //! not this host's own.
@@ -12,10 +13,14 @@
 mod client;
 #[path = "vm/guarded.rs"]
 mod guarded;
+#[path = "vm/gust.rs"]
+mod gust;
 #[path = "vm/servers.rs"]
 mod servers;
 #[path = "vm/stories.rs"]
 mod stories;
+#[path = "vm/storm.rs"]
+mod storm;
 
 use std::process::ExitCode;
 
@@ -27,6 +32,10 @@ fn main() -> ExitCode {
         ["connect", host, port] => client::connect(host, port),
         ["claim", way, address, port, name] => client::claim(way, address, port, name),
         ["datagram", address, port] => client::datagram(address, port),
+        ["storm", seconds] => gust::storm(seconds),
+        ["gust", way, kind, number, seconds] => gust::gust(way, kind, number, seconds),
+        ["breeze", number] => gust::breeze(number),
+        ["storm-story", ref gaps @ ..] => storm::under_full_preemption(gaps),
         ["stories", "enforces", ref gaps @ ..] => {
             servers::start();
             stories::where_enforce_works(gaps)

@@ -27,10 +27,7 @@ pub(crate) fn connect(host: &str, port: &str) -> ExitCode {
 /// Connect, and say that it is for a name: in a TLS client's hello, or a request's head; `-cut` in many pieces.
 pub(crate) fn claim(way: &str, address: &str, port: &str, name: &str) -> ExitCode {
     told(|| {
-        let text = match way.trim_end_matches("-cut") {
-            "tls" => hello(name),
-            _ => format!("GET / HTTP/1.1\r\nHost: {name}\r\n\r\n").into_bytes(),
-        };
+        let text = claim_text(way.trim_end_matches("-cut"), name);
         let mut stream = TcpStream::connect((address, number(port)?))?;
         stream.set_nodelay(true)?;
         let piece = if way.ends_with("-cut") { 7 } else { text.len() };
@@ -39,6 +36,14 @@ pub(crate) fn claim(way: &str, address: &str, port: &str, name: &str) -> ExitCod
         }
         Ok("said".to_owned())
     })
+}
+
+/// What a client of this kind says first, to somebody of this name.
+pub(crate) fn claim_text(way: &str, name: &str) -> Vec<u8> {
+    match way {
+        "tls" => hello(name),
+        _ => format!("GET / HTTP/1.1\r\nHost: {name}\r\n\r\n").into_bytes(),
+    }
 }
 
 /// A hello that has nothing but a server name (RFC 8446, 4.1.2; RFC 6066, 3), and enough besides to be of usual size.

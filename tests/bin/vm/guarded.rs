@@ -100,12 +100,16 @@ impl Running {
             .expect("kill a running command");
     }
 
-    pub(crate) fn wait(mut self) -> Ended {
+    pub(crate) fn wait(self) -> Ended {
+        self.wait_at_most(DEADLINE)
+    }
+
+    pub(crate) fn wait_at_most(mut self, deadline: Duration) -> Ended {
         let status = loop {
             if let Some(status) = self.child.try_wait().expect("look after a command") {
                 break status;
             }
-            if self.began.elapsed() > DEADLINE {
+            if self.began.elapsed() > deadline {
                 self.kill();
             }
             std::thread::sleep(Duration::from_millis(5));
@@ -125,7 +129,7 @@ impl Running {
             report: serde_json::from_str(&read("json")).ok(),
             what: self.what,
         };
-        assert!(took < DEADLINE, "killed, for it did not end: {ended}");
+        assert!(took < deadline, "killed, for it did not end: {ended}");
         ended
     }
 }

@@ -1,9 +1,12 @@
 //! A name server and a TCP server on addresses that `scripts/vm/init` routes to the loopback device.
 
-use std::io::Write as _;
-use std::net::{Ipv4Addr, Ipv6Addr, TcpListener, UdpSocket};
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, Ipv6Addr, TcpListener, TcpStream, UdpSocket};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use blackstart_lab::{Zone, dns};
+
+use crate::gust::{address_of, is_nobodys, number_of};
 
 /// Where names are asked for; `/etc/resolv.conf` says so too.
 pub(crate) const RESOLVER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 53);
@@ -15,6 +18,8 @@ pub(crate) const GITHUB: (Ipv4Addr, Ipv6Addr) = addresses(20);
 pub(crate) const FORBIDDEN: (Ipv4Addr, Ipv6Addr) = addresses(200);
 /// Where the TCP server listens, on every address.
 pub(crate) const PORT: u16 = 7007;
+/// Where a storm's TCP server waits to be told whom a connection is for.
+pub(crate) const CLAIMS: u16 = 7443;
 
 const fn addresses(last: u8) -> (Ipv4Addr, Ipv6Addr) {
     (
@@ -52,4 +57,87 @@ pub(crate) fn start() {
             let _ = client.write_all(b"hello");
         }
     });
+}
+
+/// What has come to the servers of a storm and must not: shut names asked for, shut addresses connected to, and shut names
+/// that connections gave.
+#[derive(Debug, Default)]
+pub(crate) struct Leaks {
+    pub(crate) asked: AtomicU64,
+    pub(crate) reached: AtomicU64,
+    pub(crate) said: AtomicU64,
+}
+
+/// Start the servers of a storm, which are as quick as can be.
+pub(crate) fn for_storm() -> &'static Leaks {
+    static LEAKS: Leaks = Leaks {
+        asked: AtomicU64::new(0),
+        reached: AtomicU64::new(0),
+        said: AtomicU64::new(0),
+    };
+    let datagrams = UdpSocket::bind((RESOLVER, 53)).expect("bind the name server's port");
+    let greeter = TcpListener::bind((Ipv6Addr::UNSPECIFIED, PORT)).expect("bind the TCP server");
+    let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, CLAIMS)).expect("bind the TCP server");
+    for _ in 0..4 {
+        let socket = datagrams.try_clone().expect("share a socket");
+        std::thread::spawn(move || names(&socket, &LEAKS));
+        for listener in [&greeter, &listener] {
+            let listener = listener.try_clone().expect("share a socket");
+            std::thread::spawn(move || {
+                for stream in listener.incoming().flatten() {
+                    greet(stream, &LEAKS);
+                }
+            });
+        }
+    }
+    &LEAKS
+}
+
+/// Answer every name of a storm, shut ones as well.
+fn names(socket: &UdpSocket, leaks: &Leaks) {
+    let mut octets = [0; 512];
+    while let Ok((size, from)) = socket.recv_from(&mut octets) {
+        let mut at = 12;
+        let mut labels = Vec::new();
+        while let Some(&length) = octets[..size].get(at).filter(|length| **length > 0) {
+            let label = octets
+                .get(at + 1..=at + usize::from(length))
+                .unwrap_or_default();
+            labels.push(String::from_utf8_lossy(label).into_owned());
+            at += 1 + usize::from(length);
+        }
+        let (end, long) = (at + 5, octets.get(at + 2) == Some(&28));
+        let Some((number, open)) = number_of(&labels.join(".")) else {
+            continue;
+        };
+        leaks.asked.fetch_add(u64::from(!open), Ordering::Relaxed);
+        let (v4, v6) = address_of(number);
+        let mut reply = octets[..end.min(size)].to_vec();
+        reply[2..8].copy_from_slice(&[0x81, 0x80, 0, 1, 0, 1]);
+        reply.extend([0xc0, 12, 0, if long { 28 } else { 1 }, 0, 1, 0, 0, 1, 44, 0]);
+        if long {
+            reply.push(16);
+            reply.extend(v6.octets());
+        } else {
+            reply.push(4);
+            reply.extend(v4.octets());
+        }
+        let _ = socket.send_to(&reply, from);
+    }
+}
+
+fn greet(mut stream: TcpStream, leaks: &Leaks) {
+    let Ok(here) = stream.local_addr() else {
+        return;
+    };
+    leaks
+        .reached
+        .fetch_add(u64::from(is_nobodys(here.ip())), Ordering::Relaxed);
+    if here.port() == CLAIMS {
+        let mut said = [0; 4096];
+        let size = stream.read(&mut said).unwrap_or(0);
+        let shut = said[..size].windows(6).any(|octets| octets == b".shut.");
+        leaks.said.fetch_add(u64::from(shut), Ordering::Relaxed);
+    }
+    let _ = stream.write_all(b"hello");
 }

@@ -15,7 +15,7 @@ use blackstart_core::report::{
 use crate::guarded::{Ended, bare, left_behind, run, start};
 use crate::servers::{FORBIDDEN, GITHUB, MIRROR, PORT, RESOLVER};
 
-const LAB: &str = "/bin/blackstart-lab-vm";
+pub(crate) const LAB: &str = "/bin/blackstart-lab-vm";
 
 const POLICY: &str = "mode: enforce\n\
     rules:\n  - deny: github.com\n  - deny: 198.51.100.128/25\n  - deny: 2001:db8::80/121\n";
@@ -37,12 +37,13 @@ const LOOKER: &str = "good=0; bad=0; leaks=0\n\
     done";
 
 /// Plays one story after the other, whatever came of the last.
-struct Play {
+#[derive(Default)]
+pub(crate) struct Play {
     failed: u32,
 }
 
 impl Play {
-    fn story(&mut self, what: &str, story: impl FnOnce() + std::panic::UnwindSafe) {
+    pub(crate) fn story(&mut self, what: &str, story: impl FnOnce() + std::panic::UnwindSafe) {
         let began = Instant::now();
         let good = catch_unwind(story).is_ok();
         self.failed += u32::from(!good);
@@ -50,7 +51,7 @@ impl Play {
         println!("{word} {what} ({:.1?})", began.elapsed());
     }
 
-    fn end(&self) -> ExitCode {
+    pub(crate) fn end(&self) -> ExitCode {
         match self.failed {
             0 => ExitCode::SUCCESS,
             _ => ExitCode::FAILURE,
@@ -61,7 +62,7 @@ impl Play {
 /// Stories for a kernel on which enforce works; a report may carry gaps of these kinds, and must.
 pub(crate) fn where_enforce_works(gaps: &[&str]) -> ExitCode {
     let gaps: &BTreeSet<String> = &gaps.iter().map(|&gap| gap.to_owned()).collect();
-    let mut play = Play { failed: 0 };
+    let mut play = Play::default();
     play.story("doctor says that enforce is possible", || {
         println!("{}", doctor().exits(0).stdout);
     });
@@ -115,7 +116,7 @@ pub(crate) fn where_enforce_works(gaps: &[&str]) -> ExitCode {
 /// Stories for a kernel that lacks what enforce needs; a report there carries at least these gaps.
 pub(crate) fn where_enforce_refuses(gaps: &[&str]) -> ExitCode {
     let gaps: &BTreeSet<String> = &gaps.iter().map(|&gap| gap.to_owned()).collect();
-    let mut play = Play { failed: 0 };
+    let mut play = Play::default();
     play.story("doctor says that enforce is not possible", || {
         let doctor = doctor();
         assert!([1, 2].contains(&doctor.code), "{doctor}");
@@ -410,9 +411,11 @@ fn processor_limit() {
     let cpu = limits.cpu.expect("there is such a limit");
     assert!(cpu.reached && cpu.applied == Applied::V2, "{limited}");
     let (used, took) = (usage.cpu_seconds, usage.wall_seconds);
+    // Without the limit, all of it. With it, a tenth, and what an emulated machine is kept from its own host's
+    // processor between two ticks, which it takes for time that it used.
     assert!(
         used.zip(took)
-            .is_some_and(|(used, took)| used < 0.1 * took + 0.1),
+            .is_some_and(|(used, took)| used < 0.2 * took + 0.1),
         "{usage:?}"
     );
     assert!(
@@ -572,7 +575,7 @@ fn sound(run: &Ended, gaps: &BTreeSet<String>) {
 }
 
 /// The kinds of a report's gaps, without those that stand in every report.
-fn own_gaps(report: &Report) -> BTreeSet<String> {
+pub(crate) fn own_gaps(report: &Report) -> BTreeSet<String> {
     let stands = |gap: &Gap| STANDING_GAPS.iter().any(|one| one.kind == gap.kind);
     let gaps = report.coverage.gaps.iter();
     gaps.filter(|gap| !stands(gap))

@@ -82,9 +82,12 @@ fn hooks(described: &[Described]) -> BTreeMap<String, String> {
 
 fn named(names: &BTreeMap<String, String>, program: &Described) -> String {
     let id = &program["prog_id"];
+    // What is attached to a table of sockets is held there, and by no link.
+    let table = (program.get("prog_type").map(String::as_str) == Some("16")).then_some("sk_msg");
     names
         .get(id)
         .cloned()
+        .or_else(|| table.map(str::to_owned))
         .unwrap_or_else(|| format!("program {id}"))
 }
 
@@ -205,11 +208,14 @@ fn hook(attach_type: &str) -> Option<&'static str> {
     Some(match attach_type {
         "0" => "cgroup_skb/ingress",
         "1" => "cgroup_skb/egress",
+        "2" => "cgroup/sock_create",
         "3" => "sockops",
         "10" => "cgroup/connect4",
         "11" => "cgroup/connect6",
         "14" => "cgroup/sendmsg4",
         "15" => "cgroup/sendmsg6",
+        "29" => "cgroup/getpeername4",
+        "30" => "cgroup/getpeername6",
         "34" => "cgroup/sock_release",
         "49" => "cgroup/connect_unix",
         "50" => "cgroup/sendmsg_unix",
