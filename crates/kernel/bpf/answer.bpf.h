@@ -7,8 +7,9 @@
  * only one chain of CNAMEs from the question, each owner being the last target. What a server adds beside
  * that is ignored: it could name any address.
  *
- * The packet is copied once into per-CPU scratch. That is safe here and only here: datagrams are received
- * with bottom halves off, so no second run can begin on this CPU.
+ * The packet is copied once into per-CPU scratch. Datagrams are received with bottom halves off, so no second run can begin
+ * on this CPU; but with PREEMPT_RT it can. So the scratch is claimed all the same, and who finds it taken has an
+ * answer that cannot be read.
  */
 #ifndef BLACKSTART_ANSWER_H
 #define BLACKSTART_ANSWER_H
@@ -22,6 +23,7 @@ enum {
 
 /* What every answer touches stands first and close together. */
 struct bs_answer_scratch {
+	__u64 claimed;
 	struct bs_answer_key key;   /* question's hash, address at hand */
 	__u64 head;                 /* hash of the name that the next owner must be */
 	__u64 subject;
@@ -656,6 +658,23 @@ static __always_inline int bs_answer_read(struct __sk_buff *skb, struct bs_heade
 	return BS_PASS;
 }
 
+/* As long as nobody else on this CPU is in the middle of one. */
+static __always_inline int bs_answer_alone(struct __sk_buff *skb, struct bs_header *h, __u64 cookie,
+					   struct bs_socket *st)
+{
+	struct bs_answer_scratch *s = bs_answer_scratch_get();
+	int verdict;
+
+	if (!s)
+		return BS_PASS;
+	if (__sync_val_compare_and_swap(&s->claimed, 0, 1))
+		return bs_answer_malformed(bs_generation());
+	verdict = bs_answer_read(skb, h, cookie, st);
+	barrier();
+	*(volatile __u64 *)&s->claimed = 0;
+	return verdict;
+}
+
 /* When: any packet is about to be queued to a socket of the run. Writes: leases, answers, names, and for TCP
  * the outcome of a connect. Drops real
  * answers to denied lookups, and in enforce answers that cannot be parsed. All else passes. */
@@ -683,7 +702,7 @@ int bs_ingress(struct __sk_buff *skb)
 	st = bs_socket_find(cookie);
 	if (h.source_port != 53 && (!st || !st->dns))
 		return BS_PASS;
-	return bs_answer_read(skb, &h, cookie, st);
+	return bs_answer_alone(skb, &h, cookie, st);
 }
 
 #endif

@@ -6,6 +6,7 @@ use std::os::fd::AsRawFd;
 use super::message::{A, AAAA, CHAOS, CNAME, IN, Message, QUESTION, SOA, Section, name, pointer};
 use super::wire::{ALLOW_ALL, Got, SERVERS, Seen, Wire};
 use blackstart_core::report::Mode;
+use libbpf_rs::{MapCore as _, MapFlags};
 
 /// Where the data of the first record stands, if its owner is a pointer to the question.
 fn first_data(asked: &str) -> usize {
@@ -61,6 +62,28 @@ impl Bench {
         assert_eq!(self.leased(asked, answer), (vec![], 1), "{what}");
         assert!(!self.reaches(asked, answer), "{what}");
     }
+}
+
+/// As on a kernel that takes one answer's reader off for another's: the second one keeps its hands off what the first one
+/// has read, and so do those after it until the first has ended.
+#[test]
+fn an_answer_that_comes_in_the_middle_of_another_is_not_read() {
+    let mut bench = Bench::new();
+    let answer = Message::reply(9, "a.test", A).address(QUESTION, "192.0.2.1");
+    let claim = |bench: &Bench, taken: u64| {
+        let map = &bench.0.session.skeleton.maps.bs_scratch;
+        let mut whole = vec![0; map.value_size() as usize];
+        whole[..8].copy_from_slice(&taken.to_ne_bytes());
+        let each = vec![whole; libbpf_rs::num_possible_cpus().unwrap()];
+        map.update_percpu(&0u32.to_ne_bytes(), &each, MapFlags::ANY)
+            .unwrap();
+    };
+    claim(&bench, 1);
+    // The bench's own mark behind it is one, too.
+    assert_eq!(bench.leased("a.test", &answer), (vec![], 2));
+    claim(&bench, 0);
+    bench.is_sound("a.test", &answer, &["192.0.2.1"]);
+    bench.is_sound("a.test", &answer, &["192.0.2.1"]);
 }
 
 #[test]
