@@ -276,7 +276,8 @@ fn the_agent_s_unit_guards_somebody_without_root_and_is_replaced_meanwhile() {
         touch DIR/go; code=0; wait $run || code=$?; echo '[code]'; echo $code\n\
         echo '[one]'; cat DIR/one; echo '[two]'; cat DIR/two; echo '[place]'; cat DIR/place\n\
         systemctl stop blackstart-agent.service\n\
-        export BLACKSTART_ST\"\"ATE=/run/blackstart; /run/blackstart-lab sweep\n\
+        export BLACKSTART_STATE=/run/blackstart; /run/blackstart-lab sweep\n\
+        for turn in $(seq 100); do [ -z \"$(find /sys/fs/cgroup -name 'blackstart-*.scope')\" ] && break; sleep 0.1; done\n\
         echo '[free]'; curl -sS http://github.com/\n\
         echo '[cgroups]'; find /sys/fs/cgroup -name 'blackstart-*.scope'\n\
         echo '[pins]'; ls /sys/fs/bpf/blackstart 2>/dev/null || true\n\
