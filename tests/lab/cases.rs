@@ -114,7 +114,7 @@ const LEASES: &str = "crates/kernel/src/session/tests/leases.rs";
 const TAKEOVER: &str = "crates/kernel/src/session/tests/takeover.rs";
 const ANSWERS: &str = "crates/kernel/src/session/tests/answers.rs";
 const PACKETS: &str = "crates/kernel/src/session/tests/packets.rs";
-const ASSEMBLY: &str = "crates/core/tests/assembly.rs";
+const ASSEMBLY: &str = "crates/core/tests/assembly/coverage.rs";
 const BAD_INPUT: &str = "crates/cli/tests/bad_input.rs";
 
 /// All of them, by subject.
