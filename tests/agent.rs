@@ -421,6 +421,44 @@ fn a_run_whose_agent_ends_before_it_has_its_report_from_the_next_one() {
     assert!(call.hears().contains("none of its caller's"));
 }
 
+/// A guarded command that tells the next agent that it has ended, which would end its guard.
+const LIAR: &str = "import json, os, socket, sys, time\n\
+    run = open('/proc/self/cgroup').read().strip().rsplit('/', 1)[1]\n\
+    print('ready', flush=True)\n\
+    while not os.path.exists('next'): time.sleep(0.02)\n\
+    agent = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)\n\
+    agent.connect(sys.argv[1])\n\
+    ended = {'exit_code': 0, 'overtime': None, 'daemons': [], 'highest_pids': None}\n\
+    agent.send(json.dumps({'version': 1, 'word': {'report': {'run': run, 'ended': ended}}}).encode())\n\
+    print(agent.recv(65536).decode(), flush=True)\n";
+
+#[test]
+fn who_is_guarded_does_not_speak_for_its_run() {
+    let world = world_with_names("agent_liar");
+    let mut agent = Agent::start(&world, &[]);
+    let liar = world.file("liar.py", LIAR);
+    let script = format!(
+        "/usr/bin/python3 {} {}; {BOTH}; exit 3",
+        liar.display(),
+        agent.socket().display()
+    );
+    let mut run = agent
+        .guard()
+        .policy(DENY_GITHUB)
+        .start(&["sh", "-c", &script]);
+    run.running().wait_for("ready");
+    agent.kill();
+    agent.again();
+    world.file("next", "");
+    let run = run
+        .wait()
+        .exits(3)
+        .says("who is guarded by a run speaks for none")
+        .says("codes 6 0\n");
+    assert_eq!(run.report().run.exit_code, Some(3));
+    assert_eq!(run.verdict_on("github.com"), Verdict::Deny);
+}
+
 #[test]
 fn a_caller_that_is_killed_leaves_its_command_guarded_to_its_end() {
     let world = world_with_names("agent_caller");

@@ -74,6 +74,12 @@ fn place(own: &Path, systemd: bool) -> Place {
     }
 }
 
+/// Is this process in a run?
+pub(crate) fn is_in_run(pid: i32) -> io::Result<bool> {
+    let place = Hierarchy::find(Tree::Second)?.of(&pid.to_string())?;
+    Ok(in_run(&place))
+}
+
 /// Does a path lie in the cgroup of a run? Runs are directories named by a UUID, in one named by us.
 fn in_run(path: &Path) -> bool {
     let parts: Vec<_> = path.iter().map(|part| part.to_string_lossy()).collect();

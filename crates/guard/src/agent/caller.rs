@@ -47,6 +47,11 @@ impl Caller {
         self.uid == 0 || group.is_some_and(is_in)
     }
 
+    /// Is it there still? Then its number was its own up to now.
+    pub(crate) fn lives(&self) -> bool {
+        lives(self.held.as_fd())
+    }
+
     /// The number of this process, if it waits to be guarded for this caller: a child of the caller's, with its user and
     /// group and no others. With `confined` it has given up every way to more.
     pub(crate) fn child(&self, pidfd: BorrowedFd<'_>, confined: bool) -> Result<i32, String> {

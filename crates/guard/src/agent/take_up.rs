@@ -20,7 +20,7 @@ use crate::AtEnd;
 use crate::agent::caller::Caller;
 use crate::agent::reply::Reply;
 use crate::agent::wire::Link;
-use crate::cgroup::{Found, RunCgroup};
+use crate::cgroup::{Found, RunCgroup, is_in_run};
 use crate::orphan::{sweep, sweep_adopted};
 use crate::refusal::{Cause, Refusal};
 use crate::run::hosted::hand_over;
@@ -175,6 +175,11 @@ pub(super) fn report(
         why: why.to_owned(),
         remedy: String::new(),
     };
+    // Whoever is guarded would end its own guard by saying that it has ended.
+    match is_in_run(caller.pid) {
+        Ok(false) if caller.lives() => {}
+        _ => return Err(refused("who is guarded by a run speaks for none")),
+    }
     // The same word, whether it is not there or somebody else's.
     let unknown = || refused("it is none of its caller's");
     let mut places = StateDir::places(&office.post.state_dir);
