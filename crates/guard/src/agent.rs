@@ -12,8 +12,9 @@ use std::os::unix::fs::{
     DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
 };
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -52,6 +53,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const AHEAD: Duration = Duration::from_millis(20);
 /// An order beyond this is read while no other such is.
 const LARGE: usize = 1 << 20;
+/// How long what was made ahead may take to be taken down, at the end.
+const LAST_PATIENCE: Duration = Duration::from_secs(5);
 /// How long a thread's stack is; what it does not use takes no memory.
 const STACK: usize = 1 << 20;
 
@@ -132,6 +135,12 @@ struct Office {
     calls: Mutex<HashMap<u32, usize>>,
     /// Guards that were made ahead, each with the thread that holds it.
     ahead: Mutex<Vec<SyncSender<Call>>>,
+    /// How many are being made, wait, or are being taken down again.
+    spare: Mutex<usize>,
+    /// That has changed.
+    fewer: Condvar,
+    /// No more of them are made.
+    closing: AtomicBool,
     /// Held while a large order is read.
     large: Mutex<()>,
     /// Runs of an earlier agent.
@@ -155,6 +164,42 @@ impl Drop for Call {
                 calls.remove(&self.caller.uid);
             }
         }
+    }
+}
+
+impl Office {
+    /// Take down what waits for nobody any more. Runs go on.
+    fn close(&self) {
+        self.closing.store(true, Ordering::Relaxed);
+        // Whoever waits for a call hears that none will come.
+        locked(&self.ahead).clear();
+        let spare = locked(&self.spare);
+        let left = self
+            .fewer
+            .wait_timeout_while(spare, LAST_PATIENCE, |left| *left > 0);
+        if left.is_ok_and(|(left, _)| *left > 0) {
+            tracing::info!("a sweep takes down what was made ahead");
+        }
+    }
+}
+
+/// One guard that was made ahead, or is being made; until it is somebody's, or is no more.
+struct Ahead(Arc<Office>);
+
+impl Ahead {
+    fn begin(office: &Arc<Office>) -> Option<Self> {
+        if office.closing.load(Ordering::Relaxed) {
+            return None;
+        }
+        *locked(&office.spare) += 1;
+        Some(Self(Arc::clone(office)))
+    }
+}
+
+impl Drop for Ahead {
+    fn drop(&mut self) {
+        *locked(&self.0.spare) -= 1;
+        self.0.fewer.notify_all();
     }
 }
 
@@ -191,6 +236,9 @@ pub fn serve(post: Post, resolve: Box<Resolve>, tell: Box<Tell>) -> Result<(), R
         tell,
         calls: Mutex::default(),
         ahead: Mutex::default(),
+        spare: Mutex::default(),
+        fewer: Condvar::new(),
+        closing: AtomicBool::new(false),
         large: Mutex::default(),
         taken: Taken::default(),
         stir: Stir::start(),
@@ -212,6 +260,7 @@ pub fn serve(post: Post, resolve: Box<Resolve>, tell: Box<Tell>) -> Result<(), R
             if let Some(Signal::INT | Signal::QUIT | Signal::TERM) =
                 Signal::from_named_raw(received.signal)
             {
+                office.close();
                 return Ok(());
             }
         }
@@ -347,6 +396,9 @@ fn receive(office: &Arc<Office>, socket: OwnedFd) {
 /// Make a guard for a call to come, in the thread that will look after it: what the kernel's tables are reached by does not
 /// change threads.
 fn make_ahead(office: &Arc<Office>) {
+    let Some(ahead) = Ahead::begin(office) else {
+        return;
+    };
     let own = Arc::clone(office);
     let started = thread::Builder::new()
         .name("guard".to_owned())
@@ -357,11 +409,17 @@ fn make_ahead(office: &Arc<Office>) {
                 Err(refusal) => return (own.tell)(Event::Warning(refusal.to_string())),
             };
             let (thread, calls) = sync_channel(1);
-            locked(&own.ahead).push(thread);
-            // Nothing else of the office is held while it waits.
+            {
+                let mut waiting = locked(&own.ahead);
+                if own.closing.load(Ordering::Relaxed) {
+                    drop(thread);
+                } else {
+                    waiting.push(thread);
+                }
+            }
             match calls.recv() {
                 Ok(call) => {
-                    drop(own);
+                    drop((ahead, own));
                     attend(&call, Some(spare));
                 }
                 Err(_) => spare.discard(),
