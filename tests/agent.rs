@@ -275,12 +275,18 @@ fn leftovers_go_where_their_caller_is_or_end() {
     let world = World::new("agent_leftover");
     world.dns(Zone::new());
     let agent = Agent::start(&world, &[]);
-    let daemon = "setsid sh -c 'while [ ! -e stop ]; do sleep 0.05; done; cat /proc/self/cgroup | tail -1 >where' >/dev/null 2>&1 & echo started";
+    let daemon = "setsid sh -c 'echo $$ >pid; while [ ! -e stop ]; do sleep 0.05; done; cat /proc/self/cgroup | tail -1 >where' >/dev/null 2>&1 & until [ -s pid ]; do sleep 0.01; done; echo started";
     agent
         .guard()
         .run(&["sh", "-c", daemon])
         .exits(0)
         .says("started");
+    // It is taken there after its caller has the report.
+    let pid = fs::read_to_string(world.dir().join("pid")).unwrap();
+    soon("the way home", || {
+        let places = fs::read_to_string(format!("/proc/{}/cgroup", pid.trim())).unwrap();
+        !places.contains("blackstart")
+    });
     world.file("stop", "");
     let place = || fs::read_to_string(world.dir().join("where")).unwrap_or_default();
     soon("the daemon's end", || place().ends_with('\n'));
