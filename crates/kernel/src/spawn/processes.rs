@@ -149,7 +149,7 @@ fn keep(line: BorrowedFd<'_>) -> Result<(), Errno> {
     loop {
         // SAFETY: nothing is asked for but to wait; wait4 is async-signal-safe.
         let ended = unsafe { libc::waitpid(-1, std::ptr::null_mut(), 0) };
-        if ended < 0 && super::errno() == libc::ECHILD {
+        if ended < 0 && super::image::errno() == libc::ECHILD {
             return Ok(());
         }
     }
@@ -162,7 +162,7 @@ fn close_all_but(kept: RawFd) -> Result<(), Errno> {
         // SAFETY: close_range takes plain numbers; none of these descriptors is used in this process again.
         let closed = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0u32) };
         if closed != 0 {
-            return Err(Errno::from_raw_os_error(super::errno()));
+            return Err(Errno::from_raw_os_error(super::image::errno()));
         }
     }
     Ok(())
