@@ -185,7 +185,11 @@ fn sweep_one(dir: RunDir) -> io::Result<Outcome> {
                 None
             }
             // Its processes may live, and be guarded by nothing else than what would be taken down here.
-            Found::Unknown(why) => return Err(io::Error::other(format!("left alone: {why}"))),
+            Found::Unknown(why) => {
+                return Err(io::Error::other(format!(
+                    "left alone: {why}; run `blackstart sweep` where it was started (its container, its namespace)"
+                )));
+            }
         },
         // Of what is attached to it is of no account.
         _ if !pins.is_empty() && attached.is_none() => {
