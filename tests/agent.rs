@@ -23,16 +23,7 @@ const DENY_GITHUB: &str =
 const BOTH: &str = "curl -sS -m 10 http://github.com/; a=$?; curl -sS -m 10 http://mirror.internal/; echo \"codes $a $?\"";
 
 fn world_with_names(name: &str) -> World {
-    let world = World::new(name);
-    let (github, mirror) = (world.node("github"), world.node("mirror"));
-    github.http();
-    mirror.http();
-    world.dns(
-        Zone::new()
-            .host("github.com", &github)
-            .host("mirror.internal", &mirror),
-    );
-    world
+    World::with_names(name).0
 }
 
 /// A guardrail of the host.

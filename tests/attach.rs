@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use blackstart_core::report::{AttachedBy, Attribution, Guarded, Outcome, Report, Until, Verdict};
-use blackstart_lab::{Ended, Guard, Guarding, Node, Running, World, Zone, client};
+use blackstart_lab::{Ended, Guard, Guarding, Node, Running, World, client};
 use rustix::process::Signal;
 
 const DENY_GITHUB: &str =
@@ -17,19 +17,6 @@ const LOOP: &str = "echo ready; until [ -e stop ]; do\n\
     sleep 0.02; done; echo over";
 
 const FETCH: &str = "curl -sS -m 10 http://github.com/";
-
-fn world_with_names(name: &str) -> (World, Node, Node) {
-    let world = World::new(name);
-    let (github, mirror) = (world.node("github"), world.node("mirror"));
-    github.http();
-    mirror.http();
-    world.dns(
-        Zone::new()
-            .host("github.com", &github)
-            .host("mirror.internal", &mirror),
-    );
-    (world, github, mirror)
-}
 
 /// Somebody's service, in a cgroup of its own.
 struct Service<'w> {
@@ -123,7 +110,7 @@ fn stop(mut guarding: Guarding) -> blackstart_lab::Guarded {
 
 #[test]
 fn what_a_service_reaches_for_is_seen_and_it_is_left_as_it_was() {
-    let (world, github, mirror) = world_with_names("seen");
+    let (world, github, mirror) = World::with_names("seen");
     let service = Service::start(&world, "db.service");
     let before = service.procs();
     let guard = world.guard().arg("--service=mysql");
@@ -214,7 +201,7 @@ fn what_a_service_reaches_for_is_seen_and_it_is_left_as_it_was() {
 
 #[test]
 fn what_a_policy_denies_is_refused_there_and_nowhere_else() {
-    let (world, github, _) = world_with_names("refused");
+    let (world, github, _) = World::with_names("refused");
     let service = Service::start(&world, "s");
     let before = service.procs();
     let guarding = service.attach(world.guard().policy(DENY_GITHUB));
@@ -243,7 +230,7 @@ fn what_a_policy_denies_is_refused_there_and_nowhere_else() {
 
 #[test]
 fn rules_about_a_process_hold_for_those_that_were_there() {
-    let (world, _, mirror) = world_with_names("selected");
+    let (world, _, mirror) = World::with_names("selected");
     // The command line names a loop of its own, so that nothing is executed after the attachment.
     let script = world.file(
         "loop.py",
@@ -291,7 +278,7 @@ fn rules_about_a_process_hold_for_those_that_were_there() {
 
 #[test]
 fn it_ends_with_its_time_and_with_its_cgroup() {
-    let (world, ..) = world_with_names("ends");
+    let (world, ..) = World::with_names("ends");
     let service = Service::start(&world, "s");
     let before = service.procs();
     let seen = service
@@ -413,7 +400,7 @@ fn connections_that_were_open_are_listed_and_left_or_cut() {
 
 #[test]
 fn what_is_in_another_network_namespace_is_guarded_there() {
-    let (world, github, mirror) = world_with_names("other_net");
+    let (world, github, mirror) = World::with_names("other_net");
     let other = world.node("other");
     mirror.tcp_echo(7);
     let held = Held::start_on(&world, &other, "tcp", &mirror);
@@ -495,7 +482,7 @@ fn datagrams_of_sockets_that_were_open_are_judged_and_have_their_process() {
 
 #[test]
 fn what_cannot_be_meant_is_an_error_and_nothing_is_attached() {
-    let (world, ..) = world_with_names("errors");
+    let (world, ..) = World::with_names("errors");
     let service = Service::start(&world, "s");
     let pid = service.running.pid().as_raw_nonzero().to_string();
     // Its child shares its cgroup.
@@ -590,7 +577,7 @@ fn first_version() -> Option<String> {
 
 #[test]
 fn a_killed_supervisor_leaves_the_guard_until_the_next_command() {
-    let (world, ..) = world_with_names("killed");
+    let (world, ..) = World::with_names("killed");
     let service = Service::start(&world, "s");
     let before = service.procs();
     let mut guarding = service.attach(world.guard().policy(DENY_GITHUB));
@@ -621,7 +608,7 @@ fn a_killed_supervisor_leaves_the_guard_until_the_next_command() {
 
 #[test]
 fn what_is_pinned_out_of_sight_is_taken_off_all_the_same() {
-    let (world, ..) = world_with_names("hidden_pins");
+    let (world, ..) = World::with_names("hidden_pins");
     let service = Service::start(&world, "s");
     let before = service.procs();
     // A mount namespace without a bpffs, which somebody keeps: the pins lie on a mount that only it shows.
@@ -649,7 +636,7 @@ fn only_report(world: &World) -> Report {
 
 #[test]
 fn resolv_conf_is_read_again_when_it_changes() {
-    let (world, ..) = world_with_names("changes");
+    let (world, ..) = World::with_names("changes");
     let allow = "mode: enforce\ndefault: deny\nrules:\n  - allow: mirror.internal\n";
     let service = Service::start(&world, "s");
     let good = world.run(&["cat", "/etc/resolv.conf"]).stdout;
@@ -689,7 +676,7 @@ fn resolv_conf_is_read_again_when_it_changes() {
 
 #[test]
 fn its_policy_is_changed_while_it_lasts() {
-    let (world, ..) = world_with_names("reload");
+    let (world, ..) = World::with_names("reload");
     let service = Service::start(&world, "s");
     let guard = world.guard().arg("--service=mysql").policy(DENY_GITHUB);
     let guarding = service.attach(guard);
@@ -712,7 +699,7 @@ fn its_policy_is_changed_while_it_lasts() {
 
 #[test]
 fn who_leaves_is_told_and_not_moved_back() {
-    let (world, ..) = world_with_names("leaves");
+    let (world, ..) = World::with_names("leaves");
     let (service, other) = (Service::start(&world, "s"), world.cgroup("other"));
     let mut guarding = service.attach(world.guard().policy(DENY_GITHUB));
     let leaves = format!(
@@ -730,7 +717,7 @@ fn who_leaves_is_told_and_not_moved_back() {
 
 #[test]
 fn who_is_guarded_twice_is_told_so_and_obeys_both() {
-    let (world, ..) = world_with_names("twice");
+    let (world, ..) = World::with_names("twice");
     let service = Service::start(&world, "s");
     let before = service.procs();
     let one = service.attach(world.guard().policy(DENY_GITHUB));
@@ -754,7 +741,7 @@ fn who_is_guarded_twice_is_told_so_and_obeys_both() {
 
 #[test]
 fn a_container_is_found_by_its_id() {
-    let (world, ..) = world_with_names("container");
+    let (world, ..) = World::with_names("container");
     let podman = world.podman();
     let id = world.dir().join("cid");
     let flag = format!("--cidfile={}", id.display());

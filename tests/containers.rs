@@ -1,7 +1,7 @@
 //! Containers: a run inside of one, and one that a run starts.
 
 use blackstart_core::report::{Outcome, Verdict};
-use blackstart_lab::{Node, World, Zone};
+use blackstart_lab::World;
 
 const DENY_GITHUB: &str = "mode: enforce\nrules:\n  - deny: github.com\n";
 
@@ -12,19 +12,6 @@ const CAPABILITIES: [&str; 3] = [
     "--security-opt=apparmor=unconfined",
 ];
 
-fn world_with_names(name: &str) -> (World, Node, Node) {
-    let world = World::new(name);
-    let (github, mirror) = (world.node("github"), world.node("mirror"));
-    github.http();
-    mirror.http();
-    world.dns(
-        Zone::new()
-            .host("github.com", &github)
-            .host("mirror.internal", &mirror),
-    );
-    (world, github, mirror)
-}
-
 const FETCH: [&str; 3] = [
     "sh",
     "-c",
@@ -33,7 +20,7 @@ const FETCH: [&str; 3] = [
 
 #[test]
 fn a_run_inside_a_container_is_guarded() {
-    let (world, github, mirror) = world_with_names("in_container");
+    let (world, github, mirror) = World::with_names("in_container");
     let podman = world.podman();
     for flags in [&["--privileged"][..], &CAPABILITIES] {
         let run = world
@@ -75,7 +62,7 @@ fn a_run_inside_a_container_is_guarded() {
 
 #[test]
 fn a_container_that_a_run_starts_is_told_to_have_left() {
-    let (world, github, mirror) = world_with_names("starts_one");
+    let (world, github, mirror) = World::with_names("starts_one");
     let podman = world.podman();
     let mut line = podman.line(&[]);
     line.extend(FETCH.map(str::to_owned));

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use blackstart_core::report::Verdict;
-use blackstart_lab::{World, Zone};
+use blackstart_lab::World;
 use rustix::process::Signal;
 
 const DENY_GITHUB: &str = "mode: enforce\nrules:\n  - deny: github.com\n";
@@ -17,16 +17,7 @@ const LOOKER: &str = "echo ready; good=0; bad=0; leaks=0\n\
     done; echo done";
 
 fn world_with_names(name: &str) -> World {
-    let world = World::new(name);
-    let (github, mirror) = (world.node("github"), world.node("mirror"));
-    github.http();
-    mirror.http();
-    world.dns(
-        Zone::new()
-            .host("github.com", &github)
-            .host("mirror.internal", &mirror),
-    );
-    world
+    World::with_names(name).0
 }
 
 /// Wait until the looker has made `more` further rounds, and give its last counts.

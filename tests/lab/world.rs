@@ -145,6 +145,20 @@ impl World {
         writeln!(file, "{line}").expect("write the hosts file");
     }
 
+    /// With two servers of HTTP: `github.com`, which tests deny, and `mirror.internal`, which they allow.
+    pub fn with_names(name: &str) -> (Self, Node, Node) {
+        let world = Self::new(name);
+        let (github, mirror) = (world.node("github"), world.node("mirror"));
+        github.http();
+        mirror.http();
+        world.dns(
+            Zone::new()
+                .host("github.com", &github)
+                .host("mirror.internal", &mirror),
+        );
+        (world, github, mirror)
+    }
+
     /// A private directory of this world, the same path inside and outside.
     pub fn dir(&self) -> &Path {
         self.dir.path()
