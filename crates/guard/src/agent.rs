@@ -19,6 +19,7 @@ use std::thread;
 use std::time::Duration;
 
 use blackstart_core::agent::{MAX_ORDER, Order, Word, read_order, read_packet};
+use blackstart_kernel::Tracer;
 use blackstart_kernel::spawn::Signals;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{FlockOperation, Mode, chown, flock};
@@ -146,6 +147,8 @@ struct Office {
     /// Runs of an earlier agent.
     taken: Taken,
     stir: Stir,
+    /// What all guards hear of the host's processes by; none where each has its own.
+    tracer: Option<Arc<Tracer>>,
 }
 
 /// A call, until it is over.
@@ -230,6 +233,12 @@ pub fn serve(post: Post, resolve: Box<Resolve>, tell: Box<Tell>) -> Result<(), R
             "name another place with --socket",
         )
     })?;
+    let tracer = Tracer::load().map(Arc::new).map_err(|error| {
+        let why = crate::orphan::described(&error);
+        tell(Event::Warning(format!(
+            "each guard follows processes by itself, which the host pays for: {why}"
+        )));
+    });
     let office = Arc::new(Office {
         post,
         resolve,
@@ -242,6 +251,7 @@ pub fn serve(post: Post, resolve: Box<Resolve>, tell: Box<Tell>) -> Result<(), R
         large: Mutex::default(),
         taken: Taken::default(),
         stir: Stir::start(),
+        tracer: tracer.ok(),
     });
     take_up::all(&office);
     for _ in 0..office.post.spares {
@@ -404,7 +414,7 @@ fn make_ahead(office: &Arc<Office>) {
         .name("guard".to_owned())
         .stack_size(STACK)
         .spawn(move || {
-            let spare = match Spare::make(&own.post.state_dir) {
+            let spare = match Spare::make(&own.post.state_dir, own.tracer.as_ref()) {
                 Ok(spare) => spare,
                 Err(refusal) => return (own.tell)(Event::Warning(refusal.to_string())),
             };
@@ -526,6 +536,7 @@ fn guard(call: &Call, order: Order, spare: &mut Option<Spare>) -> Result<(), Ref
         caller,
         &call.link,
         spare.take(),
+        office.tracer.as_ref(),
         judging,
         &mut began,
     );

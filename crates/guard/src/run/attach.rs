@@ -442,6 +442,7 @@ impl Supervision<'_, '_> {
         signals: &Signals,
         end: Option<Instant>,
     ) -> Until {
+        self.settle();
         let mut next_beat = Instant::now();
         let mut next_checkpoint = Instant::now() + CHECKPOINT;
         let mut next_look = Instant::now() + LOOK_AGAIN;
