@@ -281,12 +281,12 @@ impl Session {
             .map_err(|error| Error::caused(ErrorKind::Io, "hold the run's cgroup", error))?;
         self.cgroup = Some(held);
         let claimants = self.claimants();
-        let Some(skeleton) = &mut self.skeleton else {
-            return Err(Error::new(
-                ErrorKind::Unsupported,
-                "attach the programs: they were let go",
-            ));
+        // Let go, and wanted again after all, as by a unit that restarts in a loop: loaded anew, over the same maps.
+        let skeleton = match self.skeleton.take() {
+            Some(skeleton) => skeleton,
+            None => self.load_beside(&self.features)?,
         };
+        let skeleton = self.skeleton.insert(skeleton);
         for feature in self.features.clone() {
             for name in feature.programs() {
                 if !meant(feature) || feature.is_tracing() && self.enrolled.is_some() {
@@ -327,7 +327,7 @@ impl Session {
         Ok(())
     }
 
-    /// Everything is attached where it stays: let go what only attaching takes, a megabyte for each session.
+    /// Everything is attached, and is likely to stay where it is: let go what only attaching takes, a megabyte for each session.
     pub fn settle(&mut self) {
         if self.skeleton.take().is_some() && self.one_of_many {
             give_back_memory();

@@ -323,7 +323,7 @@ impl Session {
     }
 
     /// Programs of any policy over the same maps, and the one that writes rows for user space.
-    fn load_beside(
+    pub(super) fn load_beside(
         &self,
         features: &BTreeSet<Feature>,
     ) -> Result<abi::BlackstartSkel<'static>, Error> {

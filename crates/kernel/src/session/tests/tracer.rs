@@ -116,6 +116,8 @@ fn a_guard_that_moves_is_called_for_where_it_is() {
     need_root();
     let tracer = Arc::new(Tracer::load().unwrap());
     let (mut one, other) = (Wire::traced(Some(&tracer)), Wire::traced(None));
+    // What it was attached by is loaded again.
+    one.session.settle();
     one.session.move_to(other.cgroup()).unwrap();
     one.session.guard(other.cgroup()).unwrap();
     play(one.cgroup(), "exec /bin/true before");
