@@ -18,6 +18,7 @@ mod image;
 mod ledger;
 mod limits;
 pub(crate) mod probe;
+mod whole;
 
 use std::fmt;
 use std::net::IpAddr;
@@ -44,6 +45,7 @@ pub use image::{image_name, image_script};
 pub use ledger::Ledger;
 pub use limits::{Applied, HighestFrom, Limit, LimitFacts, Overtime, RunLimits};
 pub use probe::told_by_another;
+pub use whole::{ATTEMPTS_LOST, PARTLY_GUARDED, UNGUARDED, UNSUPERVISED};
 
 /// Version of this document's shape; a reader refuses a higher one.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -88,7 +90,7 @@ pub enum Mode {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Guarded {
-    /// All programs were attached from the first instruction to the end.
+    /// All programs were attached from the first instruction to the end, and nobody left for good.
     Yes,
     /// Some part was missing; see the gaps.
     Partly,
@@ -372,7 +374,7 @@ pub enum Severity {
 pub struct Finding {
     /// Stable over runs and hosts: from kind, rule and destination.
     pub id: String,
-    /// `denied_dependency`, `would_deny`, `left_cgroup`, `leftover`, `waiver_expired`, ….
+    /// `denied_dependency`, `would_deny`, `unguarded`, `left_cgroup`, `leftover`, `waiver_expired`, ….
     pub kind: String,
     /// How bad.
     pub severity: Severity,

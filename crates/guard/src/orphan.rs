@@ -482,7 +482,8 @@ mod tests {
         let policy = blackstart_core::policy::alone(policy, "p.yaml").unwrap();
         let policy = serde_json::to_string(&policy.policy).unwrap();
         let record = record_of(4);
-        let gap = |report: &Report, kind: &str| report.coverage.gaps.iter().any(|it| it.kind == kind);
+        let gap =
+            |report: &Report, kind: &str| report.coverage.gaps.iter().any(|it| it.kind == kind);
 
         let whole = adopted_of(Some(&record), &policy);
         assert_eq!(whole.flows.len(), 4);
@@ -491,7 +492,12 @@ mod tests {
         let half = record.len() - 40;
         let line = record.trim_end().rfind('\n').unwrap() + 1;
         let blocks = format!("{}{}", &record[..half], "\0".repeat(40));
-        for (cut, flows) in [(&record[..half], 3), (&record[..line], 4), (&blocks, 3), ("", 0)] {
+        for (cut, flows) in [
+            (&record[..half], 3),
+            (&record[..line], 4),
+            (&blocks, 3),
+            ("", 0),
+        ] {
             let torn = adopted_of(Some(cut), &policy);
             assert_eq!(torn.flows.len(), flows, "what is there is told: {cut}");
             assert!(gap(&torn, RECORD_TORN), "{:?}", torn.coverage.gaps);

@@ -50,13 +50,10 @@ pub const STANDING_GAPS: [StandingGap; 4] = [
 /// Add up. `attempts == recorded + lost` by construction; where the kernel's own count of losses says
 /// otherwise, that is a gap of its own.
 pub(super) fn coverage(lens: &Lens<'_>) -> Coverage {
-    let counters = &lens.record.counters;
     let sum = |of: &dyn Fn(&Reach) -> bool| attempts(lens, of);
-    let rows = sum(&|_| true);
-    let recorded = rows.saturating_add(counters.overflow);
-    // A row that is read a moment after the counters may be ahead of them.
-    let attempts = counters.attempts.max(recorded);
-    let lost = attempts - recorded;
+    let recorded = recorded(lens);
+    let lost = lost(lens);
+    let attempts = recorded.saturating_add(lost);
     Coverage {
         attempts,
         recorded,
@@ -69,6 +66,15 @@ pub(super) fn coverage(lens: &Lens<'_>) -> Coverage {
             sum(&|row| row.attribution == Attribution::Unnamed && !needs_no_name(lens, row)),
         ),
     }
+}
+
+fn recorded(lens: &Lens<'_>) -> u64 {
+    attempts(lens, &|_| true).saturating_add(lens.record.counters.overflow)
+}
+
+/// Attempts of which nothing is known but their number. A row that is read a moment after the counters may be ahead of them.
+pub(super) fn lost(lens: &Lens<'_>) -> u64 {
+    lens.record.counters.attempts.saturating_sub(recorded(lens))
 }
 
 /// How many attempts such rows hold.

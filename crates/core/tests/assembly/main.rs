@@ -4,6 +4,7 @@ mod coverage;
 mod findings;
 mod scene;
 mod subjects;
+mod whole;
 
 use blackstart_core::name::Pattern;
 use blackstart_core::policy::{Effect, Rule, Target};
