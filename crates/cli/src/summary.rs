@@ -14,8 +14,9 @@ use std::fmt::Write as _;
 use blackstart_core::explain::{Explanation, Question};
 use blackstart_core::policy::{Day, Rule};
 use blackstart_core::report::{
-    ATTEMPTS_LOST, Connection, DrillOutcome, Gap, Guarded, PARTLY_GUARDED, Parts, RulePlace,
-    STANDING_GAPS, Severity, UNGUARDED, UNSUPERVISED, Until, Verdict, image_name, rule_text,
+    ATTEMPTS_LOST, Connection, DELEGATE, DrillOutcome, Gap, Guarded, PARTLY_GUARDED, Parts,
+    RulePlace, STANDING_GAPS, Severity, UNGUARDED, UNSUPERVISED, Until, Verdict, image_name,
+    rule_text,
 };
 use blackstart_core::tables::RULE_RESOLVER_SOCKET;
 
@@ -52,8 +53,14 @@ const TOLD_ALREADY: [&str; 4] = [
     "drill_hung",
 ];
 
-/// And these by what is said of the coverage: they are findings for who is told of nothing else.
-pub(crate) const OF_COVERAGE: [&str; 4] = [UNGUARDED, PARTLY_GUARDED, ATTEMPTS_LOST, UNSUPERVISED];
+/// And these by what is said of the coverage and of daemons: they are findings for who is told of nothing else.
+pub(crate) const OF_COVERAGE: [&str; 5] = [
+    UNGUARDED,
+    PARTLY_GUARDED,
+    ATTEMPTS_LOST,
+    UNSUPERVISED,
+    DELEGATE,
+];
 
 /// Findings of these kinds are for whoever keeps the catalog, in the morning.
 pub(crate) const ABOUT_CATALOG: [&str; 2] = ["seen_not_declared", "unowned_destination"];

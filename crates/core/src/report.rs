@@ -10,6 +10,7 @@ mod account;
 mod assemble;
 mod attached;
 mod coverage;
+mod delegates;
 mod drill;
 pub mod exit_code;
 mod findings;
@@ -35,6 +36,7 @@ pub use account::{Account, Parts, Told};
 pub use assemble::{Leftover, Reload, RunFacts, assemble, rule_text};
 pub use attached::{Attached, AttachedBy, Connection, Until};
 pub use coverage::{STANDING_GAPS, StandingGap};
+pub use delegates::DELEGATE;
 pub use drill::{Drill, DrillFacts, DrillOutcome, Usual};
 pub(crate) use findings::{printable, stable_id};
 pub use followed::{

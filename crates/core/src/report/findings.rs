@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::assemble::Lens;
+use super::delegates::delegate_findings;
 use super::drill::drill_finding;
 use super::ledger::Slot;
 use super::limits::limit_findings;
@@ -44,6 +45,7 @@ pub(super) fn findings(lens: &Lens<'_>) -> Vec<Finding> {
     let mut found = refusals(lens);
     found.extend(sockets(lens));
     found.extend(whole_findings(lens));
+    found.extend(delegate_findings(lens));
     found.extend(leavers(lens));
     found.extend(leftovers(lens));
     found.extend(expired(lens));

@@ -13,7 +13,7 @@ use blackstart_core::report::{
     Account, Attached, AttachedBy, FollowedFacts, Gap, Guarded, Ledger, Leftover, Mode, Outcome,
     Parts, Report, RunFacts, STANDING_GAPS, Severity, Until, assemble, followed_exe, schema,
 };
-use blackstart_core::tables::{RULE_DEFAULT, RULE_LOCAL, RULE_SOCKET_KIND};
+use blackstart_core::tables::{RULE_DEFAULT, RULE_LOCAL, RULE_RESOLVER_SOCKET, RULE_SOCKET_KIND};
 use scene::*;
 
 #[test]

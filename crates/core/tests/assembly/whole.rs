@@ -138,3 +138,65 @@ fn a_drill_shows_nothing_where_not_all_of_it_was_seen() {
     };
     assert_eq!(played(&who_left(false), overtime), DrillOutcome::Hung);
 }
+
+fn contact(path: &str, exe: Option<&str>, verdict: Verdict, rule: u32) -> DelegateRow {
+    DelegateRow {
+        subject: 20,
+        path: path.to_owned(),
+        verdict,
+        rule,
+        attempts: 1,
+        listener: Some(Listener {
+            pid: 7,
+            exe: exe.map(str::to_owned),
+            inside: false,
+        }),
+    }
+}
+
+#[test]
+fn a_delegate_is_told_once_whatever_its_sockets() {
+    let dockerd = Some("/usr/bin/dockerd");
+    let mut record = record();
+    record.delegates = vec![
+        contact("/run/docker.sock", dockerd, Verdict::Allow, RULE_DEFAULT),
+        contact("/var/run/docker.sock", dockerd, Verdict::Waived, 1),
+        contact("/run/x.sock", None, Verdict::Allow, RULE_DEFAULT),
+        contact(
+            "/run/nscd/socket",
+            None,
+            Verdict::Allow,
+            RULE_RESOLVER_SOCKET,
+        ),
+        contact("/run/denied.sock", Some("/bin/d"), Verdict::Deny, 1),
+        DelegateRow {
+            listener: Some(Listener {
+                pid: 8,
+                exe: Some("/bin/own".to_owned()),
+                inside: true,
+            }),
+            ..contact("/run/own.sock", None, Verdict::Allow, RULE_DEFAULT)
+        },
+    ];
+    let report = assemble(&record, &facts(None));
+    let told = of_kind(&report, "delegate");
+    let titles: Vec<&str> = told.iter().map(|it| it.title.as_str()).collect();
+    assert_eq!(
+        titles,
+        [
+            "git turned to a daemon that is not known outside the run (/run/x.sock): what that does for it is not seen",
+            "git turned to dockerd outside the run (/run/docker.sock and 1 more): what that does for it is not seen",
+        ]
+    );
+    assert!(
+        told.iter()
+            .all(|it| it.severity == Severity::Info && it.subjects == [3, 1])
+    );
+    // The same daemon in another run, by another of its sockets and another process.
+    record.delegates = vec![DelegateRow {
+        subject: 10,
+        ..contact("/run/y.sock", dockerd, Verdict::Allow, RULE_DEFAULT)
+    }];
+    let other = assemble(&record, &facts(None));
+    assert_eq!(of_kind(&other, "delegate")[0].id, told[1].id);
+}
