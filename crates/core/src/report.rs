@@ -12,6 +12,7 @@ mod attached;
 mod coverage;
 mod delegates;
 mod drill;
+mod encrypted;
 pub mod exit_code;
 mod findings;
 mod followed;
@@ -38,6 +39,7 @@ pub use attached::{Attached, AttachedBy, Connection, Until};
 pub use coverage::{STANDING_GAPS, StandingGap};
 pub use delegates::DELEGATE;
 pub use drill::{Drill, DrillFacts, DrillOutcome, Usual};
+pub use encrypted::ENCRYPTED_DNS;
 pub(crate) use findings::{printable, stable_id};
 pub use followed::{
     FOLLOW_GAP, Followed, FollowedFacts, FollowedUntil, followed_exe, is_followed_exe, strangers,

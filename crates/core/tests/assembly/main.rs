@@ -7,7 +7,7 @@ mod subjects;
 mod whole;
 
 use blackstart_core::name::Pattern;
-use blackstart_core::policy::{Effect, Rule, Target};
+use blackstart_core::policy::{Effect, Policy, Rule, Target};
 use blackstart_core::record::*;
 use blackstart_core::report::{
     Account, Attached, AttachedBy, FollowedFacts, Gap, Guarded, Ledger, Leftover, Mode, Outcome,

@@ -200,3 +200,74 @@ fn a_delegate_is_told_once_whatever_its_sockets() {
     let other = assemble(&record, &facts(None));
     assert_eq!(of_kind(&other, "delegate")[0].id, told[1].id);
 }
+
+#[test]
+fn lookups_out_of_sight_are_told_where_there_are_rules_by_name() {
+    let policy = policy();
+    let to = |name, address: &str, port, protocol| FlowRow {
+        port,
+        protocol,
+        connected: 1,
+        ..flow(10, name, address, Verdict::Allow, RULE_DEFAULT)
+    };
+    let refused = FlowRow {
+        connected: 0,
+        refused: 3,
+        ..to(0, "10.0.0.5", 853, 6)
+    };
+    let probe = FlowRow {
+        bytes_sent: 0,
+        ..to(0, "10.0.0.6", 853, 17)
+    };
+    let denied = FlowRow {
+        verdict: Verdict::Deny,
+        ..to(0, "10.0.0.7", 853, 6)
+    };
+    let mut record = record();
+    record.names.push(NameRow {
+        id: 9,
+        name: "mozilla.cloudflare-dns.com".to_owned(),
+    });
+    record.flows = vec![
+        to(0, "10.0.0.1", 853, 6),
+        to(0, "10.0.0.2", 853, 17),
+        to(9, "10.0.0.3", 443, 6),
+        to(9, "10.0.0.4", 443, 17),
+        to(0, "1.1.1.1", 443, 6),
+        to(0, "1.1.1.1", 53, 17),
+        to(2, "10.0.0.8", 443, 6),
+        refused,
+        probe,
+        denied,
+    ];
+    let report = assemble(&record, &facts(Some(&policy)));
+    let titles: Vec<_> = of_kind(&report, "encrypted_dns")
+        .iter()
+        .map(|it| it.title.split(',').next().unwrap())
+        .collect();
+    assert_eq!(
+        titles,
+        [
+            "curl reached 1.1.1.1:443",
+            "curl reached 10.0.0.1:853",
+            "curl reached 10.0.0.2:853",
+            "curl reached mozilla.cloudflare-dns.com:443",
+        ]
+    );
+    assert!(
+        of_kind(&report, "encrypted_dns")
+            .iter()
+            .all(|it| it.severity == Severity::Warning)
+    );
+    // Without a rule by name nothing is missed.
+    assert_eq!(
+        of_kind(&assemble(&record, &facts(None)), "encrypted_dns").len(),
+        0
+    );
+    let by_address = Policy {
+        rules: policy.rules[1..].to_vec(),
+        ..policy.clone()
+    };
+    let report = assemble(&record, &facts(Some(&by_address)));
+    assert_eq!(of_kind(&report, "encrypted_dns").len(), 0);
+}
