@@ -36,6 +36,7 @@ pub use crate::record::{Attribution, Verdict};
 pub use account::{Account, Parts, Told};
 pub use assemble::{Leftover, Reload, RunFacts, assemble, rule_text};
 pub use attached::{Attached, AttachedBy, Connection, Until};
+pub(crate) use coverage::may_hide;
 pub use coverage::{STANDING_GAPS, StandingGap};
 pub use delegates::DELEGATE;
 pub use drill::{Drill, DrillFacts, DrillOutcome, Usual};

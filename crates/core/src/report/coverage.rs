@@ -47,6 +47,35 @@ pub const STANDING_GAPS: [StandingGap; 4] = [
     },
 ];
 
+/// Kinds of gaps that hide no attempt: what was tried stands in the report all the same. Every other kind, one that a later
+/// version may add too, counts as a place where something may be missing.
+const HIDING_NOTHING: [&str; 13] = [
+    // Dropped answers, and final ones that did not come: the lookups are there.
+    "answers_unasked",
+    "answers",
+    // The attempt is there by its address: a literal, or a name inside of what is encrypted.
+    "unnamed_addresses",
+    "claims_unnamed",
+    "claims_hidden",
+    "quic",
+    // The attempt is there, what became of it is not.
+    "outcomes",
+    // What guarding could not do besides seeing: hold rules and limits, outlive its supervisor, be kept.
+    "unix_rules",
+    "limits",
+    "pins",
+    "state",
+    // Processes that outlived the command did so when the run was over.
+    "leftovers",
+    // Reasons and reactions of rules.
+    "policy_lost",
+];
+
+/// May something that a run reached for be missing in its report, where it has a gap of this kind?
+pub(crate) fn may_hide(kind: &str) -> bool {
+    !HIDING_NOTHING.contains(&kind)
+}
+
 /// Add up. `attempts == recorded + lost` by construction; where the kernel's own count of losses says
 /// otherwise, that is a gap of its own.
 pub(super) fn coverage(lens: &Lens<'_>) -> Coverage {
