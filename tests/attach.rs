@@ -607,6 +607,32 @@ fn a_killed_supervisor_leaves_the_guard_until_the_next_command() {
 }
 
 #[test]
+fn what_was_attached_to_is_let_go_though_the_state_is_lost() {
+    let (world, ..) = World::with_names("attached_lost");
+    let service = Service::start(&world, "s");
+    let before = service.procs();
+    let mut guarding = service.attach(world.guard().policy(DENY_GITHUB));
+    let runs = world.guard().state().join("runs");
+    fs::rename(&runs, world.dir().join("aside")).unwrap();
+    // Its supervisor lives.
+    world.guard().blackstart(&["sweep"]).succeeds();
+    let says = service.does(FETCH);
+    assert!(says.contains("code=6"), "still refused: {says}");
+    guarding.running().signal(Signal::KILL);
+    guarding.wait();
+    let told = world.guard().blackstart(&["sweep"]).succeeds();
+    assert!(
+        told.stderr.contains("nothing is known any more of the run"),
+        "{told:?}"
+    );
+    service.is_untouched(&before);
+    let says = service.does(FETCH);
+    assert!(says.contains("code=0"), "let go: {says}");
+    assert_eq!(world.left_behind(), Vec::<PathBuf>::new());
+    service.end();
+}
+
+#[test]
 fn what_is_pinned_out_of_sight_is_taken_off_all_the_same() {
     let (world, ..) = World::with_names("hidden_pins");
     let service = Service::start(&world, "s");

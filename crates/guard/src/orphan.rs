@@ -14,6 +14,7 @@ use crate::plan::Need;
 use crate::run::gates;
 use crate::state::{RunDir, RunFile, SPARE, StateDir, boot};
 use crate::story::{End, tell, wall_ns};
+use crate::stray;
 
 /// How long another command may take with its own sweep or set-up.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -78,7 +79,8 @@ impl Swept {
 /// Adopt and clean up every run below `state_dir`, or where runs go that cannot keep their state there, that nobody
 /// supervises and nothing inhabits any more. Runs that are supervised, and orphans that live, are left alone.
 pub fn sweep(state_dir: &Path) -> io::Result<Swept> {
-    let spare = sweep_spare(state_dir);
+    let mut spare = sweep_spare(state_dir);
+    spare.add(stray::sweep());
     let swept = StateDir::existing(state_dir).map_or_else(
         || Ok(Swept::default()),
         |state| {

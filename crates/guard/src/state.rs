@@ -253,6 +253,7 @@ impl StateDir {
         Ok(RunDir {
             path,
             lock: Some(lock),
+            held: None,
         })
     }
 
@@ -281,6 +282,8 @@ impl StateDir {
 pub(crate) struct RunDir {
     path: PathBuf,
     lock: Option<File>,
+    /// Its pins, held as long as it is supervised: by that a run is known to live whose directory somebody removed.
+    held: Option<File>,
 }
 
 impl RunDir {
@@ -298,6 +301,7 @@ impl RunDir {
             Ok(()) => Ok(Some(Self {
                 path: path.to_owned(),
                 lock: Some(lock),
+                held: None,
             })),
             Err(rustix::io::Errno::AGAIN) => Ok(None),
             Err(error) => Err(error.into()),
@@ -321,6 +325,11 @@ impl RunDir {
 
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Hold the run's pins from now on.
+    pub(crate) fn hold(&mut self, pins: File) {
+        self.held = Some(pins);
     }
 
     /// Where the report goes.
