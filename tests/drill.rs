@@ -299,11 +299,11 @@ fn a_drill_that_somebody_got_past_shows_nothing() {
         run.report().run.guarded,
         blackstart_core::report::Guarded::Partly
     );
-    assert_eq!(
-        run.findings("left_cgroup").len(),
-        1,
-        "{:#?}",
-        run.report().findings
-    );
+    // It may have been moved back once or more before it was let go.
+    let found = run.findings("left_cgroup");
+    let gone = found
+        .iter()
+        .any(|it| it.title.contains("not seen from then on"));
+    assert!(gone, "{found:#?}");
     assert!(run.findings("partly_guarded").is_empty());
 }
