@@ -30,6 +30,7 @@ mod run;
 mod scripts;
 mod state;
 mod story;
+mod stray;
 mod supervise;
 mod terminal;
 mod usual;

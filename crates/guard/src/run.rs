@@ -179,6 +179,7 @@ impl<'a> Setup<'a> {
             caller: None,
             at_end: None,
             wall_seconds: None,
+            marks_ends: true,
         };
         Self {
             request,

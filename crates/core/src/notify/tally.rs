@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Told;
 use crate::history::Micros;
-use crate::report::Severity;
+use crate::report::{Guarded, Severity};
 
 /// A label with more values than this would be a burden to whoever collects it: the others are counted as `other`.
 const MOST: usize = 1000;
@@ -23,8 +23,10 @@ pub struct Tally {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Sums {
-    /// Runs that exited with 0.
+    /// Runs that exited with 0, and of which something was seen.
     pub succeeded: u64,
+    /// Runs that exited with 0, unguarded: nothing was seen of what they reached for.
+    pub unguarded: u64,
     /// Runs whose command succeeded and that a finding failed.
     pub gated: u64,
     /// All others.
@@ -43,10 +45,25 @@ pub struct Sums {
     pub last_seconds: Option<f64>,
     /// Its attempts that have a row, of all.
     pub last_recorded: (u64, u64),
+    /// Was it guarded? None in a tally of an earlier version.
+    pub last_guarded: Option<Guarded>,
     /// What of it could not be seen: how many kinds.
     pub last_gaps: u64,
     /// Its findings by severity: info, warning, error.
     pub last_findings: [u64; 3],
+}
+
+impl Sums {
+    /// The share of the last run's attempts that has a row. None of a run of which nothing was seen; not known of one that
+    /// was guarded in part and recorded nothing.
+    pub fn last_coverage(&self) -> Option<f64> {
+        match (self.last_guarded, self.last_recorded) {
+            (Some(Guarded::No), _) => Some(0.0),
+            (Some(Guarded::Partly), (_, 0)) => None,
+            (_, (_, 0)) => Some(1.0),
+            (_, (recorded, all)) => Some(recorded as f64 / all as f64),
+        }
+    }
 }
 
 impl Tally {
@@ -57,6 +74,7 @@ impl Tally {
         let service = if known { service } else { "other".to_owned() };
         let sums = self.services.entry(service).or_default();
         match told.run.exit_code {
+            Some(0) if told.run.guarded == Guarded::No => sums.unguarded += 1,
             Some(0) => sums.succeeded += 1,
             Some(120) => sums.gated += 1,
             _ => sums.failed += 1,
@@ -67,6 +85,7 @@ impl Tally {
         sums.last_exit_code = told.run.exit_code;
         sums.last_seconds = told.run.wall_seconds;
         sums.last_recorded = (told.run.recorded, told.run.attempts);
+        sums.last_guarded = Some(told.run.guarded);
         sums.last_gaps = told.run.gaps.len() as u64;
         sums.last_findings = [0; 3];
         for finding in &told.findings {
