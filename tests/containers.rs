@@ -1,7 +1,7 @@
 //! Containers: a run inside of one, and one that a run starts.
 
 use blackstart_core::report::{Outcome, Verdict};
-use blackstart_lab::World;
+use blackstart_lab::{World, case};
 
 const DENY_GITHUB: &str = "mode: enforce\nrules:\n  - deny: github.com\n";
 
@@ -62,10 +62,12 @@ fn a_run_inside_a_container_is_guarded() {
 
 #[test]
 fn a_container_that_a_run_starts_is_told_to_have_left() {
+    let shown = case!(42, "podman, without a daemon");
     let (world, github, mirror) = World::with_names("starts_one");
     let podman = world.podman();
     let mut line = podman.line(&[]);
     line.extend(FETCH.map(str::to_owned));
+    shown.outside(&world.run(&line));
     // podman puts it into a cgroup besides the run's, where no rule holds. What must not be is silence.
     let run = world
         .guard()
@@ -105,4 +107,5 @@ fn a_container_that_a_run_starts_is_told_to_have_left() {
         );
     }
     assert_eq!(world.left_behind(), Vec::<std::path::PathBuf>::new());
+    shown.recorded(&run);
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use blackstart_core::report::{Guarded, Report, Verdict};
-use blackstart_lab::{Bus, Cgroups, Ended, World, Zone};
+use blackstart_lab::{Becomes, Bus, Cgroups, Ended, Held, World, Zone, case};
 
 /// What the script says below the heading `[of this name]`.
 #[track_caller]
@@ -73,7 +73,10 @@ fn a_run_is_a_delegated_scope_and_leaves_none() {
 
 #[test]
 fn a_run_on_a_hybrid_host_is_a_scope_as_well() {
+    let shown = case!(49, "a hybrid host with systemd");
     is_a_scope(&world_with_github("hybrid"), Cgroups::Hybrid);
+    // `is_a_scope` has it refused within, and free after.
+    shown.worked_outside().is(Becomes::Refused, Held::Loosely);
 }
 
 fn is_a_scope(world: &World, cgroups: Cgroups) {

@@ -324,6 +324,51 @@ impl Node {
         }
     }
 
+    /// A server of names over TLS on port 853 (RFC 7858) that answers each query with what `answer` makes of it.
+    pub fn names_over_tls(
+        &self,
+        authority: &Authority,
+        names: &[&str],
+        answer: impl Fn(&[u8]) -> Vec<u8> + Send + Sync + 'static,
+    ) {
+        let (listener, acceptor) = (self.listen(853), authority.acceptor(names));
+        let answer = Arc::new(answer);
+        self.spawn(async move {
+            let listener =
+                tokio::net::TcpListener::from_std(listener).expect("take the listener over");
+            while let Ok((stream, _)) = listener.accept().await {
+                let (acceptor, answer) = (acceptor.clone(), Arc::clone(&answer));
+                tokio::spawn(async move {
+                    let Ok(mut stream) = acceptor.accept(stream).await else {
+                        return;
+                    };
+                    while let Ok(length) = stream.read_u16().await {
+                        let mut query = vec![0; usize::from(length)];
+                        if stream.read_exact(&mut query).await.is_err() {
+                            break;
+                        }
+                        let answer = answer(&query);
+                        let length = u16::try_from(answer.len()).expect("a short answer");
+                        let both = [&length.to_be_bytes()[..], &answer].concat();
+                        if stream.write_all(&both).await.is_err() {
+                            break;
+                        }
+                    }
+                });
+            }
+        });
+    }
+
+    /// The same over HTTPS on port 443 (RFC 8484), whatever the path is.
+    pub fn names_over_https(
+        &self,
+        authority: &Authority,
+        names: &[&str],
+        answer: impl Fn(&[u8]) -> Vec<u8> + Clone + Send + Sync + 'static,
+    ) -> Web {
+        Web::names(self, 443, answer, Some(authority.acceptor(names)))
+    }
+
     /// A `git daemon` for the repositories below `dir`.
     pub fn git_daemon(&self, dir: &Path) {
         let base = format!("--base-path={}", dir.display());

@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use blackstart_core::report::{Flow, Name, Report, Verdict};
+use blackstart_lab::Held;
+use blackstart_lab::shown::Judged;
 use rustix::process::{Pid, Signal};
 
 /// No command of a story takes longer in an emulated machine; one that does is killed, and the story fails.
@@ -22,6 +24,7 @@ pub(crate) struct Running {
     began: Instant,
     what: String,
     files: PathBuf,
+    held: Held,
 }
 
 /// A command that has ended.
@@ -33,6 +36,21 @@ pub(crate) struct Ended {
     pub(crate) stderr: String,
     pub(crate) took: Duration,
     report: Option<Report>,
+    held: Held,
+}
+
+impl Judged for Ended {
+    fn code(&self) -> i32 {
+        self.code
+    }
+
+    fn report(&self) -> Option<&Report> {
+        self.report.as_ref()
+    }
+
+    fn held(&self) -> Held {
+        self.held
+    }
 }
 
 /// Run a command to its end, unguarded.
@@ -57,7 +75,11 @@ pub(crate) fn start(flags: &[&str], policy: &str, command: &[&str]) -> Running {
         more.push(format!("--policy={}", file.display()));
     }
     line.extend(more.iter().map(String::as_str));
-    Running::start(&line, command)
+    let flags: Vec<String> = flags.iter().map(|&flag| flag.to_owned()).collect();
+    Running {
+        held: Held::by(&flags, policy),
+        ..Running::start(&line, command)
+    }
 }
 
 fn new_path(what: &str) -> PathBuf {
@@ -88,6 +110,7 @@ impl Running {
             began: Instant::now(),
             what: [line, guarded].concat().join(" "),
             files,
+            held: Held::Loosely,
         }
     }
 
@@ -128,6 +151,7 @@ impl Running {
             took,
             report: serde_json::from_str(&read("json")).ok(),
             what: self.what,
+            held: self.held,
         };
         assert!(took < deadline, "killed, for it did not end: {ended}");
         ended

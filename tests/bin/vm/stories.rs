@@ -12,6 +12,9 @@ use blackstart_core::report::{
     Applied, Finding, Gap, Guarded, HighestFrom, Outcome, Report, STANDING_GAPS, Verdict,
 };
 
+use blackstart_lab::shown::Judged as _;
+use blackstart_lab::{Becomes, case};
+
 use crate::guarded::{Ended, bare, left_behind, run, start};
 use crate::servers::{FORBIDDEN, GITHUB, MIRROR, PORT, RESOLVER};
 
@@ -140,7 +143,9 @@ pub(crate) fn where_enforce_refuses(gaps: &[&str]) -> ExitCode {
     );
     play.story("limits hold all the same", || memory_limit(MEMORY_OBSERVED));
     play.story("enforce refuses, and nothing ran", || {
+        let shown = case!(61, "a kernel that is too old");
         let refused = run(&[], POLICY, &["touch", "/tmp/it-ran"]).exits(125);
+        shown.refused_at_start(&refused);
         assert!(!Path::new("/tmp/it-ran").exists(), "{refused}");
         assert!(refused.stderr.contains("cannot enforce"), "{refused}");
         println!("{}", refused.stderr);
@@ -197,7 +202,9 @@ fn observe_records(gaps: &BTreeSet<String>) {
 }
 
 fn denied_name() {
+    let shown = case!(2);
     let command = [LAB, "connect", "github.com", &PORT.to_string()];
+    bare(&command).exits(0);
     let refused = run(&[], POLICY, &command)
         .fails()
         .judged("github.com", Verdict::Deny);
@@ -211,11 +218,14 @@ fn denied_name() {
             .all(|name| name.addresses.is_empty() && refused.argv(name.subject) == command),
         "{refused}"
     );
+    shown.worked_outside().refused(&refused);
 }
 
 fn denied_address() {
+    let (four, six, at_once_too) = (case!(25, "denied"), case!(27, "denied"), case!(64));
     for address in both(FORBIDDEN) {
         let port = PORT.to_string();
+        bare(&[LAB, "connect", &address, &port]).exits(0);
         let refused = run(&[], POLICY, &[LAB, "connect", &address, &port])
             .fails()
             .says("ConnectionRefused");
@@ -226,6 +236,9 @@ fn denied_address() {
             "{flows:?}"
         );
         assert_eq!(refused.argv(flows[0].subject)[1], "connect");
+        let shown = if address.contains(':') { &six } else { &four };
+        shown.worked_outside().refused(&refused);
+        at_once_too.worked_outside().refused(&refused);
         let refused = run(&[], POLICY, &[LAB, "datagram", &address, "9"])
             .fails()
             .says("ConnectionRefused");
@@ -234,6 +247,7 @@ fn denied_address() {
 }
 
 fn denied_claim() {
+    let (tls, http) = (case!(28, "the name in TLS"), case!(28, "the name in HTTP"));
     let policy = format!("inspect: [{PORT}]\n{POLICY}");
     let port = PORT.to_string();
     for address in both(MIRROR) {
@@ -245,6 +259,9 @@ fn denied_claim() {
                 let say: Vec<&str> = say.iter().map(String::as_str).collect();
                 run(&[], &policy, &say)
             };
+            let outside = say("github.com");
+            let outside: Vec<&str> = outside.iter().map(String::as_str).collect();
+            bare(&outside).exits(0);
             let refused = told("github.com").fails().says("PermissionDenied");
             at_once(&refused);
             let flows = refused.flows(address.parse::<IpAddr>().expect("an address"), PORT);
@@ -253,6 +270,8 @@ fn denied_claim() {
                     && one.name.as_deref() == Some("github.com")),
                 "{way}: {flows:?}"
             );
+            let shown = if way.starts_with("tls") { &tls } else { &http };
+            shown.worked_outside().refused(&refused);
             told("mirror.internal").exits(0).says("said");
         }
     }
@@ -272,6 +291,7 @@ fn allowed_passes(gaps: &BTreeSet<String>) {
 }
 
 fn allow_list() {
+    let shown = case!(11, "by an allow-list");
     let policy = "mode: enforce\ndefault: deny\nrules:\n  - allow: mirror.internal\n";
     let port = PORT.to_string();
     run(&[], policy, &[LAB, "connect", "mirror.internal", &port])
@@ -286,10 +306,13 @@ fn allow_list() {
             .fails()
             .says("ConnectionRefused");
         at_once(&refused);
+        bare(&[LAB, "connect", &address, &port]).exits(0);
+        shown.worked_outside().refused(&refused);
     }
 }
 
 fn lookups_over_tcp(gaps: &BTreeSet<String>) {
+    let shown = case!(3, "as the C library asks by `use-vc`");
     // What the resolver of the C library takes for `options use-vc`.
     let over_tcp = |line: &str| format!("RES_OPTIONS=use-vc {LAB} {line}");
     let lookup = over_tcp("lookup github.com");
@@ -305,6 +328,7 @@ fn lookups_over_tcp(gaps: &BTreeSet<String>) {
             .fails()
             .judged("github.com", Verdict::Deny);
         at_once(&refused);
+        shown.worked_outside().refused(&refused);
         let seen = run(&[], policy, &["sh", "-c", &connect])
             .exits(0)
             .says("hello")
@@ -323,16 +347,26 @@ fn contained() {
     let leave = "echo 0 >/sys/fs/cgroup/cgroup.procs";
     let mount = "mkdir -p /tmp/own && mount -t cgroup2 none /tmp/own && umount /tmp/own";
     let ping = "ping -c 1 -W 5 198.51.100.53";
-    for way in [leave, mount, ping] {
+    let (left_it, pinged_it) = (case!(40, "into another cgroup"), case!(32, "ping"));
+    for (way, shown) in [
+        (leave, Some(&left_it)),
+        (mount, None),
+        (ping, Some(&pinged_it)),
+    ] {
         bare(&["sh", "-c", way]).exits(0);
-        run(&[], policy, &["sh", "-c", way]).fails();
+        let refused = run(&[], policy, &["sh", "-c", way]).fails();
+        if let Some(shown) = shown {
+            shown.worked_outside().refused(&refused);
+        }
     }
     // Without, two of them are open to root; the third is refused for what it sends through.
     let left = run(&["--no-contain"], policy, &["sh", "-c", leave]).exits(0);
     assert!(finding(&left, "left_cgroup").starts_with("sh "));
+    left_it.recorded(&left);
     run(&["--no-contain"], policy, &["sh", "-c", mount]).exits(0);
     let pinged = run(&["--no-contain"], policy, &["sh", "-c", ping]).fails();
     assert!(finding(&pinged, "denied_socket").ends_with(" ICMP socket"));
+    pinged_it.refused(&pinged);
     // The command's own code, and its own signal.
     run(&[], policy, &["sh", "-c", "exit 7"]).exits(7);
     run(&[], policy, &["sh", "-c", "kill -TERM $$"]).exits(128 + 15);
@@ -426,6 +460,7 @@ fn processor_limit() {
 }
 
 fn time_limit() {
+    let shown = case!(67, "a time limit ends it");
     let script = "(setsid sleep 100 & echo $! >/tmp/daemon); sleep 101; echo not reached";
     let limits = "limits: { time: 3s, memory: 200MiB, cpu: 1, pids: 50 }\n";
     let limited = run(&[], limits, &["sh", "-c", script]).exits(124);
@@ -449,6 +484,7 @@ fn time_limit() {
     assert_eq!(cgroups(pid), cgroups("self"));
     assert_eq!(left_behind(), BTreeSet::new());
     bare(&["kill", "-9", pid]).exits(0);
+    shown.is(Becomes::Kept, limited.held());
 }
 
 /// cgroup2 lends nothing to a group below one that holds processes, and the outer run's does.
@@ -490,6 +526,7 @@ fn finding<'e>(run: &'e Ended, kind: &str) -> &'e str {
 
 /// The wall clock is set forth and back by a day while a run is on, which has little time.
 fn clock_that_jumps() {
+    let shown = case!(56);
     let policy = format!("{POLICY}lease: ttl\nlimits: {{ time: 30s }}\n");
     let looks =
         format!("{LAB} lookup mirror.internal || exit 3; {LAB} lookup github.com && exit 4");
@@ -513,18 +550,22 @@ fn clock_that_jumps() {
         queries(Verdict::Deny) >= 3 && queries(Verdict::Allow) >= 3,
         "{run}"
     );
+    shown.is(Becomes::Kept, run.held());
 }
 
 fn killed_supervisor() {
+    let shown = case!(46, "a supervisor that is killed");
     let guard = start(&[], POLICY, &["sh", "-c", LOOKER]);
     rounds(2);
     guard.kill();
-    guard.wait().exits(128 + 9);
+    let killed = guard.wait().exits(128 + 9);
     let counts = rounds(3);
     assert!(
         counts.contains(" bad=0 leaks=0"),
         "lookups go on and denials hold: {counts}"
     );
+    bare(&[LAB, "lookup", "github.com"]).exits(0);
+    shown.worked_outside().is(Becomes::Refused, killed.held());
     assert!(
         !left_behind().is_empty(),
         "an orphan that lives keeps its pins"
