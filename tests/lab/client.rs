@@ -17,6 +17,19 @@ pub fn reach(way: &str, address: impl ToString, port: u16) -> Vec<String> {
     ]
 }
 
+/// The command that does so in a way that hardly any tool takes, past an address that is allowed (see `clients/odd.py`).
+pub fn odd(way: &str, address: impl ToString, port: u16, allowed: impl ToString) -> Vec<String> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/odd.py");
+    vec![
+        "/usr/bin/python3".to_owned(),
+        script.display().to_string(),
+        way.to_owned(),
+        address.to_string(),
+        port.to_string(),
+        allowed.to_string(),
+    ]
+}
+
 /// The command that says whom a connection is for (see `clients/claim.py`).
 pub fn claim(way: &str, address: impl ToString, port: u16, names: &[&str]) -> Vec<String> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/claim.py");
