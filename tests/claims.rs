@@ -198,6 +198,68 @@ fn what_is_sent_on_ways_that_are_not_seen_is_a_counted_gap() {
     }
 }
 
+/// With a cookie the request goes with the first packet, before there is a connection. What `connect()` would be refused
+/// is refused there too.
+#[test]
+fn a_fast_open_with_a_cookie_goes_where_connect_would() {
+    let shown = case!(34, "where a connection goes whose first packet has data");
+    let world = World::new("claims_cookie");
+    let cdn = world.node("cdn");
+    cdn.http_fast_open(80);
+    world.dns(Zone::new());
+    // Cookies are kept by the whole network namespace: one is there after the first time.
+    let say = claim("fastopen", cdn.v4(), 80, &["docs.example"]);
+    world.run(&say).succeeds().says("hello from cdn");
+    let taken = || {
+        let said = world.run(&["nstat", "-asz", "TcpExtTCPFastOpenActive"]);
+        let words = said.stdout.split_whitespace().map(str::to_owned);
+        let words: Vec<_> = words.collect();
+        let at = words
+            .iter()
+            .position(|word| word == "TcpExtTCPFastOpenActive");
+        words[at.unwrap() + 1].parse::<u32>().unwrap()
+    };
+    let before = taken();
+    shown.outside(&world.run(&say).says("hello from cdn"));
+    assert_eq!(taken(), before + 1, "data went with the first packet");
+    for held in ["--no-contain", "--contain"] {
+        let policy = format!("mode: enforce\nrules:\n  - deny: {}\n", cdn.v4());
+        let run = world
+            .guard()
+            .policy(&policy)
+            .arg(held)
+            .run(&say)
+            .exits(1)
+            .says("ECONNREFUSED")
+            .within(AT_ONCE);
+        assert_eq!(run.flow(cdn.v4(), 80).verdict, Verdict::Deny);
+        shown.refused(&run);
+    }
+    assert_eq!(taken(), before + 1, "nothing went");
+    // A name that no rule mentions gets through, whichever packet it is in.
+    world
+        .guard()
+        .policy(DENY)
+        .run(&say)
+        .exits(0)
+        .says("hello from cdn");
+}
+
+#[test]
+fn a_request_is_read_from_memory_that_is_not_copied() {
+    let shown = case!(35, "zero copy of a denied name's request");
+    refused_and_passed("zerocopy", &shown);
+}
+
+#[test]
+fn a_request_is_read_that_waited_for_its_connection() {
+    let shown = case!(
+        28,
+        "the name in HTTP, written before the connection was made"
+    );
+    refused_and_passed("late", &shown);
+}
+
 /// The name outside of an encrypted hello is judged; that there is one inside is told.
 #[test]
 fn a_hello_with_a_hidden_one_is_judged_by_what_it_shows() {

@@ -256,6 +256,23 @@ impl Node {
         Web::hello(self, port, None)
     }
 
+    /// The same, by a server that takes data with the first packet (TCP Fast Open): who has been there once has a cookie,
+    /// and needs to wait for no handshake.
+    pub fn http_fast_open(&self, port: u16) {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/fast_open.py");
+        self.inside(|| std::fs::write("/proc/sys/net/ipv4/tcp_fastopen", "3"))
+            .expect("have the machine take data with a first packet");
+        self.serve(
+            port,
+            &[
+                "/usr/bin/python3",
+                &script.display().to_string(),
+                self.name(),
+                &port.to_string(),
+            ],
+        );
+    }
+
     /// The same with TLS on port 443, under these names.
     pub fn https(&self, authority: &Authority, names: &[&str]) -> Web {
         Web::hello(self, 443, Some(authority.acceptor(names)))
