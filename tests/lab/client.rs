@@ -76,8 +76,17 @@ pub fn attached_programs(cgroup: &Path) -> Vec<String> {
 
 /// Build the client that tries ways around a guard (see `clients/escape.c`).
 pub fn escape(world: &World) -> String {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/escape.c");
-    let program = world.dir().join("escape");
+    build(world, "escape")
+}
+
+/// Build what holds other people's BPF programs (see `clients/foreign.c`).
+pub fn foreign(world: &World) -> String {
+    build(world, "foreign")
+}
+
+fn build(world: &World, name: &str) -> String {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("clients/{name}.c"));
+    let program = world.dir().join(name);
     let status = Command::new("gcc")
         .args(["-O1", "-o"])
         .args([&program, &source])
