@@ -15,12 +15,14 @@ use blackstart_core::report::{
 use blackstart_lab::shown::Judged as _;
 use blackstart_lab::{Becomes, case};
 
+use crate::daemons::{attached, daemon_s_socket};
 use crate::guarded::{Ended, bare, left_behind, run, start};
+use crate::orphans::{killed_supervisor, supervisor_out_of_memory};
 use crate::servers::{FORBIDDEN, GITHUB, MIRROR, PORT, RESOLVER};
 
 pub(crate) const LAB: &str = "/bin/blackstart-lab-vm";
 
-const POLICY: &str = "mode: enforce\n\
+pub(crate) const POLICY: &str = "mode: enforce\n\
     rules:\n  - deny: github.com\n  - deny: 198.51.100.128/25\n  - deny: 2001:db8::80/121\n";
 
 /// "At once", in a slow emulated machine. A resolver that gets no answer takes 5 s or more, a TCP connect minutes.
@@ -30,14 +32,6 @@ const AT_ONCE: Duration = Duration::from_millis(1500);
 const HUNGRY: &str = "dd if=/dev/zero of=/dev/null bs=200M count=1 2>/dev/null; echo memory $?";
 const MEMORY: &str = "mode: enforce\nlimits: { memory: 32MiB }\n";
 const MEMORY_OBSERVED: &str = "limits: { memory: 32MiB }\n";
-
-/// Goes on looking both names up until it is told to stop, and counts what came of it.
-const LOOKER: &str = "good=0; bad=0; leaks=0\n\
-    until [ -e /tmp/stop ]; do\n\
-      blackstart-lab-vm lookup mirror.internal >/tmp/looked && good=$((good+1)) || bad=$((bad+1))\n\
-      blackstart-lab-vm lookup github.com >/dev/null && leaks=$((leaks+1))\n\
-      echo \"good=$good bad=$bad leaks=$leaks\" >/tmp/counts.new; mv /tmp/counts.new /tmp/counts\n\
-    done";
 
 /// Plays one story after the other, whatever came of the last.
 #[derive(Default)]
@@ -109,7 +103,15 @@ pub(crate) fn where_enforce_works(gaps: &[&str]) -> ExitCode {
         nested_limit(gaps);
     });
     play.story("a clock that jumps changes nothing", clock_that_jumps);
+    play.story("a service that is there is seen, judged and left", attached);
+    play.story("a daemon's socket is refused by a rule, or that is", || {
+        daemon_s_socket(gaps);
+    });
     play.story("the guard holds without its supervisor", killed_supervisor);
+    play.story(
+        "the guard holds under load where its supervisor is out of memory",
+        supervisor_out_of_memory,
+    );
     play.story("nothing is left behind", || {
         assert_eq!(left_behind(), BTreeSet::new());
     });
@@ -551,53 +553,6 @@ fn clock_that_jumps() {
         "{run}"
     );
     shown.is(Becomes::Kept, run.held());
-}
-
-fn killed_supervisor() {
-    let shown = case!(46, "a supervisor that is killed");
-    let guard = start(&[], POLICY, &["sh", "-c", LOOKER]);
-    rounds(2);
-    guard.kill();
-    let killed = guard.wait().exits(128 + 9);
-    let counts = rounds(3);
-    assert!(
-        counts.contains(" bad=0 leaks=0"),
-        "lookups go on and denials hold: {counts}"
-    );
-    bare(&[LAB, "lookup", "github.com"]).exits(0);
-    shown.worked_outside().is(Becomes::Refused, killed.held());
-    assert!(
-        !left_behind().is_empty(),
-        "an orphan that lives keeps its pins"
-    );
-    fs::write("/tmp/stop", "").expect("tell the looker to stop");
-    let began = Instant::now();
-    while !left_behind().is_empty() {
-        assert!(
-            began.elapsed() < Duration::from_secs(30),
-            "the next command sweeps: {:?}",
-            left_behind()
-        );
-        run(&[], "", &["true"]).exits(0);
-    }
-}
-
-/// Wait until the looker has made so many further rounds, and give its last counts.
-fn rounds(more: u32) -> String {
-    let read = || fs::read_to_string("/tmp/counts").unwrap_or_default();
-    let (began, mut last, mut seen) = (Instant::now(), read(), 0);
-    while seen < more {
-        assert!(
-            began.elapsed() < Duration::from_secs(40),
-            "the looker does not go on: {last}"
-        );
-        std::thread::sleep(Duration::from_millis(10));
-        let now = read();
-        if now != last {
-            (last, seen) = (now, seen + 1);
-        }
-    }
-    last
 }
 
 /// A report as it must be on this kernel, whatever was done.
