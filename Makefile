@@ -14,6 +14,9 @@ BINARY = $(TARGET)/release/blackstart
 SUDO = $(if $(filter 0,$(shell id -u)),,sudo -E)
 AS_ROOT = $(if $(SUDO),CARGO_TARGET_$(shell tr a-z- A-Z_ <<<'$(TRIPLE)')_RUNNER='$(SUDO)')
 
+# Where the lab's tests say what they have shown of which case.
+CASES = $(abspath $(TARGET))/cases
+
 # Worlds are cheap, but each has servers, and the tests measure time: no more at once than this.
 TEST_THREADS ?= 2
 
@@ -48,13 +51,13 @@ unit: ## Run the tests of the product's crates
 
 .PHONY: lab
 lab: ## Run the tests that drive the released binary, and those that hold the workspace to its rules
-	$(SUDO) rm -rf $(TARGET)/cases
-	$(AS_ROOT) BLACKSTART_BIN=$(abspath $(BINARY)) cargo test --locked -p blackstart-lab -- --test-threads=$(TEST_THREADS)
-	cargo run --locked -q -p blackstart-lab --bin blackstart-coverage check
+	$(SUDO) rm -rf $(CASES)
+	$(AS_ROOT) BLACKSTART_CASES=$(CASES) BLACKSTART_BIN=$(abspath $(BINARY)) cargo test --locked -p blackstart-lab -- --test-threads=$(TEST_THREADS)
+	BLACKSTART_CASES=$(CASES) cargo run --locked -q -p blackstart-lab --bin blackstart-coverage check
 
 .PHONY: coverage
 coverage: ## Make docs/coverage.md of what the tests said (after `make lab`, and `make vm` for the other kernels)
-	cargo run --locked -q -p blackstart-lab --bin blackstart-coverage write
+	BLACKSTART_CASES=$(CASES) cargo run --locked -q -p blackstart-lab --bin blackstart-coverage write
 
 .PHONY: fuzz
 fuzz: ## Fuzz every parser for FUZZ_SECONDS (60) each, with sanitizers; FUZZ_KEEP=1 makes the corpora anew

@@ -365,6 +365,45 @@ except OSError as e:
         .says("answered True");
 }
 
+/// The same by way of a pipe: what is in it is the process's own memory.
+#[test]
+fn a_query_that_a_pipe_lends_is_refused() {
+    let shown = case!(69, "a query by vmsplice and splice");
+    let world = World::new("spliced");
+    let web = world.node("web");
+    let dns = world.dns(Zone::new().host("allowed.example", &web));
+    let server = dns.address().to_string();
+    let code = "import ctypes, mmap, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.connect((sys.argv[1], 53))
+message = query('allowed.example')
+memory = mmap.mmap(-1, 4096)
+memory.write(message)
+at = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+r, w = os.pipe()
+vector = struct.pack('@PN', at, len(message))
+assert libc.vmsplice(w, vector, 1, 0) == len(message)
+try:
+    os.splice(r, s.fileno(), len(message))
+    s.settimeout(2)
+    print('answered', len(s.recv(4096)) > len(message))
+except OSError as e:
+    print('refused', e.errno)";
+    let line = python(code, &[&server]);
+    shown.outside(&world.run(&line).says("answered True"));
+    for held in ["--no-contain", "--contain"] {
+        let run = world
+            .guard()
+            .policy("mode: enforce\nrules:\n  - deny: denied.example\n")
+            .arg(held)
+            .run(&line)
+            .exits(0)
+            .says("refused");
+        shown.is(Becomes::Refused, run.held());
+    }
+}
+
 #[test]
 fn two_processes_with_one_query_id_have_each_its_own_answer() {
     let shown = case!(24);
