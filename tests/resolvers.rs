@@ -687,3 +687,58 @@ except OSError as e:
     }
     assert_eq!(resolved.stdout().matches("asked").count(), 1);
 }
+
+/// Daemons that answer names for others, and are asked nowhere else instead: who is asked is told, and a rule refuses it.
+#[test]
+fn sssd_and_avahi_are_told_and_refused_by_a_rule() {
+    let world = World::new("name_daemons");
+    world.dns(Zone::new());
+    // As `run` is the world's own there, so is where sssd has its sockets.
+    let serve = "import os, socket, sys
+for path in sys.argv[1:]:
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    s = socket.socket(socket.AF_UNIX)
+    s.bind(path)
+    os.chmod(path, 0o666)
+    s.listen()
+    globals()[path] = s
+print('listening', flush=True)
+import time
+time.sleep(1000)";
+    let (sssd, avahi) = ("/var/lib/sss/pipes/nss", "/run/avahi-daemon/socket");
+    let script = format!(
+        "mount -t tmpfs none /run && mount -t tmpfs none /var/lib && \
+         exec /usr/bin/python3 -c \"{serve}\" {sssd} {avahi}"
+    );
+    let mut daemons = world.start(&["sh", "-c", &script]);
+    daemons.wait_for("listening");
+    let ask = "import socket, sys
+s = socket.socket(socket.AF_UNIX)
+s.connect(sys.argv[1])
+print('asked')";
+    for (path, told, denied) in [
+        (sssd, case!(9, "sssd"), case!(9, "sssd, by a rule")),
+        (avahi, case!(10, "avahi"), case!(10, "avahi, by a rule")),
+    ] {
+        let ask = ["/usr/bin/python3", "-c", ask, path];
+        let bare = world.run(&ask).says("asked");
+        told.outside(&bare);
+        denied.outside(&bare);
+        let contact = |run: &Guarded, verdict| {
+            let mut all = run.report().delegates.iter();
+            let found = all.find(|one| one.path == path && one.verdict == verdict);
+            let found = found.unwrap_or_else(|| panic!("{:#?}", run.report().delegates));
+            assert!(run.chain(found.subject)[0].ends_with(path));
+        };
+        let run = world.guard().run(&ask).exits(0).says("asked");
+        contact(&run, Verdict::Allow);
+        told.recorded(&run);
+        let run = world
+            .guard()
+            .policy(&format!("mode: enforce\nrules:\n  - deny: unix:{path}\n"))
+            .run(&ask)
+            .exits(1);
+        contact(&run, Verdict::Deny);
+        denied.refused(&run);
+    }
+}
