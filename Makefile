@@ -14,6 +14,9 @@ BINARY = $(TARGET)/release/blackstart
 SUDO = $(if $(filter 0,$(shell id -u)),,sudo -E)
 AS_ROOT = $(if $(SUDO),CARGO_TARGET_$(shell tr a-z- A-Z_ <<<'$(TRIPLE)')_RUNNER='$(SUDO)')
 
+# Where the lab's tests say what they have shown of which case.
+CASES = $(abspath $(TARGET))/cases
+
 # Worlds are cheap, but each has servers, and the tests measure time: no more at once than this.
 TEST_THREADS ?= 2
 
@@ -48,7 +51,13 @@ unit: ## Run the tests of the product's crates
 
 .PHONY: lab
 lab: ## Run the tests that drive the released binary, and those that hold the workspace to its rules
-	$(AS_ROOT) BLACKSTART_BIN=$(abspath $(BINARY)) cargo test --locked -p blackstart-lab -- --test-threads=$(TEST_THREADS)
+	$(SUDO) rm -rf $(CASES)
+	$(AS_ROOT) BLACKSTART_CASES=$(CASES) BLACKSTART_BIN=$(abspath $(BINARY)) cargo test --locked -p blackstart-lab -- --test-threads=$(TEST_THREADS)
+	BLACKSTART_CASES=$(CASES) cargo run --locked -q -p blackstart-lab --bin blackstart-coverage check
+
+.PHONY: coverage
+coverage: ## Make docs/coverage.md of what the tests said (after `make lab`, and `make vm` for the other kernels)
+	BLACKSTART_CASES=$(CASES) cargo run --locked -q -p blackstart-lab --bin blackstart-coverage write
 
 .PHONY: fuzz
 fuzz: ## Fuzz every parser for FUZZ_SECONDS (60) each, with sanitizers; FUZZ_KEEP=1 makes the corpora anew
@@ -108,6 +117,7 @@ vm: ## Play the stories of the kernel matrix in emulated machines (minutes; fetc
 	$(MAKE) --no-print-directory build
 	RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --target $(VM_TRIPLE) -p blackstart-lab --bin blackstart-lab-vm
 	BLACKSTART_BIN=$(BINARY) BLACKSTART_LAB_VM=$(TARGET)/$(VM_TRIPLE)/debug/blackstart-lab-vm VM_LOGS=$(TARGET)/vm scripts/vm/run
+	cargo run --locked -q -p blackstart-lab --bin blackstart-coverage check kernels
 
 .PHONY: vm-arm64
 vm-arm64: ## The same on arm64, cross-built and emulated on amd64 (half an hour the first time)
@@ -115,6 +125,7 @@ vm-arm64: ## The same on arm64, cross-built and emulated on amd64 (half an hour 
 	scripts/vm/fetch-kernels arm64 busybox-arm64 >/dev/null
 	scripts/vm/build-arm64
 	VM_LOGS=$(TARGET)/vm scripts/vm/run arm64
+	cargo run --locked -q -p blackstart-lab --bin blackstart-coverage check kernels
 
 .PHONY: direction
 direction: ## Check which crate may use which, and where unsafe may be

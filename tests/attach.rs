@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use blackstart_core::report::{AttachedBy, Attribution, Guarded, Outcome, Report, Until, Verdict};
-use blackstart_lab::{Ended, Guard, Guarding, Node, Running, World, client};
+use blackstart_lab::shown::Judged as _;
+use blackstart_lab::{Ended, Guard, Guarding, Node, Running, World, case, client};
 use rustix::process::Signal;
 
 const DENY_GITHUB: &str =
@@ -110,6 +111,7 @@ fn stop(mut guarding: Guarding) -> blackstart_lab::Guarded {
 
 #[test]
 fn what_a_service_reaches_for_is_seen_and_it_is_left_as_it_was() {
+    let shown = case!(63, "of an attach");
     let (world, github, mirror) = World::with_names("seen");
     let service = Service::start(&world, "db.service");
     let before = service.procs();
@@ -121,6 +123,7 @@ fn what_a_service_reaches_for_is_seen_and_it_is_left_as_it_was() {
     assert!(says.contains("hello from github"), "{says}");
     let seen = stop(guarding);
     service.is_untouched(&before);
+    shown.is(blackstart_lab::Becomes::Kept, blackstart_lab::Held::Loosely);
 
     let run = &seen.report().run;
     let attached = run.attached.as_ref().unwrap();
@@ -361,6 +364,8 @@ impl<'w> Held<'w> {
 
 #[test]
 fn connections_that_were_open_are_listed_and_left_or_cut() {
+    let left = case!(45, "TCP that was open at an attach");
+    let cut_off = case!(45, "TCP that was open at an attach, and is to be cut");
     let world = World::new("open");
     let peer = world.node("peer");
     peer.tcp_echo(7);
@@ -393,6 +398,13 @@ fn connections_that_were_open_are_listed_and_left_or_cut() {
         let rule = format!("deny {}", peer.v4());
         assert_eq!(open.rule.as_deref(), Some(rule.as_str()));
         assert_eq!(seen.gaps().contains("inherited_socket"), !cut);
+        if cut {
+            cut_off
+                .worked_outside()
+                .is(blackstart_lab::Becomes::Refused, seen.held());
+        } else {
+            left.worked_outside().gap(&seen, "inherited_socket");
+        }
         seen.warns("open before (1)");
     }
     held.end();
@@ -440,6 +452,7 @@ fn what_is_in_another_network_namespace_is_guarded_there() {
 
 #[test]
 fn datagrams_of_sockets_that_were_open_are_judged_and_have_their_process() {
+    let shown = case!(45, "UDP that was open at an attach");
     let world = World::new("datagrams");
     let peer = world.node("peer");
     peer.udp_echo(7);
@@ -447,6 +460,7 @@ fn datagrams_of_sockets_that_were_open_are_judged_and_have_their_process() {
     for way in ["udp", "loose"] {
         let held = Held::start(&world, way, &peer);
         assert_eq!(held.says(), "alive");
+        shown.worked_outside();
         for (policy, said, verdict) in [
             ("mode: enforce\nrules: []\n", "alive", Verdict::Allow),
             (&deny, "EPERM", Verdict::Deny),
@@ -464,6 +478,9 @@ fn datagrams_of_sockets_that_were_open_are_judged_and_have_their_process() {
             let seen = stop(guarding);
             let flow = seen.flow(peer.v4(), 7);
             assert_eq!((flow.verdict, flow.protocol.as_str()), (verdict, "udp"));
+            if verdict == Verdict::Deny {
+                shown.refused(&seen);
+            }
             let subject = seen.subject(flow.subject);
             assert_eq!((subject.pid, subject.found), (held.pid(), true));
             let open = &seen.report().run.attached.as_ref().unwrap().connections;

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use blackstart_core::report::{Attribution, Outcome, Verdict};
 use blackstart_lab::client::reach;
-use blackstart_lab::{World, Zone, program};
+use blackstart_lab::shown::Judged as _;
+use blackstart_lab::{Becomes, Held, World, Zone, case, program};
 use rustix::process::Signal;
 
 fn python(code: &str, rest: &[&str]) -> Vec<String> {
@@ -18,6 +19,7 @@ fn python(code: &str, rest: &[&str]) -> Vec<String> {
 
 #[test]
 fn an_address_is_the_same_however_it_is_written() {
+    let shown = case!(26);
     let world = World::new("written");
     let web = world.node("web");
     web.http();
@@ -33,13 +35,14 @@ fn an_address_is_the_same_however_it_is_written() {
     ] {
         let url = format!("http://{written}/");
         let curl = ["curl", "-sS", "-m", "5", &url];
-        world.run(&curl).succeeds().says("hello from web");
+        shown.outside(&world.run(&curl).says("hello from web"));
         let run = world
             .guard()
             .policy(&format!("mode: enforce\nrules:\n  - deny: {}\n", web.v4()))
             .run(&curl)
             .exits(7);
         assert_eq!(run.flow(web.v4(), 80).verdict, Verdict::Deny, "{written}");
+        shown.refused(&run);
         // Nobody looked anything up.
         let run = world
             .guard()
@@ -47,11 +50,14 @@ fn an_address_is_the_same_however_it_is_written() {
             .run(&curl)
             .exits(7);
         assert_eq!(run.flow(web.v4(), 80).verdict, Verdict::Deny, "{written}");
+        shown.refused(&run);
     }
 }
 
 #[test]
 fn an_address_that_a_program_has_kept_passes_a_deny_list_and_lowers_coverage() {
+    let cached = case!(11, "by a deny-list");
+    let pooled = case!(12, "an address that was kept");
     let world = World::new("kept_address");
     let web = world.node("web");
     web.tcp_echo(7);
@@ -59,6 +65,9 @@ fn an_address_that_a_program_has_kept_passes_a_deny_list_and_lowers_coverage() {
     // Looked up before the run, as by a cache of the application's own.
     let looked_up = world.run(&["getent", "ahostsv4", "github.com"]).stdout;
     let address = looked_up.split(' ').next().unwrap();
+    let bare = world.run(&reach("tcp", address, 7));
+    cached.outside(&bare);
+    pooled.outside(&bare);
     let deny = "mode: enforce\nrules:\n  - deny: github.com\n";
     let run = world
         .guard()
@@ -71,6 +80,8 @@ fn an_address_that_a_program_has_kept_passes_a_deny_list_and_lowers_coverage() {
         (Verdict::Allow, Attribution::Unnamed)
     );
     assert!(run.gaps().contains("unnamed_addresses"), "{:?}", run.gaps());
+    cached.recorded(&run);
+    pooled.recorded(&run);
     assert!(run.report().coverage.attributed < run.report().coverage.attempts);
     // An allow-list refuses it.
     world
@@ -83,6 +94,8 @@ fn an_address_that_a_program_has_kept_passes_a_deny_list_and_lowers_coverage() {
 
 #[test]
 fn work_that_is_done_on_another_host_is_seen_as_the_way_there() {
+    let shown = case!(44, "by a deny-list");
+    let denied = case!(44, "by a rule about that host");
     let world = World::new("ssh");
     let other = world.node("other");
     // Whatever answers there, the connection is made; this ends it.
@@ -99,12 +112,18 @@ fn work_that_is_done_on_another_host_is_seen_as_the_way_there() {
         "other.internal",
         "curl http://github.com/",
     ];
+    // It ends in ssh's own words, not in ours: the server spoke.
+    let bare = world.run(&ssh);
+    assert_eq!(bare.code, 255, "{bare:?}");
+    shown.worked_outside();
+    denied.worked_outside();
     let run = world.guard().run(&ssh);
     let flow = run.flow(other.v4(), 22);
     assert_eq!(
         (flow.name.as_deref(), flow.verdict, flow.outcome),
         (Some("other.internal"), Verdict::Allow, Outcome::Connected)
     );
+    shown.recorded(&run);
     assert!(
         run.chain(flow.subject)[0].ends_with("curl http://github.com/"),
         "{:?}",
@@ -116,10 +135,12 @@ fn work_that_is_done_on_another_host_is_seen_as_the_way_there() {
         .run(&ssh)
         .exits(255);
     assert_eq!(run.flow(other.v4(), 22).verdict, Verdict::Deny);
+    denied.refused(&run);
 }
 
 #[test]
 fn no_mark_port_or_number_makes_an_attempt_the_guard_s_own() {
+    let shown = case!(48);
     let world = World::new("spoof");
     let web = world.node("web");
     web.tcp_echo(7);
@@ -129,8 +150,8 @@ fn no_mark_port_or_number_makes_an_attempt_the_guard_s_own() {
 def attempt(kind, prepare):
     s = socket.socket(socket.AF_INET, kind)
     s.settimeout(3)
-    prepare(s)
     try:
+        prepare(s)
         s.connect((sys.argv[1], 7)); s.send(b'x'); s.recv(1)
         return 'passed'
     except OSError as e:
@@ -146,7 +167,7 @@ ways = [mark(m) for m in (1, 0x53, 0xb5, 0x80000000, 0xffffffff)] + [port(p) for
 found = {attempt(kind, way) for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM) for way in ways}
 print(*sorted(found))";
     let line = python(code, &[&web.v4().to_string()]);
-    world.run(&line).succeeds().says("passed\n");
+    shown.outside(&world.run(&line).says("passed\n"));
     let policy = format!("mode: enforce\nrules:\n  - deny: {}\n", web.v4());
     let run = world
         .guard()
@@ -155,6 +176,16 @@ print(*sorted(found))";
         .exits(0)
         .says("ECONNREFUSED\n");
     assert!(!run.ended.stdout.contains("passed"), "{}", run.ended.stdout);
+    shown.refused(&run);
+    let run = world
+        .guard()
+        .policy(&policy)
+        .arg("--contain")
+        .run(&line)
+        .exits(0);
+    // What needs a privilege that was taken is not even tried.
+    assert!(!run.ended.stdout.contains("passed"), "{}", run.ended.stdout);
+    shown.refused(&run);
     // As the first process of a pid namespace, with the number that a guard might have there.
     let mut first = vec!["unshare".to_owned(), "--pid".into(), "--fork".into()];
     first.extend(line);
@@ -170,6 +201,7 @@ print(*sorted(found))";
 
 #[test]
 fn a_connect_belongs_to_the_process_whichever_thread_makes_it() {
+    let shown = case!(53);
     let world = World::new("threads");
     let web = world.node("web");
     web.tcp_echo(7);
@@ -184,6 +216,7 @@ threads = [threading.Thread(target=t) for t in (look, connect)]
 [t.start() for t in threads]
 [t.join() for t in threads]
 print('done')";
+    shown.outside(&world.run(&python(code, &[])));
     let run = world
         .guard()
         .policy(
@@ -207,10 +240,12 @@ print('done')";
             .iter()
             .all(|flow| flow.name.is_some() && flow.subject.is_some())
     );
+    shown.recorded(&run);
 }
 
 #[test]
 fn what_the_kernel_sends_again_is_no_attempt_and_nobody_else_s() {
+    let shown = case!(54);
     let world = World::new("sent_again");
     let web = world.node("web");
     world.dns(Zone::new());
@@ -235,6 +270,7 @@ if 0 in busy:
 s = socket.socket()
 s.settimeout(3.5)
 print(s.connect_ex((sys.argv[1], 9)))";
+    shown.outside(&world.run(&python(code, &[&nowhere.to_string()])));
     let run = world
         .guard()
         .run(&python(code, &[&nowhere.to_string()]))
@@ -255,10 +291,13 @@ print(s.connect_ex((sys.argv[1], 9)))";
         "{:#?}",
         run.report().flows
     );
+    shown.recorded(&run);
 }
 
 #[test]
 fn a_relay_on_loopback_is_a_destination_of_its_own() {
+    let passed = case!(36, "a relay on loopback");
+    let denied = case!(36, "a relay on loopback, by a rule");
     let world = World::new("relay");
     let github = world.node("github");
     github.http();
@@ -280,7 +319,9 @@ while True:
     let mut relay = world.start(&python(&relay, &[]));
     relay.wait_for("listening");
     let curl = ["curl", "-sS", "-m", "5", "http://127.0.0.1:8118/"];
-    world.run(&curl).succeeds().says("hello from github");
+    let bare = world.run(&curl).says("hello from github");
+    passed.outside(&bare);
+    denied.outside(&bare);
     let policy = format!(
         "mode: enforce\nrules:\n  - deny: github.com\n  - deny: {}\n",
         github.v4()
@@ -298,6 +339,7 @@ while True:
         (Verdict::Allow, Outcome::Connected)
     );
     assert!(run.chain(flow.subject)[0].starts_with("curl"));
+    passed.recorded(&run);
     // Where the relay stands is known, so that it can be denied like any other destination.
     let run = world
         .guard()
@@ -305,10 +347,12 @@ while True:
         .run(&curl)
         .exits(7);
     assert_eq!(run.flow(local, 8118).verdict, Verdict::Deny);
+    denied.refused(&run);
 }
 
 #[test]
 fn a_hundred_thousand_sockets_and_ten_thousand_names_are_all_counted() {
+    let shown = case!(51);
     let world = World::new("many_sockets");
     let web = world.node("web");
     let dns = world.dns(Zone::new().below("many.example", &web));
@@ -328,6 +372,7 @@ for i in range(10000):
     s.recv(512)
 print('done')";
     let line = python(code, &[&dns.address().to_string(), &web.v4().to_string()]);
+    shown.outside(&world.run(&line));
     let run = world.guard().run(&line).exits(0).says("done");
     let coverage = &run.report().coverage;
     assert_eq!(
@@ -343,10 +388,12 @@ print('done')";
         .filter(|name| name.ends_with(".many.example"))
         .collect();
     assert_eq!(names.len(), 10_000);
+    shown.recorded(&run);
 }
 
 #[test]
 fn a_flood_thins_the_live_view_and_not_the_record() {
+    let shown = case!(52);
     let world = World::new("flood");
     world.dns(Zone::new());
     // As many different refusals as one processor can make, while the supervisor does not look.
@@ -358,6 +405,9 @@ for i in range(30000):
     refused += s[i % 8].connect_ex((f'198.18.{i >> 8}.{i & 255}', 9)) == errno.ECONNREFUSED
 os.kill(os.getppid(), signal.SIGCONT)
 print(refused)";
+    // Nobody refuses it outside, and nobody is to be stopped there.
+    let bare = code.replace("os.kill(os.getppid(), ", "str(");
+    shown.outside(&world.run(&python(&bare, &[])).says("0\n"));
     let run = world
         .guard()
         .policy("mode: enforce\nrules:\n  - deny: 198.18.0.0/15\n")
@@ -375,10 +425,12 @@ print(refused)";
         .iter()
         .filter(|flow| flow.verdict == Verdict::Deny && flow.attempts == 1);
     assert_eq!(denied.count(), 30_000);
+    shown.recorded(&run);
 }
 
 #[test]
 fn the_guard_needs_nothing_that_its_policy_takes_away() {
+    let shown = case!(66, "its policy denies it everything");
     let world = World::new("cut_off");
     let dns = world.dns(Zone::new());
     // No name server, no network, no way out at all; and neither for the supervisor.
@@ -396,12 +448,14 @@ fn the_guard_needs_nothing_that_its_policy_takes_away() {
                 .exits(3)
                 .says("on");
             assert_eq!(run.report().run.exit_code, Some(3));
+            shown.is(Becomes::Kept, run.held());
         }
     }
 }
 
 #[test]
 fn a_run_outlives_the_program_that_guards_it() {
+    let shown = case!(47);
     let world = World::new("upgrade");
     let (github, mirror) = (world.node("github"), world.node("mirror"));
     github.http();
@@ -474,4 +528,5 @@ fn a_run_outlives_the_program_that_guards_it() {
         "{}",
         under_way.stdout()
     );
+    shown.is(Becomes::Kept, Held::Loosely);
 }

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use blackstart_core::report::{Attribution, Flow, Outcome, Verdict};
 use blackstart_lab::client::{claim, reach};
-use blackstart_lab::{Guarded, Node, World, Zone};
+use blackstart_lab::shown::Shown;
+use blackstart_lab::{Guarded, Node, World, Zone, case};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// "At once": a generous bound for a loaded test machine, far below any patience of TCP's.
@@ -14,6 +15,7 @@ const DENY: &str = "mode: enforce\nrules:\n  - deny: .github.com\n";
 
 #[test]
 fn a_denied_name_on_an_allowed_address_is_refused_at_once() {
+    let shown = case!(28, "the name in TLS");
     let world = World::new("claims_tls");
     let cdn = world.node("cdn");
     let authority = world.authority();
@@ -28,7 +30,7 @@ fn a_denied_name_on_an_allowed_address_is_refused_at_once() {
         &at("github.com"),
         "https://github.com/",
     ];
-    world.run(&denied).succeeds();
+    shown.outside(&world.run(&denied));
     let before = web.seen().len();
     let run = world
         .guard()
@@ -45,6 +47,7 @@ fn a_denied_name_on_an_allowed_address_is_refused_at_once() {
     assert_eq!((flow.attempts, flow.outcome), (1, Outcome::Refused));
     assert_eq!(run.subject(flow.subject).argv[0], "curl");
     assert!(run.gaps().is_empty(), "{:?}", run.gaps());
+    shown.refused(&run);
     // The other name on the same address, in the same run.
     let both = format!(
         "curl -sS4 https://docs.example/ && ! curl -sS --resolve {} https://github.com/",
@@ -91,7 +94,7 @@ fn a_denied_name_on_an_allowed_address_is_refused_at_once() {
 }
 
 /// Each way to send is tried outside, where it works, then with a denied name, and with another one.
-fn refused_and_passed(way: &str) {
+fn refused_and_passed(way: &str, shown: &Shown) {
     let world = World::new(&format!("claims_{way}"));
     let cdn = world.node("cdn");
     let tls = way.starts_with("tls");
@@ -101,7 +104,7 @@ fn refused_and_passed(way: &str) {
         (80, cdn.http())
     };
     let denied = claim(way, cdn.v4(), port, &["api.github.com"]);
-    world.run(&denied).succeeds().says("hello from cdn");
+    shown.outside(&world.run(&denied).says("hello from cdn"));
     let before = web.seen().len();
     let run = world
         .guard()
@@ -117,6 +120,7 @@ fn refused_and_passed(way: &str) {
         (Verdict::Deny, Some("api.github.com")),
         "{way}"
     );
+    shown.refused(&run);
     let run = world
         .guard()
         .policy(DENY)
@@ -134,27 +138,37 @@ fn refused_and_passed(way: &str) {
 
 #[test]
 fn a_hello_is_read_however_it_is_cut_and_however_large_it_is() {
+    let shown = case!(28, "the name in TLS, cut or late in its hello");
     for way in ["tls", "tls-octets", "tls-large"] {
-        refused_and_passed(way);
+        refused_and_passed(way, &shown);
     }
 }
 
 #[test]
 fn a_request_is_read_however_it_is_sent() {
-    for way in ["host", "host-octets", "sendfile", "splice"] {
-        refused_and_passed(way);
+    let shown = case!(28, "the name in HTTP");
+    for way in ["host", "host-octets"] {
+        refused_and_passed(way, &shown);
+    }
+    let by_pipe = case!(35, "splice and sendfile of a denied name's request");
+    for way in ["sendfile", "splice"] {
+        refused_and_passed(way, &by_pipe);
     }
 }
 
 #[test]
 fn what_is_sent_on_ways_that_are_not_seen_is_a_counted_gap() {
+    let said = case!(34, "the names that such a connection gives");
+    let where_to = case!(34, "where such a connection goes");
     let world = World::new("claims_unseen");
     let cdn = world.node("cdn");
     cdn.http();
     world.dns(Zone::new());
     for way in ["fastopen", "mptcp"] {
         let command = claim(way, cdn.v4(), 80, &["api.github.com"]);
-        world.run(&command).succeeds().says("hello from cdn");
+        let bare = world.run(&command).says("hello from cdn");
+        said.outside(&bare);
+        where_to.outside(&bare);
         let run = world
             .guard()
             .policy(DENY)
@@ -166,6 +180,7 @@ fn what_is_sent_on_ways_that_are_not_seen_is_a_counted_gap() {
             "{way}: {:?}",
             run.gaps()
         );
+        said.gap(&run, "claims_unseen");
         // Where it goes was judged as any connection is.
         let address = format!(
             "mode: enforce\ninspect: [80]\nrules:\n  - deny: {}\n",
@@ -179,29 +194,94 @@ fn what_is_sent_on_ways_that_are_not_seen_is_a_counted_gap() {
             .says("ECONNREFUSED")
             .within(AT_ONCE);
         assert_eq!(run.flow(cdn.v4(), 80).verdict, Verdict::Deny, "{way}");
+        where_to.refused(&run);
     }
+}
+
+/// With a cookie the request goes with the first packet, before there is a connection. What `connect()` would be refused
+/// is refused there too.
+#[test]
+fn a_fast_open_with_a_cookie_goes_where_connect_would() {
+    let shown = case!(34, "where a connection goes whose first packet has data");
+    let world = World::new("claims_cookie");
+    let cdn = world.node("cdn");
+    cdn.http_fast_open(80);
+    world.dns(Zone::new());
+    // Cookies are kept by the whole network namespace: one is there after the first time.
+    let say = claim("fastopen", cdn.v4(), 80, &["docs.example"]);
+    world.run(&say).succeeds().says("hello from cdn");
+    let taken = || {
+        let said = world.run(&["nstat", "-asz", "TcpExtTCPFastOpenActive"]);
+        let words = said.stdout.split_whitespace().map(str::to_owned);
+        let words: Vec<_> = words.collect();
+        let at = words
+            .iter()
+            .position(|word| word == "TcpExtTCPFastOpenActive");
+        words[at.unwrap() + 1].parse::<u32>().unwrap()
+    };
+    let before = taken();
+    shown.outside(&world.run(&say).says("hello from cdn"));
+    assert_eq!(taken(), before + 1, "data went with the first packet");
+    for held in ["--no-contain", "--contain"] {
+        let policy = format!("mode: enforce\nrules:\n  - deny: {}\n", cdn.v4());
+        let run = world
+            .guard()
+            .policy(&policy)
+            .arg(held)
+            .run(&say)
+            .exits(1)
+            .says("ECONNREFUSED")
+            .within(AT_ONCE);
+        assert_eq!(run.flow(cdn.v4(), 80).verdict, Verdict::Deny);
+        shown.refused(&run);
+    }
+    assert_eq!(taken(), before + 1, "nothing went");
+    // A name that no rule mentions gets through, whichever packet it is in.
+    world
+        .guard()
+        .policy(DENY)
+        .run(&say)
+        .exits(0)
+        .says("hello from cdn");
+}
+
+#[test]
+fn a_request_is_read_from_memory_that_is_not_copied() {
+    let shown = case!(35, "zero copy of a denied name's request");
+    refused_and_passed("zerocopy", &shown);
+}
+
+#[test]
+fn a_request_is_read_that_waited_for_its_connection() {
+    let shown = case!(
+        28,
+        "the name in HTTP, written before the connection was made"
+    );
+    refused_and_passed("late", &shown);
 }
 
 /// The name outside of an encrypted hello is judged; that there is one inside is told.
 #[test]
 fn a_hello_with_a_hidden_one_is_judged_by_what_it_shows() {
+    let shown = case!(28, "a hello with a hidden one, by what it shows");
+    let hidden = case!(28, "what an encrypted hello hides");
     let world = World::new("claims_hidden");
     let cdn = world.node("cdn");
     let web = cdn.https(&world.authority(), &["docs.example"]);
     world.dns(Zone::new());
     let say = |name| claim("tls-hidden", cdn.v4(), 443, &[name]);
     // 22 is a handshake: the server went on.
-    world
-        .run(&say("api.github.com"))
-        .succeeds()
-        .says("record of type 22");
+    let bare = world.run(&say("api.github.com")).says("record of type 22");
+    shown.outside(&bare);
+    hidden.outside(&bare);
     let before = web.seen().len();
-    world
+    let run = world
         .guard()
         .policy(DENY)
         .run(&say("api.github.com"))
         .exits(1)
         .says("EACCES");
+    shown.refused(&run);
     assert_eq!(web.seen().len(), before, "nothing came through");
     let run = world
         .guard()
@@ -215,6 +295,7 @@ fn a_hello_with_a_hidden_one_is_judged_by_what_it_shows() {
         (Verdict::Allow, Some("docs.example"))
     );
     assert!(run.gaps().contains("claims_hidden"), "{:?}", run.gaps());
+    hidden.gap(&run, "claims_hidden");
 }
 
 /// Where no more connections can be held, the next ones are judged as any connection is, and counted.
@@ -293,6 +374,7 @@ fn proxy(node: &Node, world: &World) -> u16 {
 
 #[test]
 fn what_a_proxy_is_asked_for_is_judged_and_recorded_as_a_destination_of_its_own() {
+    let shown = case!(37);
     let world = World::new("claims_proxy");
     let (web, relay) = (world.node("web"), world.node("relay"));
     let authority = world.authority();
@@ -316,10 +398,7 @@ fn what_a_proxy_is_asked_for_is_judged_and_recorded_as_a_destination_of_its_own(
                     format!("{scheme}://{name}/"),
                 ]
             };
-            world
-                .run(&fetch("github.com"))
-                .succeeds()
-                .says("hello from web");
+            shown.outside(&world.run(&fetch("github.com")).says("hello from web"));
             let run = world
                 .guard()
                 .policy(DENY)
@@ -332,6 +411,7 @@ fn what_a_proxy_is_asked_for_is_judged_and_recorded_as_a_destination_of_its_own(
                 (Verdict::Deny, "deny .github.com", 1),
                 "{scheme} by {at}"
             );
+            shown.refused(&run);
             assert_eq!(asked.port, if scheme == "http" { 80 } else { 443 });
             let run = world
                 .guard()
@@ -499,6 +579,7 @@ fn a_name_that_is_written_short_is_the_one_that_was_looked_up() {
 
 #[test]
 fn real_clients_are_refused_and_pass() {
+    let shown = case!(28, "the name in TLS, by clients that are in use");
     let world = World::new("claims_clients");
     let cdn = world.node("cdn");
     cdn.https(&world.authority(), &["docs.example", "github.com"]);
@@ -528,7 +609,7 @@ fn real_clients_are_refused_and_pass() {
     ];
     for (client, line) in clients {
         let command = |name: &str| ["sh".to_owned(), "-c".to_owned(), line(name)];
-        world.run(&command("github.com")).succeeds();
+        shown.outside(&world.run(&command("github.com")));
         let run = world
             .guard()
             .policy(DENY)
@@ -540,6 +621,7 @@ fn real_clients_are_refused_and_pass() {
             run.ended
         );
         assert_eq!(run.flow(address, 443).verdict, Verdict::Deny, "{client}");
+        shown.refused(&run);
         let run = world
             .guard()
             .policy(DENY)
@@ -556,6 +638,7 @@ fn real_clients_are_refused_and_pass() {
 
 #[test]
 fn a_redirect_to_a_denied_name_ends_there() {
+    let shown = case!(29);
     let world = World::new("claims_redirect");
     let (mirror, github) = (world.node("mirror"), world.node("github"));
     github.http();
@@ -571,7 +654,7 @@ fn a_redirect_to_a_denied_name_ends_there() {
             .host("github.com", &github),
     );
     let follow = ["curl", "-sS4L", "http://mirror.internal/"];
-    world.run(&follow).succeeds().says("hello from github");
+    shown.outside(&world.run(&follow).says("hello from github"));
     let run = world
         .guard()
         .policy(DENY)
@@ -581,10 +664,13 @@ fn a_redirect_to_a_denied_name_ends_there() {
     assert_eq!(run.flow(mirror.v4(), 80).verdict, Verdict::Allow);
     assert_eq!(run.verdict_on("github.com"), Verdict::Deny);
     assert!(run.flows(github.v4()).is_empty());
+    shown.refused(&run);
 }
 
 #[test]
 fn quic_is_judged_by_its_address_and_what_it_says_is_a_gap() {
+    let passed = case!(30, "by a deny-list of names");
+    let refused = case!(30, "by a rule about its port");
     let world = World::new("claims_quic");
     let cdn = world.node("cdn");
     cdn.udp_echo(443);
@@ -593,6 +679,9 @@ fn quic_is_judged_by_its_address_and_what_it_says_is_a_gap() {
         "getent ahostsv4 docs.example >/dev/null; {}",
         reach("udp", cdn.v4(), 443).join(" ")
     );
+    let bare = world.run(&["sh", "-c", &say]);
+    passed.outside(&bare);
+    refused.outside(&bare);
     let run = world.guard().policy(DENY).run(&["sh", "-c", &say]).exits(0);
     let flow = run.flow(cdn.v4(), 443);
     assert_eq!(
@@ -600,6 +689,7 @@ fn quic_is_judged_by_its_address_and_what_it_says_is_a_gap() {
         (Verdict::Allow, Some("docs.example"), "udp")
     );
     assert!(run.gaps().contains("quic"), "{:?}", run.gaps());
+    passed.recorded(&run);
     let run = world
         .guard()
         .policy("mode: enforce\nrules:\n  - { deny: \"*:443\", protocol: udp }\n  - deny: .github.com\n")
@@ -607,6 +697,7 @@ fn quic_is_judged_by_its_address_and_what_it_says_is_a_gap() {
         .exits(1)
         .says("ECONNREFUSED");
     assert!(!run.gaps().contains("quic"), "{:?}", run.gaps());
+    refused.refused(&run);
 }
 
 #[test]

@@ -1,7 +1,9 @@
 //! The command line: exit codes, what is wrong with what was typed, formats.
 
+use blackstart_lab::client::reach;
 use blackstart_lab::guard::binary;
-use blackstart_lab::{World, Zone, program};
+use blackstart_lab::shown::Judged as _;
+use blackstart_lab::{Becomes, World, Zone, case, program};
 
 #[test]
 fn the_exit_code_is_the_commands_own() {
@@ -54,6 +56,7 @@ fn standard_streams_are_the_commands_own() {
 
 #[test]
 fn a_wrong_policy_stops_everything_with_all_diagnostics_at_once() {
+    let shown = case!(58);
     let world = World::new("wrong_policy");
     world.dns(Zone::new());
     let policy = "apiVersion: blackstart.dev/v1\nkind: Policy\nmode: enforcing\nrulez: []\nrules:\n  - deny: git hub.com\n  - alow: a.example\n";
@@ -75,6 +78,7 @@ fn a_wrong_policy_stops_everything_with_all_diagnostics_at_once() {
         );
     }
     assert!(run.report.is_none());
+    shown.refused_at_start(&run);
     assert!(!world.dir().join("ran").exists(), "nothing may have run");
     for (policy, word) in [
         ("", "empty"),
@@ -104,6 +108,7 @@ fn a_wrong_policy_stops_everything_with_all_diagnostics_at_once() {
 
 #[test]
 fn enforce_without_what_it_needs_runs_nothing_and_observe_runs() {
+    let shown = case!(61, "no privilege");
     let world = World::new("no_privilege");
     world.dns(Zone::new());
     world.run(&["chmod", "777", "."]).succeeds();
@@ -138,6 +143,7 @@ fn enforce_without_what_it_needs_runs_nothing_and_observe_runs() {
         ended.stderr.lines().count() <= 3 && ended.stderr.contains("root"),
         "{ended:?}"
     );
+    shown.refused_at_start(&ended);
     let observe = [&unprivileged[..], &["--", "touch", "ran"]].concat();
     let ended = world.run(&observe).exits(0);
     assert!(world.dir().join("ran").exists(), "observe always runs");
@@ -190,4 +196,72 @@ fn doctor_and_formats() {
         serde_json::from_str(&run.ended.stdout).unwrap_or_else(|e| panic!("{e}: {:?}", run.ended));
     assert_eq!(shown["schema_version"], 1);
     assert_eq!(shown["run"]["id"], run.report().run.id.as_str());
+}
+
+#[test]
+fn what_contradicts_itself_is_denied_and_no_rule_is_about_all_addresses() {
+    let every = case!(59, "a rule about every address");
+    let both = case!(59, "an allow and a deny of the same");
+    let world = World::new("contradicts");
+    let web = world.node("web");
+    web.http();
+    world.dns(Zone::new());
+    for every_address in ["0.0.0.0/0", "::/0", "\"*\""] {
+        let run = world
+            .guard()
+            .policy(&format!(
+                "default: deny\nrules:\n  - allow: {every_address}\n"
+            ))
+            .run(&["touch", "ran"])
+            .exits(125)
+            .warns("`default: deny`");
+        every.refused_at_start(&run);
+    }
+    assert!(!world.dir().join("ran").exists(), "nothing may have run");
+    let reach = reach("tcp", web.v4(), 80);
+    both.outside(&world.run(&reach));
+    let rules = [
+        format!("  - allow: {}\n", web.v4()),
+        format!("  - deny: {}\n", web.v4()),
+    ];
+    for order in [[0, 1], [1, 0]] {
+        let rules = order.map(|at| rules[at].as_str()).concat();
+        let run = world
+            .guard()
+            .policy(&format!("mode: enforce\nrules:\n{rules}"))
+            .run(&reach)
+            .exits(1)
+            .says("ECONNREFUSED");
+        both.refused(&run);
+    }
+}
+
+#[test]
+fn a_policy_that_is_deployed_with_the_rest_is_told() {
+    let shown = case!(60);
+    let world = World::new("deployed_policy");
+    world.dns(Zone::new());
+    world.file("repo/.git/HEAD", "ref: refs/heads/main\n");
+    let script = world.file("repo/deploy.sh", "#!/bin/sh\necho deployed\n");
+    let script = script.display().to_string();
+    let text = "apiVersion: blackstart.dev/v1\nkind: Policy\nrules: []\n";
+    let (within, beside) = (
+        world.file("repo/policy.yaml", text),
+        world.file("policy.yaml", text),
+    );
+    shown.outside(&world.run(&[&script]));
+    let run = world
+        .guard()
+        .policy_path(&within)
+        .run(&[&script])
+        .exits(0)
+        .warns("policy.yaml lies in the tree that is deployed");
+    let files = &run.report().run.policy.as_ref().unwrap().files;
+    assert_eq!(files[..], [within.display().to_string()]);
+    shown.is(Becomes::Recorded, run.held());
+    let run = world.guard().policy_path(&beside).run(&[&script]).exits(0);
+    assert!(
+        !run.ended.stderr.contains("tree that is deployed"),
+        "{run:?}"
+    );
 }

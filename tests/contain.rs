@@ -6,7 +6,8 @@ use std::path::PathBuf;
 
 use blackstart_core::report::{Guarded as HowGuarded, Verdict};
 use blackstart_lab::client::{escape, reach};
-use blackstart_lab::{Guarded, Running, World, Zone};
+use blackstart_lab::shown::{Judged as _, Shown};
+use blackstart_lab::{Becomes, Guarded, Held, Running, World, Zone, case};
 use rustix::process::Signal;
 
 /// A rehearsal in which nothing is allowed.
@@ -23,23 +24,33 @@ enum Without {
     Named,
 }
 
+impl Without {
+    fn shown(self, shown: &Shown, run: &Guarded) {
+        match self {
+            Self::Refused => shown.refused(run),
+            Self::Found(_) => shown.recorded(run),
+            Self::Named => shown.gap(run, "contain"),
+        };
+    }
+}
+
 /// A way around the guard: a command that says `done` and succeeds if it led anywhere.
 struct Way {
-    name: &'static str,
+    shown: Shown,
     command: Vec<String>,
     without: Without,
 }
 
-fn way(name: &'static str, without: Without, command: &[&str]) -> Way {
+fn way(shown: Shown, without: Without, command: &[&str]) -> Way {
     Way {
-        name,
+        shown,
         command: command.iter().map(|&word| word.to_owned()).collect(),
         without,
     }
 }
 
-fn script(name: &'static str, without: Without, text: &str) -> Way {
-    way(name, without, &["sh", "-c", text])
+fn script(shown: Shown, without: Without, text: &str) -> Way {
+    way(shown, without, &["sh", "-c", text])
 }
 
 /// The mount point of cgroup2.
@@ -91,18 +102,20 @@ fn has_gap(run: &Guarded, kind: &str) -> bool {
 /// Go each way outside, contained and not.
 fn go(world: &World, ways: &[Way]) {
     for Way {
-        name,
+        shown,
         command,
         without,
     } in ways
     {
-        world.run(command).exits(0).says("done");
+        let name = shown.how();
+        shown.outside(&world.run(command).says("done"));
 
         let run = world.guard().policy(NOTHING).run(command);
         assert!(!led_somewhere(&run), "{name}, contained: {run:?}");
         assert!((1..120).contains(&run.ended.code), "{name}: {run:?}");
         assert!(!has_gap(&run, "contain"), "{name}");
         assert_eq!(run.findings("left_cgroup").len(), 0, "{name}: {run:?}");
+        shown.refused(&run);
 
         let run = world
             .guard()
@@ -122,6 +135,7 @@ fn go(world: &World, ways: &[Way]) {
                 "{name}: {run:#?}"
             );
         }
+        without.shown(shown, &run);
     }
     assert_eq!(world.left_behind(), Vec::<PathBuf>::new());
 }
@@ -138,22 +152,22 @@ fn nobody_leaves_the_cgroup() {
         &world,
         &[
             script(
-                "into another cgroup",
+                case!(40, "into another cgroup"),
                 left,
                 &format!("echo 0 >{other}/cgroup.procs && echo done"),
             ),
             script(
-                "into a new cgroup",
+                case!(40, "into a new cgroup"),
                 left,
                 &format!("mkdir {other}/$$ && echo 0 >{other}/$$/cgroup.procs && echo done"),
             ),
             way(
-                "born elsewhere",
+                case!(40, "born elsewhere"),
                 left,
                 &[&tool, "clone-into", &other.to_string(), "true"],
             ),
             script(
-                "through another mount",
+                case!(40, "through another mount"),
                 Without::Found("left_cgroup"),
                 &format!(
                     "unshare -m sh -c 'mkdir -p own && mount -t cgroup2 none own && echo 0 >own/{}/cgroup.procs && echo done'",
@@ -174,24 +188,28 @@ fn nobody_outside_can_be_reached_into() {
     go(
         &world,
         &[
-            way("trace a process", Without::Named, &[&tool, "ptrace", &pid]),
+            way(
+                case!(46, "trace a process"),
+                Without::Named,
+                &[&tool, "ptrace", &pid],
+            ),
             script(
-                "signal a process",
+                case!(46, "signal a process"),
                 Without::Named,
                 &format!("kill -0 {pid} && echo done"),
             ),
             script(
-                "see the root of a process",
+                case!(46, "see the root of a process"),
                 Without::Named,
                 &format!("ls /proc/{pid}/root/etc >listed && echo done"),
             ),
             way(
-                "open a file by its handle",
+                case!(46, "open a file by its handle"),
                 Without::Named,
                 &[&tool, "by-handle", "/etc/passwd", "/"],
             ),
             script(
-                "a program that the kernel starts",
+                case!(46, "a program that the kernel starts"),
                 Without::Named,
                 "read -r was </proc/sys/kernel/core_pattern; \
                  echo \"$was\" >/proc/sys/kernel/core_pattern && echo done",
@@ -217,19 +235,23 @@ fn nobody_touches_the_programs() {
     go_beside(
         &world,
         &[
-            way("a map by its id", Without::Named, &[&tool, "bpf-map"]),
+            way(
+                case!(46, "a map by its id"),
+                Without::Named,
+                &[&tool, "bpf-map"],
+            ),
             script(
-                "a pinned map",
+                case!(46, "a pinned map"),
                 Without::Named,
                 &format!("{tool} bpf-pin $(ls -d {pins}/*/v*/bs_flows | head -n 1)"),
             ),
             script(
-                "a pinned link",
+                case!(46, "a pinned link"),
                 Without::Named,
                 &format!("ls {pins}/*/v*/link_bs_connect4 && echo done"),
             ),
             script(
-                "bpffs anew",
+                case!(46, "bpffs anew"),
                 Without::Named,
                 "unshare -m sh -c 'mkdir -p own && mount -t bpf none own && echo done'",
             ),
@@ -244,13 +266,15 @@ fn nobody_touches_the_programs() {
 fn go_beside(world: &World, ways: &[Way]) {
     for way in ways {
         let Way {
-            name,
+            shown,
             command,
             without,
         } = way;
-        world.run(command).exits(0).says("done");
+        let name = shown.how();
+        shown.outside(&world.run(command).says("done"));
         let run = world.guard().policy(NOTHING).run(command);
         assert!(!led_somewhere(&run), "{name}, contained: {run:?}");
+        shown.refused(&run);
         let run = world
             .guard()
             .policy(NOTHING)
@@ -261,6 +285,7 @@ fn go_beside(world: &World, ways: &[Way]) {
             (*without != Without::Refused, true),
             "{name}, not contained: {run:?}"
         );
+        without.shown(shown, &run);
     }
 }
 
@@ -282,21 +307,25 @@ fn what_no_program_judges_is_not_sent() {
     go(
         &world,
         &[
-            way("packet", refused, &[&tool, "packet", "eth0"]),
-            way("vsock", refused, &[&tool, "vsock"]),
-            way("raw ICMP", refused, &[&tool, "icmp", &address]),
-            way("ping", refused, &[&tool, "ping", &address]),
-            way("raw IP", refused, &[&tool, "kind", "3", "255"]),
-            way("UDP-Lite", refused, &[&tool, "kind", "2", "136"]),
-            way("io_uring", refused, &[&tool, "uring", &address, "7"]),
-            script("TCP", refused, &reach),
+            way(case!(32, "packet"), refused, &[&tool, "packet", "eth0"]),
+            way(case!(36, "vsock"), refused, &[&tool, "vsock"]),
+            way(case!(32, "raw ICMP"), refused, &[&tool, "icmp", &address]),
+            way(case!(32, "ping"), refused, &[&tool, "ping", &address]),
+            way(case!(32, "raw IP"), refused, &[&tool, "kind", "3", "255"]),
+            way(case!(32, "UDP-Lite"), refused, &[&tool, "kind", "2", "136"]),
             way(
-                "another network namespace",
+                case!(35, "io_uring"),
+                refused,
+                &[&tool, "uring", &address, "7"],
+            ),
+            script(case!(25, "by an empty allow-list"), refused, &reach),
+            way(
+                case!(41, "another network namespace"),
                 refused,
                 &["nsenter", &enter, "sh", "-c", &reach],
             ),
             script(
-                "a new network namespace, and a way out of it",
+                case!(41, "a new network namespace, and a way out of it"),
                 Without::Named,
                 "unshare -n true && echo done",
             ),
@@ -308,17 +337,23 @@ fn what_no_program_judges_is_not_sent() {
         .stdout
         .contains("EPROTONOSUPPORT")
     {
-        eprintln!("skipped: SCTP, which this kernel lacks");
+        case!(32, "SCTP").skipped("this kernel has none");
     } else {
         go(
             &world,
-            &[way("SCTP", refused, &[&tool, "kind", "1", "132"])],
+            &[way(
+                case!(32, "SCTP"),
+                refused,
+                &[&tool, "kind", "1", "132"],
+            )],
         );
     }
 }
 
 #[test]
 fn a_kind_of_socket_is_refused_with_its_process_or_recorded_with_it() {
+    let by_deny_list = case!(32, "ICMP, by a deny-list");
+    let accepted = case!(32, "packet, where that gap was accepted");
     let world = World::new("contain_record");
     let other = world.node("other");
     world.dns(Zone::new());
@@ -329,6 +364,7 @@ fn a_kind_of_socket_is_refused_with_its_process_or_recorded_with_it() {
         .succeeds();
     for way in ["icmp", "ping"] {
         let echo = [tool.as_str(), way, &address];
+        by_deny_list.outside(&world.run(&echo));
         // By a deny-list it goes on working, and is somebody's.
         for policy in ["mode: enforce\nrules: []\n", "default: deny\nrules: []\n"] {
             let run = world
@@ -342,6 +378,7 @@ fn a_kind_of_socket_is_refused_with_its_process_or_recorded_with_it() {
             };
             assert_eq!((flow.protocol.as_str(), flow.port), ("1", 0), "{way}");
             assert!(run.chain(flow.subject)[0].contains(way), "{way}");
+            by_deny_list.recorded(&run);
         }
         // With all privileges it is the kind that is refused, and told with its process.
         let run = world
@@ -370,6 +407,7 @@ fn a_kind_of_socket_is_refused_with_its_process_or_recorded_with_it() {
             .says("done");
         assert!(has_gap(&run, "unseen_families"));
     }
+    accepted.outside(&world.run(&[&tool, "packet", "eth0"]));
     let open = world
         .guard()
         .policy(NOTHING)
@@ -379,10 +417,12 @@ fn a_kind_of_socket_is_refused_with_its_process_or_recorded_with_it() {
         .exits(0)
         .says("done");
     assert!(has_gap(&open, "unseen_families"));
+    accepted.gap(&open, "unseen_families");
 }
 
 #[test]
 fn a_user_namespace_gives_nothing_back() {
+    let shown = case!(41, "a new user namespace, and what root may there");
     let world = World::new("contain_userns");
     let other = world.node("other");
     other.tcp_echo(7);
@@ -405,17 +445,28 @@ fn a_user_namespace_gives_nothing_back() {
     ];
     let mut command: Vec<_> = new.to_vec();
     command.extend(["sh", "-c", "mkdir -p own; echo done"]);
-    world.run(&command).exits(0).says("done");
+    shown.outside(&world.run(&command).says("done"));
     let mut command: Vec<_> = new.to_vec();
     command.extend(["sh", "-c", &inside]);
     let run = world.guard().policy(NOTHING).run(&command).exits(3);
     assert_eq!(run.flow(other.v4(), 7).verdict, Verdict::Deny);
     assert_eq!(run.findings("left_cgroup").len(), 0, "{run:#?}");
+    shown.refused(&run);
+    // Nor without, of what it cannot have back: no capability of a new namespace is one over this host.
+    let run = world
+        .guard()
+        .policy(NOTHING)
+        .arg("--no-contain")
+        .run(&command)
+        .exits(3);
+    assert_eq!(run.flow(other.v4(), 7).verdict, Verdict::Deny);
+    shown.refused(&run);
     assert_eq!(world.left_behind(), Vec::<PathBuf>::new());
 }
 
 #[test]
 fn the_supervisor_cannot_be_named_and_the_policy_not_be_changed() {
+    let shown = case!(46, "the supervisor and its policy");
     let world = World::new("contain_guard");
     world.dns(Zone::new());
     world.file(
@@ -447,6 +498,7 @@ fn the_supervisor_cannot_be_named_and_the_policy_not_be_changed() {
     assert!(!run.ended.stdout.contains("reloaded"), "{run:?}");
     assert_eq!(run.report().run.reloads.len(), 0);
     assert_eq!(run.report().coverage.unsupervised_seconds, 0.0);
+    let contained = run.held();
     std::fs::remove_file(&supervisor).unwrap();
 
     // The same from outside leads somewhere.
@@ -468,11 +520,13 @@ fn the_supervisor_cannot_be_named_and_the_policy_not_be_changed() {
     assert_eq!(run.wait().ended.code, 128 + 9);
     std::fs::remove_file(&supervisor).unwrap();
     swept(&world);
+    shown.worked_outside().is(Becomes::Refused, contained);
 }
 
 /// What other commands act upon lies in files: a run that would have its guard taken off, an alert that would be sent.
 #[test]
 fn nobody_plants_work_for_the_next_command() {
+    let shown = case!(46, "work that is planted for the next command");
     let world = World::new("contain_plant");
     world.dns(Zone::new());
     let state = world.guard().state();
@@ -488,8 +542,16 @@ fn nobody_plants_work_for_the_next_command() {
         places.join(" ")
     );
     let command = ["sh", "-c", &attack];
+    for place in &places {
+        let bare = world.run(&command);
+        assert!(
+            bare.stdout.contains(&format!("planted in {place}\n")),
+            "{bare:?}"
+        );
+    }
     let run = world.guard().policy(NOTHING).run(&command).exits(3);
     assert!(!run.ended.stdout.contains("planted"), "{run:?}");
+    shown.worked_outside().refused(&run);
     let mut run = world
         .guard()
         .policy(NOTHING)
@@ -499,16 +561,20 @@ fn nobody_plants_work_for_the_next_command() {
     for place in &places {
         run = run.says(&format!("planted in {place}\n"));
     }
+    shown.gap(&run, "contain");
 }
 
 #[test]
 fn a_signal_to_the_whole_group_leaves_the_run_guarded() {
+    let shown = case!(46, "a signal to the whole group");
     let world = World::new("contain_group");
     let other = world.node("other");
     other.tcp_echo(7);
     world.dns(Zone::new());
     // The supervisor is in the command's process group, as job control wants it: that much of it can be reached.
-    let reach = reach("tcp", other.v4(), 7).join(" ");
+    let reach = reach("tcp", other.v4(), 7);
+    shown.outside(&world.run(&reach));
+    let reach = reach.join(" ");
     let attack = format!(
         "setsid sh -c 'echo up >up; until [ -e dead ]; do sleep 0.05; done; {reach} >tried; \
                        until [ -e stop ]; do sleep 0.05; done' & \
@@ -531,15 +597,18 @@ fn a_signal_to_the_whole_group_leaves_the_run_guarded() {
     assert_eq!(tried(), "ECONNREFUSED\n");
     tell("stop");
     swept(&world);
+    shown.is(Becomes::Refused, Held::Contained);
 }
 
 #[test]
 fn what_a_rehearsal_does_works_contained() {
+    let shown = case!(39, "sudo and su, contained");
     let world = World::new("contain_usual");
     let mirror = world.node("mirror");
     mirror.http();
     world.dns(Zone::new().host("mirror.internal", &mirror));
     let policy = "mode: enforce\ndefault: deny\nrules:\n  - allow: mirror.internal\n";
+    world.run(&["sudo", "-n", "id", "-u"]).succeeds();
     let run = world
         .guard()
         .policy(policy)
@@ -547,6 +616,7 @@ fn what_a_rehearsal_does_works_contained() {
         .exits(7)
         .says("hello from mirror")
         .says("\n0\nnobody\n");
+    shown.worked_outside().recorded(&run);
     // Process ids in the report are the host's.
     assert!(run.report().subjects.iter().all(|subject| subject.pid > 2));
     assert_eq!(run.gaps(), std::collections::BTreeSet::new());

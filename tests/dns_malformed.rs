@@ -3,7 +3,8 @@
 use std::net::Ipv4Addr;
 
 use blackstart_core::report::Verdict;
-use blackstart_lab::{Guarded, World, Zone};
+use blackstart_lab::shown::Judged as _;
+use blackstart_lab::{Becomes, Guarded, World, Zone, case};
 
 /// Sends one datagram to port 53 and tells whether the kernel took it.
 const SEND: &str = "import socket,sys\ns = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\ns.settimeout(1)\n\
@@ -22,6 +23,8 @@ fn hex(bytes: &[u8]) -> String {
 
 #[test]
 fn queries_that_cannot_be_judged_are_refused_in_enforce_and_a_gap_in_observe() {
+    let several = case!(6);
+    let odd = case!(20, "a dot or NUL within a label");
     let world = World::new("bad_queries");
     let dns = world.dns(Zone::new());
     let mut long = Vec::new();
@@ -69,16 +72,27 @@ fn queries_that_cannot_be_judged_are_refused_in_enforce_and_a_gap_in_observe() {
             &dns.address().to_string(),
             &hex(packet),
         ];
-        world.run(&command).succeeds().says("sent");
-        let run = world
-            .guard()
-            .policy("mode: enforce\nrules:\n  - deny: github.com\n")
-            .run(&command)
-            .exits(0);
-        assert!(
-            run.ended.stdout.contains("refused"),
-            "{what} should have been refused"
-        );
+        let bare = world.run(&command).succeeds().says("sent");
+        let shown = match *what {
+            "two questions" => Some(&several),
+            "a dot within a label" | "a NUL within a label" => Some(&odd),
+            _ => None,
+        };
+        for held in ["--no-contain", "--contain"] {
+            let run = world
+                .guard()
+                .policy("mode: enforce\nrules:\n  - deny: github.com\n")
+                .arg(held)
+                .run(&command)
+                .exits(0);
+            assert!(
+                run.ended.stdout.contains("refused"),
+                "{what} should have been refused"
+            );
+            if let Some(shown) = shown {
+                shown.outside(&bare).is(Becomes::Refused, run.held());
+            }
+        }
         let run = world.guard().run(&command).exits(0);
         assert!(
             run.ended.stdout.contains("sent"),

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use blackstart_core::report::{Outcome, Verdict};
 use blackstart_lab::client::dns_tcp;
-use blackstart_lab::{Dns, Guarded, Node, World, Zone};
+use blackstart_lab::{Dns, Guarded, Node, World, Zone, case};
 use rustix::process::Signal;
 
 /// "At once": a generous bound for a loaded test machine, far below any resolver's patience.
@@ -46,7 +46,11 @@ fn gap(run: &Guarded, kind: &str) -> u64 {
 
 #[test]
 fn dig_is_answered_and_refused_as_over_udp() {
+    let shown = case!(3, "asked for so");
     let (world, dns, mirror) = world("tcp_dig");
+    let denied = ["dig", "+tcp", "+short", "A", "github.com"];
+    shown.outside(&world.run(&denied).says("10.77.0."));
+    let bare = dns.seen().len();
     for policy in [LIVE, REHEARSAL] {
         let run = world
             .guard()
@@ -74,12 +78,13 @@ fn dig_is_answered_and_refused_as_over_udp() {
             .says("GitHub.com.")
             .within(AT_ONCE);
         assert_eq!(run.verdict_on("github.com"), Verdict::Deny);
+        shown.refused(&run);
     }
-    assert!(!dns.was_asked("github.com"));
-    world
-        .run(&["dig", "+tcp", "+short", "A", "github.com"])
-        .succeeds()
-        .says("10.77.0.");
+    let asked = &dns.seen()[bare..];
+    assert!(
+        asked.iter().all(|one| one.name != "github.com"),
+        "{asked:?}"
+    );
     // What is denied for the record only passes, and is recorded so.
     let run = world
         .guard()
@@ -127,6 +132,7 @@ fn a_resolver_is_asked_over_either_family() {
 
 #[test]
 fn a_truncated_answer_is_asked_for_again_over_tcp() {
+    let shown = case!(3, "a cut answer is asked for again");
     let world = World::new("tcp_truncated");
     let web = world.node("web");
     web.http();
@@ -139,6 +145,8 @@ fn a_truncated_answer_is_asked_for_again_over_tcp() {
         zone = zone.cname(&link(n), &link(n + 1));
     }
     let dns = world.dns(zone);
+    let curl = ["curl", "-sS4", "http://big.internal/"];
+    shown.outside(&world.run(&curl));
     for policy in [LIVE, REHEARSAL] {
         let run = world
             .guard()
@@ -157,18 +165,16 @@ fn a_truncated_answer_is_asked_for_again_over_tcp() {
     }
     // A denied name on the way, though its own name is allowed.
     let policy = format!("{REHEARSAL}  - deny: {}\n", link(4));
-    world
-        .guard()
-        .policy(&policy)
-        .run(&["curl", "-sS4", "http://big.internal/"])
-        .exits(7);
+    shown.refused(&world.guard().policy(&policy).run(&curl).exits(7));
 }
 
 #[test]
 fn glibc_over_tcp_leases_before_it_connects() {
+    let shown = case!(3, "as the C library asks by `use-vc`");
     let (world, dns, mirror) = world("tcp_glibc");
     world.resolv_conf(&format!("nameserver {}\noptions use-vc\n", dns.address()));
     let fresh = "import socket\nrefused = 0\nfor n in range(200):\n  try: socket.create_connection((f'n{n}.fresh.internal', 7), 3).close()\n  except OSError as e: refused += 1; print(e)\nprint('refused', refused)";
+    shown.outside(&world.run(&["getent", "hosts", "github.com"]));
     for policy in [LIVE, REHEARSAL] {
         let run = world
             .guard()
@@ -191,26 +197,32 @@ fn glibc_over_tcp_leases_before_it_connects() {
             .exits(2)
             .within(AT_ONCE);
         assert_eq!(run.verdict_on("github.com"), Verdict::Deny);
+        shown.refused(&run);
     }
     assert!(dns.seen().iter().all(|question| question.over == "tcp"));
-    world.run(&["getent", "hosts", "github.com"]).succeeds();
 }
 
 #[test]
 fn each_message_of_a_stream_is_judged_however_it_is_cut() {
+    let several = case!(4);
+    let split = case!(5);
     let (world, dns, mirror) = world("tcp_pipelined");
     let server = dns.address().to_string();
     let names = ["mirror.internal", "github.com", "one.fresh.internal"];
     for cut in [&[][..], &["--split"]] {
         let ask = |options: &[&str]| dns_tcp(&[cut, options, &[&server], &names].concat());
-        world
-            .run(&ask(&[]))
-            .succeeds()
-            .says("github.com 0 10.77.0.");
-        for policy in [LIVE, REHEARSAL] {
+        let shown = if cut.is_empty() { &several } else { &split };
+        shown.outside(&world.run(&ask(&[])).says("github.com 0 10.77.0."));
+        for (policy, more) in [
+            (LIVE, "--no-contain"),
+            (LIVE, "--contain"),
+            (REHEARSAL, "--no-contain"),
+            (REHEARSAL, "--contain"),
+        ] {
             let run = world
                 .guard()
                 .policy(policy)
+                .arg(more)
                 .run(&ask(&["--half", "--connect", "7"]))
                 .exits(0)
                 .says("github.com 3\n")
@@ -222,7 +234,9 @@ fn each_message_of_a_stream_is_judged_however_it_is_cut() {
                 .within(AT_ONCE);
             assert_eq!(run.verdict_on("github.com"), Verdict::Deny);
             assert_eq!(run.verdict_on("one.fresh.internal"), Verdict::Allow);
-            assert!(run.gaps().is_empty(), "{:?}", run.gaps());
+            let named = run.gaps().into_iter().filter(|gap| *gap != "contain");
+            assert_eq!(named.count(), 0, "{:?}", run.gaps());
+            shown.refused(&run);
         }
     }
     // Twice by the bare clients, and never else.

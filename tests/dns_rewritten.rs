@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use blackstart_core::report::Verdict;
 use blackstart_lab::client::musl_lookup;
-use blackstart_lab::{Dns, Guarded, World, Zone};
+use blackstart_lab::{Dns, Guarded, World, Zone, case};
 
 /// Where the name server is on the wire, beside which nothing is named.
 const PORT: u16 = 5353;
@@ -81,8 +81,10 @@ fn each_way(test: &str, act: impl Fn(&World, &str)) {
 
 #[test]
 fn lookups_are_judged_and_leased_as_if_nothing_were_rewritten() {
+    let shown = case!(13, "a server whose address is rewritten");
     each_way("lookups", |world, asked| {
         let musl = musl_lookup(world);
+        shown.outside(&world.run(&["curl", "-sS", "http://github.com/"]));
         for policy in [
             "mode: enforce\nrules:\n  - deny: github.com\n",
             "mode: enforce\ndefault: deny\nrules:\n  - allow: mirror.internal\n",
@@ -120,6 +122,7 @@ fn lookups_are_judged_and_leased_as_if_nothing_were_rewritten() {
                     .within(Duration::from_secs(4));
                 assert!((1..120).contains(&run.ended.code), "{asked}: {run:?}");
                 assert_eq!(run.verdict_on("github.com"), Verdict::Deny);
+                shown.refused(&run);
             }
             // Whoever is told by name error is told from the server that was asked.
             world

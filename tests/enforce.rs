@@ -4,13 +4,17 @@ use std::time::Duration;
 
 use blackstart_core::report::{Outcome, Verdict};
 use blackstart_lab::client::{musl_lookup, reach};
-use blackstart_lab::{World, Zone};
+use blackstart_lab::{Becomes, Held, World, Zone, case};
 
 /// "At once": a generous bound for a loaded test machine, far below any resolver's or TCP's patience.
 const AT_ONCE: Duration = Duration::from_secs(4);
 
 #[test]
 fn a_denied_name_is_refused_to_every_resolver() {
+    let shown = case!(1);
+    let connected = case!(2);
+    let written = case!(20, "case and a trailing dot");
+    let alike = case!(21, "a name that looks alike");
     let world = World::new("denied_name");
     let (github, mirror) = (world.node("github"), world.node("mirror"));
     github.http();
@@ -34,6 +38,11 @@ fn a_denied_name_is_refused_to_every_resolver() {
         &[&musl, "api.github.com"],
     ];
     for client in clients {
+        let bare = world.run(client);
+        shown.outside(&bare);
+        connected.outside(&bare);
+        written.outside(&bare);
+        alike.outside(&bare);
         let run = world
             .guard()
             .policy("mode: enforce\nrules:\n  - deny: .github.com\n")
@@ -53,6 +62,9 @@ fn a_denied_name_is_refused_to_every_resolver() {
             run.flows(github.v4()).is_empty() && run.flows(github.v6()).is_empty(),
             "{client:?}"
         );
+        for case in [&shown, &connected, &written] {
+            case.refused(&run);
+        }
         // The same command finds its way with what no rule mentions, and with what only looks alike.
         for name in ["mirror.internal", "evilgithub.com"] {
             let command: Vec<String> = client
@@ -62,11 +74,12 @@ fn a_denied_name_is_refused_to_every_resolver() {
                         .replace("api.github.com", name)
                 })
                 .collect();
-            world
+            let run = world
                 .guard()
                 .policy("mode: enforce\nrules:\n  - deny: .github.com\n")
                 .run(&command)
                 .exits(0);
+            alike.recorded(&run);
         }
     }
     // dig takes no answer but that of the network: NXDOMAIN with the reason, instead of a time-out.
@@ -90,6 +103,7 @@ fn a_denied_name_is_refused_to_every_resolver() {
 
 #[test]
 fn another_process_on_the_host_is_untouched_at_the_same_time() {
+    let shown = case!(65);
     let world = World::new("untouched");
     let github = world.node("github");
     github.http();
@@ -115,10 +129,13 @@ fn another_process_on_the_host_is_untouched_at_the_same_time() {
     );
     std::fs::remove_file(&on).unwrap();
     run.wait().exits(0);
+    shown.is(Becomes::Kept, Held::Loosely);
 }
 
 #[test]
 fn default_deny_allows_only_what_is_listed() {
+    let shown = case!(11, "by an allow-list");
+    let emptied = case!(57);
     let world = World::new("default_deny");
     let (mirror, other) = (world.node("mirror"), world.node("other"));
     mirror.http();
@@ -156,6 +173,7 @@ fn default_deny_allows_only_what_is_listed() {
         .within(AT_ONCE);
     assert_eq!(run.flow(mirror.v4(), 8080).verdict, Verdict::Deny);
     // An address that nobody looked up, though it is the mirror's.
+    shown.outside(&world.run(&reach("tcp", mirror.v4(), 80)));
     let run = world
         .guard()
         .policy(policy)
@@ -163,6 +181,7 @@ fn default_deny_allows_only_what_is_listed() {
         .exits(1)
         .says("ECONNREFUSED");
     assert_eq!(run.flow(mirror.v4(), 80).verdict, Verdict::Deny);
+    shown.refused(&run);
     // Another name server than the run's own.
     let run = world.guard().policy(policy).run(&[
         "dig",
@@ -192,15 +211,18 @@ fn default_deny_allows_only_what_is_listed() {
         .exits(0);
     // An empty list allows nothing.
     let empty = "mode: enforce\ndefault: deny\nrules: []\n";
-    world
-        .guard()
-        .policy(empty)
-        .run(&["curl", "-sS", "http://mirror.internal/"])
-        .exits(6);
+    let curl = ["curl", "-sS", "http://mirror.internal/"];
+    emptied.outside(&world.run(&curl));
+    emptied.refused(&world.guard().policy(empty).run(&curl).exits(6));
+    let loosely = world.guard().policy(empty).arg("--no-contain");
+    emptied.refused(&loosely.run(&curl).exits(6));
 }
 
 #[test]
 fn addresses_are_denied_by_prefix_however_they_are_reached() {
+    let literal = case!(25, "denied");
+    let six = case!(27, "denied");
+    let at_once = case!(64);
     let world = World::new("prefixes");
     let (bad, good) = (world.node("bad"), world.node("good"));
     for node in [&bad, &good] {
@@ -214,6 +236,7 @@ fn addresses_are_denied_by_prefix_however_they_are_reached() {
         bad.v6()
     );
     for way in ["tcp", "mapped", "udp", "sendto", "sendto-mapped"] {
+        literal.outside(&world.run(&reach(way, bad.v4(), 7)));
         let run = world
             .guard()
             .policy(&policy)
@@ -227,6 +250,8 @@ fn addresses_are_denied_by_prefix_however_they_are_reached() {
             (Verdict::Deny, format!("deny {}/32", bad.v4())),
             "{way}"
         );
+        literal.refused(&run);
+        at_once.worked_outside().refused(&run);
         world
             .guard()
             .policy(&policy)
@@ -234,6 +259,7 @@ fn addresses_are_denied_by_prefix_however_they_are_reached() {
             .exits(0);
     }
     for way in ["tcp", "udp", "sendto"] {
+        six.outside(&world.run(&reach(way, bad.v6(), 7)));
         let run = world
             .guard()
             .policy(&policy)
@@ -246,6 +272,8 @@ fn addresses_are_denied_by_prefix_however_they_are_reached() {
             (Verdict::Deny, Outcome::Refused),
             "{way}"
         );
+        six.refused(&run);
+        at_once.refused(&run);
         world
             .guard()
             .policy(&policy)
@@ -271,6 +299,7 @@ fn addresses_are_denied_by_prefix_however_they_are_reached() {
 
 #[test]
 fn a_chain_that_touches_a_denied_name_is_refused() {
+    let shown = case!(19, "a chain that leads to a denied name");
     let world = World::new("chain");
     let github = world.node("github");
     github.http();
@@ -281,6 +310,7 @@ fn a_chain_that_touches_a_denied_name_is_refused() {
             .cname("middle.example", "github.com"),
     );
     let policy = "mode: enforce\nrules:\n  - deny: github.com\n";
+    shown.outside(&world.run(&["curl", "-sS", "http://innocent.example/"]));
     let run = world
         .guard()
         .policy(policy)
@@ -298,13 +328,12 @@ fn a_chain_that_touches_a_denied_name_is_refused() {
             .iter()
             .any(|flow| flow.verdict == Verdict::Deny);
     assert!(refused, "{:#?}", run.report());
-    world
-        .run(&["curl", "-sS", "http://innocent.example/"])
-        .succeeds();
+    shown.refused(&run);
 }
 
 #[test]
 fn an_address_with_an_allowed_and_a_denied_name_passes_for_the_allowed_one() {
+    let shown = case!(28, "the lookup of the denied name");
     let world = World::new("shared_address");
     let cdn = world.node("cdn");
     cdn.http();
@@ -314,6 +343,7 @@ fn an_address_with_an_allowed_and_a_denied_name_passes_for_the_allowed_one() {
             .host("docs.example", &cdn),
     );
     let policy = "mode: enforce\nrules:\n  - deny: github.com\n";
+    shown.outside(&world.run(&["curl", "-sS4", "http://github.com/"]));
     // Refused under the one name, reached under the other, though the address is the same.
     let run = world
         .guard()
@@ -329,6 +359,7 @@ fn an_address_with_an_allowed_and_a_denied_name_passes_for_the_allowed_one() {
     assert_eq!(run.verdict_on("docs.example"), Verdict::Allow);
     assert_eq!(run.flow(cdn.v4(), 80).name.as_deref(), Some("docs.example"));
     assert_eq!(run.flow(cdn.v4(), 80).attempts, 1);
+    shown.refused(&run);
 }
 
 #[test]
@@ -354,6 +385,7 @@ fn a_fresh_name_may_be_connected_to_at_once() {
 
 #[test]
 fn a_hundred_addresses_all_permit() {
+    let shown = case!(22, "many addresses");
     let world = World::new("hundred");
     let web = world.node("web");
     web.tcp_echo(7);
@@ -366,6 +398,7 @@ fn a_hundred_addresses_all_permit() {
     world.dns(zone);
     let code = "import socket\nfound = {a[4][0] for a in socket.getaddrinfo('many.example', 7, socket.AF_INET)}\n\
                 for a in found: socket.create_connection((a, 7)).close()\nprint(len(found))";
+    shown.outside(&world.run(&["/usr/bin/python3", "-c", code]));
     let run = world
         .guard()
         .policy("mode: enforce\ndefault: deny\nrules:\n  - allow: many.example\n")
@@ -380,15 +413,18 @@ fn a_hundred_addresses_all_permit() {
             .count(),
         24
     );
+    shown.recorded(&run);
 }
 
 #[test]
 fn names_from_the_hosts_file_have_leases() {
+    let shown = case!(10, "/etc/hosts");
     let world = World::new("hosts_file");
     let web = world.node("web");
     web.http();
     world.dns(Zone::new());
     world.hosts_line(&format!("{} pinned.example", web.v4()));
+    shown.outside(&world.run(&["curl", "-sS", "http://pinned.example/"]));
     let run = world
         .guard()
         .policy("mode: enforce\ndefault: deny\nrules:\n  - allow: pinned.example\n")
@@ -398,15 +434,18 @@ fn names_from_the_hosts_file_have_leases() {
         run.flow(web.v4(), 80).name.as_deref(),
         Some("pinned.example")
     );
-    world
+    let run = world
         .guard()
         .policy("mode: enforce\nrules:\n  - deny: pinned.example\n")
         .run(&["curl", "-sS", "http://pinned.example/"])
         .exits(7);
+    shown.refused(&run);
 }
 
 #[test]
 fn a_socket_of_a_kind_that_hooks_see_in_part_is_judged_for_each_destination() {
+    let ping = case!(32, "ping, to a denied address");
+    let lite = case!(32, "UDP-Lite, to a denied address");
     let world = World::new("in_part");
     let (denied, allowed) = (world.node("denied"), world.node("allowed"));
     for node in [&denied, &allowed] {
@@ -482,6 +521,12 @@ fn a_socket_of_a_kind_that_hooks_see_in_part_is_judged_for_each_destination() {
             "{flows:#?}"
         );
         assert!(flows.iter().all(|flow| flow.attempts == 1), "{flows:#?}");
+    }
+    ping.outside(&bare).refused(&run);
+    if bare.stdout.contains("lite") {
+        lite.outside(&bare).refused(&run);
+    } else {
+        lite.skipped("this kernel has none");
     }
 }
 

@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use blackstart_core::report::Verdict;
-use blackstart_lab::World;
+use blackstart_lab::shown::Judged as _;
+use blackstart_lab::{Becomes, Held, World, case};
 use rustix::process::Signal;
 
 const DENY_GITHUB: &str = "mode: enforce\nrules:\n  - deny: github.com\n";
@@ -40,12 +41,15 @@ fn counts_after(world: &World, more: u32) -> String {
 
 #[test]
 fn two_runs_at_once_each_have_their_own_policy() {
+    let beside = case!(49, "runs beside each other");
+    let left = case!(63, "of a run");
     let world = world_with_names("two_runs");
     let command = [
         "sh",
         "-c",
         "echo ready; sleep 0.5; curl -sS http://github.com/; a=$?; curl -sS http://mirror.internal/; echo $a $?",
     ];
+    beside.outside(&world.run(&command).says("0 0\n"));
     let mut one = world.guard().policy(DENY_GITHUB).start(&command);
     let mut two = world
         .guard()
@@ -53,13 +57,15 @@ fn two_runs_at_once_each_have_their_own_policy() {
         .start(&command);
     one.running().wait_for("ready");
     two.running().wait_for("ready");
-    one.wait().exits(0).says("6 0\n");
-    two.wait().exits(0).says("0 6\n");
+    beside.refused(&one.wait().exits(0).says("6 0\n"));
+    beside.refused(&two.wait().exits(0).says("0 6\n"));
     assert_eq!(world.left_behind(), Vec::<std::path::PathBuf>::new());
+    left.is(Becomes::Kept, Held::Loosely);
 }
 
 #[test]
 fn a_run_within_a_run_obeys_both() {
+    let shown = case!(49, "a run within a run");
     let world = world_with_names("nested");
     let mut inner = world
         .guard()
@@ -73,6 +79,13 @@ fn a_run_within_a_run_obeys_both() {
         ]
         .map(str::to_owned),
     );
+    let both = [
+        "curl",
+        "-sS",
+        "http://github.com/",
+        "http://mirror.internal/",
+    ];
+    shown.outside(&world.run(&both));
     let run = world
         .guard()
         .policy(DENY_GITHUB)
@@ -81,11 +94,14 @@ fn a_run_within_a_run_obeys_both() {
         .says("6 6\n");
     assert_eq!(run.verdict_on("github.com"), Verdict::Deny);
     assert_eq!(world.left_behind(), Vec::<std::path::PathBuf>::new());
+    shown.refused(&run);
 }
 
 #[test]
 fn a_killed_supervisor_leaves_its_run_guarded_and_the_next_command_sweeps() {
+    let shown = case!(46, "a supervisor that is killed");
     let world = world_with_names("killed");
+    shown.outside(&world.run(&["getent", "hosts", "github.com"]));
     let mut run = world
         .guard()
         .policy(DENY_GITHUB)
@@ -100,6 +116,7 @@ fn a_killed_supervisor_leaves_its_run_guarded_and_the_next_command_sweeps() {
         counts.contains(" bad=0 leaks=0"),
         "lookups go on, denials hold: {counts}"
     );
+    shown.is(Becomes::Refused, killed.held());
     // It lives, so another run of anything leaves it alone.
     world.guard().run(&["true"]).exits(0);
     let counts = counts_after(&world, 3);
@@ -327,7 +344,9 @@ fn an_asker_at_a_link_local_address_is_answered() {
 
 #[test]
 fn a_stopped_supervisor_changes_nothing_for_the_run() {
+    let shown = case!(46, "a supervisor that is stopped");
     let world = world_with_names("stopped");
+    shown.outside(&world.run(&["getent", "hosts", "github.com"]));
     let mut run = world
         .guard()
         .policy(DENY_GITHUB)
@@ -342,10 +361,13 @@ fn a_stopped_supervisor_changes_nothing_for_the_run() {
     let run = run.wait().exits(0);
     assert_eq!(run.verdict_on("github.com"), Verdict::Deny);
     assert_eq!(world.left_behind(), Vec::<std::path::PathBuf>::new());
+    shown.refused(&run);
 }
 
 #[test]
 fn leftovers_are_released_or_killed() {
+    let released = case!(38, "released");
+    let killed = case!(38, "killed");
     let world = world_with_names("leftovers");
     // By what it runs, and not by its number: that is another one in a pid namespace.
     let long = |turn: u32| format!("300.{}{turn}", std::process::id());
@@ -384,16 +406,19 @@ fn leftovers_are_released_or_killed() {
         "{:#?}",
         run.report().findings
     );
+    released.worked_outside().recorded(&run);
     assert_eq!(world.left_behind(), Vec::<std::path::PathBuf>::new());
     std::fs::remove_file(world.dir().join("pid")).unwrap();
     // The default of an allow-list.
     let rehearsal = "mode: enforce\ndefault: deny\nrules: []\n";
-    world
+    let run = world
         .guard()
         .policy(rehearsal)
         .run(&["sh", "-c", &daemon(2)])
         .exits(0);
     assert_eq!(process(2), None, "a daemon of a rehearsal is killed");
+    // Left alone it lives on, as above.
+    killed.worked_outside().is(Becomes::Refused, run.held());
     assert_eq!(world.left_behind(), Vec::<std::path::PathBuf>::new());
     std::fs::remove_file(world.dir().join("pid")).unwrap();
     world
@@ -468,9 +493,11 @@ fn leftovers_that_are_kept_stay_guarded_and_are_swept_when_they_end() {
 
 #[test]
 fn a_run_in_another_network_namespace_is_guarded_and_answered() {
+    let shown = case!(41, "another network namespace, by a deny-list");
     let world = world_with_names("other_netns");
     let elsewhere = world.node("elsewhere");
     let enter = format!("--net={}", elsewhere.namespace().display());
+    shown.outside(&world.run(&["nsenter", &enter, "curl", "-sS", "http://github.com/"]));
     let run = world
         .guard()
         .policy(DENY_GITHUB)
@@ -483,15 +510,16 @@ fn a_run_in_another_network_namespace_is_guarded_and_answered() {
         ])
         .exits(6)
         .says("hello from mirror")
-        .within(Duration::from_secs(2));
+        .within(Duration::from_secs(4));
     assert_eq!(run.verdict_on("github.com"), Verdict::Deny);
+    shown.refused(&run);
     world
         .guard()
         .policy(DENY_GITHUB)
         .run(&["nsenter", &enter, "dig", "A", "github.com"])
         .exits(0)
         .says("status: NXDOMAIN")
-        .within(Duration::from_secs(2));
+        .within(Duration::from_secs(4));
 }
 
 #[test]
@@ -524,11 +552,13 @@ const LEAVE: &str = "top=$(awk '$0 ~ / - cgroup2 / { print $5; exit }' /proc/sel
 
 #[test]
 fn who_leaves_an_enforced_run_is_moved_back() {
+    let shown = case!(40, "and being moved back");
     let world = world_with_names("moved_back");
     let script = format!(
         "{LEAVE} leave $top; home; echo back; leave $top; home; echo again\n\
          curl -sS http://mirror.internal/ && curl -sS http://github.com/"
     );
+    world.run(&["curl", "-sS", "http://github.com/"]).succeeds();
     let run = world
         .guard()
         .policy(DENY_GITHUB)
@@ -542,6 +572,7 @@ fn who_leaves_an_enforced_run_is_moved_back() {
     assert!(found[0].title.contains("was moved back"), "{found:#?}");
     assert!(run.gaps().contains("left_cgroup"), "{:?}", run.gaps());
     assert_eq!(world.left_behind(), Vec::<std::path::PathBuf>::new());
+    shown.worked_outside().recorded(&run);
 }
 
 #[test]
@@ -564,6 +595,7 @@ fn who_leaves_an_observed_run_is_told_and_let_go() {
 
 #[test]
 fn a_cgroup_that_was_made_for_a_process_keeps_it() {
+    let shown = case!(40, "into one that was made for it");
     let world = world_with_names("made_for");
     // As a container runtime does it, which counts and limits what is in there.
     let script = format!(
@@ -587,10 +619,12 @@ fn a_cgroup_that_was_made_for_a_process_keeps_it() {
         "{titles:#?}"
     );
     assert_eq!(world.left_behind(), Vec::<std::path::PathBuf>::new());
+    shown.worked_outside().recorded(&run);
 }
 
 #[test]
 fn a_disk_that_is_full_or_cannot_be_written_holds_no_run_up() {
+    let shown = case!(55);
     for (turn, state) in [
         "mount -t tmpfs -o size=4k none $0; ! head -c 8k /dev/zero >$0/fill",
         "mount -t tmpfs none $0; mount -o remount,ro $0",
@@ -627,6 +661,7 @@ fn a_disk_that_is_full_or_cannot_be_written_holds_no_run_up() {
             .warns(dir.to_str().unwrap());
         assert_eq!(run.verdict_on("github.com"), Verdict::Deny);
         assert!(run.gaps().is_empty(), "{:?}", run.gaps());
+        shown.is(Becomes::Kept, run.held());
         assert_eq!(
             (kept("report.json").as_str(), kept("lock").as_str()),
             ("1", "0")

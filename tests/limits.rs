@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use blackstart_core::report::{Applied, Finding, Verdict};
-use blackstart_lab::{Guarded, World, Zone};
+use blackstart_lab::shown::Judged as _;
+use blackstart_lab::{Becomes, Guarded, World, Zone, case};
 use rustix::process::Signal;
 
 /// Allocates this much and more, and is killed where that is not to be had.
@@ -109,6 +110,7 @@ fn a_share_of_a_processor_is_all_there_is() {
 
 #[test]
 fn a_command_that_hangs_is_ended_and_says_on_what() {
+    let shown = case!(67, "a time limit ends it");
     let world = World::new("hangs");
     let mirror = world.node("mirror");
     mirror.tcp_echo(7);
@@ -132,6 +134,7 @@ fn a_command_that_hangs_is_ended_and_says_on_what() {
     );
     assert_eq!(run.report().run.exit_code, Some(124));
     nothing_left(&world);
+    shown.is(Becomes::Kept, run.held());
 }
 
 #[test]

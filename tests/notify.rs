@@ -7,7 +7,7 @@ use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use blackstart_lab::{Guard, Guarded, World, Zone};
+use blackstart_lab::{Becomes, Guard, Guarded, Held, World, Zone, case};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use serde_json::Value;
@@ -277,6 +277,7 @@ fn a_finding_is_told_to_everyone_once() {
 
 #[test]
 fn what_hangs_or_is_down_holds_up_nobody() {
+    let shown = case!(66, "who is told hangs or is down");
     let scene = Scene::new("notify-hangs");
     let sink = scene.alerts();
     let hangs = sink.sink(8001, &[0]);
@@ -319,6 +320,7 @@ fn what_hangs_or_is_down_holds_up_nobody() {
     for why in ["Connection refused", "not found", "in time"] {
         assert!(flushed.stdout.contains(why), "{why}: {flushed:?}");
     }
+    shown.is(Becomes::Kept, Held::Loosely);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use blackstart_core::report::{Attribution, Guarded, Mode, Outcome, Verdict};
 use blackstart_lab::client::reach;
-use blackstart_lab::{World, Zone};
+use blackstart_lab::{World, Zone, case};
 
 #[test]
 fn names_addresses_and_processes_are_recorded() {
@@ -111,13 +111,17 @@ fn what_a_policy_denies_passes_and_is_marked() {
 
 #[test]
 fn every_way_to_reach_out_is_recorded() {
+    let literal = case!(25, "by a deny-list that says nothing of it");
+    let six = case!(27, "by a deny-list that says nothing of it");
     let world = World::new("observe_ways");
     let echo = world.node("echo");
     echo.tcp_echo(7);
     echo.udp_echo(7);
     world.dns(Zone::new());
     for way in ["tcp", "mapped", "udp", "sendto", "sendto-mapped"] {
+        literal.outside(&world.run(&reach(way, echo.v4(), 7)));
         let run = world.guard().run(&reach(way, echo.v4(), 7)).exits(0);
+        literal.recorded(&run);
         let flow = run.flow(echo.v4(), 7);
         assert_eq!(
             flow.protocol,
@@ -135,7 +139,9 @@ fn every_way_to_reach_out_is_recorded() {
         assert!(run.chain(flow.subject)[0].contains(&format!("reach.py {way}")));
     }
     for way in ["tcp", "udp", "sendto"] {
+        six.outside(&world.run(&reach(way, echo.v6(), 7)));
         let run = world.guard().run(&reach(way, echo.v6(), 7)).exits(0);
+        six.recorded(&run);
         assert_eq!(run.flow(echo.v6(), 7).verdict, Verdict::Allow, "{way}");
     }
     // Nobody listens there: the other side's refusal is not ours.
@@ -155,6 +161,7 @@ fn every_way_to_reach_out_is_recorded() {
 
 #[test]
 fn failing_lookups_end_as_they_do_without_the_guard() {
+    let shown = case!(23);
     let world = World::new("observe_failing");
     let web = world.node("web");
     world.dns(
@@ -178,6 +185,7 @@ fn failing_lookups_end_as_they_do_without_the_guard() {
             .exits(bare.code);
         assert_eq!(run.ended.stdout, bare.stdout, "{name}");
         assert_eq!(run.verdict_on(name), Verdict::Allow);
+        shown.worked_outside().recorded(&run);
         assert!(
             run.ended.took < bare.took + Duration::from_secs(2),
             "{name}: {:?} against {:?}",
@@ -189,6 +197,7 @@ fn failing_lookups_end_as_they_do_without_the_guard() {
 
 #[test]
 fn many_short_processes_are_all_named() {
+    let shown = case!(50, "processes that are gone at once");
     let world = World::new("observe_many");
     let web = world.node("web");
     web.tcp_echo(7);
@@ -197,6 +206,7 @@ fn many_short_processes_are_all_named() {
         "for i in $(seq 300); do bash -c \"exec 3<>/dev/tcp/{}/7; : $i\"; done",
         web.v4()
     );
+    shown.outside(&world.run(&["bash", "-c", &script]));
     let run = world.guard().run(&["bash", "-c", &script]).exits(0);
     let flows = run.flows(web.v4());
     assert_eq!(flows.iter().map(|flow| flow.attempts).sum::<u64>(), 300);
@@ -208,10 +218,13 @@ fn many_short_processes_are_all_named() {
     commands.dedup();
     assert_eq!(commands.len(), 300, "each process has its own argv");
     assert_eq!(run.report().coverage.lost, 0);
+    shown.recorded(&run);
 }
 
 #[test]
 fn who_listens_behind_a_unix_socket_is_named_unless_it_is_of_the_run() {
+    let passed = case!(36, "a helper behind a unix socket");
+    let by_rule = case!(36, "a helper behind a unix socket, by a rule");
     let world = World::new("listeners");
     let at = |name: &str| world.dir().join(name).display().to_string();
     let serve = "import socket, sys\ns = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); s.listen()\n\
@@ -228,7 +241,11 @@ fn who_listens_behind_a_unix_socket_is_named_unless_it_is_of_the_run() {
          reach {} 2>/dev/null; kill $!; exit $code",
         at("nobody")
     );
+    let bare = world.run(&["bash", "-c", &script]);
+    passed.outside(&bare);
+    by_rule.outside(&bare);
     let run = world.guard().run(&["bash", "-c", &script]).exits(0);
+    passed.recorded(&run);
     let ours = world.dir().to_str().unwrap();
     let found: Vec<_> = (run.report().delegates.iter())
         .filter(|it| it.path.starts_with(ours))
@@ -258,10 +275,12 @@ fn who_listens_behind_a_unix_socket_is_named_unless_it_is_of_the_run() {
         .map(|it| (it.path.as_str(), it.listener_pid))
         .collect();
     assert_eq!(denied, [(outside.as_str(), pid(daemon.pid()))]);
+    by_rule.refused(&refused);
 }
 
 #[test]
 fn who_listens_behind_a_port_of_loopback_is_named_unless_it_is_of_the_run() {
+    let shown = case!(36, "who listens behind a relay");
     let world = World::new("relays");
     let serve = "import socket, sys\n\
                  s = socket.create_server(('127.0.0.1', int(sys.argv[1])))\n\
@@ -274,7 +293,9 @@ fn who_listens_behind_a_port_of_loopback_is_named_unless_it_is_of_the_run() {
          /usr/bin/python3 {serve} 4000 >told & until grep -q ready told; do sleep 0.01; done\n\
          reach 3128 && reach 4000; code=$?; kill $!; exit $code"
     );
+    shown.outside(&world.run(&["bash", "-c", &script]));
     let run = world.guard().run(&["bash", "-c", &script]).exits(0);
+    shown.recorded(&run);
     let delegates = run.report().delegates.iter();
     let found: Vec<_> = delegates
         .filter(|it| !it.is_unix())

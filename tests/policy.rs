@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use blackstart_core::report::Verdict;
 use blackstart_lab::client::reach;
-use blackstart_lab::{World, Zone};
+use blackstart_lab::{World, Zone, case};
 
 /// A world with a server that is to be out of reach, and its name service.
 fn world(test: &str) -> (World, blackstart_lab::Node) {
@@ -132,6 +132,7 @@ fn a_refusal_may_fail_a_run_that_succeeded() {
 
 #[test]
 fn a_daemons_socket_is_refused_by_a_rule() {
+    let shown = case!(43, "by a rule about the daemon's socket");
     let (world, _) = world("unix");
     let path = world.dir().join("daemon.sock");
     let _daemon = std::os::unix::net::UnixListener::bind(&path).unwrap();
@@ -139,16 +140,18 @@ fn a_daemons_socket_is_refused_by_a_rule() {
     let code = "import socket,sys; socket.socket(socket.AF_UNIX).connect(sys.argv[1])";
     let client = ["/usr/bin/python3", "-c", code, &path];
     let policy = format!("mode: enforce\nrules:\n  - deny: unix:{path}\n");
+    shown.outside(&world.run(&client));
     world
         .guard()
         .policy("mode: enforce\n")
         .run(&client)
         .exits(0);
-    world.guard().policy(&policy).run(&client).exits(1);
+    shown.refused(&world.guard().policy(&policy).run(&client).exits(1));
 }
 
 #[test]
 fn the_policy_of_a_run_is_changed_while_it_is_on() {
+    let shown = case!(62, "a change of policy");
     let (world, _) = world("reload");
     let go = world.dir().join("go");
     let script = format!(
@@ -189,6 +192,8 @@ fn the_policy_of_a_run_is_changed_while_it_is_on() {
         .map(|lookup| lookup.verdict)
         .collect();
     assert!(verdicts.contains(&Verdict::Allow) && verdicts.contains(&Verdict::Deny));
+    // Before it, the same command went through.
+    shown.worked_outside().refused(&ended);
     let refused = ended.findings("denied_dependency");
     assert_eq!(refused[0].reason.as_deref(), Some("changed"));
     // The run is over.
@@ -328,8 +333,10 @@ fn chained(test: &str) -> (World, blackstart_lab::Node) {
 /// A waiver covers a name and the addresses leased under it, wherever its CNAMEs lead.
 #[test]
 fn a_waiver_holds_for_a_name_that_is_an_alias() {
+    let shown = case!(19, "a waiver for an alias, and what it leads to");
     let (world, _) = chained("waived-alias");
     let denied = "mode: enforce\nrules:\n  - deny: .github.com\n";
+    shown.outside(&world.run(CURL));
     world.guard().policy(denied).run(CURL).exits(6);
     let waived = format!(
         "{denied}waivers:\n  - for: api.github.com\n    owner: team-db\n    reason: until the mirror has it\n    expires: 2999-12-31\n"
@@ -339,7 +346,7 @@ fn a_waiver_holds_for_a_name_that_is_an_alias() {
     // Not for the name that it leads to.
     let other = CURL.join(" ").replace("api.", "lb.");
     let other = ["sh", "-c", &other];
-    world.guard().policy(&waived).run(&other).exits(6);
+    shown.refused(&world.guard().policy(&waived).run(&other).exits(6));
 }
 
 /// What is only recorded of a link takes nothing away from what is enforced for the name, and adds nothing to it.

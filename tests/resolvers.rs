@@ -3,7 +3,9 @@
 use std::time::{Duration, Instant};
 
 use blackstart_core::report::Verdict;
-use blackstart_lab::{World, Zone};
+use blackstart_lab::dns::plain_answer;
+use blackstart_lab::shown::Judged as _;
+use blackstart_lab::{Becomes, Guarded, Node, World, Zone, case};
 
 const PYTHON: [&str; 2] = ["/usr/bin/python3", "-c"];
 
@@ -29,6 +31,7 @@ fn python(code: &str, rest: &[&str]) -> Vec<String> {
 
 #[test]
 fn a_stub_on_loopback_is_judged_as_the_server_that_it_is_for_the_run() {
+    let shown = case!(7);
     let world = World::new("stub");
     let (github, mirror) = (world.node("github"), world.node("mirror"));
     github.http();
@@ -59,7 +62,7 @@ fn a_stub_on_loopback_is_judged_as_the_server_that_it_is_for_the_run() {
             "the stub does not answer"
         );
     }
-    world.run(&["curl", "-sS", "http://github.com/"]).succeeds();
+    shown.outside(&world.run(&["curl", "-sS", "http://github.com/"]));
     for policy in [
         "mode: enforce\nrules:\n  - deny: github.com\n",
         "mode: enforce\ndefault: deny\nrules:\n  - allow: mirror.internal\n",
@@ -70,6 +73,7 @@ fn a_stub_on_loopback_is_judged_as_the_server_that_it_is_for_the_run() {
             .run(&["curl", "-sS", "http://github.com/"])
             .exits(6);
         assert_eq!(run.verdict_on("github.com"), Verdict::Deny);
+        shown.refused(&run);
         let run = world
             .guard()
             .policy(policy)
@@ -93,6 +97,7 @@ fn a_stub_on_loopback_is_judged_as_the_server_that_it_is_for_the_run() {
 
 #[test]
 fn a_daemon_that_caches_names_is_not_asked() {
+    let shown = case!(9, "nscd, and libc asks a name server instead");
     let world = World::new("nscd");
     let mirror = world.node("mirror");
     world.dns(Zone::new().host("mirror.internal", &mirror));
@@ -114,12 +119,13 @@ while True:
     cache.wait_for("listening");
     let asked = |cache: &blackstart_lab::Running| cache.stdout().matches("asked").count();
     let look = ["getent", "ahostsv4", "mirror.internal"];
-    world.run(&look).succeeds();
+    shown.outside(&world.run(&look));
     cache.wait_for("asked");
     let before = asked(&cache);
     let run = world.guard().run(&look).exits(0);
     assert_eq!(run.verdict_on("mirror.internal"), Verdict::Allow);
     assert_eq!(asked(&cache), before, "nscd was asked by a guarded command");
+    shown.recorded(&run);
     // It is there for whoever is not guarded.
     world.run(&look).succeeds();
     let began = Instant::now();
@@ -130,6 +136,8 @@ while True:
 
 #[test]
 fn names_that_are_asked_of_a_whole_network_are_attempts_at_its_address() {
+    let passed = case!(10, "LLMNR and mDNS, by a deny-list");
+    let denied = case!(10, "LLMNR and mDNS, by an allow-list");
     let world = World::new("mdns");
     world.dns(Zone::new());
     // mDNS (RFC 6762) and LLMNR (RFC 4795), as tools speak them themselves.
@@ -140,13 +148,16 @@ s.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(sys.arg
 try: s.sendto(query('printer.local'), (sys.argv[1], int(sys.argv[2]))); print('sent')
 except OSError as e: print('refused')";
         let line = python(code, &[group, port, &world.host().v4().to_string()]);
-        world.run(&line).succeeds().says("sent");
+        let bare = world.run(&line).says("sent");
+        passed.outside(&bare);
+        denied.outside(&bare);
         let group: std::net::Ipv4Addr = group.parse().unwrap();
         let port: u16 = port.parse().unwrap();
         let run = world.guard().run(&line).exits(0).says("sent");
         let flow = run.flow(group, port);
         assert_eq!(flow.verdict, Verdict::Allow);
         assert!(run.chain(flow.subject)[0].contains("python3"));
+        passed.recorded(&run);
         let run = world
             .guard()
             .policy("mode: enforce\ndefault: deny\nrules:\n  - allow: .local\n")
@@ -154,23 +165,20 @@ except OSError as e: print('refused')";
             .exits(0)
             .says("refused");
         assert_eq!(run.flow(group, port).verdict, Verdict::Deny);
+        denied.refused(&run);
     }
 }
 
 #[test]
 fn lookups_on_another_port_are_attempts_at_that_server() {
+    let passed = case!(14, "by a rule about the name");
+    let listed = case!(14, "by an allow-list");
+    let by_port = case!(14, "by a rule about the port");
     let world = World::new("other_port");
     let (github, names) = (world.node("github"), world.node("names"));
     world.dns(Zone::new());
     let of_github = github.v4();
-    names.udp(8600, move |query| {
-        let mut answer = query.to_vec();
-        answer[2] |= 0x80;
-        answer[7] = 1;
-        answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4]);
-        answer.extend(of_github.octets());
-        vec![answer]
-    });
+    names.udp(8600, move |query| vec![plain_answer(query, of_github)]);
     let look = [
         "dig".to_owned(),
         "+short".to_owned(),
@@ -182,7 +190,10 @@ fn lookups_on_another_port_are_attempts_at_that_server() {
         format!("@{}", names.v4()),
         "github.com".to_owned(),
     ];
-    world.run(&look).succeeds().says(&of_github.to_string());
+    let bare = world.run(&look).says(&of_github.to_string());
+    for case in [&passed, &listed, &by_port] {
+        case.outside(&bare);
+    }
     // The name is not read there: it is a datagram like any other, by the process that sent it.
     let run = world
         .guard()
@@ -192,6 +203,7 @@ fn lookups_on_another_port_are_attempts_at_that_server() {
         .says(&of_github.to_string());
     let flow = run.flow(names.v4(), 8600);
     assert!(run.chain(flow.subject)[0].contains("dig"));
+    passed.recorded(&run);
     // What it gave is no lease: under an allow-list neither the server nor the address is reached.
     let run = world
         .guard()
@@ -199,6 +211,7 @@ fn lookups_on_another_port_are_attempts_at_that_server() {
         .run(&look);
     assert_ne!(run.ended.code, 0);
     assert_eq!(run.flow(names.v4(), 8600).verdict, Verdict::Deny);
+    listed.refused(&run);
     // A rule about that port refuses it under a deny-list as well.
     let run = world
         .guard()
@@ -206,10 +219,12 @@ fn lookups_on_another_port_are_attempts_at_that_server() {
         .run(&look);
     assert_ne!(run.ended.code, 0);
     assert_eq!(run.flow(names.v4(), 8600).verdict, Verdict::Deny);
+    by_port.refused(&run);
 }
 
 #[test]
 fn data_in_lookups_below_an_allowed_name_is_in_the_record() {
+    let shown = case!(17);
     let world = World::new("tunnel");
     let web = world.node("web");
     let dns = world.dns(
@@ -226,13 +241,21 @@ for i, part in enumerate(['736563726574', '666f7220796f75']):
 print(answer(s, server, query('reply.allowed.example', 16, 9)))
 answer(s, server, query('odd.allowed.example', 10, 10))";
     let line = python(code, &[&server]);
-    world.run(&line).succeeds().says("data that comes back");
-    let run = world
-        .guard()
-        .policy("mode: enforce\ndefault: deny\nrules:\n  - allow: .allowed.example\n")
-        .run(&line)
-        .exits(0)
-        .says("data that comes back");
+    shown.outside(&world.run(&line).says("data that comes back"));
+    for held in ["--contain", "--no-contain"] {
+        let run = world
+            .guard()
+            .policy("mode: enforce\ndefault: deny\nrules:\n  - allow: .allowed.example\n")
+            .arg(held)
+            .run(&line)
+            .exits(0)
+            .says("data that comes back");
+        is_in_the_record(&run);
+        shown.recorded(&run);
+    }
+}
+
+fn is_in_the_record(run: &Guarded) {
     for (name, kind) in [
         ("736563726574.allowed.example", "A"),
         ("666f7220796f75.allowed.example", "A"),
@@ -248,6 +271,7 @@ answer(s, server, query('odd.allowed.example', 10, 10))";
 
 #[test]
 fn an_allowed_name_opens_no_address_that_is_denied() {
+    let shown = case!(18, "where a rule denies the address");
     let world = World::new("rebinding");
     let inner = world.node("inner");
     inner.http();
@@ -281,22 +305,27 @@ fn an_allowed_name_opens_no_address_that_is_denied() {
         ("rebound.example", metadata),
         ("inward.example", inner.v4()),
     ] {
-        world.run(&curl(name)).succeeds().says("hello from inner");
-        let run = world
-            .guard()
-            .policy(&format!(
-                "mode: enforce\ndefault: deny\nrules:\n  - allow: {name}\n  - deny: {address}\n"
-            ))
-            .run(&curl(name))
-            .exits(7);
-        assert_eq!(run.verdict_on(name), Verdict::Allow);
-        assert_eq!(run.flow(address, 80).verdict, Verdict::Deny);
-        assert_eq!(run.flow(address, 80).rule, format!("deny {address}"));
+        shown.outside(&world.run(&curl(name)).says("hello from inner"));
+        for held in ["--contain", "--no-contain"] {
+            let run = world
+                .guard()
+                .policy(&format!(
+                    "mode: enforce\ndefault: deny\nrules:\n  - allow: {name}\n  - deny: {address}\n"
+                ))
+                .arg(held)
+                .run(&curl(name))
+                .exits(7);
+            assert_eq!(run.verdict_on(name), Verdict::Allow);
+            assert_eq!(run.flow(address, 80).verdict, Verdict::Deny);
+            assert_eq!(run.flow(address, 80).rule, format!("deny {address}"));
+            shown.refused(&run);
+        }
     }
 }
 
 #[test]
 fn a_query_in_memory_that_can_still_be_written_to_is_refused() {
+    let shown = case!(69, "a query in memory that is not copied");
     let world = World::new("zerocopy");
     let web = world.node("web");
     let dns = world.dns(Zone::new().host("allowed.example", &web));
@@ -314,14 +343,18 @@ try:
 except OSError as e:
     print('refused', e.errno)";
     let line = python(code, &[&server]);
-    world.run(&line).succeeds().says("answered True");
+    shown.outside(&world.run(&line).says("answered True"));
     let policy = "mode: enforce\nrules:\n  - deny: denied.example\n";
-    world
-        .guard()
-        .policy(policy)
-        .run(&line)
-        .exits(0)
-        .says("refused 1");
+    for held in ["--no-contain", "--contain"] {
+        let run = world
+            .guard()
+            .policy(policy)
+            .arg(held)
+            .run(&line)
+            .exits(0)
+            .says("refused 1");
+        shown.is(Becomes::Refused, run.held());
+    }
     // The same query in memory of the kernel's own.
     let copied = python(&code.replace("0x4000000", "0"), &[&server]);
     world
@@ -332,8 +365,48 @@ except OSError as e:
         .says("answered True");
 }
 
+/// The same by way of a pipe: what is in it is the process's own memory.
+#[test]
+fn a_query_that_a_pipe_lends_is_refused() {
+    let shown = case!(69, "a query by vmsplice and splice");
+    let world = World::new("spliced");
+    let web = world.node("web");
+    let dns = world.dns(Zone::new().host("allowed.example", &web));
+    let server = dns.address().to_string();
+    let code = "import ctypes, mmap, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.connect((sys.argv[1], 53))
+message = query('allowed.example')
+memory = mmap.mmap(-1, 4096)
+memory.write(message)
+at = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+r, w = os.pipe()
+vector = struct.pack('@PN', at, len(message))
+assert libc.vmsplice(w, vector, 1, 0) == len(message)
+try:
+    os.splice(r, s.fileno(), len(message))
+    s.settimeout(2)
+    print('answered', len(s.recv(4096)) > len(message))
+except OSError as e:
+    print('refused', e.errno)";
+    let line = python(code, &[&server]);
+    shown.outside(&world.run(&line).says("answered True"));
+    for held in ["--no-contain", "--contain"] {
+        let run = world
+            .guard()
+            .policy("mode: enforce\nrules:\n  - deny: denied.example\n")
+            .arg(held)
+            .run(&line)
+            .exits(0)
+            .says("refused");
+        shown.is(Becomes::Refused, run.held());
+    }
+}
+
 #[test]
 fn two_processes_with_one_query_id_have_each_its_own_answer() {
+    let shown = case!(24);
     let world = World::new("one_id");
     let (one, other) = (world.node("one"), world.node("other"));
     let dns = world.dns(
@@ -358,11 +431,27 @@ for turn in range(5):
     while True:
         try: os.wait()
         except ChildProcessError: break";
-    let run = world
-        .guard()
-        .policy("mode: enforce\ndefault: deny\nrules:\n  - allow: one.example\n")
-        .run(&python(code, &[&server]))
-        .exits(0);
+    let bare = world.run(&python(code, &[&server]));
+    // Nobody listens there: what is refused outside is refused by the other machine.
+    assert_eq!(
+        bare.stdout.matches("other.example 111").count(),
+        5,
+        "{bare:?}"
+    );
+    shown.outside(&bare);
+    for held in ["--contain", "--no-contain"] {
+        let run = world
+            .guard()
+            .policy("mode: enforce\ndefault: deny\nrules:\n  - allow: one.example\n")
+            .arg(held)
+            .run(&python(code, &[&server]))
+            .exits(0);
+        has_each_its_own(&run, &one, &other);
+        shown.refused(&run);
+    }
+}
+
+fn has_each_its_own(run: &Guarded, one: &Node, other: &Node) {
     assert_eq!(run.verdict_on("one.example"), Verdict::Allow);
     assert_eq!(run.verdict_on("other.example"), Verdict::Deny);
     let to: Vec<_> = run
@@ -382,6 +471,7 @@ for turn in range(5):
 
 #[test]
 fn an_address_may_be_used_past_the_time_of_its_answer() {
+    let shown = case!(22, "an address past the time of its answer");
     let world = World::new("past_ttl");
     let web = world.node("web");
     web.tcp_echo(7);
@@ -396,6 +486,7 @@ at = socket.getaddrinfo('short.example', 7, socket.AF_INET)[0][4]
 time.sleep(1.5)
 socket.create_connection(at).close()
 print('reached')";
+    shown.outside(&world.run(&["/usr/bin/python3", "-c", code]));
     let run = world
         .guard()
         .policy("mode: enforce\ndefault: deny\nrules:\n  - allow: short.example\n")
@@ -403,6 +494,253 @@ print('reached')";
         .exits(0)
         .says("reached");
     assert_eq!(run.flow(web.v4(), 7).name.as_deref(), Some("short.example"));
+    shown.recorded(&run);
+}
+
+/// What is asked in them is not read: they are connections to their servers, which is said of each run.
+#[test]
+fn lookups_over_tls_and_https_are_connections_to_their_servers() {
+    let tls = case!(16, "DNS over TLS, by a rule about the name");
+    let tls_listed = case!(16, "DNS over TLS, by an allow-list");
+    let https = case!(15, "by a rule about the name");
+    let https_denied = case!(15, "by a rule about its server");
+    let https_listed = case!(15, "by an allow-list");
+    let world = World::new("encrypted");
+    let (github, names) = (world.node("github"), world.node("names"));
+    github.http_on(8000);
+    let authority = world.authority();
+    let of_github = github.v4();
+    let answer = move |query: &[u8]| plain_answer(query, of_github);
+    names.names_over_tls(&authority, &["names.example"], answer);
+    names.names_over_https(&authority, &["names.example"], answer);
+    world.dns(Zone::new().a("names.example", names.v4()));
+    let dig = ["dig", "+tls", "+short", "+noedns", "+tries=1", "+timeout=3"];
+    let dig: Vec<String> = dig
+        .map(str::to_owned)
+        .into_iter()
+        .chain([format!("@{}", names.v4()), "github.com".to_owned()])
+        .collect();
+    let curl = [
+        "curl",
+        "-sS4",
+        "-m",
+        "10",
+        "--doh-url",
+        "https://names.example/dns-query",
+        "http://github.com:8000/",
+    ];
+    let bare = world.run(&dig).says(&of_github.to_string());
+    tls.outside(&bare);
+    tls_listed.outside(&bare);
+    let bare = world.run(&curl).says("hello from github");
+    for case in [&https, &https_denied, &https_listed] {
+        case.outside(&bare);
+    }
+    for held in ["--no-contain", "--contain"] {
+        let guard = |policy: &str| world.guard().policy(policy).arg(held);
+        let by_name = "mode: enforce\nrules:\n  - deny: github.com\n";
+        let run = guard(by_name)
+            .run(&dig)
+            .exits(0)
+            .says(&of_github.to_string());
+        let flow = run.flow(names.v4(), 853);
+        assert_eq!(flow.verdict, Verdict::Allow);
+        assert!(run.chain(flow.subject)[0].starts_with("dig +tls"));
+        tls.gap(&run, "unseen_lookups");
+        let run = guard(by_name).run(&curl).exits(0).says("hello from github");
+        let flow = run.flow(names.v4(), 443);
+        assert_eq!(flow.name.as_deref(), Some("names.example"));
+        assert_eq!(run.flow(of_github, 8000).name, None);
+        assert!(run.gaps().contains("unnamed_addresses"), "{:?}", run.gaps());
+        https.gap(&run, "unseen_lookups");
+        let run = guard("mode: enforce\nrules:\n  - deny: names.example\n").run(&curl);
+        assert!((1..120).contains(&run.ended.code), "{run:?}");
+        https_denied.refused(&run);
+        let listed = "mode: enforce\ndefault: deny\nrules:\n  - allow: github.com\n";
+        let run = guard(listed).run(&dig);
+        assert_eq!(run.flow(names.v4(), 853).verdict, Verdict::Deny);
+        tls_listed.refused(&run);
+        let run = guard(listed).run(&curl);
+        assert_eq!(run.verdict_on("names.example"), Verdict::Deny);
+        https_listed.refused(&run);
+    }
+}
+
+#[test]
+fn several_queries_in_one_buffer_are_refused() {
+    let shown = case!(68);
+    let world = World::new("segments");
+    let web = world.node("web");
+    let dns = world.dns(Zone::new().below("internal", &web));
+    // linux/udp.h: SOL_UDP, UDP_SEGMENT. Both queries are of one length.
+    let code = "import sys
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.settimeout(2)
+s.connect((sys.argv[1], 53))
+one, two = query('one.internal', 1, 1), query('two.internal', 1, 2)
+s.setsockopt(17, 103, len(one))
+try:
+    s.send(one + two)
+    print('answered', *sorted(s.recv(512)[1] for _ in range(2)))
+except OSError as e:
+    print('refused', e.errno)";
+    let line = python(code, &[&dns.address().to_string()]);
+    shown.outside(&world.run(&line).says("answered 1 2"));
+    let asked = || {
+        let seen = dns.seen();
+        seen.iter().filter(|one| one.name == "two.internal").count()
+    };
+    for held in ["--no-contain", "--contain"] {
+        for policy in [
+            "mode: enforce\nrules:\n  - deny: two.internal\n",
+            "mode: enforce\ndefault: deny\nrules:\n  - allow: one.internal\n",
+        ] {
+            let run = world
+                .guard()
+                .policy(policy)
+                .arg(held)
+                .run(&line)
+                .exits(0)
+                .says("refused");
+            shown.is(Becomes::Refused, run.held());
+            assert_eq!(asked(), 1, "only outside");
+        }
+    }
+}
+
+/// Who may bind port 53 of loopback answers itself what it likes: that is no server of the run's.
+#[test]
+fn who_answers_its_own_lookups_learns_no_address() {
+    let shown = case!(70);
+    let world = World::new("own_server");
+    let inner = world.node("inner");
+    inner.tcp_echo(7);
+    world.dns(Zone::new());
+    let code = "import sys, threading
+server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+server.bind(('127.0.0.1', 53))
+def serve():
+    asked, who = server.recvfrom(512)
+    server.sendto(asked[:2] + b'\\x81\\x80\\0\\1\\0\\1\\0\\0\\0\\0' + asked[12:] + b'\\xc0\\x0c\\0\\1\\0\\1\\0\\0\\0\\x3c\\0\\4'
+        + socket.inet_aton(sys.argv[1]), who)
+threading.Thread(target=serve, daemon=True).start()
+try:
+    s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    at = socket.inet_ntoa(answer(s, ('127.0.0.1', 53), query('allowed.example'))[-4:])
+    socket.create_connection((at, 7), 3).close()
+    print('reached', at)
+except OSError as e:
+    print('refused', e.errno)";
+    let line = python(code, &[&inner.v4().to_string()]);
+    let reached = format!("reached {}", inner.v4());
+    shown.outside(&world.run(&line).says(&reached));
+    for held in ["--no-contain", "--contain"] {
+        let run = world
+            .guard()
+            .policy("mode: enforce\ndefault: deny\nrules:\n  - allow: allowed.example\n")
+            .arg(held)
+            .run(&line)
+            .exits(0);
+        assert!(!run.ended.stdout.contains("reached"), "{run:?}");
+        shown.is(Becomes::Refused, run.held());
+    }
+}
+
+/// As nscd: nss-resolve asks it by its own socket, and where that fails libc asks a name server.
+#[test]
+fn resolved_is_not_asked_by_its_own_socket() {
+    let shown = case!(8);
+    let world = World::new("resolved");
+    world.dns(Zone::new());
+    let daemon = "import os, socket
+os.makedirs('/run/systemd/resolve', exist_ok=True)
+s = socket.socket(socket.AF_UNIX)
+s.bind('/run/systemd/resolve/io.systemd.Resolve')
+os.chmod('/run/systemd/resolve/io.systemd.Resolve', 0o666)
+s.listen()
+print('listening', flush=True)
+while True:
+    c, _ = s.accept()
+    print('asked', flush=True)
+    c.close()";
+    let script = format!("mount -t tmpfs none /run && exec /usr/bin/python3 -c \"{daemon}\"");
+    let mut resolved = world.start(&["sh", "-c", &script]);
+    resolved.wait_for("listening");
+    let ask = "import errno, socket
+s = socket.socket(socket.AF_UNIX)
+try:
+    s.connect('/run/systemd/resolve/io.systemd.Resolve')
+    print('asked')
+except OSError as e:
+    print('refused', errno.errorcode[e.errno])";
+    let ask = ["/usr/bin/python3", "-c", ask];
+    shown.outside(&world.run(&ask).says("asked"));
+    resolved.wait_for("asked");
+    for policy in ["mode: enforce\nrules: []\n", "rules: []\n"] {
+        let run = world.guard().policy(policy).run(&ask).exits(0);
+        if run.gaps().contains("unix_sockets") {
+            shown.skipped("this kernel has no hooks for unix sockets");
+            return;
+        }
+        assert!(run.ended.stdout.starts_with("refused"), "{run:?}");
+        shown.is(Becomes::Refused, run.held());
+    }
+    assert_eq!(resolved.stdout().matches("asked").count(), 1);
+}
+
+/// Daemons that answer names for others, and are asked nowhere else instead: who is asked is told, and a rule refuses it.
+#[test]
+fn sssd_and_avahi_are_told_and_refused_by_a_rule() {
+    let world = World::new("name_daemons");
+    world.dns(Zone::new());
+    // As `run` is the world's own there, so is where sssd has its sockets.
+    let serve = "import os, socket, sys
+for path in sys.argv[1:]:
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    s = socket.socket(socket.AF_UNIX)
+    s.bind(path)
+    os.chmod(path, 0o666)
+    s.listen()
+    globals()[path] = s
+print('listening', flush=True)
+import time
+time.sleep(1000)";
+    let (sssd, avahi) = ("/var/lib/sss/pipes/nss", "/run/avahi-daemon/socket");
+    let script = format!(
+        "mount -t tmpfs none /run && mount -t tmpfs none /var/lib && \
+         exec /usr/bin/python3 -c \"{serve}\" {sssd} {avahi}"
+    );
+    let mut daemons = world.start(&["sh", "-c", &script]);
+    daemons.wait_for("listening");
+    let ask = "import socket, sys
+s = socket.socket(socket.AF_UNIX)
+s.connect(sys.argv[1])
+print('asked')";
+    for (path, told, denied) in [
+        (sssd, case!(9, "sssd"), case!(9, "sssd, by a rule")),
+        (avahi, case!(10, "avahi"), case!(10, "avahi, by a rule")),
+    ] {
+        let ask = ["/usr/bin/python3", "-c", ask, path];
+        let bare = world.run(&ask).says("asked");
+        told.outside(&bare);
+        denied.outside(&bare);
+        let contact = |run: &Guarded, verdict| {
+            let mut all = run.report().delegates.iter();
+            let found = all.find(|one| one.path == path && one.verdict == verdict);
+            let found = found.unwrap_or_else(|| panic!("{:#?}", run.report().delegates));
+            assert!(run.chain(found.subject)[0].ends_with(path));
+        };
+        let run = world.guard().run(&ask).exits(0).says("asked");
+        contact(&run, Verdict::Allow);
+        told.recorded(&run);
+        let run = world
+            .guard()
+            .policy(&format!("mode: enforce\nrules:\n  - deny: unix:{path}\n"))
+            .run(&ask)
+            .exits(1);
+        contact(&run, Verdict::Deny);
+        denied.refused(&run);
+    }
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use blackstart_core::report::{Guarded, Report, Verdict};
-use blackstart_lab::{Bus, Cgroups, Ended, World, Zone};
+use blackstart_lab::{Becomes, Bus, Cgroups, Ended, Held, World, Zone, case};
 
 /// What the script says below the heading `[of this name]`.
 #[track_caller]
@@ -73,7 +73,10 @@ fn a_run_is_a_delegated_scope_and_leaves_none() {
 
 #[test]
 fn a_run_on_a_hybrid_host_is_a_scope_as_well() {
+    let shown = case!(49, "a hybrid host with systemd");
     is_a_scope(&world_with_github("hybrid"), Cgroups::Hybrid);
+    // `is_a_scope` has it refused within, and free after.
+    shown.worked_outside().is(Becomes::Refused, Held::Loosely);
 }
 
 fn is_a_scope(world: &World, cgroups: Cgroups) {
@@ -365,4 +368,124 @@ fn attaches(world: &World, cgroups: Cgroups) {
         report.names
     );
     assert_eq!(world.left_behind(), Vec::<PathBuf>::new());
+}
+
+/// `su -` and `sudo -i` go through pam_systemd, by which systemd takes them into a session of their own, and `systemd-run` has
+/// systemd start what it is given. The machine's numbers of processes are not those of the record, so that nobody can be
+/// moved back here: what must not be is silence.
+#[test]
+fn who_is_taken_out_by_a_login_or_by_systemd_is_told() {
+    let login = case!(
+        40,
+        "by `su -` and `sudo -i`, where nobody can be moved back"
+    );
+    let kept = case!(40, "by `su -`, by a rule about the bus");
+    let ran = case!(43, "systemd-run");
+    let kept_from = case!(43, "systemd-run, by a rule about systemd's sockets");
+    let world = world_with_github("login");
+    world.file(
+        "booted/units/systemd-logind.service",
+        "[Unit]\nDefaultDependencies=no\nRequires=dbus.socket\nAfter=dbus.socket dbus.service\n\
+         [Service]\nType=dbus\nBusName=org.freedesktop.login1\nExecStart=/lib/systemd/systemd-logind\n",
+    );
+    let fetch =
+        "sed -n s/^0:://p /proc/self/cgroup; curl -sS http://github.com/ 2>&1 || echo refused\n";
+    let fetch = world.file("fetch", fetch).display().to_string();
+    let su = format!("su - -s /bin/sh -c 'sh {fetch}'");
+    let sudo = format!("sudo -n -i sh {fetch}");
+    let run = format!("systemd-run -q --wait --pipe -p DefaultDependencies=no sh {fetch}");
+    let deny = "mode: enforce\nrules:\n  - deny: github.com\n";
+    let no_bus = format!("{deny}  - deny: unix:/run/dbus/system_bus_socket\n");
+    let no_systemd = format!("{no_bus}  - deny: unix:/run/systemd/private\n");
+    let guarded = [
+        ("su", deny, "--no-contain", &su),
+        ("su contained", deny, "--contain", &su),
+        ("sudo", deny, "--no-contain", &sudo),
+        ("su by rule", &no_bus, "--no-contain", &su),
+        ("su by rule contained", &no_bus, "--contain", &su),
+        ("systemd-run", deny, "--no-contain", &run),
+        ("systemd-run by rule", &no_systemd, "--no-contain", &run),
+    ];
+    let mut script = "systemctl start systemd-logind.service\n".to_owned();
+    for (name, command) in [("su", &su), ("sudo", &sudo), ("systemd-run", &run)] {
+        script += &format!("echo '[bare {name}]'; {command}\n");
+    }
+    let mut reports = std::collections::BTreeMap::new();
+    for (name, policy, held, command) in guarded {
+        let line = world.guard().policy(policy).arg("-q").arg(held).line();
+        let at = line.iter().position(|word| word == "--report").unwrap();
+        reports.insert(name, line[at + 1].clone());
+        let line = line.join(" ");
+        script += &format!("echo '[{name}]'; {line} {command} || true\n");
+    }
+    script += "echo '[end]'\n";
+    let ended = world
+        .boot(Cgroups::Unified, Bus::Answers, &script)
+        .succeeds();
+    for name in ["su", "sudo", "systemd-run"] {
+        let bare = part(&ended, &format!("bare {name}"));
+        assert!(bare.contains("hello from github"), "{name}: {ended:?}");
+    }
+    let report = |name: &str| -> Report {
+        let text =
+            std::fs::read(&reports[name]).unwrap_or_else(|e| panic!("{name}: {e}: {ended:?}"));
+        serde_json::from_slice(&text).unwrap()
+    };
+    let contacts = |report: &Report, path: &str, verdict| {
+        let mut all = report.delegates.iter();
+        all.any(|one| one.path == path && one.verdict == verdict && one.subject.is_some())
+    };
+    let bus = "/run/dbus/system_bus_socket";
+    for (name, held) in [
+        ("su", Held::Loosely),
+        ("sudo", Held::Loosely),
+        ("su contained", Held::Contained),
+    ] {
+        let said = part(&ended, name);
+        assert!(
+            said.contains("session-") && said.contains("hello"),
+            "{said}"
+        );
+        let report = report(name);
+        let left = |it: &&blackstart_core::report::Finding| {
+            it.kind == "left_cgroup" && !it.subjects.is_empty() && it.title.starts_with("curl ")
+        };
+        assert!(report.findings.iter().any(|it| left(&it)), "{report:#?}");
+        assert!(
+            report
+                .coverage
+                .gaps
+                .iter()
+                .any(|gap| gap.kind == "left_cgroup")
+        );
+        // And by whom.
+        assert!(contacts(&report, bus, Verdict::Allow), "{report:#?}");
+        login.worked_outside().is(Becomes::Recorded, held);
+    }
+    for (name, held) in [
+        ("su by rule", Held::Loosely),
+        ("su by rule contained", Held::Contained),
+    ] {
+        let said = part(&ended, name);
+        assert!(
+            said.ends_with("refused") && !said.contains("session-"),
+            "{said}"
+        );
+        assert!(contacts(&report(name), bus, Verdict::Deny));
+        kept.worked_outside().is(Becomes::Refused, held);
+    }
+    assert!(part(&ended, "systemd-run").contains("hello from github"));
+    let asked = report("systemd-run");
+    let by = [bus, "/run/systemd/private"];
+    assert!(
+        by.iter().any(|path| contacts(&asked, path, Verdict::Allow)),
+        "{:#?}",
+        asked.delegates
+    );
+    ran.worked_outside().is(Becomes::Recorded, Held::Loosely);
+    let said = part(&ended, "systemd-run by rule");
+    assert!(!said.contains("hello"), "{said}");
+    kept_from
+        .worked_outside()
+        .is(Becomes::Refused, Held::Loosely);
 }

@@ -1,6 +1,6 @@
 //! The terminal is the command's: keys, job control, exit codes.
 
-use blackstart_lab::{Terminal, World, Zone};
+use blackstart_lab::{Terminal, World, Zone, case};
 
 /// A shell on a terminal, in the world; the guard's command line is `$G`, and `$C` with `--contain`.
 fn shell(world: &World) -> Terminal {
@@ -261,23 +261,27 @@ fn sudo_keeps_the_terminal_and_the_exit_code() {
 
 #[test]
 fn another_user_by_sudo_is_still_of_the_run() {
+    let shown = case!(39, "sudo");
     let world = World::new("sudo_user");
     let github = world.node("github");
     github.http();
     world.dns(Zone::new().host("github.com", &github));
+    let fetch = [
+        "sudo",
+        "-n",
+        "-u",
+        "nobody",
+        "curl",
+        "-sS",
+        "http://github.com/",
+    ];
+    shown.outside(&world.run(&fetch));
     let run = world
         .guard()
         .policy("mode: enforce\nrules:\n  - deny: github.com\n")
-        .run(&[
-            "sudo",
-            "-n",
-            "-u",
-            "nobody",
-            "curl",
-            "-sS",
-            "http://github.com/",
-        ])
+        .run(&fetch)
         .exits(6);
+    shown.refused(&run);
     let chain = run.chain(run.lookups("github.com")[0].subject);
     assert!(
         chain[0].starts_with("curl ") && chain[1].starts_with("sudo -n"),

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use blackstart_core::report::{Outcome, Verdict};
 use blackstart_lab::node::git_repository;
-use blackstart_lab::{Guard, Guarded, World, Zone};
+use blackstart_lab::{Guard, Guarded, World, Zone, case};
 
 /// Both ways of guarding a tool that reaches for nothing but `name`.
 fn guards<'w>(world: &'w World, name: &str) -> [Guard<'w>; 2] {
@@ -40,18 +40,22 @@ fn reached(run: &Guarded, name: &str, port: u16, tool: &str) {
 
 #[test]
 fn git_clone() {
+    let shown = case!(31, "git's own protocol");
     let world = World::new("git_clone");
     let forge = world.node("forge");
     let repositories = git_repository(&world, "tool", "README", "a tool\n");
     forge.git_daemon(&repositories);
     forge.files_https(&repositories, &world.authority(), &["git.example"]);
     world.dns(Zone::new().host("git.example", &forge));
+    let bare = ["git", "clone", "-q", "git://git.example/tool.git", "bare"];
+    shown.outside(&world.run(&bare));
     for (turn, guard) in guards(&world, "git.example").into_iter().enumerate() {
         let to = format!("one{turn}");
         let run = guard
             .run(&["git", "clone", "-q", "git://git.example/tool.git", &to])
             .exits(0);
         reached(&run, "git.example", 9418, "git clone");
+        shown.recorded(&run);
     }
     for (turn, guard) in guards(&world, "git.example").into_iter().enumerate() {
         let to = format!("two{turn}");

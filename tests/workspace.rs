@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use blackstart_lab::cases::{CASES, Outcome, document};
+use blackstart_lab::cases::CASES;
+use blackstart_lab::coverage::{self, lacks, parse};
 use blackstart_lab::program;
 use blackstart_lab::workspace::{metadata, root};
 
@@ -96,39 +97,58 @@ fn only_the_kernel_crate_uses_bpf_or_unsafe() {
     }
 }
 
+/// The table is made from what the tests say while they run (`blackstart-coverage`); that they still can is seen without a run.
 #[test]
 fn each_case_is_there_once_and_its_tests_exist() {
     let numbers: BTreeSet<_> = CASES.iter().map(|case| case.number).collect();
     assert!(numbers.iter().copied().eq(1..=70), "{numbers:?}");
     for case in &CASES {
-        assert_eq!(
-            case.shown_by.is_empty(),
-            case.outcome == Outcome::NotTested,
-            "case {} has an outcome without a test, or a test without an outcome",
-            case.number
-        );
-        for (file, test) in case.shown_by {
-            let text = fs::read_to_string(root().join(file))
-                .unwrap_or_else(|error| panic!("{file}, of case {}: {error}", case.number));
-            // A property test has what it is about as arguments.
-            let begins = format!("fn {test}(");
-            let found = text
-                .lines()
-                .any(|line| line.trim_start().starts_with(&begins));
-            assert!(found, "{file} has no test {test}, of case {}", case.number);
+        for (file, test) in case.besides {
+            assert!(
+                function(file, test).is_some(),
+                "{file} has no test {test}, of case {}",
+                case.number
+            );
         }
     }
-    let path = root().join("docs/coverage.md");
-    if std::env::var_os("UPDATE_REFERENCES").is_some() {
-        fs::write(&path, document()).expect("write docs/coverage.md");
-    }
-    let there = fs::read_to_string(&path).unwrap_or_default();
+    let document = fs::read_to_string(root().join("docs/coverage.md")).unwrap();
+    let table = parse(&document).unwrap();
+    assert_eq!(lacks(&table), Vec::<String>::new());
     assert_eq!(
-        there,
-        document(),
-        "docs/coverage.md is not what tests/lab/cases.rs makes: \
-         UPDATE_REFERENCES=1 cargo test -p blackstart-lab --test workspace"
+        document,
+        coverage::document(&table),
+        "docs/coverage.md is made by `make coverage`, and by nobody else"
     );
+    for ((case, how), row) in &table {
+        for test in &row.tests {
+            let (file, name) = test.rsplit_once("::").unwrap();
+            // A module of a test's file may have a name of its own.
+            let file = format!("tests/{file}.rs");
+            let text = function(&file, name);
+            let text = text.unwrap_or_else(|| panic!("{file} has no {name}, of case {case}"));
+            let text: String = text.split_whitespace().collect();
+            let declares = |end| text.contains(&format!("case!({case}{end}"));
+            assert!(
+                declares(',') || declares(')'),
+                "{file}, {name}: it says nothing of case {case} {how}"
+            );
+        }
+    }
+}
+
+/// The text of a function in a file of the workspace, from its name on to the next that begins as it does.
+fn function(file: &str, name: &str) -> Option<String> {
+    let text = fs::read_to_string(root().join(file)).ok()?;
+    // A property test has what it is about as arguments.
+    let begins = format!("fn {name}(");
+    let mut lines = text.lines();
+    let first = lines.find(|line| {
+        let line = line.trim_start();
+        line.starts_with(&begins) || line.ends_with("{") && line.contains(&format!(" {begins}"))
+    })?;
+    let indent = first.len() - first.trim_start().len();
+    let body = lines.take_while(|line| *line != format!("{:indent$}}}", ""));
+    Some(body.collect::<Vec<_>>().join("\n"))
 }
 
 #[test]

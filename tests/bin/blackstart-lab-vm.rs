@@ -11,10 +11,14 @@
 
 #[path = "vm/client.rs"]
 mod client;
+#[path = "vm/daemons.rs"]
+mod daemons;
 #[path = "vm/guarded.rs"]
 mod guarded;
 #[path = "vm/gust.rs"]
 mod gust;
+#[path = "vm/orphans.rs"]
+mod orphans;
 #[path = "vm/servers.rs"]
 mod servers;
 #[path = "vm/stories.rs"]
@@ -31,6 +35,7 @@ fn main() -> ExitCode {
         ["lookup", name] => client::lookup(name),
         ["connect", host, port] => client::connect(host, port),
         ["claim", way, address, port, name] => client::claim(way, address, port, name),
+        ["unix", path] => client::unix(path),
         ["datagram", address, port] => client::datagram(address, port),
         ["storm", seconds] => gust::storm(seconds),
         ["gust", way, kind, number, seconds] => gust::gust(way, kind, number, seconds),

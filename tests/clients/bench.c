@@ -6,6 +6,9 @@
  *   tcp ADDRESS PORT N         N connections, ended by the server: p50 of connect(), failures
  *   udp ADDRESS PORT N         N sockets: p50 of connect(), mean of a socket's whole life, failures
  *   send ADDRESS PORT MS       one connection, written to for MS: bytes, nanoseconds
+ *   pages ADDRESS PORT NAME N OCTETS
+ *                              N requests of HTTP for a page of OCTETS from NAME, fifty on one connection: p50 of one,
+ *                              failures
  *   fresh SERVER SUFFIX FROM N PORT
  *                              N times: look nI.SUFFIX up, connect to its address at once:
  *                              connected, refused, other errors, lookups without an address
@@ -31,6 +34,7 @@
  *
  *   bench close PORT           accept and close
  *   bench sink PORT            accept, read to the end, close
+ *   bench pages PORT           serve pages, of as many octets as their name says, until the client goes
  *   bench some ADDRESS PORT TIMES TAG
  *                              connect so often
  */
@@ -365,6 +369,114 @@ static void do_forks(char **word)
 	printf("%lu\n", (now() - began) / n);
 }
 
+enum { HEAD_MAX = 1024, REQUESTS = 50 };
+
+/* A head, up to its empty line, which is its end: nobody sends more than was asked for. */
+static int head(int fd, char *text)
+{
+	size_t got = 0;
+
+	while (got < HEAD_MAX - 1) {
+		ssize_t n = read(fd, text + got, 1);
+
+		if (n <= 0)
+			return -1;
+		text[++got] = 0;
+		if (got >= 4 && !strcmp(text + got - 4, "\r\n\r\n"))
+			return 0;
+	}
+	return -1;
+}
+
+/* One request and the whole of its answer. */
+static int page(int fd, const char *name, long octets)
+{
+	static char text[HEAD_MAX], block[1 << 16];
+	int length = snprintf(text, sizeof(text), "GET /%ld HTTP/1.1\r\nHost: %s\r\n\r\n", octets, name);
+
+	if (write(fd, text, length) != length || head(fd, text) || strncmp(text, "HTTP/1.1 200 ", 13))
+		return -1;
+	while (octets > 0) {
+		ssize_t n = read(fd, block, octets < (long)sizeof(block) ? octets : (long)sizeof(block));
+
+		if (n <= 0)
+			return -1;
+		octets -= n;
+	}
+	return 0;
+}
+
+static void do_pages(char **word)
+{
+	struct sockaddr_in to = at(word[1], atoi(word[2]));
+	long n = atol(word[4]), octets = atol(word[5]), failures = 0;
+	uint64_t *samples = calloc(n, sizeof(*samples));
+	int fd = -1;
+
+	for (long i = 0; i < n; i++) {
+		uint64_t began;
+
+		if (i % REQUESTS == 0 || fd < 0) {
+			close(fd);
+			fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+			setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patient, sizeof(patient));
+			if (reach(fd, &to)) {
+				close(fd);
+				fd = -1;
+				failures++;
+				continue;
+			}
+		}
+		began = now();
+		if (page(fd, word[3], octets)) {
+			close(fd);
+			fd = -1;
+			failures++;
+		}
+		samples[i] = now() - began;
+	}
+	close(fd);
+	printf("%lu %ld\n", p50(samples, n), failures);
+	free(samples);
+}
+
+/* A process for each connection: they stay. */
+static _Noreturn void serve_pages(int port)
+{
+	static char text[HEAD_MAX], block[1 << 16];
+	struct sockaddr_in here = at("0.0.0.0", port);
+	int yes = 1, listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	signal(SIGCHLD, SIG_IGN);
+	setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof(yes));
+	if (bind(listener, (struct sockaddr *)&here, sizeof(here)) || listen(listener, 4096))
+		die("listen");
+	for (;;) {
+		int fd = accept(listener, 0, 0);
+
+		if (fd < 0 || fork()) {
+			close(fd);
+			continue;
+		}
+		close(listener);
+		while (!head(fd, text)) {
+			long octets = atol(text + strlen("GET /"));
+			int length = snprintf(text, sizeof(text), "HTTP/1.1 200 OK\r\nContent-Length: %ld\r\n\r\n", octets);
+
+			if (write(fd, text, length) != length)
+				_exit(0);
+			while (octets > 0) {
+				ssize_t n = write(fd, block, octets < (long)sizeof(block) ? octets : (long)sizeof(block));
+
+				if (n <= 0)
+					_exit(0);
+				octets -= n;
+			}
+		}
+		_exit(0);
+	}
+}
+
 /* One connection, read to its end. 0, or the errno. */
 static int connects(const struct sockaddr_in *to)
 {
@@ -453,6 +565,7 @@ static const struct order {
 	{ "send", do_send, 4, 0 },     { "fresh", do_fresh, 6, 3 },   { "spread", do_spread, 3, 1 },
 	{ "spawn", do_spawn, 6, 1 },   { "tool", do_tool, 3, 0 },     { "swapped", do_swapped, 3, 0 },
 	{ "storm", do_storm, 9, 0 },   { "forks", do_forks, 2, 0 },
+	{ "pages", do_pages, 6, 0 },
 };
 
 static const struct order *understood(char **word, int n)
@@ -492,6 +605,8 @@ int main(int argc, char **argv)
 		serve(atoi(argv[2]), 0);
 	if (argc == 3 && !strcmp(argv[1], "sink"))
 		serve(atoi(argv[2]), 1);
+	if (argc == 3 && !strcmp(argv[1], "pages"))
+		serve_pages(atoi(argv[2]));
 	if (argc == 6 && !strcmp(argv[1], "some"))
 		return some(argv);
 	setvbuf(stdout, 0, _IOLBF, 0);

@@ -17,6 +17,19 @@ pub fn reach(way: &str, address: impl ToString, port: u16) -> Vec<String> {
     ]
 }
 
+/// The command that does so in a way that hardly any tool takes, past an address that is allowed (see `clients/odd.py`).
+pub fn odd(way: &str, address: impl ToString, port: u16, allowed: impl ToString) -> Vec<String> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/odd.py");
+    vec![
+        "/usr/bin/python3".to_owned(),
+        script.display().to_string(),
+        way.to_owned(),
+        address.to_string(),
+        port.to_string(),
+        allowed.to_string(),
+    ]
+}
+
 /// The command that says whom a connection is for (see `clients/claim.py`).
 pub fn claim(way: &str, address: impl ToString, port: u16, names: &[&str]) -> Vec<String> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/claim.py");
@@ -63,8 +76,17 @@ pub fn attached_programs(cgroup: &Path) -> Vec<String> {
 
 /// Build the client that tries ways around a guard (see `clients/escape.c`).
 pub fn escape(world: &World) -> String {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/escape.c");
-    let program = world.dir().join("escape");
+    build(world, "escape")
+}
+
+/// Build what holds other people's BPF programs (see `clients/foreign.c`).
+pub fn foreign(world: &World) -> String {
+    build(world, "foreign")
+}
+
+fn build(world: &World, name: &str) -> String {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("clients/{name}.c"));
+    let program = world.dir().join(name);
     let status = Command::new("gcc")
         .args(["-O1", "-o"])
         .args([&program, &source])

@@ -20,6 +20,19 @@ use crate::node::Node;
 /// No chain in a test is longer; a loop of CNAMEs ends here.
 const LONGEST_CHAIN: usize = 16;
 
+/// What a server that is no name server of the lab answers to a query without extensions: this address, if one is asked for.
+pub fn plain_answer(query: &[u8], address: Ipv4Addr) -> Vec<u8> {
+    let mut answer = query.to_vec();
+    answer[2] |= 0x80;
+    // The type stands before the class, at the end.
+    if query.ends_with(&[0, 1, 0, 1]) {
+        answer[7] = 1;
+        answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4]);
+        answer.extend(address.octets());
+    }
+    answer
+}
+
 /// What a name server knows. A name that is not in it does not exist (NXDOMAIN); one that is, but not
 /// with the type asked for, has an empty answer.
 #[derive(Debug, Clone, Default)]

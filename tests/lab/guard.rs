@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use crate::child::{Ended, Running};
 use crate::node::Node;
+use crate::shown::{Held, Judged, policy_of};
 use crate::world::World;
 
 static GUARDS: AtomicU32 = AtomicU32::new(0);
@@ -30,6 +31,7 @@ pub struct Guard<'w> {
 pub struct Guarding {
     running: Running,
     report: PathBuf,
+    held: Held,
 }
 
 /// A guarded run that has ended.
@@ -39,6 +41,21 @@ pub struct Guarded {
     pub ended: Ended,
     /// The report, unless there was none.
     pub report: Option<Report>,
+    held: Held,
+}
+
+impl Judged for Guarded {
+    fn code(&self) -> i32 {
+        self.ended.code
+    }
+
+    fn report(&self) -> Option<&Report> {
+        self.report.as_ref()
+    }
+
+    fn held(&self) -> Held {
+        self.held
+    }
 }
 
 impl<'w> Guard<'w> {
@@ -103,10 +120,11 @@ impl<'w> Guard<'w> {
         let mut line = self.through.clone();
         line.extend(self.line());
         line.extend(command.iter().map(|argument| argument.as_ref().to_owned()));
-        let report = self.report.clone();
+        let (report, held) = (self.report.clone(), self.held());
         Guarding {
             running: self.launch(&line),
             report,
+            held,
         }
     }
 
@@ -120,6 +138,7 @@ impl<'w> Guard<'w> {
         let mut guarding = Guarding {
             running: self.launch(&line),
             report,
+            held: Held::Loosely,
         };
         guarding
             .running
@@ -164,6 +183,14 @@ impl<'w> Guard<'w> {
         state(self.world)
     }
 
+    fn held(&self) -> Held {
+        let files = self.arguments.iter();
+        let files = files.filter_map(|one| one.strip_prefix("--policy="));
+        let mut policy: String = files.map(|file| policy_of(file.as_ref())).collect();
+        policy.extend(self.policy.as_deref());
+        Held::by(&self.arguments, &policy)
+    }
+
     fn launch(&self, line: &[String]) -> Running {
         let mut command = self.node.command(line);
         command.env("BLACKSTART_STATE", self.state());
@@ -194,7 +221,11 @@ impl Guarding {
             books_balance(&report);
             report
         });
-        Guarded { ended, report }
+        Guarded {
+            ended,
+            report,
+            held: self.held,
+        }
     }
 }
 

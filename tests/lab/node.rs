@@ -256,6 +256,23 @@ impl Node {
         Web::hello(self, port, None)
     }
 
+    /// The same, by a server that takes data with the first packet (TCP Fast Open): who has been there once has a cookie,
+    /// and needs to wait for no handshake.
+    pub fn http_fast_open(&self, port: u16) {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/fast_open.py");
+        self.inside(|| std::fs::write("/proc/sys/net/ipv4/tcp_fastopen", "3"))
+            .expect("have the machine take data with a first packet");
+        self.serve(
+            port,
+            &[
+                "/usr/bin/python3",
+                &script.display().to_string(),
+                self.name(),
+                &port.to_string(),
+            ],
+        );
+    }
+
     /// The same with TLS on port 443, under these names.
     pub fn https(&self, authority: &Authority, names: &[&str]) -> Web {
         Web::hello(self, 443, Some(authority.acceptor(names)))
@@ -322,6 +339,51 @@ impl Node {
                 }
             });
         }
+    }
+
+    /// A server of names over TLS on port 853 (RFC 7858) that answers each query with what `answer` makes of it.
+    pub fn names_over_tls(
+        &self,
+        authority: &Authority,
+        names: &[&str],
+        answer: impl Fn(&[u8]) -> Vec<u8> + Send + Sync + 'static,
+    ) {
+        let (listener, acceptor) = (self.listen(853), authority.acceptor(names));
+        let answer = Arc::new(answer);
+        self.spawn(async move {
+            let listener =
+                tokio::net::TcpListener::from_std(listener).expect("take the listener over");
+            while let Ok((stream, _)) = listener.accept().await {
+                let (acceptor, answer) = (acceptor.clone(), Arc::clone(&answer));
+                tokio::spawn(async move {
+                    let Ok(mut stream) = acceptor.accept(stream).await else {
+                        return;
+                    };
+                    while let Ok(length) = stream.read_u16().await {
+                        let mut query = vec![0; usize::from(length)];
+                        if stream.read_exact(&mut query).await.is_err() {
+                            break;
+                        }
+                        let answer = answer(&query);
+                        let length = u16::try_from(answer.len()).expect("a short answer");
+                        let both = [&length.to_be_bytes()[..], &answer].concat();
+                        if stream.write_all(&both).await.is_err() {
+                            break;
+                        }
+                    }
+                });
+            }
+        });
+    }
+
+    /// The same over HTTPS on port 443 (RFC 8484), whatever the path is.
+    pub fn names_over_https(
+        &self,
+        authority: &Authority,
+        names: &[&str],
+        answer: impl Fn(&[u8]) -> Vec<u8> + Clone + Send + Sync + 'static,
+    ) -> Web {
+        Web::names(self, 443, answer, Some(authority.acceptor(names)))
     }
 
     /// A `git daemon` for the repositories below `dir`.

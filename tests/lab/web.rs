@@ -48,6 +48,20 @@ impl Web {
         )
     }
 
+    /// Answers a query for a name that is posted.
+    pub(crate) fn names(
+        node: &Node,
+        port: u16,
+        answer: impl Fn(&[u8]) -> Vec<u8> + Clone + Send + Sync + 'static,
+        tls: Option<TlsAcceptor>,
+    ) -> Self {
+        let router = Router::new().fallback(move |query: axum::body::Bytes| {
+            let kind = [("content-type", "application/dns-message")];
+            std::future::ready((kind, answer(&query)))
+        });
+        Self::start(node, port, router, tls)
+    }
+
     /// Takes whatever is posted. It answers with these codes, the last one for good; none of them is sent for 0: the
     /// client waits.
     pub(crate) fn sink(node: &Node, port: u16, codes: &[u16], tls: Option<TlsAcceptor>) -> Self {

@@ -2,6 +2,7 @@
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs as _, UdpSocket};
+use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -69,6 +70,15 @@ fn hello(name: &str) -> Vec<u8> {
     .concat();
     let handshake = [&[1][..], &with_length(3, &body)].concat();
     [&[22, 3, 1][..], &with_length(2, &handshake)].concat()
+}
+
+/// Connect to a unix socket, and print what the daemon says.
+pub(crate) fn unix(path: &str) -> ExitCode {
+    told(|| {
+        let mut said = String::new();
+        UnixStream::connect(path)?.read_to_string(&mut said)?;
+        Ok(said)
+    })
 }
 
 /// Send a datagram on a socket that is not connected.

@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use blackstart_core::report::{Flow, Name, Report, Verdict};
+use blackstart_lab::Held;
+use blackstart_lab::shown::Judged;
 use rustix::process::{Pid, Signal};
 
 /// No command of a story takes longer in an emulated machine; one that does is killed, and the story fails.
@@ -22,6 +24,7 @@ pub(crate) struct Running {
     began: Instant,
     what: String,
     files: PathBuf,
+    held: Held,
 }
 
 /// A command that has ended.
@@ -33,11 +36,26 @@ pub(crate) struct Ended {
     pub(crate) stderr: String,
     pub(crate) took: Duration,
     report: Option<Report>,
+    held: Held,
+}
+
+impl Judged for Ended {
+    fn code(&self) -> i32 {
+        self.code
+    }
+
+    fn report(&self) -> Option<&Report> {
+        self.report.as_ref()
+    }
+
+    fn held(&self) -> Held {
+        self.held
+    }
 }
 
 /// Run a command to its end, unguarded.
 pub(crate) fn bare(line: &[&str]) -> Ended {
-    Running::start(line, &[]).wait()
+    Running::start(line, None).wait()
 }
 
 /// Run a command under `blackstart run`, with these flags and, if not empty, this policy.
@@ -47,17 +65,49 @@ pub(crate) fn run(flags: &[&str], policy: &str, command: &[&str]) -> Ended {
 
 /// Start a command under `blackstart run`.
 pub(crate) fn start(flags: &[&str], policy: &str, command: &[&str]) -> Running {
-    let mut line = vec!["blackstart", "run"];
-    line.extend(flags);
-    let mut more = Vec::new();
-    if !policy.is_empty() {
-        let file = new_path("policy").with_extension("yaml");
-        let text = format!("apiVersion: blackstart.dev/v1\nkind: Policy\n{policy}");
-        fs::write(&file, text).expect("write a policy");
-        more.push(format!("--policy={}", file.display()));
+    let line = [&["blackstart", "run"], flags].concat();
+    let running = match policy {
+        "" => Running::start(&line, Some(command)),
+        policy => with_policy(&line, policy, command),
+    };
+    let flags: Vec<String> = flags.iter().map(|&flag| flag.to_owned()).collect();
+    Running {
+        held: Held::by(&flags, policy),
+        ..running
     }
-    line.extend(more.iter().map(String::as_str));
-    Running::start(&line, command)
+}
+
+/// The same in a cgroup that is there: the guard's own, not the run's.
+pub(crate) fn start_within(cgroup: &Path, policy: &str, command: &[&str]) -> Running {
+    let enter = format!("echo $$ >{}/cgroup.procs; exec \"$@\"", cgroup.display());
+    let line = ["sh", "-ec", &enter, "sh", "blackstart", "run"];
+    with_policy(&line, policy, command)
+}
+
+fn with_policy(line: &[&str], policy: &str, command: &[&str]) -> Running {
+    let file = new_path("policy").with_extension("yaml");
+    let text = format!("apiVersion: blackstart.dev/v1\nkind: Policy\n{policy}");
+    fs::write(&file, text).expect("write a policy");
+    let file = format!("--policy={}", file.display());
+    Running::start(&[line, &[&file]].concat(), Some(command))
+}
+
+/// Attach to a cgroup with this policy, and wait until that is done.
+pub(crate) fn attach(cgroup: &Path, policy: &str) -> Running {
+    let cgroup = cgroup.display().to_string();
+    // In the place of a command's: nothing is run.
+    let line = ["blackstart", "attach", "--cgroup", &cgroup];
+    let attached = with_policy(&line, policy, &[]);
+    let began = Instant::now();
+    while !attached.warnings().contains("blackstart: attached to ") {
+        assert!(
+            began.elapsed() < DEADLINE,
+            "not attached: {}",
+            attached.warnings()
+        );
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    attached
 }
 
 fn new_path(what: &str) -> PathBuf {
@@ -66,17 +116,20 @@ fn new_path(what: &str) -> PathBuf {
 }
 
 impl Running {
-    /// With a guarded command, its report is asked for.
-    fn start(line: &[&str], guarded: &[&str]) -> Self {
+    /// Of a guard the report is asked for; behind it comes its command, if it has one.
+    fn start(line: &[&str], guarded: Option<&[&str]>) -> Self {
         let files = new_path("command");
         let create = |ending| {
             File::create(files.with_extension(ending)).expect("make a file for the output")
         };
         let mut command = Command::new(line[0]);
         command.args(&line[1..]);
+        if guarded.is_some() {
+            command.arg("--report").arg(files.with_extension("json"));
+        }
+        let guarded = guarded.unwrap_or_default();
         if !guarded.is_empty() {
-            let report = files.with_extension("json");
-            command.arg("--report").arg(report).arg("--").args(guarded);
+            command.arg("--").args(guarded);
         }
         let child = command
             .stdout(create("out"))
@@ -88,11 +141,23 @@ impl Running {
             began: Instant::now(),
             what: [line, guarded].concat().join(" "),
             files,
+            held: Held::Loosely,
         }
     }
 
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// What it has written to stderr so far.
+    pub(crate) fn warnings(&self) -> String {
+        fs::read_to_string(self.files.with_extension("err")).unwrap_or_default()
+    }
+
+    /// Ask it to end.
+    pub(crate) fn end(&self) {
+        rustix::process::kill_process(Pid::from_child(&self.child), Signal::TERM)
+            .expect("ask a running command to end");
     }
 
     pub(crate) fn kill(&self) {
@@ -128,6 +193,7 @@ impl Running {
             took,
             report: serde_json::from_str(&read("json")).ok(),
             what: self.what,
+            held: self.held,
         };
         assert!(took < deadline, "killed, for it did not end: {ended}");
         ended

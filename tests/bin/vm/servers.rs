@@ -2,6 +2,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, Ipv6Addr, TcpListener, TcpStream, UdpSocket};
+use std::os::unix::net::UnixListener;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use blackstart_lab::{Zone, dns};
@@ -18,6 +19,8 @@ pub(crate) const GITHUB: (Ipv4Addr, Ipv6Addr) = addresses(20);
 pub(crate) const FORBIDDEN: (Ipv4Addr, Ipv6Addr) = addresses(200);
 /// Where the TCP server listens, on every address.
 pub(crate) const PORT: u16 = 7007;
+/// Where a daemon takes connections by a path.
+pub(crate) const DAEMON: &str = "/run/daemon.sock";
 /// Where a storm's TCP server waits to be told whom a connection is for.
 pub(crate) const CLAIMS: u16 = 7443;
 
@@ -54,6 +57,12 @@ pub(crate) fn start() {
     let greeter = TcpListener::bind((Ipv6Addr::UNSPECIFIED, PORT)).expect("bind the TCP server");
     std::thread::spawn(move || {
         for mut client in greeter.incoming().flatten() {
+            let _ = client.write_all(b"hello");
+        }
+    });
+    let daemon = UnixListener::bind(DAEMON).expect("bind the daemon's socket");
+    std::thread::spawn(move || {
+        for mut client in daemon.incoming().flatten() {
             let _ = client.write_all(b"hello");
         }
     });

@@ -12,12 +12,17 @@ use blackstart_core::report::{
     Applied, Finding, Gap, Guarded, HighestFrom, Outcome, Report, STANDING_GAPS, Verdict,
 };
 
+use blackstart_lab::shown::Judged as _;
+use blackstart_lab::{Becomes, case};
+
+use crate::daemons::{attached, daemon_s_socket};
 use crate::guarded::{Ended, bare, left_behind, run, start};
+use crate::orphans::{killed_supervisor, supervisor_out_of_memory};
 use crate::servers::{FORBIDDEN, GITHUB, MIRROR, PORT, RESOLVER};
 
 pub(crate) const LAB: &str = "/bin/blackstart-lab-vm";
 
-const POLICY: &str = "mode: enforce\n\
+pub(crate) const POLICY: &str = "mode: enforce\n\
     rules:\n  - deny: github.com\n  - deny: 198.51.100.128/25\n  - deny: 2001:db8::80/121\n";
 
 /// "At once", in a slow emulated machine. A resolver that gets no answer takes 5 s or more, a TCP connect minutes.
@@ -27,14 +32,6 @@ const AT_ONCE: Duration = Duration::from_millis(1500);
 const HUNGRY: &str = "dd if=/dev/zero of=/dev/null bs=200M count=1 2>/dev/null; echo memory $?";
 const MEMORY: &str = "mode: enforce\nlimits: { memory: 32MiB }\n";
 const MEMORY_OBSERVED: &str = "limits: { memory: 32MiB }\n";
-
-/// Goes on looking both names up until it is told to stop, and counts what came of it.
-const LOOKER: &str = "good=0; bad=0; leaks=0\n\
-    until [ -e /tmp/stop ]; do\n\
-      blackstart-lab-vm lookup mirror.internal >/tmp/looked && good=$((good+1)) || bad=$((bad+1))\n\
-      blackstart-lab-vm lookup github.com >/dev/null && leaks=$((leaks+1))\n\
-      echo \"good=$good bad=$bad leaks=$leaks\" >/tmp/counts.new; mv /tmp/counts.new /tmp/counts\n\
-    done";
 
 /// Plays one story after the other, whatever came of the last.
 #[derive(Default)]
@@ -106,7 +103,15 @@ pub(crate) fn where_enforce_works(gaps: &[&str]) -> ExitCode {
         nested_limit(gaps);
     });
     play.story("a clock that jumps changes nothing", clock_that_jumps);
+    play.story("a service that is there is seen, judged and left", attached);
+    play.story("a daemon's socket is refused by a rule, or that is", || {
+        daemon_s_socket(gaps);
+    });
     play.story("the guard holds without its supervisor", killed_supervisor);
+    play.story(
+        "the guard holds under load where its supervisor is out of memory",
+        supervisor_out_of_memory,
+    );
     play.story("nothing is left behind", || {
         assert_eq!(left_behind(), BTreeSet::new());
     });
@@ -140,7 +145,9 @@ pub(crate) fn where_enforce_refuses(gaps: &[&str]) -> ExitCode {
     );
     play.story("limits hold all the same", || memory_limit(MEMORY_OBSERVED));
     play.story("enforce refuses, and nothing ran", || {
+        let shown = case!(61, "a kernel that is too old");
         let refused = run(&[], POLICY, &["touch", "/tmp/it-ran"]).exits(125);
+        shown.refused_at_start(&refused);
         assert!(!Path::new("/tmp/it-ran").exists(), "{refused}");
         assert!(refused.stderr.contains("cannot enforce"), "{refused}");
         println!("{}", refused.stderr);
@@ -197,7 +204,9 @@ fn observe_records(gaps: &BTreeSet<String>) {
 }
 
 fn denied_name() {
+    let shown = case!(2);
     let command = [LAB, "connect", "github.com", &PORT.to_string()];
+    bare(&command).exits(0);
     let refused = run(&[], POLICY, &command)
         .fails()
         .judged("github.com", Verdict::Deny);
@@ -211,11 +220,14 @@ fn denied_name() {
             .all(|name| name.addresses.is_empty() && refused.argv(name.subject) == command),
         "{refused}"
     );
+    shown.worked_outside().refused(&refused);
 }
 
 fn denied_address() {
+    let (four, six, at_once_too) = (case!(25, "denied"), case!(27, "denied"), case!(64));
     for address in both(FORBIDDEN) {
         let port = PORT.to_string();
+        bare(&[LAB, "connect", &address, &port]).exits(0);
         let refused = run(&[], POLICY, &[LAB, "connect", &address, &port])
             .fails()
             .says("ConnectionRefused");
@@ -226,6 +238,9 @@ fn denied_address() {
             "{flows:?}"
         );
         assert_eq!(refused.argv(flows[0].subject)[1], "connect");
+        let shown = if address.contains(':') { &six } else { &four };
+        shown.worked_outside().refused(&refused);
+        at_once_too.worked_outside().refused(&refused);
         let refused = run(&[], POLICY, &[LAB, "datagram", &address, "9"])
             .fails()
             .says("ConnectionRefused");
@@ -234,6 +249,7 @@ fn denied_address() {
 }
 
 fn denied_claim() {
+    let (tls, http) = (case!(28, "the name in TLS"), case!(28, "the name in HTTP"));
     let policy = format!("inspect: [{PORT}]\n{POLICY}");
     let port = PORT.to_string();
     for address in both(MIRROR) {
@@ -245,6 +261,9 @@ fn denied_claim() {
                 let say: Vec<&str> = say.iter().map(String::as_str).collect();
                 run(&[], &policy, &say)
             };
+            let outside = say("github.com");
+            let outside: Vec<&str> = outside.iter().map(String::as_str).collect();
+            bare(&outside).exits(0);
             let refused = told("github.com").fails().says("PermissionDenied");
             at_once(&refused);
             let flows = refused.flows(address.parse::<IpAddr>().expect("an address"), PORT);
@@ -253,6 +272,8 @@ fn denied_claim() {
                     && one.name.as_deref() == Some("github.com")),
                 "{way}: {flows:?}"
             );
+            let shown = if way.starts_with("tls") { &tls } else { &http };
+            shown.worked_outside().refused(&refused);
             told("mirror.internal").exits(0).says("said");
         }
     }
@@ -272,6 +293,7 @@ fn allowed_passes(gaps: &BTreeSet<String>) {
 }
 
 fn allow_list() {
+    let shown = case!(11, "by an allow-list");
     let policy = "mode: enforce\ndefault: deny\nrules:\n  - allow: mirror.internal\n";
     let port = PORT.to_string();
     run(&[], policy, &[LAB, "connect", "mirror.internal", &port])
@@ -286,10 +308,13 @@ fn allow_list() {
             .fails()
             .says("ConnectionRefused");
         at_once(&refused);
+        bare(&[LAB, "connect", &address, &port]).exits(0);
+        shown.worked_outside().refused(&refused);
     }
 }
 
 fn lookups_over_tcp(gaps: &BTreeSet<String>) {
+    let shown = case!(3, "as the C library asks by `use-vc`");
     // What the resolver of the C library takes for `options use-vc`.
     let over_tcp = |line: &str| format!("RES_OPTIONS=use-vc {LAB} {line}");
     let lookup = over_tcp("lookup github.com");
@@ -305,6 +330,7 @@ fn lookups_over_tcp(gaps: &BTreeSet<String>) {
             .fails()
             .judged("github.com", Verdict::Deny);
         at_once(&refused);
+        shown.worked_outside().refused(&refused);
         let seen = run(&[], policy, &["sh", "-c", &connect])
             .exits(0)
             .says("hello")
@@ -323,16 +349,26 @@ fn contained() {
     let leave = "echo 0 >/sys/fs/cgroup/cgroup.procs";
     let mount = "mkdir -p /tmp/own && mount -t cgroup2 none /tmp/own && umount /tmp/own";
     let ping = "ping -c 1 -W 5 198.51.100.53";
-    for way in [leave, mount, ping] {
+    let (left_it, pinged_it) = (case!(40, "into another cgroup"), case!(32, "ping"));
+    for (way, shown) in [
+        (leave, Some(&left_it)),
+        (mount, None),
+        (ping, Some(&pinged_it)),
+    ] {
         bare(&["sh", "-c", way]).exits(0);
-        run(&[], policy, &["sh", "-c", way]).fails();
+        let refused = run(&[], policy, &["sh", "-c", way]).fails();
+        if let Some(shown) = shown {
+            shown.worked_outside().refused(&refused);
+        }
     }
     // Without, two of them are open to root; the third is refused for what it sends through.
     let left = run(&["--no-contain"], policy, &["sh", "-c", leave]).exits(0);
     assert!(finding(&left, "left_cgroup").starts_with("sh "));
+    left_it.recorded(&left);
     run(&["--no-contain"], policy, &["sh", "-c", mount]).exits(0);
     let pinged = run(&["--no-contain"], policy, &["sh", "-c", ping]).fails();
     assert!(finding(&pinged, "denied_socket").ends_with(" ICMP socket"));
+    pinged_it.refused(&pinged);
     // The command's own code, and its own signal.
     run(&[], policy, &["sh", "-c", "exit 7"]).exits(7);
     run(&[], policy, &["sh", "-c", "kill -TERM $$"]).exits(128 + 15);
@@ -426,6 +462,7 @@ fn processor_limit() {
 }
 
 fn time_limit() {
+    let shown = case!(67, "a time limit ends it");
     let script = "(setsid sleep 100 & echo $! >/tmp/daemon); sleep 101; echo not reached";
     let limits = "limits: { time: 3s, memory: 200MiB, cpu: 1, pids: 50 }\n";
     let limited = run(&[], limits, &["sh", "-c", script]).exits(124);
@@ -449,6 +486,7 @@ fn time_limit() {
     assert_eq!(cgroups(pid), cgroups("self"));
     assert_eq!(left_behind(), BTreeSet::new());
     bare(&["kill", "-9", pid]).exits(0);
+    shown.is(Becomes::Kept, limited.held());
 }
 
 /// cgroup2 lends nothing to a group below one that holds processes, and the outer run's does.
@@ -490,6 +528,7 @@ fn finding<'e>(run: &'e Ended, kind: &str) -> &'e str {
 
 /// The wall clock is set forth and back by a day while a run is on, which has little time.
 fn clock_that_jumps() {
+    let shown = case!(56);
     let policy = format!("{POLICY}lease: ttl\nlimits: {{ time: 30s }}\n");
     let looks =
         format!("{LAB} lookup mirror.internal || exit 3; {LAB} lookup github.com && exit 4");
@@ -513,50 +552,7 @@ fn clock_that_jumps() {
         queries(Verdict::Deny) >= 3 && queries(Verdict::Allow) >= 3,
         "{run}"
     );
-}
-
-fn killed_supervisor() {
-    let guard = start(&[], POLICY, &["sh", "-c", LOOKER]);
-    rounds(2);
-    guard.kill();
-    guard.wait().exits(128 + 9);
-    let counts = rounds(3);
-    assert!(
-        counts.contains(" bad=0 leaks=0"),
-        "lookups go on and denials hold: {counts}"
-    );
-    assert!(
-        !left_behind().is_empty(),
-        "an orphan that lives keeps its pins"
-    );
-    fs::write("/tmp/stop", "").expect("tell the looker to stop");
-    let began = Instant::now();
-    while !left_behind().is_empty() {
-        assert!(
-            began.elapsed() < Duration::from_secs(30),
-            "the next command sweeps: {:?}",
-            left_behind()
-        );
-        run(&[], "", &["true"]).exits(0);
-    }
-}
-
-/// Wait until the looker has made so many further rounds, and give its last counts.
-fn rounds(more: u32) -> String {
-    let read = || fs::read_to_string("/tmp/counts").unwrap_or_default();
-    let (began, mut last, mut seen) = (Instant::now(), read(), 0);
-    while seen < more {
-        assert!(
-            began.elapsed() < Duration::from_secs(40),
-            "the looker does not go on: {last}"
-        );
-        std::thread::sleep(Duration::from_millis(10));
-        let now = read();
-        if now != last {
-            (last, seen) = (now, seen + 1);
-        }
-    }
-    last
+    shown.is(Becomes::Kept, run.held());
 }
 
 /// A report as it must be on this kernel, whatever was done.

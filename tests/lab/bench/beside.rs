@@ -10,12 +10,14 @@ use super::bar::{Bar, Bound, Results};
 use super::client::Client;
 use super::kernel::{self, Cost, Statistics};
 use super::pairs::Pairs;
-use super::scene::{CLOSES, DENIED, KNOWN, Rules, Scene};
+use super::scene::{CLOSES, DENIED, KNOWN, PAGES, Rules, Scene};
 
 /// Connects, or forks, of one sample.
 const EACH: usize = 10_000;
 /// Pairs of samples, with a guard beside and without.
 const PAIRS: usize = 60;
+/// Octets of a page.
+const PAGE: usize = 64 << 10;
 /// What is called so is run for every process of the host.
 const FORK: &str = "sched_process_fork";
 
@@ -174,15 +176,16 @@ fn failures(scene: &Scene, results: &mut Results) {
     let (mut bare, mut guarded) = (scene.bare(), scene.guarded_by(Some(&policy)));
     let n = scene.count(20_000);
     let order = format!("tcp {} {CLOSES} {n}", scene.web());
+    let fetch = pages(scene, n);
     let (of_bare, of_guarded) = std::thread::scope(|scope| {
-        let deploy = scope.spawn(|| guarded.ask(&order)[1]);
-        let failed = traffic(scene, &mut bare, n);
+        let deploy = scope.spawn(|| guarded.ask(&order)[1] + guarded.ask(&fetch)[1]);
+        let failed = traffic(scene, &mut bare, n) + bare.ask(&fetch)[1];
         (failed, deploy.join().expect("the client answers"))
     });
     guarded.end();
     assert_eq!(
         of_guarded,
-        u64::try_from(n).expect("a count"),
+        2 * u64::try_from(n).expect("a count"),
         "what the guard denies is refused meanwhile"
     );
     results.add(
@@ -193,7 +196,8 @@ fn failures(scene: &Scene, results: &mut Results) {
             float(of_bare),
         )
         .note(format!(
-            "{n} lookups and {n} connects to what {n} guarded connects were refused"
+            "{n} lookups, {n} connects and {n} pages of {PAGE} octets on connections that stay, all of what a guarded \
+             process was refused as often"
         )),
     );
 }
@@ -204,34 +208,45 @@ fn traffic(scene: &Scene, client: &mut Client, n: usize) -> u64 {
     lookups + client.ask(&format!("tcp {} {CLOSES} {n}", scene.web()))[1]
 }
 
-/// How long a connect takes while a guarded run is there, and while none is.
+/// The order for so many pages, on connections that stay.
+fn pages(scene: &Scene, n: usize) -> String {
+    format!("pages {} {PAGES} {KNOWN} {n} {PAGE}", scene.web())
+}
+
+/// How long a connect takes, and a page, while a guarded run is there, and while none is.
 fn pace(scene: &Scene, results: &mut Results) {
-    let mut bare = scene.bare_beside();
-    let order = format!("tcp {} {CLOSES} {}", scene.web(), scene.count(EACH));
-    let mut sample = || float(bare.ask(&order)[0]) / 1_000.0;
-    sample();
-    let pairs = Pairs(
-        (0..scene.count(PAIRS))
-            .map(|turn| {
-                // Which of both comes first takes turns: the machine's own pace changes meanwhile.
-                let early = (turn % 2 == 0).then(&mut sample);
-                let guarded = scene.guarded(Rules::Live);
-                let beside = sample();
-                guarded.end();
-                (beside, early.unwrap_or_else(&mut sample))
-            })
-            .collect(),
-    );
-    results.add(
-        Bar::paired(
-            "traffic beside the guard: TCP connect p50, beside it / without",
-            "",
-            Bound::AtMost(1.03),
-            pairs.ratio(),
-            &pairs,
-        )
-        .note("µs"),
-    );
+    let each = scene.count(EACH);
+    let connects = format!("tcp {} {CLOSES} {each}", scene.web());
+    for (what, order) in [
+        ("TCP connect", connects),
+        ("page of 64 KiB", pages(scene, each)),
+    ] {
+        let mut bare = scene.bare_beside();
+        let mut sample = || float(bare.ask(&order)[0]) / 1_000.0;
+        sample();
+        let pairs = Pairs(
+            (0..scene.count(PAIRS))
+                .map(|turn| {
+                    // Which of both comes first takes turns: the machine's own pace changes meanwhile.
+                    let early = (turn % 2 == 0).then(&mut sample);
+                    let guarded = scene.guarded(Rules::Live);
+                    let beside = sample();
+                    guarded.end();
+                    (beside, early.unwrap_or_else(&mut sample))
+                })
+                .collect(),
+        );
+        results.add(
+            Bar::paired(
+                format!("traffic beside the guard: {what} p50, beside it / without"),
+                "",
+                Bound::AtMost(1.03),
+                pairs.ratio(),
+                &pairs,
+            )
+            .note("µs"),
+        );
+    }
 }
 
 #[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]

@@ -31,6 +31,9 @@ pub(super) const CLOSES: u16 = 8000;
 /// Accepts and reads to the end.
 pub(super) const READS: u16 = 8001;
 
+/// Serves pages on connections that stay, at a port that is inspected as a rule.
+pub(super) const PAGES: u16 = 8080;
+
 /// How much is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scale {
@@ -105,6 +108,7 @@ impl Scene {
         }
         let port = CLOSES.to_string();
         web.serve(CLOSES, &[&ONE_CPU[..], &[&client, "close", &port]].concat());
+        web.serve(PAGES, &[&client, "pages", &PAGES.to_string()]);
         web.serve(READS, &[&client, "sink", &READS.to_string()]);
         let settings = world.file("unbound.conf", &unbound(&resolver, &web));
         resolver.serve(
