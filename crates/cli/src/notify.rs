@@ -2,13 +2,15 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use blackstart_core::history::time_text;
-use blackstart_core::notify::{Sink, Target};
+use blackstart_core::notify::Target;
 use blackstart_core::report::{Parts, Report};
-use blackstart_notify::{Flushed, Patience};
+use blackstart_notify::{Flushed, Heard, Orders, Patience};
 
 use crate::FAILED;
 use crate::args::{Flush, NotifyTyped};
@@ -67,17 +69,23 @@ impl Telling {
 
     fn add_those_of_host(&mut self) {
         let named = std::env::var_os("BLACKSTART_NOTIFY").filter(|it| !it.is_empty());
-        let path = PathBuf::from(named.clone().unwrap_or_else(|| OF_HOST.into()));
-        let text = match blackstart_notify::text_of(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound && named.is_none() => return,
-            Err(error) => {
-                self.remarks.push(format!(
+        let path = PathBuf::from(named.unwrap_or_else(|| OF_HOST.into()));
+        let text = match list_at(&path) {
+            List::None => return,
+            List::Here => blackstart_notify::text_of(&path).map_err(|error| {
+                vec![format!(
                     "the targets in {} are not told: {error}",
                     path.display()
-                ));
-                return;
+                )]
+            }),
+            List::Elsewhere => {
+                let heard = written(&Orders::of_targets(&path), None, Inherits::OfCommand);
+                heard.text.ok_or(heard.warnings)
             }
+        };
+        let text = match text {
+            Ok(text) => text,
+            Err(why) => return self.remarks.extend(why),
         };
         let beside = path.parent().unwrap_or(Path::new("/"));
         for (number, line) in (1..).zip(text.lines()) {
@@ -96,14 +104,6 @@ impl Telling {
     }
 
     fn add(&mut self, target: Target) {
-        // It is read when something is sent; that it cannot be is told while somebody looks on.
-        if let Target::Otlp(Sink::UrlIn(path)) | Target::Alert(_, Sink::UrlIn(path)) = &target
-            && let Err(error) = blackstart_notify::text_of(path)
-        {
-            let path = path.display();
-            self.remarks
-                .push(format!("nothing can be sent to the URL in {path}: {error}"));
-        }
         if !self.targets.contains(&target) {
             self.targets.push(target);
         }
@@ -117,7 +117,11 @@ impl Telling {
         if self.targets.is_empty() {
             return;
         }
-        let done = blackstart_notify::tell(report, &self.targets, self.all, state);
+        let mut done = blackstart_notify::tell(report, &self.targets, self.all, state);
+        if !done.orders.is_empty() {
+            done.warnings
+                .extend(written(&done.orders, Some(state), Inherits::Nothing).warnings);
+        }
         for warning in &done.warnings {
             output.warning(&plain(warning));
         }
@@ -145,6 +149,15 @@ pub(crate) fn tell_of_adopted(report: &Path, state: &Path, output: Output) {
 /// Have sent what is due, by a process of its own: it is in no run's cgroup, inherits nothing, ends by itself, and nobody
 /// waits for it. Where it cannot be started, what is due waits for the next command.
 pub(crate) fn send_what_is_due(state: &Path) {
+    if blackstart_notify::waits(state) {
+        let started = ourselves("--local", Some(state), Inherits::Nothing).and_then(|mut command| {
+            let command = command.stdin(Stdio::null()).stdout(Stdio::null());
+            command.spawn().map(look_after)
+        });
+        if let Err(error) = started {
+            tracing::debug!(%error, "writer of what is told here");
+        }
+    }
     if !blackstart_notify::due(state) {
         return;
     }
@@ -154,17 +167,93 @@ pub(crate) fn send_what_is_due(state: &Path) {
 }
 
 fn start_sender(state: &Path) -> io::Result<()> {
-    blackstart_guard::inherit_nothing()?;
-    // The very program that runs, also where its file was replaced since.
-    Command::new("/proc/self/exe")
-        .args(["notify", "flush", "--unattended"])
-        .env("BLACKSTART_STATE", state)
-        .current_dir("/")
+    let sender = ourselves("--unattended", Some(state), Inherits::Nothing)?
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .map(drop)
+        .spawn()?;
+    look_after(sender);
+    Ok(())
+}
+
+/// What another process of ours gets of what we have.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Inherits {
+    /// Whatever we start from here on gets no descriptor.
+    Nothing,
+    /// The command is still to be started, and to inherit what its caller has for it: the process lets go of that by itself.
+    OfCommand,
+}
+
+/// Another process of ours: it has nothing of ours but its environment.
+fn ourselves(how: &str, state: Option<&Path>, inherits: Inherits) -> io::Result<Command> {
+    if inherits == Inherits::Nothing {
+        blackstart_guard::inherit_nothing()?;
+    }
+    // The very program that runs, also where its file was replaced since.
+    let mut command = Command::new("/proc/self/exe");
+    command
+        .args(["notify", "flush", how])
+        .current_dir("/")
+        .stderr(Stdio::null());
+    if inherits == Inherits::OfCommand {
+        command.arg("--shed");
+    }
+    if let Some(state) = state {
+        command.env("BLACKSTART_STATE", state);
+    }
+    Ok(command)
+}
+
+/// Somebody hears of its end: whoever starts many of them, and lasts, would keep what is left of each.
+fn look_after(mut child: Child) {
+    let _unknown = std::thread::Builder::new()
+        .stack_size(64 << 10)
+        .spawn(move || child.wait());
+}
+
+/// Have written what is to be written on this host, and hear what comes of it, for a second at most.
+fn written(orders: &Orders, state: Option<&Path>, inherits: Inherits) -> Heard {
+    let start = || {
+        let mut writer = ourselves("--local", state, inherits)?
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let ends = writer.stdin.take().zip(writer.stdout.take());
+        look_after(writer);
+        ends.ok_or_else(|| io::Error::other("it has no pipes"))
+    };
+    match start() {
+        Ok((to, from)) => blackstart_notify::hear(orders, to, from),
+        Err(error) => Heard {
+            warnings: vec![format!(
+                "what is told on this host waits, since the process that writes it cannot be started: {error}"
+            )],
+            text: None,
+        },
+    }
+}
+
+/// Where the list of targets is.
+enum List {
+    None,
+    /// On the disk that everything is on which a run needs to start.
+    Here,
+    /// It may be on a server.
+    Elsewhere,
+}
+
+fn list_at(path: &Path) -> List {
+    if path != Path::new(OF_HOST) {
+        return List::Elsewhere;
+    }
+    // A link may lead anywhere.
+    let about = fs::symlink_metadata(path);
+    let etc = fs::symlink_metadata("/etc");
+    match (about, etc) {
+        (Err(error), _) if error.kind() == io::ErrorKind::NotFound => List::None,
+        (Ok(file), Ok(etc)) if file.is_file() && file.dev() == etc.dev() => List::Here,
+        _ => List::Elsewhere,
+    }
 }
 
 /// `notify flush`.
@@ -176,6 +265,23 @@ pub(crate) fn flush(typed: &Flush, output: Output) -> u8 {
             return FAILED;
         }
     };
+    if typed.shed {
+        let why = match blackstart_guard::inherit_nothing() {
+            Ok(()) => Command::new("/proc/self/exe")
+                .args(["notify", "flush", "--local"])
+                .exec(),
+            Err(error) => error,
+        };
+        output.error(&plain(&format!("this process cannot be started anew: {why}")));
+        return FAILED;
+    }
+    if typed.local {
+        let _leads_one = rustix::process::setsid();
+        return match blackstart_notify::write(&state, io::stdin(), io::stdout()) {
+            Ok(()) => 0,
+            Err(_) => FAILED,
+        };
+    }
     let patience = if typed.unattended {
         // Out of the session of whoever started it: no terminal ends it, and none is held by it. It leads none yet,
         // unless somebody typed this.
@@ -184,6 +290,11 @@ pub(crate) fn flush(typed: &Flush, output: Output) -> u8 {
     } else {
         Patience::Attended
     };
+    if !typed.unattended && blackstart_notify::waits(&state) {
+        for warning in written(&Orders::default(), Some(&state), Inherits::Nothing).warnings {
+            output.warning(&plain(&warning));
+        }
+    }
     match blackstart_notify::flush(&state, patience) {
         Ok(flushed) => {
             let code = if flushed.waiting.is_empty() { 0 } else { WAITS };

@@ -20,7 +20,7 @@ pub use memory::{FORGOTTEN_AFTER, Memory};
 pub use otlp::{logs, traces};
 pub use payload::{SHORT, alertmanager, journal, lines, short_line, slack, webhook};
 pub use tally::{Sums, Tally};
-pub use target::{Form, Sink, Target};
+pub use target::{Form, Sink, Target, fingerprint};
 
 /// Goes up where a key of a line or a webhook is removed or changes its meaning.
 pub const VERSION: u32 = 1;

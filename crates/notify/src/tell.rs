@@ -1,35 +1,38 @@
-//! At the end of a run: logs are written, alerts are put into the spool.
+//! At the end of a run: what is to be written goes into a queue, and alerts into the spool.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::time::Duration;
 
 use blackstart_core::notify::{
-    Form, Memory, Sink, Target, Told, alertmanager, logs, slack, traces, webhook,
+    Form, Memory, Sink, Tally, Target, Told, alertmanager, logs, slack, traces, webhook,
 };
 use blackstart_core::report::Parts;
 use serde_json::Value;
 
 use crate::place::{Kept, Place};
 use crate::spool::{self, Message};
-use crate::{local, now};
+use crate::now;
+use crate::queue::{self, Job, Local, What};
+use crate::write::Orders;
 
 /// Another run ends at the same time: it needs a few milliseconds.
 const PATIENCE: Duration = Duration::from_millis(250);
 
 /// What came of it.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Done {
     /// What could not be told, and why; in one line each, without secrets.
     pub warnings: Vec<String>,
     /// Messages wait to be sent: see [`crate::flush`].
     pub queued: bool,
+    /// What is to be written, by a process of its own: see [`crate::write`].
+    pub orders: Orders,
 }
 
 /// Tell all targets of a run. `all`: alerts repeat what was told before.
 ///
-/// Nothing here waits for anyone but for the disk. What is spooled is there before it counts as told: whoever is killed
+/// Nothing here waits for anyone but for the disk that has the state. What is spooled is there before it counts as told: whoever is killed
 /// in between tells twice, never not at all.
 pub fn tell(report: &dyn Parts, targets: &[Target], all: bool, state: &Path) -> Done {
     let told = Told::of(report);
@@ -63,6 +66,9 @@ pub fn tell(report: &dyn Parts, targets: &[Target], all: bool, state: &Path) -> 
     };
     for target in targets {
         telling.one(target, &mut kept);
+        if let Target::Otlp(Sink::UrlIn(path)) | Target::Alert(_, Sink::UrlIn(path)) = target {
+            telling.done.orders.look_at(path);
+        }
     }
     kept.memory.forget(now());
     if let Some(place) = &place {
@@ -101,20 +107,14 @@ impl Telling<'_> {
                 self.put(Form::Traces, sink, Some(trace))
                     .and_then(|()| self.put(Form::Logs, sink, logs(&told)))
             }
-            Target::File(path) => {
+            Target::File(_) | Target::Journald(_) => {
                 let told = self.told.to(target, &mut kept.memory);
-                local::file(path, &told)
-                    .map(|lost| self.lost(target, lost, &mut kept.dropped, "nobody reads it"))
+                self.local(target, What::Lines(told));
+                Ok(())
             }
-            Target::Journald(socket) => {
-                let told = self.told.to(target, &mut kept.memory);
-                local::journal(socket.as_deref(), &told)
-                    .map(|lost| self.lost(target, lost, &mut kept.dropped, "it does not take them"))
-            }
-            Target::Metrics(path) => {
-                let tally = kept.tallies.entry(target.key()).or_default();
-                tally.add(self.told);
-                local::metrics(path, tally, kept.dropped.values().sum())
+            Target::Metrics(_) => {
+                self.local(target, What::Sums(Tally::of(self.told)));
+                Ok(())
             }
         };
         if let Err(error) = result {
@@ -124,15 +124,22 @@ impl Telling<'_> {
         }
     }
 
-    fn lost(&mut self, target: &Target, lost: u64, dropped: &mut BTreeMap<String, u64>, why: &str) {
-        if lost == 0 {
-            return;
+    /// Into the queue of what is written on this host; where that cannot be, into the writer's hands.
+    fn local(&mut self, target: &Target, what: What) {
+        let Some(to) = Local::of(target) else { return };
+        self.done.orders.want(to.clone());
+        let job = Job { to, what };
+        match self.place.map(|place| queue::put(place, &job)) {
+            Some(Ok(0)) => {}
+            Some(Ok(gone)) => self.done.warnings.push(format!(
+                "{target}: what {gone} runs have to tell is dropped, since it does not answer"
+            )),
+            Some(Err(error)) => {
+                tracing::debug!(%error, "what is written");
+                self.done.orders.with(job);
+            }
+            None => self.done.orders.with(job),
         }
-        let sum = dropped.entry(target.key()).or_default();
-        *sum += lost;
-        self.done.warnings.push(format!(
-            "{target}: {lost} lines were dropped, since {why}; {sum} up to now"
-        ));
     }
 
     fn alert(

@@ -39,6 +39,14 @@ pub(crate) struct Flush {
     /// Nobody looks on: try what is due, for half a minute, and say nothing
     #[arg(long)]
     pub(crate) unattended: bool,
+
+    /// What a run starts to have files written: takes orders, and says what comes of them
+    #[arg(long, hide = true, conflicts_with = "unattended")]
+    pub(crate) local: bool,
+
+    /// Before that, let go of what was inherited: whoever started this is still to hand it on
+    #[arg(long, hide = true, requires = "local")]
+    pub(crate) shed: bool,
 }
 
 const AFTER_FLUSH: &str = "\
