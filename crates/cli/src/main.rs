@@ -19,6 +19,7 @@ mod layers;
 mod learn;
 mod live;
 mod lock_file;
+mod meanwhile;
 mod log;
 mod notify;
 mod output;
@@ -102,6 +103,7 @@ fn main() -> ExitCode {
         Command::Runs(typed) => after_sweep(output, || runs::runs(&typed, output)),
         // Does not start another sender: it is one.
         Command::Notify(Notify::Flush(typed)) => notify::flush(&typed, output),
+        Command::Notify(Notify::Meanwhile) => meanwhile::tell(output),
         Command::Report(Report::Schema) => {
             after_sweep(output, || finish(output, &reference::report_schema(), 0))
         }

@@ -1,16 +1,19 @@
 //! Telling others of runs: to whom, and by which process.
 
+use std::fmt;
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use blackstart_core::history::time_text;
-use blackstart_core::notify::Target;
+use blackstart_core::notify::Route;
 use blackstart_core::report::{Parts, Report};
 use blackstart_notify::{Flushed, Heard, Orders, Patience};
+use serde::{Deserialize, Serialize};
 
 use crate::FAILED;
 use crate::args::{Flush, NotifyTyped};
@@ -29,11 +32,28 @@ const WAITS: u8 = 1;
 /// Who is told.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Telling {
-    targets: Vec<Target>,
+    routes: Vec<Route>,
+    /// The same as they were written, for another process to read.
+    typed: Vec<Typed>,
     /// Alerts are repeated.
     all: bool,
+    /// How often they are told of a run that goes on.
+    every: Duration,
     /// What is wrong with the host's own targets: that stops nobody.
     remarks: Vec<String>,
+}
+
+/// A target as it was written, and where relative paths of it are meant from. It may have a secret.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Typed {
+    text: String,
+    from: PathBuf,
+}
+
+impl fmt::Debug for Typed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Typed(…)")
+    }
 }
 
 impl Telling {
@@ -41,12 +61,13 @@ impl Telling {
     pub(crate) fn of(typed: &NotifyTyped, here: &Path) -> Result<Self, Vec<String>> {
         let mut telling = Self {
             all: typed.notify_all,
+            every: typed.notify_every,
             ..Self::default()
         };
         let mut wrong = Vec::new();
         for text in typed.notify.iter().filter(|text| *text != NONE) {
-            match Target::parse(text, here) {
-                Ok(target) => telling.add(target),
+            match Route::parse(text, here) {
+                Ok(route) => telling.add(route, text, here),
                 // What was typed may be a secret.
                 Err(why) => wrong.push(format!("cannot use a target of --notify: {why}")),
             }
@@ -93,8 +114,8 @@ impl Telling {
             if line.is_empty() || line.starts_with('#') {
                 continue;
             }
-            match Target::parse(line, beside) {
-                Ok(target) => self.add(target),
+            match Route::parse(line, beside) {
+                Ok(route) => self.add(route, line, beside),
                 Err(why) => self.remarks.push(format!(
                     "{}:{number}: this target is not told: {why}",
                     path.display()
@@ -103,10 +124,33 @@ impl Telling {
         }
     }
 
-    fn add(&mut self, target: Target) {
-        if !self.targets.contains(&target) {
-            self.targets.push(target);
+    fn add(&mut self, route: Route, text: &str, from: &Path) {
+        if !self.routes.contains(&route) {
+            self.routes.push(route);
+            self.typed.push(Typed {
+                text: text.to_owned(),
+                from: from.to_owned(),
+            });
         }
+    }
+
+    /// What another process of ours was given by [`Self::typed`].
+    pub(crate) fn again(typed: Vec<Typed>) -> Self {
+        let mut telling = Self::default();
+        for Typed { text, from } in typed {
+            if let Ok(route) = Route::parse(&text, &from) {
+                telling.add(route, &text, &from);
+            }
+        }
+        telling
+    }
+
+    pub(crate) fn typed(&self) -> &[Typed] {
+        &self.typed
+    }
+
+    pub(crate) fn every(&self) -> Duration {
+        self.every
     }
 
     /// Tell them of a run. Nothing that fails here changes how it exits.
@@ -114,10 +158,10 @@ impl Telling {
         for remark in &self.remarks {
             output.warning(&plain(remark));
         }
-        if self.targets.is_empty() {
+        if self.routes.is_empty() {
             return;
         }
-        let mut done = blackstart_notify::tell(report, &self.targets, self.all, state);
+        let mut done = blackstart_notify::tell(report, &self.routes, self.all, state);
         if !done.orders.is_empty() {
             done.warnings
                 .extend(written(&done.orders, Some(state), Inherits::Nothing).warnings);
@@ -131,7 +175,7 @@ impl Telling {
 /// Tell the host's targets of a run whose supervisor had ended, by its report.
 pub(crate) fn tell_of_adopted(report: &Path, state: &Path, output: Output) {
     let telling = Telling::of_host();
-    if telling.targets.is_empty() && telling.remarks.is_empty() {
+    if telling.routes.is_empty() && telling.remarks.is_empty() {
         return;
     }
     let read = fs::read(report).map_err(|error| error.to_string());
@@ -177,7 +221,7 @@ fn start_sender(state: &Path) -> io::Result<()> {
 
 /// What another process of ours gets of what we have.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Inherits {
+pub(crate) enum Inherits {
     /// Whatever we start from here on gets no descriptor.
     Nothing,
     /// The command is still to be started, and to inherit what its caller has for it: the process lets go of that by itself.
@@ -185,14 +229,16 @@ enum Inherits {
 }
 
 /// Another process of ours: it has nothing of ours but its environment.
-fn ourselves(how: &str, state: Option<&Path>, inherits: Inherits) -> io::Result<Command> {
+pub(crate) fn ourselves(how: &str, state: Option<&Path>, inherits: Inherits) -> io::Result<Command> {
     if inherits == Inherits::Nothing {
         blackstart_guard::inherit_nothing()?;
     }
     // The very program that runs, also where its file was replaced since.
     let mut command = Command::new("/proc/self/exe");
     command
-        .args(["notify", "flush", how])
+        .arg("notify")
+        .args(how.starts_with("--").then_some("flush"))
+        .arg(how)
         .current_dir("/")
         .stderr(Stdio::null());
     if inherits == Inherits::OfCommand {

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use blackstart_core::notify::{
-    Form, Memory, Sink, Tally, Target, Told, alertmanager, logs, slack, traces, webhook,
+    Form, Memory, Route, Sink, Tally, Target, Told, alertmanager, logs, slack, traces, webhook,
 };
 use blackstart_core::report::Parts;
 use serde_json::Value;
@@ -30,12 +30,12 @@ pub struct Done {
     pub orders: Orders,
 }
 
-/// Tell all targets of a run. `all`: alerts repeat what was told before.
+/// Tell all targets of a run; of one that goes on, what is news. `all`: alerts repeat what was told before.
 ///
 /// Nothing here waits for anyone but for the disk that has the state. What is spooled is there before it counts as told: whoever is killed
 /// in between tells twice, never not at all.
-pub fn tell(report: &dyn Parts, targets: &[Target], all: bool, state: &Path) -> Done {
-    let told = Told::of(report);
+pub fn tell(report: &dyn Parts, routes: &[Route], all: bool, state: &Path) -> Done {
+    let told = Told::of(report).up_to(now());
     let mut done = Done::default();
     let place = match Place::open(state) {
         Ok(place) => Some(place),
@@ -57,16 +57,19 @@ pub fn tell(report: &dyn Parts, targets: &[Target], all: bool, state: &Path) -> 
         }
         None => Kept::default(),
     };
-    let mut telling = Telling {
-        report,
-        told: &told,
-        all,
-        place: place.as_ref(),
-        done: &mut done,
-    };
-    for target in targets {
+    for route in routes {
+        let target = &route.target;
+        let mut telling = Telling {
+            report,
+            told: &told.along(route, routes),
+            all,
+            place: place.as_ref(),
+            done: &mut done,
+        };
         telling.one(target, &mut kept);
-        if let Target::Otlp(Sink::UrlIn(path)) | Target::Alert(_, Sink::UrlIn(path)) = target {
+        if let Target::Otlp(Sink::UrlIn(path)) | Target::Alert(_, Sink::UrlIn(path)) = target
+            && !told.run.goes_on()
+        {
             telling.done.orders.look_at(path);
         }
     }
@@ -102,16 +105,20 @@ impl Telling<'_> {
         let result = match target {
             Target::Alert(form, sink) => self.alert(target, *form, sink, &mut kept.memory),
             Target::Otlp(sink) => {
-                let told = self.told.to(target, &mut kept.memory);
-                let trace = traces(self.report, &told);
-                self.put(Form::Traces, sink, Some(trace))
+                let told = self.told.to(target, &mut kept.memory).news();
+                let trace = (!told.run.goes_on()).then(|| traces(self.report, &told));
+                self.put(Form::Traces, sink, trace)
                     .and_then(|()| self.put(Form::Logs, sink, logs(&told)))
             }
             Target::File(_) | Target::Journald(_) => {
-                let told = self.told.to(target, &mut kept.memory);
-                self.local(target, What::Lines(told));
+                let told = self.told.to(target, &mut kept.memory).news();
+                if !(told.run.goes_on() && told.findings.is_empty()) {
+                    self.local(target, What::Lines(told));
+                }
                 Ok(())
             }
+            // It is counted when it has ended.
+            Target::Metrics(_) if self.told.run.goes_on() => Ok(()),
             Target::Metrics(_) => {
                 self.local(target, What::Sums(Tally::of(self.told)));
                 Ok(())
@@ -216,8 +223,8 @@ mod tests {
         .unwrap()
     }
 
-    fn targets() -> Vec<Target> {
-        vec![Target::parse("webhook:http://127.0.0.1:1/", Path::new("/")).unwrap()]
+    fn targets() -> Vec<Route> {
+        vec![Route::parse("webhook:http://127.0.0.1:1/", Path::new("/")).unwrap()]
     }
 
     #[test]
