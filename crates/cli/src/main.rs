@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod agent;
+mod agent_metrics;
 mod answers;
 mod args;
 mod backtest;

@@ -258,7 +258,7 @@ fn look_after(mut child: Child) {
 }
 
 /// Have written what is to be written on this host, and hear what comes of it, for a second at most.
-fn written(orders: &Orders, state: Option<&Path>, inherits: Inherits) -> Heard {
+pub(crate) fn written(orders: &Orders, state: Option<&Path>, inherits: Inherits) -> Heard {
     let start = || {
         let mut writer = ourselves("--local", state, inherits)?
             .stdin(Stdio::piped())

@@ -6,6 +6,7 @@
 //! written by one of their own too ([`write`]), since they may lie on a server.
 #![forbid(unsafe_code)]
 
+mod agent;
 mod local;
 mod names;
 mod place;
@@ -15,6 +16,7 @@ mod spool;
 mod tell;
 mod write;
 
+pub use agent::AgentSums;
 pub use place::text_of;
 pub use send::{Flushed, Patience, Waiting, flush};
 pub use spool::due;

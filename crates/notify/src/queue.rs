@@ -25,6 +25,8 @@ pub(crate) enum Local {
     File(PathBuf),
     Journald(Option<PathBuf>),
     Metrics(PathBuf),
+    /// A file that is replaced as a whole.
+    Whole(PathBuf),
     /// A file with a URL, and of which targets: looked at, so that somebody hears of it who looks on.
     UrlIn(PathBuf),
     /// A file with targets.
@@ -44,6 +46,8 @@ pub(crate) enum What {
     Lines(Told),
     /// The sums of this run alone.
     Sums(Tally),
+    /// What the file is to have, whatever it had before.
+    Text(String),
 }
 
 /// A job's file.
@@ -69,6 +73,7 @@ impl Local {
             Self::File(path) => Target::File(path.clone()).to_string(),
             Self::Journald(socket) => Target::Journald(socket.clone()).to_string(),
             Self::Metrics(path) => Target::Metrics(path.clone()).to_string(),
+            Self::Whole(path) => path.display().to_string(),
             Self::UrlIn(path) => format!("the file with a URL {}", path.display()),
             Self::Targets(path) => format!("the list of targets {}", path.display()),
         }

@@ -13,7 +13,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::{Deserialize, Serialize};
 
 use crate::local;
-use crate::place::{Kept, Place, text_of};
+use crate::place::{Kept, Place, replace, text_of};
 use crate::queue::{self, Job, Local, What};
 
 /// A file that has not answered for so long is on a server that is down.
@@ -39,6 +39,18 @@ impl Orders {
     /// Look whether this file has a URL.
     pub fn look_at(&mut self, url_in: &Path) {
         self.want(Local::UrlIn(url_in.to_owned()));
+    }
+
+    /// Replace this file by that text, or leave it to the next such orders.
+    pub fn of_text(path: &Path, text: String) -> Self {
+        let to = Local::Whole(path.to_owned());
+        let mut orders = Self::default();
+        orders.want(to.clone());
+        orders.with(Job {
+            to,
+            what: What::Text(text),
+        });
+        orders
     }
 
     /// Read this file of targets.
@@ -257,6 +269,14 @@ impl Target {
             let more = match &self.to {
                 Local::File(_) | Local::Journald(_) => self.lines(std::mem::take(&mut given))?,
                 Local::Metrics(path) => self.metrics(path)?,
+                Local::Whole(path) => {
+                    for job in std::mem::take(&mut given) {
+                        if let What::Text(text) = job.what {
+                            replace(path, 0o644, text.as_bytes())?;
+                        }
+                    }
+                    false
+                }
                 Local::UrlIn(path) => {
                     self.look(path);
                     false
