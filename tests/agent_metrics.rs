@@ -13,7 +13,10 @@ fn comes_to(file: &Path, lines: &[&str]) {
     let began = Instant::now();
     loop {
         let text = fs::read_to_string(file).unwrap_or_default();
-        let has = |line: &&str| text.lines().any(|one| one == format!("blackstart_agent_{line}"));
+        let has = |line: &&str| {
+            text.lines()
+                .any(|one| one == format!("blackstart_agent_{line}"))
+        };
         let missing: Vec<_> = lines.iter().filter(|line| !has(line)).collect();
         if missing.is_empty() {
             return;
@@ -54,7 +57,10 @@ fn an_agent_counts_guards_spares_refusals_and_what_it_took_up() {
     let open = fs::Permissions::from_mode(0o755);
     fs::set_permissions(Agent::guardrails(&world), open).unwrap();
     let refused = agent.guard().arg("--accept-gap=unseen_families");
-    refused.run(&["true"]).exits(125).warns("only its agent says");
+    refused
+        .run(&["true"])
+        .exits(125)
+        .warns("only its agent says");
     comes_to(
         &file,
         &[
@@ -67,8 +73,14 @@ fn an_agent_counts_guards_spares_refusals_and_what_it_took_up() {
     );
     agent.kill();
     agent.again();
-    comes_to(&file, &["guards 1", "runs_taken_up_total 1", "runs_began_total 0"]);
+    comes_to(
+        &file,
+        &["guards 1", "runs_taken_up_total 1", "runs_began_total 0"],
+    );
     world.file("stop", "");
     run.wait().exits(0);
-    comes_to(&file, &["guards 0", "runs_taken_up_total 1", "runs_over_total 1"]);
+    comes_to(
+        &file,
+        &["guards 0", "runs_taken_up_total 1", "runs_over_total 1"],
+    );
 }

@@ -36,7 +36,11 @@ impl Scene {
     }
 
     fn attach(&self, targets: &[String]) -> Guarding {
-        let guard = self.world.guard().policy(DENY_GITHUB).arg("--notify-every=1s");
+        let guard = self
+            .world
+            .guard()
+            .policy(DENY_GITHUB)
+            .arg("--notify-every=1s");
         let guard = targets.iter().fold(guard, |guard, target| {
             guard.arg(&format!("--notify={target}"))
         });
@@ -102,26 +106,39 @@ fn a_guard_that_goes_on_tells_what_it_finds_once_and_is_in_the_history() {
     assert!(told["run"]["so_far"].is_string(), "{told:#}");
     let kinds = |told: &Value| -> Vec<String> {
         let findings = told["findings"].as_array().unwrap().iter();
-        findings.map(|it| it["kind"].as_str().unwrap().to_owned()).collect()
+        findings
+            .map(|it| it["kind"].as_str().unwrap().to_owned())
+            .collect()
     };
     assert_eq!(kinds(&told), ["denied_dependency"], "{told:#}");
     soon("the finding is in the log", || !lines().is_empty());
     let first = lines();
-    assert!(first.iter().all(|line| line["type"] == "finding"), "{first:?}");
+    assert!(
+        first.iter().all(|line| line["type"] == "finding"),
+        "{first:?}"
+    );
     assert!(!prom.exists());
 
     // It is in the history, and that says what it is.
     soon("the history has it", || !scene.runs().is_empty());
     let run = &scene.runs()[0];
-    assert_eq!((&run["ended"], &run["exit_code"]), (&Value::Null, &Value::Null));
+    assert_eq!(
+        (&run["ended"], &run["exit_code"]),
+        (&Value::Null, &Value::Null)
+    );
     let listed = scene.world.guard().blackstart(&["runs", "list"]).exits(0);
     assert!(listed.stdout.contains("attached, goes on"), "{listed:?}");
-    let learned = scene.world.guard().blackstart(&[
-        "policy", "learn", "--service", "mysql", "--attached",
-    ]);
+    let learned =
+        scene
+            .world
+            .guard()
+            .blackstart(&["policy", "learn", "--service", "mysql", "--attached"]);
     let learned = learned.exits(0);
     assert!(learned.stdout.contains("mirror.internal"), "{learned:?}");
-    assert!(learned.stdout.contains("it went on when it was taken in"), "{learned:?}");
+    assert!(
+        learned.stdout.contains("it went on when it was taken in"),
+        "{learned:?}"
+    );
     // The same again, and something else: only that is news.
     scene.fetches("github.com");
     guarding.running().signal(Signal::TERM);
@@ -135,7 +152,10 @@ fn a_guard_that_goes_on_tells_what_it_finds_once_and_is_in_the_history() {
     assert_eq!(news.count(), first.len());
     assert_eq!(web.taken().len(), 1);
     let metrics = fs::read_to_string(&prom).unwrap();
-    assert!(metrics.contains("outcome=\"succeeded\",service=\"mysql\"} 1\n"), "{metrics}");
+    assert!(
+        metrics.contains("outcome=\"succeeded\",service=\"mysql\"} 1\n"),
+        "{metrics}"
+    );
     let runs = scene.runs();
     assert_eq!(runs.len(), 1);
     assert_eq!(runs[0]["id"], *id);

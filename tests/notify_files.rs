@@ -131,13 +131,22 @@ fn files_on_a_file_system_that_hangs_hold_up_neither_a_start_nor_an_exit() {
         run.warns("has not answered");
         // What is beside it is told.
         let told = fs::read_to_string(&healthy).unwrap();
-        assert_eq!(told.lines().filter(|it| it.contains("\"run\"")).count(), count);
+        assert_eq!(
+            told.lines().filter(|it| it.contains("\"run\"")).count(),
+            count
+        );
         // And no more waits there than one process for each run's beginning of waiting.
         assert!(writers(&world).len() <= 4, "{:?}", writers(&world));
     }
     // The list of targets itself.
-    let guard = world.guard().env("BLACKSTART_NOTIFY", &hanging.file("targets"));
-    guard.run(&["true"]).exits(0).within(SOON).warns("has not answered");
+    let guard = world
+        .guard()
+        .env("BLACKSTART_NOTIFY", &hanging.file("targets"));
+    guard
+        .run(&["true"])
+        .exits(0)
+        .within(SOON)
+        .warns("has not answered");
     hanging.end();
     soon("nobody waits any more", || writers(&world).is_empty());
 }

@@ -17,7 +17,8 @@ name: web
 owner: team-web
 ";
 
-const POLICY: &str = "mode: enforce\nrules:\n  - deny: .github.com\n    reason: it is served by this database\n";
+const POLICY: &str =
+    "mode: enforce\nrules:\n  - deny: .github.com\n    reason: it is served by this database\n";
 
 #[test]
 fn findings_go_to_their_owners_and_those_of_nobody_to_the_rest() {
@@ -41,7 +42,10 @@ fn findings_go_to_their_owners_and_those_of_nobody_to_the_rest() {
             .guard()
             .policy(POLICY)
             .arg(&format!("--catalog={}", catalog.display()))
-            .arg(&format!("--notify=owner=team-web webhook:http://{}:8002/", sink.v4()))
+            .arg(&format!(
+                "--notify=owner=team-web webhook:http://{}:8002/",
+                sink.v4()
+            ))
             .env("BLACKSTART_NOTIFY", &targets.display().to_string());
         let guard = match service {
             Some(service) => guard.arg(&format!("--service={service}")),
@@ -50,7 +54,11 @@ fn findings_go_to_their_owners_and_those_of_nobody_to_the_rest() {
         let run = guard
             .run(&["curl", "-sS", "-m", "20", "http://github.com/"])
             .exits(6);
-        assert!(!run.ended.stderr.contains("warning: cannot"), "{:?}", run.ended);
+        assert!(
+            !run.ended.stderr.contains("warning: cannot"),
+            "{:?}",
+            run.ended
+        );
         assert_eq!(run.findings("denied_dependency").len(), 1);
     };
     deploy(Some("mysql"));
@@ -63,15 +71,22 @@ fn findings_go_to_their_owners_and_those_of_nobody_to_the_rest() {
     let told: Value = serde_json::from_str(&rest.take(1)[0]).unwrap();
     assert_eq!(told["findings"][0]["owner"], Value::Null);
     // Whatever came to one of them came to no other, whoever came later.
-    assert_eq!([db.taken().len(), web.taken().len(), rest.taken().len()], [1, 1, 1]);
+    assert_eq!(
+        [db.taken().len(), web.taken().len(), rest.taken().len()],
+        [1, 1, 1]
+    );
     let kinds = |path| -> Vec<String> {
         let text = fs::read_to_string(path).unwrap();
-        let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let lines = text
+            .lines()
+            .map(|line| serde_json::from_str::<Value>(line).unwrap());
         let short = lines.map(|line| match &line["finding"]["kind"] {
             Value::String(kind) => kind.clone(),
             _ => "run".to_owned(),
         });
-        short.filter(|kind| kind == "run" || kind == "denied_dependency").collect()
+        short
+            .filter(|kind| kind == "run" || kind == "denied_dependency")
+            .collect()
     };
     assert_eq!(kinds(&all), ["denied_dependency", "run"].repeat(3));
     assert_eq!(kinds(&of_web), ["run", "denied_dependency", "run", "run"]);

@@ -200,7 +200,10 @@ fn the_timer_s_service_forgets_what_is_too_much() {
         // Of this machine's own /run, as below.
         let text = text.replace("/var/lib/blackstart", "/run/state");
         let text = text.replace("--larger-than 2GiB", "--larger-than 1KiB");
-        let text = text.replace("[Service]", "[Service]\nEnvironment=BLACKSTART_STATE=/run/state");
+        let text = text.replace(
+            "[Service]",
+            "[Service]\nEnvironment=BLACKSTART_STATE=/run/state",
+        );
         world.file(&format!("booted/units/{name}"), &text);
     }
     let script = "export BLACKSTART_STATE=/run/state\n\

@@ -263,7 +263,10 @@ fn prepared(typed: args::Agent, output: Output) -> Result<Parts, String> {
     host.effective(&Wish::default(), true)
         .map_err(|problems| texts(&problems).join("\n"))?;
     let resolve = move |wanted: Wanted| host.meaning(wanted).map_err(|problems| texts(&problems));
-    let metrics = typed.metrics.as_deref().map(|file| Metrics::new(file, &state));
+    let metrics = typed
+        .metrics
+        .as_deref()
+        .map(|file| Metrics::new(file, &state));
     let tell = move |event: Event| {
         if let Some(metrics) = &metrics {
             metrics.take(&event);

@@ -130,9 +130,8 @@ impl Metrics {
         let mut told: Option<(AgentSums, Instant)> = None;
         loop {
             let sums = self.sums();
-            let is_new = |(before, at): &(AgentSums, Instant)| {
-                *before != sums || at.elapsed() >= AT_LEAST
-            };
+            let is_new =
+                |(before, at): &(AgentSums, Instant)| *before != sums || at.elapsed() >= AT_LEAST;
             if told.as_ref().is_none_or(is_new) {
                 match sums.exposition() {
                     Ok(text) => {

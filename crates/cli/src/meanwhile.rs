@@ -156,7 +156,12 @@ fn told(state: &Path, output: Output) -> Result<(), String> {
     Telling::again(orders.targets).tell(&report, state, output);
     notify::send_what_is_due(state);
     // One that keeps its state elsewhere goes into no history.
-    let is_here = || Some(fs::canonicalize(state).ok()? == fs::canonicalize(orders.dir.parent()?.parent()?).ok()?);
+    let is_here = || {
+        Some(
+            fs::canonicalize(state).ok()?
+                == fs::canonicalize(orders.dir.parent()?.parent()?).ok()?,
+        )
+    };
     if orders.history && is_here() == Some(true) {
         let text = serde_json::to_vec(&report).map_err(|error| error.to_string())?;
         history::keep_so_far(state, &text).map_err(|error| error.to_string())?;

@@ -194,10 +194,11 @@ pub(crate) fn tell_of_adopted(report: &Path, state: &Path, output: Output) {
 /// waits for it. Where it cannot be started, what is due waits for the next command.
 pub(crate) fn send_what_is_due(state: &Path) {
     if blackstart_notify::waits(state) {
-        let started = ourselves("--local", Some(state), Inherits::Nothing).and_then(|mut command| {
-            let command = command.stdin(Stdio::null()).stdout(Stdio::null());
-            command.spawn().map(look_after)
-        });
+        let started =
+            ourselves("--local", Some(state), Inherits::Nothing).and_then(|mut command| {
+                let command = command.stdin(Stdio::null()).stdout(Stdio::null());
+                command.spawn().map(look_after)
+            });
         if let Err(error) = started {
             tracing::debug!(%error, "writer of what is told here");
         }
@@ -229,7 +230,11 @@ pub(crate) enum Inherits {
 }
 
 /// Another process of ours: it has nothing of ours but its environment.
-pub(crate) fn ourselves(how: &str, state: Option<&Path>, inherits: Inherits) -> io::Result<Command> {
+pub(crate) fn ourselves(
+    how: &str,
+    state: Option<&Path>,
+    inherits: Inherits,
+) -> io::Result<Command> {
     if inherits == Inherits::Nothing {
         blackstart_guard::inherit_nothing()?;
     }
@@ -318,7 +323,9 @@ pub(crate) fn flush(typed: &Flush, output: Output) -> u8 {
                 .exec(),
             Err(error) => error,
         };
-        output.error(&plain(&format!("this process cannot be started anew: {why}")));
+        output.error(&plain(&format!(
+            "this process cannot be started anew: {why}"
+        )));
         return FAILED;
     }
     if typed.local {

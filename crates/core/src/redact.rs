@@ -606,7 +606,9 @@ mod tests {
             "blackstart|run|--notify|slack:https://hooks.example/***|--notify=webhook:http://***@a.example:8/***"
         );
         assert_eq!(
-            line("run|--notify|owner=a slack:https://hooks.example/T0/x|--notify=owner=a slack:https://b.example/y"),
+            line(
+                "run|--notify|owner=a slack:https://hooks.example/T0/x|--notify=owner=a slack:https://b.example/y"
+            ),
             "run|--notify|owner=a slack:https://hooks.example/***|--notify=owner=a slack:https://b.example/***"
         );
         assert_eq!(

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use prometheus::core::Collector;
-use prometheus::{Encoder as _, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
+use prometheus::{
+    Encoder as _, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+};
 
 use crate::place::Place;
 use crate::{queue, spool};
@@ -89,7 +91,11 @@ impl AgentSums {
             "Runs of an earlier agent that this one looks after.",
             *taken_up,
         )?;
-        counter("warnings_total", "What of the agent's own failed.", *warnings)?;
+        counter(
+            "warnings_total",
+            "What of the agent's own failed.",
+            *warnings,
+        )?;
         let calls = IntCounterVec::new(
             Opts::new(
                 named("calls_refused_total"),
@@ -109,7 +115,9 @@ impl AgentSums {
             &["to_be"],
         )?;
         waiting.with_label_values(&["sent"]).set(amount(*to_send));
-        waiting.with_label_values(&["written"]).set(amount(*to_write));
+        waiting
+            .with_label_values(&["written"])
+            .set(amount(*to_write));
         add(Box::new(waiting))?;
         let mut text = Vec::new();
         TextEncoder::new().encode(&all.gather(), &mut text)?;

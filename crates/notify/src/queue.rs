@@ -120,7 +120,12 @@ pub(crate) fn all(place: &Place) -> Vec<Waits> {
     let mut found: Vec<Waits> = files
         .filter_map(|file| {
             let name = file.file_name().into_string().ok()?;
-            let made = name.strip_suffix(".json")?.split('-').next()?.parse().ok()?;
+            let made = name
+                .strip_suffix(".json")?
+                .split('-')
+                .next()?
+                .parse()
+                .ok()?;
             Some(Waits { made, name })
         })
         .collect();

@@ -10,10 +10,10 @@ use blackstart_core::notify::{
 use blackstart_core::report::Parts;
 use serde_json::Value;
 
-use crate::place::{Kept, Place};
-use crate::spool::{self, Message};
 use crate::now;
+use crate::place::{Kept, Place};
 use crate::queue::{self, Job, Local, What};
+use crate::spool::{self, Message};
 use crate::write::Orders;
 
 /// Another run ends at the same time: it needs a few milliseconds.

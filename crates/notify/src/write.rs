@@ -199,7 +199,11 @@ pub fn write(state: &Path, mut orders: impl Read, mut say: impl Write) -> io::Re
     let mut targets: BTreeSet<Local> = wanted.iter().cloned().collect();
     if let Some(place) = &place {
         let waiting = queue::all(place);
-        targets.extend(waiting.iter().filter_map(|one| Some(queue::read(place, one)?.to)));
+        targets.extend(
+            waiting
+                .iter()
+                .filter_map(|one| Some(queue::read(place, one)?.to)),
+        );
     }
     let (send, receive) = channel();
     for to in targets {
@@ -315,8 +319,9 @@ impl Target {
         let What::Lines(told) = &job.what else { return };
         let written = match &self.to {
             Local::File(path) => local::file(path, told).map(|lost| (lost, "nobody reads it")),
-            Local::Journald(socket) => local::journal(socket.as_deref(), told)
-                .map(|lost| (lost, "it does not take them")),
+            Local::Journald(socket) => {
+                local::journal(socket.as_deref(), told).map(|lost| (lost, "it does not take them"))
+            }
             _ => return,
         };
         match written {
@@ -355,7 +360,8 @@ impl Target {
     fn metrics(&self, path: &Path) -> io::Result<bool> {
         let unknown = || io::Error::other("what earlier runs came to is not known here");
         let place = self.place.as_ref().ok_or_else(unknown)?;
-        let busy = || io::Error::other("somebody else has the lock of what is kept: it is counted later");
+        let busy =
+            || io::Error::other("somebody else has the lock of what is kept: it is counted later");
         let lock = place.lock("lock", LOCK)?.ok_or_else(busy)?;
         let (mut kept, _wrong) = place.kept();
         queue::count(place, &mut kept)?;
@@ -436,7 +442,12 @@ mod tests {
         // As if it had been killed after it had kept the sums, and before the files were gone.
         let before: Vec<_> = queue::all(&place)
             .iter()
-            .map(|one| (one.clone(), fs::read(place.local().join(&one.name)).unwrap()))
+            .map(|one| {
+                (
+                    one.clone(),
+                    fs::read(place.local().join(&one.name)).unwrap(),
+                )
+            })
             .collect();
         queue::count(&place, &mut place.kept().0).unwrap();
         assert!(queue::all(&place).is_empty());
@@ -483,6 +494,9 @@ mod tests {
         orders.look_at(Path::new("/net/url"));
         let heard = hear(&orders, io::sink(), reader);
         assert_eq!(heard.warnings.len(), 1);
-        assert!(heard.warnings[0].contains("/net/url has not answered"), "{heard:?}");
+        assert!(
+            heard.warnings[0].contains("/net/url has not answered"),
+            "{heard:?}"
+        );
     }
 }

@@ -25,8 +25,8 @@ use serde::de::{
     DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor,
 };
 
-use crate::retention::forget;
 use crate::recall::{attribution_number, guarded_number, mode_number, verdict_number};
+use crate::retention::forget;
 use crate::{Error, Kind, Store};
 
 /// A report's bytes are stored in parts of this size: no row is larger than what is read at a time.

@@ -28,11 +28,15 @@ impl Route {
         };
         let owners: Vec<String> = names.split(',').map(str::to_owned).collect();
         if owners.iter().any(String::is_empty) {
-            return Err("write a name after `owner=`, or several with commas between them".to_owned());
+            return Err(
+                "write a name after `owner=`, or several with commas between them".to_owned(),
+            );
         }
         let target = Target::parse(target.trim_start(), here)?;
         if matches!(target, Target::Metrics(_)) {
-            return Err("sums are kept of all runs: leave `owner=` out before `metrics:`".to_owned());
+            return Err(
+                "sums are kept of all runs: leave `owner=` out before `metrics:`".to_owned(),
+            );
         }
         Ok(Self { owners, target })
     }
@@ -117,7 +121,9 @@ mod tests {
         ];
         let told = |owner| -> Vec<bool> {
             let finding = finding(owner);
-            all.iter().map(|route| route.is_told(&finding, &all)).collect()
+            all.iter()
+                .map(|route| route.is_told(&finding, &all))
+                .collect()
         };
         assert_eq!(told(Some("team-db")), [true, true, false, true, false]);
         assert_eq!(told(Some("team-web")), [false, true, false, true, true]);
