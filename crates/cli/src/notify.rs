@@ -76,7 +76,7 @@ impl Telling {
             return Err(wrong);
         }
         if !typed.notify.iter().any(|text| text == NONE) {
-            telling.add_those_of_host();
+            telling.add_those_of_host(Inherits::OfCommand);
         }
         Ok(telling)
     }
@@ -84,11 +84,11 @@ impl Telling {
     /// The host's alone.
     fn of_host() -> Self {
         let mut telling = Self::default();
-        telling.add_those_of_host();
+        telling.add_those_of_host(Inherits::Nothing);
         telling
     }
 
-    fn add_those_of_host(&mut self) {
+    fn add_those_of_host(&mut self, inherits: Inherits) {
         let named = std::env::var_os("BLACKSTART_NOTIFY").filter(|it| !it.is_empty());
         let path = PathBuf::from(named.unwrap_or_else(|| OF_HOST.into()));
         let text = match list_at(&path) {
@@ -100,7 +100,7 @@ impl Telling {
                 )]
             }),
             List::Elsewhere => {
-                let heard = written(&Orders::of_targets(&path), None, Inherits::OfCommand);
+                let heard = written(&Orders::of_targets(&path), None, inherits);
                 heard.text.ok_or(heard.warnings)
             }
         };
@@ -265,23 +265,33 @@ fn look_after(mut child: Child) {
 /// Have written what is to be written on this host, and hear what comes of it, for a second at most.
 pub(crate) fn written(orders: &Orders, state: Option<&Path>, inherits: Inherits) -> Heard {
     let start = || {
-        let mut writer = ourselves("--local", state, inherits)?
+        ourselves("--local", state, inherits)?
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .spawn()?;
-        let ends = writer.stdin.take().zip(writer.stdout.take());
-        look_after(writer);
-        ends.ok_or_else(|| io::Error::other("it has no pipes"))
+            .spawn()
     };
-    match start() {
-        Ok((to, from)) => blackstart_notify::hear(orders, to, from),
-        Err(error) => Heard {
-            warnings: vec![format!(
-                "what is told on this host waits, since the process that writes it cannot be started: {error}"
-            )],
-            text: None,
-        },
+    let mut writer = match start() {
+        Ok(writer) => writer,
+        Err(error) => {
+            return Heard {
+                warnings: vec![format!(
+                    "what is told on this host waits, since the process that writes it cannot be started: {error}"
+                )],
+                ..Heard::default()
+            };
+        }
+    };
+    let ends = writer.stdin.take().zip(writer.stdout.take());
+    let heard = ends.map_or_else(Heard::default, |(to, from)| {
+        blackstart_notify::hear(orders, to, from)
+    });
+    match inherits {
+        Inherits::Nothing => look_after(writer),
+        // No thread is made before the guard has blocked its signals, or one of these would end it. One that hangs stays our child.
+        Inherits::OfCommand if heard.answered => drop(writer.wait()),
+        Inherits::OfCommand => {}
     }
+    heard
 }
 
 /// Where the list of targets is.

@@ -97,6 +97,8 @@ pub struct Heard {
     pub warnings: Vec<String>,
     /// The text of the file with targets.
     pub text: Option<String>,
+    /// All that was wanted is done.
+    pub answered: bool,
 }
 
 /// Send the orders to a writer, and hear it out; no longer than a second after it went to work. It goes on by itself.
@@ -126,6 +128,7 @@ pub fn hear(orders: &Orders, mut to: impl Write, from: impl Read + AsFd) -> Hear
             break;
         }
     }
+    heard.answered = left.is_empty();
     heard.warnings.extend(left.into_iter().map(|target| {
         format!("{target} has not answered for a second: nobody waits for it any longer, and what it is to be told is kept")
     }));
@@ -197,7 +200,11 @@ pub fn write(state: &Path, mut orders: impl Read, mut say: impl Write) -> io::Re
         None => Place::open(state).ok(),
     };
     let mut targets: BTreeSet<Local> = wanted.iter().cloned().collect();
-    if let Some(place) = &place {
+    // Before a run's start nothing else is waited for.
+    let only_reads = |to: &Local| matches!(to, Local::Targets(_));
+    if let Some(place) = &place
+        && (wanted.is_empty() || !wanted.iter().all(only_reads))
+    {
         let waiting = queue::all(place);
         targets.extend(
             waiting
