@@ -391,7 +391,7 @@ pub fn lacks(run: &Run, coverage: &Coverage) -> Vec<String> {
         lacks.push("it was without a supervisor for a while".to_owned());
     }
     if run.ended.is_none() {
-        lacks.push("its end was not seen".to_owned());
+        lacks.push("it went on when it was taken in, and its end was not seen".to_owned());
     }
     for gap in &coverage.gaps {
         let stands = STANDING_GAPS.iter().any(|it| it.kind == gap.kind);

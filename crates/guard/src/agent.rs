@@ -81,9 +81,13 @@ pub enum Event {
     Refused {
         /// Whose, as far as that is known.
         caller: Option<(u32, i32)>,
+        /// Of which kind the reason is.
+        why: Why,
         /// Why.
-        why: String,
+        text: String,
     },
+    /// So many guards are loaded for the next calls.
+    Spares(usize),
     /// A run has begun.
     Began {
         /// Its id.
@@ -111,6 +115,19 @@ pub enum Event {
     },
     /// Something of ours failed.
     Warning(String),
+}
+
+/// Of which kind the reason is why a call was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Why {
+    /// Who calls cannot be told.
+    Unknown,
+    /// Whoever calls may not.
+    NotPermitted,
+    /// Too many calls are open.
+    TooMany,
+    /// What was asked for, or what came of it.
+    Run(Cause),
 }
 
 /// What a caller wants, and who it is.
@@ -332,11 +349,12 @@ fn open(post: &Post) -> io::Result<(OwnedFd, File)> {
 
 /// A call: who is it, may they, and is there room?
 fn receive(office: &Arc<Office>, socket: OwnedFd) {
-    let refuse = |link: &Link, caller: Option<(u32, i32)>, why: &str, remedy: &str| {
+    let refuse = |link: &Link, caller: Option<(u32, i32)>, kind: Why, why: &str, remedy: &str| {
         say_refused(link, "the agent does not answer", why, remedy);
         (office.tell)(Event::Refused {
             caller,
-            why: why.to_owned(),
+            why: kind,
+            text: why.to_owned(),
         });
     };
     let link = Link::of(socket);
@@ -346,6 +364,7 @@ fn receive(office: &Arc<Office>, socket: OwnedFd) {
             return refuse(
                 &link,
                 None,
+                Why::Unknown,
                 &format!("who calls cannot be told: {error}"),
                 "",
             );
@@ -357,6 +376,7 @@ fn receive(office: &Arc<Office>, socket: OwnedFd) {
         return refuse(
             &link,
             who,
+            Why::NotPermitted,
             why,
             "ask an administrator for the agent's group",
         );
@@ -373,6 +393,7 @@ fn receive(office: &Arc<Office>, socket: OwnedFd) {
             return refuse(
                 &link,
                 who,
+                Why::TooMany,
                 "too many calls are open",
                 "try again when some are over",
             );
@@ -386,7 +407,13 @@ fn receive(office: &Arc<Office>, socket: OwnedFd) {
     };
     office.stir.now();
     // Popped by itself, so that nobody waits for a lock.
-    let ahead = locked(&office.ahead).pop();
+    let (ahead, left) = {
+        let mut ahead = locked(&office.ahead);
+        (ahead.pop(), ahead.len())
+    };
+    if ahead.is_some() {
+        (office.tell)(Event::Spares(left));
+    }
     let rest = match ahead {
         Some(thread) => match thread.send(call) {
             Ok(()) => return,
@@ -425,6 +452,7 @@ fn make_ahead(office: &Arc<Office>) {
                     drop(thread);
                 } else {
                     waiting.push(thread);
+                    (own.tell)(Event::Spares(waiting.len()));
                 }
             }
             match calls.recv() {
@@ -448,7 +476,8 @@ fn attend(call: &Call, spare: Option<Spare>) {
         say_refused(&call.link, &refusal.what, &refusal.why, &refusal.remedy);
         (call.office.tell)(Event::Refused {
             caller: Some((call.caller.uid, call.caller.pid)),
-            why: refusal.to_string(),
+            why: Why::Run(refusal.cause),
+            text: refusal.to_string(),
         });
     }
     if let Some(unused) = spare {

@@ -277,7 +277,7 @@ impl StateDir {
     }
 }
 
-/// The directory of one run, whose lock is held.
+/// The directory of one run; whoever changes something in it holds its lock.
 #[derive(Debug)]
 pub(crate) struct RunDir {
     path: PathBuf,
@@ -305,6 +305,14 @@ impl RunDir {
             })),
             Err(rustix::io::Errno::AGAIN) => Ok(None),
             Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Only to read what is in it, while somebody else holds its lock.
+    pub(crate) fn look(path: &Path) -> Self {
+        Self {
+            path: path.to_owned(),
+            lock: None,
         }
     }
 

@@ -90,6 +90,7 @@ fn line(row: &RunRow) -> [String; 9] {
         remarks.push("broken glass");
     }
     match row.guarded {
+        Guarded::Yes if row.ended.is_none() => remarks.push("goes on"),
         Guarded::Yes if row.lacks.is_empty() => {}
         Guarded::Yes | Guarded::Partly => remarks.push("incomplete"),
         Guarded::No => remarks.push("unguarded"),

@@ -67,12 +67,28 @@ impl Sums {
 }
 
 impl Tally {
-    /// Take in a run.
-    pub fn add(&mut self, told: &Told) {
-        let service = told.run.service.clone().unwrap_or_default();
-        let known = self.services.contains_key(&service) || self.services.len() < MOST;
-        let service = if known { service } else { "other".to_owned() };
-        let sums = self.services.entry(service).or_default();
+    /// Of one run.
+    pub fn of(told: &Told) -> Self {
+        let mut tally = Self::default();
+        tally.add(told);
+        tally
+    }
+
+    /// Take in what other runs came to.
+    pub fn merge(&mut self, other: &Self) {
+        for (service, sums) in &other.services {
+            self.sums_of(service).merge(sums);
+        }
+    }
+
+    fn sums_of(&mut self, service: &str) -> &mut Sums {
+        let known = self.services.contains_key(service) || self.services.len() < MOST;
+        let service = if known { service } else { "other" };
+        self.services.entry(service.to_owned()).or_default()
+    }
+
+    fn add(&mut self, told: &Told) {
+        let sums = self.sums_of(told.run.service.as_deref().unwrap_or_default());
         match told.run.exit_code {
             Some(0) if told.run.guarded == Guarded::No => sums.unguarded += 1,
             Some(0) => sums.succeeded += 1,
@@ -96,6 +112,42 @@ impl Tally {
                 Severity::Error => 2,
             };
             sums.last_findings[place] += 1;
+        }
+    }
+}
+
+impl Sums {
+    /// Counts are added; of what is about the last run, the later one's holds.
+    fn merge(&mut self, other: &Self) {
+        let Self {
+            succeeded,
+            gated,
+            failed,
+            refused,
+            would_refuse,
+            findings,
+            last_ended,
+            last_exit_code,
+            last_seconds,
+            last_recorded,
+            last_gaps,
+            last_findings,
+        } = other;
+        self.succeeded += succeeded;
+        self.gated += gated;
+        self.failed += failed;
+        self.refused += refused;
+        self.would_refuse += would_refuse;
+        for (kind, count) in findings {
+            *self.findings.entry(kind.clone()).or_default() += count;
+        }
+        if *last_ended >= self.last_ended {
+            self.last_ended = *last_ended;
+            self.last_exit_code = *last_exit_code;
+            self.last_seconds = *last_seconds;
+            self.last_recorded = *last_recorded;
+            self.last_gaps = *last_gaps;
+            self.last_findings = *last_findings;
         }
     }
 }

@@ -315,6 +315,7 @@ impl Setup<'_> {
                 processes: target.pids().map_or(0, |pids| pids.len()),
             });
         }
+        self.tell_where(notice);
         if self.cut && !self.terms.enforcing() {
             notice(Notice::Warning(
                 "nothing is enforced, so that no connection is cut".to_owned(),
