@@ -8,6 +8,8 @@
 //! never written over.
 #![forbid(unsafe_code)]
 
+mod attempts;
+mod earlier;
 mod error;
 mod open;
 mod recall;

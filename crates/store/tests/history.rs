@@ -130,6 +130,42 @@ proptest! {
 }
 
 #[test]
+fn a_run_that_did_more_than_goes_into_one_part_is_told_in_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = open(dir.path());
+    let mut large = report(1, "mysql");
+    for n in 0..5000u16 {
+        let (mut name, mut flow) = (large.names[0].clone(), large.flows[0].clone());
+        name.name = format!("host-{n}.example.com");
+        flow.port = n;
+        large.names.push(name);
+        large.flows.push(flow);
+    }
+    take(&mut store, &report(0, "mysql"));
+    take(&mut store, &large);
+    take(&mut store, &report(2, "web"));
+    let mut wanted = Ancestry::default();
+    let (found, ancestry) = pasts(&store, &Filter::default());
+    let reports = [report(0, "mysql"), large.clone(), report(2, "web")];
+    for (past, report) in found.iter().zip(&reports) {
+        let of_report = Past::of(report, &mut wanted);
+        assert_eq!(spelled(past, &ancestry), spelled(&of_report, &wanted));
+    }
+    // And goes as a whole.
+    let limits = Limits {
+        began_before: Some(made::START + 2 * DAY),
+        most_bytes: None,
+    };
+    let plan = plan(store.kept().unwrap(), store.size().unwrap(), limits);
+    store.remove(&plan).unwrap();
+    let connection = rusqlite::Connection::open(dir.path().join(FILE)).unwrap();
+    let parts: i64 = connection
+        .query_row("SELECT count(*) FROM attempts", [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(parts, 1);
+}
+
+#[test]
 fn runs_are_found_by_service_time_and_id() {
     let dir = tempfile::tempdir().unwrap();
     let mut store = open(dir.path());
