@@ -22,8 +22,9 @@ const LOCK: &str = "history.lock";
 /// What SQLite writes beside a database.
 const BESIDE: [&str; 2] = ["-wal", "-shm"];
 
-/// A log of so many pages, 8 MiB, is brought into the file even so: who opens a history reads its whole log.
-const LOG_PAGES: u32 = 2048;
+/// A log of so many bytes is brought into the file even so: who opens a history reads its whole log. No more, since who brings it
+/// in waits for the disk: that is some thirty runs.
+const LONGEST_LOG: u64 = 2 << 20;
 
 /// A history.
 #[derive(Debug)]
@@ -33,6 +34,8 @@ pub struct Store {
     /// The file's number: what is at the path may be another one by now.
     inode: u64,
     writable: bool,
+    /// What is written stays in the log.
+    leaves_log: bool,
 }
 
 /// What opening came to.
@@ -81,6 +84,7 @@ impl Store {
             path: PathBuf::new(),
             inode: 0,
             writable: true,
+            leaves_log: false,
         })
     }
 
@@ -132,6 +136,7 @@ impl Store {
             path: path.to_owned(),
             inode,
             writable: true,
+            leaves_log: false,
         })
     }
 
@@ -166,6 +171,7 @@ impl Store {
             path: path.to_owned(),
             inode,
             writable: false,
+            leaves_log: false,
         })
     }
 
@@ -191,12 +197,38 @@ impl Store {
 
     /// For whoever must not wait for the disk: what is written stays in the log beside the file for longer, also when
     /// this is dropped. Whoever opens the history otherwise brings it into the file.
-    pub fn leave_log(&self) -> Result<(), Error> {
+    pub fn leave_log(&mut self) -> Result<(), Error> {
         self.connection
             .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
         self.connection
-            .pragma_update(None, "wal_autocheckpoint", LOG_PAGES)?;
+            .pragma_update(None, "wal_autocheckpoint", 0)?;
+        self.leaves_log = true;
         Ok(())
+    }
+
+    /// Something was written: if the log is to be left and has become long, bring it into the file, and begin it anew.
+    /// SQLite's own way does only the first where each command writes once: what was brought in is forgotten with the last
+    /// connection, so that the next command brings in all of it again, and it never ends.
+    pub(crate) fn shorten_log(&self) -> Result<(), Error> {
+        let length = || fs::metadata(beside(&self.path, BESIDE[0])).map_or(0, |it| it.len());
+        if !self.leaves_log || length() < LONGEST_LOG {
+            return Ok(());
+        }
+        // Who reads an older moment is not waited for: the log is then for whoever comes next.
+        let patience: i64 = self
+            .connection
+            .pragma_query_value(None, "busy_timeout", |row| row.get(0))?;
+        self.connection.busy_timeout(Duration::ZERO)?;
+        let done = self
+            .connection
+            .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+        let patience = Duration::from_millis(u64::try_from(patience).unwrap_or(0));
+        self.connection.busy_timeout(patience)?;
+        match done.map_err(Error::from) {
+            Err(error) if error.kind() == Kind::Foreign => Err(error),
+            // What was written is written.
+            _ => Ok(()),
+        }
     }
 
     /// Let it grow to no more than so many pages, as if the disk had no more room. For tests.

@@ -72,6 +72,7 @@ impl Store {
         let taken = entry.take(source)?;
         if taken == Taken::New {
             transaction.commit()?;
+            self.shorten_log()?;
         }
         Ok(taken)
     }

@@ -368,6 +368,41 @@ fn without_room_nothing_of_a_run_is_taken_in() {
     assert_eq!(pasts(&store, &Filter::default()).0.len(), taken);
 }
 
+#[test]
+fn the_log_that_is_left_does_not_grow_for_good_and_nobody_is_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(open(dir.path()));
+    let log = || fs::metadata(dir.path().join(format!("{FILE}-wal"))).map_or(0, |it| it.len());
+    // Each by a command of its own, as runs are.
+    let write = |numbers: std::ops::Range<u64>| {
+        let mut longest = 0;
+        for n in numbers {
+            let mut store = Store::open(dir.path(), Duration::from_millis(500))
+                .unwrap()
+                .store;
+            store.leave_log().unwrap();
+            take(&mut store, &report(n, "mysql"));
+            drop(store);
+            longest = longest.max(log());
+        }
+        longest
+    };
+    let longest = write(0..150);
+    assert!((1 << 20..3 << 20).contains(&longest), "{longest}");
+    // Somebody reads what was then.
+    let reader = rusqlite::Connection::open(dir.path().join(FILE)).unwrap();
+    reader
+        .execute_batch("BEGIN; SELECT count(*) FROM run")
+        .unwrap();
+    assert!(write(150..300) > 3 << 20);
+    reader.execute_batch("COMMIT").unwrap();
+    drop(reader);
+    write(300..301);
+    assert!(log() < 3 << 20, "{}", log());
+    let store = open(dir.path());
+    assert_eq!(pasts(&store, &Filter::default()).0.len(), 301);
+}
+
 /// Where a process that is to be killed writes.
 const KILLED: &str = "BLACKSTART_STORE_TEST_KILLED";
 
