@@ -308,7 +308,7 @@ fn a_history_that_cannot_be_written_changes_nothing_of_a_run() {
     assert_eq!(runs(), 3);
 
     // No room, neither for the history nor for anything else of a run.
-    let full = r#"mount -t tmpfs -o size=64k none "$BLACKSTART_STATE" && mkdir "$BLACKSTART_STATE/runs" && dd if=/dev/zero of="$BLACKSTART_STATE/rest" bs=4k 2>/dev/null; exec "$@""#;
+    let full = r#"mount -t tmpfs -o mode=0700,size=64k none "$BLACKSTART_STATE" && mkdir "$BLACKSTART_STATE/runs" && dd if=/dev/zero of="$BLACKSTART_STATE/rest" bs=4k 2>/dev/null; exec "$@""#;
     let inside = |script: &str| -> Vec<String> {
         let words = ["unshare", "-m", "sh", "-c", script, "sh"];
         words.iter().map(|&word| word.to_owned()).collect()

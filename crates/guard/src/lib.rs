@@ -32,6 +32,7 @@ mod state;
 mod story;
 mod supervise;
 mod terminal;
+mod trusted;
 mod usual;
 mod watch;
 
@@ -61,6 +62,8 @@ pub use plan::Need;
 pub use refusal::{Cause, Refusal};
 pub use run::attach::{Attaching, attach};
 pub use run::run;
+pub use state::SPARE;
+pub use trusted::is_trusted;
 
 /// What is to be run, and how.
 #[derive(Debug, Clone)]
