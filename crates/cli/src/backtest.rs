@@ -3,13 +3,12 @@
 mod human;
 
 use std::collections::BTreeMap;
-use std::ops::ControlFlow;
 use std::path::Path;
 
 use blackstart_core::explain::Told;
 use blackstart_core::history::backtest::{Act, Alike, Backtest, Change, Difference};
-use blackstart_core::history::replay::{Replay, Ruled};
-use blackstart_core::history::{Ancestry, Past, time_text};
+use blackstart_core::history::replay::Ruled;
+use blackstart_core::history::{Ancestry, time_text};
 use blackstart_core::policy::{LeaseLife, Policy};
 use blackstart_core::report::{Mode, Parts as _, Report, Verdict};
 use blackstart_store::{Error, Filter, Found, Store};
@@ -20,6 +19,7 @@ use crate::answers::{self, Finding};
 use crate::args::{self, Against, Format};
 use crate::finish;
 use crate::history::{ago, ask, now};
+use crate::judged::judged;
 use crate::layers::Files;
 use crate::learn::none;
 use crate::output::Output;
@@ -114,22 +114,6 @@ pub(crate) fn filter(against: &Against, service: Option<&String>) -> Filter {
     }
 }
 
-/// What is known of the runs themselves.
-#[derive(Debug, Default)]
-struct Runs {
-    incomplete: u64,
-    first: Option<i64>,
-    last: Option<i64>,
-}
-
-impl Runs {
-    fn add(&mut self, past: &Past) {
-        self.incomplete += u64::from(!past.lacks.is_empty());
-        self.first.get_or_insert(past.started);
-        self.last = Some(past.started);
-    }
-}
-
 fn held(
     typed: &args::Backtest,
     policy: &Policy,
@@ -137,28 +121,14 @@ fn held(
     output: Output,
 ) -> Result<u8, Error> {
     let filter = filter(&typed.against, policy.service.as_ref());
-    let mut ancestry = Ancestry::default();
-    let mut runs = Runs::default();
     let mut test = Backtest::default();
-    let mut replay = match Replay::new(policy) {
-        Ok(replay) => replay,
+    let judged = judged([policy], store, &filter, |past, [replayed]| {
+        test.add(past, &replayed);
+    })?;
+    let runs = match judged {
+        Ok(runs) => runs,
         Err(error) => return Ok(uncompiled(&error, output)),
     };
-    let mut failed = None;
-    store.pasts(&filter, &mut ancestry, &mut |past, ancestry| {
-        runs.add(past);
-        match replay.of(past, ancestry) {
-            Ok(replayed) => test.add(past, &replayed),
-            Err(error) => {
-                failed = Some(error);
-                return ControlFlow::Break(());
-            }
-        }
-        ControlFlow::Continue(())
-    })?;
-    if let Some(error) = failed {
-        return Ok(uncompiled(&error, output));
-    }
     if test.runs == 0 {
         output.error(&plain(&none(store, &filter)?));
         return Ok(WRONG);
@@ -183,10 +153,10 @@ fn held(
         refusals: Vec::new(),
     };
     let code = if test.refused == 0 { 0 } else { WRONG };
-    let groups = test.into_groups(&ancestry);
+    let groups = test.into_groups(&runs.ancestry);
     answer.refusals = groups
         .into_iter()
-        .map(|(alike, ruled)| Refusal::of(&alike, ruled, policy, &ancestry))
+        .map(|(alike, ruled)| Refusal::of(&alike, ruled, policy, &runs.ancestry))
         .collect();
     let text = match typed.format {
         Format::Human => {
@@ -224,28 +194,14 @@ fn compared(
         &typed.against,
         new.service.as_ref().or(old.service.as_ref()),
     );
-    let mut ancestry = Ancestry::default();
-    let mut runs = Runs::default();
     let mut difference = Difference::default();
-    let (mut before, mut after) = match (Replay::new(old), Replay::new(new)) {
-        (Ok(before), Ok(after)) => (before, after),
-        (Err(error), _) | (_, Err(error)) => return Ok(uncompiled(&error, output)),
-    };
-    let mut failed = None;
-    store.pasts(&filter, &mut ancestry, &mut |past, ancestry| {
-        runs.add(past);
-        match (before.of(past, ancestry), after.of(past, ancestry)) {
-            (Ok(before), Ok(after)) => difference.add(past, &before, &after),
-            (Err(error), _) | (_, Err(error)) => {
-                failed = Some(error);
-                return ControlFlow::Break(());
-            }
-        }
-        ControlFlow::Continue(())
+    let judged = judged([old, new], store, &filter, |past, [before, after]| {
+        difference.add(past, &before, &after);
     })?;
-    if let Some(error) = failed {
-        return Ok(uncompiled(&error, output));
-    }
+    let runs = match judged {
+        Ok(runs) => runs,
+        Err(error) => return Ok(uncompiled(&error, output)),
+    };
     if difference.runs == 0 {
         output.error(&plain(&none(store, &filter)?));
         return Ok(WRONG);
@@ -262,9 +218,9 @@ fn compared(
     };
     let code = if difference.changed == 0 { 0 } else { WRONG };
     answer.changes = difference
-        .into_groups(&ancestry)
+        .into_groups(&runs.ancestry)
         .into_iter()
-        .map(|(alike, change)| Changed::of(&alike, change, old, new, &ancestry))
+        .map(|(alike, change)| Changed::of(&alike, change, old, new, &runs.ancestry))
         .collect();
     let text = match typed.format {
         Format::Human => {

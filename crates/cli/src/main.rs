@@ -15,6 +15,7 @@ mod explain;
 mod graph;
 mod history;
 mod html;
+mod judged;
 mod layers;
 mod learn;
 mod live;

@@ -4,12 +4,10 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::io;
-use std::ops::ControlFlow;
 use std::path::Path;
 
 use blackstart_core::history::promote::{Advice, Promotion, Written};
-use blackstart_core::history::replay::Replay;
-use blackstart_core::history::{Ancestry, Micros, time_text};
+use blackstart_core::history::time_text;
 use blackstart_core::policy::{self, At, Policy, Rung};
 use blackstart_core::report::Mode;
 use blackstart_store::{Error, Store};
@@ -20,6 +18,7 @@ use crate::answers::{self, Finding};
 use crate::args::{self, Format};
 use crate::backtest::{filter, invalid, read, remarks, uncompiled};
 use crate::history::{ago, ask};
+use crate::judged::judged;
 use crate::learn::none;
 use crate::output::Output;
 use crate::plain::{Paint, plain};
@@ -58,29 +57,13 @@ fn held(
     let filter = filter(&typed.against, now.service.as_ref());
     let quiet_since = ago(typed.quiet_for);
     let mut promotion = Promotion::new(now, quiet_since);
-    let mut ancestry = Ancestry::default();
-    let mut replay = match Replay::new(enforced) {
-        Ok(replay) => replay,
+    let judged = judged([enforced], store, &filter, |past, [replayed]| {
+        promotion.add(past, &replayed);
+    })?;
+    let runs = match judged {
+        Ok(runs) => runs,
         Err(error) => return Ok(uncompiled(&error, output)),
     };
-    let mut span: Option<(Micros, Micros)> = None;
-    let mut failed = None;
-    store.pasts(&filter, &mut ancestry, &mut |past, ancestry| {
-        let (first, last) = span.get_or_insert((past.started, past.started));
-        *first = past.started.min(*first);
-        *last = past.started.max(*last);
-        match replay.of(past, ancestry) {
-            Ok(replayed) => promotion.add(past, &replayed),
-            Err(error) => {
-                failed = Some(error);
-                return ControlFlow::Break(());
-            }
-        }
-        ControlFlow::Continue(())
-    })?;
-    if let Some(error) = failed {
-        return Ok(uncompiled(&error, output));
-    }
     if promotion.runs == 0 {
         output.error(&plain(&none(store, &filter)?));
         return Ok(WRONG);
@@ -90,8 +73,8 @@ fn held(
         runs: promotion.runs,
         incomplete_runs: promotion.incomplete,
         runs_lately: promotion.lately,
-        first_run: span.map(|(first, _)| time_text(first)),
-        last_run: span.map(|(_, last)| time_text(last)),
+        first_run: runs.first.map(time_text),
+        last_run: runs.last.map(time_text),
         quiet_since: Some(time_text(quiet_since)),
         cut_short: promotion.cut_short,
         remarks: remarks(&[enforced]),
