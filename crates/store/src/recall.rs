@@ -1,6 +1,6 @@
 //! What a history tells.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::net::IpAddr;
 use std::ops::ControlFlow;
@@ -11,6 +11,7 @@ use blackstart_core::history::{
 };
 use blackstart_core::report::{Attribution, Guarded, Mode, Verdict};
 use flate2::write::DeflateDecoder;
+use hashbrown::HashMap;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use crate::attempts::{Attempts, ContactRow, FlowRow, LookupRow};
