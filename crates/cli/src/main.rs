@@ -142,6 +142,9 @@ fn only_sweep(output: Output) -> u8 {
         }
     };
     let swept = sweep(&state, output);
+    if swept.is_ok() {
+        history::look_after(&state);
+    }
     notify::send_what_is_due(&state);
     match swept {
         Ok(true) => 0,

@@ -20,7 +20,7 @@ use blackstart_core::history::replay::Replay;
 use blackstart_core::history::{Ancestry, Micros, time_text};
 use blackstart_core::policy::{Policy, alone};
 use blackstart_core::report::*;
-use blackstart_store::{FILE, Filter, Store};
+use blackstart_store::{FILE, Filter, LONGEST_LOG, Store};
 use rustix::fs::{Advice, fadvise};
 use rustix::time::{ClockId, clock_gettime};
 
@@ -33,7 +33,7 @@ const ROUNDS: usize = 5;
 /// As often with nothing of the file in memory.
 const COLD_ROUNDS: usize = 3;
 /// So many runs are taken in to see how long one takes.
-const WRITES: u64 = 500;
+const WRITES: u64 = 1000;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The time between two runs, so that all of them took place within ninety days.
@@ -51,8 +51,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let runs = arguments.next().map_or(Ok(RUNS), |text| text.parse())?;
     fs::create_dir_all(&dir)?;
-    fill(&dir, runs)?;
-    writes(&dir, runs)?;
+    let there = fill(&dir, runs)?;
+    writes(&dir, there)?;
     let one = Filter {
         service: Some("service-7".to_owned()),
         ..Filter::default()
@@ -179,23 +179,26 @@ fn held(store: &Store, filter: &Filter, policy: &Policy) -> Result<Backtest, Box
 
 const POLICY: &str = "apiVersion: blackstart.dev/v1\nkind: Policy\nmode: enforce\nrules:\n  - deny: host-3.service-7.example.com\n  - deny: 10.0.0.0/16\n  - deny: .other.example.net\n    process: curl\n";
 
-fn fill(dir: &Path, runs: u64) -> Result<(), Box<dyn Error>> {
+/// Up to so many runs; how many there are then. A history that is there is filled up, and asked again.
+fn fill(dir: &Path, runs: u64) -> Result<u64, Box<dyn Error>> {
     let mut store = Store::open(dir, PATIENCE)?.store;
-    store.leave_log()?;
+    store.leave_log(LONGEST_LOG)?;
     let begin = Instant::now();
     let mut bytes = 0;
-    for n in 0..runs {
+    let before = store.count(&Filter::default())?;
+    for n in before..runs {
         let text = serde_json::to_vec(&report(n))?;
         bytes += text.len() as u64;
         store.take_in_from(text.as_slice())?;
     }
     println!(
-        "{runs} runs of {SERVICES} services with {FLOWS} flows each, {} MiB of reports, taken in in {:.0} s; the history has {} MiB",
+        "{} runs of {SERVICES} services with {FLOWS} flows each, {} MiB of reports, taken in in {:.0} s; the history has {} MiB",
+        runs.saturating_sub(before),
         bytes >> 20,
         begin.elapsed().as_secs_f64(),
         store.size()? >> 20
     );
-    Ok(())
+    Ok(before.max(runs))
 }
 
 /// As a run does at its end: the history is opened for each.
@@ -206,7 +209,7 @@ fn writes(dir: &Path, runs: u64) -> Result<(), Box<dyn Error>> {
         fs::write(&path, serde_json::to_vec(&report(n))?)?;
         let begin = (Instant::now(), processor());
         let mut store = Store::open(dir, PATIENCE)?.store;
-        store.leave_log()?;
+        store.leave_log(LONGEST_LOG)?;
         store.take_in(&path)?;
         drop(store);
         times.push((begin.0.elapsed().as_secs_f64(), processor() - begin.1));

@@ -18,6 +18,6 @@ mod schema;
 mod take_in;
 
 pub use error::{Error, Kind};
-pub use open::{FILE, Opened, SetAside, Store};
+pub use open::{FILE, LONGEST_LOG, Opened, SetAside, Store};
 pub use recall::{Filter, Found, RunRow};
 pub use take_in::Taken;
