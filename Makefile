@@ -152,4 +152,6 @@ docs: ## Build the API documentation; a warning is an error
 .PHONY: licences
 licences: ## Check licences, sources and who may depend on what (no advisories: they need the network)
 	cargo fetch --locked
+	cargo fetch --locked --manifest-path fuzz/Cargo.toml
 	cargo deny --offline --locked check licenses bans sources
+	cargo deny --offline --locked --manifest-path fuzz/Cargo.toml check licenses bans sources

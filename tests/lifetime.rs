@@ -3,6 +3,8 @@
 use std::time::{Duration, Instant};
 
 use blackstart_core::report::Verdict;
+use blackstart_lab::agent::as_user;
+use blackstart_lab::guard::binary;
 use blackstart_lab::shown::Judged as _;
 use blackstart_lab::{Becomes, Held, World, case};
 use rustix::process::Signal;
@@ -623,11 +625,63 @@ fn a_cgroup_that_was_made_for_a_process_keeps_it() {
 }
 
 #[test]
+fn a_state_that_somebody_else_may_change_is_not_used_by_root() {
+    let world = world_with_names("not_ours");
+    let dir = world.guard().state();
+    let spare = "/run/blackstart";
+    // The world's own, which nobody else sees.
+    let script = format!("mkdir -p $0 {spare}; mount -t tmpfs -o mode=0700 none {spare}");
+    let dir_text = dir.to_str().unwrap();
+    let here = |script: &str| world.run(&["sh", "-ec", script, dir_text]).succeeds();
+    here(&script);
+    for (theirs, why) in [
+        ("chown 4001 $0", "belongs to user 4001"),
+        ("chown root $0; chmod 1777 $0", "written to by everybody"),
+        (
+            "chmod 700 $0; mkdir $0/runs; chown 4001 $0/runs",
+            "runs belongs to user 4001",
+        ),
+    ] {
+        here(theirs);
+        let run = world
+            .guard()
+            .policy(DENY_GITHUB)
+            .run(&["curl", "-sS", "http://github.com/"])
+            .exits(6)
+            .warns("the state of this run is kept in /run/blackstart")
+            .warns(why)
+            .warns("BLACKSTART_STATE");
+        assert_eq!(run.verdict_on("github.com"), Verdict::Deny);
+        let list = world.guard().blackstart(&["runs", "list"]).exits(125);
+        list.warns(why).warns("chown root:root");
+        world.guard().blackstart(&["sweep"]).exits(1).warns(why);
+        assert!(!dir.join("history.db").exists());
+        assert!(!dir.join("lock").exists());
+    }
+    // Whoever it belongs to may use it, and root its own.
+    here("chown -R 4001 $0");
+    let line = [as_user(4001, "4001"), vec![binary()]].concat();
+    let theirs = format!(
+        "BLACKSTART_STATE=$0 {} runs list",
+        line.iter()
+            .map(|word| format!("'{word}'"))
+            .collect::<Vec<_>>()
+            .join(" ")
+    );
+    here(&format!("chmod 755 {}; {theirs}", world.dir().display()));
+    here("chown -R root $0; chmod 700 $0 $0/runs");
+    let run = world.guard().run(&["true"]).exits(0);
+    assert!(!run.ended.stderr.contains("state"), "{:?}", run.ended);
+    world.guard().blackstart(&["runs", "list"]).exits(0);
+    assert!(dir.join("history.db").exists());
+}
+
+#[test]
 fn a_disk_that_is_full_or_cannot_be_written_holds_no_run_up() {
     let shown = case!(55);
     for (turn, state) in [
-        "mount -t tmpfs -o size=4k none $0; ! head -c 8k /dev/zero >$0/fill",
-        "mount -t tmpfs none $0; mount -o remount,ro $0",
+        "mount -t tmpfs -o mode=0700,size=4k none $0; ! head -c 8k /dev/zero >$0/fill",
+        "mount -t tmpfs -o mode=0700 none $0; mount -o remount,ro $0",
     ]
     .iter()
     .enumerate()

@@ -27,7 +27,8 @@ pub struct Agent<'w> {
 impl<'w> Agent<'w> {
     /// Start one with these flags, and wait until it takes calls. The world's directory is everybody's from here on.
     pub fn start(world: &'w World, arguments: &[&str]) -> Self {
-        fs::set_permissions(world.dir(), fs::Permissions::from_mode(0o777))
+        // As /tmp is: what is root's there stays root's.
+        fs::set_permissions(world.dir(), fs::Permissions::from_mode(0o1777))
             .expect("let callers into the world's directory");
         let dir = world.dir().join("agent");
         fs::create_dir_all(&dir).expect("make the agent's directory");

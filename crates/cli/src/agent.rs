@@ -245,7 +245,7 @@ type Parts = (
 );
 
 fn prepared(typed: args::Agent, output: Output) -> Result<Parts, String> {
-    let state = resolve::state_directory(std::env::var_os("BLACKSTART_STATE").as_deref())?;
+    let state = resolve::trusted_state(std::env::var_os("BLACKSTART_STATE").as_deref())?;
     let group = typed.group.as_deref().map(group_number).transpose()?;
     let post = Post {
         socket: typed.socket.clone(),

@@ -65,8 +65,8 @@ Exit codes:
   125  typed wrongly, or Blackstart failed and nothing ran
 
 Environment:
-  BLACKSTART_STATE       where runs keep their state, an absolute path
-                         [default: /var/lib/blackstart]
+  BLACKSTART_STATE       where runs keep their state, an absolute path; root uses none that somebody
+                         else may change [default: /var/lib/blackstart]
   BLACKSTART_GUARDRAILS  where the host's guardrails are: policies that hold for every run, in the
                          order of their names [default: /etc/blackstart/policy.d]
   BLACKSTART_NOTIFY      a file with the targets that every run tells, one in a line, as `--notify`

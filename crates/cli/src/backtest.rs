@@ -3,13 +3,12 @@
 mod human;
 
 use std::collections::BTreeMap;
-use std::ops::ControlFlow;
 use std::path::Path;
 
 use blackstart_core::explain::Told;
 use blackstart_core::history::backtest::{Act, Alike, Backtest, Change, Difference};
-use blackstart_core::history::replay::{Replay, Ruled};
-use blackstart_core::history::{Ancestry, Past, time_text};
+use blackstart_core::history::replay::Ruled;
+use blackstart_core::history::{Ancestry, time_text};
 use blackstart_core::policy::{LeaseLife, Policy};
 use blackstart_core::report::{Mode, Parts as _, Report, Verdict};
 use blackstart_store::{Error, Filter, Found, Store};
@@ -20,6 +19,7 @@ use crate::answers::{self, Finding};
 use crate::args::{self, Against, Format};
 use crate::finish;
 use crate::history::{ago, ask, now};
+use crate::judged::judged;
 use crate::layers::Files;
 use crate::learn::none;
 use crate::output::Output;
@@ -116,11 +116,6 @@ pub(crate) fn filter(against: &Against, service: Option<&String>) -> Filter {
     }
 }
 
-/// Is this one of the runs that are meant? What a service does is no deployment of it, and a deployment says nothing of that.
-pub(crate) fn is_meant(past: &Past, against: &Against) -> bool {
-    past.attached == against.attached
-}
-
 /// Why there are no runs, of which so many were of the other sort.
 pub(crate) fn no_runs(
     store: &Store,
@@ -142,23 +137,6 @@ pub(crate) fn no_runs(
     ))
 }
 
-/// What is known of the runs themselves.
-#[derive(Debug, Default)]
-struct Runs {
-    passed_over: u64,
-    incomplete: u64,
-    first: Option<i64>,
-    last: Option<i64>,
-}
-
-impl Runs {
-    fn add(&mut self, past: &Past) {
-        self.incomplete += u64::from(!past.lacks.is_empty());
-        self.first.get_or_insert(past.started);
-        self.last = Some(past.started);
-    }
-}
-
 fn held(
     typed: &args::Backtest,
     policy: &Policy,
@@ -166,32 +144,20 @@ fn held(
     output: Output,
 ) -> Result<u8, Error> {
     let filter = filter(&typed.against, policy.service.as_ref());
-    let mut ancestry = Ancestry::default();
-    let mut runs = Runs::default();
     let mut test = Backtest::default();
-    let mut replay = match Replay::new(policy) {
-        Ok(replay) => replay,
+    let judged = judged(
+        [policy],
+        store,
+        &filter,
+        typed.against.attached,
+        |past, [replayed]| {
+            test.add(past, &replayed);
+        },
+    )?;
+    let runs = match judged {
+        Ok(runs) => runs,
         Err(error) => return Ok(uncompiled(&error, output)),
     };
-    let mut failed = None;
-    store.pasts(&filter, &mut ancestry, &mut |past, ancestry| {
-        if !is_meant(past, &typed.against) {
-            runs.passed_over += 1;
-            return ControlFlow::Continue(());
-        }
-        runs.add(past);
-        match replay.of(past, ancestry) {
-            Ok(replayed) => test.add(past, &replayed),
-            Err(error) => {
-                failed = Some(error);
-                return ControlFlow::Break(());
-            }
-        }
-        ControlFlow::Continue(())
-    })?;
-    if let Some(error) = failed {
-        return Ok(uncompiled(&error, output));
-    }
     if test.runs == 0 {
         let why = no_runs(store, &filter, &typed.against, runs.passed_over)?;
         output.error(&plain(&why));
@@ -219,10 +185,10 @@ fn held(
         refusals: Vec::new(),
     };
     let code = if test.refused == 0 { 0 } else { WRONG };
-    let groups = test.into_groups(&ancestry);
+    let groups = test.into_groups(&runs.ancestry);
     answer.refusals = groups
         .into_iter()
-        .map(|(alike, ruled)| Refusal::of(&alike, ruled, policy, &ancestry))
+        .map(|(alike, ruled)| Refusal::of(&alike, ruled, policy, &runs.ancestry))
         .collect();
     let text = match typed.format {
         Format::Human => {
@@ -260,32 +226,20 @@ fn compared(
         &typed.against,
         new.service.as_ref().or(old.service.as_ref()),
     );
-    let mut ancestry = Ancestry::default();
-    let mut runs = Runs::default();
     let mut difference = Difference::default();
-    let (mut before, mut after) = match (Replay::new(old), Replay::new(new)) {
-        (Ok(before), Ok(after)) => (before, after),
-        (Err(error), _) | (_, Err(error)) => return Ok(uncompiled(&error, output)),
+    let judged = judged(
+        [old, new],
+        store,
+        &filter,
+        typed.against.attached,
+        |past, [before, after]| {
+            difference.add(past, &before, &after);
+        },
+    )?;
+    let runs = match judged {
+        Ok(runs) => runs,
+        Err(error) => return Ok(uncompiled(&error, output)),
     };
-    let mut failed = None;
-    store.pasts(&filter, &mut ancestry, &mut |past, ancestry| {
-        if !is_meant(past, &typed.against) {
-            runs.passed_over += 1;
-            return ControlFlow::Continue(());
-        }
-        runs.add(past);
-        match (before.of(past, ancestry), after.of(past, ancestry)) {
-            (Ok(before), Ok(after)) => difference.add(past, &before, &after),
-            (Err(error), _) | (_, Err(error)) => {
-                failed = Some(error);
-                return ControlFlow::Break(());
-            }
-        }
-        ControlFlow::Continue(())
-    })?;
-    if let Some(error) = failed {
-        return Ok(uncompiled(&error, output));
-    }
     if difference.runs == 0 {
         let why = no_runs(store, &filter, &typed.against, runs.passed_over)?;
         output.error(&plain(&why));
@@ -305,9 +259,9 @@ fn compared(
     };
     let code = if difference.changed == 0 { 0 } else { WRONG };
     answer.changes = difference
-        .into_groups(&ancestry)
+        .into_groups(&runs.ancestry)
         .into_iter()
-        .map(|(alike, change)| Changed::of(&alike, change, old, new, &ancestry))
+        .map(|(alike, change)| Changed::of(&alike, change, old, new, &runs.ancestry))
         .collect();
     let text = match typed.format {
         Format::Human => {

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use blackstart_core::history::Micros;
 use blackstart_guard::{FILES_KEPT, Finished, finished, forget};
-use blackstart_store::{Error, Kind, SetAside, Store};
+use blackstart_store::{Error, Kind, LONGEST_LOG, SetAside, Store};
 
 use crate::FAILED;
 use crate::output::Output;
@@ -29,7 +29,7 @@ pub(crate) fn keep(state: &Path, report: &Path, output: Output) {
         if let Some(aside) = &opened.set_aside {
             output.warning(&about(aside));
         }
-        opened.store.leave_log()?;
+        opened.store.leave_log(LONGEST_LOG)?;
         opened.store.take_in(report)?;
         Ok(opened.store)
     });
@@ -47,13 +47,20 @@ pub(crate) fn keep(state: &Path, report: &Path, output: Output) {
 /// Take in what there is of a run that goes on; its end takes the place of that.
 pub(crate) fn keep_so_far(state: &Path, report: &[u8]) -> Result<(), Error> {
     let mut store = Store::open(state, PATIENCE)?.store;
-    store.leave_log()?;
+    store.leave_log(LONGEST_LOG)?;
     store.take_in_from(report).map(drop)
+}
+
+/// Bring into the history's file what runs left beside it, where nobody waits for that.
+pub(crate) fn look_after(state: &Path) {
+    if let Err(error) = Store::bring_in(state, PATIENCE) {
+        tracing::debug!(%error, "history");
+    }
 }
 
 /// Ask the history something, with all runs taken in that are over. `work` prints, and says how to exit.
 pub(crate) fn ask(output: Output, work: impl FnOnce(&mut Store, &Path) -> Result<u8, Error>) -> u8 {
-    let state = match resolve::state_directory(std::env::var_os("BLACKSTART_STATE").as_deref()) {
+    let state = match resolve::trusted_state(std::env::var_os("BLACKSTART_STATE").as_deref()) {
         Ok(state) => state,
         Err(message) => {
             output.error(&message);

@@ -4,7 +4,6 @@ use std::ops::ControlFlow;
 
 use blackstart_core::history::backtest::Backtest;
 use blackstart_core::history::learn::{Evidence, Learned, Learner};
-use blackstart_core::history::replay::Replay;
 use blackstart_core::history::{Ancestry, Micros, day_text, time_text};
 use blackstart_core::policy;
 use blackstart_core::report::{Mode, Verdict};
@@ -15,6 +14,7 @@ use serde::Serialize;
 
 use crate::args::{Format, Learn};
 use crate::history::{ago, ask, now};
+use crate::judged::judged;
 use crate::output::Output;
 use crate::plain::plain;
 use crate::{FAILED, answers, finish};
@@ -94,28 +94,13 @@ fn held_against(
         }
     };
     policy.mode = Mode::Enforce;
-    let mut replay = match Replay::new(&policy) {
-        Ok(replay) => replay,
-        Err(error) => return Ok(Err(error.to_string())),
-    };
     let mut backtest = Backtest::default();
-    let mut failed = None;
-    store.pasts(
-        filter,
-        &mut Ancestry::default(),
-        &mut |past, ancestry| match replay.of(past, ancestry) {
-            _ if past.attached != attached => ControlFlow::Continue(()),
-            Ok(replayed) => {
-                backtest.add(past, &replayed);
-                ControlFlow::Continue(())
-            }
-            Err(error) => {
-                failed = Some(error.to_string());
-                ControlFlow::Break(())
-            }
-        },
-    )?;
-    Ok(failed.map_or(Ok(backtest.refused), Err))
+    let judged = judged([&policy], store, filter, attached, |past, [replayed]| {
+        backtest.add(past, &replayed);
+    })?;
+    Ok(judged
+        .map(|_| backtest.refused)
+        .map_err(|error| error.to_string()))
 }
 
 /// Why there are no runs.

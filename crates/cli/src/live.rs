@@ -28,7 +28,8 @@ pub(crate) fn line(notice: &Notice, telling: Telling) -> Option<String> {
         Notice::Warning(text) => Some(format!(
             "blackstart: {} {}\n",
             paint.doubtful("warning:"),
-            part(text)
+            // With what to do, which stands at its end.
+            cut(&plain(text), LONGEST_WARNING)
         )),
         Notice::Attached { to, processes } => Some(attached(to, *processes)),
         Notice::Gap(_) | Notice::Adopted(_) | Notice::Under(_) => None,
@@ -79,6 +80,9 @@ fn refusal(refused: &Refused, paint: Paint) -> String {
         place.unwrap_or_default(),
     )
 }
+
+/// Our own words, with names of files in them.
+const LONGEST_WARNING: usize = 1000;
 
 fn part(text: &str) -> String {
     cut(&plain(text), PART_WIDTH)

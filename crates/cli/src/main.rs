@@ -16,6 +16,7 @@ mod explain;
 mod graph;
 mod history;
 mod html;
+mod judged;
 mod layers;
 mod learn;
 mod live;
@@ -144,6 +145,9 @@ fn only_sweep(output: Output) -> u8 {
         }
     };
     let swept = sweep(&state, output);
+    if swept.is_ok() {
+        history::look_after(&state);
+    }
     notify::send_what_is_due(&state);
     match swept {
         Ok(true) => 0,

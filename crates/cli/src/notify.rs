@@ -319,7 +319,7 @@ fn list_at(path: &Path) -> List {
 
 /// `notify flush`.
 pub(crate) fn flush(typed: &Flush, output: Output) -> u8 {
-    let state = match resolve::state_directory(std::env::var_os("BLACKSTART_STATE").as_deref()) {
+    let state = match resolve::trusted_state(std::env::var_os("BLACKSTART_STATE").as_deref()) {
         Ok(state) => state,
         Err(message) => {
             output.error(&message);

@@ -4,12 +4,10 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::io;
-use std::ops::ControlFlow;
 use std::path::Path;
 
 use blackstart_core::history::promote::{Advice, Promotion, Written};
-use blackstart_core::history::replay::Replay;
-use blackstart_core::history::{Ancestry, Micros, time_text};
+use blackstart_core::history::time_text;
 use blackstart_core::policy::{self, At, Policy, Rung};
 use blackstart_core::report::Mode;
 use blackstart_store::{Error, Store};
@@ -18,8 +16,9 @@ use serde::Serialize;
 
 use crate::answers::{self, Finding};
 use crate::args::{self, Format};
-use crate::backtest::{filter, invalid, is_meant, left_out, no_runs, read, remarks, uncompiled};
+use crate::backtest::{filter, invalid, left_out, no_runs, read, remarks, uncompiled};
 use crate::history::{ago, ask};
+use crate::judged::judged;
 use crate::output::Output;
 use crate::plain::{Paint, plain};
 use crate::resolve::Problem;
@@ -57,36 +56,21 @@ fn held(
     let filter = filter(&typed.against, now.service.as_ref());
     let quiet_since = ago(typed.quiet_for);
     let mut promotion = Promotion::new(now, quiet_since);
-    let mut ancestry = Ancestry::default();
-    let mut replay = match Replay::new(enforced) {
-        Ok(replay) => replay,
+    let judged = judged(
+        [enforced],
+        store,
+        &filter,
+        typed.against.attached,
+        |past, [replayed]| {
+            promotion.add(past, &replayed);
+        },
+    )?;
+    let runs = match judged {
+        Ok(runs) => runs,
         Err(error) => return Ok(uncompiled(&error, output)),
     };
-    let mut span: Option<(Micros, Micros)> = None;
-    let mut failed = None;
-    let mut passed_over = 0;
-    store.pasts(&filter, &mut ancestry, &mut |past, ancestry| {
-        if !is_meant(past, &typed.against) {
-            passed_over += 1;
-            return ControlFlow::Continue(());
-        }
-        let (first, last) = span.get_or_insert((past.started, past.started));
-        *first = past.started.min(*first);
-        *last = past.started.max(*last);
-        match replay.of(past, ancestry) {
-            Ok(replayed) => promotion.add(past, &replayed),
-            Err(error) => {
-                failed = Some(error);
-                return ControlFlow::Break(());
-            }
-        }
-        ControlFlow::Continue(())
-    })?;
-    if let Some(error) = failed {
-        return Ok(uncompiled(&error, output));
-    }
     if promotion.runs == 0 {
-        let why = no_runs(store, &filter, &typed.against, passed_over)?;
+        let why = no_runs(store, &filter, &typed.against, runs.passed_over)?;
         output.error(&plain(&why));
         return Ok(WRONG);
     }
@@ -94,11 +78,11 @@ fn held(
         service: filter.service,
         runs: promotion.runs,
         attached: typed.against.attached,
-        passed_over,
+        passed_over: runs.passed_over,
         incomplete_runs: promotion.incomplete,
         runs_lately: promotion.lately,
-        first_run: span.map(|(first, _)| time_text(first)),
-        last_run: span.map(|(_, last)| time_text(last)),
+        first_run: runs.first.map(time_text),
+        last_run: runs.last.map(time_text),
         quiet_since: Some(time_text(quiet_since)),
         cut_short: promotion.cut_short,
         remarks: remarks(&[enforced]),

@@ -15,7 +15,7 @@ const UNCHANGED: u8 = 1;
 /// Reads the policy, hands it to the run's supervisor, and says how to exit.
 pub(crate) fn reload(typed: &Reload, output: Output) -> u8 {
     let around = Surroundings::of_caller();
-    let state = match resolve::state_directory(around.state.as_deref()) {
+    let state = match resolve::trusted_state(around.state.as_deref()) {
         Ok(state) => state,
         Err(message) => {
             output.error(&message);

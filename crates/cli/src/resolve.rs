@@ -23,6 +23,7 @@ use crate::diagnostics::Texts;
 use crate::layers::{self, Files};
 use crate::lock_file::LockFile;
 use crate::notify::Telling;
+use crate::plain::plain;
 use crate::report_file::ReportFile;
 
 /// Where runs keep their state, unless `BLACKSTART_STATE` says otherwise.
@@ -662,6 +663,15 @@ pub(crate) fn state_directory(variable: Option<&OsStr>) -> Result<PathBuf, Strin
                 ))
             }
         }
+    }
+}
+
+/// The same, if nobody else may change what root finds there.
+pub(crate) fn trusted_state(variable: Option<&OsStr>) -> Result<PathBuf, String> {
+    let state = state_directory(variable)?;
+    match blackstart_guard::is_trusted(&state) {
+        Ok(()) => Ok(state),
+        Err(error) => Err(plain(&format!("the state of runs is not used: {error}"))),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::cell::OnceCell;
 use std::io;
+use std::path::Path;
 
 use blackstart_core::explain::{Question, explain};
 use blackstart_core::policy::Rule;
@@ -112,8 +113,13 @@ pub(crate) fn carry_out(
     };
     let result = guard(&request(order), &mut notice);
     drop(meanwhile);
+    // What nobody else may change; that the run's own state is not there was told.
+    let state = match blackstart_guard::is_trusted(&order.state) {
+        Ok(()) => order.state.as_path(),
+        Err(_) => Path::new(blackstart_guard::SPARE),
+    };
     for report in adopted {
-        notify::tell_of_adopted(&report, &order.state, output);
+        notify::tell_of_adopted(&report, state, output);
     }
     let code = match result {
         Ok(ended) => {
@@ -122,12 +128,12 @@ pub(crate) fn carry_out(
                 .as_ref()
                 .map_or(rules, |policy| &policy.rules);
             let code = tell(order, &ended, rules, output);
-            order.telling.tell(&ended.report, &order.state, output);
+            order.telling.tell(&ended.report, state, output);
             let record = ended.record.clone().filter(|_| ended.finished);
             // What is told is told: from here on its room is needed for something else.
             drop(ended);
-            if let Some(report) = record {
-                history::keep(&order.state, &report, output);
+            if let Some(report) = record.filter(|_| state == order.state) {
+                history::keep(state, &report, output);
             }
             code
         }
@@ -137,7 +143,7 @@ pub(crate) fn carry_out(
         }
     };
     // Also where nothing ran: an earlier run's end may have been found.
-    notify::send_what_is_due(&order.state);
+    notify::send_what_is_due(state);
     code
 }
 

@@ -206,6 +206,28 @@ fn a_run_of_which_nothing_was_seen_looks_well_to_nobody() {
 }
 
 #[test]
+fn a_message_for_people_ends_before_it_is_cut_off() {
+    let mut report = report();
+    // Each character takes five, once it is marked as text.
+    let long = "&".repeat(100_000);
+    let finding = blackstart_core::report::Finding {
+        title: long.clone(),
+        fix: Some(long),
+        ..report.findings[0].clone()
+    };
+    report.findings = vec![finding; 30];
+    let text = slack(&Told::of(&report)).unwrap()["text"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    assert!(text.len() < 40_000, "{}", text.len());
+    let shown = text.matches(":red_circle:").count();
+    assert!(shown > 0, "{text}");
+    let rest = format!("and {} more: `blackstart runs show ", 30 - shown);
+    assert!(text.contains(&rest), "{rest}");
+}
+
+#[test]
 fn runs_are_summed_up_by_service() {
     let mut tally = Tally::default();
     let told = told();

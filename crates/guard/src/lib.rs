@@ -34,6 +34,7 @@ mod story;
 mod stray;
 mod supervise;
 mod terminal;
+mod trusted;
 mod usual;
 mod watch;
 
@@ -64,6 +65,8 @@ pub use plan::Need;
 pub use refusal::{Cause, Refusal};
 pub use run::attach::{Attaching, attach};
 pub use run::run;
+pub use state::SPARE;
+pub use trusted::is_trusted;
 
 /// What is to be run, and how.
 #[derive(Debug, Clone)]

@@ -22,12 +22,12 @@ pub fn meanwhile(dir: &Path, owner: Option<String>) -> io::Result<Option<Account
         return Ok(None);
     }
     let mut record = Ledger::redacting(&run.redaction);
-    match files.read_record(&mut |row| record.add(row)) {
+    match files.read_record(run.marks_ends, &mut |row| record.add(row)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         read => read?,
     }
-    files.read_followed(&mut |row| record.add(row))?;
-    let policy = files.read_policy();
+    files.read_followed(run.marks_ends, &mut |row| record.add(row))?;
+    let policy = files.read_policy()?;
     let took = u64::try_from(wall_ns(SystemTime::now()) - run.started_ns).ok();
     let end = End {
         usage: Usage {

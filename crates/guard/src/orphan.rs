@@ -15,6 +15,7 @@ use crate::run::gates;
 use crate::state::{RunDir, RunFile, SPARE, StateDir, boot};
 use crate::story::{End, tell, wall_ns};
 use crate::stray;
+use crate::trusted::is_trusted;
 
 /// How long another command may take with its own sweep or set-up.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -81,13 +82,13 @@ impl Swept {
 pub fn sweep(state_dir: &Path) -> io::Result<Swept> {
     let mut spare = sweep_spare(state_dir);
     spare.add(stray::sweep());
-    let swept = StateDir::existing(state_dir).map_or_else(
-        || Ok(Swept::default()),
-        |state| {
+    let swept = is_trusted(state_dir).and_then(|()| match StateDir::existing(state_dir) {
+        None => Ok(Swept::default()),
+        Some(state) => {
             let _alone = state.lock(PATIENCE)?;
             sweep_locked(&state)
-        },
-    );
+        }
+    });
     match swept {
         // A disk that is full, say: what was found elsewhere is to be told all the same.
         Err(error) if !spare.is_empty() => {

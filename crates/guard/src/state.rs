@@ -28,14 +28,15 @@ use crate::AtEnd;
 use crate::cgroup::Whereabouts;
 use crate::control::{self, Origin};
 use crate::resolv::Resolving;
+use crate::trusted::is_trusted;
 
 /// Where a run keeps its state that cannot keep it where it should: in memory on all hosts, and so gone after a reboot,
 /// as are cgroup and programs.
-pub(crate) const SPARE: &str = "/run/blackstart";
+pub const SPARE: &str = "/run/blackstart";
 /// The directories of runs, below the state's.
-const RUNS: &str = "runs";
+pub(crate) const RUNS: &str = "runs";
 /// What others are to be told (`crates/notify`), below the state's.
-const NOTIFY: &str = "notify";
+pub(crate) const NOTIFY: &str = "notify";
 
 /// May somebody whose state cannot be kept for this reason keep it elsewhere? Not, where it is denied for want of root:
 /// then anything else is, too.
@@ -180,15 +181,23 @@ pub(crate) struct StateDir {
 impl StateDir {
     /// Use `path`, made if it is not there.
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
+        is_trusted(path)?;
         private_dir(&path.join(RUNS))?;
         Ok(Self {
             path: path.to_owned(),
         })
     }
 
-    /// Use `path` if it is there.
+    /// Use `path` if it is there, and nobody else's.
     pub(crate) fn existing(path: &Path) -> Option<Self> {
-        path.join(RUNS).is_dir().then(|| Self {
+        if !path.join(RUNS).is_dir() {
+            return None;
+        }
+        if let Err(error) = is_trusted(path) {
+            tracing::warn!(%error, "left alone");
+            return None;
+        }
+        Some(Self {
             path: path.to_owned(),
         })
     }
@@ -313,6 +322,7 @@ impl RunDir {
         Self {
             path: path.to_owned(),
             lock: None,
+            held: None,
         }
     }
 

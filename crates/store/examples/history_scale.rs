@@ -3,7 +3,8 @@
 //! `make bench-store` runs it. The reports are made up, each like a deployment's: a hundred flows to sixty names, some of
 //! which have another address each time, by thirty processes. They go in by the way that every report goes. The answers
 //! are made as the program makes them, from opening the history on, of one of twenty services; only printing is left out.
-//! Times are of the wall clock, so that other work on the machine counts; the processor's are told beside them.
+//! Each is asked for when nothing of the file is in memory, and again when all of it may be. Times are of the wall clock, so
+//! that other work on the machine counts; the processor's are told beside them. A bar is met if the longest meets it.
 #![forbid(unsafe_code)]
 
 use std::error::Error;
@@ -19,7 +20,8 @@ use blackstart_core::history::replay::Replay;
 use blackstart_core::history::{Ancestry, Micros, time_text};
 use blackstart_core::policy::{Policy, alone};
 use blackstart_core::report::*;
-use blackstart_store::{FILE, Filter, Store};
+use blackstart_store::{FILE, Filter, LONGEST_LOG, Store};
+use rustix::fs::{Advice, fadvise};
 use rustix::time::{ClockId, clock_gettime};
 
 const SERVICES: u64 = 20;
@@ -28,8 +30,10 @@ const FLOWS: u64 = 100;
 const NAMES: u64 = 60;
 const PROCESSES: u64 = 30;
 const ROUNDS: usize = 5;
+/// As often with nothing of the file in memory.
+const COLD_ROUNDS: usize = 3;
 /// So many runs are taken in to see how long one takes.
-const WRITES: u64 = 100;
+const WRITES: u64 = 1000;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The time between two runs, so that all of them took place within ninety days.
@@ -47,8 +51,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let runs = arguments.next().map_or(Ok(RUNS), |text| text.parse())?;
     fs::create_dir_all(&dir)?;
-    fill(&dir, runs)?;
-    writes(&dir, runs)?;
+    let there = fill(&dir, runs)?;
+    writes(&dir, there)?;
     let one = Filter {
         service: Some("service-7".to_owned()),
         ..Filter::default()
@@ -61,38 +65,54 @@ fn main() -> Result<(), Box<dyn Error>> {
     let policy = alone(POLICY, "policy.yaml")
         .map_err(|wrong| format!("{wrong:?}"))?
         .policy;
-    measure("runs list", ROUNDS, Some(1.0), || list(&dir, &short(&all)))?;
-    measure("runs list of one service", ROUNDS, Some(1.0), || {
+    measure(&dir, "runs list", Some(1.0), || list(&dir, &short(&all)))?;
+    measure(&dir, "runs list of one service", Some(1.0), || {
         list(&dir, &short(&one))
     })?;
-    measure("runs list of all runs", ROUNDS, Some(1.0), || {
+    measure(&dir, "runs list of all runs", Some(1.0), || {
         list(&dir, &all)
     })?;
-    measure("policy learn of one service", ROUNDS, Some(5.0), || {
+    measure(&dir, "policy learn of one service", Some(5.0), || {
         learn(&dir, &one)
     })?;
-    measure("policy backtest of one service", ROUNDS, Some(5.0), || {
+    measure(&dir, "policy backtest of one service", Some(5.0), || {
         backtest(&dir, &one, &policy)
     })?;
-    measure("policy backtest of all services", 1, None, || {
-        backtest(&dir, &all, &policy)
-    })
+    let begin = Instant::now();
+    let found = backtest(&dir, &all, &policy)?;
+    let took = begin.elapsed().as_secs_f64();
+    println!("policy backtest of all services ({found}): {took:.3} s (once; no bar)");
+    Ok(())
 }
 
 fn measure(
+    dir: &Path,
     what: &str,
-    rounds: usize,
     bar: Option<f64>,
     mut act: impl FnMut() -> Result<String, Box<dyn Error>>,
 ) -> Result<(), Box<dyn Error>> {
-    let mut times = Vec::new();
-    let mut found = String::new();
-    for _ in 0..rounds {
-        let begin = (Instant::now(), processor());
-        found = act()?;
-        times.push((begin.0.elapsed().as_secs_f64(), processor() - begin.1));
+    for (state, rounds) in [("cold", COLD_ROUNDS), ("warm", ROUNDS)] {
+        let mut times = Vec::new();
+        let mut found = String::new();
+        for _ in 0..rounds {
+            if state == "cold" {
+                evict(dir)?;
+            }
+            let begin = (Instant::now(), processor());
+            found = act()?;
+            times.push((begin.0.elapsed().as_secs_f64(), processor() - begin.1));
+        }
+        told(&format!("{what}, {state} ({found})"), times, bar);
     }
-    told(&format!("{what} ({found})"), times, bar);
+    Ok(())
+}
+
+/// Have nothing of the history's file in memory.
+fn evict(dir: &Path) -> Result<(), Box<dyn Error>> {
+    let file = fs::File::open(dir.join(FILE))?;
+    // What is not on the disk yet stays in memory.
+    file.sync_all()?;
+    fadvise(&file, 0, None, Advice::DontNeed)?;
     Ok(())
 }
 
@@ -159,23 +179,26 @@ fn held(store: &Store, filter: &Filter, policy: &Policy) -> Result<Backtest, Box
 
 const POLICY: &str = "apiVersion: blackstart.dev/v1\nkind: Policy\nmode: enforce\nrules:\n  - deny: host-3.service-7.example.com\n  - deny: 10.0.0.0/16\n  - deny: .other.example.net\n    process: curl\n";
 
-fn fill(dir: &Path, runs: u64) -> Result<(), Box<dyn Error>> {
+/// Up to so many runs; how many there are then. A history that is there is filled up, and asked again.
+fn fill(dir: &Path, runs: u64) -> Result<u64, Box<dyn Error>> {
     let mut store = Store::open(dir, PATIENCE)?.store;
-    store.leave_log()?;
+    store.leave_log(LONGEST_LOG)?;
     let begin = Instant::now();
     let mut bytes = 0;
-    for n in 0..runs {
+    let before = store.count(&Filter::default())?;
+    for n in before..runs {
         let text = serde_json::to_vec(&report(n))?;
         bytes += text.len() as u64;
         store.take_in_from(text.as_slice())?;
     }
     println!(
-        "{runs} runs of {SERVICES} services with {FLOWS} flows each, {} MiB of reports, taken in in {:.0} s; the history has {} MiB",
+        "{} runs of {SERVICES} services with {FLOWS} flows each, {} MiB of reports, taken in in {:.0} s; the history has {} MiB",
+        runs.saturating_sub(before),
         bytes >> 20,
         begin.elapsed().as_secs_f64(),
         store.size()? >> 20
     );
-    Ok(())
+    Ok(before.max(runs))
 }
 
 /// As a run does at its end: the history is opened for each.
@@ -186,7 +209,7 @@ fn writes(dir: &Path, runs: u64) -> Result<(), Box<dyn Error>> {
         fs::write(&path, serde_json::to_vec(&report(n))?)?;
         let begin = (Instant::now(), processor());
         let mut store = Store::open(dir, PATIENCE)?.store;
-        store.leave_log()?;
+        store.leave_log(LONGEST_LOG)?;
         store.take_in(&path)?;
         drop(store);
         times.push((begin.0.elapsed().as_secs_f64(), processor() - begin.1));
@@ -207,11 +230,11 @@ fn told(what: &str, mut times: Vec<Took>, bar: Option<f64>) {
     let processor = times.iter().map(|took| took.1).sum::<f64>() / times.len() as f64;
     let bar = match bar {
         None => "no bar".to_owned(),
-        Some(bar) if median <= bar => format!("bar {bar} s: met"),
+        Some(bar) if most <= bar => format!("bar {bar} s: met"),
         Some(bar) => format!("bar {bar} s: missed"),
     };
     println!(
-        "{what}: {median:.3} s (median of {}, most {most:.3} s, of the processor {processor:.3} s; {bar})",
+        "{what}: {median:.3} s (median of {}, longest {most:.3} s, of the processor {processor:.3} s; {bar})",
         times.len()
     );
 }

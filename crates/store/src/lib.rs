@@ -8,6 +8,8 @@
 //! never written over.
 #![forbid(unsafe_code)]
 
+mod attempts;
+mod earlier;
 mod error;
 mod open;
 mod recall;
@@ -16,6 +18,6 @@ mod schema;
 mod take_in;
 
 pub use error::{Error, Kind};
-pub use open::{FILE, Opened, SetAside, Store};
+pub use open::{FILE, LONGEST_LOG, Opened, SetAside, Store};
 pub use recall::{Filter, Found, RunRow};
 pub use take_in::Taken;

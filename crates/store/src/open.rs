@@ -22,8 +22,9 @@ const LOCK: &str = "history.lock";
 /// What SQLite writes beside a database.
 const BESIDE: [&str; 2] = ["-wal", "-shm"];
 
-/// A log of so many pages, 8 MiB, is brought into the file even so: who opens a history reads its whole log.
-const LOG_PAGES: u32 = 2048;
+/// A log of so many bytes, of some two hundred and fifty runs, is brought into the file even by who must not wait for the disk:
+/// who opens a history reads its whole log, which takes about a third of a millisecond for each MiB.
+pub const LONGEST_LOG: u64 = 16 << 20;
 
 /// A history.
 #[derive(Debug)]
@@ -33,6 +34,8 @@ pub struct Store {
     /// The file's number: what is at the path may be another one by now.
     inode: u64,
     writable: bool,
+    /// What is written stays in the log, until that is so long.
+    leaves_log: Option<u64>,
 }
 
 /// What opening came to.
@@ -81,6 +84,7 @@ impl Store {
             path: PathBuf::new(),
             inode: 0,
             writable: true,
+            leaves_log: None,
         })
     }
 
@@ -132,6 +136,7 @@ impl Store {
             path: path.to_owned(),
             inode,
             writable: true,
+            leaves_log: None,
         })
     }
 
@@ -166,7 +171,18 @@ impl Store {
             path: path.to_owned(),
             inode,
             writable: false,
+            leaves_log: None,
         })
+    }
+
+    /// Bring the log into the file, if there is one.
+    pub fn bring_in(directory: &Path, patience: Duration) -> Result<(), Error> {
+        let log = beside(&directory.join(FILE), BESIDE[0]);
+        if fs::metadata(log).is_ok_and(|it| it.len() > 0) {
+            // The last one that closes it does so.
+            drop(Self::open(directory, patience)?);
+        }
+        Ok(())
     }
 
     /// May it be written?
@@ -189,14 +205,43 @@ impl Store {
         Ok((of("page_count")?.saturating_sub(of("freelist_count")?)) * of("page_size")?)
     }
 
-    /// For whoever must not wait for the disk: what is written stays in the log beside the file for longer, also when
-    /// this is dropped. Whoever opens the history otherwise brings it into the file.
-    pub fn leave_log(&self) -> Result<(), Error> {
+    /// For whoever must not wait for the disk: what is written stays in the log beside the file until that has `longest`
+    /// bytes, also when this is dropped. Whoever opens the history otherwise brings it into the file.
+    pub fn leave_log(&mut self, longest: u64) -> Result<(), Error> {
         self.connection
             .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
         self.connection
-            .pragma_update(None, "wal_autocheckpoint", LOG_PAGES)?;
+            .pragma_update(None, "wal_autocheckpoint", 0)?;
+        self.leaves_log = Some(longest);
         Ok(())
+    }
+
+    /// Something was written: if the log is to be left and has become long, bring it into the file, and begin it anew.
+    /// SQLite's own way does only the first where each command writes once: what was brought in is forgotten with the last
+    /// connection, so that the next command brings in all of it again, and it never ends.
+    pub(crate) fn shorten_log(&self) -> Result<(), Error> {
+        let Some(longest) = self.leaves_log else {
+            return Ok(());
+        };
+        let log = beside(&self.path, BESIDE[0]);
+        if fs::metadata(log).map_or(0, |it| it.len()) < longest {
+            return Ok(());
+        }
+        // Who reads an older moment is not waited for: the log is then for whoever comes next.
+        let patience: i64 = self
+            .connection
+            .pragma_query_value(None, "busy_timeout", |row| row.get(0))?;
+        self.connection.busy_timeout(Duration::ZERO)?;
+        let done = self
+            .connection
+            .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+        let patience = Duration::from_millis(u64::try_from(patience).unwrap_or(0));
+        self.connection.busy_timeout(patience)?;
+        match done.map_err(Error::from) {
+            Err(error) if error.kind() == Kind::Foreign => Err(error),
+            // What was written is written.
+            _ => Ok(()),
+        }
     }
 
     /// Let it grow to no more than so many pages, as if the disk had no more room. For tests.

@@ -1,6 +1,6 @@
 //! What a history tells.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::net::IpAddr;
 use std::ops::ControlFlow;
@@ -11,8 +11,13 @@ use blackstart_core::history::{
 };
 use blackstart_core::report::{Attribution, Guarded, Mode, Verdict};
 use flate2::write::DeflateDecoder;
+use hashbrown::HashMap;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
+use crate::attempts::{Attempts, ContactRow, FlowRow, LookupRow};
+use crate::earlier;
+use crate::earlier::NO_COMMAND;
+use crate::schema::place;
 use crate::{Error, Kind, Store};
 
 /// Which runs.
@@ -86,9 +91,6 @@ pub enum Found {
 
 /// So many ids are told where one was meant.
 const CANDIDATES: usize = 10;
-
-/// Every run has a command; what was attached to has none.
-const NO_COMMAND: &str = "[]";
 
 const RUNS: &str = "SELECT run.id, uuid, (SELECT text FROM word WHERE id = service),
     (SELECT text FROM word WHERE id = host), (SELECT text FROM word WHERE id = command), started, ended, exit_code,
@@ -299,7 +301,7 @@ impl Store {
         };
         let moment = self.connection.unchecked_transaction()?;
         let text = format!(
-            "SELECT id FROM run {} ORDER BY started DESC, id DESC LIMIT ?4",
+            "SELECT id, service FROM run {} ORDER BY started DESC, id DESC LIMIT ?4",
             by(service)
         );
         let mut statement = moment.prepare(&text)?;
@@ -313,12 +315,12 @@ impl Store {
                 filter.before.unwrap_or(Micros::MAX),
                 limit
             ],
-            |row| row.get(0),
+            |row| Ok((row.get(0)?, row.get(1)?)),
         )?;
-        let numbers: Vec<i64> = rows.collect::<Result<_, _>>()?;
+        let numbers: Vec<(i64, Option<i64>)> = rows.collect::<Result<_, _>>()?;
         let mut memory = Memory::new(&moment, ancestry)?;
-        for number in numbers.into_iter().rev() {
-            let past = memory.past(number)?;
+        for (number, service) in numbers.into_iter().rev() {
+            let past = memory.past(number, service)?;
             if each(&past, memory.ancestry).is_break() {
                 break;
             }
@@ -328,7 +330,11 @@ impl Store {
 
     /// What one run reached for.
     pub fn past(&self, run: &RunRow, ancestry: &mut Ancestry) -> Result<Past, Error> {
-        Memory::new(&self.connection, ancestry)?.past(run.number)
+        let service = self
+            .connection
+            .prepare_cached("SELECT service FROM run WHERE id = ?")?
+            .query_row([run.number], |row| row.get(0))?;
+        Memory::new(&self.connection, ancestry)?.past(run.number, service)
     }
 }
 
@@ -398,127 +404,113 @@ impl<'c, 'a> Memory<'c, 'a> {
         })
     }
 
-    fn past(&mut self, number: i64) -> Result<Past, Error> {
+    fn past(&mut self, number: i64, service: Option<i64>) -> Result<Past, Error> {
         self.tidy();
-        let (id, service, host, started, drill, lacks, around, command): (
-            String,
-            Option<i64>,
-            i64,
-            Micros,
-            bool,
-            i64,
-            i64,
-            i64,
-        ) = self
-            .connection
-            .prepare_cached(
-                "SELECT uuid, service, host, started, drill, lacks, surroundings, command FROM run WHERE id = ?",
-            )?
-            .query_row([number], |row| {
-                Ok((
-                    row.get(0)?,
-                    row.get(1)?,
-                    row.get(2)?,
-                    row.get(3)?,
-                    row.get(4)?,
-                    row.get(5)?,
-                    row.get(6)?,
-                    row.get(7)?,
-                ))
-            })?;
-        let service = match service {
-            Some(service) => Some(self.word(service)?),
-            None => None,
+        let attempts = match attempts_of(self.connection, number, service)? {
+            Some(attempts) => attempts,
+            None => earlier::attempts_of(self.connection, number)?,
         };
+        let Some((head, id)) = attempts.head else {
+            return Err(damaged("what a run did"));
+        };
+        let [service, host, started, drill, attached, lacks, around] = head;
+        let lookups = attempts.lookups.iter().map(|row| self.asked(row, started));
+        let lookups = lookups.collect::<Result<_, _>>()?;
+        let flows = attempts.flows.iter().map(|row| self.reached(row, started));
+        let flows = flows.collect::<Result<_, _>>()?;
+        let contacts = attempts.contacts.iter().map(|row| self.contacted(row));
+        let contacts = contacts.collect::<Result<_, _>>()?;
         Ok(Past {
             id,
-            service,
+            service: match service {
+                0 => None,
+                service => Some(self.word(service)?),
+            },
             host: self.word(host)?,
             started,
-            drill,
-            attached: *self.word(command)? == *NO_COMMAND,
+            drill: drill != 0,
+            attached: attached != 0,
             lacks: self.lacks(lacks)?,
             around: self.surroundings(around)?,
-            lookups: self.lookups(number)?,
-            flows: self.flows(number)?,
-            contacts: self.contacts(number)?,
+            lookups,
+            flows,
+            contacts,
         })
     }
 
-    fn lookups(&mut self, run: i64) -> Result<Vec<Asked>, Error> {
-        let mut statement = self.connection.prepare_cached(
-            "SELECT name, type, lineage, subject, verdict, rule, queries, first, last, answer
-             FROM lookup WHERE run = ? ORDER BY seq",
-        )?;
-        let mut rows = statement.query([run])?;
-        let mut found = Vec::new();
-        while let Some(row) = rows.next()? {
-            found.push(Asked {
-                name: self.word(row.get(0)?)?,
-                qtype: self.word(row.get(1)?)?,
-                by: self.lineage(row.get(2)?)?,
-                subject: subject(row, 3)?,
-                verdict: verdict(row.get(4)?)?,
-                rule: self.word(row.get(5)?)?,
-                queries: amount(row, 6)?,
-                first: row.get(7)?,
-                last: row.get(8)?,
-                answer: self.answer(row.get(9)?)?,
-            });
-        }
-        Ok(found)
+    fn asked(&mut self, row: &LookupRow, began: Micros) -> Result<Asked, Error> {
+        let [
+            name,
+            qtype,
+            by,
+            subject,
+            given,
+            rule,
+            queries,
+            first,
+            last,
+            answer,
+        ] = *row;
+        Ok(Asked {
+            name: self.word(name)?,
+            qtype: self.word(qtype)?,
+            by: self.lineage(by)?,
+            subject: subject_of(subject),
+            verdict: verdict(given)?,
+            rule: self.word(rule)?,
+            queries: amount(queries),
+            first: began.wrapping_add(first),
+            last: began.wrapping_add(last),
+            answer: self.answer(answer)?,
+        })
     }
 
-    fn flows(&mut self, run: i64) -> Result<Vec<Reached>, Error> {
-        let mut statement = self.connection.prepare_cached(
-            "SELECT destination, lineage, subject, verdict, rule, attempts, first, last, attribution, probe
-             FROM flow WHERE run = ? ORDER BY seq",
-        )?;
-        let mut rows = statement.query([run])?;
-        let mut found = Vec::new();
-        while let Some(row) = rows.next()? {
-            let Destination {
-                name,
-                address,
-                port,
-                protocol,
-            } = self.destination(row.get(0)?)?;
-            found.push(Reached {
-                name,
-                address,
-                port,
-                protocol,
-                by: self.lineage(row.get(1)?)?,
-                subject: subject(row, 2)?,
-                verdict: verdict(row.get(3)?)?,
-                rule: self.word(row.get(4)?)?,
-                attempts: amount(row, 5)?,
-                first: row.get(6)?,
-                last: row.get(7)?,
-                attribution: attribution(row.get(8)?)?,
-                probe: row.get(9)?,
-            });
-        }
-        Ok(found)
+    fn reached(&mut self, row: &FlowRow, began: Micros) -> Result<Reached, Error> {
+        let [
+            destination,
+            by,
+            subject,
+            given,
+            rule,
+            attempts,
+            first,
+            last,
+            sure,
+            probe,
+        ] = *row;
+        let Destination {
+            name,
+            address,
+            port,
+            protocol,
+        } = self.destination(destination)?;
+        Ok(Reached {
+            name,
+            address,
+            port,
+            protocol,
+            by: self.lineage(by)?,
+            subject: subject_of(subject),
+            verdict: verdict(given)?,
+            rule: self.word(rule)?,
+            attempts: amount(attempts),
+            first: began.wrapping_add(first),
+            last: began.wrapping_add(last),
+            attribution: attribution(sure)?,
+            probe: probe != 0,
+        })
     }
 
-    fn contacts(&mut self, run: i64) -> Result<Vec<Contacted>, Error> {
-        let mut statement = self.connection.prepare_cached(
-            "SELECT path, lineage, subject, verdict, rule, attempts FROM contact WHERE run = ? ORDER BY seq",
-        )?;
-        let mut rows = statement.query([run])?;
-        let mut found = Vec::new();
-        while let Some(row) = rows.next()? {
-            found.push(Contacted {
-                path: self.word(row.get(0)?)?,
-                by: self.lineage(row.get(1)?)?,
-                subject: subject(row, 2)?,
-                verdict: verdict(row.get(3)?)?,
-                rule: self.word(row.get(4)?)?,
-                attempts: amount(row, 5)?,
-            });
-        }
-        Ok(found)
+    fn contacted(&mut self, row: &ContactRow) -> Result<Contacted, Error> {
+        let [path, by, subject, given, rule, attempts] = *row;
+        Ok(Contacted {
+            path: self.word(path)?,
+            by: self.lineage(by)?,
+            subject: subject_of(subject),
+            verdict: verdict(given)?,
+            rule: self.word(rule)?,
+            attempts: amount(attempts),
+        })
     }
 
     fn text(&self, id: i64) -> Result<String, Error> {
@@ -649,14 +641,35 @@ fn parsed<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, Error> {
     serde_json::from_str(text).map_err(|_| damaged("a list"))
 }
 
-fn subject(row: &Row<'_>, at: usize) -> rusqlite::Result<Option<u64>> {
-    let number: Option<i64> = row.get(at)?;
-    Ok(number.and_then(|number| u64::try_from(number).ok()))
+/// As [`crate::take_in`] has it: 0 is none.
+fn subject_of(number: i64) -> Option<u64> {
+    u64::try_from(number.checked_sub(1)?).ok()
 }
 
-fn amount(row: &Row<'_>, at: usize) -> rusqlite::Result<u64> {
-    let number: i64 = row.get(at)?;
-    Ok(u64::try_from(number).unwrap_or(0))
+fn amount(number: i64) -> u64 {
+    u64::try_from(number).unwrap_or(0)
+}
+
+/// What a run did, of all its parts; none, if an earlier version took it in.
+fn attempts_of(
+    connection: &Connection,
+    run: i64,
+    service: Option<i64>,
+) -> Result<Option<Attempts>, Error> {
+    let place = place(service, run);
+    let mut statement = connection
+        .prepare_cached("SELECT bytes FROM attempts WHERE id BETWEEN ? AND ? ORDER BY id")?;
+    let mut rows = statement.query([place.start(), place.end()])?;
+    let mut all: Option<Attempts> = None;
+    while let Some(row) = rows.next()? {
+        let bytes = row.get_ref(0)?.as_blob().map_err(rusqlite::Error::from)?;
+        let part = Attempts::unpacked(bytes).ok_or_else(|| damaged("what a run did"))?;
+        match &mut all {
+            None => all = Some(part),
+            Some(all) => all.append(part),
+        }
+    }
+    Ok(all)
 }
 
 fn run_row(row: &Row<'_>) -> rusqlite::Result<RunRow> {
@@ -685,14 +698,14 @@ fn run_row(row: &Row<'_>) -> rusqlite::Result<RunRow> {
         },
         drill: row.get(10)?,
         break_glass: row.get(11)?,
-        attempts: amount(row, 12)?,
-        lost: amount(row, 13)?,
-        destinations: amount(row, 14)?,
-        refused: amount(row, 15)?,
-        would_be_refused: amount(row, 16)?,
-        findings: amount(row, 17)?,
+        attempts: amount(row.get(12)?),
+        lost: amount(row.get(13)?),
+        destinations: amount(row.get(14)?),
+        refused: amount(row.get(15)?),
+        would_be_refused: amount(row.get(16)?),
+        findings: amount(row.get(17)?),
         lacks: list(18)?,
-        report_bytes: amount(row, 19)?,
+        report_bytes: amount(row.get(19)?),
     })
 }
 

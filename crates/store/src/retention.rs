@@ -1,9 +1,13 @@
 //! Which runs a history keeps: a plan, which can be shown, and what carries it out.
 
-use blackstart_core::history::Micros;
-use rusqlite::{Connection, TransactionBehavior};
+use std::collections::HashSet;
 
-use crate::{Error, Store};
+use blackstart_core::history::Micros;
+use rusqlite::{Connection, OptionalExtension as _, TransactionBehavior};
+
+use crate::attempts::Attempts;
+use crate::schema::place;
+use crate::{Error, Kind, Store};
 
 /// What is to be kept. Nothing said, everything is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -127,20 +131,25 @@ impl Store {
     }
 
     /// What no run has to do with any more.
-    fn forget_words(&mut self) -> Result<(), Error> {
+    pub(crate) fn forget_words(&mut self) -> Result<(), Error> {
         let transaction = self
             .connection
             .transaction_with_behavior(TransactionBehavior::Immediate)?;
         transaction.execute_batch(
-            "DELETE FROM destination WHERE id NOT IN (SELECT destination FROM flow);
-             CREATE TEMP TABLE used (id INTEGER PRIMARY KEY);
+            "CREATE TEMP TABLE used_destination (id INTEGER PRIMARY KEY);
+             CREATE TEMP TABLE used_lineage (id INTEGER PRIMARY KEY);
+             CREATE TEMP TABLE used (id INTEGER PRIMARY KEY);",
+        )?;
+        packed(&transaction)?;
+        transaction.execute_batch(
+            "INSERT OR IGNORE INTO used_destination SELECT destination FROM flow;
+             DELETE FROM destination WHERE id NOT IN (SELECT id FROM used_destination);
              WITH RECURSIVE alive (id) AS (
-                 SELECT lineage FROM lookup UNION SELECT lineage FROM flow UNION SELECT lineage FROM contact
+                 SELECT id FROM used_lineage
+                 UNION SELECT lineage FROM lookup UNION SELECT lineage FROM flow UNION SELECT lineage FROM contact
                  UNION SELECT parent FROM lineage JOIN alive ON lineage.id = alive.id
-             ) INSERT INTO used SELECT id FROM alive;
-             DELETE FROM lineage WHERE id NOT IN (SELECT id FROM used);
-             DROP TABLE used;
-             CREATE TEMP TABLE used (id INTEGER PRIMARY KEY);
+             ) INSERT OR IGNORE INTO used_lineage SELECT id FROM alive;
+             DELETE FROM lineage WHERE id NOT IN (SELECT id FROM used_lineage);
              INSERT OR IGNORE INTO used SELECT service FROM run WHERE service IS NOT NULL;
              INSERT OR IGNORE INTO used SELECT host FROM run;
              INSERT OR IGNORE INTO used SELECT command FROM run;
@@ -158,6 +167,8 @@ impl Store {
              INSERT OR IGNORE INTO used SELECT path FROM contact;
              INSERT OR IGNORE INTO used SELECT rule FROM contact;
              DELETE FROM word WHERE id NOT IN (SELECT id FROM used);
+             DROP TABLE used_destination;
+             DROP TABLE used_lineage;
              DROP TABLE used;",
         )?;
         transaction.commit()?;
@@ -171,9 +182,60 @@ pub(crate) fn forget(connection: &Connection, run: i64) -> rusqlite::Result<()> 
         let text = format!("DELETE FROM {table} WHERE run = ?");
         connection.prepare_cached(&text)?.execute([run])?;
     }
+    let service = connection
+        .prepare_cached("SELECT service FROM run WHERE id = ?")?
+        .query_row([run], |row| row.get(0))
+        .optional()?;
+    let place = place(service.flatten(), run);
+    connection
+        .prepare_cached("DELETE FROM attempts WHERE id BETWEEN ? AND ?")?
+        .execute([place.start(), place.end()])?;
     connection
         .prepare_cached("DELETE FROM run WHERE id = ?")?
         .execute([run])?;
+    Ok(())
+}
+
+/// Enter what the packed attempts have to do with.
+fn packed(connection: &Connection) -> Result<(), Error> {
+    let (mut words, mut lineages, mut destinations) =
+        (HashSet::new(), HashSet::new(), HashSet::new());
+    let mut statement = connection.prepare("SELECT bytes FROM attempts")?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let bytes = row.get_ref(0)?.as_blob().map_err(rusqlite::Error::from)?;
+        // Nothing is forgotten that a part may need which cannot be read.
+        let Some(part) = Attempts::unpacked(bytes) else {
+            return Err(Error::new(
+                Kind::Foreign,
+                "the history is damaged: what a run did in it makes no sense",
+            ));
+        };
+        for [name, qtype, lineage, _, _, rule, _, _, _, answer] in part.lookups {
+            words.extend([name, qtype, rule, answer]);
+            lineages.insert(lineage);
+        }
+        for [destination, lineage, _, _, rule, ..] in part.flows {
+            destinations.insert(destination);
+            lineages.insert(lineage);
+            words.insert(rule);
+        }
+        for [path, lineage, _, _, rule, _] in part.contacts {
+            words.extend([path, rule]);
+            lineages.insert(lineage);
+        }
+    }
+    for (table, numbers) in [
+        ("used", words),
+        ("used_lineage", lineages),
+        ("used_destination", destinations),
+    ] {
+        let mut statement =
+            connection.prepare(&format!("INSERT OR IGNORE INTO {table} VALUES (?)"))?;
+        for number in numbers {
+            statement.execute([number])?;
+        }
+    }
     Ok(())
 }
 

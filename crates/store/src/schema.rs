@@ -1,5 +1,7 @@
 //! The tables, and how those of earlier versions become those of this one.
 
+use std::ops::RangeInclusive;
+
 use rusqlite::{Connection, TransactionBehavior};
 
 use crate::{Error, Kind};
@@ -12,7 +14,8 @@ pub(crate) const APPLICATION: u32 = 0x424b_5354;
 /// Numbers stand for texts (`word`), for programs by who started them (`lineage`; 0 is one that is not known) and for
 /// destinations. Times are microseconds since the epoch. Rows of one run lie together: what is asked of a history is
 /// asked of whole runs.
-pub(crate) const STEPS: &[&str] = &["
+pub(crate) const STEPS: &[&str] = &[
+    "
     CREATE TABLE word (id INTEGER PRIMARY KEY, text TEXT NOT NULL UNIQUE) STRICT;
     CREATE TABLE lineage (
         id INTEGER PRIMARY KEY,
@@ -103,7 +106,21 @@ pub(crate) const STEPS: &[&str] = &["
         attempts INTEGER NOT NULL,
         PRIMARY KEY (run, seq)
     ) STRICT, WITHOUT ROWID;
-"];
+",
+    // What lookup, flow and contact have of earlier runs stays there; later runs are here, packed (`attempts`), under a number
+    // by which those of one service lie together (`place`).
+    "
+    CREATE TABLE attempts (id INTEGER PRIMARY KEY, bytes BLOB NOT NULL) STRICT;
+",
+];
+
+/// The numbers of a run's rows in `attempts`.
+pub(crate) fn place(service: Option<i64>, run: i64) -> RangeInclusive<i64> {
+    // Only that they lie together depends on the service, so that it may be cut off.
+    let service = service.unwrap_or(0) & 0xf_ffff;
+    let first = service << 43 | (run & 0x3fff_ffff) << 13;
+    first..=first | 0x1fff
+}
 
 /// Bring the tables to the newest of `steps`.
 pub(crate) fn migrate(connection: &mut Connection, steps: &[&str]) -> Result<(), Error> {

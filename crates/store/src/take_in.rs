@@ -25,8 +25,10 @@ use serde::de::{
     DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor,
 };
 
+use crate::attempts::{Attempts, Head, ROWS};
 use crate::recall::{attribution_number, guarded_number, mode_number, verdict_number};
 use crate::retention::forget;
+use crate::schema::place;
 use crate::{Error, Kind, Store};
 
 /// A report's bytes are stored in parts of this size: no row is larger than what is read at a time.
@@ -71,6 +73,7 @@ impl Store {
         let taken = entry.take(source)?;
         if taken == Taken::New {
             transaction.commit()?;
+            self.shorten_log()?;
         }
         Ok(taken)
     }
@@ -104,9 +107,12 @@ struct Rest {
     destinations: HashSet<u64>,
     refused: u64,
     would: u64,
-    rows: i64,
     words: HashMap<String, i64>,
     lineages: HashMap<(i64, i64), i64>,
+    /// Attempts that are not in the tables yet, and how many parts are.
+    attempts: Attempts,
+    parts: i64,
+    packed: u64,
 }
 
 /// Numbers of words are kept up to so many.
@@ -203,6 +209,16 @@ impl<'c> Entry<'c> {
         let lacks = self.word(&json(&lacks(&run, &coverage)))?;
         let surroundings = (&run.addresses, &run.resolvers, &run.search);
         let surroundings = self.word(&json(&surroundings))?;
+        let head = [
+            service.unwrap_or(0),
+            host,
+            micros(&run.started),
+            run.drill.is_some().into(),
+            run.attached.is_some().into(),
+            lacks,
+            surroundings,
+        ];
+        self.part(Some((head, run.id.clone())))?;
         let rest = self.rest.take();
         for exe in &rest.executables {
             self.connection
@@ -210,7 +226,7 @@ impl<'c> Entry<'c> {
                 .execute([self.number, *exe])?;
         }
         let started = micros(&run.started);
-        let rows = rest.rows + i64::try_from(rest.executables.len()).unwrap_or(0);
+        let rows = amount(rest.executables.len() as u64);
         self.connection
             .prepare_cached(
                 "INSERT INTO run VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -238,7 +254,7 @@ impl<'c> Entry<'c> {
                 surroundings,
                 rows,
                 amount(read),
-                amount(stored),
+                amount(stored + rest.packed),
             ])?;
         Ok(Taken::New)
     }
@@ -299,32 +315,30 @@ impl<'c> Entry<'c> {
         program.map_or(0, |(lineage, _)| *lineage)
     }
 
-    fn name(&self, seq: i64, name: &Name) -> rusqlite::Result<()> {
+    fn name(&self, name: &Name) -> rusqlite::Result<()> {
         let text = self.word(&name.name)?;
         let qtype = self.word(&name.qtype)?;
         let rule = self.word(&name.rule)?;
         let answer = self.word(&json(&(&name.addresses, &name.chain)))?;
         self.count(name.verdict, name.queries);
-        self.connection
-            .prepare_cached("INSERT INTO lookup VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)")?
-            .execute(params![
-                self.number,
-                seq,
-                text,
-                qtype,
-                self.program(name.subject),
-                name.subject.map(amount),
-                verdict_number(name.verdict),
-                rule,
-                amount(name.queries),
-                micros(&name.first_seen),
-                micros(&name.last_seen),
-                answer,
-            ])?;
-        Ok(())
+        let began = self.began();
+        let row = [
+            text,
+            qtype,
+            self.program(name.subject),
+            subject_number(name.subject),
+            verdict_number(name.verdict),
+            rule,
+            amount(name.queries),
+            micros(&name.first_seen).wrapping_sub(began),
+            micros(&name.last_seen).wrapping_sub(began),
+            answer,
+        ];
+        self.rest.borrow_mut().attempts.lookups.push(row);
+        self.part_if_full()
     }
 
-    fn flow(&self, seq: i64, flow: &Flow) -> rusqlite::Result<()> {
+    fn flow(&self, flow: &Flow) -> rusqlite::Result<()> {
         let name = match &flow.name {
             Some(name) => self.word(name)?,
             None => 0,
@@ -351,44 +365,82 @@ impl<'c> Entry<'c> {
                 (what.cast_unsigned() << 24) ^ u64::from(flow.port) << 8 ^ protocol.cast_unsigned(),
             );
         }
-        self.connection
-            .prepare_cached("INSERT INTO flow VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)")?
-            .execute(params![
-                self.number,
-                seq,
-                destination,
-                self.program(flow.subject),
-                flow.subject.map(amount),
-                verdict_number(flow.verdict),
-                rule,
-                amount(flow.attempts),
-                micros(&flow.first_seen),
-                micros(&flow.last_seen),
-                attribution_number(flow.attribution),
-                probe,
-            ])?;
-        Ok(())
+        let began = self.began();
+        let row = [
+            destination,
+            self.program(flow.subject),
+            subject_number(flow.subject),
+            verdict_number(flow.verdict),
+            rule,
+            amount(flow.attempts),
+            micros(&flow.first_seen).wrapping_sub(began),
+            micros(&flow.last_seen).wrapping_sub(began),
+            attribution_number(flow.attribution),
+            probe.into(),
+        ];
+        self.rest.borrow_mut().attempts.flows.push(row);
+        self.part_if_full()
     }
 
-    fn delegate(&self, seq: i64, delegate: &Delegate) -> rusqlite::Result<()> {
+    fn delegate(&self, delegate: &Delegate) -> rusqlite::Result<()> {
         let path = self.word(&delegate.path)?;
         let rule = self.word(&delegate.rule)?;
         // Turned away in every run, on purpose.
         if delegate.rule != rule_text(None, RULE_RESOLVER_SOCKET) {
             self.count(delegate.verdict, delegate.attempts);
         }
+        let row = [
+            path,
+            self.program(delegate.subject),
+            subject_number(delegate.subject),
+            verdict_number(delegate.verdict),
+            rule,
+            amount(delegate.attempts),
+        ];
+        self.rest.borrow_mut().attempts.contacts.push(row);
+        self.part_if_full()
+    }
+
+    /// When the run began: times of attempts count from there.
+    fn began(&self) -> i64 {
+        let rest = self.rest.borrow();
+        rest.run.as_ref().map_or(0, |run| micros(&run.started))
+    }
+
+    fn part_if_full(&self) -> rusqlite::Result<()> {
+        if self.rest.borrow().attempts.rows() < ROWS {
+            return Ok(());
+        }
+        self.part(None)
+    }
+
+    /// Write what was gathered; the last part has the head.
+    fn part(&self, head: Option<(Head, String)>) -> rusqlite::Result<()> {
+        let service = {
+            let rest = self.rest.borrow();
+            rest.run.as_ref().and_then(|run| run.service.clone())
+        };
+        let service = match service {
+            Some(service) => Some(self.word(&service)?),
+            None => None,
+        };
+        let (bytes, part) = {
+            let mut rest = self.rest.borrow_mut();
+            let mut attempts = std::mem::take(&mut rest.attempts);
+            attempts.head = head;
+            let bytes = attempts.packed();
+            rest.packed += bytes.len() as u64;
+            rest.parts += 1;
+            (bytes, rest.parts - 1)
+        };
+        let place = place(service, self.number);
+        let id = place.start() + part;
+        if !place.contains(&id) {
+            return Err(rusqlite::Error::IntegralValueOutOfRange(0, id));
+        }
         self.connection
-            .prepare_cached("INSERT INTO contact VALUES (?, ?, ?, ?, ?, ?, ?, ?)")?
-            .execute(params![
-                self.number,
-                seq,
-                path,
-                self.program(delegate.subject),
-                delegate.subject.map(amount),
-                verdict_number(delegate.verdict),
-                rule,
-                amount(delegate.attempts),
-            ])?;
+            .prepare_cached("INSERT INTO attempts VALUES (?, ?)")?
+            .execute(params![id, bytes])?;
         Ok(())
     }
 
@@ -410,6 +462,11 @@ impl<'c> Entry<'c> {
             E::custom(text)
         })
     }
+}
+
+/// As it stands in a row: 0 is none.
+fn subject_number(subject: Option<u64>) -> i64 {
+    subject.map_or(0, |subject| amount(subject).saturating_add(1))
 }
 
 /// The number of what has these values, made if there is none.
@@ -486,31 +543,30 @@ impl<'de> Visitor<'de> for Document<'_, '_> {
                 }
                 "subjects" => {
                     subjects_read = true;
-                    map.next_value_seed(List::new(|_, subject: Subject| {
+                    map.next_value_seed(List::new(|subject: Subject| {
                         entry.stashed(entry.subject(&subject))
                     }))?;
                 }
-                // They name subjects by number.
-                "names" | "flows" | "delegates" if !subjects_read => {
+                // They name subjects by number, and lie where the run has its place.
+                "names" | "flows" | "delegates"
+                    if !subjects_read || entry.rest.borrow().run.is_none() =>
+                {
                     return Err(A::Error::custom("its lists are not in a report's order"));
                 }
-                "names" => map.next_value_seed(List::new(|seq, name: Name| {
-                    entry.rest.borrow_mut().rows += 1;
-                    entry.stashed(entry.name(seq, &name))
-                }))?,
-                "flows" => map.next_value_seed(List::new(|seq, flow: Flow| {
-                    entry.rest.borrow_mut().rows += 1;
-                    entry.stashed(entry.flow(seq, &flow))
-                }))?,
-                "delegates" => map.next_value_seed(List::new(|seq, delegate: Delegate| {
+                "names" => {
+                    map.next_value_seed(List::new(|name: Name| entry.stashed(entry.name(&name))))?
+                }
+                "flows" => {
+                    map.next_value_seed(List::new(|flow: Flow| entry.stashed(entry.flow(&flow))))?
+                }
+                "delegates" => map.next_value_seed(List::new(|delegate: Delegate| {
                     // Among the flows as well.
                     if !delegate.is_unix() {
                         return Ok(());
                     }
-                    entry.rest.borrow_mut().rows += 1;
-                    entry.stashed(entry.delegate(seq, &delegate))
+                    entry.stashed(entry.delegate(&delegate))
                 }))?,
-                "findings" => map.next_value_seed(List::new(|_, _: IgnoredAny| {
+                "findings" => map.next_value_seed(List::new(|_: IgnoredAny| {
                     entry.rest.borrow_mut().findings += 1;
                     Ok(())
                 }))?,
@@ -540,7 +596,7 @@ struct List<T, F> {
 impl<T, F> List<T, F> {
     fn new<E>(each: F) -> Self
     where
-        F: FnMut(i64, T) -> Result<(), E>,
+        F: FnMut(T) -> Result<(), E>,
     {
         Self {
             each,
@@ -551,7 +607,7 @@ impl<T, F> List<T, F> {
 
 impl<'de, T: Deserialize<'de>, F> DeserializeSeed<'de> for List<T, F>
 where
-    F: FnMut(i64, T) -> Result<(), serde_json::Error>,
+    F: FnMut(T) -> Result<(), serde_json::Error>,
 {
     type Value = ();
 
@@ -562,7 +618,7 @@ where
 
 impl<'de, T: Deserialize<'de>, F> Visitor<'de> for List<T, F>
 where
-    F: FnMut(i64, T) -> Result<(), serde_json::Error>,
+    F: FnMut(T) -> Result<(), serde_json::Error>,
 {
     type Value = ();
 
@@ -571,10 +627,8 @@ where
     }
 
     fn visit_seq<A: SeqAccess<'de>>(mut self, mut seq: A) -> Result<(), A::Error> {
-        let mut number = 0;
         while let Some(entry) = seq.next_element()? {
-            (self.each)(number, entry).map_err(A::Error::custom)?;
-            number += 1;
+            (self.each)(entry).map_err(A::Error::custom)?;
         }
         Ok(())
     }

@@ -130,6 +130,42 @@ proptest! {
 }
 
 #[test]
+fn a_run_that_did_more_than_goes_into_one_part_is_told_in_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = open(dir.path());
+    let mut large = report(1, "mysql");
+    for n in 0..5000u16 {
+        let (mut name, mut flow) = (large.names[0].clone(), large.flows[0].clone());
+        name.name = format!("host-{n}.example.com");
+        flow.port = n;
+        large.names.push(name);
+        large.flows.push(flow);
+    }
+    take(&mut store, &report(0, "mysql"));
+    take(&mut store, &large);
+    take(&mut store, &report(2, "web"));
+    let mut wanted = Ancestry::default();
+    let (found, ancestry) = pasts(&store, &Filter::default());
+    let reports = [report(0, "mysql"), large.clone(), report(2, "web")];
+    for (past, report) in found.iter().zip(&reports) {
+        let of_report = Past::of(report, &mut wanted);
+        assert_eq!(spelled(past, &ancestry), spelled(&of_report, &wanted));
+    }
+    // And goes as a whole.
+    let limits = Limits {
+        began_before: Some(made::START + 2 * DAY),
+        most_bytes: None,
+    };
+    let plan = plan(store.kept().unwrap(), store.size().unwrap(), limits);
+    store.remove(&plan).unwrap();
+    let connection = rusqlite::Connection::open(dir.path().join(FILE)).unwrap();
+    let parts: i64 = connection
+        .query_row("SELECT count(*) FROM attempts", [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(parts, 1);
+}
+
+#[test]
 fn runs_are_found_by_service_time_and_id() {
     let dir = tempfile::tempdir().unwrap();
     let mut store = open(dir.path());
@@ -334,6 +370,45 @@ fn without_room_nothing_of_a_run_is_taken_in() {
     drop(store);
     let store = open(dir.path());
     assert_eq!(pasts(&store, &Filter::default()).0.len(), taken);
+}
+
+#[test]
+fn the_log_that_is_left_does_not_grow_for_good_and_nobody_is_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(open(dir.path()));
+    let log = || fs::metadata(dir.path().join(format!("{FILE}-wal"))).map_or(0, |it| it.len());
+    // Each by a command of its own, as runs are.
+    let write = |numbers: std::ops::Range<u64>| {
+        let mut longest = 0;
+        for n in numbers {
+            let mut store = Store::open(dir.path(), Duration::from_millis(500))
+                .unwrap()
+                .store;
+            store.leave_log(2 << 20).unwrap();
+            take(&mut store, &report(n, "mysql"));
+            drop(store);
+            longest = longest.max(log());
+        }
+        longest
+    };
+    let longest = write(0..150);
+    assert!((1 << 20..3 << 20).contains(&longest), "{longest}");
+    // Somebody reads what was then.
+    let reader = rusqlite::Connection::open(dir.path().join(FILE)).unwrap();
+    reader
+        .execute_batch("BEGIN; SELECT count(*) FROM run")
+        .unwrap();
+    assert!(write(150..300) > 3 << 20);
+    reader.execute_batch("COMMIT").unwrap();
+    drop(reader);
+    write(300..301);
+    assert!(log() < 3 << 20, "{}", log());
+    // Whoever looks after it brings in the rest.
+    assert!(log() > 0);
+    Store::bring_in(dir.path(), SOON).unwrap();
+    assert_eq!(log(), 0);
+    let store = open(dir.path());
+    assert_eq!(pasts(&store, &Filter::default()).0.len(), 301);
 }
 
 /// Where a process that is to be killed writes.

@@ -8,10 +8,12 @@
 //! port, a rule is about everything below it: at least [`NAMES`] names, new ones in at least [`NEW_IN`] runs after the
 //! first, and in at least half of these. Nothing at or above a public suffix is made a rule.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::sync::Arc;
+
+use hashbrown::HashMap;
 
 use super::{Ancestry, LineageId, Micros, Past, Reached, day_text, time_text};
 use crate::name::{Breadth, Name, Pattern};

@@ -4,9 +4,11 @@
 //! same verdicts as those of a run that does the same again under this policy. What never would have come to pass is not
 //! judged: a connection to a name whose lookup is refused.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+
+// Half of a replay is looking things up: std's hash takes twice as long, and this one is seeded in each process as well.
+use hashbrown::HashMap;
 
 use super::{Ancestry, Asked, LineageId, Past, Reached, Surroundings};
 use crate::decide::{Attempt, Lease, decide, decide_lookup, decide_socket};

@@ -16,6 +16,8 @@ const LONGEST_FIELD: usize = 16 * 1024;
 const SHOWN: usize = 20;
 /// Longer texts are cut: chat systems refuse whole messages for one of them.
 const LONGEST_TEXT: usize = 1000;
+/// Slack cuts off what is beyond 40,000 characters, and with it the line that says how many findings there are.
+const LONGEST_MESSAGE: usize = 39_000;
 /// Alertmanager takes an alert for resolved when nobody repeats it. We do not: it stands for a day.
 const STANDS: crate::history::Micros = 86_400_000_000;
 
@@ -96,30 +98,37 @@ pub fn slack(told: &Told) -> Option<Value> {
         },
         marked(&run.id),
     );
+    let mut shown = 0;
     for finding in told.findings.iter().take(SHOWN) {
-        let sign = match finding.severity {
-            Severity::Error => ":red_circle:",
-            Severity::Warning => ":large_yellow_circle:",
-            Severity::Info => ":white_circle:",
-        };
-        // Writing to a string never fails.
-        let _ = write!(text, "\n{sign} {}", marked(&finding.title));
-        if let Some(owner) = &finding.owner {
-            let _ = write!(text, " (owner: {})", marked(owner));
+        let line = slack_line(finding);
+        if text.len() + line.len() > LONGEST_MESSAGE {
+            break;
         }
-        if let Some(fix) = &finding.fix {
-            let _ = write!(text, "\n      fix: {}", marked(fix));
-        }
+        text.push_str(&line);
+        shown += 1;
     }
-    if let Some(more) = told
-        .findings
-        .len()
-        .checked_sub(SHOWN)
-        .filter(|more| *more > 0)
-    {
+    let more = told.findings.len() - shown;
+    if more > 0 {
+        // Writing to a string never fails.
         let _ = write!(text, "\nand {more} more: `blackstart runs show {}`", run.id);
     }
     Some(json!({ "text": text }))
+}
+
+fn slack_line(finding: &ToldFinding) -> String {
+    let sign = match finding.severity {
+        Severity::Error => ":red_circle:",
+        Severity::Warning => ":large_yellow_circle:",
+        Severity::Info => ":white_circle:",
+    };
+    let mut line = format!("\n{sign} {}", marked(&finding.title));
+    if let Some(owner) = &finding.owner {
+        let _ = write!(line, " (owner: {})", marked(owner));
+    }
+    if let Some(fix) = &finding.fix {
+        let _ = write!(line, "\n      fix: {}", marked(fix));
+    }
+    line
 }
 
 /// Alerts as Alertmanager takes them; none if there is nothing to tell.

@@ -121,6 +121,7 @@ impl Sums {
     fn merge(&mut self, other: &Self) {
         let Self {
             succeeded,
+            unguarded,
             gated,
             failed,
             refused,
@@ -130,10 +131,12 @@ impl Sums {
             last_exit_code,
             last_seconds,
             last_recorded,
+            last_guarded,
             last_gaps,
             last_findings,
         } = other;
         self.succeeded += succeeded;
+        self.unguarded += unguarded;
         self.gated += gated;
         self.failed += failed;
         self.refused += refused;
@@ -146,6 +149,7 @@ impl Sums {
             self.last_exit_code = *last_exit_code;
             self.last_seconds = *last_seconds;
             self.last_recorded = *last_recorded;
+            self.last_guarded = *last_guarded;
             self.last_gaps = *last_gaps;
             self.last_findings = *last_findings;
         }
