@@ -68,7 +68,7 @@ mod tests {
         );
         for below in command
             .get_subcommands()
-            .filter(|below| below.get_name() != "help")
+            .filter(|below| below.get_name() != "help" && !below.is_hide_set())
         {
             describe(below, &format!("{path} {}", below.get_name()), out);
         }

@@ -248,3 +248,57 @@ fn runs_are_summed_up_by_service() {
     assert!(tally.services.len() <= 1001);
     assert_eq!(tally.services["other"].gated, 2000 - 999);
 }
+
+#[test]
+fn what_goes_on_tells_what_is_news_and_nothing_of_its_end() {
+    let mut report = report();
+    report.run.ended = None;
+    report.run.exit_code = None;
+    let now = blackstart_core::history::micros("2026-12-24T12:00:00.000000Z");
+    let told = || Told::of(&report).up_to(now);
+    assert_eq!(told().run.moment(), now);
+    let target = Target::parse("file:/log", Path::new("/")).unwrap();
+    let mut memory = Memory::default();
+    let first = told().to(&target, &mut memory).news();
+    assert_eq!(lines(&first).len(), report.findings.len());
+    assert_eq!(journal(&first).len(), report.findings.len());
+    // It began long ago, and was told just now.
+    memory.forget(now);
+    let again = told().to(&target, &mut memory).news();
+    assert!(lines(&again).is_empty() && journal(&again).is_empty());
+    // At its end all of it is told, and nothing of that is new.
+    report.run.ended = Some("2026-12-24T12:00:09.000000Z".to_owned());
+    let last = Told::of(&report).up_to(now);
+    assert_eq!(last.run.so_far, None);
+    let last = last.to(&target, &mut memory).news();
+    assert_eq!(lines(&last).len(), report.findings.len() + 1);
+    assert!(last.findings.iter().all(|finding| !finding.new));
+}
+
+#[test]
+fn sums_of_runs_add_up_in_any_order() {
+    let one = |ended: &str, code: i32| {
+        let mut report = report();
+        report.run.ended = Some(ended.to_owned());
+        report.run.exit_code = Some(code);
+        Told::of(&report)
+    };
+    let runs = [
+        one("2026-12-05T12:00:09.000000Z", 0),
+        one("2026-12-06T12:00:09.000000Z", 120),
+        one("2026-12-04T12:00:09.000000Z", 3),
+    ];
+    let mut together = Tally::default();
+    for told in &runs {
+        together.merge(&Tally::of(told));
+    }
+    let mut backwards = Tally::default();
+    for told in runs.iter().rev() {
+        backwards.merge(&Tally::of(told));
+    }
+    assert_eq!(together, backwards);
+    let sums = &together.services["mysql"];
+    assert_eq!((sums.succeeded, sums.gated, sums.failed), (1, 1, 1));
+    assert_eq!(sums.last_exit_code, Some(120));
+    assert_eq!(sums.refused, 3 * runs[0].run.refused);
+}

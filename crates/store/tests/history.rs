@@ -495,3 +495,28 @@ fn damage_is_told_as_what_it_is() {
     assert_eq!(fs::metadata(aside.to).unwrap().len(), size);
     assert!(rows(&open(dir.path()), &Filter::default()).is_empty());
 }
+
+#[test]
+fn what_comes_later_of_a_run_that_went_on_takes_its_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = open(dir.path());
+    let whole = report(1, "mysql");
+    let mut so_far = whole.clone();
+    so_far.run.ended = None;
+    so_far.flows.clear();
+    assert_eq!(take(&mut store, &so_far), Taken::New);
+    assert!(!store.has(&whole.run.id).unwrap());
+    assert_eq!(one(&store, &whole.run.id).ended, None);
+    let flows = |store: &Store| pasts(store, &Filter::default()).0[0].flows.len();
+    let few = flows(&store);
+    // Later, and at its end.
+    assert_eq!(take(&mut store, &so_far), Taken::New);
+    assert_eq!(take(&mut store, &whole), Taken::New);
+    assert_eq!(rows(&store, &Filter::default()).len(), 1);
+    assert!(one(&store, &whole.run.id).ended.is_some());
+    assert!(store.has(&whole.run.id).unwrap());
+    assert!(flows(&store) > few);
+    // Whoever was late with what it knew.
+    assert_eq!(take(&mut store, &so_far), Taken::Known);
+    assert!(one(&store, &whole.run.id).ended.is_some());
+}

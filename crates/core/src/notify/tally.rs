@@ -87,7 +87,8 @@ impl Tally {
         self.services.entry(service.to_owned()).or_default()
     }
 
-    fn add(&mut self, told: &Told) {
+    /// Take in a run.
+    pub fn add(&mut self, told: &Told) {
         let sums = self.sums_of(told.run.service.as_deref().unwrap_or_default());
         match told.run.exit_code {
             Some(0) if told.run.guarded == Guarded::No => sums.unguarded += 1,
