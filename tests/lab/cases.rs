@@ -165,11 +165,11 @@ pub const CASES: [Case; 70] = [
         ),
     case(14, Accident, "DNS on other ports").is(Recorded, &[(RESOLVERS, "lookups_on_another_port_are_attempts_at_that_server")]).remark("as an attempt at that server, which a rule about its port or `default: deny` refuses"),
     case(15, Accident, "DNS over HTTPS")
-        .is(Gap, &[(ASSEMBLY, "no_report_says_that_everything_was_in_sight")])
-        .remark("the connection is judged like any other"),
+        .is(Gap, &[(ASSEMBLY, "no_report_says_that_everything_was_in_sight"), (RESOLVERS, "a_known_resolver_over_https_is_told_and_any_other_server_is_not")])
+        .remark("the connection is judged like any other; one to a known resolver is a finding where rules are by name"),
     case(16, Hostile, "DNS over TLS or QUIC")
-        .is(Gap, &[(ASSEMBLY, "no_report_says_that_everything_was_in_sight")])
-        .remark("the connection is judged like any other"),
+        .is(Gap, &[(ASSEMBLY, "no_report_says_that_everything_was_in_sight"), (RESOLVERS, "lookups_in_tls_are_told_where_rules_are_by_name")])
+        .remark("the connection is judged like any other; one to port 853 is a finding where rules are by name"),
     case(17, Hostile, "data in lookups below an allowed name").is(Recorded, &[(RESOLVERS, "data_in_lookups_below_an_allowed_name_is_in_the_record")]),
     case(18, Hostile, "an allowed name with a protected or link-local address").is(Refused, &[(RESOLVERS, "an_allowed_name_opens_no_address_that_is_denied")]).remark("where a rule denies the address"),
     case(19, Accident, "CNAME chains, hints of addresses").is(
