@@ -195,6 +195,11 @@ fn a_run_whose_state_is_lost_stays_guarded_and_is_cleaned_up_when_it_ends() {
         );
     }
     assert_eq!(sweep().code, 1);
+    // With other mounts nobody can tell that it is gone.
+    let state = format!("BLACKSTART_STATE={}", world.guard().state().display());
+    let binary = blackstart_lab::guard::binary();
+    let line = ["unshare", "--mount", "env", &state, &binary, "sweep"];
+    assert_eq!(world.run(&line).succeeds().stderr, "");
     mysql()
         .run(&["true"])
         .exits(125)

@@ -783,3 +783,39 @@ fn lookups_in_tls_are_told_where_rules_are_by_name() {
     let run = world.guard().run(&["sh", "-c", &ask]).exits(0);
     assert!(run.findings("encrypted_dns").is_empty());
 }
+
+#[test]
+fn a_known_resolver_over_https_is_told_and_any_other_server_is_not() {
+    let world = World::new("over_https");
+    let mut zone = Zone::new();
+    let authority = world.authority();
+    for (node, name) in [("doh", "dns.google"), ("www", "www.google.com")] {
+        let node = world.node(node);
+        node.https(&authority, &[name]);
+        zone = zone.host(name, &node);
+    }
+    world.dns(zone);
+    let fetch = "curl -sSk https://dns.google/dns-query; curl -sSk https://www.google.com/";
+    let guard = || world.guard().policy("rules:\n  - deny: github.com\n");
+    let run = guard().run(&["sh", "-c", fetch]).exits(0);
+    let found = run.findings("encrypted_dns");
+    let titles: Vec<_> = found.iter().map(|it| it.title.as_str()).collect();
+    assert_eq!(
+        titles,
+        [
+            "curl reached dns.google:443, where lookups are encrypted: rules by name do not know what it asked for there"
+        ]
+    );
+    // Denied it is refused, and told as that.
+    let denied = format!(
+        "mode: enforce\ninclude: [{}]\nrules:\n  - deny: github.com\n",
+        concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../policies/encrypted-dns.yaml"
+        )
+    );
+    let run = world.guard().policy(&denied).run(&["sh", "-c", fetch]);
+    assert!(run.findings("encrypted_dns").is_empty());
+    assert_eq!(run.verdict_on("dns.google"), Verdict::Deny);
+    assert_eq!(run.verdict_on("www.google.com"), Verdict::Allow);
+}

@@ -155,6 +155,9 @@ fn leftovers_are_released_killed_or_waited_for() {
     assert_eq!(leftovers(&waited.report), 0);
 }
 
+/// What a sweep says of one run: that it cannot be cleaned up, and that nothing is known of it any more.
+type Told = (Vec<Failed>, Vec<(PathBuf, String)>);
+
 #[test]
 fn what_is_left_of_a_run_whose_state_is_lost_is_told_and_removed_once_it_is_empty() {
     if without_root() {
@@ -190,7 +193,7 @@ fn what_is_left_of_a_run_whose_state_is_lost_is_told_and_removed_once_it_is_empt
 
     std::fs::remove_dir_all(state.path().join("runs")).unwrap();
     // A child that another test is just starting holds a copy of the lock until it execs.
-    let patiently = |is_it: &dyn Fn(&(Vec<Failed>, Vec<(PathBuf, String)>)) -> bool| {
+    let patiently = |is_it: &dyn Fn(&Told) -> bool| {
         for _ in 0..1000 {
             let found = of_it(sweep(elsewhere.path()).unwrap());
             if is_it(&found) {
