@@ -31,6 +31,11 @@ demo: ## Install what is needed, build, and play the example (examples/demo)
 	cargo build --locked -p blackstart-lab --bin blackstart-demo-world
 	$(SUDO) $(TARGET)/debug/blackstart-demo-world $(BINARY) $(TARGET)/demo
 
+.PHONY: demo-history
+demo-history: build ## Record the demo's history anew: tests/data/demo-history
+	cargo build --locked -p blackstart-lab --bin blackstart-record-demo
+	$(SUDO) $(TARGET)/debug/blackstart-record-demo $(BINARY)
+
 .PHONY: build
 build: ## Build the released binary: target/release/blackstart, one static file
 	RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked --target $(TRIPLE) -p blackstart

@@ -624,6 +624,32 @@ fn a_killed_supervisor_leaves_the_guard_until_the_next_command() {
 }
 
 #[test]
+fn what_was_attached_to_is_let_go_though_the_state_is_lost() {
+    let (world, ..) = World::with_names("attached_lost");
+    let service = Service::start(&world, "s");
+    let before = service.procs();
+    let mut guarding = service.attach(world.guard().policy(DENY_GITHUB));
+    let runs = world.guard().state().join("runs");
+    fs::rename(&runs, world.dir().join("aside")).unwrap();
+    // Its supervisor lives.
+    world.guard().blackstart(&["sweep"]).succeeds();
+    let says = service.does(FETCH);
+    assert!(says.contains("code=6"), "still refused: {says}");
+    guarding.running().signal(Signal::KILL);
+    guarding.wait();
+    let told = world.guard().blackstart(&["sweep"]).succeeds();
+    assert!(
+        told.stderr.contains("nothing is known any more of the run"),
+        "{told:?}"
+    );
+    service.is_untouched(&before);
+    let says = service.does(FETCH);
+    assert!(says.contains("code=0"), "let go: {says}");
+    assert_eq!(world.left_behind(), Vec::<PathBuf>::new());
+    service.end();
+}
+
+#[test]
 fn what_is_pinned_out_of_sight_is_taken_off_all_the_same() {
     let (world, ..) = World::with_names("hidden_pins");
     let service = Service::start(&world, "s");
@@ -754,6 +780,73 @@ fn who_is_guarded_twice_is_told_so_and_obeys_both() {
     stop(two).warns("attached to this cgroup before");
     service.is_untouched(&before);
     service.end();
+}
+
+#[test]
+fn containers_of_docker_and_containerd_are_found_by_their_names() {
+    let (world, ..) = World::with_names("container_names");
+    // Their keepers' files, as this world sees them; the cgroups are as they make them.
+    let id = |last: u8| format!("{:056x}{:07x}{last}", 0xabcd_u32, std::process::id());
+    let (docker, idle, nerdctl) = (id(1), id(2), id(3));
+    let top = world.cgroup("top");
+    let top = top.parent().unwrap().file_name().unwrap().to_str().unwrap();
+    let bundle = |id: &str, path: &str, name: &str| {
+        let dir = format!("/run/containerd/io.containerd.runtime.v2.task/default/{id}");
+        let config =
+            format!(r#"{{"annotations": {{{name}}}, "linux": {{"cgroupsPath": "{path}"}}}}"#);
+        format!("mkdir -p {dir}; echo '{config}' >{dir}/config.json\n")
+    };
+    let container = |id: &str, name: &str| {
+        let dir = format!("/var/lib/docker/containers/{id}");
+        let config = format!(r#"{{"ID": "{id}", "Name": "/{name}"}}"#);
+        format!("mkdir -p {dir}; echo '{config}' >{dir}/config.v2.json\n")
+    };
+    let files = [
+        "set -e; mount -t tmpfs none /var/lib; mount -t tmpfs none /run\n".to_owned(),
+        container(&docker, "db"),
+        container(&idle, "idle"),
+        bundle("redis1", &format!("/{top}/redis1"), ""),
+        bundle(
+            &nerdctl,
+            &format!("{top}:nerdctl:{nerdctl}"),
+            r#""nerdctl/name": "web""#,
+        ),
+        bundle("gone", &format!("/{top}/gone"), ""),
+    ];
+    world.run(&["sh", "-c", &files.concat()]).succeeds();
+
+    for (cgroup, words) in [
+        (format!("docker-{docker}.scope"), [&docker[..63], "db"]),
+        ("redis1".to_owned(), ["redis1", "redis1"]),
+        (format!("nerdctl-{nerdctl}.scope"), ["web", &nerdctl]),
+    ] {
+        let service = Service::start(&world, &cgroup);
+        let before = service.procs();
+        for typed in words {
+            let guard = world.guard().policy(DENY_GITHUB);
+            let guarding = guard.attach(&["--container", typed]);
+            let says = service.does(FETCH);
+            assert!(says.contains("code=6"), "{typed}: {says}");
+            let seen = stop(guarding);
+            let attached = seen.report().run.attached.as_ref().unwrap();
+            assert_eq!(attached.by, AttachedBy::Container);
+            assert!(attached.cgroup.ends_with(&cgroup), "{attached:?}");
+            service.is_untouched(&before);
+        }
+        service.end();
+        fs::remove_file(world.dir().join("stop")).unwrap();
+        fs::remove_dir(world.cgroup(&cgroup)).unwrap();
+    }
+    // One that does not run, and a part of a name that somebody gave.
+    for (typed, why) in [
+        ("idle", "the container idle does not run"),
+        ("gone", "the container gone does not run"),
+        ("redis", "no cgroup is that of the container redis"),
+    ] {
+        let ended = world.guard().blackstart(&["attach", "--container", typed]);
+        assert_eq!(ended.code, 125, "{typed}: {ended:?}");
+        assert!(ended.stderr.contains(why), "{typed}: {ended:?}");
+    }
 }
 
 #[test]

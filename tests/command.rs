@@ -148,6 +148,31 @@ fn enforce_without_what_it_needs_runs_nothing_and_observe_runs() {
     let ended = world.run(&observe).exits(0);
     assert!(world.dir().join("ran").exists(), "observe always runs");
     assert!(ended.stderr.contains("unguarded"), "{ended:?}");
+
+    // To people that is one line; to machines a finding, and nothing that looks well.
+    let [report, metrics] = ["r.json", "x.prom"].map(|name| world.dir().join(name));
+    let [into, tells] = [&report, &metrics].map(|path| path.display().to_string());
+    let tells = format!("metrics:{tells}");
+    let told = [
+        &unprivileged[..],
+        &["--report", &into, "--notify", &tells, "--", "true"],
+    ]
+    .concat();
+    let ended = world.run(&told).exits(0);
+    assert_eq!(ended.stderr.matches("unguarded").count(), 1, "{ended:?}");
+    let text = std::fs::read_to_string(report).unwrap();
+    let report: blackstart_core::report::Report = serde_json::from_str(&text).unwrap();
+    let kinds: Vec<_> = report.findings.iter().map(|it| it.kind.as_str()).collect();
+    assert_eq!(kinds, ["unguarded"]);
+    let metrics = std::fs::read_to_string(metrics).unwrap();
+    for line in [
+        "blackstart_last_run_coverage_ratio{service=\"\"} 0\n",
+        "blackstart_last_run_guarded{service=\"\"} 0\n",
+        "blackstart_runs_total{outcome=\"unguarded\",service=\"\"} 1\n",
+        "blackstart_runs_total{outcome=\"succeeded\",service=\"\"} 0\n",
+    ] {
+        assert!(metrics.contains(line), "{line}: {metrics}");
+    }
 }
 
 #[test]

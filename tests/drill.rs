@@ -279,3 +279,31 @@ fn what_cannot_be_played_is_told_before_anything_runs() {
     refused(&["--down=github", "--break-glass=x"], "cannot be used with");
     refused(&["--fault=refuse"], "--down");
 }
+
+#[test]
+fn a_drill_that_somebody_got_past_shows_nothing() {
+    let scene = Scene::new("drill-past");
+    let top = scene.world.cgroup("past");
+    // As a container runtime does it: nobody takes the process back from a cgroup that was made for it.
+    let script = format!(
+        "mkdir {0}/$$ && echo $$ >{0}/$$/cgroup.procs && curl -sS http://github.com/",
+        top.display()
+    );
+    let run = scene
+        .drill("refuse", &script)
+        .exits(0)
+        .says("hello from github")
+        .warns("not known: it succeeded, and not all of what it reached for was seen");
+    assert_eq!(told(&run).outcome, DrillOutcome::Unknown);
+    assert_eq!(
+        run.report().run.guarded,
+        blackstart_core::report::Guarded::Partly
+    );
+    // It may have been moved back once or more before it was let go.
+    let found = run.findings("left_cgroup");
+    let gone = found
+        .iter()
+        .any(|it| it.title.contains("not seen from then on"));
+    assert!(gone, "{found:#?}");
+    assert!(run.findings("partly_guarded").is_empty());
+}

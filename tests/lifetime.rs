@@ -161,6 +161,86 @@ fn a_killed_supervisor_leaves_its_run_guarded_and_the_next_command_sweeps() {
 }
 
 #[test]
+fn a_run_whose_state_is_lost_stays_guarded_and_is_cleaned_up_when_it_ends() {
+    let world = world_with_names("state_lost");
+    let mysql = || world.guard().policy(DENY_GITHUB).arg("--service=mysql");
+    let mut run = mysql().start(&["sh", "-c", LOOKER]);
+    run.running().wait_for("ready");
+    counts_after(&world, 2);
+    run.running().signal(Signal::KILL);
+    run.wait();
+    let runs = world.guard().state().join("runs");
+    let id = std::fs::read_dir(&runs).unwrap().flatten().next().unwrap();
+    let id = id.file_name().into_string().unwrap();
+    let sweep = || world.guard().blackstart(&["sweep"]);
+    // Its state is elsewhere for others, and theirs to clean up.
+    let elsewhere = world.dir().join("elsewhere");
+    let state = format!("BLACKSTART_STATE={}", elsewhere.display());
+    let line = ["env", &state, &blackstart_lab::guard::binary(), "sweep"];
+    let other = world.run(&line).succeeds();
+    assert_eq!((other.stdout.as_str(), other.stderr.as_str()), ("", ""));
+
+    std::fs::remove_dir_all(&runs).unwrap();
+    for command in ["sweep", "doctor"] {
+        let told = world.guard().blackstart(&[command]);
+        assert!(
+            told.stderr.contains(&id)
+                && told.stderr.contains("its directory is gone")
+                && told
+                    .stderr
+                    .contains("guarded as before and supervised by nobody"),
+            "{told:?}"
+        );
+    }
+    assert_eq!(sweep().code, 1);
+    mysql()
+        .run(&["true"])
+        .exits(125)
+        .warns("an earlier run of mysql may still go on");
+    let counts = counts_after(&world, 3);
+    assert!(counts.contains(" bad=0 leaks=0"), "still guarded: {counts}");
+
+    std::fs::write(world.dir().join("stop"), "").unwrap();
+    let begin = Instant::now();
+    loop {
+        let told = sweep();
+        if told.stderr.contains("nothing is known any more of the run") {
+            assert!(told.stderr.contains(&id) && told.code == 0, "{told:?}");
+            break;
+        }
+        assert!(begin.elapsed() < Duration::from_secs(20), "{told:?}");
+    }
+    assert_eq!(world.left_behind(), Vec::<std::path::PathBuf>::new());
+    assert_eq!(world.cgroups_of(&id), Vec::<std::path::PathBuf>::new());
+    let idle = sweep().succeeds();
+    assert_eq!((idle.stdout.as_str(), idle.stderr.as_str()), ("", ""));
+    mysql().run(&["true"]).exits(0);
+}
+
+#[test]
+fn a_run_whose_state_is_lost_under_its_supervisor_ends_as_any() {
+    let world = world_with_names("state_lost_alive");
+    let mut run = world
+        .guard()
+        .policy(DENY_GITHUB)
+        .start(&["sh", "-c", LOOKER]);
+    run.running().wait_for("ready");
+    std::fs::remove_dir_all(world.guard().state().join("runs")).unwrap();
+    for _ in 0..3 {
+        let told = world.guard().blackstart(&["sweep"]).succeeds();
+        assert_eq!(told.stderr, "", "somebody holds it");
+    }
+    let counts = counts_after(&world, 2);
+    assert!(counts.contains(" bad=0 leaks=0"), "{counts}");
+    std::fs::write(world.dir().join("stop"), "").unwrap();
+    let run = run.wait().exits(0);
+    assert_eq!(run.verdict_on("github.com"), Verdict::Deny);
+    let id = &run.report().run.id;
+    assert_eq!(world.left_behind(), Vec::<std::path::PathBuf>::new());
+    assert_eq!(world.cgroups_of(id), Vec::<std::path::PathBuf>::new());
+}
+
+#[test]
 fn any_command_sweeps_and_one_does_nothing_else() {
     let world = world_with_names("any_command");
     let orphan = || {

@@ -606,3 +606,44 @@ except OSError as e:
         shown.is(Becomes::Refused, run.held());
     }
 }
+
+#[test]
+fn lookups_in_tls_are_told_where_rules_are_by_name() {
+    let (world, github, mirror) = World::with_names("encrypted");
+    mirror.tcp_echo(853);
+    let rules = "rules:\n  - deny: github.com\n";
+    // No answer comes, but the question went out of sight.
+    let ask = format!(
+        "dig +tls +tries=1 +time=2 @{} github.com; true",
+        mirror.v4()
+    );
+    let run = world
+        .guard()
+        .policy(rules)
+        .run(&["sh", "-c", &ask])
+        .exits(0);
+    let [found] = run.findings("encrypted_dns")[..] else {
+        panic!("{:#?}", run.report().findings)
+    };
+    let wanted = format!(
+        "dig reached {}:853, where lookups are encrypted",
+        mirror.v4()
+    );
+    assert!(found.title.starts_with(&wanted), "{found:?}");
+    assert!(run.chain(found.subjects.first().copied())[0].starts_with("dig +tls"));
+    run.warns("where lookups are encrypted");
+
+    // Where nobody listens nothing is asked, and without rules by name nothing is missed.
+    let nobody = format!(
+        "dig +tls +tries=1 +time=2 @{} github.com; true",
+        github.v4()
+    );
+    let run = world
+        .guard()
+        .policy(rules)
+        .run(&["sh", "-c", &nobody])
+        .exits(0);
+    assert!(run.findings("encrypted_dns").is_empty());
+    let run = world.guard().run(&["sh", "-c", &ask]).exits(0);
+    assert!(run.findings("encrypted_dns").is_empty());
+}

@@ -154,7 +154,7 @@ fn the_machine_ends_as_its_script_does() {
 }
 
 /// The units that are shipped, for a binary at this place.
-fn units(binary: &str) -> [(&'static str, String); 3] {
+fn units(binary: &str) -> [(&'static str, String); 5] {
     let of = |name: &'static str| {
         let path = blackstart_lab::workspace::root()
             .join("dist/systemd")
@@ -166,6 +166,8 @@ fn units(binary: &str) -> [(&'static str, String); 3] {
         of("blackstart-sweep.service"),
         of("blackstart-sweep.timer"),
         of("blackstart-agent.service"),
+        of("blackstart-prune.service"),
+        of("blackstart-prune.timer"),
     ]
 }
 
@@ -191,6 +193,35 @@ fn the_shipped_units_are_sound() {
     let wrong = std::fs::read_to_string(&paths[0]).unwrap() + "ProtectEverything=yes\n";
     std::fs::write(&paths[0], wrong).unwrap();
     assert!(verify(&paths).contains("ProtectEverything"), "{told}");
+}
+
+#[test]
+fn the_timer_s_service_forgets_what_is_too_much() {
+    let world = world_with_github("prune");
+    for (name, text) in units("/run/blackstart-lab") {
+        let text = text.replace("[Unit]", "[Unit]\nDefaultDependencies=no");
+        // Of this machine's own /run, as below.
+        let text = text.replace("/var/lib/blackstart", "/run/state");
+        let text = text.replace("--larger-than 2GiB", "--larger-than 1KiB");
+        let text = text.replace(
+            "[Service]",
+            "[Service]\nEnvironment=BLACKSTART_STATE=/run/state",
+        );
+        world.file(&format!("booted/units/{name}"), &text);
+    }
+    let script = "export BLACKSTART_STATE=/run/state\n\
+        cp BINARY /run/blackstart-lab; chmod 755 /run/blackstart-lab\n\
+        kept() { /run/blackstart-lab runs list --format json | grep -c '\"id\"'; }\n\
+        begin() { systemctl start blackstart-prune.service; echo \"began $?\"; }\n\
+        echo '[none]'; begin; ls /run/state 2>/dev/null || true\n\
+        echo '[before]'; /run/blackstart-lab run -q -- true 2>/dev/null; kept\n\
+        echo '[after]'; begin; kept || true; ls /run/state/runs | wc -l\n";
+    let script = script.replace("BINARY", &blackstart_lab::guard::binary());
+    let ended = world.boot(Cgroups::Unified, Bus::Answers, &script);
+    let ended = ended.succeeds();
+    assert_eq!(part(&ended, "none"), "began 0");
+    assert_eq!(part(&ended, "before"), "1");
+    assert_eq!(part(&ended, "after"), "began 0\n0\n0");
 }
 
 #[test]
@@ -253,7 +284,7 @@ fn the_timer_s_service_sweeps_an_orphan() {
 #[test]
 fn the_agent_s_unit_guards_somebody_without_root_and_is_replaced_meanwhile() {
     let world = world_with_github("agent_unit");
-    let [_, _, (name, text)] = units("/run/blackstart-lab");
+    let [_, _, (name, text), ..] = units("/run/blackstart-lab");
     // As above. Its state is on this machine's own /run, since /var is everybody's.
     let text = text.replace("[Unit]", "[Unit]\nDefaultDependencies=no");
     let text = text.replace("StateDirectory=blackstart\nStateDirectoryMode=0700\n", "");

@@ -108,3 +108,13 @@ pub fn musl_lookup(world: &World) -> String {
     assert!(status.success(), "the musl client does not build");
     program.display().to_string()
 }
+
+/// The command that mounts a file system which answers nobody (see `clients/hanging_files.py`).
+pub fn hanging_files(at: &Path) -> Vec<String> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/hanging_files.py");
+    vec![
+        "/usr/bin/python3".to_owned(),
+        script.display().to_string(),
+        at.display().to_string(),
+    ]
+}

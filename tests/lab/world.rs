@@ -249,6 +249,11 @@ impl World {
         &self.id
     }
 
+    /// The cgroups of a run, wherever they are.
+    pub fn cgroups_of(&self, run: &str) -> Vec<PathBuf> {
+        cgroups_named(run)
+    }
+
     /// What is left of runs in this world: pins, cgroups, unfinished state. Empty if all is clean.
     pub fn left_behind(&self) -> Vec<PathBuf> {
         let mut left = self.host().pins();

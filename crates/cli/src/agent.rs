@@ -16,6 +16,7 @@ use blackstart_guard::{
 };
 
 use crate::FAILED;
+use crate::agent_metrics::Metrics;
 use crate::args::{self, Leftover};
 use crate::diagnostics;
 use crate::history;
@@ -262,7 +263,16 @@ fn prepared(typed: args::Agent, output: Output) -> Result<Parts, String> {
     host.effective(&Wish::default(), true)
         .map_err(|problems| texts(&problems).join("\n"))?;
     let resolve = move |wanted: Wanted| host.meaning(wanted).map_err(|problems| texts(&problems));
-    let tell = move |event: Event| tell(event, &state, output);
+    let metrics = typed
+        .metrics
+        .as_deref()
+        .map(|file| Metrics::new(file, &state));
+    let tell = move |event: Event| {
+        if let Some(metrics) = &metrics {
+            metrics.take(&event);
+        }
+        tell(event, &state, output);
+    };
     Ok((post, Box::new(resolve), Box::new(tell)))
 }
 
@@ -405,12 +415,13 @@ fn texts(problems: &[Problem]) -> Vec<String> {
 fn tell(event: Event, state: &Path, output: Output) {
     let line = match event {
         Event::Listening => "takes calls".to_owned(),
-        Event::Refused { caller, why } => {
+        Event::Spares(_) => return,
+        Event::Refused { caller, text, .. } => {
             let who = caller.map_or_else(
                 || "somebody".to_owned(),
                 |(uid, pid)| format!("user {uid} (process {pid})"),
             );
-            format!("refused {who}: {why}")
+            format!("refused {who}: {text}")
         }
         Event::Began { run, uid, pid } => format!("run {run}: process {pid} of user {uid}"),
         Event::TakenUp { run } => {

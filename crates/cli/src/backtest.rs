@@ -28,6 +28,8 @@ use crate::resolve::{self, Asked, Problem, Surroundings};
 use crate::run::show_all;
 use crate::summary::destinations::Lineage;
 
+pub(crate) use human::left_out;
+
 /// Goes up where a key is removed or changes its meaning.
 const VERSION: u32 = 1;
 /// It is not as it ought to be.
@@ -114,9 +116,36 @@ pub(crate) fn filter(against: &Against, service: Option<&String>) -> Filter {
     }
 }
 
+/// Is this one of the runs that are meant? What a service does is no deployment of it, and a deployment says nothing of that.
+pub(crate) fn is_meant(past: &Past, against: &Against) -> bool {
+    past.attached == against.attached
+}
+
+/// Why there are no runs, of which so many were of the other sort.
+pub(crate) fn no_runs(
+    store: &Store,
+    filter: &Filter,
+    against: &Against,
+    passed_over: u64,
+) -> Result<String, Error> {
+    let sort = match against.attached {
+        _ if passed_over == 0 => return none(store, filter),
+        true => "a run of a deployment; leave out --attached",
+        false => "something that was attached to, and no deployment; --attached is about these",
+    };
+    let of = filter
+        .service
+        .as_deref()
+        .map_or(String::new(), |service| format!(" of {service}"));
+    Ok(format!(
+        "the history has no such run{of}: what there is is {sort}"
+    ))
+}
+
 /// What is known of the runs themselves.
 #[derive(Debug, Default)]
 struct Runs {
+    passed_over: u64,
     incomplete: u64,
     first: Option<i64>,
     last: Option<i64>,
@@ -146,6 +175,10 @@ fn held(
     };
     let mut failed = None;
     store.pasts(&filter, &mut ancestry, &mut |past, ancestry| {
+        if !is_meant(past, &typed.against) {
+            runs.passed_over += 1;
+            return ControlFlow::Continue(());
+        }
         runs.add(past);
         match replay.of(past, ancestry) {
             Ok(replayed) => test.add(past, &replayed),
@@ -160,7 +193,8 @@ fn held(
         return Ok(uncompiled(&error, output));
     }
     if test.runs == 0 {
-        output.error(&plain(&none(store, &filter)?));
+        let why = no_runs(store, &filter, &typed.against, runs.passed_over)?;
+        output.error(&plain(&why));
         return Ok(WRONG);
     }
     let mut answer = Answer {
@@ -171,6 +205,8 @@ fn held(
         diagnostics: Vec::new(),
         service: filter.service,
         runs: test.runs,
+        attached: typed.against.attached,
+        passed_over: runs.passed_over,
         incomplete_runs: runs.incomplete,
         first_run: runs.first.map(time_text),
         last_run: runs.last.map(time_text),
@@ -233,6 +269,10 @@ fn compared(
     };
     let mut failed = None;
     store.pasts(&filter, &mut ancestry, &mut |past, ancestry| {
+        if !is_meant(past, &typed.against) {
+            runs.passed_over += 1;
+            return ControlFlow::Continue(());
+        }
         runs.add(past);
         match (before.of(past, ancestry), after.of(past, ancestry)) {
             (Ok(before), Ok(after)) => difference.add(past, &before, &after),
@@ -247,12 +287,15 @@ fn compared(
         return Ok(uncompiled(&error, output));
     }
     if difference.runs == 0 {
-        output.error(&plain(&none(store, &filter)?));
+        let why = no_runs(store, &filter, &typed.against, runs.passed_over)?;
+        output.error(&plain(&why));
         return Ok(WRONG);
     }
     let mut answer = Differs {
         service: filter.service,
         runs: difference.runs,
+        attached: typed.against.attached,
+        passed_over: runs.passed_over,
         incomplete_runs: runs.incomplete,
         attempts: difference.attempts,
         changed: difference.changed,
@@ -324,7 +367,11 @@ pub(crate) struct Answer {
     service: Option<String>,
     /// How many runs.
     runs: u64,
-    /// How many of them may have reached for more than is known.
+    /// They are of what was attached to, and none of deployments.
+    attached: bool,
+    /// How many others were left out: those of what was attached to, or with `--attached` those of deployments.
+    passed_over: u64,
+    /// How many of `runs` may have reached for more than is known.
     incomplete_runs: u64,
     /// When the first of them began.
     first_run: Option<String>,
@@ -417,6 +464,8 @@ impl Answer {
             diagnostics,
             service: None,
             runs: 0,
+            attached: false,
+            passed_over: 0,
             incomplete_runs: 0,
             first_run: None,
             last_run: None,
@@ -449,7 +498,11 @@ pub(crate) struct Differs {
     service: Option<String>,
     /// How many runs.
     runs: u64,
-    /// How many of them may have reached for more than is known.
+    /// They are of what was attached to, and none of deployments.
+    attached: bool,
+    /// How many others were left out: those of what was attached to, or with `--attached` those of deployments.
+    passed_over: u64,
+    /// How many of `runs` may have reached for more than is known.
     incomplete_runs: u64,
     /// Everything that they tried: lookups, connections, contacts with daemons.
     attempts: u64,
@@ -511,6 +564,8 @@ impl Differs {
             diagnostics: Vec::new(),
             service: None,
             runs: 0,
+            attached: false,
+            passed_over: 0,
             incomplete_runs: 0,
             attempts: 0,
             changed: 0,

@@ -44,6 +44,13 @@ pub(crate) fn keep(state: &Path, report: &Path, output: Output) {
     }
 }
 
+/// Take in what there is of a run that goes on; its end takes the place of that.
+pub(crate) fn keep_so_far(state: &Path, report: &[u8]) -> Result<(), Error> {
+    let mut store = Store::open(state, PATIENCE)?.store;
+    store.leave_log()?;
+    store.take_in_from(report).map(drop)
+}
+
 /// Ask the history something, with all runs taken in that are over. `work` prints, and says how to exit.
 pub(crate) fn ask(output: Output, work: impl FnOnce(&mut Store, &Path) -> Result<u8, Error>) -> u8 {
     let state = match resolve::state_directory(std::env::var_os("BLACKSTART_STATE").as_deref()) {

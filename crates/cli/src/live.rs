@@ -31,7 +31,7 @@ pub(crate) fn line(notice: &Notice, telling: Telling) -> Option<String> {
             part(text)
         )),
         Notice::Attached { to, processes } => Some(attached(to, *processes)),
-        Notice::Gap(_) | Notice::Adopted(_) => None,
+        Notice::Gap(_) | Notice::Adopted(_) | Notice::Under(_) => None,
     }
 }
 

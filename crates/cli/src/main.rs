@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod agent;
+mod agent_metrics;
 mod answers;
 mod args;
 mod backtest;
@@ -20,6 +21,7 @@ mod learn;
 mod live;
 mod lock_file;
 mod log;
+mod meanwhile;
 mod notify;
 mod output;
 mod plain;
@@ -102,6 +104,7 @@ fn main() -> ExitCode {
         Command::Runs(typed) => after_sweep(output, || runs::runs(&typed, output)),
         // Does not start another sender: it is one.
         Command::Notify(Notify::Flush(typed)) => notify::flush(&typed, output),
+        Command::Notify(Notify::Meanwhile) => meanwhile::tell(output),
         Command::Report(Report::Schema) => {
             after_sweep(output, || finish(output, &reference::report_schema(), 0))
         }

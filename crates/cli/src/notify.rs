@@ -1,14 +1,19 @@
 //! Telling others of runs: to whom, and by which process.
 
+use std::fmt;
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use blackstart_core::history::time_text;
-use blackstart_core::notify::{Sink, Target};
+use blackstart_core::notify::Route;
 use blackstart_core::report::{Parts, Report};
-use blackstart_notify::{Flushed, Patience};
+use blackstart_notify::{Flushed, Heard, Orders, Patience};
+use serde::{Deserialize, Serialize};
 
 use crate::FAILED;
 use crate::args::{Flush, NotifyTyped};
@@ -27,11 +32,28 @@ const WAITS: u8 = 1;
 /// Who is told.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Telling {
-    targets: Vec<Target>,
+    routes: Vec<Route>,
+    /// The same as they were written, for another process to read.
+    typed: Vec<Typed>,
     /// Alerts are repeated.
     all: bool,
+    /// How often they are told of a run that goes on.
+    every: Duration,
     /// What is wrong with the host's own targets: that stops nobody.
     remarks: Vec<String>,
+}
+
+/// A target as it was written, and where relative paths of it are meant from. It may have a secret.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Typed {
+    text: String,
+    from: PathBuf,
+}
+
+impl fmt::Debug for Typed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Typed(…)")
+    }
 }
 
 impl Telling {
@@ -39,12 +61,13 @@ impl Telling {
     pub(crate) fn of(typed: &NotifyTyped, here: &Path) -> Result<Self, Vec<String>> {
         let mut telling = Self {
             all: typed.notify_all,
+            every: typed.notify_every,
             ..Self::default()
         };
         let mut wrong = Vec::new();
         for text in typed.notify.iter().filter(|text| *text != NONE) {
-            match Target::parse(text, here) {
-                Ok(target) => telling.add(target),
+            match Route::parse(text, here) {
+                Ok(route) => telling.add(route, text, here),
                 // What was typed may be a secret.
                 Err(why) => wrong.push(format!("cannot use a target of --notify: {why}")),
             }
@@ -53,7 +76,7 @@ impl Telling {
             return Err(wrong);
         }
         if !typed.notify.iter().any(|text| text == NONE) {
-            telling.add_those_of_host();
+            telling.add_those_of_host(Inherits::OfCommand);
         }
         Ok(telling)
     }
@@ -61,23 +84,29 @@ impl Telling {
     /// The host's alone.
     fn of_host() -> Self {
         let mut telling = Self::default();
-        telling.add_those_of_host();
+        telling.add_those_of_host(Inherits::Nothing);
         telling
     }
 
-    fn add_those_of_host(&mut self) {
+    fn add_those_of_host(&mut self, inherits: Inherits) {
         let named = std::env::var_os("BLACKSTART_NOTIFY").filter(|it| !it.is_empty());
-        let path = PathBuf::from(named.clone().unwrap_or_else(|| OF_HOST.into()));
-        let text = match blackstart_notify::text_of(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound && named.is_none() => return,
-            Err(error) => {
-                self.remarks.push(format!(
+        let path = PathBuf::from(named.unwrap_or_else(|| OF_HOST.into()));
+        let text = match list_at(&path) {
+            List::None => return,
+            List::Here => blackstart_notify::text_of(&path).map_err(|error| {
+                vec![format!(
                     "the targets in {} are not told: {error}",
                     path.display()
-                ));
-                return;
+                )]
+            }),
+            List::Elsewhere => {
+                let heard = written(&Orders::of_targets(&path), None, inherits);
+                heard.text.ok_or(heard.warnings)
             }
+        };
+        let text = match text {
+            Ok(text) => text,
+            Err(why) => return self.remarks.extend(why),
         };
         let beside = path.parent().unwrap_or(Path::new("/"));
         for (number, line) in (1..).zip(text.lines()) {
@@ -85,8 +114,8 @@ impl Telling {
             if line.is_empty() || line.starts_with('#') {
                 continue;
             }
-            match Target::parse(line, beside) {
-                Ok(target) => self.add(target),
+            match Route::parse(line, beside) {
+                Ok(route) => self.add(route, line, beside),
                 Err(why) => self.remarks.push(format!(
                     "{}:{number}: this target is not told: {why}",
                     path.display()
@@ -95,18 +124,33 @@ impl Telling {
         }
     }
 
-    fn add(&mut self, target: Target) {
-        // It is read when something is sent; that it cannot be is told while somebody looks on.
-        if let Target::Otlp(Sink::UrlIn(path)) | Target::Alert(_, Sink::UrlIn(path)) = &target
-            && let Err(error) = blackstart_notify::text_of(path)
-        {
-            let path = path.display();
-            self.remarks
-                .push(format!("nothing can be sent to the URL in {path}: {error}"));
+    fn add(&mut self, route: Route, text: &str, from: &Path) {
+        if !self.routes.contains(&route) {
+            self.routes.push(route);
+            self.typed.push(Typed {
+                text: text.to_owned(),
+                from: from.to_owned(),
+            });
         }
-        if !self.targets.contains(&target) {
-            self.targets.push(target);
+    }
+
+    /// What another process of ours was given by [`Self::typed`].
+    pub(crate) fn again(typed: Vec<Typed>) -> Self {
+        let mut telling = Self::default();
+        for Typed { text, from } in typed {
+            if let Ok(route) = Route::parse(&text, &from) {
+                telling.add(route, &text, &from);
+            }
         }
+        telling
+    }
+
+    pub(crate) fn typed(&self) -> &[Typed] {
+        &self.typed
+    }
+
+    pub(crate) fn every(&self) -> Duration {
+        self.every
     }
 
     /// Tell them of a run. Nothing that fails here changes how it exits.
@@ -114,10 +158,14 @@ impl Telling {
         for remark in &self.remarks {
             output.warning(&plain(remark));
         }
-        if self.targets.is_empty() {
+        if self.routes.is_empty() {
             return;
         }
-        let done = blackstart_notify::tell(report, &self.targets, self.all, state);
+        let mut done = blackstart_notify::tell(report, &self.routes, self.all, state);
+        if !done.orders.is_empty() {
+            done.warnings
+                .extend(written(&done.orders, Some(state), Inherits::Nothing).warnings);
+        }
         for warning in &done.warnings {
             output.warning(&plain(warning));
         }
@@ -127,7 +175,7 @@ impl Telling {
 /// Tell the host's targets of a run whose supervisor had ended, by its report.
 pub(crate) fn tell_of_adopted(report: &Path, state: &Path, output: Output) {
     let telling = Telling::of_host();
-    if telling.targets.is_empty() && telling.remarks.is_empty() {
+    if telling.routes.is_empty() && telling.remarks.is_empty() {
         return;
     }
     let read = fs::read(report).map_err(|error| error.to_string());
@@ -145,6 +193,16 @@ pub(crate) fn tell_of_adopted(report: &Path, state: &Path, output: Output) {
 /// Have sent what is due, by a process of its own: it is in no run's cgroup, inherits nothing, ends by itself, and nobody
 /// waits for it. Where it cannot be started, what is due waits for the next command.
 pub(crate) fn send_what_is_due(state: &Path) {
+    if blackstart_notify::waits(state) {
+        let started =
+            ourselves("--local", Some(state), Inherits::Nothing).and_then(|mut command| {
+                let command = command.stdin(Stdio::null()).stdout(Stdio::null());
+                command.spawn().map(look_after)
+            });
+        if let Err(error) = started {
+            tracing::debug!(%error, "writer of what is told here");
+        }
+    }
     if !blackstart_notify::due(state) {
         return;
     }
@@ -154,17 +212,109 @@ pub(crate) fn send_what_is_due(state: &Path) {
 }
 
 fn start_sender(state: &Path) -> io::Result<()> {
-    blackstart_guard::inherit_nothing()?;
-    // The very program that runs, also where its file was replaced since.
-    Command::new("/proc/self/exe")
-        .args(["notify", "flush", "--unattended"])
-        .env("BLACKSTART_STATE", state)
-        .current_dir("/")
+    let sender = ourselves("--unattended", Some(state), Inherits::Nothing)?
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .map(drop)
+        .spawn()?;
+    look_after(sender);
+    Ok(())
+}
+
+/// What another process of ours gets of what we have.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Inherits {
+    /// Whatever we start from here on gets no descriptor.
+    Nothing,
+    /// The command is still to be started, and to inherit what its caller has for it: the process lets go of that by itself.
+    OfCommand,
+}
+
+/// Another process of ours: it has nothing of ours but its environment.
+pub(crate) fn ourselves(
+    how: &str,
+    state: Option<&Path>,
+    inherits: Inherits,
+) -> io::Result<Command> {
+    if inherits == Inherits::Nothing {
+        blackstart_guard::inherit_nothing()?;
+    }
+    // The very program that runs, also where its file was replaced since.
+    let mut command = Command::new("/proc/self/exe");
+    command
+        .arg("notify")
+        .args(how.starts_with("--").then_some("flush"))
+        .arg(how)
+        .current_dir("/")
+        .stderr(Stdio::null());
+    if inherits == Inherits::OfCommand {
+        command.arg("--shed");
+    }
+    if let Some(state) = state {
+        command.env("BLACKSTART_STATE", state);
+    }
+    Ok(command)
+}
+
+/// Somebody hears of its end: whoever starts many of them, and lasts, would keep what is left of each.
+fn look_after(mut child: Child) {
+    let _unknown = std::thread::Builder::new()
+        .stack_size(64 << 10)
+        .spawn(move || child.wait());
+}
+
+/// Have written what is to be written on this host, and hear what comes of it, for a second at most.
+pub(crate) fn written(orders: &Orders, state: Option<&Path>, inherits: Inherits) -> Heard {
+    let start = || {
+        ourselves("--local", state, inherits)?
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+    };
+    let mut writer = match start() {
+        Ok(writer) => writer,
+        Err(error) => {
+            return Heard {
+                warnings: vec![format!(
+                    "what is told on this host waits, since the process that writes it cannot be started: {error}"
+                )],
+                ..Heard::default()
+            };
+        }
+    };
+    let ends = writer.stdin.take().zip(writer.stdout.take());
+    let heard = ends.map_or_else(Heard::default, |(to, from)| {
+        blackstart_notify::hear(orders, to, from)
+    });
+    match inherits {
+        Inherits::Nothing => look_after(writer),
+        // No thread is made before the guard has blocked its signals, or one of these would end it. One that hangs stays our child.
+        Inherits::OfCommand if heard.answered => drop(writer.wait()),
+        Inherits::OfCommand => {}
+    }
+    heard
+}
+
+/// Where the list of targets is.
+enum List {
+    None,
+    /// On the disk that everything is on which a run needs to start.
+    Here,
+    /// It may be on a server.
+    Elsewhere,
+}
+
+fn list_at(path: &Path) -> List {
+    if path != Path::new(OF_HOST) {
+        return List::Elsewhere;
+    }
+    // A link may lead anywhere.
+    let about = fs::symlink_metadata(path);
+    let etc = fs::symlink_metadata("/etc");
+    match (about, etc) {
+        (Err(error), _) if error.kind() == io::ErrorKind::NotFound => List::None,
+        (Ok(file), Ok(etc)) if file.is_file() && file.dev() == etc.dev() => List::Here,
+        _ => List::Elsewhere,
+    }
 }
 
 /// `notify flush`.
@@ -176,6 +326,25 @@ pub(crate) fn flush(typed: &Flush, output: Output) -> u8 {
             return FAILED;
         }
     };
+    if typed.shed {
+        let why = match blackstart_guard::inherit_nothing() {
+            Ok(()) => Command::new("/proc/self/exe")
+                .args(["notify", "flush", "--local"])
+                .exec(),
+            Err(error) => error,
+        };
+        output.error(&plain(&format!(
+            "this process cannot be started anew: {why}"
+        )));
+        return FAILED;
+    }
+    if typed.local {
+        let _leads_one = rustix::process::setsid();
+        return match blackstart_notify::write(&state, io::stdin(), io::stdout()) {
+            Ok(()) => 0,
+            Err(_) => FAILED,
+        };
+    }
     let patience = if typed.unattended {
         // Out of the session of whoever started it: no terminal ends it, and none is held by it. It leads none yet,
         // unless somebody typed this.
@@ -184,6 +353,11 @@ pub(crate) fn flush(typed: &Flush, output: Output) -> u8 {
     } else {
         Patience::Attended
     };
+    if !typed.unattended && blackstart_notify::waits(&state) {
+        for warning in written(&Orders::default(), Some(&state), Inherits::Nothing).warnings {
+            output.warning(&plain(&warning));
+        }
+    }
     match blackstart_notify::flush(&state, patience) {
         Ok(flushed) => {
             let code = if flushed.waiting.is_empty() { 0 } else { WAITS };

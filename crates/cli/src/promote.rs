@@ -18,9 +18,8 @@ use serde::Serialize;
 
 use crate::answers::{self, Finding};
 use crate::args::{self, Format};
-use crate::backtest::{filter, invalid, read, remarks, uncompiled};
+use crate::backtest::{filter, invalid, is_meant, left_out, no_runs, read, remarks, uncompiled};
 use crate::history::{ago, ask};
-use crate::learn::none;
 use crate::output::Output;
 use crate::plain::{Paint, plain};
 use crate::resolve::Problem;
@@ -65,7 +64,12 @@ fn held(
     };
     let mut span: Option<(Micros, Micros)> = None;
     let mut failed = None;
+    let mut passed_over = 0;
     store.pasts(&filter, &mut ancestry, &mut |past, ancestry| {
+        if !is_meant(past, &typed.against) {
+            passed_over += 1;
+            return ControlFlow::Continue(());
+        }
         let (first, last) = span.get_or_insert((past.started, past.started));
         *first = past.started.min(*first);
         *last = past.started.max(*last);
@@ -82,12 +86,15 @@ fn held(
         return Ok(uncompiled(&error, output));
     }
     if promotion.runs == 0 {
-        output.error(&plain(&none(store, &filter)?));
+        let why = no_runs(store, &filter, &typed.against, passed_over)?;
+        output.error(&plain(&why));
         return Ok(WRONG);
     }
     let mut answer = Answer {
         service: filter.service,
         runs: promotion.runs,
+        attached: typed.against.attached,
+        passed_over,
         incomplete_runs: promotion.incomplete,
         runs_lately: promotion.lately,
         first_run: span.map(|(first, _)| time_text(first)),
@@ -242,6 +249,9 @@ fn human(answer: &Answer, paint: Paint) -> String {
             answer.incomplete_runs
         );
     }
+    if let Some(left_out) = left_out(answer.passed_over, answer.attached) {
+        let _ = writeln!(text, "{left_out}");
+    }
     if answer.cut_short > 0 {
         let _ = writeln!(
             text,
@@ -325,7 +335,11 @@ pub(crate) struct Answer {
     service: Option<String>,
     /// How many runs.
     runs: u64,
-    /// How many of them prove no quiet: not everything is known of them, or an outage was played.
+    /// They are of what was attached to, and none of deployments.
+    attached: bool,
+    /// How many others were left out: those of what was attached to, or with `--attached` those of deployments.
+    passed_over: u64,
+    /// How many of `runs` prove no quiet: not everything is known of them, or an outage was played.
     incomplete_runs: u64,
     /// How many of the others began since `quiet_since`.
     runs_lately: u64,

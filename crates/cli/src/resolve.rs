@@ -80,6 +80,16 @@ pub(crate) struct Order {
     pub(crate) state: PathBuf,
 }
 
+impl Order {
+    /// Who owns what this is about, if the catalog says.
+    pub(crate) fn owner(&self) -> Option<String> {
+        let catalog = self.catalog.as_ref()?;
+        let of_policy = || self.policy.as_ref()?.policy.service.clone();
+        let service = catalog.find(&self.service.clone().or_else(of_policy)?)?;
+        catalog.service(service).owner.clone()
+    }
+}
+
 /// The policy that all files make together.
 #[derive(Debug, Default)]
 pub(crate) struct Effective {

@@ -17,6 +17,7 @@ use crate::history;
 use crate::html::RunPage;
 use crate::live;
 use crate::lock_file::LockFile;
+use crate::meanwhile::Meanwhile;
 use crate::notify;
 use crate::output::Output;
 use crate::plain::plain;
@@ -98,15 +99,19 @@ pub(crate) fn carry_out(
         paint: output.err,
     };
     let mut adopted = Vec::new();
+    let mut meanwhile = None;
     let mut notice = |notice: Notice| {
         if let Some(line) = live::line(&notice, telling) {
             output.say(&line);
         }
-        if let Notice::Adopted(report) = notice {
-            adopted.push(report);
+        match notice {
+            Notice::Adopted(report) => adopted.push(report),
+            Notice::Under(dir) => meanwhile = Some(Meanwhile::begin(order, dir)),
+            _ => {}
         }
     };
     let result = guard(&request(order), &mut notice);
+    drop(meanwhile);
     for report in adopted {
         notify::tell_of_adopted(&report, &order.state, output);
     }

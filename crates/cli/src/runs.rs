@@ -31,7 +31,7 @@ pub(crate) use document::schemas;
 /// No such run.
 const UNKNOWN: u8 = 1;
 /// What each of so many runs before had, and this one has not, is gone.
-const BEFORE: u64 = 10;
+const BEFORE: usize = 10;
 
 /// Does what was typed, and says how to exit.
 pub(crate) fn runs(typed: &args::Runs, output: Output) -> u8 {
@@ -189,8 +189,8 @@ fn show_run(
 enum Earlier {
     /// Another one.
     Run(Box<RunRow>),
-    /// All that its service had before.
-    All { runs: u64 },
+    /// All of the same sort that its service had before; how many others there were.
+    All { runs: u64, passed_over: u64 },
 }
 
 fn diff(typed: &RunsDiff, store: &Store, output: Output) -> Result<u8, Error> {
@@ -214,8 +214,8 @@ fn diff(typed: &RunsDiff, store: &Store, output: Output) -> Result<u8, Error> {
                 ));
                 return Ok(UNKNOWN);
             };
-            let (runs, changes) = since_ever(store, &first, service)?;
-            (Earlier::All { runs }, first, changes)
+            let (earlier, changes) = since_ever(store, &first, service)?;
+            (earlier, first, changes)
         }
     };
     let compared = document::Compared {
@@ -235,34 +235,42 @@ fn footprint(store: &Store, run: &RunRow) -> Result<Footprint, Error> {
     Ok(Footprint::of(&past, store.executables(run)?))
 }
 
-/// A run against all that its service had before it; how many these are.
-fn since_ever(store: &Store, run: &RunRow, service: String) -> Result<(u64, Changes), Error> {
+/// A run against those of its own sort that its service had before it: deployments, or what was attached to. A drill takes
+/// other ways than a deployment, so that it is compared with deployments, and none is compared with it.
+fn since_ever(store: &Store, run: &RunRow, service: String) -> Result<(Earlier, Changes), Error> {
     let filter = Filter {
         service: Some(service),
         before: Some(run.started),
         ..Filter::default()
     };
+    let attached = is_attached(run);
     let mut ever = Footprint {
-        executables: store.executables_of(&filter)?,
+        executables: store.executables_of(&filter, attached)?,
         ..Footprint::default()
     };
-    let mut runs = 0;
+    let (mut runs, mut passed_over) = (0, 0);
     store.pasts(&filter, &mut Ancestry::default(), &mut |past: &Past, _| {
-        runs += 1;
-        ever.add(Footprint::of(past, BTreeSet::new()));
+        if past.attached == attached && !past.drill {
+            runs += 1;
+            ever.add(Footprint::of(past, BTreeSet::new()));
+        } else {
+            passed_over += 1;
+        }
         ControlFlow::Continue(())
     })?;
-    let latest = Filter {
-        limit: Some(BEFORE),
-        ..filter
-    };
-    let mut rows = Vec::new();
-    store.runs(&latest, &mut |row| {
-        rows.push(row);
-        ControlFlow::Continue(())
+    // Only who was seen as a whole did not reach for what is not there.
+    let mut whole = Vec::new();
+    store.runs(&filter, &mut |row| {
+        if is_attached(&row) == attached && !row.drill && row.lacks.is_empty() {
+            whole.push(row);
+        }
+        match whole.len() {
+            BEFORE => ControlFlow::Break(()),
+            _ => ControlFlow::Continue(()),
+        }
     })?;
     let mut always: Option<Footprint> = None;
-    for row in &rows {
+    for row in &whole {
         let before = footprint(store, row)?;
         match &mut always {
             Some(always) => always.retain(&before),
@@ -271,7 +279,12 @@ fn since_ever(store: &Store, run: &RunRow, service: String) -> Result<(u64, Chan
     }
     let now = footprint(store, run)?;
     let changes = Changes::between(&ever, &always.unwrap_or_default(), &now);
-    Ok((runs, changes))
+    Ok((Earlier::All { runs, passed_over }, changes))
+}
+
+/// Of what was attached to: it has no command.
+fn is_attached(run: &RunRow) -> bool {
+    run.command.is_empty()
 }
 
 fn export(typed: &RunsExport, store: &Store, output: Output) -> Result<u8, Error> {

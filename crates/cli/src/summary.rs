@@ -14,8 +14,9 @@ use std::fmt::Write as _;
 use blackstart_core::explain::{Explanation, Question};
 use blackstart_core::policy::{Day, Rule};
 use blackstart_core::report::{
-    Connection, DrillOutcome, Gap, Guarded, Parts, RulePlace, STANDING_GAPS, Severity, Until,
-    Verdict, image_name, rule_text,
+    ATTEMPTS_LOST, Connection, DELEGATE, DrillOutcome, Gap, Guarded, PARTLY_GUARDED, Parts,
+    RulePlace, STANDING_GAPS, Severity, UNGUARDED, UNSUPERVISED, Until, Verdict, image_name,
+    rule_text,
 };
 use blackstart_core::tables::RULE_RESOLVER_SOCKET;
 
@@ -50,6 +51,15 @@ const TOLD_ALREADY: [&str; 4] = [
     "would_deny",
     "drill_failed",
     "drill_hung",
+];
+
+/// And these by what is said of the coverage and of daemons: they are findings for who is told of nothing else.
+pub(crate) const OF_COVERAGE: [&str; 5] = [
+    UNGUARDED,
+    PARTLY_GUARDED,
+    ATTEMPTS_LOST,
+    UNSUPERVISED,
+    DELEGATE,
 ];
 
 /// Findings of these kinds are for whoever keeps the catalog, in the morning.
@@ -422,6 +432,7 @@ impl Telling<'_> {
             .findings()
             .iter()
             .filter(|finding| !TOLD_ALREADY.contains(&finding.kind.as_str()))
+            .filter(|finding| !OF_COVERAGE.contains(&finding.kind.as_str()))
             .filter(|finding| finding.circle.is_none() && !of_catalog(&finding.kind))
             .collect();
         if list.is_empty() && about_catalog == 0 {

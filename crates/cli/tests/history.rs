@@ -302,8 +302,181 @@ fn runs_differ_in_what_they_reached_for() {
     }
     assert!(
         host.says(&["runs", "diff", &id(0)], 0)
-            .contains("is the first of its service")
+            .contains("is the first of its kind")
     );
+}
+
+/// As if it had been attached to, and not run.
+fn watched(mut report: Value) -> Value {
+    report["run"]["command"] = json!([]);
+    report["run"]["attached"] = json!({
+        "by": "unit", "target": "mysql.service", "cgroup": "/system.slice/mysql.service", "until": "asked",
+        "connections": []
+    });
+    report
+}
+
+/// As if an outage had been played for it.
+fn drilled(mut report: Value) -> Value {
+    report["run"]["drill"] = json!({
+        "down": ["github"], "fault": "refuse", "outcome": "managed", "attempts": 0, "subjects": [],
+        "usual_seconds": null, "usual_runs": 0, "lost_seconds": null
+    });
+    report
+}
+
+/// As if nothing had been seen of it.
+fn unseen(mut report: Value) -> Value {
+    report["run"]["guarded"] = json!("no");
+    for list in ["subjects", "names", "flows"] {
+        report[list] = json!([]);
+    }
+    report
+}
+
+#[test]
+fn a_run_is_compared_with_deployments_that_were_seen() {
+    let (a, b, c) = ("a.example.com", "b.example.com", "c.example.com");
+    let host = Host::with(&[&[a, b], &[a, b], &[a, b], &[a, b], &[a, b]]);
+    let mut watch = watched(report(5, &[c]));
+    watch["subjects"][1]["exe"] = json!("/usr/bin/wget");
+    host.run(5, &watch);
+    host.run(6, &drilled(report(6, &[a])));
+    host.run(7, &unseen(report(7, &[])));
+    let mut last = report(8, &[a, c]);
+    last["subjects"][1]["exe"] = json!("/usr/bin/wget");
+    host.run(8, &last);
+    let told = host.json(&["runs", "diff", "latest"], 0);
+    assert_eq!(told["new"]["destinations"], json!(["c.example.com:443"]));
+    assert_eq!(told["gone"]["destinations"], json!(["b.example.com:443"]));
+    assert_eq!(told["new"]["executables"], json!(["/usr/bin/wget"]));
+    assert_eq!(told["gone"]["executables"], json!(["/usr/bin/curl"]));
+    assert_eq!(
+        (&told["earlier_runs"], &told["passed_over"]),
+        (&json!(6), &json!(2))
+    );
+    let text = host.says(&["runs", "diff", "latest"], 0);
+    for wanted in [
+        "against 6 runs before it",
+        "2 runs left out: drills and what was attached to",
+    ] {
+        assert!(text.contains(wanted), "{wanted}: {text}");
+    }
+
+    // What was attached to is compared with its like, a drill with deployments.
+    host.run(9, &watched(report(9, &[a])));
+    let told = host.json(&["runs", "diff", "latest"], 0);
+    assert_eq!(
+        (&told["earlier_runs"], &told["passed_over"]),
+        (&json!(1), &json!(8))
+    );
+    assert_eq!(told["new"]["destinations"], json!(["a.example.com:443"]));
+    assert_eq!(told["gone"]["destinations"], json!(["c.example.com:443"]));
+    host.run(10, &drilled(report(10, &[b])));
+    let told = host.json(&["runs", "diff", "latest"], 0);
+    assert_eq!(
+        (&told["earlier_runs"], &told["passed_over"]),
+        (&json!(7), &json!(3))
+    );
+    assert_eq!(told["gone"]["destinations"], json!(["a.example.com:443"]));
+
+    // Of a run that was not seen nobody can say what is gone.
+    host.run(11, &unseen(report(11, &[])));
+    let text = host.says(&["runs", "diff", "latest"], 0);
+    assert!(
+        text.contains("what is gone may be there all the same: it was unguarded"),
+        "{text}"
+    );
+}
+
+/// The `n`th run, so many days ago.
+fn report_of(n: usize, days_ago: u64, destinations: &[&str]) -> Value {
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap();
+    let began = now.as_micros() - u128::from(days_ago) * 86_400_000_000 - 60_000_000;
+    let time = blackstart_core::history::time_text(i64::try_from(began).unwrap());
+    let mut report = report(n, destinations);
+    for key in ["started", "ended"] {
+        report["run"][key] = json!(time);
+    }
+    for list in ["names", "flows"] {
+        for row in report[list].as_array_mut().unwrap() {
+            (row["first_seen"], row["last_seen"]) = (json!(time), json!(time));
+        }
+    }
+    report
+}
+
+#[test]
+fn a_policy_is_held_against_deployments_or_against_what_was_attached_to() {
+    let host = Host::new();
+    host.policy("p.yaml", "service: mysql\nrules:\n  - deny: .github.com\n");
+    host.policy("none.yaml", "service: mysql\nrules: []\n");
+    let commands = [
+        &["policy", "promote", "p.yaml"][..],
+        &["policy", "backtest", "p.yaml"],
+        &["policy", "diff", "none.yaml", "p.yaml"],
+    ];
+    // A process that sleeps under a guard for a month deploys nothing.
+    for (n, days_ago) in [(0, 30), (1, 20), (2, 2)] {
+        host.run(n, &watched(report_of(n, days_ago, &[])));
+    }
+    for command in commands {
+        let why = host.warns(command, 1);
+        assert!(
+            why.contains("no such run of mysql") && why.contains("--attached"),
+            "{why}"
+        );
+        let told = host.json(&[command, &["--attached"]].concat(), 0);
+        assert_eq!(
+            (&told["runs"], &told["attached"], &told["passed_over"]),
+            (&json!(3), &json!(true), &json!(0))
+        );
+    }
+
+    // And what a service does by itself keeps no rule of its deployment down.
+    for (n, days_ago) in [(3, 29), (4, 19), (5, 1)] {
+        host.run(n, &report_of(n, days_ago, &["mirror.example.com"]));
+    }
+    host.run(6, &watched(report_of(6, 1, &["api.github.com"])));
+    let told = host.json(commands[0], 0);
+    assert_eq!(
+        (&told["rules"][0]["change"], &told["rules"][0]["runs"]),
+        (&json!("proposed"), &json!(0))
+    );
+    assert_eq!(
+        (&told["runs"], &told["passed_over"]),
+        (&json!(3), &json!(4))
+    );
+    assert_eq!(host.json(commands[1], 0)["passed_over"], 4);
+    assert_eq!(host.json(commands[2], 0)["passed_over"], 4);
+    for command in commands {
+        let text = host.says(command, 0);
+        assert!(
+            text.contains("4 runs of a service that was attached to were left out"),
+            "{text}"
+        );
+    }
+    let attached = |command: &[&str], code| host.json(&[command, &["--attached"]].concat(), code);
+    assert_eq!(attached(commands[0], 0)["rules"][0]["change"], "not_quiet");
+    assert_eq!(attached(commands[1], 1)["passed_over"], 3);
+    assert_eq!(attached(commands[2], 1)["passed_over"], 3);
+
+    // Drills and runs of which nothing was seen are no proof, whatever they did not do.
+    let host = Host::new();
+    host.policy("p.yaml", "service: mysql\nrules:\n  - deny: .github.com\n");
+    for (n, days_ago) in [(0, 30), (1, 20), (2, 2)] {
+        let run = report_of(n, days_ago, &[]);
+        host.run(n, &if n == 1 { drilled(run) } else { unseen(run) });
+    }
+    let told = host.json(commands[0], 0);
+    assert_eq!(
+        (&told["runs"], &told["incomplete_runs"]),
+        (&json!(3), &json!(3))
+    );
+    assert_eq!(told["rules"][0]["change"], "no_run");
+    assert_eq!(host.json(commands[1], 0)["incomplete_runs"], 2);
 }
 
 #[test]

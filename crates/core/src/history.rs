@@ -17,7 +17,7 @@ use jiff::Timestamp;
 
 use crate::record::{Attribution, Verdict};
 use crate::report::{
-    Coverage, FOLLOW_GAP, Guarded, Report, Run, STANDING_GAPS, is_followed_exe, probe,
+    Coverage, FOLLOW_GAP, Guarded, Report, Run, STANDING_GAPS, is_followed_exe, may_hide, probe,
 };
 use crate::tables::Protocol;
 
@@ -373,7 +373,8 @@ impl Words {
 }
 
 /// Why a report may not tell everything that its run reached for, in words; nothing if it was guarded from its first
-/// instruction to its end, and nothing was lost. What no run of this version can see is not among it.
+/// instruction to its end, and nothing was lost. What no run of this version can see is not among it, nor a gap that hides no
+/// attempt.
 pub fn lacks(run: &Run, coverage: &Coverage) -> Vec<String> {
     let mut lacks = Vec::new();
     match run.guarded {
@@ -390,13 +391,13 @@ pub fn lacks(run: &Run, coverage: &Coverage) -> Vec<String> {
         lacks.push("it was without a supervisor for a while".to_owned());
     }
     if run.ended.is_none() {
-        lacks.push("its end was not seen".to_owned());
+        lacks.push("it went on when it was taken in, and its end was not seen".to_owned());
     }
     for gap in &coverage.gaps {
         let stands = STANDING_GAPS.iter().any(|it| it.kind == gap.kind);
         let kind = format!("gap `{}`", gap.kind);
         // What units did that it followed is judged by no policy.
-        if !stands && gap.kind != FOLLOW_GAP && !lacks.contains(&kind) {
+        if !stands && may_hide(&gap.kind) && gap.kind != FOLLOW_GAP && !lacks.contains(&kind) {
             lacks.push(kind);
         }
     }
@@ -436,6 +437,50 @@ mod tests {
         let chain: Vec<&str> = ancestry.chain(below).map(|exe| &**exe).collect();
         assert_eq!(chain, ["/usr/bin/curl", "/bin/sh"]);
         assert_eq!(ancestry.chain(0).count(), 0);
+    }
+
+    #[test]
+    fn only_a_gap_that_hides_something_makes_a_run_no_proof() {
+        let report = |kind: &str| {
+            let report = serde_json::json!({
+                "schema_version": 1, "subjects": [], "names": [], "flows": [], "delegates": [], "findings": [],
+                "run": {
+                    "id": "x", "service": null, "owner": null, "command": [], "host": "h", "mode": "observe",
+                    "policy": null, "started": "", "ended": "", "exit_code": 0, "limits": {}, "usage": {},
+                    "kernel": { "release": "", "features": [] }, "guarded": "yes"
+                },
+                "coverage": {
+                    "attempts": 1, "recorded": 1, "lost": 0, "attributed": 0, "unsupervised_seconds": 0.0,
+                    "gaps": [{ "kind": kind, "detail": "", "count": 1 }]
+                }
+            });
+            serde_json::from_value::<Report>(report).unwrap()
+        };
+        let lacks = |kind: &str| {
+            let report = report(kind);
+            lacks(&report.run, &report.coverage)
+        };
+        // A literal address, an encrypted part of a hello, a late answer, a server without a name: all in the report.
+        for kind in [
+            "unnamed_addresses",
+            "claims_hidden",
+            "answers_unasked",
+            "quic",
+            "claims_unnamed",
+            "follow",
+        ] {
+            assert_eq!(lacks(kind), [""; 0], "{kind}");
+        }
+        for kind in [
+            "queries_lost",
+            "dns_over_tcp",
+            "left_cgroup",
+            "record_torn",
+            "claims_busy",
+            "of a later version",
+        ] {
+            assert_eq!(lacks(kind), [format!("gap `{kind}`")]);
+        }
     }
 
     #[test]

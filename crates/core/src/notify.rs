@@ -2,11 +2,12 @@
 //!
 //! Two kinds of targets. *Logs* (`file`, `journald`, `metrics`, `otlp`) get every run and every finding, since
 //! whoever reads them asks for all of it; each finding says whether it is new. *Alerts* (`webhook`, `slack`, `alertmanager`)
-//! get what they were not told yet: one finding, one alert; see [`Memory`].
+//! get what they were not told yet: one finding, one alert; see [`Memory`]. Which findings go to whom, says [`Route`].
 
 mod memory;
 mod otlp;
 mod payload;
+mod route;
 mod tally;
 mod target;
 
@@ -19,8 +20,9 @@ use crate::report::{Finding, Guarded, Mode, PolicySource, Severity, Verdict};
 pub use memory::{FORGOTTEN_AFTER, Memory};
 pub use otlp::{logs, traces};
 pub use payload::{SHORT, alertmanager, journal, lines, short_line, slack, webhook};
+pub use route::Route;
 pub use tally::{Sums, Tally};
-pub use target::{Form, Sink, Target};
+pub use target::{Form, Sink, Target, fingerprint};
 
 /// Goes up where a key of a line or a webhook is removed or changes its meaning.
 pub const VERSION: u32 = 1;
@@ -45,8 +47,11 @@ pub struct ToldRun {
     pub owner: Option<String>,
     /// Host name.
     pub host: String,
-    /// The command line, redacted.
+    /// The command line, redacted; empty where something was attached to.
     pub command: Vec<String>,
+    /// What it was attached to instead.
+    #[serde(default)]
+    pub attached: Option<String>,
     /// Mode.
     pub mode: Mode,
     /// Was it guarded?
@@ -55,8 +60,11 @@ pub struct ToldRun {
     pub policy: Option<PolicySource>,
     /// When the command started.
     pub started: String,
-    /// When the run ended.
+    /// When the run ended; none while it goes on.
     pub ended: Option<String>,
+    /// While it goes on, up to when this is what there is to tell.
+    #[serde(default)]
+    pub so_far: Option<String>,
     /// Exit code of `blackstart run`.
     pub exit_code: Option<i32>,
     /// Seconds from the command's start to the run's end.
@@ -149,11 +157,13 @@ impl Told {
                 owner: run.owner.clone(),
                 host: run.host.clone(),
                 command: run.command.clone(),
+                attached: run.attached.as_ref().map(|to| to.target.clone()),
                 mode: run.mode,
                 guarded: run.guarded,
                 policy: run.policy.clone(),
                 started: run.started.clone(),
                 ended: run.ended.clone(),
+                so_far: None,
                 exit_code: run.exit_code,
                 wall_seconds: run.usage.wall_seconds,
                 break_glass: run.break_glass.clone(),
@@ -182,6 +192,19 @@ impl Told {
         told
     }
 
+    /// Of a run that goes on: this is what there was to tell up to `now`.
+    pub fn up_to(mut self, now: crate::history::Micros) -> Self {
+        self.run.so_far = Some(crate::history::time_text(now)).filter(|_| self.run.goes_on());
+        self
+    }
+
+    /// Of a run that goes on, only what is news: all of it is told when it has ended.
+    pub fn news(mut self) -> Self {
+        let goes_on = self.run.goes_on();
+        self.findings.retain(|finding| finding.new || !goes_on);
+        self
+    }
+
     /// Only what an alert is about: new findings (or all of them), and no mere remarks where people are called.
     pub fn alerting(mut self, form: Form, all: bool) -> Self {
         self.findings
@@ -191,18 +214,21 @@ impl Told {
 }
 
 impl ToldRun {
-    /// When it ended, or began where that is not known.
+    /// When it ended, or was looked at; or began, where nothing else is known.
     pub fn moment(&self) -> crate::history::Micros {
-        crate::history::micros(self.ended.as_deref().unwrap_or(&self.started))
+        let known = self.ended.as_deref().or(self.so_far.as_deref());
+        crate::history::micros(known.unwrap_or(&self.started))
     }
 
-    /// What it deployed, or what it executed where nobody said: whose finding it is.
+    /// Does it still go on?
+    pub fn goes_on(&self) -> bool {
+        self.ended.is_none()
+    }
+
+    /// What it deployed; where nobody said, what it executed or was attached to: whose finding it is.
     pub fn subject(&self) -> &str {
-        match (&self.service, self.command.first()) {
-            (Some(service), _) => service,
-            (None, Some(program)) => program,
-            (None, None) => "",
-        }
+        let named = self.service.as_ref().or(self.command.first());
+        named.or(self.attached.as_ref()).map_or("", String::as_str)
     }
 }
 

@@ -392,7 +392,9 @@ fn mask_url(url: &str) -> String {
         Some((user, host)) if user != "git" => format!("{MASK}@{host}"),
         _ => authority.to_owned(),
     };
-    if TARGETS.iter().any(|kind| scheme.starts_with(kind)) && tail.len() > 1 {
+    // Owners may stand before it.
+    let target = scheme.rsplit(char::is_whitespace).next().unwrap_or(scheme);
+    if TARGETS.iter().any(|kind| target.starts_with(kind)) && tail.len() > 1 {
         return format!("{scheme}://{authority}/{MASK}");
     }
     let (path, query) = match tail.find(['?', '#']) {
@@ -602,6 +604,12 @@ mod tests {
                 "blackstart|run|--notify|slack:https://hooks.example/T0/x|--notify=webhook:http://u:p@a.example:8/x?y=z"
             ),
             "blackstart|run|--notify|slack:https://hooks.example/***|--notify=webhook:http://***@a.example:8/***"
+        );
+        assert_eq!(
+            line(
+                "run|--notify|owner=a slack:https://hooks.example/T0/x|--notify=owner=a slack:https://b.example/y"
+            ),
+            "run|--notify|owner=a slack:https://hooks.example/***|--notify=owner=a slack:https://b.example/***"
         );
         assert_eq!(
             line("--notify|webhook:@/etc/url"),

@@ -10,7 +10,9 @@ mod account;
 mod assemble;
 mod attached;
 mod coverage;
+mod delegates;
 mod drill;
+mod encrypted;
 pub mod exit_code;
 mod findings;
 mod followed;
@@ -18,6 +20,7 @@ mod image;
 mod ledger;
 mod limits;
 pub(crate) mod probe;
+mod whole;
 
 use std::fmt;
 use std::net::IpAddr;
@@ -33,8 +36,11 @@ pub use crate::record::{Attribution, Verdict};
 pub use account::{Account, Parts, Told};
 pub use assemble::{Leftover, Reload, RunFacts, assemble, rule_text};
 pub use attached::{Attached, AttachedBy, Connection, Until};
+pub(crate) use coverage::may_hide;
 pub use coverage::{STANDING_GAPS, StandingGap};
+pub use delegates::DELEGATE;
 pub use drill::{Drill, DrillFacts, DrillOutcome, Usual};
+pub use encrypted::ENCRYPTED_DNS;
 pub(crate) use findings::{printable, stable_id};
 pub use followed::{
     FOLLOW_GAP, Followed, FollowedFacts, FollowedUntil, followed_exe, is_followed_exe, strangers,
@@ -44,6 +50,7 @@ pub use image::{image_name, image_script};
 pub use ledger::Ledger;
 pub use limits::{Applied, HighestFrom, Limit, LimitFacts, Overtime, RunLimits};
 pub use probe::told_by_another;
+pub use whole::{ATTEMPTS_LOST, PARTLY_GUARDED, UNGUARDED, UNSUPERVISED};
 
 /// Version of this document's shape; a reader refuses a higher one.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -88,7 +95,7 @@ pub enum Mode {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Guarded {
-    /// All programs were attached from the first instruction to the end.
+    /// All programs were attached from the first instruction to the end, and nobody left for good.
     Yes,
     /// Some part was missing; see the gaps.
     Partly,
@@ -372,7 +379,7 @@ pub enum Severity {
 pub struct Finding {
     /// Stable over runs and hosts: from kind, rule and destination.
     pub id: String,
-    /// `denied_dependency`, `would_deny`, `left_cgroup`, `leftover`, `waiver_expired`, ….
+    /// `denied_dependency`, `would_deny`, `unguarded`, `left_cgroup`, `leftover`, `waiver_expired`, ….
     pub kind: String,
     /// How bad.
     pub severity: Severity,

@@ -4,7 +4,7 @@ use blackstart_core::notify::{
     FORGOTTEN_AFTER, Form, Memory, SHORT, Tally, Target, Told, alertmanager, journal, lines, logs,
     short_line, slack, traces, webhook,
 };
-use blackstart_core::report::Report;
+use blackstart_core::report::{Guarded, Report};
 use serde_json::json;
 use std::path::Path;
 
@@ -164,6 +164,45 @@ fn texts_of_strangers_call_nobody_and_are_cut() {
         let line: serde_json::Value = serde_json::from_str(&line).unwrap();
         assert_eq!(line["truncated"], true);
     }
+}
+
+#[test]
+fn a_run_of_which_nothing_was_seen_looks_well_to_nobody() {
+    let told = |guarded, attempts| {
+        let mut report = report();
+        report.run.exit_code = Some(0);
+        report.run.guarded = guarded;
+        (report.coverage.attempts, report.coverage.recorded) = (attempts, attempts);
+        report
+    };
+    let sums = |report: &Report| {
+        let mut tally = Tally::default();
+        tally.add(&Told::of(report));
+        tally.services.remove("mysql").unwrap()
+    };
+    let status = |report: &Report| {
+        let trace = traces(report, &Told::of(report));
+        let root = &trace["resourceSpans"][0]["scopeSpans"][0]["spans"][0];
+        root["status"]["code"].as_u64().unwrap()
+    };
+    let (yes, partly, no) = (
+        told(Guarded::Yes, 0),
+        told(Guarded::Partly, 0),
+        told(Guarded::No, 0),
+    );
+    assert_eq!([&yes, &partly, &no].map(status), [1, 0, 0]);
+    let outcomes = |it: &Report| (sums(it).succeeded, sums(it).unguarded);
+    assert_eq!([&yes, &partly, &no].map(outcomes), [(1, 0), (1, 0), (0, 1)]);
+    let coverage = |it: &Report| sums(it).last_coverage();
+    assert_eq!(
+        [&yes, &partly, &no].map(coverage),
+        [Some(1.0), None, Some(0.0)]
+    );
+    assert_eq!(coverage(&told(Guarded::Partly, 4)), Some(1.0));
+    // What an earlier version has written says nothing of it.
+    let before: Tally =
+        serde_json::from_value(json!({"services": {"mysql": {"succeeded": 1}}})).unwrap();
+    assert_eq!(before.services["mysql"].last_coverage(), Some(1.0));
 }
 
 #[test]

@@ -19,6 +19,7 @@ use std::thread;
 use std::time::Duration;
 
 use blackstart_core::agent::{MAX_ORDER, Order, Word, read_order, read_packet};
+use blackstart_kernel::Tracer;
 use blackstart_kernel::spawn::Signals;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{FlockOperation, Mode, chown, flock};
@@ -80,9 +81,13 @@ pub enum Event {
     Refused {
         /// Whose, as far as that is known.
         caller: Option<(u32, i32)>,
+        /// Of which kind the reason is.
+        why: Why,
         /// Why.
-        why: String,
+        text: String,
     },
+    /// So many guards are loaded for the next calls.
+    Spares(usize),
     /// A run has begun.
     Began {
         /// Its id.
@@ -110,6 +115,19 @@ pub enum Event {
     },
     /// Something of ours failed.
     Warning(String),
+}
+
+/// Of which kind the reason is why a call was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Why {
+    /// Who calls cannot be told.
+    Unknown,
+    /// Whoever calls may not.
+    NotPermitted,
+    /// Too many calls are open.
+    TooMany,
+    /// What was asked for, or what came of it.
+    Run(Cause),
 }
 
 /// What a caller wants, and who it is.
@@ -146,6 +164,8 @@ struct Office {
     /// Runs of an earlier agent.
     taken: Taken,
     stir: Stir,
+    /// What all guards hear of the host's processes by; none where each has its own.
+    tracer: Option<Arc<Tracer>>,
 }
 
 /// A call, until it is over.
@@ -230,6 +250,12 @@ pub fn serve(post: Post, resolve: Box<Resolve>, tell: Box<Tell>) -> Result<(), R
             "name another place with --socket",
         )
     })?;
+    let tracer = Tracer::load().map(Arc::new).map_err(|error| {
+        let why = crate::orphan::described(&error);
+        tell(Event::Warning(format!(
+            "each guard follows processes by itself, which the host pays for: {why}"
+        )));
+    });
     let office = Arc::new(Office {
         post,
         resolve,
@@ -242,6 +268,7 @@ pub fn serve(post: Post, resolve: Box<Resolve>, tell: Box<Tell>) -> Result<(), R
         large: Mutex::default(),
         taken: Taken::default(),
         stir: Stir::start(),
+        tracer: tracer.ok(),
     });
     take_up::all(&office);
     for _ in 0..office.post.spares {
@@ -322,11 +349,12 @@ fn open(post: &Post) -> io::Result<(OwnedFd, File)> {
 
 /// A call: who is it, may they, and is there room?
 fn receive(office: &Arc<Office>, socket: OwnedFd) {
-    let refuse = |link: &Link, caller: Option<(u32, i32)>, why: &str, remedy: &str| {
+    let refuse = |link: &Link, caller: Option<(u32, i32)>, kind: Why, why: &str, remedy: &str| {
         say_refused(link, "the agent does not answer", why, remedy);
         (office.tell)(Event::Refused {
             caller,
-            why: why.to_owned(),
+            why: kind,
+            text: why.to_owned(),
         });
     };
     let link = Link::of(socket);
@@ -336,6 +364,7 @@ fn receive(office: &Arc<Office>, socket: OwnedFd) {
             return refuse(
                 &link,
                 None,
+                Why::Unknown,
                 &format!("who calls cannot be told: {error}"),
                 "",
             );
@@ -347,6 +376,7 @@ fn receive(office: &Arc<Office>, socket: OwnedFd) {
         return refuse(
             &link,
             who,
+            Why::NotPermitted,
             why,
             "ask an administrator for the agent's group",
         );
@@ -363,6 +393,7 @@ fn receive(office: &Arc<Office>, socket: OwnedFd) {
             return refuse(
                 &link,
                 who,
+                Why::TooMany,
                 "too many calls are open",
                 "try again when some are over",
             );
@@ -376,7 +407,13 @@ fn receive(office: &Arc<Office>, socket: OwnedFd) {
     };
     office.stir.now();
     // Popped by itself, so that nobody waits for a lock.
-    let ahead = locked(&office.ahead).pop();
+    let (ahead, left) = {
+        let mut ahead = locked(&office.ahead);
+        (ahead.pop(), ahead.len())
+    };
+    if ahead.is_some() {
+        (office.tell)(Event::Spares(left));
+    }
     let rest = match ahead {
         Some(thread) => match thread.send(call) {
             Ok(()) => return,
@@ -404,7 +441,7 @@ fn make_ahead(office: &Arc<Office>) {
         .name("guard".to_owned())
         .stack_size(STACK)
         .spawn(move || {
-            let spare = match Spare::make(&own.post.state_dir) {
+            let spare = match Spare::make(&own.post.state_dir, own.tracer.as_ref()) {
                 Ok(spare) => spare,
                 Err(refusal) => return (own.tell)(Event::Warning(refusal.to_string())),
             };
@@ -415,6 +452,7 @@ fn make_ahead(office: &Arc<Office>) {
                     drop(thread);
                 } else {
                     waiting.push(thread);
+                    (own.tell)(Event::Spares(waiting.len()));
                 }
             }
             match calls.recv() {
@@ -438,7 +476,8 @@ fn attend(call: &Call, spare: Option<Spare>) {
         say_refused(&call.link, &refusal.what, &refusal.why, &refusal.remedy);
         (call.office.tell)(Event::Refused {
             caller: Some((call.caller.uid, call.caller.pid)),
-            why: refusal.to_string(),
+            why: Why::Run(refusal.cause),
+            text: refusal.to_string(),
         });
     }
     if let Some(unused) = spare {
@@ -526,6 +565,7 @@ fn guard(call: &Call, order: Order, spare: &mut Option<Spare>) -> Result<(), Ref
         caller,
         &call.link,
         spare.take(),
+        office.tracer.as_ref(),
         judging,
         &mut began,
     );

@@ -13,6 +13,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 
 use crate::agent::caller::lives;
+use crate::stray;
 
 mod below;
 mod first;
@@ -78,6 +79,23 @@ fn place(own: &Path, systemd: bool) -> Place {
 pub(crate) fn is_in_run(pid: i32) -> io::Result<bool> {
     let place = Hierarchy::find(Tree::Second)?.of(&pid.to_string())?;
     Ok(in_run(&place))
+}
+
+/// Hand every cgroup of a run at the top of the hierarchy to `each`. Those that systemd made a scope for go with that, those
+/// within a run with it.
+pub(crate) fn each_run(each: &mut dyn FnMut(&Path)) -> io::Result<()> {
+    let hierarchy = Hierarchy::find(Tree::Second)?;
+    let entries = match fs::read_dir(hierarchy.at(Path::new(OURS))) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other?,
+    };
+    let is_run = |name: &str| uuid::Uuid::parse_str(name).is_ok();
+    for entry in entries.flatten() {
+        if entry.file_name().to_str().is_some_and(is_run) {
+            each(&entry.path());
+        }
+    }
+    Ok(())
 }
 
 /// Does a path lie in the cgroup of a run? Runs are directories named by a UUID, in one named by us.
@@ -206,7 +224,7 @@ impl RunCgroup {
             }
         }
         cgroup.first = groups.iter().map(|group| group.place().clone()).collect();
-        let dir = File::open(&path)?;
+        let dir = stray::hold(&path)?;
         cgroup.id = Some(dir.metadata()?.ino());
         Ok(Self {
             hierarchy,

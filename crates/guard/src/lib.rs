@@ -20,6 +20,7 @@ mod leavers;
 mod listeners;
 mod locked;
 mod lookup;
+mod meanwhile;
 mod orphan;
 mod pins;
 mod plan;
@@ -30,6 +31,7 @@ mod run;
 mod scripts;
 mod state;
 mod story;
+mod stray;
 mod supervise;
 mod terminal;
 mod usual;
@@ -50,12 +52,13 @@ use serde::{Deserialize, Serialize};
 
 pub use agent::asking::{Agent, Asked, Started};
 pub use agent::reply::Judging;
-pub use agent::{Event, Post, Resolve, Tell, Wanted, serve};
+pub use agent::{Event, Post, Resolve, Tell, Wanted, Why, serve};
 pub use blackstart_kernel::spawn::inherit_nothing;
 pub use blackstart_kernel::support;
 pub use cgroup::Meant;
 pub use control::{Origin, Running, running};
 pub use finished::{FILES_KEPT, Finished, finished, forget};
+pub use meanwhile::meanwhile;
 pub use orphan::{Failed, Living, Swept, sweep};
 pub use plan::Need;
 pub use refusal::{Cause, Refusal};
@@ -167,6 +170,8 @@ pub enum Notice {
         /// How many processes are in it.
         processes: usize,
     },
+    /// It is under guard from now on, and keeps its checkpoints in this directory.
+    Under(PathBuf),
     /// Something that this run has to go without.
     Gap(Gap),
     /// Something of ours failed; the run goes on.

@@ -4,9 +4,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use blackstart_core::redact::Redaction;
 use blackstart_core::report::exit_code::GATED;
-use blackstart_core::report::{Ledger, LimitFacts};
+use blackstart_core::report::{Gap, Guarded, Ledger, LimitFacts};
 use blackstart_kernel::{Error, Orphan, Session, detach_links};
 
 use crate::cgroup::{Found, RunCgroup};
@@ -15,9 +14,15 @@ use crate::plan::Need;
 use crate::run::gates;
 use crate::state::{RunDir, RunFile, SPARE, StateDir, boot};
 use crate::story::{End, tell, wall_ns};
+use crate::stray;
 
 /// How long another command may take with its own sweep or set-up.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Kind of the gap where rows of a record were lost with the disk's blocks.
+const RECORD_TORN: &str = "record_torn";
+/// Kind of the gap where the policy was.
+const POLICY_LOST: &str = "policy_lost";
 
 /// What a sweep found.
 #[derive(Debug, Default)]
@@ -74,7 +79,8 @@ impl Swept {
 /// Adopt and clean up every run below `state_dir`, or where runs go that cannot keep their state there, that nobody
 /// supervises and nothing inhabits any more. Runs that are supervised, and orphans that live, are left alone.
 pub fn sweep(state_dir: &Path) -> io::Result<Swept> {
-    let spare = sweep_spare(state_dir);
+    let mut spare = sweep_spare(state_dir);
+    spare.add(stray::sweep());
     let swept = StateDir::existing(state_dir).map_or_else(
         || Ok(Swept::default()),
         |state| {
@@ -264,33 +270,63 @@ fn adopt(
         Orphan::open(pins)?.read(&mut |row| record.add(row))?;
         Ok(record)
     };
-    let (record, lost) = match pins.map(read) {
-        Some(Ok(record)) => (record, None),
-        Some(Err::<_, Error>(error)) => (kept_record(dir, &run.redaction), Some(described(&error))),
-        None => (
-            kept_record(dir, &run.redaction),
-            Some("its maps are gone".to_owned()),
-        ),
+    let (mut record, lost, torn) = match pins.map(read) {
+        Some(Ok(record)) => (record, None, None),
+        other => {
+            let why = match other {
+                Some(Err::<_, Error>(error)) => described(&error),
+                _ => "its maps are gone".to_owned(),
+            };
+            let (record, torn) = kept_record(dir, &run);
+            (record, Some(why), torn)
+        }
     };
+    if lost.is_some() && run.guarded == Guarded::Yes {
+        run.guarded = Guarded::Partly;
+    }
     let last_seen = dir.last_sign_of_life().map_or(run.started_ns, wall_ns);
     // What was attached to is guarded until now, whether anybody is there or not.
     let over = record
         .last_end_ns()
         .filter(|end| *end >= last_seen && run.attached.is_none())
         .unwrap_or_else(|| wall_ns(SystemTime::now()));
-    let mut record = record;
-    if let Err(error) = dir.read_followed(&mut |row| record.add(row)) {
-        tracing::debug!(%error, "the record of followed units");
-    }
+    let torn_followed = dir
+        .read_followed(run.marks_ends, &mut |row| record.add(row))
+        .err();
+    let policy = dir.read_policy();
     let unsupervised_seconds =
         Duration::from_nanos(u64::try_from(over - last_seen).unwrap_or(0)).as_secs_f64();
-    let mut gap = |detail: String| {
-        run.gaps.push(blackstart_core::report::Gap {
-            kind: Need::Supervision.kind().to_owned(),
+    let mut gap_of = |kind: &str, detail: String| {
+        run.gaps.push(Gap {
+            kind: kind.to_owned(),
             detail,
             count: 0,
         });
     };
+    if let Some(why) = torn {
+        let detail = format!(
+            "what was kept of the run on disk cannot be read to its end, and rows of it are missing: {why}"
+        );
+        gap_of(RECORD_TORN, detail);
+    }
+    if let Some(error) = torn_followed {
+        let detail =
+            format!("what was kept of followed units on disk cannot be read to its end: {error}");
+        gap_of(RECORD_TORN, detail);
+    }
+    let unread = match &policy {
+        Err(error) => Some(error.to_string()),
+        Ok(None) if run.policy.is_some() => Some("it is gone".to_owned()),
+        Ok(_) => None,
+    };
+    if let Some(why) = unread {
+        let detail = format!(
+            "the policy that the run was judged by cannot be read again: its rules have numbers here, no reasons and no `reaction`: {why}"
+        );
+        gap_of(POLICY_LOST, detail);
+    }
+    let policy = policy.unwrap_or_default();
+    let mut gap = |detail: String| gap_of(Need::Supervision.kind(), detail);
     if run.limits.time.is_some() && unsupervised_seconds > 0.0 {
         gap("without a supervisor nobody held the time limit".to_owned());
     }
@@ -309,7 +345,6 @@ fn adopt(
             "what happened after the last checkpoint is not known: {why}"
         ));
     }
-    let policy = dir.read_policy();
     if run.exit_code == Some(0) && gates(policy.as_ref(), &record) {
         run.exit_code = Some(GATED);
     }
@@ -329,16 +364,16 @@ fn adopt(
     dir.write_report(&tell(&run, policy.as_ref(), record, end))
 }
 
-/// What of a run's record is on disk; nothing, where that cannot be read.
-pub(crate) fn kept_record(dir: &RunDir, redaction: &Redaction) -> Ledger {
-    let mut record = Ledger::redacting(redaction);
-    match dir.read_record(&mut |row| record.add(row)) {
-        Ok(()) => record,
-        Err(error) => {
-            tracing::debug!(%error, "the record on disk");
-            Ledger::default()
-        }
-    }
+/// What of a run's record is on disk; and why that is not the whole of it, where it is torn. A power cut tears it, since nobody
+/// forces it to the disk.
+pub(crate) fn kept_record(dir: &RunDir, run: &RunFile) -> (Ledger, Option<String>) {
+    let mut record = Ledger::redacting(&run.redaction);
+    let torn = dir.read_record(run.marks_ends, &mut |row| record.add(row));
+    let why = torn.err().map(|error| match error.kind() {
+        io::ErrorKind::NotFound => "nothing of it was kept yet".to_owned(),
+        _ => error.to_string(),
+    });
+    (record, why)
 }
 
 /// An error with its causes.
@@ -367,6 +402,8 @@ pub(crate) fn remove_programs(session: Option<Session>, pins: Option<&Path>) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use blackstart_core::record::{Attribution, Counters, FlowRow, Row, Verdict};
+    use blackstart_core::report::Report;
 
     #[test]
     fn an_orphan_without_a_start_is_discarded_and_a_living_supervisor_left_alone() {
@@ -418,6 +455,95 @@ mod tests {
         assert!(state.unfinished().unwrap().is_empty());
         assert!(!temp.path().join("runs/1").exists());
         assert!(temp.path().join("runs/2/report.json").exists());
+    }
+
+    /// The report of a run of an earlier boot, whose record and policy are `record` and `policy`.
+    fn adopted_of(record: Option<&str>, policy: &str) -> Report {
+        let temp = tempfile::tempdir().unwrap();
+        let state = StateDir::open(temp.path()).unwrap();
+        let dir = state.begin("1").unwrap();
+        let run: RunFile = serde_json::from_value(serde_json::json!({
+            "layout": 1, "id": "1", "command": ["x"], "host": "h", "mode": "observe",
+            "policy": {"digest": "d", "files": ["p.yaml"]}, "started_ns": 1, "guarded": "yes",
+            "kernel": {"release": "r", "features": []}, "known_addresses": [], "gaps": [],
+            "boot": "an earlier one", "kept": false, "marks_ends": true,
+        }))
+        .unwrap();
+        dir.write_run(&run).unwrap();
+        if let Some(record) = record {
+            std::fs::write(dir.path().join("record.jsonl"), record).unwrap();
+        }
+        std::fs::write(dir.path().join("policy.json"), policy).unwrap();
+        adopt(&dir, run, None, None).unwrap();
+        serde_json::from_slice(&std::fs::read(dir.report_path()).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn what_a_power_cut_tore_off_a_record_is_a_gap_and_the_rest_is_told() {
+        let policy = "apiVersion: blackstart.dev/v1\nkind: Policy\nrules: [{deny: a.test}]\n";
+        let policy = blackstart_core::policy::alone(policy, "p.yaml").unwrap();
+        let policy = serde_json::to_string(&policy.policy).unwrap();
+        let record = record_of(4);
+        let gap =
+            |report: &Report, kind: &str| report.coverage.gaps.iter().any(|it| it.kind == kind);
+
+        let whole = adopted_of(Some(&record), &policy);
+        assert_eq!(whole.flows.len(), 4);
+        assert!(!gap(&whole, RECORD_TORN) && !gap(&whole, POLICY_LOST));
+        // In the middle of a row, at a row's end, and with blocks that were never written.
+        let half = record.len() - 40;
+        let line = record.trim_end().rfind('\n').unwrap() + 1;
+        let blocks = format!("{}{}", &record[..half], "\0".repeat(40));
+        for (cut, flows) in [
+            (&record[..half], 3),
+            (&record[..line], 4),
+            (&blocks, 3),
+            ("", 0),
+        ] {
+            let torn = adopted_of(Some(cut), &policy);
+            assert_eq!(torn.flows.len(), flows, "what is there is told: {cut}");
+            assert!(gap(&torn, RECORD_TORN), "{:?}", torn.coverage.gaps);
+            assert_eq!(torn.run.guarded, Guarded::Partly);
+        }
+        assert!(gap(&adopted_of(None, &policy), RECORD_TORN));
+        for torn in ["", "{\"service\":"] {
+            assert!(gap(&adopted_of(Some(&record), torn), POLICY_LOST));
+        }
+    }
+
+    /// A record with so many flows, as a supervisor keeps it.
+    fn record_of(flows: u16) -> String {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = StateDir::open(temp.path()).unwrap().begin("1").unwrap();
+        dir.write_record(|each| {
+            each(&Row::Clock(7));
+            each(&Row::Counters(Counters {
+                attempts: flows.into(),
+                ..Counters::default()
+            }));
+            for port in 1..=flows {
+                each(&Row::Flow(FlowRow {
+                    subject: 0,
+                    name: 0,
+                    address: [192, 0, 2, 1].into(),
+                    port,
+                    protocol: 6,
+                    verdict: Verdict::Allow,
+                    rule: 0,
+                    attribution: Attribution::Unnamed,
+                    attempts: 1,
+                    connected: 1,
+                    refused: 0,
+                    timed_out: 0,
+                    bytes_sent: 0,
+                    first_ns: 1,
+                    last_ns: 1,
+                }));
+            }
+            Ok(())
+        })
+        .unwrap();
+        std::fs::read_to_string(dir.path().join("record.jsonl")).unwrap()
     }
 
     #[test]

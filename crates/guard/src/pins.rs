@@ -96,11 +96,35 @@ pub(crate) fn existing(id: &str, run_dir: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
+/// The directories of pins of all runs on the usual bpffs. Runs are named by UUIDs; nothing else there is ours.
+pub(crate) fn all() -> Vec<PathBuf> {
+    let top = Path::new(USUAL);
+    if !is_bpffs(top) || ours_on(top).is_err() {
+        return Vec::new();
+    }
+    let entries = fs::read_dir(top.join(OURS)).into_iter().flatten().flatten();
+    let mut found: Vec<_> = entries
+        .filter(|entry| {
+            let is_run = |name: &str| uuid::Uuid::parse_str(name).is_ok();
+            entry.file_name().to_str().is_some_and(is_run)
+                && entry.file_type().is_ok_and(|kind| kind.is_dir())
+        })
+        .map(|entry| entry.path())
+        .collect();
+    found.sort_unstable();
+    found
+}
+
+/// Remove the directory for them, if none is in it.
+pub(crate) fn tidy_usual() {
+    let _ = fs::remove_dir(Path::new(USUAL).join(OURS));
+}
+
 /// After a run's directory of pins is gone: remove what only served to hold it. Only while holding the
 /// common lock.
 pub(crate) fn tidy(run_dir: &Path) {
     // Fails where another run is still in it, which is as it should be.
-    let _ = fs::remove_dir(Path::new(USUAL).join(OURS));
+    tidy_usual();
     let own = run_dir.join(PRIVATE);
     if is_bpffs(&own) {
         let _ = fs::remove_dir(own.join(OURS));

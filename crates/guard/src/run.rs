@@ -57,7 +57,10 @@ pub fn run(request: &Request, notice: &mut dyn FnMut(Notice)) -> Result<Ended, R
     let terminal = Terminal::open();
     let started = setup.prepare(notice).and_then(|()| setup.start(&signals));
     match started {
-        Ok(child) => Ok(setup.see_through(&child, &signals, &terminal, notice)),
+        Ok(child) => {
+            setup.tell_where(notice);
+            Ok(setup.see_through(&child, &signals, &terminal, notice))
+        }
         Err(refusal) => {
             setup.undo();
             Err(refusal)
@@ -179,6 +182,7 @@ impl<'a> Setup<'a> {
             caller: None,
             at_end: None,
             wall_seconds: None,
+            marks_ends: true,
         };
         Self {
             request,
@@ -273,6 +277,13 @@ impl<'a> Setup<'a> {
             no_new_privileges: false,
             signals: signals.found(),
         })
+    }
+
+    /// Where its checkpoints are, if anywhere.
+    fn tell_where(&self, notice: &mut dyn FnMut(Notice)) {
+        if let Some(dir) = &self.dir {
+            notice(Notice::Under(dir.path().to_owned()));
+        }
     }
 
     fn write_run(&self) {

@@ -59,6 +59,8 @@ const POLICY: &str = "policy.json";
 const RECORD: &str = "record.jsonl";
 /// The part of it that is of followed units, which have tables of their own.
 const FOLLOWED: &str = "followed.jsonl";
+/// The last line of either: without it, what came last is not there.
+const END: &str = "\"end\"";
 const REPORT: &str = "report.json";
 
 /// What is known of a run when it starts.
@@ -142,6 +144,9 @@ pub(crate) struct RunFile {
     /// From the command's start to the run's end, once it is known.
     #[serde(default)]
     pub(crate) wall_seconds: Option<f64>,
+    /// Its records end with a line of their own, as those of earlier releases did not.
+    #[serde(default)]
+    pub(crate) marks_ends: bool,
 }
 
 impl RunFile {
@@ -248,6 +253,7 @@ impl StateDir {
         Ok(RunDir {
             path,
             lock: Some(lock),
+            held: None,
         })
     }
 
@@ -271,11 +277,13 @@ impl StateDir {
     }
 }
 
-/// The directory of one run, whose lock is held.
+/// The directory of one run; whoever changes something in it holds its lock.
 #[derive(Debug)]
 pub(crate) struct RunDir {
     path: PathBuf,
     lock: Option<File>,
+    /// Its pins, held as long as it is supervised: by that a run is known to live whose directory somebody removed.
+    held: Option<File>,
 }
 
 impl RunDir {
@@ -293,9 +301,18 @@ impl RunDir {
             Ok(()) => Ok(Some(Self {
                 path: path.to_owned(),
                 lock: Some(lock),
+                held: None,
             })),
             Err(rustix::io::Errno::AGAIN) => Ok(None),
             Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Only to read what is in it, while somebody else holds its lock.
+    pub(crate) fn look(path: &Path) -> Self {
+        Self {
+            path: path.to_owned(),
+            lock: None,
         }
     }
 
@@ -318,6 +335,11 @@ impl RunDir {
         &self.path
     }
 
+    /// Hold the run's pins from now on.
+    pub(crate) fn hold(&mut self, pins: File) {
+        self.held = Some(pins);
+    }
+
     /// Where the report goes.
     pub(crate) fn report_path(&self) -> PathBuf {
         Self::report_in(&self.path)
@@ -336,8 +358,13 @@ impl RunDir {
         write_json(&self.path.join(POLICY), policy, false)
     }
 
-    pub(crate) fn read_policy(&self) -> Option<Policy> {
-        read_json(&self.path.join(POLICY)).ok()
+    /// That policy, if there was one.
+    pub(crate) fn read_policy(&self) -> io::Result<Option<Policy>> {
+        match read_json(&self.path.join(POLICY)) {
+            Ok(policy) => Ok(Some(policy)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// The record so far, as `read` gives it. Its time stamp is the supervisor's last sign of life.
@@ -370,26 +397,40 @@ impl RunDir {
                         .and_then(|()| out.write_all(b"\n"));
                 }
             })?;
-            written
+            written?;
+            writeln!(out, "{END}")
         })
     }
 
-    /// Hand every row of it to `each`.
-    pub(crate) fn read_record(&self, each: &mut dyn FnMut(Row)) -> io::Result<()> {
-        self.read_rows(RECORD, each)
+    /// Hand every row of it to `each`, up to where it is torn: an error says that rows are missing after those. `marked` is
+    /// what the run says of its records ([`RunFile::marks_ends`]).
+    pub(crate) fn read_record(&self, marked: bool, each: &mut dyn FnMut(Row)) -> io::Result<()> {
+        self.read_rows(RECORD, marked, each)
     }
 
     /// The same of followed units, if there were any.
-    pub(crate) fn read_followed(&self, each: &mut dyn FnMut(Row)) -> io::Result<()> {
-        match self.read_rows(FOLLOWED, each) {
+    pub(crate) fn read_followed(&self, marked: bool, each: &mut dyn FnMut(Row)) -> io::Result<()> {
+        match self.read_rows(FOLLOWED, marked, each) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             read => read,
         }
     }
 
-    fn read_rows(&self, name: &str, each: &mut dyn FnMut(Row)) -> io::Result<()> {
+    fn read_rows(&self, name: &str, marked: bool, each: &mut dyn FnMut(Row)) -> io::Result<()> {
+        let mut rows = 0;
         for line in io::BufReader::new(File::open(self.path.join(name))?).lines() {
-            each(serde_json::from_str(&line?)?);
+            let line = line?;
+            if line == END {
+                return Ok(());
+            }
+            each(serde_json::from_str(&line)?);
+            rows += 1;
+        }
+        if marked || rows == 0 {
+            return Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                format!("{name} ends before its end"),
+            ));
         }
         Ok(())
     }
@@ -536,7 +577,7 @@ mod tests {
             })
             .unwrap();
         let mut read = Vec::new();
-        orphan.read_record(&mut |row| read.push(row)).unwrap();
+        orphan.read_record(true, &mut |row| read.push(row)).unwrap();
         assert_eq!(read, rows);
         assert!(orphan.last_sign_of_life().is_some());
         orphan.finish().unwrap();

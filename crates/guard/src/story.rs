@@ -52,6 +52,7 @@ pub(crate) fn tell(run: &RunFile, policy: Option<&Policy>, record: Ledger, end: 
         gaps: run.gaps.clone(),
         leftovers: end.leftovers,
         unsupervised_seconds: end.unsupervised_seconds,
+        kept: run.kept,
         known_addresses: run.known_addresses.clone(),
         own_addresses: run.own_addresses.clone(),
         resolvers: run.resolvers.clone(),

@@ -2,20 +2,26 @@
 //!
 //! The only crate with an HTTP client and TLS. What is told is decided in `blackstart_core::notify`; here it is brought
 //! out. Nothing here waits for a network while a run ends: alerts go into a spool below the state directory, and are sent
-//! from there by another process ([`flush`]), which may fail, hang or be killed without anyone being held up.
+//! from there by another process ([`flush`]), which may fail, hang or be killed without anyone being held up. Files are
+//! written by one of their own too ([`write`]), since they may lie on a server.
 #![forbid(unsafe_code)]
 
+mod agent;
 mod local;
 mod names;
 mod place;
+mod queue;
 mod send;
 mod spool;
 mod tell;
+mod write;
 
+pub use agent::AgentSums;
 pub use place::text_of;
 pub use send::{Flushed, Patience, Waiting, flush};
 pub use spool::due;
 pub use tell::{Done, tell};
+pub use write::{Heard, Orders, hear, waits, write};
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use blackstart_core::notify::{SHORT, Sums, Tally, Told, journal as entries, lines, short_line};
+use blackstart_core::report::Guarded;
 use prometheus::core::{AtomicF64, GenericCounterVec, GenericGaugeVec};
 use prometheus::{Encoder as _, Opts, Registry, TextEncoder};
 use rustix::fs::OFlags;
@@ -155,7 +156,7 @@ fn exposition(tally: &Tally, dropped: u64) -> Result<Vec<u8>, prometheus::Error>
     };
     let runs = counter(
         "blackstart_runs_total",
-        "Runs, by how they ended: succeeded, gated (a finding failed them), failed.",
+        "Runs, by how they ended: succeeded, unguarded (exited with 0, and nothing of it was seen), gated (a finding failed them), failed.",
         &["service", "outcome"],
     )?;
     let attempts = counter(
@@ -191,7 +192,12 @@ fn exposition(tally: &Tally, dropped: u64) -> Result<Vec<u8>, prometheus::Error>
     )?;
     let coverage = gauge(
         &format!("{last}coverage_ratio"),
-        "Recorded attempts of the last run, of all.",
+        "Recorded attempts of the last run, of all; 0 if it was unguarded.",
+        &["service"],
+    )?;
+    let guarded = gauge(
+        &format!("{last}guarded"),
+        "Was the last run guarded: 1 yes, 0.5 in part, 0 no.",
         &["service"],
     )?;
     let gaps = gauge(
@@ -209,6 +215,7 @@ fn exposition(tally: &Tally, dropped: u64) -> Result<Vec<u8>, prometheus::Error>
         let service = service.as_str();
         let Sums {
             succeeded,
+            unguarded,
             gated,
             failed,
             refused,
@@ -217,6 +224,7 @@ fn exposition(tally: &Tally, dropped: u64) -> Result<Vec<u8>, prometheus::Error>
         } = *sums;
         for (outcome, count) in [
             ("succeeded", succeeded),
+            ("unguarded", unguarded),
             ("gated", gated),
             ("failed", failed),
         ] {
@@ -242,13 +250,17 @@ fn exposition(tally: &Tally, dropped: u64) -> Result<Vec<u8>, prometheus::Error>
         if let Some(took) = sums.last_seconds {
             seconds.with_label_values(one).set(took);
         }
-        let (recorded, all) = sums.last_recorded;
-        let ratio = if all == 0 {
-            1.0
-        } else {
-            recorded as f64 / all as f64
-        };
-        coverage.with_label_values(one).set(ratio);
+        if let Some(ratio) = sums.last_coverage() {
+            coverage.with_label_values(one).set(ratio);
+        }
+        if let Some(how) = sums.last_guarded {
+            let share = match how {
+                Guarded::Yes => 1.0,
+                Guarded::Partly => 0.5,
+                Guarded::No => 0.0,
+            };
+            guarded.with_label_values(one).set(share);
+        }
         gaps.with_label_values(one).set(sums.last_gaps as f64);
         for (severity, count) in ["info", "warning", "error"].iter().zip(sums.last_findings) {
             of_last

@@ -1,6 +1,6 @@
 //! Where all of it is kept: a directory for its owner alone, since URLs are secrets.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{
@@ -34,6 +34,8 @@ pub(crate) struct Kept {
     pub(crate) tallies: BTreeMap<String, Tally>,
     /// What could not be told and is gone, by target.
     pub(crate) dropped: BTreeMap<String, u64>,
+    /// What of the queue is in the sums already.
+    pub(crate) taken: BTreeSet<String>,
 }
 
 impl Place {
@@ -48,10 +50,13 @@ impl Place {
         }
         let place = Self { dir };
         place.is_ours()?;
-        match maker.create(place.spool()) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
-            _ => Ok(place),
+        for within in [place.spool(), place.local()] {
+            match maker.create(within) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+                _ => {}
+            }
         }
+        Ok(place)
     }
 
     /// If it is there.
@@ -80,6 +85,11 @@ impl Place {
     /// What waits to be sent.
     pub(crate) fn spool(&self) -> PathBuf {
         self.dir.join("spool")
+    }
+
+    /// What waits to be written on this host.
+    pub(crate) fn local(&self) -> PathBuf {
+        self.dir.join("local")
     }
 
     /// Wait for a lock, no longer than `patience`; none if somebody else holds it all the time.

@@ -17,6 +17,7 @@ use ureq::{Agent, Error};
 use crate::names::HostNames;
 use crate::now;
 use crate::place::{Place, text_of};
+use crate::queue;
 use crate::spool::{Entry, Message, entries, tidy};
 
 /// For one message, from the name's lookup to the answer.
@@ -225,6 +226,14 @@ fn waiting(place: &Place) -> io::Result<Vec<Waiting>> {
             },
         })
         .collect();
+    waiting.extend(queue::all(place).into_iter().filter_map(|one| {
+        Some(Waiting {
+            target: queue::read(place, &one)?.to.shown(),
+            since: one.made,
+            tried: 0,
+            why: "it has not answered, or nobody has come to it yet".to_owned(),
+        })
+    }));
     waiting.sort_by_key(|it| it.since);
     Ok(waiting)
 }

@@ -148,8 +148,10 @@ pub(crate) fn tidy(place: &Place) -> u64 {
     for entry in &surplus {
         entry.remove(&place.spool());
     }
-    for half in halves(&place.spool()) {
-        let _gone = fs::remove_file(half);
+    for dir in [place.spool(), place.local()] {
+        for half in halves(&dir) {
+            let _gone = fs::remove_file(half);
+        }
     }
     surplus.len() as u64
 }

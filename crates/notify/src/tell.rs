@@ -1,38 +1,41 @@
-//! At the end of a run: logs are written, alerts are put into the spool.
+//! At the end of a run: what is to be written goes into a queue, and alerts into the spool.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::time::Duration;
 
 use blackstart_core::notify::{
-    Form, Memory, Sink, Target, Told, alertmanager, logs, slack, traces, webhook,
+    Form, Memory, Route, Sink, Tally, Target, Told, alertmanager, logs, slack, traces, webhook,
 };
 use blackstart_core::report::Parts;
 use serde_json::Value;
 
+use crate::now;
 use crate::place::{Kept, Place};
+use crate::queue::{self, Job, Local, What};
 use crate::spool::{self, Message};
-use crate::{local, now};
+use crate::write::Orders;
 
 /// Another run ends at the same time: it needs a few milliseconds.
 const PATIENCE: Duration = Duration::from_millis(250);
 
 /// What came of it.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Done {
     /// What could not be told, and why; in one line each, without secrets.
     pub warnings: Vec<String>,
     /// Messages wait to be sent: see [`crate::flush`].
     pub queued: bool,
+    /// What is to be written, by a process of its own: see [`crate::write`].
+    pub orders: Orders,
 }
 
-/// Tell all targets of a run. `all`: alerts repeat what was told before.
+/// Tell all targets of a run; of one that goes on, what is news. `all`: alerts repeat what was told before.
 ///
-/// Nothing here waits for anyone but for the disk. What is spooled is there before it counts as told: whoever is killed
+/// Nothing here waits for anyone but for the disk that has the state. What is spooled is there before it counts as told: whoever is killed
 /// in between tells twice, never not at all.
-pub fn tell(report: &dyn Parts, targets: &[Target], all: bool, state: &Path) -> Done {
-    let told = Told::of(report);
+pub fn tell(report: &dyn Parts, routes: &[Route], all: bool, state: &Path) -> Done {
+    let told = Told::of(report).up_to(now());
     let mut done = Done::default();
     let place = match Place::open(state) {
         Ok(place) => Some(place),
@@ -54,15 +57,21 @@ pub fn tell(report: &dyn Parts, targets: &[Target], all: bool, state: &Path) -> 
         }
         None => Kept::default(),
     };
-    let mut telling = Telling {
-        report,
-        told: &told,
-        all,
-        place: place.as_ref(),
-        done: &mut done,
-    };
-    for target in targets {
+    for route in routes {
+        let target = &route.target;
+        let mut telling = Telling {
+            report,
+            told: &told.along(route, routes),
+            all,
+            place: place.as_ref(),
+            done: &mut done,
+        };
         telling.one(target, &mut kept);
+        if let Target::Otlp(Sink::UrlIn(path)) | Target::Alert(_, Sink::UrlIn(path)) = target
+            && !told.run.goes_on()
+        {
+            telling.done.orders.look_at(path);
+        }
     }
     kept.memory.forget(now());
     if let Some(place) = &place {
@@ -96,25 +105,23 @@ impl Telling<'_> {
         let result = match target {
             Target::Alert(form, sink) => self.alert(target, *form, sink, &mut kept.memory),
             Target::Otlp(sink) => {
-                let told = self.told.to(target, &mut kept.memory);
-                let trace = traces(self.report, &told);
-                self.put(Form::Traces, sink, Some(trace))
+                let told = self.told.to(target, &mut kept.memory).news();
+                let trace = (!told.run.goes_on()).then(|| traces(self.report, &told));
+                self.put(Form::Traces, sink, trace)
                     .and_then(|()| self.put(Form::Logs, sink, logs(&told)))
             }
-            Target::File(path) => {
-                let told = self.told.to(target, &mut kept.memory);
-                local::file(path, &told)
-                    .map(|lost| self.lost(target, lost, &mut kept.dropped, "nobody reads it"))
+            Target::File(_) | Target::Journald(_) => {
+                let told = self.told.to(target, &mut kept.memory).news();
+                if !(told.run.goes_on() && told.findings.is_empty()) {
+                    self.local(target, What::Lines(told));
+                }
+                Ok(())
             }
-            Target::Journald(socket) => {
-                let told = self.told.to(target, &mut kept.memory);
-                local::journal(socket.as_deref(), &told)
-                    .map(|lost| self.lost(target, lost, &mut kept.dropped, "it does not take them"))
-            }
-            Target::Metrics(path) => {
-                let tally = kept.tallies.entry(target.key()).or_default();
-                tally.add(self.told);
-                local::metrics(path, tally, kept.dropped.values().sum())
+            // It is counted when it has ended.
+            Target::Metrics(_) if self.told.run.goes_on() => Ok(()),
+            Target::Metrics(_) => {
+                self.local(target, What::Sums(Tally::of(self.told)));
+                Ok(())
             }
         };
         if let Err(error) = result {
@@ -124,15 +131,22 @@ impl Telling<'_> {
         }
     }
 
-    fn lost(&mut self, target: &Target, lost: u64, dropped: &mut BTreeMap<String, u64>, why: &str) {
-        if lost == 0 {
-            return;
+    /// Into the queue of what is written on this host; where that cannot be, into the writer's hands.
+    fn local(&mut self, target: &Target, what: What) {
+        let Some(to) = Local::of(target) else { return };
+        self.done.orders.want(to.clone());
+        let job = Job { to, what };
+        match self.place.map(|place| queue::put(place, &job)) {
+            Some(Ok(0)) => {}
+            Some(Ok(gone)) => self.done.warnings.push(format!(
+                "{target}: what {gone} runs have to tell is dropped, since it does not answer"
+            )),
+            Some(Err(error)) => {
+                tracing::debug!(%error, "what is written");
+                self.done.orders.with(job);
+            }
+            None => self.done.orders.with(job),
         }
-        let sum = dropped.entry(target.key()).or_default();
-        *sum += lost;
-        self.done.warnings.push(format!(
-            "{target}: {lost} lines were dropped, since {why}; {sum} up to now"
-        ));
     }
 
     fn alert(
@@ -209,8 +223,8 @@ mod tests {
         .unwrap()
     }
 
-    fn targets() -> Vec<Target> {
-        vec![Target::parse("webhook:http://127.0.0.1:1/", Path::new("/")).unwrap()]
+    fn targets() -> Vec<Route> {
+        vec![Route::parse("webhook:http://127.0.0.1:1/", Path::new("/")).unwrap()]
     }
 
     #[test]

@@ -254,14 +254,21 @@ impl Store {
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
-    /// What any of these runs executed.
-    pub fn executables_of(&self, filter: &Filter) -> Result<BTreeSet<String>, Error> {
+    /// What any of these runs executed that was no drill: of deployments, or of what was attached to.
+    pub fn executables_of(
+        &self,
+        filter: &Filter,
+        attached: bool,
+    ) -> Result<BTreeSet<String>, Error> {
         let Some(service) = self.service(filter)? else {
             return Ok(BTreeSet::new());
         };
         let text = format!(
             "SELECT text FROM word WHERE id IN (
-                 SELECT DISTINCT exe FROM program WHERE run IN (SELECT id FROM run {})
+                 SELECT DISTINCT exe FROM program WHERE run IN (
+                     SELECT id FROM run {} AND NOT drill
+                         AND (command IN (SELECT id FROM word WHERE text = ?4)) = ?5
+                 )
              )",
             by(service)
         );
@@ -270,7 +277,9 @@ impl Store {
             params![
                 service,
                 filter.since.unwrap_or(Micros::MIN),
-                filter.before.unwrap_or(Micros::MAX)
+                filter.before.unwrap_or(Micros::MAX),
+                NO_COMMAND,
+                attached
             ],
             |row| row.get(0),
         )?;

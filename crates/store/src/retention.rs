@@ -1,7 +1,7 @@
 //! Which runs a history keeps: a plan, which can be shown, and what carries it out.
 
 use blackstart_core::history::Micros;
-use rusqlite::TransactionBehavior;
+use rusqlite::{Connection, TransactionBehavior};
 
 use crate::{Error, Store};
 
@@ -109,13 +109,7 @@ impl Store {
                 .connection
                 .transaction_with_behavior(TransactionBehavior::Immediate)?;
             for (run, _) in batch {
-                for table in ["report", "program", "lookup", "flow", "contact"] {
-                    let text = format!("DELETE FROM {table} WHERE run = ?");
-                    transaction.prepare_cached(&text)?.execute([run.number])?;
-                }
-                transaction
-                    .prepare_cached("DELETE FROM run WHERE id = ?")?
-                    .execute([run.number])?;
+                forget(&transaction, run.number)?;
             }
             transaction.commit()?;
         }
@@ -169,6 +163,18 @@ impl Store {
         transaction.commit()?;
         Ok(())
     }
+}
+
+/// Remove the rows of a run.
+pub(crate) fn forget(connection: &Connection, run: i64) -> rusqlite::Result<()> {
+    for table in ["report", "program", "lookup", "flow", "contact"] {
+        let text = format!("DELETE FROM {table} WHERE run = ?");
+        connection.prepare_cached(&text)?.execute([run])?;
+    }
+    connection
+        .prepare_cached("DELETE FROM run WHERE id = ?")?
+        .execute([run])?;
+    Ok(())
 }
 
 #[cfg(test)]

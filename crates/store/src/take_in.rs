@@ -26,6 +26,7 @@ use serde::de::{
 };
 
 use crate::recall::{attribution_number, guarded_number, mode_number, verdict_number};
+use crate::retention::forget;
 use crate::{Error, Kind, Store};
 
 /// A report's bytes are stored in parts of this size: no row is larger than what is read at a time.
@@ -41,11 +42,11 @@ pub enum Taken {
 }
 
 impl Store {
-    /// Does the history have the run with this id?
+    /// Does the history have the run with this id, up to its end?
     pub fn has(&self, uuid: &str) -> Result<bool, Error> {
         let mut statement = self
             .connection
-            .prepare_cached("SELECT 1 FROM run WHERE uuid = ?")?;
+            .prepare_cached("SELECT 1 FROM run WHERE uuid = ? AND ended IS NOT NULL")?;
         Ok(statement.exists([uuid])?)
     }
 
@@ -181,10 +182,16 @@ impl<'c> Entry<'c> {
         };
         let known = self
             .connection
-            .prepare_cached("SELECT 1 FROM run WHERE uuid = ?")?
-            .exists([&run.id])?;
-        if known {
-            return Ok(Taken::Known);
+            .prepare_cached("SELECT id, ended FROM run WHERE uuid = ?")?
+            .query_row([&run.id], |row| {
+                Ok((row.get::<_, i64>(0)?, row.get::<_, Option<i64>>(1)?))
+            })
+            .optional()?;
+        match known {
+            None => {}
+            Some((_, Some(_))) => return Ok(Taken::Known),
+            // It went on when it was taken in: what is known of it now takes the place of that.
+            Some((number, None)) => forget(self.connection, number)?,
         }
         self.rest.replace(rest);
         let service = match &run.service {

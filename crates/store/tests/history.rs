@@ -199,7 +199,11 @@ fn what_is_told_of_a_run_in_short_is_what_its_report_says() {
     assert_eq!(row.exit_code, Some(0));
     let executables: Vec<_> = store.executables(&row).unwrap().into_iter().collect();
     assert_eq!(executables, ["/bin/sh", "/usr/bin/curl"]);
-    assert_eq!(store.executables_of(&Filter::default()).unwrap().len(), 2);
+    let all = |attached| store.executables_of(&Filter::default(), attached);
+    assert_eq!(
+        (all(false).unwrap().len(), all(true).unwrap().len()),
+        (2, 0)
+    );
 }
 
 #[test]

@@ -46,11 +46,29 @@ pub(crate) struct Agent {
     #[arg(long, value_name = "DIR")]
     pub(crate) catalog: Option<PathBuf>,
 
+    /// Keep this file for Prometheus' node exporter, about the agent itself
+    ///
+    /// Guards, those that are loaded ahead, runs that began, are over or were left by an earlier agent, calls that were refused, and
+    /// what others are still to be told. Its name ends in `.prom`.
+    #[arg(long, value_name = "FILE", value_parser = prom)]
+    pub(crate) metrics: Option<PathBuf>,
+
     /// Let callers enforce although this gap is open; may be given more than once
     ///
     /// Where guardrails enforce, callers accept no gaps but these.
     #[arg(long, value_name = "KIND", value_parser = PossibleValuesParser::new(Need::ALL.map(Need::kind)))]
     pub(crate) accept_gap: Vec<String>,
+}
+
+fn prom(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    if !path.is_absolute() {
+        return Err("write an absolute path: it is written by another process".to_owned());
+    }
+    match path.extension().is_some_and(|ending| ending == "prom") {
+        true => Ok(path),
+        false => Err("the node exporter only collects files that end in `.prom`".to_owned()),
+    }
 }
 
 const AFTER_AGENT: &str = "\

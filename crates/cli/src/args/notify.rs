@@ -1,6 +1,10 @@
 //! Telling others.
 
+use std::time::Duration;
+
 use clap::{Args, Subcommand};
+
+use super::time;
 
 /// Who is told of a run.
 #[derive(Debug, Args)]
@@ -13,6 +17,9 @@ pub(crate) struct NotifyTyped {
     /// `webhook:URL`, `slack:URL` and `alertmanager:URL` get what they were not told in the last seven days, and
     /// nothing if there is nothing new; the last two no mere remarks. `@FILE` in place of a URL stands for the one that the file has.
     ///
+    /// `owner=NAME TARGET` is for the findings of that owner alone (several with commas between them). `webhook`, `slack` and
+    /// `alertmanager` without it get what has none of these that is its owner's; the others get everything.
+    ///
     /// The run's end waits for none of them, and its exit code stays the command's. Alerts are sent afterwards by a process of
     /// its own; what cannot be sent is kept, and tried again by the next command. The targets in
     /// /etc/blackstart/notify (or where BLACKSTART_NOTIFY says) are told as well, unless one of those typed is `none`.
@@ -22,12 +29,23 @@ pub(crate) struct NotifyTyped {
     /// Repeat alerts that were sent before
     #[arg(long)]
     pub(crate) notify_all: bool,
+
+    /// While the run goes on, tell what is new this often
+    ///
+    /// Of what lasts, nobody waits for the end to learn: findings are told when they are met, each once, and the
+    /// history has the run up to then, within the first such time and each hour from there on. Sums, and the line
+    /// or trace of the run itself, follow when it has ended.
+    #[arg(long, value_name = "TIME", value_parser = time, default_value = "1m")]
+    pub(crate) notify_every: Duration,
 }
 
 /// Work with what others are told.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Notify {
     Flush(Flush),
+    /// What a run starts to be told of while it goes on
+    #[command(hide = true)]
+    Meanwhile,
 }
 
 /// Send the alerts that wait, and show those that still do.
@@ -39,6 +57,14 @@ pub(crate) struct Flush {
     /// Nobody looks on: try what is due, for half a minute, and say nothing
     #[arg(long)]
     pub(crate) unattended: bool,
+
+    /// What a run starts to have files written: takes orders, and says what comes of them
+    #[arg(long, hide = true, conflicts_with = "unattended")]
+    pub(crate) local: bool,
+
+    /// Before that, let go of what was inherited: whoever started this is still to hand it on
+    #[arg(long, hide = true, requires = "local")]
+    pub(crate) shed: bool,
 }
 
 const AFTER_FLUSH: &str = "\

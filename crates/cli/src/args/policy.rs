@@ -237,6 +237,10 @@ pub(crate) struct Against {
     /// Apply the host's guardrails, as a run on this host would
     #[arg(long)]
     pub(crate) with_guardrails: bool,
+
+    /// Against what was attached to (`blackstart attach --service NAME`), instead of against deployments
+    #[arg(long)]
+    pub(crate) attached: bool,
 }
 
 /// Say what a policy would have refused of what earlier runs did.

@@ -58,6 +58,9 @@ pub(super) fn backtest(answer: &Answer, chains: &Chains, paint: Paint) -> String
         );
     }
     incomplete(&mut out, answer.incomplete_runs, answer.runs);
+    if let Some(text) = left_out(answer.passed_over, answer.attached) {
+        let _ = writeln!(out, "note      {text}");
+    }
     for remark in &answer.remarks {
         let _ = writeln!(out, "note      {}", plain(remark));
     }
@@ -109,6 +112,9 @@ pub(super) fn diff(answer: &Differs, chains: &Chains, paint: Paint) -> String {
         let _ = writeln!(out, "{names}: {}", paint.doubtful(&changed));
     }
     incomplete(&mut out, answer.incomplete_runs, answer.runs);
+    if let Some(text) = left_out(answer.passed_over, answer.attached) {
+        let _ = writeln!(out, "note      {text}");
+    }
     for remark in &answer.remarks {
         let _ = writeln!(out, "note      {}", plain(remark));
     }
@@ -175,6 +181,22 @@ fn incomplete(out: &mut String, incomplete: u64, runs: u64) {
             counted(runs, "run")
         );
     }
+}
+
+/// What the policy was not held against, if there was something.
+pub(crate) fn left_out(passed_over: u64, attached: bool) -> Option<String> {
+    let (what, how) = match attached {
+        false => (
+            "of a service that was attached to",
+            "--attached is about these",
+        ),
+        true => ("of a deployment", "they count without --attached"),
+    };
+    let was = if passed_over == 1 { "was" } else { "were" };
+    (passed_over > 0).then(|| {
+        let runs = counted(passed_over, "run");
+        format!("{runs} {what} {was} left out; {how}")
+    })
 }
 
 fn more(out: &mut String, all: usize) {

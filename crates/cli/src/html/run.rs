@@ -21,7 +21,7 @@ use crate::plain::{Paint, cut};
 use crate::summary::destinations::Lineage;
 use crate::summary::limits::use_of;
 use crate::summary::{
-    ABOUT_CATALOG, Telling, counted, delegate_verdict, is_resolver_socket, stands,
+    ABOUT_CATALOG, OF_COVERAGE, Telling, counted, delegate_verdict, is_resolver_socket, stands,
 };
 use crate::summary::{drill, followed};
 
@@ -275,6 +275,11 @@ struct View<'a> {
     lines: &'a Lineage,
 }
 
+/// What has a card of its own: the page says by itself what was not seen, and whom the run turned to.
+fn has_card(finding: &Finding) -> bool {
+    !OF_COVERAGE.contains(&finding.kind.as_str())
+}
+
 /// For whoever keeps the catalog, in the morning.
 fn is_remark(finding: &Finding) -> bool {
     ABOUT_CATALOG.contains(&finding.kind.as_str())
@@ -318,9 +323,13 @@ impl View<'_> {
         self.report.run().guarded == Guarded::No
     }
 
+    fn findings(&self) -> impl Iterator<Item = &Finding> {
+        self.report.findings().iter().filter(|it| has_card(it))
+    }
+
     /// What somebody ought to act on: the circles before all else.
     fn cards(&self) -> impl Iterator<Item = Card> {
-        let acted_on = || self.report.findings().iter().filter(|it| !is_remark(it));
+        let acted_on = || self.findings().filter(|it| !is_remark(it));
         let circles = acted_on().filter(|it| it.circle.is_some());
         let others = acted_on().filter(|it| it.circle.is_none());
         let shown = circles.chain(others).take(findings::SHOWN);
@@ -328,18 +337,14 @@ impl View<'_> {
     }
 
     fn remarks(&self) -> impl Iterator<Item = Card> {
-        let remarks = self.report.findings().iter().filter(|it| is_remark(it));
+        let remarks = self.findings().filter(|it| is_remark(it));
         remarks
             .take(findings::SHOWN)
             .map(|finding| self.cards.card(finding))
     }
 
     fn counted_remarks(&self) -> usize {
-        self.report
-            .findings()
-            .iter()
-            .filter(|it| is_remark(it))
-            .count()
+        self.findings().filter(|it| is_remark(it)).count()
     }
 
     fn remarks_text(&self) -> String {
@@ -348,12 +353,12 @@ impl View<'_> {
 
     fn findings_left_out(&self) -> usize {
         let remarks = self.counted_remarks();
-        let others = self.report.findings().len() - remarks;
+        let others = self.findings().count() - remarks;
         remarks.saturating_sub(findings::SHOWN) + others.saturating_sub(findings::SHOWN)
     }
 
     fn counted_findings(&self) -> String {
-        grouped(self.report.findings().len() as u64)
+        grouped(self.findings().count() as u64)
     }
 
     fn ticks(&self) -> Vec<Tick> {

@@ -121,11 +121,15 @@ pub(super) struct Differs<'a> {
     from: Option<Run<'a>>,
     /// How many earlier runs that are.
     earlier_runs: u64,
+    /// How many others of its service were left out: drills, and what was attached to (or deployments, where the run was
+    /// attached itself).
+    passed_over: u64,
     /// The run.
     to: Run<'a>,
     /// What the earlier runs do not have.
     new: Prints<'a>,
-    /// What the run does not have: of the earlier run, or of each of the ten runs before.
+    /// What the run does not have: of the earlier run, or of each of the ten runs before that were seen as a whole. Of a run
+    /// that was not (`incomplete`) it may be there all the same.
     gone: Prints<'a>,
 }
 
@@ -152,14 +156,15 @@ impl<'a> Prints<'a> {
 
 impl<'a> Compared<'a> {
     pub(super) fn document(&self) -> Differs<'a> {
-        let (from, earlier_runs) = match self.earlier {
-            Earlier::Run(run) => (Some(Run::of(run)), 1),
-            Earlier::All { runs } => (None, *runs),
+        let (from, earlier_runs, passed_over) = match self.earlier {
+            Earlier::Run(run) => (Some(Run::of(run)), 1, 0),
+            Earlier::All { runs, passed_over } => (None, *runs, *passed_over),
         };
         Differs {
             schema_version: VERSION,
             from,
             earlier_runs,
+            passed_over,
             to: Run::of(self.run),
             new: Prints::of(&self.changes.new),
             gone: Prints::of(&self.changes.gone),

@@ -90,6 +90,7 @@ fn line(row: &RunRow) -> [String; 9] {
         remarks.push("broken glass");
     }
     match row.guarded {
+        Guarded::Yes if row.ended.is_none() => remarks.push("goes on"),
         Guarded::Yes if row.lacks.is_empty() => {}
         Guarded::Yes | Guarded::Partly => remarks.push("incomplete"),
         Guarded::No => remarks.push("unguarded"),
@@ -141,14 +142,14 @@ pub(super) fn diff(compared: &Compared<'_>, paint: Paint) -> String {
             service(run),
             moment(run)
         ),
-        Earlier::All { runs: 0 } => writeln!(
+        Earlier::All { runs: 0, .. } => writeln!(
             out,
-            "run {}{}, {}, is the first of its service in the history",
+            "run {}{}, {}, is the first of its kind in the history",
             plain(&run.id),
             service(run),
             moment(run)
         ),
-        Earlier::All { runs } => writeln!(
+        Earlier::All { runs, .. } => writeln!(
             out,
             "run {}{}, {}, against {} before it",
             plain(&run.id),
@@ -157,7 +158,20 @@ pub(super) fn diff(compared: &Compared<'_>, paint: Paint) -> String {
             counted(*runs, "run")
         ),
     };
+    if let Earlier::All { passed_over, .. } = compared.earlier
+        && *passed_over > 0
+    {
+        let others = match run.command.is_empty() {
+            true => "drills and deployments",
+            false => "drills and what was attached to",
+        };
+        let _ = writeln!(out, "{} left out: {others}", counted(*passed_over, "run"));
+    }
     let changes = compared.changes;
+    if !run.lacks.is_empty() && !changes.gone.is_empty() {
+        let why = plain(&run.lacks.join("; "));
+        let _ = writeln!(out, "what is gone may be there all the same: {why}");
+    }
     if changes.is_empty() {
         out.push_str("nothing new, and nothing gone\n");
     }

@@ -35,7 +35,10 @@ pub(crate) fn told(run: &Run) -> Option<Told> {
             DrillOutcome::Managed => "managed",
             DrillOutcome::Failed => "failed",
             DrillOutcome::Hung => "hung",
-            DrillOutcome::Unknown => "nobody knows how it ended",
+            DrillOutcome::Unknown if run.exit_code.is_none() => "nobody knows how it ended",
+            DrillOutcome::Unknown => {
+                "not known: it succeeded, and not all of what it reached for was seen"
+            }
         },
         vain: match drill.attempts {
             0 => "it reached for nothing that is down".to_owned(),

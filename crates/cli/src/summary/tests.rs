@@ -291,6 +291,35 @@ fn losses_gaps_and_other_findings_are_told() {
 }
 
 #[test]
+fn what_was_not_seen_is_said_once() {
+    for kind in OF_COVERAGE {
+        let mut report = report(Guarded::No);
+        report.findings = vec![Finding {
+            id: "f".to_owned(),
+            kind: kind.to_owned(),
+            severity: Severity::Warning,
+            title: "said before".to_owned(),
+            owner: None,
+            command: None,
+            subjects: vec![],
+            rule: None,
+            reason: None,
+            fix: Some("look".to_owned()),
+            reaction: None,
+            place: None,
+            circle: None,
+        }];
+        let text = told(&report, &[]);
+        assert!(
+            !text.contains("also") && !text.contains("said before"),
+            "{text}"
+        );
+        report.findings[0].kind = "left_cgroup".to_owned();
+        assert!(told(&report, &[]).contains("warning: said before"));
+    }
+}
+
+#[test]
 fn a_large_run_is_cut_and_says_so() {
     let mut report = report(Guarded::Yes);
     report.flows = (0..500u32)
@@ -747,6 +776,21 @@ fn a_drill_says_what_it_showed() {
         ),
         "{text}"
     );
+    for (code, words) in [
+        (
+            Some(0),
+            "not known: it succeeded, and not all of what it reached for was seen;",
+        ),
+        (None, "nobody knows how it ended;"),
+    ] {
+        report.run.exit_code = code;
+        report.run.drill = Some(Drill {
+            outcome: DrillOutcome::Unknown,
+            ..drill.clone()
+        });
+        let text = told(&report, &[]);
+        assert!(text.contains(words), "{text}");
+    }
     report.run.drill = Some(Drill {
         outcome: DrillOutcome::Managed,
         attempts: 0,

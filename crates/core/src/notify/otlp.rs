@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::{Told, ToldFinding};
 use crate::history::{Micros, micros};
 use crate::record::Verdict;
-use crate::report::{Parts, Severity, image_name};
+use crate::report::{Guarded, Parts, Severity, image_name};
 
 /// A trace with more spans is read by nobody, and refused by some. The first processes stay: the last ones are the
 /// most alike.
@@ -52,6 +52,14 @@ pub fn traces(report: &dyn Parts, told: &Told) -> Value {
     }
     let mut attributes = vec![
         text("blackstart.run", &run.id),
+        text(
+            "blackstart.guarded",
+            match run.guarded {
+                Guarded::Yes => "yes",
+                Guarded::Partly => "partly",
+                Guarded::No => "no",
+            },
+        ),
         json!({"key": "blackstart.refused", "value": {"intValue": run.refused.to_string()}}),
         number("blackstart.findings", told.findings.len() as u64),
     ];
@@ -68,13 +76,18 @@ pub fn traces(report: &dyn Parts, told: &Told) -> Value {
     if left_out > 0 {
         attributes.push(number("blackstart.processes_left_out", left_out));
     }
-    let failed = run.exit_code != Some(0);
+    // Nobody can say that a run is well of which not everything was seen: it stays unset.
+    let status = match (run.exit_code, run.guarded) {
+        (Some(0), Guarded::Yes) => 1,
+        (Some(0), _) => 0,
+        _ => 2,
+    };
     spans.insert(
         0,
         json!({
             "traceId": trace, "spanId": run.root_span(), "name": format!("run {}", run.subject()), "kind": 1,
             "startTimeUnixNano": nanos(began), "endTimeUnixNano": nanos(ended),
-            "attributes": attributes, "status": {"code": if failed { 2 } else { 1 }},
+            "attributes": attributes, "status": {"code": status},
         }),
     );
     json!({"resourceSpans": [{

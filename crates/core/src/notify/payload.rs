@@ -19,7 +19,7 @@ const LONGEST_TEXT: usize = 1000;
 /// Alertmanager takes an alert for resolved when nobody repeats it. We do not: it stands for a day.
 const STANDS: crate::history::Micros = 86_400_000_000;
 
-/// JSON lines: one for each finding, and one for the run.
+/// JSON lines: one for each finding, and one for the run when it has ended.
 pub fn lines(told: &Told) -> Vec<String> {
     let of_findings = told.findings.iter().map(|finding| {
         line(
@@ -29,8 +29,9 @@ pub fn lines(told: &Told) -> Vec<String> {
             false,
         )
     });
-    let of_run = line("run", &json!(told.run), None, false);
-    of_findings.chain([of_run]).collect()
+    let of_run = || line("run", &json!(told.run), None, false);
+    let of_run = (!told.run.goes_on()).then(of_run);
+    of_findings.chain(of_run).collect()
 }
 
 /// The same lines, none longer than [`SHORT`]: of those that would be, only who and what.
@@ -162,7 +163,7 @@ pub fn alertmanager(told: &Told) -> Option<Value> {
     (!alerts.is_empty()).then_some(Value::Array(alerts))
 }
 
-/// Entries for the journal, in its native form: one for each finding, and one for the run.
+/// Entries for the journal, in its native form: one for each finding, and one for the run when it has ended.
 pub fn journal(told: &Told) -> Vec<Vec<u8>> {
     let run = &told.run;
     let about_run = |entry: &mut Vec<u8>| {
@@ -180,7 +181,7 @@ pub fn journal(told: &Told) -> Vec<Vec<u8>> {
         about_finding(&mut entry, finding);
         entry
     });
-    let of_run = {
+    let of_run = || {
         let mut entry = Vec::new();
         field(&mut entry, "MESSAGE", &sentence(told));
         let worst = told.findings.iter().map(|finding| finding.severity).max();
@@ -206,7 +207,8 @@ pub fn journal(told: &Told) -> Vec<Vec<u8>> {
         );
         entry
     };
-    of_findings.chain([of_run]).collect()
+    let of_run = (!run.goes_on()).then(of_run);
+    of_findings.chain(of_run).collect()
 }
 
 fn about_finding(entry: &mut Vec<u8>, finding: &ToldFinding) {

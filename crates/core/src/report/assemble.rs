@@ -11,6 +11,7 @@ use super::findings::findings;
 use super::followed::{FollowedFacts, followed};
 use super::ledger::{Contact, Image, Ledger, Slot};
 use super::limits::{LimitFacts, told};
+use super::whole::guarded;
 use super::{
     Attached, Delegate, Gap, Guarded, Kernel, Mode, PolicySource, Reloaded, Report, Run,
     SCHEMA_VERSION, Usage, image_name,
@@ -82,6 +83,8 @@ pub struct RunFacts<'a> {
     pub leftovers: Vec<Leftover>,
     /// Seconds without a supervisor.
     pub unsupervised_seconds: f64,
+    /// Processes were left under guard without one on purpose.
+    pub kept: bool,
     /// The run's resolvers and the host's own addresses: reaching for these needs no name.
     pub known_addresses: Vec<IpAddr>,
     /// The host's own addresses, loopback left out.
@@ -183,7 +186,7 @@ pub(super) fn frame(record: &Ledger, rules: &RuleTexts, facts: &RunFacts<'_>) ->
                 release: facts.kernel_release.clone(),
                 features,
             },
-            guarded: facts.guarded,
+            guarded: guarded(&lens),
             addresses: facts.own_addresses.clone(),
             resolvers: facts.resolvers.clone(),
             search: facts.search.clone(),

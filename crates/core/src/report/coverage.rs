@@ -47,16 +47,42 @@ pub const STANDING_GAPS: [StandingGap; 4] = [
     },
 ];
 
+/// Kinds of gaps that hide no attempt: what was tried stands in the report all the same. Every other kind, one that a later
+/// version may add too, counts as a place where something may be missing.
+const HIDING_NOTHING: [&str; 13] = [
+    // Dropped answers, and final ones that did not come: the lookups are there.
+    "answers_unasked",
+    "answers",
+    // The attempt is there by its address: a literal, or a name inside of what is encrypted.
+    "unnamed_addresses",
+    "claims_unnamed",
+    "claims_hidden",
+    "quic",
+    // The attempt is there, what became of it is not.
+    "outcomes",
+    // What guarding could not do besides seeing: hold rules and limits, outlive its supervisor, be kept.
+    "unix_rules",
+    "limits",
+    "pins",
+    "state",
+    // Processes that outlived the command did so when the run was over.
+    "leftovers",
+    // Reasons and reactions of rules.
+    "policy_lost",
+];
+
+/// May something that a run reached for be missing in its report, where it has a gap of this kind?
+pub(crate) fn may_hide(kind: &str) -> bool {
+    !HIDING_NOTHING.contains(&kind)
+}
+
 /// Add up. `attempts == recorded + lost` by construction; where the kernel's own count of losses says
 /// otherwise, that is a gap of its own.
 pub(super) fn coverage(lens: &Lens<'_>) -> Coverage {
-    let counters = &lens.record.counters;
     let sum = |of: &dyn Fn(&Reach) -> bool| attempts(lens, of);
-    let rows = sum(&|_| true);
-    let recorded = rows.saturating_add(counters.overflow);
-    // A row that is read a moment after the counters may be ahead of them.
-    let attempts = counters.attempts.max(recorded);
-    let lost = attempts - recorded;
+    let recorded = recorded(lens);
+    let lost = lost(lens);
+    let attempts = recorded.saturating_add(lost);
     Coverage {
         attempts,
         recorded,
@@ -69,6 +95,15 @@ pub(super) fn coverage(lens: &Lens<'_>) -> Coverage {
             sum(&|row| row.attribution == Attribution::Unnamed && !needs_no_name(lens, row)),
         ),
     }
+}
+
+fn recorded(lens: &Lens<'_>) -> u64 {
+    attempts(lens, &|_| true).saturating_add(lens.record.counters.overflow)
+}
+
+/// Attempts of which nothing is known but their number. A row that is read a moment after the counters may be ahead of them.
+pub(super) fn lost(lens: &Lens<'_>) -> u64 {
+    lens.record.counters.attempts.saturating_sub(recorded(lens))
 }
 
 /// How many attempts such rows hold.

@@ -10,6 +10,7 @@ use super::assemble::Lens;
 use super::exit_code::GATED;
 use super::findings::{printable, stable_id};
 use super::ledger::Slot;
+use super::whole::is_whole;
 use super::{Finding, Guarded, Severity, Verdict};
 use crate::drill::{self, Fault};
 use crate::policy::time_text;
@@ -48,7 +49,7 @@ pub enum DrillOutcome {
     Failed,
     /// The time limit had to end it.
     Hung,
-    /// Nobody saw its end, or what it reached for.
+    /// Nobody saw its end, or not all of what it reached for: it may have reached what was down.
     Unknown,
 }
 
@@ -145,6 +146,8 @@ fn outcome(lens: &Lens<'_>) -> DrillOutcome {
         return DrillOutcome::Hung;
     }
     match facts.exit_code {
+        // What went on out of sight may be why it succeeded.
+        Some(0 | GATED) if !is_whole(lens) => DrillOutcome::Unknown,
         Some(0 | GATED) => DrillOutcome::Managed,
         Some(_) => DrillOutcome::Failed,
         None => DrillOutcome::Unknown,

@@ -3,9 +3,12 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::assemble::Lens;
+use super::delegates::delegate_findings;
 use super::drill::drill_finding;
+use super::encrypted::encrypted_findings;
 use super::ledger::Slot;
 use super::limits::limit_findings;
+use super::whole::whole_findings;
 use super::{Finding, RulePlace, Severity, Verdict, image_name};
 use crate::policy::{Reaction, Rule};
 use crate::tables::{RULE_DEFAULT, RULE_RESOLVER_SOCKET, RuleId};
@@ -42,6 +45,9 @@ impl Group {
 pub(super) fn findings(lens: &Lens<'_>) -> Vec<Finding> {
     let mut found = refusals(lens);
     found.extend(sockets(lens));
+    found.extend(whole_findings(lens));
+    found.extend(encrypted_findings(lens));
+    found.extend(delegate_findings(lens));
     found.extend(leavers(lens));
     found.extend(leftovers(lens));
     found.extend(expired(lens));

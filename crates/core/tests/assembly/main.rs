@@ -4,15 +4,16 @@ mod coverage;
 mod findings;
 mod scene;
 mod subjects;
+mod whole;
 
 use blackstart_core::name::Pattern;
-use blackstart_core::policy::{Effect, Rule, Target};
+use blackstart_core::policy::{Effect, Policy, Rule, Target};
 use blackstart_core::record::*;
 use blackstart_core::report::{
     Account, Attached, AttachedBy, FollowedFacts, Gap, Guarded, Ledger, Leftover, Mode, Outcome,
     Parts, Report, RunFacts, STANDING_GAPS, Severity, Until, assemble, followed_exe, schema,
 };
-use blackstart_core::tables::{RULE_DEFAULT, RULE_LOCAL, RULE_SOCKET_KIND};
+use blackstart_core::tables::{RULE_DEFAULT, RULE_LOCAL, RULE_RESOLVER_SOCKET, RULE_SOCKET_KIND};
 use scene::*;
 
 #[test]

@@ -51,6 +51,7 @@ pub(crate) fn facts(policy: Option<&Policy>) -> RunFacts<'_> {
         gaps: vec![],
         leftovers: vec![],
         unsupervised_seconds: 0.0,
+        kept: false,
         known_addresses: vec!["10.0.0.53".parse().unwrap()],
         own_addresses: vec!["10.1.2.3".parse().unwrap()],
         resolvers: vec!["10.0.0.53".parse().unwrap()],

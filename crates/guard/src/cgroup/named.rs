@@ -26,6 +26,11 @@ const PREFIX: usize = 4;
 const DOCKER: &str = "/var/lib/docker/containers";
 /// Where podman, CRI-O and buildah do, those without a life beyond the boot in the second.
 const STORES: [&str; 2] = ["/var/lib/containers/storage", "/run/containers/storage"];
+/// Where containerd keeps the bundles of what runs: a directory for each namespace, in it one for each id. An id is what
+/// somebody gave (`ctr run IMAGE redis1`); nerdctl and Kubernetes give 64 hex digits.
+const CONTAINERD: &str = "/run/containerd/io.containerd.runtime.v2.task";
+/// Under which nerdctl writes the name of a container into its bundle.
+const NERDCTL_NAME: &str = "nerdctl/name";
 /// A file there that is larger is not read.
 const MOST: u64 = 64 << 20;
 
@@ -171,15 +176,93 @@ pub(super) fn container(hierarchy: &Hierarchy, typed: &str) -> Result<PathBuf, R
         .filter(|(_, name)| name == typed)
         .map(|(id, _)| id)
         .collect();
-    let found: Vec<PathBuf> = ids.iter().flat_map(|id| by_id(id)).collect();
-    if !ids.is_empty() && found.is_empty() {
+    let mut found: Vec<PathBuf> = ids.iter().flat_map(|id| by_id(id)).collect();
+    let bundles = bundles(Path::new(CONTAINERD));
+    let meant: Vec<_> = bundles.iter().filter(|it| it.is_called(typed)).collect();
+    for bundle in &meant {
+        for path in bundle.cgroups(hierarchy) {
+            if !found.contains(&path) {
+                found.push(path);
+            }
+        }
+    }
+    let known = ids.first().or(meant.first().map(|bundle| &bundle.id));
+    if let (Some(id), true) = (known, found.is_empty()) {
         return Err(refused(
             format!("the {what} does not run"),
-            format!("no cgroup is that of {}", ids[0]),
+            format!("no cgroup is that of {id}"),
             "start it, or attach once it runs",
         ));
     }
     one(&what, found)
+}
+
+/// A container of containerd's, as its bundle tells of it.
+#[derive(Debug, PartialEq, Eq)]
+struct Bundle {
+    id: String,
+    /// What nerdctl calls it.
+    name: Option<String>,
+    /// As the runtime is told it: a path, or `SLICE:PREFIX:NAME` where systemd makes it.
+    cgroup: String,
+}
+
+impl Bundle {
+    fn is_called(&self, typed: &str) -> bool {
+        self.id == typed || self.name.as_deref() == Some(typed)
+    }
+
+    /// Where its cgroup is, below the mount; nowhere if it does not run.
+    fn cgroups(&self, hierarchy: &Hierarchy) -> Vec<PathBuf> {
+        match self.cgroup.split(':').collect::<Vec<_>>()[..] {
+            [_, "", name] => search(hierarchy, |file| file.strip_suffix(".scope") == Some(name)),
+            [_, prefix, name] => {
+                let scope = format!("{prefix}-{name}.scope");
+                search(hierarchy, |file| file == scope)
+            }
+            _ => {
+                let path = Path::new("/").join(&self.cgroup);
+                let path = hierarchy.below(&path);
+                let is_there = path != Path::new("") && hierarchy.at(&path).is_dir();
+                is_there.then_some(path).into_iter().collect()
+            }
+        }
+    }
+}
+
+/// Those of all namespaces.
+fn bundles(top: &Path) -> Vec<Bundle> {
+    let entries = |dir: &Path| fs::read_dir(dir).into_iter().flatten().flatten();
+    let mut found: Vec<_> = entries(top)
+        .flat_map(|namespace| entries(&namespace.path()))
+        .filter_map(|dir| {
+            let id = dir.file_name().into_string().ok()?;
+            of_bundle(id, &read(&dir.path().join("config.json")))
+        })
+        .collect();
+    found.sort_unstable_by(|a, b| (&a.id, &a.cgroup).cmp(&(&b.id, &b.cgroup)));
+    found
+}
+
+/// By the part of a runtime's configuration that is of use here.
+fn of_bundle(id: String, text: &str) -> Option<Bundle> {
+    #[derive(Deserialize)]
+    struct Config {
+        #[serde(default)]
+        annotations: BTreeMap<String, String>,
+        linux: Linux,
+    }
+    #[derive(Deserialize)]
+    struct Linux {
+        #[serde(rename = "cgroupsPath")]
+        cgroups_path: String,
+    }
+    let mut config: Config = serde_json::from_str(text).ok()?;
+    Some(Bundle {
+        id,
+        name: config.annotations.remove(NERDCTL_NAME),
+        cgroup: config.linux.cgroups_path,
+    })
 }
 
 /// The id of the container whose cgroup has this name: `docker-ID.scope`, `libpod-ID`, `cri-containerd-ID.scope`, `ID`.
@@ -322,6 +405,42 @@ mod tests {
         let both = ["web", "w"].map(|name| (ID.to_owned(), name.to_owned()));
         assert_eq!(of_store(&store), both);
         assert_eq!(of_store("null"), []);
+    }
+
+    #[test]
+    fn a_container_of_containerd_is_known_by_its_id_or_its_name() {
+        let top = tempfile::tempdir().unwrap();
+        let write = |of: &str, text: &str| {
+            let dir = top.path().join(of);
+            fs::create_dir_all(&dir).unwrap();
+            fs::write(dir.join("config.json"), text).unwrap();
+        };
+        write(
+            "default/redis1",
+            r#"{"ociVersion": "1.1", "linux": {"cgroupsPath": "/default/redis1"}}"#,
+        );
+        let nerdctl = format!(
+            r#"{{"annotations": {{"nerdctl/name": "db", "x": "y"}}, "linux": {{"cgroupsPath": "system.slice:nerdctl:{ID}"}}}}"#
+        );
+        write(&format!("other/{ID}"), &nerdctl);
+        write("default/torn", "{");
+        write("default/windows", "{}");
+        let found = bundles(top.path());
+        let of = |id: &str, name: Option<&str>, cgroup: &str| Bundle {
+            id: id.to_owned(),
+            name: name.map(str::to_owned),
+            cgroup: cgroup.to_owned(),
+        };
+        assert_eq!(
+            found,
+            [
+                of(ID, Some("db"), &format!("system.slice:nerdctl:{ID}")),
+                of("redis1", None, "/default/redis1"),
+            ]
+        );
+        assert!(found[1].is_called("redis1") && !found[1].is_called("redis"));
+        assert!(found[0].is_called("db") && found[0].is_called(ID));
+        assert!(bundles(Path::new("/no/such/directory")).is_empty());
     }
 
     #[test]

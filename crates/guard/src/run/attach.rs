@@ -315,6 +315,7 @@ impl Setup<'_> {
                 processes: target.pids().map_or(0, |pids| pids.len()),
             });
         }
+        self.tell_where(notice);
         if self.cut && !self.terms.enforcing() {
             notice(Notice::Warning(
                 "nothing is enforced, so that no connection is cut".to_owned(),
@@ -442,6 +443,7 @@ impl Supervision<'_, '_> {
         signals: &Signals,
         end: Option<Instant>,
     ) -> Until {
+        self.settle();
         let mut next_beat = Instant::now();
         let mut next_checkpoint = Instant::now() + CHECKPOINT;
         let mut next_look = Instant::now() + LOOK_AGAIN;

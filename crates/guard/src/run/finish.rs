@@ -10,7 +10,7 @@ use blackstart_core::graph;
 use blackstart_core::lock::Lock;
 use blackstart_core::policy::{Effect, Policy, Reaction};
 use blackstart_core::report::exit_code::{GATED, TIME_LIMIT};
-use blackstart_core::report::{Account, Ledger, Leftover, LimitFacts, Told};
+use blackstart_core::report::{Account, Guarded, Ledger, Leftover, LimitFacts, Told};
 use blackstart_kernel::Session;
 use blackstart_kernel::spawn::{Child, Signals};
 
@@ -308,10 +308,16 @@ impl Setup<'_> {
             format!("the record cannot be read: {}", described(&error)),
             0,
         );
-        let redaction = &self.request.redaction;
-        self.dir
-            .as_ref()
-            .map_or_else(Ledger::default, |dir| kept_record(dir, redaction))
+        let Some(dir) = &self.dir else {
+            return Ledger::default();
+        };
+        self.file.guarded = Guarded::Partly;
+        let (record, torn) = kept_record(dir, &self.file);
+        if let Some(why) = torn {
+            let detail = format!("what is kept of it on disk is not whole: {why}");
+            self.terms.note(Need::Supervision, detail, 0);
+        }
+        record
     }
 
     /// What units did that were followed, and what was not seen of it.

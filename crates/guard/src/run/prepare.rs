@@ -24,6 +24,7 @@ use crate::plan::{FEATURES, Need, needed, plan, replan, unix_rules};
 use crate::refusal::{Cause, Refusal};
 use crate::resolv::Resolving;
 use crate::state::{RunDir, SPARE, StateDir, is_of_the_disk};
+use crate::stray::{self, About};
 use crate::{Notice, inherited, pins};
 
 /// Names of /etc/hosts that are handed to the kernel, each of which takes room there and time at the start.
@@ -46,6 +47,15 @@ impl Setup<'_> {
             match sweep_locked(state) {
                 Ok(mut swept) => {
                     swept.add(sweep_spare(state.path()));
+                    let strays = stray::sweep();
+                    for failed in &strays.failed {
+                        notice(Notice::Warning(format!(
+                            "cannot clean up after the run in {}: {}",
+                            failed.path.display(),
+                            failed.why
+                        )));
+                    }
+                    swept.add(strays);
                     for report in &swept.adopted {
                         notice(Notice::Adopted(report.clone()));
                     }
@@ -88,6 +98,7 @@ impl Setup<'_> {
                 hosts: &resolving.hosts,
                 forwarder,
                 one_of_many: false,
+                tracer: None,
             };
             self.load(&host, &wanted, &settings)?;
             self.tell_left_out()?;
@@ -371,6 +382,10 @@ impl Setup<'_> {
         match made {
             Ok(cgroup) => {
                 self.file.cgroup = Some(cgroup.whereabouts().clone());
+                let about = About::of(&self.file, self.dir.as_ref().map(RunDir::path));
+                if let Err(error) = about.say_of_cgroup(cgroup.fd()) {
+                    tracing::debug!(%error, "nothing is said of the cgroup");
+                }
                 self.cgroup = Some(cgroup);
                 Ok(())
             }
@@ -407,6 +422,25 @@ impl Setup<'_> {
         };
         match made {
             Ok(pins) => {
+                // What lies in the run's directory itself goes with it, and is held by nobody.
+                let in_sight = self
+                    .dir
+                    .as_mut()
+                    .filter(|dir| !pins.starts_with(dir.path()));
+                if let Some(dir) = in_sight {
+                    let mut about = About::of(&self.file, Some(dir.path()));
+                    if self.target.is_some() {
+                        about.cgroup = None;
+                    }
+                    // A sweep then leaves them alone, should their state be lost.
+                    match stray::hold(&pins) {
+                        Ok(held) => dir.hold(held),
+                        Err(error) => tracing::debug!(%error, "the pins cannot be held"),
+                    }
+                    if let Err(error) = about.say_of_pins(&pins) {
+                        tracing::debug!(%error, "nothing is said of the pins");
+                    }
+                }
                 self.file.pins = Some(pins.clone());
                 self.pins = Some(pins);
                 Ok(())

@@ -6,12 +6,13 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use blackstart_core::policy::Policy;
 use blackstart_core::report::Mode;
 use blackstart_core::tables::{Facts, Uses, compile};
 use blackstart_kernel::support::Support;
-use blackstart_kernel::{Feature, Session, Settings};
+use blackstart_kernel::{Feature, Session, Settings, Tracer};
 
 use super::Setup;
 use crate::Request;
@@ -36,11 +37,11 @@ pub(crate) struct Spare {
 
 impl Spare {
     /// Make one whose state is below `state`.
-    pub(crate) fn make(state: &Path) -> Result<Self, Refusal> {
+    pub(crate) fn make(state: &Path, tracer: Option<&Arc<Tracer>>) -> Result<Self, Refusal> {
         let request = Request::bare(state);
         let mut setup = Setup::new(&request, Mode::Observe, Terms::new(false, &[])?);
         setup.reserve = true;
-        match setup.reserve() {
+        match setup.reserve(tracer) {
             Ok((features, host)) => setup.into_spare(features, host),
             Err(refusal) => {
                 setup.undo();
@@ -70,7 +71,10 @@ impl Spare {
 }
 
 impl Setup<'_> {
-    fn reserve(&mut self) -> Result<(BTreeSet<Feature>, Support), Refusal> {
+    fn reserve(
+        &mut self,
+        tracer: Option<&Arc<Tracer>>,
+    ) -> Result<(BTreeSet<Feature>, Support), Refusal> {
         let host = Support::for_run();
         let failed = |why: String| Refusal {
             cause: Cause::System,
@@ -100,6 +104,7 @@ impl Setup<'_> {
             hosts: &[],
             forwarder,
             one_of_many: true,
+            tracer,
         };
         self.load(&host, &wanted, &settings)?;
         self.pin_and_prove()?;

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::cgroup::{Found, Whereabouts};
-use crate::{AtEnd, Living, sweep};
+use crate::{AtEnd, Failed, Living, Swept, sweep};
 use blackstart_core::report::{Parts, Report};
 use blackstart_kernel::support::Support;
 use std::path::Path;
@@ -153,6 +153,96 @@ fn leftovers_are_released_killed_or_waited_for() {
     let (waited, ..) = ended(&script("0.5"), Some(AtEnd::Wait));
     assert!(before.elapsed() >= Duration::from_millis(400));
     assert_eq!(leftovers(&waited.report), 0);
+}
+
+#[test]
+fn what_is_left_of_a_run_whose_state_is_lost_is_told_and_removed_once_it_is_empty() {
+    if without_root() {
+        return;
+    }
+    let state = tempfile::tempdir().unwrap();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let request = request("exec sleep 30", state.path(), None);
+    let signals = Signals::block().unwrap();
+    let (setup, child) = started(&request, &signals);
+    let dir = setup.dir.as_ref().unwrap().path().to_owned();
+    let place = setup.cgroup.as_ref().unwrap().whereabouts().clone();
+    // Of other tests nothing is asked here.
+    let of_it = |swept: Swept| {
+        let failed = swept.failed.into_iter().filter(|it| it.path == dir);
+        let lost = swept.lost.into_iter().filter(|(path, _)| *path == dir);
+        (failed.collect::<Vec<_>>(), lost.collect::<Vec<_>>())
+    };
+    let nothing = (Vec::new(), Vec::new());
+    let keeps = |swept: &Swept| swept.living.is_empty() && !gone(&place);
+
+    // Whoever keeps state elsewhere takes nothing from it, neither while it is supervised nor afterwards.
+    let swept = sweep(elsewhere.path()).unwrap();
+    assert!(keeps(&swept), "{swept:?}");
+    assert_eq!(of_it(swept), nothing);
+    // Its state is lost under it: it goes on, and ends by itself.
+    let aside = state.path().join("aside");
+    std::fs::rename(&dir, &aside).unwrap();
+    assert_eq!(of_it(sweep(elsewhere.path()).unwrap()), nothing);
+    std::fs::rename(&aside, &dir).unwrap();
+    drop(setup);
+    assert_eq!(of_it(sweep(elsewhere.path()).unwrap()), nothing);
+
+    std::fs::remove_dir_all(state.path().join("runs")).unwrap();
+    // A child that another test is just starting holds a copy of the lock until it execs.
+    let patiently = |is_it: &dyn Fn(&(Vec<Failed>, Vec<(PathBuf, String)>)) -> bool| {
+        for _ in 0..1000 {
+            let found = of_it(sweep(elsewhere.path()).unwrap());
+            if is_it(&found) {
+                return found;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        panic!("never told");
+    };
+    let (failed, lost) = patiently(&|(failed, _)| !failed.is_empty());
+    assert!(lost.is_empty());
+    assert_eq!(failed[0].service.as_deref(), Some("mysql"));
+    let why = &failed[0].why;
+    assert!(
+        why.contains("its directory is gone") && why.contains("1 of its processes"),
+        "{why}"
+    );
+    assert!(!gone(&place));
+
+    rustix::process::pidfd_send_signal(&child.pidfd, Signal::KILL).unwrap();
+    rustix::process::waitid(
+        rustix::process::WaitId::Pid(rustix::process::Pid::from_raw(child.pid).unwrap()),
+        rustix::process::WaitIdOptions::EXITED,
+    )
+    .unwrap();
+    let (failed, lost) = patiently(&|(_, lost)| !lost.is_empty());
+    assert!(failed.is_empty());
+    assert_eq!(lost, [(dir.clone(), "its directory is gone".to_owned())]);
+    assert!(gone(&place));
+    assert_eq!(of_it(sweep(elsewhere.path()).unwrap()), nothing);
+}
+
+#[test]
+fn what_says_nothing_of_itself_is_no_stray() {
+    if without_root() {
+        return;
+    }
+    let state = tempfile::tempdir().unwrap();
+    let id = uuid::Uuid::now_v7().to_string();
+    let pins = crate::pins::create(&id, state.path()).unwrap();
+    let mut cgroup = RunCgroup::create(&id, false, &[], &mut |_| Ok(())).unwrap();
+    cgroup.inhabited();
+    let place = cgroup.whereabouts().clone();
+    drop(cgroup);
+    sweep(state.path()).unwrap();
+    assert!(pins.is_dir() && !gone(&place));
+    let Found::Here(cgroup) = RunCgroup::find(&place).unwrap() else {
+        panic!("it is gone");
+    };
+    cgroup.remove().unwrap();
+    std::fs::remove_dir(&pins).unwrap();
+    crate::pins::tidy(state.path());
 }
 
 #[test]
