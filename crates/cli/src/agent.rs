@@ -1,5 +1,7 @@
 //! The agent: what it says, what an order means to it, and how `run` asks it.
 
+mod units;
+
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -223,7 +225,7 @@ fn wish(mut typed: args::Run) -> Result<(Order, Wish), Vec<Problem>> {
 /// Takes calls until somebody ends it.
 pub(crate) fn serve(typed: args::Agent, output: Output) -> u8 {
     match prepared(typed, output) {
-        Ok((post, resolve, tell)) => match blackstart_guard::serve(post, resolve, tell) {
+        Ok((post, resolve, rules, tell)) => match blackstart_guard::serve(post, resolve, rules, tell) {
             Ok(()) => 0,
             Err(refusal) => {
                 output.error(&plain(&refusal.to_string()));
@@ -240,6 +242,7 @@ pub(crate) fn serve(typed: args::Agent, output: Output) -> u8 {
 type Parts = (
     Post,
     Box<blackstart_guard::Resolve>,
+    Option<blackstart_guard::Rules>,
     Box<blackstart_guard::Tell>,
 );
 
@@ -261,9 +264,11 @@ fn prepared(typed: args::Agent, output: Output) -> Result<Parts, String> {
     // Guardrails that cannot be read let nobody through: to be told at once, and not when somebody calls.
     host.effective(&Wish::default(), true)
         .map_err(|problems| texts(&problems).join("\n"))?;
+    let host = Arc::new(host);
+    let rules = units::rules(&host, typed.guard, output)?;
     let resolve = move |wanted: Wanted| host.meaning(wanted).map_err(|problems| texts(&problems));
     let tell = move |event: Event| tell(event, &state, output);
-    Ok((post, Box::new(resolve), Box::new(tell)))
+    Ok((post, Box::new(resolve), rules, Box::new(tell)))
 }
 
 /// A group by its name or number.
@@ -436,6 +441,16 @@ fn tell(event: Event, state: &Path, output: Output) {
             notify::send_what_is_due(state);
             format!("{}: over, without its agent", report.display())
         }
+        Event::Attached {
+            run,
+            unit,
+            rule,
+            processes,
+        } => format!("run {run}: {unit}, guarded by {rule}, has {processes} processes"),
+        Event::Unguarded { unit, why } => {
+            return output.warning(&plain(&format!("{unit} is not guarded: {why}")));
+        }
+        Event::Told { unit, notice } => return units::tell(&unit, &notice, output),
         Event::Warning(text) => return output.warning(&plain(&text)),
     };
     output.say(&format!("blackstart agent: {}\n", plain(&line)));

@@ -27,19 +27,21 @@ use rustix::net::{
 };
 use rustix::process::{Gid, Signal, umask};
 
-use crate::Request;
+use crate::{Notice, Request};
 use crate::refusal::{Cause, Refusal};
 use crate::run::hosted::host;
 use crate::run::spare::Spare;
 use caller::Caller;
 use reply::{Judging, Reply};
 use take_up::Taken;
+use units::{Rules, Watch};
 use wire::{Link, read_sealed};
 
 pub(crate) mod asking;
 pub(crate) mod caller;
 pub(crate) mod reply;
 mod take_up;
+pub(crate) mod units;
 pub(crate) mod wire;
 
 /// Calls at once, of all and of one user.
@@ -107,6 +109,31 @@ pub enum Event {
     TakenUp {
         /// Its id.
         run: String,
+    },
+    /// A unit is guarded, by a rule.
+    Attached {
+        /// Its run.
+        run: String,
+        /// The unit.
+        unit: String,
+        /// The rule's pattern.
+        rule: String,
+        /// How many processes it has.
+        processes: usize,
+    },
+    /// A unit that a rule means could not be guarded.
+    Unguarded {
+        /// The unit.
+        unit: String,
+        /// Why.
+        why: String,
+    },
+    /// Something happens in a unit that is guarded.
+    Told {
+        /// The unit.
+        unit: String,
+        /// What.
+        notice: Notice,
     },
     /// Something of ours failed.
     Warning(String),
@@ -208,7 +235,13 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Take calls until somebody asks for the end. Guards stay where they are: the next agent takes them up.
-pub fn serve(post: Post, resolve: Box<Resolve>, tell: Box<Tell>) -> Result<(), Refusal> {
+/// What is guarded by one of the `rules` is let go of.
+pub fn serve(
+    post: Post,
+    resolve: Box<Resolve>,
+    rules: Option<Rules>,
+    tell: Box<Tell>,
+) -> Result<(), Refusal> {
     let failed = |what: &str, why: &dyn std::fmt::Display, remedy: &str| Refusal {
         cause: Cause::System,
         what: what.to_owned(),
@@ -222,6 +255,7 @@ pub fn serve(post: Post, resolve: Box<Resolve>, tell: Box<Tell>) -> Result<(), R
     // Before any thread is made: threads inherit the block.
     let signals =
         Signals::block().map_err(|error| failed("signals cannot be taken over", &error, ""))?;
+    let watch = rules.map(Watch::begin).transpose()?;
     let shown = post.socket.display().to_string();
     let (listener, _lock) = open(&post).map_err(|error| {
         failed(
@@ -243,7 +277,10 @@ pub fn serve(post: Post, resolve: Box<Resolve>, tell: Box<Tell>) -> Result<(), R
         taken: Taken::default(),
         stir: Stir::start(),
     });
-    take_up::all(&office);
+    let mut units = None;
+    take_up::all(&office, || {
+        units = watch.map(|watch| watch.start(&office));
+    });
     for _ in 0..office.post.spares {
         make_ahead(&office);
     }
@@ -260,6 +297,9 @@ pub fn serve(post: Post, resolve: Box<Resolve>, tell: Box<Tell>) -> Result<(), R
             if let Some(Signal::INT | Signal::QUIT | Signal::TERM) =
                 Signal::from_named_raw(received.signal)
             {
+                if let Some(units) = units {
+                    units.close();
+                }
                 office.close();
                 return Ok(());
             }

@@ -50,6 +50,7 @@ use serde::{Deserialize, Serialize};
 
 pub use agent::asking::{Agent, Asked, Started};
 pub use agent::reply::Judging;
+pub use agent::units::{Rules, Wanted as UnitRequest};
 pub use agent::{Event, Post, Resolve, Tell, Wanted, serve};
 pub use blackstart_kernel::spawn::inherit_nothing;
 pub use blackstart_kernel::support;

@@ -116,6 +116,8 @@ struct Setup<'a> {
     confined: bool,
     /// It is made ahead, for a policy that is not known yet.
     reserve: bool,
+    /// It is, or will be, about a unit that a rule of the agent's has guarded, and nobody looks on.
+    by_rule: bool,
     control: Option<Control>,
     /// The search list of the run's resolv.conf.
     search: Vec<Name>,
@@ -204,6 +206,7 @@ impl<'a> Setup<'a> {
             containment: None,
             confined: false,
             reserve: false,
+            by_rule: false,
             control: None,
             search: Vec::new(),
             follow: None,

@@ -39,6 +39,7 @@ pub mod forward;
 pub mod found;
 mod known;
 mod live;
+mod moved;
 mod orphan;
 mod reload;
 mod turns;

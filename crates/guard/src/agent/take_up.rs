@@ -41,8 +41,8 @@ const KILL_PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Default)]
 pub(super) struct Taken(Mutex<HashMap<String, Sender<End>>>);
 
-/// Everything that was left: what is over is adopted, what goes on is looked after.
-pub(super) fn all(office: &Arc<Office>) {
+/// Everything that was left: what is over is adopted, what goes on is looked after. `first` comes before anything is taken off.
+pub(super) fn all(office: &Arc<Office>, first: impl FnOnce()) {
     // First those that somebody may still say something of: a sweep would end them without.
     for state in StateDir::places(&office.post.state_dir) {
         for path in state.unfinished().unwrap_or_default() {
@@ -55,6 +55,7 @@ pub(super) fn all(office: &Arc<Office>) {
             }
         }
     }
+    first();
     match sweep(&office.post.state_dir) {
         Ok(swept) => {
             for report in swept.adopted {
