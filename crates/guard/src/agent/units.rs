@@ -9,7 +9,7 @@ use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, TryRecvError, channel, sync_channel};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, TryRecvError, channel, sync_channel};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -324,6 +324,7 @@ struct Line {
     shared: Arc<Shared>,
     number: u64,
     unit: String,
+    path: PathBuf,
     on: Receiver<Target>,
     wake: OwnedFd,
 }
@@ -334,41 +335,38 @@ impl Asker for Line {
     }
 
     fn asked(&mut self) -> Option<Asked> {
-        match self.on.try_recv() {
-            Ok(target) => {
-                // One octet for each.
-                let _ = rustix::io::read(&self.wake, &mut [0; 1]);
-                Some(Asked::GoOn(target))
-            }
+        match self.latest() {
+            Ok(target) => Some(Asked::GoOn(target)),
             Err(TryRecvError::Empty) => None,
             Err(TryRecvError::Disconnected) => Some(Asked::End),
         }
     }
 
     fn another(&mut self) -> Option<Target> {
-        if locked(&self.shared.guards).loops(&self.unit, Instant::now()) {
-            match self.on.recv_timeout(LINGER) {
-                Ok(target) => {
-                    let _ = rustix::io::read(&self.wake, &mut [0; 1]);
-                    return Some(target);
-                }
-                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
-            }
+        if locked(&self.shared.guards).loops(&self.unit, Instant::now())
+            && let Ok(target) = self.on.recv_timeout(LINGER)
+        {
+            return self.latest().ok().or(Some(target));
         }
-        self.leave()
+        // Nothing more is sent here, unless something was just now.
+        let mut guards = locked(&self.shared.guards);
+        self.latest().ok().or_else(|| {
+            guards.all.retain(|one| one.number != self.number);
+            None
+        })
     }
 }
 
 impl Line {
-    /// Nothing more is sent here, unless something was just now.
-    fn leave(&self) -> Option<Target> {
-        let mut guards = locked(&self.shared.guards);
-        if let Ok(target) = self.on.try_recv() {
-            let _ = rustix::io::read(&self.wake, &mut [0; 1]);
-            return Some(target);
+    /// The last one that was sent: those before it are gone again.
+    fn latest(&self) -> Result<Target, TryRecvError> {
+        // An octet came with each.
+        while rustix::io::read(&self.wake, &mut [0; 64]).is_ok_and(|count| count > 0) {}
+        let mut found = self.on.try_recv()?;
+        while let Ok(later) = self.on.try_recv() {
+            found = later;
         }
-        guards.all.retain(|one| one.number != self.number);
-        None
+        Ok(found)
     }
 }
 
@@ -376,6 +374,15 @@ impl Drop for Line {
     fn drop(&mut self) {
         let mut guards = locked(&self.shared.guards);
         guards.all.retain(|one| one.number != self.number);
+        drop(guards);
+        // Sent to nobody.
+        if self.latest().is_ok() {
+            let one = Started {
+                unit: self.unit.clone(),
+                path: self.path.clone(),
+            };
+            self.shared.look_again(one, Duration::ZERO);
+        }
     }
 }
 
@@ -611,6 +618,7 @@ impl Watching {
                 shared: Arc::clone(&self.shared),
                 number,
                 unit: one.unit.clone(),
+                path: one.path.clone(),
                 on: hears,
                 wake: wakes,
             }
@@ -698,7 +706,7 @@ fn see_to(shared: &Arc<Shared>, task: Task, made: Result<Spare, Refusal>, refill
     } = task;
     let tell = &shared.office.tell;
     let unit = started.unit.clone();
-    let number = line.number;
+    let (number, id) = (line.number, target.id());
     let (mut refill, mut first) = (refill, first);
     let outcome = made.and_then(|spare| {
         let request = match (shared.rules.request)(rule) {
@@ -766,14 +774,21 @@ fn see_to(shared: &Arc<Shared>, task: Task, made: Result<Spare, Refusal>, refill
             AGAIN
         }
         Err(refusal) => {
-            tell(Event::Unguarded {
-                unit,
-                why: refusal.to_string(),
-            });
+            let why = match is_there(&started.path, id) {
+                true => refusal.to_string(),
+                false => "it had ended before programs could be attached to it".to_owned(),
+            };
+            tell(Event::Unguarded { unit, why });
             AGAIN_REFUSED
         }
     };
     shared.look_again(started, again);
+}
+
+/// Is the cgroup there that had this id?
+fn is_there(path: &Path, id: u64) -> bool {
+    let at = Hierarchy::find(Tree::Second).map(|tree| tree.at(path));
+    at.and_then(fs::metadata).is_ok_and(|of| of.ino() == id)
 }
 
 /// Make another one ahead, in a moment.

@@ -1,9 +1,9 @@
 //! A unit that a rule of the agent's has guarded: what `attach` does, with programs that were loaded and have shown that they
 //! judge before it was known which unit would start. Between its start and its guard lie a few milliseconds, then.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
-use blackstart_core::tables::{Facts, compile};
+use blackstart_core::tables::{Facts, Tables, compile};
 use blackstart_kernel::Settings;
 
 use crate::cgroup::Target;
@@ -14,7 +14,8 @@ use crate::plan::{Need, plan, unix_rules};
 use crate::refusal::{Cause, Refusal};
 use crate::run::spare::Spare;
 use crate::run::{Setup, terms_of};
-use crate::{Ended, Notice, Request};
+use crate::story::wall_ns;
+use crate::{Ended, Notice, Request, found};
 
 use super::watch::{Asker, Pace};
 
@@ -52,7 +53,7 @@ pub(crate) fn guard(
             return Err(refusal);
         }
     };
-    let prepared = match setup.prepare_from(spare, since, notice) {
+    let prepared = match setup.prepare_from(spare, since, asker, notice) {
         Ok(None) => Ok(()),
         // It has no room for this policy: as in any watch.
         Ok(Some(spare)) => {
@@ -106,10 +107,11 @@ impl Setup<'_> {
         &mut self,
         spare: Spare,
         since: Option<Instant>,
+        asker: &mut dyn Asker,
         notice: &mut dyn FnMut(Notice),
     ) -> Result<Option<Spare>, Refusal> {
         let mut spare = Some(spare);
-        let prepared = self.prepare_with_spare(&mut spare, since, notice);
+        let prepared = self.prepare_with_spare(&mut spare, since, asker, notice);
         match (prepared, spare) {
             (Ok(()), spare) => Ok(spare),
             (Err(refusal), spare) => {
@@ -123,6 +125,7 @@ impl Setup<'_> {
         &mut self,
         spare: &mut Option<Spare>,
         since: Option<Instant>,
+        asker: &mut dyn Asker,
         notice: &mut dyn FnMut(Notice),
     ) -> Result<(), Refusal> {
         let (Some(ahead), Some(target)) = (spare.as_ref(), &self.target) else {
@@ -170,7 +173,19 @@ impl Setup<'_> {
         self.write_run();
         // Nobody is in the cgroup of our own, so that this holds from the first attempt on.
         self.raise()?;
-        self.move_to_target(&tables)?;
+        let mut moved = self.move_to_target(&tables);
+        let mut since = since;
+        // Of a unit that restarts faster than it is guarded, the next start counts.
+        while moved.is_err()
+            && self.is_gone()
+            && let Some(next) = asker.another()
+        {
+            self.note_unguarded();
+            since = Some(Instant::now());
+            self.takes(next);
+            moved = self.turn_by(&tables);
+        }
+        moved?;
         self.note_missed(since);
         self.meet_connections(&tables, &resolving);
         self.forward(tables)?;
@@ -200,7 +215,30 @@ impl Setup<'_> {
         self.terms.note(Need::Start, detail, 0);
     }
 
-    /// On to the cgroup that was made in the place of one that is gone; false if that is not guarded.
+    fn is_gone(&self) -> bool {
+        !self.target.as_ref().is_some_and(Target::exists)
+    }
+
+    /// It came and went.
+    fn note_unguarded(&mut self) {
+        let Some(target) = &self.target else { return };
+        let detail = format!(
+            "{} had started and ended again before programs could be attached to it",
+            target.typed
+        );
+        self.terms.note(Need::Start, detail, 0);
+    }
+
+    /// This one is meant from here on. That is on record before anything is attached to it.
+    fn takes(&mut self, target: Target) {
+        if let Some(to) = &mut self.file.attached {
+            (to.id, to.told.restarts) = (target.id(), to.told.restarts + 1);
+        }
+        self.target = Some(target);
+        self.write_run();
+    }
+
+    /// On to the cgroup that was made in the place of one that is gone; false if that is there and not guarded.
     pub(super) fn go_on_with(
         &mut self,
         target: Target,
@@ -208,46 +246,51 @@ impl Setup<'_> {
         notice: &mut dyn FnMut(Notice),
     ) -> bool {
         let since = Instant::now();
-        let unit = target.typed.clone();
-        if let Some(to) = &mut self.file.attached {
-            (to.id, to.told.restarts) = (target.id(), to.told.restarts + 1);
-        }
-        self.target = Some(target);
-        // On record before it is attached.
-        self.write_run();
-        let turned = self.turn(judged);
-        match &turned {
-            Ok(()) => self.note_missed(Some(since)),
-            Err(why) => {
-                let detail = format!("{unit} was made anew, and this guard cannot go on: {why}");
-                notice(Notice::Warning(detail.clone()));
-                self.terms.note(Need::Start, detail, 0);
-            }
-        }
-        turned.is_ok()
-    }
-
-    fn turn(&mut self, judged: &Judged<'_>) -> Result<(), String> {
-        let (Some(session), Some(target)) = (&mut self.session, &self.target) else {
-            return Err("its programs are gone".to_owned());
-        };
+        self.takes(target);
         // By what judges now: it may have been reloaded.
         let search = judged.search.clone();
         let policy = judged.policy.as_deref().cloned().unwrap_or_default();
-        let tables = compile(&policy, &Facts { search });
-        let mut tables = tables.map_err(|error| error.to_string())?;
-        tables.end_leases();
+        let turned = match compile(&policy, &Facts { search }) {
+            Ok(mut tables) => {
+                tables.end_leases();
+                self.turn_by(&tables)
+            }
+            Err(error) => Err(nothing(error.to_string())),
+        };
+        match turned {
+            Ok(()) => self.note_missed(Some(since)),
+            // The next start counts.
+            Err(_) if self.is_gone() => self.note_unguarded(),
+            Err(refusal) => {
+                let detail = format!("this guard cannot go on: {refusal}");
+                notice(Notice::Warning(detail.clone()));
+                self.terms.note(Need::Start, detail, 0);
+                return false;
+            }
+        }
+        true
+    }
+
+    fn turn_by(&mut self, tables: &Tables) -> Result<(), Refusal> {
+        let (Some(session), Some(target)) = (&mut self.session, &self.target) else {
+            return Err(nothing("its programs are gone".to_owned()));
+        };
         let _ = session.heartbeat();
         let moved = session.move_to(target.fd()).and_then(|()| {
             let pids = target.pids().unwrap_or_default();
-            session.found(&tables, &crate::found::processes(&pids))?;
+            let found = session.found(tables, &found::processes(&pids))?;
             session.guard(target.fd())?;
-            session.pin_moved()
+            session.pin_moved()?;
+            Ok(found)
         });
-        moved.map_err(|error| described(&error))?;
+        self.found = moved.map_err(|error| nothing(described(&error)))?;
         if let Some(to) = &mut self.file.attached {
             to.links = session.links();
         }
+        if self.file.started_ns == 0 {
+            self.file.started_ns = wall_ns(SystemTime::now());
+        }
+        self.file.gaps = self.terms.gaps().to_vec();
         self.write_run();
         Ok(())
     }
