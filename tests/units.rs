@@ -50,7 +50,10 @@ const TOOLS: &str = "mkdir -p state; chmod 711 .\n\
 /// Boot the machine and run `script` there, with [`TOOLS`].
 fn boot(world: &World, cgroups: Cgroups, script: &str) -> Ended {
     let text = format!("{TOOLS}{script}")
-        .replace("BLACKSTART ", &format!("{} ", blackstart_lab::guard::binary()))
+        .replace(
+            "BLACKSTART ",
+            &format!("{} ", blackstart_lab::guard::binary()),
+        )
         .replace("KEPT", &world.guard().state().display().to_string())
         .replace("HERE", &world.dir().display().to_string());
     world.boot(cgroups, Bus::Answers, &text)
@@ -178,7 +181,10 @@ fn a_unit_that_runs_already_is_attached_to_and_let_go_with_the_agent() {
     assert_eq!(attached.until, Some(Until::Asked));
     // That it was not seen before goes without saying.
     let gaps = &report.coverage.gaps;
-    assert!(gaps.iter().all(|gap| gap.kind != "unseen_start"), "{gaps:?}");
+    assert!(
+        gaps.iter().all(|gap| gap.kind != "unseen_start"),
+        "{gaps:?}"
+    );
     assert_eq!(world.left_behind(), Vec::<PathBuf>::new());
 }
 
@@ -343,6 +349,10 @@ fn a_policy_that_breaks_meanwhile_opens_no_unit() {
 #[test]
 fn a_rule_that_cannot_hold_is_told_before_anybody_may_call() {
     let world = world("units_wrong");
+    let closed = world.file(
+        "closed.yaml",
+        "apiVersion: blackstart.dev/v1\nkind: Policy\nmode: enforce\ndefault: deny\n",
+    );
     let refused = |rule: &str| {
         let line = [
             &blackstart_lab::guard::binary(),
@@ -365,11 +375,18 @@ fn a_rule_that_cannot_hold_is_told_before_anybody_may_call() {
         ("user@1000.service", "name single services"),
         ("deploy.service=", "no file is named"),
         ("deploy.service=none.yaml", "none.yaml"),
+        (
+            &format!("deploy.service={}", closed.display()),
+            "--accept-gap unseen_families",
+        ),
         // No systemd is here.
         ("deploy.service", "systemd is not PID 1 here"),
     ] {
         let told = refused(rule);
-        assert!(told.contains("--guard") && told.contains(words), "{rule}: {told}");
+        assert!(
+            told.contains("--guard") && told.contains(words),
+            "{rule}: {told}"
+        );
     }
 }
 
@@ -415,4 +432,71 @@ fn the_shipped_unit_guards_others() {
         "{}",
         told(&world)
     );
+}
+
+/// Runs a command of somebody without root by way of the agent, with a policy that denies nothing.
+const CALLS: &str = "[Unit]\nDefaultDependencies=no\n[Service]\nType=oneshot\nWorkingDirectory=DIR\n\
+    ExecStart=/bin/sh -c 'for name in github.com mirror.internal; do \
+      setpriv --reuid 4001 --regid 4001 --groups 4242 -- /run/blackstart-lab run -q --agent=DIR/agent.sock -- \
+      curl -sS -m 20 -o /dev/null http://$name/ 2>>UNIT.said; echo $name $? >>UNIT.asked; done'\n";
+
+#[test]
+fn who_calls_from_such_a_unit_takes_its_denials_along() {
+    let world = world("units_calls");
+    unit(&world, "deploy-a.service", CALLS);
+    unit(&world, "other.service", CALLS);
+    let ended = boot(
+        &world,
+        Cgroups::Unified,
+        "cp BLACKSTART /run/blackstart-lab; chmod 755 /run/blackstart-lab\n\
+         agent --group 4242 --guard 'deploy-*.service=deny.yaml'\n\
+         systemctl start deploy-a.service other.service\n\
+         cat deploy-a.service.asked other.service.asked\n\
+         kill $agent; wait $agent\n",
+    )
+    .succeeds();
+    let said = fs::read_to_string(world.dir().join("deploy-a.service.said")).unwrap_or_default();
+    assert_eq!(
+        ended.stdout,
+        "github.com 6\nmirror.internal 0\ngithub.com 0\nmirror.internal 0\n",
+        "{said} {}",
+        told(&world)
+    );
+}
+
+#[test]
+fn of_several_rules_the_first_counts_and_a_run_may_follow_what_one_guards() {
+    let world = world("units_several");
+    for name in ["deploy-a.service", "deploy-b.service"] {
+        unit(&world, name, ASKS);
+    }
+    world.file(
+        "follow.yaml",
+        "apiVersion: blackstart.dev/v1\nkind: Policy\nfollow: [deploy-b.service]\n",
+    );
+    let ended = boot(
+        &world,
+        Cgroups::Unified,
+        "agent --guard deploy-a.service --guard 'deploy-*.service=deny.yaml'\n\
+         systemctl start deploy-a.service; guarded deploy-a.service 1; now deploy-a.service github.com\n\
+         BLACKSTART run -q --policy follow.yaml --report r.json -- systemctl start deploy-b.service 2>said\n\
+         guarded deploy-b.service 1; now deploy-b.service github.com\n\
+         kill $agent; wait $agent\n",
+    )
+    .succeeds();
+    assert_eq!(
+        ended.stdout,
+        "github.com 0\ngithub.com 6\n",
+        "{}",
+        told(&world)
+    );
+    let reports = reports(&world);
+    let [observed] = of(&reports, "deploy-a.service")[..] else {
+        panic!("{}", told(&world))
+    };
+    assert!(judged(observed, "github.com", Verdict::Allow));
+    let run: Report =
+        serde_json::from_slice(&fs::read(world.dir().join("r.json")).unwrap()).unwrap();
+    assert_eq!(run.run.followed.len(), 1, "{:?}", run.run.followed);
+    assert_eq!(of(&reports, "deploy-b.service").len(), 1);
 }

@@ -19,6 +19,7 @@ use std::thread;
 use std::time::Duration;
 
 use blackstart_core::agent::{MAX_ORDER, Order, Word, read_order, read_packet};
+use blackstart_core::policy::UnitPattern;
 use blackstart_kernel::spawn::Signals;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{FlockOperation, Mode, chown, flock};
@@ -27,10 +28,10 @@ use rustix::net::{
 };
 use rustix::process::{Gid, Signal, umask};
 
-use crate::{Notice, Request};
 use crate::refusal::{Cause, Refusal};
 use crate::run::hosted::host;
 use crate::run::spare::Spare;
+use crate::{Notice, Request};
 use caller::Caller;
 use reply::{Judging, Reply};
 use take_up::Taken;
@@ -146,6 +147,8 @@ pub struct Wanted {
     pub order: Order,
     /// The user.
     pub uid: u32,
+    /// The number of the rule that has guarded the unit from which it comes.
+    pub rule: Option<usize>,
 }
 
 /// What an order means, by guardrails and policy: the run, and what to tell of that; or all that is wrong with it.
@@ -173,6 +176,8 @@ struct Office {
     /// Runs of an earlier agent.
     taken: Taken,
     stir: Stir,
+    /// Which units are guarded by rules.
+    patterns: Vec<UnitPattern>,
 }
 
 /// A call, until it is over.
@@ -255,6 +260,7 @@ pub fn serve(
     // Before any thread is made: threads inherit the block.
     let signals =
         Signals::block().map_err(|error| failed("signals cannot be taken over", &error, ""))?;
+    let patterns = rules.as_ref().map(|rules| rules.patterns.clone());
     let watch = rules.map(Watch::begin).transpose()?;
     let shown = post.socket.display().to_string();
     let (listener, _lock) = open(&post).map_err(|error| {
@@ -276,6 +282,7 @@ pub fn serve(
         large: Mutex::default(),
         taken: Taken::default(),
         stir: Stir::start(),
+        patterns: patterns.unwrap_or_default(),
     });
     let mut units = None;
     take_up::all(&office, || {
@@ -534,6 +541,7 @@ fn guard(call: &Call, order: Order, spare: &mut Option<Spare>) -> Result<(), Ref
     let wanted = Wanted {
         order,
         uid: caller.uid,
+        rule: units::rule_over(&office.patterns, caller.pid),
     };
     let (request, judging) = (office.resolve)(wanted).map_err(|wrong| Refusal {
         cause: Cause::Request,

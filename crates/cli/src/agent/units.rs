@@ -4,9 +4,10 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use blackstart_core::policy::UnitPattern;
+use blackstart_core::policy::{Effect, UnitPattern};
 use blackstart_core::redact::Redaction;
-use blackstart_guard::{GivenPolicy, Notice, Origin, Request, Rules};
+use blackstart_core::report::Mode;
+use blackstart_guard::{GivenPolicy, Need, Notice, Origin, Request, Rules};
 
 use super::{Host, texts};
 use crate::args::UnitRule;
@@ -29,6 +30,13 @@ struct Last {
     wrong: Vec<String>,
 }
 
+/// The files of the rules' policies.
+pub(super) fn policies(typed: &[UnitRule]) -> Vec<Option<PathBuf>> {
+    let here = std::env::current_dir().unwrap_or_default();
+    let of_rule = |rule: &UnitRule| rule.policy.as_ref().map(|path| here.join(path));
+    typed.iter().map(of_rule).collect()
+}
+
 /// The rules, if there are any; or all that is wrong with their policies.
 pub(super) fn rules(
     host: &Arc<Host>,
@@ -38,13 +46,14 @@ pub(super) fn rules(
     if typed.is_empty() {
         return Ok(None);
     }
-    let here = std::env::current_dir().unwrap_or_default();
     let mut rules = Vec::new();
-    for UnitRule { pattern, policy } in typed {
-        let policy = policy.map(|path| here.join(path));
-        let given = host.of_units(policy.as_ref()).map_err(|problems| {
+    for (UnitRule { pattern, .. }, policy) in typed.into_iter().zip(host.of_units.clone()) {
+        let given = host.given(policy.as_ref()).map_err(|problems| {
             let pattern = pattern.as_str();
-            format!("cannot guard {pattern} by --guard: {}", texts(&problems).join("\n"))
+            format!(
+                "cannot guard {pattern} by --guard: {}",
+                texts(&problems).join("\n")
+            )
         })?;
         rules.push(Rule {
             pattern,
@@ -72,7 +81,7 @@ pub(super) fn rules(
 impl Rule {
     /// By what a unit is judged that starts now. A file that somebody is just writing opens no unit: what it said before holds.
     fn given(&self, host: &Host, output: Output) -> GivenPolicy {
-        let read = host.of_units(self.policy.as_ref());
+        let read = host.given(self.policy.as_ref());
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         match read {
             Ok(given) => {
@@ -99,7 +108,7 @@ impl Rule {
 
 impl Host {
     /// What guardrails and the policy of a rule make together.
-    fn of_units(&self, policy: Option<&PathBuf>) -> Result<GivenPolicy, Vec<Problem>> {
+    fn given(&self, policy: Option<&PathBuf>) -> Result<GivenPolicy, Vec<Problem>> {
         let around = Surroundings::of_process();
         let mut files = Files::default();
         let mut layers = files.guardrails(&around.guardrails);
@@ -117,6 +126,17 @@ impl Host {
             resolve::resolved(files, asked, &around)?
         };
         resolve::compiled(&effective).map_err(|problem| vec![problem])?;
+        let policy = &effective.policy;
+        let families = Need::Families.kind();
+        if policy.default == Effect::Deny
+            && policy.mode == Mode::Enforce
+            && !self.accept_gaps.iter().any(|kind| kind == families)
+        {
+            let message = format!(
+                "the policy denies by default, and packet and vsock sockets of what runs already cannot be refused; accept that with `--accept-gap {families}`"
+            );
+            return Err(vec![Problem::Message(message)]);
+        }
         Ok(GivenPolicy {
             policy: effective.policy,
             source: effective.source,

@@ -91,7 +91,9 @@ fn unit_rule(text: &str) -> Result<UnitRule, String> {
         .map_err(|wrong| format!("names of services are taken, {}; {}", wrong.why, wrong.help))?;
     // What such a unit holds is said in units.rs of the guard.
     if pattern.as_str().starts_with("user@") {
-        return Err("all that a user does is in its user@.service; name single services".to_owned());
+        return Err(
+            "all that a user does is in its user@.service; name single services".to_owned(),
+        );
     }
     Ok(UnitRule {
         pattern,

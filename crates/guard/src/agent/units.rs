@@ -20,7 +20,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::{AHEAD, Event, Office, STACK, locked};
 use crate::cgroup::{Hierarchy, Target, Tree, in_run};
-use crate::follow::slices::{Slices, Started};
+use crate::follow::slices::{Slices, Started, is_slice, unit_of};
 use crate::refusal::{Cause, Refusal};
 use crate::run::attach::unit;
 use crate::run::attach::watch::{Asked, Asker};
@@ -41,7 +41,7 @@ const AGAIN_REFUSED: Duration = Duration::from_secs(60);
 /// How long the first guards may take, before what an earlier agent left on these units is taken off.
 const FIRST: Duration = Duration::from_secs(10);
 /// How long guards may take to end, with the agent.
-const LAST: Duration = Duration::from_secs(8);
+const LAST: Duration = Duration::from_secs(20);
 /// Units whose names are kept, to tell of each once.
 const TOLD_MOST: usize = 4096;
 
@@ -55,6 +55,21 @@ pub struct Rules {
 
 /// See [`Rules`].
 pub type Wanted = dyn Fn(usize) -> Result<Request, Vec<String>> + Send + Sync;
+
+/// The rule that has guarded the unit in which this process is. Its run is another cgroup: what the rule's policy says is to hold
+/// there as well.
+pub(super) fn rule_over(patterns: &[UnitPattern], pid: i32) -> Option<usize> {
+    if patterns.is_empty() {
+        return None;
+    }
+    let place = Hierarchy::find(Tree::Second).and_then(|tree| tree.of(&pid.to_string()));
+    let place = place.ok()?;
+    let mut parts = place.iter().map(|part| part.to_string_lossy());
+    // What a user's own manager names as it likes lies further below.
+    let unit = parts.find(|part| !is_slice(part))?;
+    let unit = unit_of(&unit);
+    patterns.iter().position(|pattern| pattern.matches(unit))
+}
 
 /// Units that are to be guarded, before anything is.
 pub(super) struct Watch {
@@ -303,9 +318,13 @@ impl Guards {
         let (most, span) = LOOP;
         let recent = |starts: &VecDeque<Instant>| {
             let starts = starts.iter();
-            starts.filter(|start| now.duration_since(**start) < span).count()
+            starts
+                .filter(|start| now.duration_since(**start) < span)
+                .count()
         };
-        self.starts.get(unit).is_some_and(|starts| recent(starts) >= most)
+        self.starts
+            .get(unit)
+            .is_some_and(|starts| recent(starts) >= most)
     }
 }
 
@@ -554,9 +573,14 @@ impl Watching {
         let is_ours = |path: &PathBuf| {
             let guards = locked(&self.shared.guards);
             let name = path.file_name().and_then(|name| name.to_str());
-            guards.all.iter().any(|one| one.run.is_some() && one.run.as_deref() == name)
+            guards
+                .all
+                .iter()
+                .any(|one| one.run.is_some() && one.run.as_deref() == name)
         };
-        let paths = paths.flatten().filter(|path| !is_ours(path) && RunDir::is_supervised(path));
+        let paths = paths
+            .flatten()
+            .filter(|path| !is_ours(path) && RunDir::is_supervised(path));
         let mut runs = paths.filter_map(|path| RunDir::peek(&path).ok());
         let other = runs.find(|run| run.attached.as_ref().is_some_and(|to| to.id == id))?;
         Some(Left::Now(format!(

@@ -185,11 +185,12 @@ impl Slices {
 }
 
 /// The unit whose cgroup has this name: systemd puts a `_` before what would look like a file of the kernel's.
-fn unit_of(name: &str) -> &str {
+pub(crate) fn unit_of(name: &str) -> &str {
     name.strip_prefix('_').unwrap_or(name)
 }
 
-fn is_slice(name: &str) -> bool {
+/// Does it hold units, and is none that runs something?
+pub(crate) fn is_slice(name: &str) -> bool {
     name.ends_with(".slice")
 }
 

@@ -77,12 +77,7 @@ pub fn attach(
         .prepare(notice)
         .and_then(|()| setup.is_attached(notice))
     {
-        Ok(()) => Ok(setup.watch_over(
-            &mut Signalled(&signals),
-            Pace::ALONE,
-            order.time,
-            notice,
-        )),
+        Ok(()) => Ok(setup.watch_over(&mut Signalled(&signals), Pace::ALONE, order.time, notice)),
         Err(refusal) => {
             setup.undo();
             Err(refusal)

@@ -30,7 +30,9 @@ impl Session {
                 Error::new(ErrorKind::Io, doing)
             };
             match fs::remove_file(&at) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(&error)),
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(failed(&error));
+                }
                 _ => {}
             }
             link.pin(&at).map_err(|error| failed(&error))?;
