@@ -407,6 +407,7 @@ impl Host {
             catalog: self.catalog_for(given.policy.service.is_some()),
             origin: Origin::default(),
             state_dir: self.state.clone(),
+            id: None,
             policy: Some(given),
         };
         Ok((request, judging))

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use blackstart_core::history::time_text;
 use blackstart_core::notify::{Sink, Target};
 use blackstart_core::report::{Parts, Report};
-use blackstart_notify::{Flushed, Patience};
+use blackstart_notify::{Flushed, Patience, Typed};
 
 use crate::FAILED;
 use crate::args::{Flush, NotifyTyped};
@@ -32,6 +32,8 @@ pub(crate) struct Telling {
     all: bool,
     /// What is wrong with the host's own targets: that stops nobody.
     remarks: Vec<String>,
+    /// What was typed, if anything was.
+    typed: Option<Typed>,
 }
 
 impl Telling {
@@ -39,6 +41,11 @@ impl Telling {
     pub(crate) fn of(typed: &NotifyTyped, here: &Path) -> Result<Self, Vec<String>> {
         let mut telling = Self {
             all: typed.notify_all,
+            typed: (typed.notify_all || !typed.notify.is_empty()).then(|| Typed {
+                targets: typed.notify.clone(),
+                all: typed.notify_all,
+                here: here.to_owned(),
+            }),
             ..Self::default()
         };
         let mut wrong = Vec::new();
@@ -109,6 +116,24 @@ impl Telling {
         }
     }
 
+    /// Keep what was typed while the run is on, for whoever tells of it if this process is killed.
+    pub(crate) fn keep(&self, state: &Path, run: &str) {
+        if let Some(Err(error)) = self
+            .typed
+            .as_ref()
+            .map(|typed| blackstart_notify::keep(state, run, typed))
+        {
+            tracing::debug!(%error, "targets that were typed are not kept");
+        }
+    }
+
+    /// They were told. Of a run that is not `finished` somebody else tells once more.
+    pub(crate) fn let_go(&self, state: &Path, run: &str, finished: bool) {
+        if self.typed.is_some() && finished {
+            blackstart_notify::take(state, run);
+        }
+    }
+
     /// Tell them of a run. Nothing that fails here changes how it exits.
     pub(crate) fn tell(&self, report: &dyn Parts, state: &Path, output: Output) {
         for remark in &self.remarks {
@@ -124,9 +149,21 @@ impl Telling {
     }
 }
 
-/// Tell the host's targets of a run whose supervisor had ended, by its report.
+/// Tell of a run whose supervisor had ended, by its report: the host's targets, and those that were typed for it.
 pub(crate) fn tell_of_adopted(report: &Path, state: &Path, output: Output) {
-    let telling = Telling::of_host();
+    let run = report.parent().and_then(|dir| dir.file_name()?.to_str());
+    let typed = run.and_then(|run| blackstart_notify::take(state, run));
+    let telling = match typed {
+        // They were targets when they were typed.
+        Some(typed) => {
+            let again = NotifyTyped {
+                notify: typed.targets,
+                notify_all: typed.all,
+            };
+            Telling::of(&again, &typed.here).unwrap_or_else(|_| Telling::of_host())
+        }
+        None => Telling::of_host(),
+    };
     if telling.targets.is_empty() && telling.remarks.is_empty() {
         return;
     }

@@ -106,7 +106,9 @@ pub(crate) fn carry_out(
             adopted.push(report);
         }
     };
-    let result = guard(&request(order), &mut notice);
+    let id = blackstart_guard::new_id();
+    order.telling.keep(&order.state, &id);
+    let result = guard(&request(order, &id), &mut notice);
     for report in adopted {
         notify::tell_of_adopted(&report, &order.state, output);
     }
@@ -118,6 +120,7 @@ pub(crate) fn carry_out(
                 .map_or(rules, |policy| &policy.rules);
             let code = tell(order, &ended, rules, output);
             order.telling.tell(&ended.report, &order.state, output);
+            order.telling.let_go(&order.state, &id, ended.finished);
             let record = ended.record.clone().filter(|_| ended.finished);
             // What is told is told: from here on its room is needed for something else.
             drop(ended);
@@ -127,6 +130,7 @@ pub(crate) fn carry_out(
             code
         }
         Err(refusal) => {
+            order.telling.let_go(&order.state, &id, true);
             output.error(&plain(&refusal.to_string()));
             refusal.exit_code()
         }
@@ -137,8 +141,9 @@ pub(crate) fn carry_out(
 }
 
 /// The order in the guard's terms.
-fn request(order: &Order) -> Request {
+fn request(order: &Order, id: &str) -> Request {
     Request {
+        id: Some(id.to_owned()),
         command: order.command.clone(),
         env: std::env::vars_os().collect(),
         policy: order.policy.as_ref().map(|effective| GivenPolicy {

@@ -137,7 +137,7 @@ impl<'a> Setup<'a> {
             .collect();
         let file = RunFile {
             layout: LAYOUT,
-            id: uuid::Uuid::now_v7().to_string(),
+            id: request.id.clone().unwrap_or_else(crate::new_id),
             service: request.service.clone().or_else(|| policy?.service.clone()),
             command: request.redaction.of(&command),
             redaction: request.redaction.clone(),

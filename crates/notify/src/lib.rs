@@ -11,11 +11,13 @@ mod place;
 mod send;
 mod spool;
 mod tell;
+mod typed;
 
 pub use place::text_of;
 pub use send::{Flushed, Patience, Waiting, flush};
 pub use spool::due;
 pub use tell::{Done, tell};
+pub use typed::{Typed, keep, take};
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

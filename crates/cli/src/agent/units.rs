@@ -165,6 +165,7 @@ impl Host {
                 ..Origin::default()
             },
             state_dir: self.state.clone(),
+            id: None,
             policy: Some(given),
         }
     }

@@ -743,6 +743,7 @@ mod tests {
             redaction: Default::default(),
             origin: crate::Origin::default(),
             state_dir: "/nowhere".into(),
+            id: None,
         };
         let shortened = |count: u32, last: &str| {
             let mut hosts: Vec<_> = (0..count)
