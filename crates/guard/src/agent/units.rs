@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use blackstart_core::policy::UnitPattern;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{Resource, getrlimit, setrlimit};
 
 use super::{AHEAD, Event, Office, STACK, locked};
 use crate::cgroup::{Hierarchy, Target, Tree, in_run};
@@ -100,6 +101,12 @@ impl Watch {
             let why = "systemd keeps them in cgroups of the first version only";
             let remedy = "boot with systemd.unified_cgroup_hierarchy=1";
             return Err(failed(&why, remedy));
+        }
+        // Some hundred for each guard: what a shell gives is enough for eight.
+        let mut most = getrlimit(Resource::Nofile);
+        most.current = most.maximum;
+        if let Err(error) = setrlimit(Resource::Nofile, most) {
+            tracing::info!(%error, "the limit on open files stays");
         }
         let (slices, there) = look(hierarchy, &rules.patterns)
             .map_err(|error| failed(&error, "see fs.inotify.max_user_watches"))?;
