@@ -284,10 +284,17 @@ pub fn serve(
         stir: Stir::start(),
         patterns: patterns.unwrap_or_default(),
     });
-    let mut units = None;
-    take_up::all(&office, || {
-        units = watch.map(|watch| watch.start(&office));
-    });
+    take_up::of_callers(&office);
+    let units = match watch.map(|watch| watch.start(&office)) {
+        Some((units, first)) => {
+            take_up::rest_after(&office, first);
+            Some(units)
+        }
+        None => {
+            take_up::rest(&office);
+            None
+        }
+    };
     for _ in 0..office.post.spares {
         make_ahead(&office);
     }

@@ -7,7 +7,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{SyncSender, channel};
+use std::sync::mpsc::{Receiver, SyncSender, channel};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -33,7 +33,7 @@ const LOOP: (usize, Duration) = (5, Duration::from_secs(60));
 /// When a unit is looked at again that is somebody else's, or for which there was no room.
 const AGAIN: Duration = Duration::from_secs(2);
 /// How long the first guards may take, before what an earlier agent left on these units is taken off.
-const FIRST: Duration = Duration::from_secs(10);
+const FIRST: Duration = Duration::from_secs(60);
 /// How long guards may take to end, with the agent.
 const LAST: Duration = Duration::from_secs(20);
 
@@ -108,8 +108,8 @@ impl Watch {
         })
     }
 
-    /// Guard them from now on. Once this is back, those that were there are guarded, or cannot be.
-    pub(super) fn start(self, office: &Arc<Office>) -> Units {
+    /// Guard them from now on.
+    pub(super) fn start(self, office: &Arc<Office>) -> (Units, First) {
         let Self {
             rules,
             slices,
@@ -139,13 +139,12 @@ impl Watch {
             }
             Err(error) => {
                 no_thread(&error);
-                return Units {
-                    shared,
-                    watching: None,
-                };
+                let watching = None;
+                return (Units { shared, watching }, First(None));
             }
         };
         let (first, firsts) = channel();
+        let left = was_left(office);
         let own = Arc::clone(&shared);
         let watching = thread::Builder::new()
             .name("units".to_owned())
@@ -162,13 +161,20 @@ impl Watch {
         if let Err(error) = &watching {
             no_thread(error);
         }
-        // Nobody sends a word: each lets go of it. What takes longer goes on beside everything else.
-        if was_left(office) {
-            let _: Result<(), _> = firsts.recv_timeout(FIRST);
-        }
-        Units {
-            shared,
-            watching: watching.ok(),
+        let watching = watching.ok();
+        (Units { shared, watching }, First(left.then_some(firsts)))
+    }
+}
+
+/// The guards of units that were there, if an earlier agent may have left some guarded.
+pub(super) struct First(Option<Receiver<()>>);
+
+impl First {
+    /// Until each is there, or cannot be.
+    pub(super) fn wait(self) {
+        // Nobody sends a word: each lets go of it.
+        if let Some(all) = self.0 {
+            let _: Result<(), _> = all.recv_timeout(FIRST);
         }
     }
 }
