@@ -10,9 +10,11 @@ use libbpf_cargo::SkeletonBuilder;
 /// every kernel of the matrix was tried with.
 const OLDEST_CLANG: u32 = 19;
 
-/// The run's programs, and those that only tests load: whether tests are being built, a build script is not told.
-const OBJECTS: [(&str, &str); 2] = [
+/// The run's programs, those that many guards share, and those that only tests load: whether tests are being built, a build
+/// script is not told.
+const OBJECTS: [(&str, &str); 3] = [
     ("blackstart.bpf.c", "blackstart.skel.rs"),
+    ("tracer.bpf.c", "tracer.skel.rs"),
     ("tests/trial.bpf.c", "trial.skel.rs"),
 ];
 

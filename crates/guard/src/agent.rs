@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use blackstart_core::agent::{MAX_ORDER, Order, Word, read_order, read_packet};
 use blackstart_core::policy::UnitPattern;
+use blackstart_kernel::Tracer;
 use blackstart_kernel::spawn::Signals;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{FlockOperation, Mode, chown, flock};
@@ -178,6 +179,8 @@ struct Office {
     stir: Stir,
     /// Which units are guarded by rules.
     patterns: Vec<UnitPattern>,
+    /// What all guards hear of the host's processes by; none where each has its own.
+    tracer: Option<Arc<Tracer>>,
 }
 
 /// A call, until it is over.
@@ -270,6 +273,12 @@ pub fn serve(
             "name another place with --socket",
         )
     })?;
+    let tracer = Tracer::load().map(Arc::new).map_err(|error| {
+        let why = crate::orphan::described(&error);
+        tell(Event::Warning(format!(
+            "each guard follows processes by itself, which the host pays for: {why}"
+        )));
+    });
     let office = Arc::new(Office {
         post,
         resolve,
@@ -283,6 +292,7 @@ pub fn serve(
         taken: Taken::default(),
         stir: Stir::start(),
         patterns: patterns.unwrap_or_default(),
+        tracer: tracer.ok(),
     });
     take_up::of_callers(&office);
     let units = match watch.map(|watch| watch.start(&office)) {
@@ -458,7 +468,7 @@ fn make_ahead(office: &Arc<Office>) {
         .name("guard".to_owned())
         .stack_size(STACK)
         .spawn(move || {
-            let spare = match Spare::make(&own.post.state_dir) {
+            let spare = match Spare::make(&own.post.state_dir, own.tracer.as_ref()) {
                 Ok(spare) => spare,
                 Err(refusal) => return (own.tell)(Event::Warning(refusal.to_string())),
             };
@@ -581,6 +591,7 @@ fn guard(call: &Call, order: Order, spare: &mut Option<Spare>) -> Result<(), Ref
         caller,
         &call.link,
         spare.take(),
+        office.tracer.as_ref(),
         judging,
         &mut began,
     );

@@ -77,6 +77,7 @@ impl Load {
                 hosts: &self.hosts,
                 forwarder: None,
                 one_of_many: false,
+                tracer: None,
             },
         )
     }

@@ -116,6 +116,7 @@ pub(crate) struct Supervisor<'a, 'p> {
 impl Supervisor<'_, '_> {
     /// Until the child has ended; and, if it did so for want of time, its session with it.
     pub(crate) fn until_exit(&mut self) -> Ending {
+        self.on.settle();
         let ending = self.until_child_ends();
         if self.watch.overtime.is_some() {
             self.end_session();

@@ -111,6 +111,18 @@ struct bs_spared {
 	__u32 expiry;    /* leases last as long as the run */
 };
 
+/*
+ * Many guards of one process share the programs on the host's forks, execs and exits (tracer.bpf.c). All zero: this one has its
+ * own.
+ */
+struct bs_shared {
+	__u32 tracing;
+	__u32 guard; /* this one's number among them */
+};
+
+/* How many guards may share a tracer. */
+enum bs_tracer_room { BS_GUARDS = 2048 };
+
 /* The supervisor's forwarder of lookups over TCP, which listens on loopback. All zero: there is none. */
 struct bs_forward {
 	__u64 netns;   /* cookie of its network namespace */
@@ -596,6 +608,7 @@ struct bs_refill {
 #define BS_SIZE(type, size) _Static_assert(sizeof(struct type) == (size), #type)
 BS_SIZE(bs_config, 24);
 BS_SIZE(bs_spared, 24);
+BS_SIZE(bs_shared, 8);
 BS_SIZE(bs_forward, 16);
 BS_SIZE(bs_live, 56);
 BS_SIZE(bs_search, 72);

@@ -25,6 +25,7 @@ enum {
 #include "attempt.bpf.h"
 #include "path.bpf.h"
 #include "subject.bpf.h"
+#include "cgroup.bpf.h"
 #include "process.bpf.h"
 #include "forward.bpf.h"
 #include "socket.bpf.h"
@@ -57,5 +58,6 @@ enum bs_known bs_type_known SEC(".data.types");
 enum bs_attribution bs_type_attribution SEC(".data.types");
 enum bs_event_kind bs_type_event_kind SEC(".data.types");
 enum bs_late bs_type_late SEC(".data.types");
+enum bs_tracer_room bs_type_tracer_room SEC(".data.types");
 
 char LICENSE[] SEC("license") = "Dual MIT/GPL";

@@ -1,26 +1,10 @@
 /* SPDX-License-Identifier: (MIT OR Apache-2.0) OR GPL-2.0-only */
 /*
- * sched_process_fork, _exec, _exit and cgroup_attach_task (all tp_btf): the life of subjects.
+ * sched_process_fork, _exec, _exit and cgroup_attach_task (all tp_btf): the life of subjects. Attached, or, where many guards
+ * share one tracer, called by its programs (tracer.bpf.c) for those events that concern this guard.
  */
 #ifndef BLACKSTART_PROCESS_H
 #define BLACKSTART_PROCESS_H
-
-enum { BS_CGROUP_DEPTH = 24 };
-
-/*
- * Fields of the kernel's structures are read by BPF_CORE_READ also where a plain load would do: for each plain one, the
- * verifier looks through all of the kernel's types by name for what it may trust, which takes it about a millisecond.
- */
-
-static __always_inline __u64 bs_cgroup_ancestor(struct cgroup *cgroup, __u32 level)
-{
-	struct cgroup *ancestor = 0;
-
-	/* An array of pointers at the structure's end; the offset comes from BTF, the index from us. */
-	bpf_probe_read_kernel(&ancestor, sizeof(ancestor),
-			      (void *)cgroup + bpf_core_field_offset(struct cgroup, ancestors) + level * sizeof(void *));
-	return ancestor ? BPF_CORE_READ(ancestor, kn, id) : 0;
-}
 
 /* Where the run's cgroup is sought among those that a cgroup lies in. */
 struct bs_descent {
@@ -228,6 +212,7 @@ int BPF_PROG(bs_exit, struct task_struct *task)
 		row->ended_ns = bpf_ktime_get_boot_ns();
 	}
 	bpf_map_delete_elem(&bs_processes, &tgid);
+	bs_not_at_home(tgid);
 	bs_acts_no_more(tgid);
 	return 0;
 }

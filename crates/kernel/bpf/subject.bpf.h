@@ -17,6 +17,23 @@ static __always_inline void bs_acts_no_more(__u32 tgid)
 		*(volatile __u64 *)place = 0;
 }
 
+/* Have the shared tracer tell this guard what becomes of a process, wherever that lives: without it, only while it lives in
+ * the guard's cgroup. Who knew it first is told on, unless it lives elsewhere and acts here: then its home is likely where it
+ * lives. */
+static __always_inline void bs_at_home(__u32 tgid, int acts)
+{
+	/* In the constants' memory, for want of stack. */
+	if (shared.tracing && bpf_map_update_elem(&bs_homes, &tgid, (void *)&shared.guard, acts ? BPF_ANY : BPF_NOEXIST) &&
+	    !bpf_map_lookup_elem(&bs_homes, &tgid))
+		BS_COUNT(subjects_lost, 1);
+}
+
+static __always_inline void bs_not_at_home(__u32 tgid)
+{
+	if (shared.tracing)
+		bpf_map_delete_elem(&bs_homes, &tgid);
+}
+
 /* A row of its own for a process image; its number. Where there is no room for it, 0: the process is then one that is not
  * known, whatever it was before, and counted once; what it starts may have a row again. */
 static __always_inline __u64 bs_subject_new(__u32 tgid, __u64 parent, __u8 forked, __u8 late)
@@ -52,6 +69,7 @@ static __always_inline __u64 bs_subject_new(__u32 tgid, __u64 parent, __u8 forke
 		*(volatile __u64 *)&acting[tgid & (BS_ACTING - 1)] = (__u64)tgid << 32;
 		return 0;
 	}
+	bs_at_home(tgid, forked && late);
 	return process.subject;
 }
 

@@ -15,6 +15,7 @@
 #endif
 const volatile struct bs_config config = BS_CONFIG;
 const volatile struct bs_spared spared = {};
+const volatile struct bs_shared shared = {};
 
 /* .bss, mapped into the supervisor. */
 struct bs_live live = {};
@@ -182,6 +183,15 @@ struct {
 	__type(key, __u32);
 	__type(value, struct bs_process);
 } bs_processes SEC(".maps");
+
+/* The tracer's, where it is shared; else absent. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u32);
+	__type(value, __u32);
+} bs_homes SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);

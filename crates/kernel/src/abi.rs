@@ -10,6 +10,18 @@ mod skeleton {
     include!(concat!(env!("OUT_DIR"), "/blackstart.skel.rs"));
 }
 
+/// Those that guards share.
+#[expect(
+    unreachable_pub,
+    clippy::undocumented_unsafe_blocks,
+    clippy::multiple_unsafe_ops_per_block,
+    reason = "generated from the object's BTF"
+)]
+mod shared {
+    include!(concat!(env!("OUT_DIR"), "/tracer.skel.rs"));
+}
+
+pub(crate) use shared::TracerSkelBuilder;
 pub(crate) use skeleton::types::*;
 pub(crate) use skeleton::{BlackstartSkel, BlackstartSkelBuilder, OpenBlackstartSkel};
 
@@ -42,6 +54,7 @@ plain!(
     bs_policy,
     bs_search,
     bs_spared,
+    bs_shared,
     bs_refill,
     bs_address,
     bs_name,

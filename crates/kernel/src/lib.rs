@@ -14,9 +14,11 @@ mod read;
 pub mod session;
 pub mod spawn;
 pub mod support;
+mod tracer;
 
 pub use error::{Error, ErrorKind};
 pub use event::{AnswerWanted, Event};
 pub use session::forward::{Asker, Listening, Lookup, Unread, Unwritten};
 pub use session::found::{FoundProcess, FoundSocket, Known, detach_links};
 pub use session::{Feature, LeftOut, Orphan, Session, Settings};
+pub use tracer::Tracer;

@@ -8,11 +8,12 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use blackstart_core::record::{Counters, DelegateRow, Row, SubjectId, SubjectRow, Verdict};
 use blackstart_core::report::Mode;
 use blackstart_core::tables::{Tables, Uses};
-use libbpf_rs::skel::{OpenSkel, Skel, SkelBuilder};
+use libbpf_rs::skel::{OpenSkel as _, Skel as _, SkelBuilder as _};
 use libbpf_rs::{Link, MapCore, MapFlags, MapHandle, RingBuffer, RingBufferBuilder};
 use rustix::time::ClockId;
 
@@ -20,6 +21,7 @@ use crate::abi;
 use crate::fill::{NameKeys, Offsets, PolicyRows, words};
 use crate::probe;
 use crate::read::{Record, nanoseconds};
+use crate::tracer::{Enrolled, Tracer};
 use crate::{Error, ErrorKind};
 use events::{RawEvent, raw_event};
 use feature::{attach_one, is_of};
@@ -27,6 +29,7 @@ use forward::{Listening, Unwritten};
 use found::Known;
 use known::{known_addresses, write_known};
 use live::Live;
+use maps::Maps;
 use reload::{Room, SPARE_FIXED, write_policy};
 
 pub use feature::Feature;
@@ -39,13 +42,13 @@ pub mod forward;
 pub mod found;
 mod known;
 mod live;
+mod maps;
 mod moved;
 mod orphan;
 mod reload;
 mod turns;
 
 /// What a run's tables are filled with.
-#[derive(Debug)]
 pub struct Settings<'a> {
     /// The compiled policy.
     pub tables: &'a Tables,
@@ -61,6 +64,8 @@ pub struct Settings<'a> {
     pub forwarder: Option<Listening>,
     /// Hundreds of guards are in this process: each takes less memory, and tells less at once of what happens.
     pub one_of_many: bool,
+    /// They share this one; none: it has its own.
+    pub tracer: Option<&'a Arc<Tracer>>,
 }
 
 /// What of the settings found no room in the kernel's tables.
@@ -86,8 +91,12 @@ pub struct Session {
     // Fields are dropped in this order: nothing may outlive what it reads from.
     ring: RingBuffer<'static>,
     links: Vec<(String, Link)>,
+    /// Its place among those that share a tracer.
+    enrolled: Option<Enrolled>,
     record: Record,
-    skeleton: abi::BlackstartSkel<'static>,
+    maps: Maps,
+    /// The programs, as long as they may be attached anew.
+    skeleton: Option<abi::BlackstartSkel<'static>>,
     live: Live,
     events: Rc<RefCell<Vec<RawEvent>>>,
     features: BTreeSet<Feature>,
@@ -112,6 +121,7 @@ pub struct Session {
     left_out: LeftOut,
     /// No policy's names are in the tables yet.
     nameless: bool,
+    one_of_many: bool,
 }
 
 /// Octets of the live view of one guard among many.
@@ -183,30 +193,32 @@ impl Session {
             map.set_max_entries(SMALL_RING)
                 .map_err(|error| Error::caused(ErrorKind::Io, "size the live view", error))?;
         }
+        let traced = features.iter().any(|feature| feature.is_tracing());
+        let tracer = settings.tracer.filter(|_| traced);
+        let enrolled = tracer.map(Tracer::enrol).transpose()?;
+        share(&mut open, enrolled.as_ref())?;
         set_constants(&mut open, keys, spared, forwarder.as_ref());
 
-        let mut skeleton = open.load().map_err(load_error)?;
+        let skeleton = open.load().map_err(load_error)?;
+        let maps = Maps::of(&skeleton)?;
         let record = Record::new(|name| {
-            let map = skeleton
-                .object()
-                .maps()
-                .find(|map| map.name() == name)
+            let map = maps
+                .find(name)
                 .ok_or_else(|| Error::new(ErrorKind::Layout, format!("find the map {name}")))?;
-            MapHandle::try_from(&map).map_err(|error| {
+            MapHandle::try_from(map).map_err(|error| {
                 Error::caused(ErrorKind::Io, format!("hold the map {name}"), error)
             })
         })?;
-        let variables = skeleton.maps.bss_data.as_deref_mut();
-        let live = Live::new(variables.expect("the object has variables"));
+        let live = Live::new(&maps.bss)?;
         live.set_suspended();
-        write_policy(&skeleton, &live, &mut rows, &room, 0)?;
-        let left_out = write_known(&skeleton, settings, keys)?;
+        write_policy(&maps, &live, &mut rows, &room, 0)?;
+        let left_out = write_known(&maps, settings, keys)?;
 
         let events = Rc::new(RefCell::new(Vec::new()));
         let sink = Rc::clone(&events);
         let mut builder = RingBufferBuilder::new();
         builder
-            .add(&skeleton.maps.bs_events, move |octets| {
+            .add(&maps.bs_events, move |octets| {
                 sink.borrow_mut().extend(raw_event(octets));
                 0
             })
@@ -221,8 +233,10 @@ impl Session {
         Ok(Self {
             ring,
             links: Vec::new(),
+            enrolled,
             record,
-            skeleton,
+            maps,
+            skeleton: Some(skeleton),
             live,
             events,
             features: features.clone(),
@@ -239,6 +253,7 @@ impl Session {
             unwritten: Unwritten::default(),
             left_out,
             nameless: rows.edges.is_empty(),
+            one_of_many: settings.one_of_many,
         })
     }
 
@@ -267,12 +282,18 @@ impl Session {
             .map_err(|error| Error::caused(ErrorKind::Io, "hold the run's cgroup", error))?;
         self.cgroup = Some(held);
         let claimants = self.claimants();
+        // Let go, and wanted again after all, as by a unit that restarts in a loop: loaded anew, over the same maps.
+        let skeleton = match self.skeleton.take() {
+            Some(skeleton) => skeleton,
+            None => self.load_beside(&self.features)?,
+        };
+        let skeleton = self.skeleton.insert(skeleton);
         for feature in self.features.clone() {
             for name in feature.programs() {
-                if !meant(feature) {
+                if !meant(feature) || feature.is_tracing() && self.enrolled.is_some() {
                     continue;
                 }
-                let mut programs = self.skeleton.object_mut().progs_mut();
+                let mut programs = skeleton.object_mut().progs_mut();
                 let Some(program) = programs.find(|program| program.name() == *name) else {
                     return Err(Error::new(
                         ErrorKind::Unsupported,
@@ -298,7 +319,20 @@ impl Session {
                 self.links.push(((*name).to_owned(), link));
             }
         }
+        if let Some(enrolled) = &mut self.enrolled {
+            if self.features.iter().any(|of| of.is_tracing() && meant(*of)) {
+                enrolled.call(skeleton.object(), &self.maps.bs_processes)?;
+            }
+            enrolled.live_in(id)?;
+        }
         Ok(())
+    }
+
+    /// Everything is attached, and is likely to stay where it is: let go what only attaching takes, a megabyte for each session.
+    pub fn settle(&mut self) {
+        if self.skeleton.take().is_some() && self.one_of_many {
+            give_back_memory();
+        }
     }
 
     /// Pin links and maps below `dir` (a directory on a bpffs; made by the caller), so that they outlive this
@@ -310,7 +344,10 @@ impl Session {
         })?;
         self.pins = Some(dir.to_owned());
         self.record.pin(&layout)?;
-        claim::pin_table(&self.skeleton.maps.bs_claimants, &layout)?;
+        claim::pin_table(&self.maps.bs_claimants, &layout)?;
+        if let Some(enrolled) = &mut self.enrolled {
+            enrolled.pin(&layout)?;
+        }
         for (name, link) in &mut self.links {
             link.pin(layout.join(format!("link_{name}")))
                 .map_err(|error| {
@@ -330,7 +367,7 @@ impl Session {
             return Ok(());
         }
         let failed = |error| Error::caused(ErrorKind::Io, "set up the self-probe", error);
-        let leases = MapHandle::try_from(&self.skeleton.maps.bs_leases).map_err(failed)?;
+        let leases = MapHandle::try_from(&self.maps.bs_leases).map_err(failed)?;
         let flagged = [
             (probe::DENIED, abi::bs_known::BS_KNOWN_DENIED),
             (probe::ALLOWED, abi::bs_known::BS_KNOWN_ALLOWED),
@@ -432,7 +469,6 @@ impl Session {
     /// that has ended.
     pub fn process(&self, tgid: u32) -> Option<SubjectId> {
         let row = self
-            .skeleton
             .maps
             .bs_processes
             .lookup(&tgid.to_ne_bytes(), MapFlags::ANY)
@@ -472,7 +508,7 @@ impl Session {
 
     /// Take the programs off, so that nothing more is judged or counted; the record stays readable.
     pub fn detach(&mut self) -> Result<(), Error> {
-        let mut failed = Ok(());
+        let mut failed = self.enrolled.as_mut().map_or(Ok(()), Enrolled::leave);
         for (name, link) in std::mem::take(&mut self.links) {
             // At once, where the kernel can (a cgroup's links): the last reference may go a moment later.
             let _ = link.detach();
@@ -531,6 +567,23 @@ fn opened(
     Ok(open)
 }
 
+/// Whether the host's processes are traced by a tracer of many, before the programs are loaded.
+fn share(open: &mut abi::OpenBlackstartSkel<'_>, enrolled: Option<&Enrolled>) -> Result<(), Error> {
+    let failed = |error| Error::caused(ErrorKind::Unsupported, "share a tracer", error);
+    let homes = &mut open.maps.bs_homes;
+    let Some(enrolled) = enrolled else {
+        return homes.set_autocreate(false).map_err(failed);
+    };
+    homes.reuse_fd(enrolled.homes()).map_err(failed)?;
+    let constants = open.maps.rodata_data.as_deref_mut();
+    let constants = constants.expect("the object has constants");
+    constants.shared = abi::bs_shared {
+        tracing: 1,
+        guard: enrolled.number(),
+    };
+    Ok(())
+}
+
 /// What is constant for the programs, before they are loaded.
 fn set_constants(
     open: &mut abi::OpenBlackstartSkel<'_>,
@@ -565,7 +618,7 @@ thread_local! {
 }
 
 /// What libbpf says while it works goes to the log, verifier's complaints included.
-fn say(level: libbpf_rs::PrintLevel, text: String) {
+pub(crate) fn say(level: libbpf_rs::PrintLevel, text: String) {
     let text = text.trim_end();
     tracing::debug!(target: "libbpf", "{text}");
     // A refused program's whole log comes as one text: not that, but the line that names it.
@@ -578,7 +631,7 @@ fn say(level: libbpf_rs::PrintLevel, text: String) {
     }
 }
 
-fn load_error(error: libbpf_rs::Error) -> Error {
+pub(crate) fn load_error(error: libbpf_rs::Error) -> Error {
     let kind = match error.kind() {
         libbpf_rs::ErrorKind::PermissionDenied if !rustix::process::geteuid().is_root() => {
             ErrorKind::Permission

@@ -21,6 +21,7 @@ use crate::Request;
 use crate::cgroup::{Hierarchy, Tree};
 use crate::follow::slices::{Slices, Started, is_slice, unit_of};
 use crate::refusal::{Cause, Refusal};
+use crate::run::spare::Spare;
 use crate::state::{RunDir, StateDir};
 use guards::{Guards, Task, make_ahead};
 use watching::Watching;
@@ -245,6 +246,12 @@ struct Shared {
 }
 
 impl Shared {
+    /// Programs for a unit to come.
+    fn spare(&self) -> Result<Spare, Refusal> {
+        let office = &self.office;
+        Spare::make_for(&office.post.state_dir, office.tracer.as_ref(), true)
+    }
+
     /// Look at this unit again, if it is there by then.
     fn look_again(&self, one: Started, time: Duration) {
         locked(&self.again).push((one, time));

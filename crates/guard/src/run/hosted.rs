@@ -9,14 +9,15 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::AsFd as _;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use blackstart_core::agent::{End as Ending, Word, read_packet};
 use blackstart_core::policy::Effect;
 use blackstart_core::report::LimitFacts;
 use blackstart_core::report::exit_code::GATED;
-use blackstart_kernel::Settings;
 use blackstart_kernel::support::Support;
+use blackstart_kernel::{Settings, Tracer};
 
 use super::finish::{GRACE, empties};
 use super::spare::Spare;
@@ -58,6 +59,7 @@ pub(crate) fn host(
     caller: &Caller,
     link: &Link,
     spare: Option<Spare>,
+    tracer: Option<&Arc<Tracer>>,
     judging: Judging,
     began: &mut dyn FnMut(&str, i32),
 ) -> Result<Hosted, Refusal> {
@@ -72,7 +74,7 @@ pub(crate) fn host(
     setup.file.caller = Some(caller.uid);
     let mut notice = |notice: Notice| tell(link, notice);
     let started = setup
-        .prepare_for(caller, spare, &mut notice)
+        .prepare_for(caller, spare, tracer, &mut notice)
         .and_then(|()| setup.receive(caller, link, &judging));
     match started {
         Ok(pid) => {
@@ -101,10 +103,11 @@ impl Setup<'_> {
         &mut self,
         caller: &Caller,
         spare: Option<Spare>,
+        tracer: Option<&Arc<Tracer>>,
         notice: &mut dyn FnMut(Notice),
     ) -> Result<(), Refusal> {
         let mut spare = spare;
-        let prepared = self.prepare_with(caller, &mut spare, notice);
+        let prepared = self.prepare_with(caller, &mut spare, tracer, notice);
         spare.into_iter().for_each(Spare::discard);
         prepared
     }
@@ -113,6 +116,7 @@ impl Setup<'_> {
         &mut self,
         caller: &Caller,
         spare: &mut Option<Spare>,
+        tracer: Option<&Arc<Tracer>>,
         notice: &mut dyn FnMut(Notice),
     ) -> Result<(), Refusal> {
         let host = spare
@@ -166,6 +170,7 @@ impl Setup<'_> {
             hosts: &resolving.hosts,
             forwarder: None,
             one_of_many: true,
+            tracer,
         };
         let unlimited = Controller::needed(&self.limits()).is_empty();
         let ahead = spare.take().filter(|_| unlimited);
@@ -372,6 +377,7 @@ impl Setup<'_> {
             near: Vec::new(),
             pending: VecDeque::new(),
         };
+        on.settle();
         let ending = on.until_ended(link);
         let mut leftovers = self
             .cgroup

@@ -89,6 +89,7 @@ impl Setup<'_> {
                 hosts: &resolving.hosts,
                 forwarder,
                 one_of_many: false,
+                tracer: None,
             };
             self.load(&host, &wanted, &settings)?;
             self.tell_left_out()?;

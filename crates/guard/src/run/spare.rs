@@ -6,12 +6,13 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use blackstart_core::policy::Policy;
 use blackstart_core::report::Mode;
 use blackstart_core::tables::{Facts, Uses, compile};
 use blackstart_kernel::support::Support;
-use blackstart_kernel::{Feature, Session, Settings};
+use blackstart_kernel::{Feature, Session, Settings, Tracer};
 
 use super::Setup;
 use crate::Request;
@@ -36,17 +37,21 @@ pub(crate) struct Spare {
 
 impl Spare {
     /// Make one whose state is below `state`.
-    pub(crate) fn make(state: &Path) -> Result<Self, Refusal> {
-        Self::make_for(state, false)
+    pub(crate) fn make(state: &Path, tracer: Option<&Arc<Tracer>>) -> Result<Self, Refusal> {
+        Self::make_for(state, tracer, false)
     }
 
     /// One that will be about a unit (`by_rule`), or else a command.
-    pub(crate) fn make_for(state: &Path, by_rule: bool) -> Result<Self, Refusal> {
+    pub(crate) fn make_for(
+        state: &Path,
+        tracer: Option<&Arc<Tracer>>,
+        by_rule: bool,
+    ) -> Result<Self, Refusal> {
         let request = Request::bare(state);
         let mut setup = Setup::new(&request, Mode::Observe, Terms::new(false, &[])?);
         setup.reserve = true;
         setup.by_rule = by_rule;
-        match setup.reserve() {
+        match setup.reserve(tracer) {
             Ok((features, host)) => setup.into_spare(features, host),
             Err(refusal) => {
                 setup.undo();
@@ -76,7 +81,10 @@ impl Spare {
 }
 
 impl Setup<'_> {
-    fn reserve(&mut self) -> Result<(BTreeSet<Feature>, Support), Refusal> {
+    fn reserve(
+        &mut self,
+        tracer: Option<&Arc<Tracer>>,
+    ) -> Result<(BTreeSet<Feature>, Support), Refusal> {
         let host = Support::for_run();
         let failed = |why: String| Refusal {
             cause: Cause::System,
@@ -106,6 +114,7 @@ impl Setup<'_> {
             hosts: &[],
             forwarder,
             one_of_many: true,
+            tracer,
         };
         self.load(&host, &wanted, &settings)?;
         self.pin_and_prove()?;

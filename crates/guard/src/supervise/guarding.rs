@@ -192,6 +192,13 @@ impl Supervision<'_, '_> {
         }
     }
 
+    /// Nothing is attached any more: from here on the programs only run.
+    pub(crate) fn settle(&mut self) {
+        if let Some(session) = self.session.as_deref_mut() {
+            session.settle();
+        }
+    }
+
     pub(crate) fn beat(&mut self) {
         if let Some(session) = &self.session
             && let Err(error) = session.heartbeat()

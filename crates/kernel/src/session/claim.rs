@@ -5,7 +5,7 @@ use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, RawFd};
 use std::path::Path;
 
 use libbpf_rs::skel::Skel as _;
-use libbpf_rs::{Link, MapCore as _, MapHandle, MapMut, ProgramMut};
+use libbpf_rs::{Link, MapCore as _, MapHandle, ProgramMut};
 
 use super::{Session, layout_dir};
 use crate::{Error, ErrorKind, abi};
@@ -17,7 +17,7 @@ pub(super) const BRINGER: &str = "bs_established";
 
 /// With the last descriptor or pin of the table the kernel takes the reader off, whatever else refers to the table: it has
 /// to be pinned.
-pub(super) fn pin_table(table: &MapMut<'_>, layout: &Path) -> Result<(), Error> {
+pub(super) fn pin_table(table: &MapHandle, layout: &Path) -> Result<(), Error> {
     let failed = |error| {
         let doing = "pin the table of connections to be read";
         Error::caused(ErrorKind::Io, doing, error)
@@ -86,12 +86,12 @@ fn missing() -> Error {
 impl Session {
     /// The table's descriptor, open as long as the session.
     pub(super) fn claimants(&self) -> RawFd {
-        self.skeleton.maps.bs_claimants.as_fd().as_raw_fd()
+        self.maps.bs_claimants.as_fd().as_raw_fd()
     }
 
     /// Once nobody puts sockets there any more: those that are there send as any other again.
     pub(super) fn let_claimants_go(&self) {
-        let table = &self.skeleton.maps.bs_claimants;
+        let table = &self.maps.bs_claimants;
         for key in table.keys().collect::<Vec<_>>() {
             // Closed meanwhile, if not there.
             let _ = table.delete(&key);

@@ -43,7 +43,7 @@ impl Feature {
     }
 
     /// The programs that it is made of.
-    pub(super) fn programs(self) -> &'static [&'static str] {
+    pub(crate) fn programs(self) -> &'static [&'static str] {
         match self {
             Self::Names => &["bs_egress", "bs_ingress"],
             Self::Addresses => &[
@@ -66,7 +66,7 @@ impl Feature {
 
     /// Attached to tracepoints of the whole host, not to the cgroup. Their programs are whole from the start: a
     /// tracepoint's cannot be replaced in one step, and two at once would count everything twice.
-    pub(super) fn is_tracing(self) -> bool {
+    pub(crate) fn is_tracing(self) -> bool {
         matches!(self, Self::Processes | Self::Leavers)
     }
 }

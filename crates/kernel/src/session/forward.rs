@@ -119,7 +119,7 @@ impl Session {
     /// asked once for each.
     pub fn asker(&self, from: SocketAddr) -> Result<Option<Asker>, Error> {
         let failed = |error| Error::caused(ErrorKind::Io, "look a connection up", error);
-        let maps = &self.skeleton.maps;
+        let maps = &self.maps;
         let key = abi::bs_forwarded_key {
             addr: words(from.ip()),
             port: from.port(),
@@ -214,7 +214,7 @@ impl Session {
                 name: self.keys.of_name(name),
                 addr: words(*given),
             };
-            let answers = &self.skeleton.maps.bs_answers;
+            let answers = &self.maps.bs_answers;
             let recorded = is_kept(answers.update(
                 abi::octets(&key),
                 abi::octets(&answer),
@@ -277,7 +277,7 @@ impl Session {
         kept.len = wire.len() as u16;
         kept.hash = self.keys.of_name(name);
         kept.class_id = tables.class_of_name(name) + self.first_class();
-        let names = &self.skeleton.maps.bs_names;
+        let names = &self.maps.bs_names;
         let id = kept.hash.to_ne_bytes();
         if !is_kept(names.update(&id, abi::octets(&kept), MapFlags::NO_EXIST)) {
             self.count(abi::bs_refill_kind::BS_REFILL_LEASE_LOST);
@@ -295,7 +295,7 @@ impl Session {
             return 0;
         }
         let place = (self.live.generation() & 1) as usize;
-        row::<_, abi::bs_subject>(&self.skeleton.maps.bs_subjects, &subject)
+        row::<_, abi::bs_subject>(&self.maps.bs_subjects, &subject)
             .map_or(0, |process| process.selectors[place])
     }
 

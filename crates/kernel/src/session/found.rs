@@ -81,7 +81,7 @@ impl Session {
             return Ok(subjects);
         }
         let failed = |error| Error::caused(ErrorKind::Io, "write the row of a process", error);
-        let maps = &self.skeleton.maps;
+        let maps = &self.maps;
         for process in processes {
             if let Some(known) = row::<_, abi::bs_process>(&maps.bs_processes, &process.tgid) {
                 subjects.insert(process.tgid, known.subject);
@@ -130,6 +130,9 @@ impl Session {
                 .update(&key, abi::octets(&acts), MapFlags::NO_EXIST)
                 .is_ok()
             {
+                if let Some(enrolled) = &self.enrolled {
+                    enrolled.met(process.tgid);
+                }
                 subjects.insert(process.tgid, id);
                 selectors.insert(id, holds);
             } else {
@@ -148,7 +151,7 @@ impl Session {
         subjects: &HashMap<u32, SubjectId>,
     ) -> Result<(), Error> {
         let failed = |error| Error::caused(ErrorKind::Io, "write the row of a socket", error);
-        let maps = &self.skeleton.maps;
+        let maps = &self.maps;
         for found in sockets {
             let Some(&subject) = subjects.get(&found.tgid) else {
                 continue;
@@ -184,7 +187,7 @@ impl Session {
 
     /// Has a hook judged the socket with this cookie?
     pub fn is_judged(&self, cookie: u64) -> bool {
-        let maps = &self.skeleton.maps;
+        let maps = &self.maps;
         let number = (cookie % u64::from(maps.bs_seats.max_entries())) as u32;
         row::<_, abi::bs_seat>(&maps.bs_seats, &number)
             .filter(|seat| seat.cookie == cookie)

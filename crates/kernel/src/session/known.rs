@@ -7,7 +7,7 @@ use blackstart_core::name::Name;
 use libbpf_rs::{MapCore, MapFlags};
 
 use super::found::Known;
-use super::{LeftOut, Settings};
+use super::{LeftOut, Maps, Settings};
 use crate::fill::{NameKeys, words};
 use crate::{Error, ErrorKind, abi};
 
@@ -17,12 +17,11 @@ const KNOWN_MOST: usize = 4000;
 /// Write what is known before the first lookup: the host's own addresses, its resolvers, and names from /etc/hosts,
 /// which never ask a server.
 pub(super) fn write_known(
-    skeleton: &abi::BlackstartSkel<'_>,
+    maps: &Maps,
     settings: &Settings<'_>,
     keys: NameKeys,
 ) -> Result<LeftOut, Error> {
     let failed = |error| Error::caused(ErrorKind::Io, "write the leases of /etc/hosts", error);
-    let maps = &skeleton.maps;
     let (known, own_addresses) = known_addresses(settings.known());
     let mut left_out = LeftOut {
         own_addresses,

@@ -1,17 +1,22 @@
 //! The words that a supervisor writes while the programs run.
 
+use std::os::fd::AsFd as _;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use libbpf_rs::MapHandle;
+use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use rustix::time::ClockId;
 
-use crate::abi;
 use crate::fill::PolicyRows;
 use crate::read::nanoseconds;
+use crate::{Error, ErrorKind, abi};
 
-/// `struct bs_live` in the map's memory, which is mapped as long as the skeleton lives. The kernel reads each
+/// `struct bs_live` in the map's memory, which is mapped as long as this lives. The kernel reads each
 /// word with plain loads at any time; so they are written volatile, whole, and one at a time.
 pub(super) struct Live {
+    /// The memory that all of these lie in.
+    variables: NonNull<abi::bss>,
     heartbeat_ns: NonNull<u64>,
     cgroup_id: NonNull<u64>,
     enforce: NonNull<u32>,
@@ -28,30 +33,51 @@ pub(super) struct Live {
 }
 
 impl Live {
-    pub(super) fn new(variables: &mut abi::bss) -> Self {
-        let abi::bss {
-            live,
-            subject_count,
-            acting,
-            policies: [even, odd],
-            kinds_of_octets: [even_kinds, odd_kinds],
-            ..
-        } = variables;
-        Self {
-            heartbeat_ns: NonNull::from(&mut live.heartbeat_ns),
-            cgroup_id: NonNull::from(&mut live.cgroup_id),
-            enforce: NonNull::from(&mut live.enforce),
-            break_glass: NonNull::from(&mut live.break_glass),
-            open_families: NonNull::from(&mut live.open_families),
-            generation: NonNull::from(&mut live.generation),
-            coming: NonNull::from(&mut live.coming),
-            suspended_ns: NonNull::from(&mut live.suspended_ns),
-            cgroup_level: NonNull::from(&mut live.cgroup_level),
-            subject_count: NonNull::from(subject_count),
-            acting: NonNull::from(&mut acting[..]),
-            policies: [NonNull::from(even), NonNull::from(odd)],
-            kinds: [NonNull::from(even_kinds), NonNull::from(odd_kinds)],
+    /// Map the variables of a run's programs.
+    pub(super) fn new(map: &MapHandle) -> Result<Self, Error> {
+        // SAFETY: a new mapping, of no memory that anybody has; the kernel rounds the length up to whole pages, which the map has.
+        let mapped = unsafe {
+            mmap(
+                std::ptr::null_mut(),
+                size_of::<abi::bss>(),
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::SHARED,
+                map.as_fd(),
+                0,
+            )
+        };
+        let failed = |error| Error::caused(ErrorKind::Io, "map the programs' variables", error);
+        let mapped = mapped.map_err(failed)?;
+        let variables = NonNull::new(mapped.cast::<abi::bss>())
+            .ok_or_else(|| failed(rustix::io::Errno::NOMEM))?;
+        let at = variables.as_ptr();
+        // SAFETY: places in the mapping, of which no reference is made; the skeleton's type is the object's own.
+        let live = unsafe { &raw mut (*at).live };
+        macro_rules! place {
+            ($pointer:expr) => {
+                // SAFETY: as above.
+                unsafe { NonNull::new_unchecked(&raw mut $pointer) }
+            };
         }
+        Ok(Self {
+            variables,
+            heartbeat_ns: place!((*live).heartbeat_ns),
+            cgroup_id: place!((*live).cgroup_id),
+            enforce: place!((*live).enforce),
+            break_glass: place!((*live).break_glass),
+            open_families: place!((*live).open_families),
+            generation: place!((*live).generation),
+            coming: place!((*live).coming),
+            suspended_ns: place!((*live).suspended_ns),
+            cgroup_level: place!((*live).cgroup_level),
+            subject_count: place!((*at).subject_count),
+            acting: place!((*at).acting),
+            policies: [place!((*at).policies[0]), place!((*at).policies[1])],
+            kinds: [
+                place!((*at).kinds_of_octets[0]),
+                place!((*at).kinds_of_octets[1]),
+            ],
+        })
     }
 
     /// Describe a policy in a place that no program reads yet.
@@ -144,5 +170,12 @@ impl Live {
     pub(super) fn set_enforce(&self, enforce: bool) {
         // SAFETY: as above.
         unsafe { self.enforce.write_volatile(u32::from(enforce)) };
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        // SAFETY: mapped by `new` with this length, and everything that points there goes with this.
+        let _ = unsafe { munmap(self.variables.as_ptr().cast(), size_of::<abi::bss>()) };
     }
 }

@@ -7,7 +7,7 @@ use blackstart_core::record::Row;
 
 use super::{LAYOUT, layout_dir};
 use crate::read::Record;
-use crate::{Error, ErrorKind};
+use crate::{Error, ErrorKind, tracer};
 
 /// A run whose supervisor is gone: its pinned maps, read by another process.
 pub struct Orphan {
@@ -43,6 +43,10 @@ impl Orphan {
     /// Remove every pin below `dir`, whatever its layout, and `dir` itself: programs are detached with their last
     /// link.
     pub fn remove(dir: &Path) -> Result<(), Error> {
+        // Programs that a tracer calls are not held by a link.
+        for layout in fs::read_dir(dir).into_iter().flatten().flatten() {
+            tracer::forget_pinned(&layout.path());
+        }
         match fs::remove_dir_all(dir) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::caused(
                 ErrorKind::Io,

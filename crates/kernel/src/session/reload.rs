@@ -21,7 +21,7 @@ use crate::read::name_of;
 use crate::{Error, ErrorKind, Session};
 
 use super::known::{known_addresses, write_known};
-use super::{Feature, Live, Settings, claim, load_error, opened, set_constants};
+use super::{Feature, Live, Maps, Settings, claim, load_error, opened, set_constants, share};
 
 /// Bound on the entries of tables that take memory for rows only.
 const PLENTY: u32 = 1 << 22;
@@ -162,13 +162,12 @@ impl Room {
 /// # Errors
 /// [`ErrorKind::Unsupported`] where an edge would lie too far from its home.
 pub(crate) fn write_policy(
-    skeleton: &abi::BlackstartSkel<'_>,
+    maps: &Maps,
     live: &Live,
     rows: &mut PolicyRows,
     room: &Room,
     place: u32,
 ) -> Result<(), Error> {
-    let maps = &skeleton.maps;
     let first = place * room.edges();
     let edges = place_edges(&rows.edges, room.homes).ok_or_else(|| no_room("labels of names"))?;
     let mut present = Rows::default();
@@ -226,7 +225,7 @@ impl Session {
             self.begin_claims()?;
         }
         self.clear_place(place)?;
-        write_policy(&self.skeleton, &self.live, &mut rows, &self.room, place)?;
+        write_policy(&self.maps, &self.live, &mut rows, &self.room, place)?;
         self.live.set_coming(generation + 1);
         let filled = self
             .refill_leases(tables, generation + 1, self.room.offsets(place, 0).class)
@@ -270,8 +269,8 @@ impl Session {
             self.clear_place(0)?;
         }
         self.nameless = false;
-        write_policy(&self.skeleton, &self.live, &mut rows, &self.room, 0)?;
-        self.left_out = write_known(&self.skeleton, settings, self.keys)?;
+        write_policy(&self.maps, &self.live, &mut rows, &self.room, 0)?;
+        self.left_out = write_known(&self.maps, settings, self.keys)?;
         self.rules = settings.rules;
         Ok(())
     }
@@ -324,19 +323,19 @@ impl Session {
     }
 
     /// Programs of any policy over the same maps, and the one that writes rows for user space.
-    fn load_beside(
+    pub(super) fn load_beside(
         &self,
         features: &BTreeSet<Feature>,
     ) -> Result<abi::BlackstartSkel<'static>, Error> {
         let mut open = opened(features, self.forwarder.is_some())?;
         open.progs.bs_refill_one.set_autoload(true);
+        share(&mut open, self.enrolled.as_ref())?;
         set_constants(&mut open, self.keys, abi::zeroed(), self.forwarder.as_ref());
         let failed = |error| Error::caused(ErrorKind::Io, "load further programs", error);
         for mut map in open.open_object_mut().maps_mut() {
             let name = map.name().to_owned();
-            let own = self.skeleton.object().maps().find(|own| own.name() == name);
             // Constants are what the two differ in.
-            if let Some(own) = own.filter(|_| !name.to_string_lossy().ends_with(".rodata")) {
+            if let Some(own) = name.to_str().and_then(|name| self.maps.find(name)) {
                 map.reuse_fd(own.as_fd()).map_err(failed)?;
             }
         }
@@ -346,7 +345,7 @@ impl Session {
     /// Remove what an earlier policy left in a place. Arrays are simply written over, but for the one in which a row
     /// without an edge says something.
     fn clear_place(&mut self, place: u32) -> Result<(), Error> {
-        let maps = &self.skeleton.maps;
+        let maps = &self.maps;
         let mut free = Rows::default();
         for at in place * self.room.edges()..(place + 1) * self.room.edges() {
             free.push(&at, &abi::zeroed::<abi::bs_edge>());
@@ -357,7 +356,7 @@ impl Session {
 
     /// Of what an earlier policy left, the rows that are found by a key.
     fn clear_keyed(&mut self, place: u32) -> Result<(), Error> {
-        let maps = &self.skeleton.maps;
+        let maps = &self.maps;
         let of = |id: u32, room: u32| (place * room..(place + 1) * room).contains(&id);
         delete_where(&maps.bs_ports, |key: &abi::bs_port_key| {
             of(u32::from_be_bytes(key.class_be), self.room.classes)
@@ -380,18 +379,16 @@ impl Session {
         // From here on the programs keep new leases for both: what they wrote before is in the table.
         wait_for_programs();
         let mut classes: HashMap<u64, Option<ClassId>> = HashMap::new();
-        for key in keys_of(&self.skeleton.maps.bs_answers) {
+        for key in keys_of(&self.maps.bs_answers) {
             let Some(key) = abi::value::<abi::bs_answer_key>(&key) else {
                 continue;
             };
-            let Some(answer) = row::<_, abi::bs_answer>(&self.skeleton.maps.bs_answers, &key)
-            else {
+            let Some(answer) = row::<_, abi::bs_answer>(&self.maps.bs_answers, &key) else {
                 continue;
             };
             let mut class_of = |id: u64| {
                 *classes.entry(id).or_insert_with(|| {
-                    let name =
-                        row(&self.skeleton.maps.bs_names, &id).and_then(|row| name_of(&row))?;
+                    let name = row(&self.maps.bs_names, &id).and_then(|row| name_of(&row))?;
                     Some(tables.class_of_name(&name))
                 })
             };
@@ -401,7 +398,7 @@ impl Session {
             let chain = &answer.chain[..(answer.chain_len as usize).min(answer.chain.len())];
             let denying = tables.denying_link(chain.iter().filter_map(|&link| class_of(link)));
             let at = abi::bs_address { addr: key.addr };
-            let lease = row::<_, abi::bs_lease>(&self.skeleton.maps.bs_leases, &at);
+            let lease = row::<_, abi::bs_lease>(&self.maps.bs_leases, &at);
             let lease = lease.unwrap_or_else(abi::zeroed);
             let mut slots = lease.slot.iter().zip(lease.until);
             let known = slots.find(|(slot, _)| slot.name == key.name);
@@ -439,11 +436,11 @@ impl Session {
         let mut known: HashMap<u64, u64> = HashMap::new();
         for _ in 0..ROUNDS {
             let mut fresh: HashMap<u64, abi::bs_subject> = HashMap::new();
-            for key in keys_of(&self.skeleton.maps.bs_subjects) {
+            for key in keys_of(&self.maps.bs_subjects) {
                 let Some(id) = abi::value::<u64>(&key).filter(|id| !known.contains_key(id)) else {
                     continue;
                 };
-                fresh.extend(row(&self.skeleton.maps.bs_subjects, &id).map(|row| (id, row)));
+                fresh.extend(row(&self.maps.bs_subjects, &id).map(|row| (id, row)));
             }
             if fresh.is_empty() {
                 return Ok(());

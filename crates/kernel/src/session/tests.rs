@@ -17,6 +17,7 @@ mod packets;
 mod processes;
 mod queries;
 mod takeover;
+mod tracer;
 mod turns;
 mod verifier;
 mod wire;

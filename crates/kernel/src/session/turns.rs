@@ -25,7 +25,7 @@ impl Session {
 
     /// Who lived on in the last cgroup is not looked at any more: its number may come to be another process's.
     fn forget_processes(&self) -> Result<(), Error> {
-        let table = &self.skeleton.maps.bs_processes;
+        let table = &self.maps.bs_processes;
         for key in table.keys().collect::<Vec<_>>() {
             // Gone meanwhile, if not there.
             let _ = table.delete(&key);

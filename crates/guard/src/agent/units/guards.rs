@@ -174,7 +174,7 @@ pub(super) fn make_ahead(shared: &Arc<Shared>) {
         .spawn(move || {
             let shared = &counted.0;
             let tell = &shared.office.tell;
-            let spare = match Spare::make_for(&shared.office.post.state_dir, true) {
+            let spare = match shared.spare() {
                 Ok(spare) => spare,
                 Err(refusal) => return tell(Event::Warning(refusal.to_string())),
             };

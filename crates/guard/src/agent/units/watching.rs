@@ -18,7 +18,6 @@ use super::{AGAIN, Counted, LOOP, Shared, look};
 use crate::agent::{Event, STACK, locked};
 use crate::cgroup::{Hierarchy, Target, Tree, in_run};
 use crate::follow::slices::{Slices, Started};
-use crate::run::spare::Spare;
 use crate::state::{RunDir, StateDir};
 
 /// Units that are guarded at a time.
@@ -295,7 +294,7 @@ impl Watching {
                 let shared = &counted.0;
                 let made = {
                     let _alone = locked(&shared.alone);
-                    Spare::make_for(&shared.office.post.state_dir, true)
+                    shared.spare()
                 };
                 see_to(shared, task, made, false);
             });

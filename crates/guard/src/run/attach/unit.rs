@@ -158,6 +158,7 @@ impl Setup<'_> {
             hosts: &resolving.hosts,
             forwarder: None,
             one_of_many: true,
+            tracer: None,
         };
         if let Some(ahead) = spare.take() {
             *spare = self.take(ahead, &wanted, &settings);

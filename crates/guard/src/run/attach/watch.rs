@@ -208,6 +208,11 @@ impl Supervision<'_, '_> {
         pace: Pace,
         end: Option<Instant>,
     ) -> Over {
+        // One that goes from start to start attaches again.
+        let attached = self.file.attached.as_ref();
+        if attached.is_none_or(|to| to.told.restarts == 0) {
+            self.settle();
+        }
         let mut next_beat = Instant::now();
         let mut next_checkpoint = Instant::now() + CHECKPOINT;
         let (mut look, longest_look) = pace.look;

@@ -71,7 +71,7 @@ fn an_answer_that_comes_in_the_middle_of_another_is_not_read() {
     let mut bench = Bench::new();
     let answer = Message::reply(9, "a.test", A).address(QUESTION, "192.0.2.1");
     let claim = |bench: &Bench, taken: u64| {
-        let map = &bench.0.session.skeleton.maps.bs_scratch;
+        let map = &bench.0.session.maps.bs_scratch;
         let mut whole = vec![0; map.value_size() as usize];
         whole[..8].copy_from_slice(&taken.to_ne_bytes());
         let each = vec![whole; libbpf_rs::num_possible_cpus().unwrap()];

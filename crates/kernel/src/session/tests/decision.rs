@@ -16,7 +16,7 @@ use blackstart_core::report::Mode;
 use blackstart_core::tables::{
     BUILTIN, ClassId, Facts, Outcome, Protocol, RULE_DEFAULT, Tables, compile,
 };
-use libbpf_rs::skel::{OpenSkel, Skel, SkelBuilder};
+use libbpf_rs::skel::{OpenSkel, SkelBuilder};
 use libbpf_rs::{MapCore, MapFlags, ProgramInput};
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -108,6 +108,7 @@ fn compare(case: &Case) -> Result<usize, TestCaseError> {
         hosts: &hosts,
         forwarder: None,
         one_of_many: false,
+        tracer: None,
     };
     let mut session =
         Session::load(&BTreeSet::new(), &settings).expect("a session without programs");
@@ -279,7 +280,7 @@ fn put_leases(
         let key = abi::bs_address {
             addr: words(address),
         };
-        let rows = &session.skeleton.maps.bs_leases;
+        let rows = &session.maps.bs_leases;
         let there = rows.lookup(abi::octets(&key), MapFlags::ANY).unwrap();
         let there = there.and_then(|octets| abi::value::<abi::bs_lease>(&octets));
         row.known = there.map_or(0, |there| there.known);
@@ -291,7 +292,7 @@ fn put_leases(
 
 /// The constants that this session's programs were loaded with.
 fn config_of(session: &Session) -> abi::bs_config {
-    let constants = session.skeleton.maps.rodata_data;
+    let constants = session.skeleton.as_ref().unwrap().maps.rodata_data;
     constants.expect("the object has constants").config
 }
 
@@ -409,12 +410,8 @@ fn in_kernel(session: &Session, tables: &Tables, case: &Case) -> Judged {
         constants.spared = abi::value(abi::octets(&spared)).expect("one header, one size");
     }
     let variables = open.maps.bss_data.as_deref_mut().expect("variables");
-    let own = session
-        .skeleton
-        .maps
-        .bss_data
-        .as_deref()
-        .expect("variables");
+    let skeleton = session.skeleton.as_ref().expect("nothing was let go");
+    let own = skeleton.maps.bss_data.as_deref().expect("variables");
     variables.live = abi::value(abi::octets(&own.live)).expect("one header, one size");
     variables.live.enforce = u32::from(case.enforce);
     variables.live.break_glass = u32::from(case.break_glass);
@@ -428,12 +425,8 @@ fn in_kernel(session: &Session, tables: &Tables, case: &Case) -> Judged {
     variables.trial_claims = claims.len();
     for mut map in open.open_object_mut().maps_mut() {
         let name = map.name().to_owned();
-        let same = session
-            .skeleton
-            .object()
-            .maps()
-            .find(|own| own.name() == &*name);
-        if let Some(own) = same.filter(|own| !own.name().to_string_lossy().contains('.')) {
+        let name = name.to_str().filter(|name| !name.contains('.'));
+        if let Some(own) = name.and_then(|name| session.maps.find(name)) {
             use std::os::fd::AsFd;
             map.reuse_fd(own.as_fd()).unwrap();
         }

@@ -323,7 +323,7 @@ fn left(wire: &Wire) -> BTreeSet<String> {
         let chain: Vec<_> = row.chain.iter().map(|id| text(*id)).collect();
         left.insert(format!("{} → {} by {chain:?}", text(row.name), row.address));
     }
-    let leases = &wire.session.skeleton.maps.bs_leases;
+    let leases = &wire.session.maps.bs_leases;
     for key in leases.keys() {
         let at: abi::bs_address = abi::value(&key).unwrap();
         let lease: abi::bs_lease = row(leases, &at).unwrap();

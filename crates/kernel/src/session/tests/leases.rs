@@ -53,7 +53,7 @@ fn a_lease_ends_where_the_policy_has_it_end() {
             let got = wire.exchange(&client, &query, &answer).unwrap();
             assert_eq!(got, Got::Answer);
         };
-        let leases = &wire.session.skeleton.maps.bs_leases;
+        let leases = &wire.session.maps.bs_leases;
         assert!(!connect(&wire, "192.0.2.1"), "nobody asked yet");
         let row = || -> (Vec<u8>, abi::bs_lease) {
             let mut keys = leases.keys();
@@ -111,7 +111,7 @@ fn a_lease_of_what_is_attached_to_lasts_for_a_while() {
         let got = wire.exchange(&client, &query, &answer).unwrap();
         assert_eq!(got, Got::Answer);
         assert!(connect(&wire, "192.0.2.1"));
-        let leases = &wire.session.skeleton.maps.bs_leases;
+        let leases = &wire.session.maps.bs_leases;
         let mut keys = leases.keys();
         let key = keys.find(|key| key.ends_with(&[192, 0, 2, 1])).unwrap();
         let octets = leases.lookup(&key, MapFlags::ANY).unwrap().unwrap();
@@ -529,7 +529,7 @@ fn closed_sockets_leave_nothing_behind() {
     let wire = Wire::enforce("default: deny\nrules:\n  - allow: .good.test\n");
     let query = Message::query(9, "www.good.test", A);
     let answer = Message::reply(9, "www.good.test", A).address(QUESTION, "192.0.2.1");
-    let maps = &wire.session.skeleton.maps;
+    let maps = &wire.session.maps;
     let many = maps.bs_seats.keys().count() + 40;
     let elsewhere = || maps.bs_sockets.keys().count();
     let seats = || -> Vec<abi::bs_seat> {
@@ -623,7 +623,7 @@ fn attempts_are_in_the_record_wherever_they_lie() {
     send(7001, 5);
     assert_eq!(at(7001), 5);
     let held = |wire: &Wire| -> u32 {
-        let maps = &wire.session.skeleton.maps;
+        let maps = &wire.session.maps;
         let rows = maps.bs_seats.keys().map(|key| {
             let row = maps.bs_seats.lookup(&key, MapFlags::ANY).unwrap();
             abi::value::<abi::bs_seat>(&row.unwrap()).unwrap()
@@ -671,6 +671,7 @@ fn of_more_addresses_than_there_is_room_for_resolvers_are_known_first() {
         hosts: &hosts,
         forwarder: None,
         one_of_many: false,
+        tracer: None,
     };
     let session = Session::load(&BTreeSet::from([Feature::Names]), &settings).unwrap();
     let known = |address: IpAddr| {
@@ -678,7 +679,6 @@ fn of_more_addresses_than_there_is_room_for_resolvers_are_known_first() {
             addr: words(address),
         };
         let row = session
-            .skeleton
             .maps
             .bs_leases
             .lookup(abi::octets(&key), MapFlags::ANY);

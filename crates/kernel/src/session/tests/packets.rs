@@ -69,7 +69,7 @@ fn passes(wire: &Wire, frame: &[u8], segments: u32) -> bool {
         data_in: Some(frame),
         ..ProgramInput::default()
     };
-    let egress = &wire.session.skeleton.progs.bs_egress;
+    let egress = &wire.session.skeleton.as_ref().unwrap().progs.bs_egress;
     match egress.test_run(input).unwrap().return_value {
         0 => false,
         1 => true,

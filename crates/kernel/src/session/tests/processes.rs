@@ -19,7 +19,7 @@ const ONE_MAY: &str =
 
 /// Room for a process more than this table has is not there.
 fn fill_subjects(wire: &Wire) {
-    let map = &wire.session.skeleton.maps.bs_subjects;
+    let map = &wire.session.maps.bs_subjects;
     let row: abi::bs_subject = abi::zeroed();
     let mut free = 0u64;
     // Numbers that no process comes to have.

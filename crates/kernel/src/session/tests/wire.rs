@@ -6,8 +6,9 @@ use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use libbpf_rs::{MapCore, MapFlags};
 use rustix::process::{PidfdGetfdFlags, Signal, WaitId, WaitIdOptions};
 
 use super::message::Message;
+use crate::Tracer;
 use crate::abi;
 use crate::session::{Feature, Listening, Session, Settings};
 use crate::spawn::clone_child;
@@ -86,10 +88,17 @@ impl Wire {
 
     /// In enforce mode, with processes followed too.
     pub(super) fn following(rules: &str) -> Self {
-        let mut wire = Self::of(rules, &[], || None, &[Feature::Processes], |_| {});
+        let also = [Feature::Processes];
+        let mut wire = Self::of(rules, &[], || None, &also, None, |_| {});
         wire.session.set_mode(Mode::Enforce).unwrap();
         wire.session.heartbeat().unwrap();
         wire
+    }
+
+    /// In observe mode, with processes followed to wherever they go, by this tracer of many if there is one.
+    pub(super) fn traced(tracer: Option<&Arc<Tracer>>) -> Self {
+        let also = [Feature::Processes, Feature::Leavers];
+        Self::of(ALLOW_ALL, &[], || None, &also, tracer, |_| {})
     }
 
     fn with(
@@ -98,7 +107,7 @@ impl Wire {
         forwarder: impl FnOnce() -> Option<Listening>,
         change: impl FnOnce(&mut Tables),
     ) -> Self {
-        Self::of(rules, search, forwarder, &[], change)
+        Self::of(rules, search, forwarder, &[], None, change)
     }
 
     fn of(
@@ -106,6 +115,7 @@ impl Wire {
         search: &[&str],
         forwarder: impl FnOnce() -> Option<Listening>,
         also: &[Feature],
+        tracer: Option<&Arc<Tracer>>,
         change: impl FnOnce(&mut Tables),
     ) -> Self {
         need_root();
@@ -130,6 +140,7 @@ impl Wire {
             hosts: &[],
             forwarder: forwarder(),
             one_of_many: false,
+            tracer,
         };
         let mut session = Session::load(&features, &settings).unwrap();
         let path = new_cgroup();
@@ -150,6 +161,11 @@ impl Wire {
     /// The run's cgroup.
     pub(super) fn cgroup(&self) -> BorrowedFd<'_> {
         self.cgroup.as_fd()
+    }
+
+    /// Its directory.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// A UDP socket of the run, connected to the server of this family.
@@ -219,7 +235,7 @@ impl Wire {
     /// Empty the table of answers, and the leases: a lease knows that its answer is in the record. What the loader knew
     /// of an address stays.
     pub(super) fn forget_answers(&self) {
-        let maps = &self.session.skeleton.maps;
+        let maps = &self.session.maps;
         for key in maps.bs_answers.keys().collect::<Vec<_>>() {
             maps.bs_answers.delete(&key).unwrap();
         }

@@ -1,0 +1,78 @@
+//! A run's maps, by descriptors of their own: what libbpf keeps of the object that they were loaded with, a megabyte of
+//! types and instructions, can be let go while they live on.
+
+use libbpf_rs::{MapHandle, MapMut};
+
+use crate::{Error, ErrorKind, abi};
+
+macro_rules! maps {
+    ($($name:ident),* $(,)?) => {
+        /// By their names in `tables.bpf.h` and the other files of programs.
+        pub(crate) struct Maps {
+            $(pub(crate) $name: MapHandle,)*
+        }
+
+        impl Maps {
+            /// Those of an object that is loaded.
+            pub(super) fn of(skeleton: &abi::BlackstartSkel<'_>) -> Result<Self, Error> {
+                Ok(Self {
+                    $($name: held(&skeleton.maps.$name)?,)*
+                })
+            }
+
+            /// The one with this name.
+            pub(super) fn find(&self, name: &str) -> Option<&MapHandle> {
+                match name {
+                    $(stringify!($name) => Some(&self.$name),)*
+                    // libbpf puts the object's name before it.
+                    name if name.ends_with(".bss") => Some(&self.bss),
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
+maps!(
+    bs_states,
+    bs_edges,
+    bs_classes,
+    bs_choices,
+    bs_steps,
+    bs_ends,
+    bs_prefixes_even,
+    bs_prefixes_odd,
+    bs_ports,
+    bs_names,
+    bs_pending,
+    bs_leases,
+    bs_answers,
+    bs_queries,
+    bs_flows,
+    bs_overflow,
+    bs_subjects,
+    bs_argv_rest,
+    bs_processes,
+    bs_leavers,
+    bs_delegates,
+    bs_made,
+    bs_counters,
+    bs_seats,
+    bs_sockets,
+    bs_events,
+    bs_forwarded,
+    bs_questions,
+    bs_scratch,
+    bs_claimants,
+    bs_messages,
+    bss,
+);
+
+fn held(map: &MapMut<'_>) -> Result<MapHandle, Error> {
+    use libbpf_rs::MapCore as _;
+
+    MapHandle::try_from(map).map_err(|error| {
+        let doing = format!("hold the map {}", map.name().display());
+        Error::caused(ErrorKind::Io, doing, error)
+    })
+}
