@@ -512,8 +512,12 @@ fn the_hosts_own_targets_are_told_and_stop_nobody() {
         .run(&["true"])
         .exits(125);
 
-    // A supervisor is killed: whoever cleans up after it tells.
-    let mut run = guard().start(&["sh", "-c", "echo up; exec sleep 1000"]);
+    // A supervisor is killed: whoever cleans up after it tells, those as well that were typed.
+    let typed = scene.world.dir().join("typed.jsonl");
+    let target = format!("--notify=file:{}", typed.display());
+    let mut run = guard()
+        .arg(&target)
+        .start(&["sh", "-c", "echo up; exec sleep 1000"]);
     run.running().wait_for("up");
     let supervisor = run.running().pid();
     let children = format!("/proc/{0}/task/{0}/children", supervisor.as_raw_nonzero());
@@ -541,6 +545,29 @@ fn the_hosts_own_targets_are_told_and_stop_nobody() {
     let known = lines();
     guard().blackstart(&["runs", "list"]).exits(0);
     assert_eq!(lines(), known + 1);
+    assert_eq!(
+        fs::read(&typed)
+            .unwrap()
+            .iter()
+            .filter(|it| **it == b'\n')
+            .count(),
+        1
+    );
+    let left = fs::read_dir(scene.world.guard().state().join("notify/typed")).unwrap();
+    assert_eq!(left.count(), 0);
+    // With nobody killed it is told once, and nothing of it is kept.
+    guard().arg(&target).run(&["true"]).exits(0);
+    guard().blackstart(&["runs", "list"]).exits(0);
+    assert_eq!(
+        fs::read(&typed)
+            .unwrap()
+            .iter()
+            .filter(|it| **it == b'\n')
+            .count(),
+        2
+    );
+    let left = fs::read_dir(scene.world.guard().state().join("notify/typed")).unwrap();
+    assert_eq!(left.count(), 0);
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! The agent: what it says, what an order means to it, and how `run` asks it.
 
+mod units;
+
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -224,13 +226,15 @@ fn wish(mut typed: args::Run) -> Result<(Order, Wish), Vec<Problem>> {
 /// Takes calls until somebody ends it.
 pub(crate) fn serve(typed: args::Agent, output: Output) -> u8 {
     match prepared(typed, output) {
-        Ok((post, resolve, tell)) => match blackstart_guard::serve(post, resolve, tell) {
-            Ok(()) => 0,
-            Err(refusal) => {
-                output.error(&plain(&refusal.to_string()));
-                FAILED
+        Ok((post, resolve, rules, tell)) => {
+            match blackstart_guard::serve(post, resolve, rules, tell) {
+                Ok(()) => 0,
+                Err(refusal) => {
+                    output.error(&plain(&refusal.to_string()));
+                    FAILED
+                }
             }
-        },
+        }
         Err(message) => {
             output.error(&plain(&message));
             FAILED
@@ -241,6 +245,7 @@ pub(crate) fn serve(typed: args::Agent, output: Output) -> u8 {
 type Parts = (
     Post,
     Box<blackstart_guard::Resolve>,
+    Option<blackstart_guard::Rules>,
     Box<blackstart_guard::Tell>,
 );
 
@@ -258,10 +263,13 @@ fn prepared(typed: args::Agent, output: Output) -> Result<Parts, String> {
         catalog: typed.catalog,
         accept_gaps: typed.accept_gap,
         state: state.clone(),
+        of_units: units::policies(&typed.guard),
     };
     // Guardrails that cannot be read let nobody through: to be told at once, and not when somebody calls.
-    host.effective(&Wish::default(), true)
+    host.effective(&Wish::default(), None, true)
         .map_err(|problems| texts(&problems).join("\n"))?;
+    let host = Arc::new(host);
+    let rules = units::rules(&host, typed.guard, output)?;
     let resolve = move |wanted: Wanted| host.meaning(wanted).map_err(|problems| texts(&problems));
     let metrics = typed
         .metrics
@@ -273,7 +281,7 @@ fn prepared(typed: args::Agent, output: Output) -> Result<Parts, String> {
         }
         tell(event, &state, output);
     };
-    Ok((post, Box::new(resolve), Box::new(tell)))
+    Ok((post, Box::new(resolve), rules, Box::new(tell)))
 }
 
 /// A group by its name or number.
@@ -298,18 +306,28 @@ struct Host {
     catalog: Option<PathBuf>,
     accept_gaps: Vec<String>,
     state: PathBuf,
+    /// By what each rule about units judges.
+    of_units: Vec<Option<PathBuf>>,
 }
 
 impl Host {
-    /// What guardrails and an order's policy make together. With `alone`, the guardrails by themselves.
-    fn effective(&self, wish: &Wish, all_final: bool) -> Result<Effective, Vec<Problem>> {
+    /// What guardrails and an order's policy make together. For who calls from a unit that is guarded by a `rule`, that rule's
+    /// policy is a guardrail.
+    fn effective(
+        &self,
+        wish: &Wish,
+        rule: Option<usize>,
+        all_final: bool,
+    ) -> Result<Effective, Vec<Problem>> {
         let around = Surroundings {
             all_final,
             ..Surroundings::of_process()
         };
         let mut files = Files::default();
         let mut layers = files.guardrails(&around.guardrails);
-        layers.extend(self.policy.iter().map(|path| files.layer(path, true)));
+        let of_unit = rule.and_then(|rule| self.of_units.get(rule)?.as_ref());
+        let paths = self.policy.iter().chain(of_unit);
+        layers.extend(paths.map(|path| files.layer(path, true)));
         if !wish.policy.is_empty() {
             layers.push(files.given(wish.policy.clone()));
         }
@@ -334,9 +352,13 @@ impl Host {
 
     /// The run that somebody wants.
     fn meaning(&self, wanted: Wanted) -> Result<(Request, Judging), Vec<Problem>> {
-        let Wanted { order: wish, uid } = wanted;
+        let Wanted {
+            order: wish,
+            uid,
+            rule,
+        } = wanted;
         let for_root = uid == 0;
-        let mut effective = self.effective(&wish, !for_root)?;
+        let mut effective = self.effective(&wish, rule, !for_root)?;
         if let Some(limit) = wish.time_limit.map(Duration::from_secs) {
             let limits = &mut effective.policy.limits;
             limits.time = Some(limits.time.map_or(limit, |known| known.min(limit)));
@@ -347,7 +369,7 @@ impl Host {
         let mut accept_gaps = self.accept_gaps.clone();
         let weakens = !wish.accept_gaps.is_empty() || wish.contain == Some(false);
         if weakens && !for_root {
-            let guardrails = self.effective(&Wish::default(), true)?.policy;
+            let guardrails = self.effective(&Wish::default(), rule, true)?.policy;
             let allowed = |kind: &String| self.accept_gaps.contains(kind);
             if guardrails.enforces() && !wish.accept_gaps.iter().all(allowed) {
                 let message = "this host's guardrails enforce, and so only its agent says which gaps are accepted; leave out --accept-gap, or ask an administrator";
@@ -395,6 +417,7 @@ impl Host {
             catalog: self.catalog_for(given.policy.service.is_some()),
             origin: Origin::default(),
             state_dir: self.state.clone(),
+            id: None,
             policy: Some(given),
         };
         Ok((request, judging))
@@ -447,6 +470,16 @@ fn tell(event: Event, state: &Path, output: Output) {
             notify::send_what_is_due(state);
             format!("{}: over, without its agent", report.display())
         }
+        Event::Attached {
+            run,
+            unit,
+            rule,
+            processes,
+        } => format!("run {run}: {unit}, guarded by {rule}, has {processes} processes"),
+        Event::Unguarded { unit, why } => {
+            return output.warning(&plain(&format!("{unit} is not guarded: {why}")));
+        }
+        Event::Told { unit, notice } => return units::tell(&unit, &notice, output),
         Event::Warning(text) => return output.warning(&plain(&text)),
     };
     output.say(&format!("blackstart agent: {}\n", plain(&line)));

@@ -36,12 +36,12 @@ impl Counted {
     fn take(&mut self, event: &Event) {
         let Self { sums, guarded } = self;
         match event {
-            Event::Listening => {}
+            Event::Listening | Event::Told { .. } => {}
             Event::Spares(ready) => sums.spares = *ready as u64,
             Event::Refused { why: reason, .. } => {
                 *sums.refused.entry(word(*reason)).or_default() += 1;
             }
-            Event::Began { run, .. } => {
+            Event::Began { run, .. } | Event::Attached { run, .. } => {
                 sums.began += 1;
                 guarded.insert(run.clone());
             }
@@ -60,7 +60,7 @@ impl Counted {
                     guarded.remove(run);
                 }
             }
-            Event::Warning(_) => sums.warnings += 1,
+            Event::Unguarded { .. } | Event::Warning(_) => sums.warnings += 1,
         }
     }
 }

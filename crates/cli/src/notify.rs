@@ -41,6 +41,8 @@ pub(crate) struct Telling {
     every: Duration,
     /// What is wrong with the host's own targets: that stops nobody.
     remarks: Vec<String>,
+    /// What was asked for this run alone, if anything was.
+    asked: Option<blackstart_notify::Typed>,
 }
 
 /// A target as it was written, and where relative paths of it are meant from. It may have a secret.
@@ -62,6 +64,13 @@ impl Telling {
         let mut telling = Self {
             all: typed.notify_all,
             every: typed.notify_every,
+            asked: (typed.notify_all || !typed.notify.is_empty()).then(|| {
+                blackstart_notify::Typed {
+                    targets: typed.notify.clone(),
+                    all: typed.notify_all,
+                    here: here.to_owned(),
+                }
+            }),
             ..Self::default()
         };
         let mut wrong = Vec::new();
@@ -153,6 +162,24 @@ impl Telling {
         self.every
     }
 
+    /// Keep what was typed while the run is on, for whoever tells of it if this process is killed.
+    pub(crate) fn keep(&self, state: &Path, run: &str) {
+        if let Some(Err(error)) = self
+            .asked
+            .as_ref()
+            .map(|asked| blackstart_notify::keep(state, run, asked))
+        {
+            tracing::debug!(%error, "targets that were typed are not kept");
+        }
+    }
+
+    /// They were told. Of a run that is not `finished` somebody else tells once more.
+    pub(crate) fn let_go(&self, state: &Path, run: &str, finished: bool) {
+        if self.asked.is_some() && finished {
+            blackstart_notify::take(state, run);
+        }
+    }
+
     /// Tell them of a run. Nothing that fails here changes how it exits.
     pub(crate) fn tell(&self, report: &dyn Parts, state: &Path, output: Output) {
         for remark in &self.remarks {
@@ -172,9 +199,22 @@ impl Telling {
     }
 }
 
-/// Tell the host's targets of a run whose supervisor had ended, by its report.
+/// Tell of a run whose supervisor had ended, by its report: the host's targets, and those that were typed for it.
 pub(crate) fn tell_of_adopted(report: &Path, state: &Path, output: Output) {
-    let telling = Telling::of_host();
+    let run = report.parent().and_then(|dir| dir.file_name()?.to_str());
+    let asked = run.and_then(|run| blackstart_notify::take(state, run));
+    let telling = match asked {
+        // They were targets when they were typed.
+        Some(asked) => {
+            let again = NotifyTyped {
+                notify: asked.targets,
+                notify_all: asked.all,
+                ..NotifyTyped::default()
+            };
+            Telling::of(&again, &asked.here).unwrap_or_else(|_| Telling::of_host())
+        }
+        None => Telling::of_host(),
+    };
     if telling.routes.is_empty() && telling.remarks.is_empty() {
         return;
     }

@@ -111,13 +111,15 @@ pub(crate) fn carry_out(
             _ => {}
         }
     };
-    let result = guard(&request(order), &mut notice);
-    drop(meanwhile);
-    // What nobody else may change; that the run's own state is not there was told.
+    // What nobody else may change; that the run's own state is not there is told.
     let state = match blackstart_guard::is_trusted(&order.state) {
         Ok(()) => order.state.as_path(),
         Err(_) => Path::new(blackstart_guard::SPARE),
     };
+    let id = blackstart_guard::new_id();
+    order.telling.keep(state, &id);
+    let result = guard(&request(order, &id), &mut notice);
+    drop(meanwhile);
     for report in adopted {
         notify::tell_of_adopted(&report, state, output);
     }
@@ -129,6 +131,7 @@ pub(crate) fn carry_out(
                 .map_or(rules, |policy| &policy.rules);
             let code = tell(order, &ended, rules, output);
             order.telling.tell(&ended.report, state, output);
+            order.telling.let_go(state, &id, ended.finished);
             let record = ended.record.clone().filter(|_| ended.finished);
             // What is told is told: from here on its room is needed for something else.
             drop(ended);
@@ -138,6 +141,7 @@ pub(crate) fn carry_out(
             code
         }
         Err(refusal) => {
+            order.telling.let_go(state, &id, true);
             output.error(&plain(&refusal.to_string()));
             refusal.exit_code()
         }
@@ -148,8 +152,9 @@ pub(crate) fn carry_out(
 }
 
 /// The order in the guard's terms.
-fn request(order: &Order) -> Request {
+fn request(order: &Order, id: &str) -> Request {
     Request {
+        id: Some(id.to_owned()),
         command: order.command.clone(),
         env: std::env::vars_os().collect(),
         policy: order.policy.as_ref().map(|effective| GivenPolicy {

@@ -147,6 +147,14 @@ impl Telling<'_> {
             let _ = write!(line, "; {}", self.paint.doubtful(&words));
         }
         line.push_str(&self.limits_reached());
+        let restarts = run.attached.as_ref().map_or(0, |to| to.restarts);
+        if restarts > 0 {
+            let _ = write!(
+                line,
+                "; its cgroup was made anew {}",
+                counted(restarts, "time")
+            );
+        }
         match run.attached.as_ref().map(|attached| attached.until) {
             Some(Some(Until::Gone)) => line.push_str("; its cgroup is gone"),
             Some(None) => line.push_str("; its end was not seen"),

@@ -19,6 +19,7 @@ use std::thread;
 use std::time::Duration;
 
 use blackstart_core::agent::{MAX_ORDER, Order, Word, read_order, read_packet};
+use blackstart_core::policy::UnitPattern;
 use blackstart_kernel::Tracer;
 use blackstart_kernel::spawn::Signals;
 use rustix::event::{PollFd, PollFlags, poll};
@@ -28,19 +29,21 @@ use rustix::net::{
 };
 use rustix::process::{Gid, Signal, umask};
 
-use crate::Request;
 use crate::refusal::{Cause, Refusal};
 use crate::run::hosted::host;
 use crate::run::spare::Spare;
+use crate::{Notice, Request};
 use caller::Caller;
 use reply::{Judging, Reply};
 use take_up::Taken;
+use units::{Rules, Watch};
 use wire::{Link, read_sealed};
 
 pub(crate) mod asking;
 pub(crate) mod caller;
 pub(crate) mod reply;
 mod take_up;
+pub(crate) mod units;
 pub(crate) mod wire;
 
 /// Calls at once, of all and of one user.
@@ -113,6 +116,31 @@ pub enum Event {
         /// Its id.
         run: String,
     },
+    /// A unit is guarded, by a rule.
+    Attached {
+        /// Its run.
+        run: String,
+        /// The unit.
+        unit: String,
+        /// The rule's pattern.
+        rule: String,
+        /// How many processes it has.
+        processes: usize,
+    },
+    /// A unit that a rule means could not be guarded.
+    Unguarded {
+        /// The unit.
+        unit: String,
+        /// Why.
+        why: String,
+    },
+    /// Something happens in a unit that is guarded.
+    Told {
+        /// The unit.
+        unit: String,
+        /// What.
+        notice: Notice,
+    },
     /// Something of ours failed.
     Warning(String),
 }
@@ -137,6 +165,8 @@ pub struct Wanted {
     pub order: Order,
     /// The user.
     pub uid: u32,
+    /// The number of the rule that has guarded the unit from which it comes.
+    pub rule: Option<usize>,
 }
 
 /// What an order means, by guardrails and policy: the run, and what to tell of that; or all that is wrong with it.
@@ -164,6 +194,8 @@ struct Office {
     /// Runs of an earlier agent.
     taken: Taken,
     stir: Stir,
+    /// Which units are guarded by rules.
+    patterns: Vec<UnitPattern>,
     /// What all guards hear of the host's processes by; none where each has its own.
     tracer: Option<Arc<Tracer>>,
 }
@@ -228,7 +260,13 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Take calls until somebody asks for the end. Guards stay where they are: the next agent takes them up.
-pub fn serve(post: Post, resolve: Box<Resolve>, tell: Box<Tell>) -> Result<(), Refusal> {
+/// What is guarded by one of the `rules` is let go of.
+pub fn serve(
+    post: Post,
+    resolve: Box<Resolve>,
+    rules: Option<Rules>,
+    tell: Box<Tell>,
+) -> Result<(), Refusal> {
     let failed = |what: &str, why: &dyn std::fmt::Display, remedy: &str| Refusal {
         cause: Cause::System,
         what: what.to_owned(),
@@ -242,6 +280,8 @@ pub fn serve(post: Post, resolve: Box<Resolve>, tell: Box<Tell>) -> Result<(), R
     // Before any thread is made: threads inherit the block.
     let signals =
         Signals::block().map_err(|error| failed("signals cannot be taken over", &error, ""))?;
+    let patterns = rules.as_ref().map(|rules| rules.patterns.clone());
+    let watch = rules.map(Watch::begin).transpose()?;
     let shown = post.socket.display().to_string();
     let (listener, _lock) = open(&post).map_err(|error| {
         failed(
@@ -268,9 +308,20 @@ pub fn serve(post: Post, resolve: Box<Resolve>, tell: Box<Tell>) -> Result<(), R
         large: Mutex::default(),
         taken: Taken::default(),
         stir: Stir::start(),
+        patterns: patterns.unwrap_or_default(),
         tracer: tracer.ok(),
     });
-    take_up::all(&office);
+    take_up::of_callers(&office);
+    let units = match watch.map(|watch| watch.start(&office)) {
+        Some((units, first)) => {
+            take_up::rest_after(&office, first);
+            Some(units)
+        }
+        None => {
+            take_up::rest(&office);
+            None
+        }
+    };
     for _ in 0..office.post.spares {
         make_ahead(&office);
     }
@@ -287,6 +338,9 @@ pub fn serve(post: Post, resolve: Box<Resolve>, tell: Box<Tell>) -> Result<(), R
             if let Some(Signal::INT | Signal::QUIT | Signal::TERM) =
                 Signal::from_named_raw(received.signal)
             {
+                if let Some(units) = units {
+                    units.close();
+                }
                 office.close();
                 return Ok(());
             }
@@ -533,6 +587,7 @@ fn guard(call: &Call, order: Order, spare: &mut Option<Spare>) -> Result<(), Ref
     let wanted = Wanted {
         order,
         uid: caller.uid,
+        rule: units::rule_over(&office.patterns, caller.pid),
     };
     let (request, judging) = (office.resolve)(wanted).map_err(|wrong| Refusal {
         cause: Cause::Request,

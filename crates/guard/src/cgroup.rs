@@ -99,7 +99,7 @@ pub(crate) fn each_run(each: &mut dyn FnMut(&Path)) -> io::Result<()> {
 }
 
 /// Does a path lie in the cgroup of a run? Runs are directories named by a UUID, in one named by us.
-fn in_run(path: &Path) -> bool {
+pub(crate) fn in_run(path: &Path) -> bool {
     let parts: Vec<_> = path.iter().map(|part| part.to_string_lossy()).collect();
     parts.windows(2).any(|pair| {
         let ours =

@@ -32,7 +32,7 @@ use slices::{Slices, Started};
 
 mod ask;
 mod rows;
-mod slices;
+pub(crate) mod slices;
 mod tend;
 
 /// As many units may be starting at the same time.
@@ -139,7 +139,9 @@ impl Following {
         if hierarchy.own().is_ok_and(|own| own == Path::new("")) {
             return Err("systemd does not keep units in cgroup2".to_owned());
         }
-        let slices = Slices::watch(hierarchy, patterns).map_err(|error| error.to_string())?;
+        // What runs by now has not started.
+        let slices = Slices::watch(hierarchy, patterns, &mut |_| {});
+        let slices = slices.map_err(|error| error.to_string())?;
         let observing = |feature: &Feature| !matches!(feature, Feature::Claims | Feature::Leavers);
         let facts = Facts { search: Vec::new() };
         let load = Load {
@@ -483,7 +485,7 @@ fn asked(run: &Session) -> Option<Vec<String>> {
 
 /// For how long some of these processes had run, of those that are a unit's: systemd's own child has done nothing of
 /// the unit's before it executes.
-fn unseen(pids: &[i32]) -> Option<Duration> {
+pub(crate) fn unseen(pids: &[i32]) -> Option<Duration> {
     let now = u128::from(boot_ns());
     let ticks = u128::from(rustix::param::clock_ticks_per_second());
     let ages = pids.iter().filter_map(|pid| {

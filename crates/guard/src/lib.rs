@@ -53,6 +53,7 @@ use serde::{Deserialize, Serialize};
 
 pub use agent::asking::{Agent, Asked, Started};
 pub use agent::reply::Judging;
+pub use agent::units::{Rules, Wanted as UnitRequest};
 pub use agent::{Event, Post, Resolve, Tell, Wanted, Why, serve};
 pub use blackstart_kernel::spawn::inherit_nothing;
 pub use blackstart_kernel::support;
@@ -71,6 +72,8 @@ pub use trusted::is_trusted;
 /// What is to be run, and how.
 #[derive(Debug, Clone)]
 pub struct Request {
+    /// The run's id, where somebody has to know it before; see [`new_id`].
+    pub id: Option<String>,
     /// The command and its arguments.
     pub command: Vec<OsString>,
     /// Its whole environment.
@@ -105,10 +108,16 @@ pub struct Request {
     pub state_dir: PathBuf,
 }
 
+/// An id for a run to come.
+pub fn new_id() -> String {
+    uuid::Uuid::now_v7().to_string()
+}
+
 impl Request {
     /// One without a command, for what is no run yet.
     pub(crate) fn bare(state: &Path) -> Self {
         Self {
+            id: None,
             command: Vec::new(),
             env: Vec::new(),
             policy: None,

@@ -61,6 +61,8 @@ pub enum Need {
     Limits,
     /// Units that the policy follows, seen from their start.
     Follow,
+    /// Units that a rule of the agent's has guarded, seen from their start.
+    Start,
     /// Processes that outlive the main child.
     Leftovers,
     /// A supervisor all the time.
@@ -69,7 +71,7 @@ pub enum Need {
 
 impl Need {
     /// All of them.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::Bpf,
         Self::Cgroup,
         Self::Names,
@@ -94,6 +96,7 @@ impl Need {
         Self::InheritedSockets,
         Self::Limits,
         Self::Follow,
+        Self::Start,
         Self::Leftovers,
         Self::Supervision,
     ];
@@ -125,6 +128,7 @@ impl Need {
             Self::InheritedSockets => "inherited_socket",
             Self::Limits => "limits",
             Self::Follow => FOLLOW_GAP,
+            Self::Start => "unseen_start",
             Self::Leftovers => "leftovers",
             Self::Supervision => "unsupervised",
         }
@@ -161,6 +165,8 @@ impl Need {
             | Self::InheritedSockets
             // Observed, and never refused anything.
             | Self::Follow
+            // It is over.
+            | Self::Start
             | Self::Leftovers
             | Self::Supervision => false,
         }

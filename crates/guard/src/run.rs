@@ -119,6 +119,8 @@ struct Setup<'a> {
     confined: bool,
     /// It is made ahead, for a policy that is not known yet.
     reserve: bool,
+    /// It is, or will be, about a unit that a rule of the agent's has guarded, and nobody looks on.
+    by_rule: bool,
     control: Option<Control>,
     /// The search list of the run's resolv.conf.
     search: Vec<Name>,
@@ -138,7 +140,7 @@ impl<'a> Setup<'a> {
             .collect();
         let file = RunFile {
             layout: LAYOUT,
-            id: uuid::Uuid::now_v7().to_string(),
+            id: request.id.clone().unwrap_or_else(crate::new_id),
             service: request.service.clone().or_else(|| policy?.service.clone()),
             command: request.redaction.of(&command),
             redaction: request.redaction.clone(),
@@ -208,6 +210,7 @@ impl<'a> Setup<'a> {
             containment: None,
             confined: false,
             reserve: false,
+            by_rule: false,
             control: None,
             search: Vec::new(),
             follow: None,

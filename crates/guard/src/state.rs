@@ -445,6 +445,20 @@ impl RunDir {
         Ok(())
     }
 
+    /// The supervisor lives, and has nothing to write.
+    pub(crate) fn show_life(&self) -> io::Result<()> {
+        let file = OpenOptions::new().write(true).open(self.path.join(RUN))?;
+        file.set_modified(SystemTime::now())
+    }
+
+    /// Does somebody supervise the run in this directory?
+    pub(crate) fn is_supervised(dir: &Path) -> bool {
+        let lock = File::open(dir.join(LOCK));
+        lock.is_ok_and(|lock| {
+            flock(&lock, FlockOperation::NonBlockingLockShared) == Err(rustix::io::Errno::AGAIN)
+        })
+    }
+
     /// When the supervisor was last known to live.
     pub(crate) fn last_sign_of_life(&self) -> Option<SystemTime> {
         let modified = |name: &str| {

@@ -43,6 +43,7 @@ pub mod found;
 mod known;
 mod live;
 mod maps;
+mod moved;
 mod orphan;
 mod reload;
 mod turns;

@@ -14,6 +14,7 @@ mod queue;
 mod send;
 mod spool;
 mod tell;
+mod typed;
 mod write;
 
 pub use agent::AgentSums;
@@ -21,6 +22,7 @@ pub use place::text_of;
 pub use send::{Flushed, Patience, Waiting, flush};
 pub use spool::due;
 pub use tell::{Done, tell};
+pub use typed::{Typed, keep, take};
 pub use write::{Heard, Orders, hear, waits, write};
 
 use std::time::{SystemTime, UNIX_EPOCH};

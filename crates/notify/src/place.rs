@@ -92,6 +92,11 @@ impl Place {
         self.dir.join("local")
     }
 
+    /// What was typed for runs that are on.
+    pub(crate) fn typed(&self) -> PathBuf {
+        self.dir.join("typed")
+    }
+
     /// Wait for a lock, no longer than `patience`; none if somebody else holds it all the time.
     pub(crate) fn lock(&self, name: &str, patience: Duration) -> io::Result<Option<File>> {
         let file = OpenOptions::new()

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use blackstart_core::policy::UnitPattern;
 use blackstart_guard::Need;
 use clap::Args;
 use clap::builder::PossibleValuesParser;
@@ -13,7 +14,9 @@ use clap::builder::PossibleValuesParser;
 /// programs and keeps the record, and starts nothing. Guardrails of this host are final for whoever is not root: no
 /// policy or waiver of a caller goes before them.
 ///
-/// When the agent ends, or is replaced, what it guards stays guarded; the next agent looks after it.
+/// When the agent ends, or is replaced, commands that it guards stay guarded; the next agent looks after them.
+///
+/// With `--guard`, units of systemd are guarded from each start to its end as well, as by `blackstart attach`.
 #[derive(Debug, Args)]
 #[command(after_long_help = AFTER_AGENT)]
 pub(crate) struct Agent {
@@ -29,7 +32,22 @@ pub(crate) struct Agent {
     #[arg(long, value_name = "GROUP")]
     pub(crate) group: Option<String>,
 
-    /// Keep so many guards loaded for the next calls
+    /// Guard every service of systemd with such a name, from its start to its end; may be given more than once
+    ///
+    /// `*` stands for any characters, `?` for one. After a `=` may stand the file of a policy, by which the units of this
+    /// rule are judged, below the guardrails; it is read anew at each start, and if that fails the one before
+    /// goes on. Without one the guardrails judge, or everything is observed. Of several rules the first that
+    /// matches counts. Units that run already are attached to as they are. What is guarded so has reports like
+    /// those of `blackstart attach`, in the history, and the host's targets hear of it.
+    ///
+    /// Units that hold the agent, a run, or all that a user does (`user@.service`) are left alone, and so are those
+    /// that a `blackstart attach` guards, as long as it does. At most 256 are guarded at a time. When the
+    /// agent is asked to end, it lets go of them; if it is killed, they stay guarded until the next agent
+    /// guards them anew.
+    #[arg(long, value_name = "PATTERN[=FILE]", value_parser = unit_rule)]
+    pub(crate) guard: Vec<UnitRule>,
+
+    /// Keep so many guards loaded for the next calls, and as many for units
     ///
     /// Loading is nearly all that a start takes. Each takes a few megabytes of the kernel's memory.
     #[arg(long, value_name = "N", default_value = "2", value_parser = clap::value_parser!(u8).range(0..=64))]
@@ -71,9 +89,40 @@ fn prom(text: &str) -> Result<PathBuf, String> {
     }
 }
 
+/// What `--guard` says.
+#[derive(Debug, Clone)]
+pub(crate) struct UnitRule {
+    /// Which units.
+    pub(crate) pattern: UnitPattern,
+    /// By what they are judged.
+    pub(crate) policy: Option<PathBuf>,
+}
+
+/// No name of a unit has a `=`.
+fn unit_rule(text: &str) -> Result<UnitRule, String> {
+    let (pattern, file) = match text.split_once('=') {
+        Some((_, "")) => return Err("no file is named behind the `=`".to_owned()),
+        Some((pattern, file)) => (pattern, Some(file)),
+        None => (text, None),
+    };
+    let pattern = UnitPattern::parse(pattern)
+        .map_err(|wrong| format!("names of services are taken, {}; {}", wrong.why, wrong.help))?;
+    // What such a unit holds is said in units.rs of the guard.
+    if pattern.as_str().starts_with("user@") {
+        return Err(
+            "all that a user does is in its user@.service; name single services".to_owned(),
+        );
+    }
+    Ok(UnitRule {
+        pattern,
+        policy: file.map(PathBuf::from),
+    })
+}
+
 const AFTER_AGENT: &str = "\
 Examples:
     blackstart agent --group deploy
+    blackstart agent --guard 'deploy-*.service=/etc/blackstart/deploy.yaml'
     systemctl enable --now blackstart-agent    # with the unit in dist/systemd
 
 Exit codes:

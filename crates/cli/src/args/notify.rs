@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 use super::time;
 
 /// Who is told of a run.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub(crate) struct NotifyTyped {
     /// Tell this target of the run when it has ended; may be given more than once
     ///

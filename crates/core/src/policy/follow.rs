@@ -30,7 +30,15 @@ impl UnitPattern {
                 help: help.to_owned(),
             })
         };
-        let Some(name) = text.strip_suffix(KIND) else {
+        let name = text.strip_suffix(KIND);
+        // However it is written: `*`, `*.service`, `?*@*.service`.
+        if !name.unwrap_or(text).contains(char::is_alphanumeric) && text.contains('*') {
+            return bad(
+                format!("and {text:?} is all of them"),
+                "name the services that are meant, such as `deploy-*.service`",
+            );
+        }
+        let Some(name) = name else {
             let kind = text.rsplit_once('.').map_or("", |(_, kind)| kind);
             let is_other = ["socket", "timer", "target", "scope", "slice", "mount"].contains(&kind);
             return match is_other {
@@ -44,10 +52,10 @@ impl UnitPattern {
                 ),
             };
         };
-        if name.chars().all(|c| c == '*') {
+        if name.is_empty() {
             return bad(
-                format!("and {text:?} is all of them"),
-                "name the services that this run starts",
+                format!("and {text:?} has no name before its ending"),
+                "name the services that are meant, such as `deploy-*.service`",
             );
         }
         let fits = |c: char| c.is_ascii_alphanumeric() || ":-_.\\@*?".contains(c);
@@ -142,7 +150,10 @@ mod tests {
         );
         assert!(why("a/b.service").starts_with("and '/' is in none"));
         assert!(why("*.service").contains("all of them"));
-        assert!(why(".service").contains("all of them"));
+        for text in ["*", "?*.service", "*@*.service"] {
+            assert!(why(text).contains("all of them"), "{text}");
+        }
+        assert!(why(".service").contains("no name"));
         assert!(why(&format!("{}.service", "a".repeat(255))).contains("255"));
     }
 }

@@ -18,6 +18,9 @@ pub struct Attached {
     pub cgroup: String,
     /// Why the watch ended; none if that was not seen.
     pub until: Option<Until>,
+    /// How often the cgroup was made anew while the watch went on: a unit that restarts in a loop has one report.
+    #[serde(default)]
+    pub restarts: u64,
     /// Internet sockets that were open by then: connections, and datagram sockets with a peer.
     pub connections: Vec<Connection>,
 }

@@ -177,6 +177,7 @@ fn what_was_there_before_is_told_apart() {
             target: "mysql.service".to_owned(),
             cgroup: "/system.slice/mysql.service".to_owned(),
             until: Some(Until::Asked),
+            restarts: 0,
             connections: Vec::new(),
         }),
         ..facts(None)

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use blackstart_core::agent::End;
 use blackstart_core::report::Report;
 
+use super::units::First;
 use super::{Event, Office, locked};
 use crate::AtEnd;
 use crate::agent::caller::Caller;
@@ -41,9 +42,8 @@ const KILL_PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Default)]
 pub(super) struct Taken(Mutex<HashMap<String, Sender<End>>>);
 
-/// Everything that was left: what is over is adopted, what goes on is looked after.
-pub(super) fn all(office: &Arc<Office>) {
-    // First those that somebody may still say something of: a sweep would end them without.
+/// Look after runs that somebody may still say something of. They come first: a sweep would end them without.
+pub(super) fn of_callers(office: &Arc<Office>) {
     for state in StateDir::places(&office.post.state_dir) {
         for path in state.unfinished().unwrap_or_default() {
             // Of other supervisors' runs the next command takes care.
@@ -55,6 +55,24 @@ pub(super) fn all(office: &Arc<Office>) {
             }
         }
     }
+}
+
+/// The rest, once the first guards are there that make up for what is taken off here.
+pub(super) fn rest_after(office: &Arc<Office>, first: First) {
+    let own = Arc::clone(office);
+    let started = thread::Builder::new()
+        .name("sweep".to_owned())
+        .spawn(move || {
+            first.wait();
+            rest(&own);
+        });
+    if let Err(error) = started {
+        tracing::warn!(%error, "the next command sweeps");
+    }
+}
+
+/// Everything else that was left: what is over is adopted, and what was only attached to is taken off.
+pub(super) fn rest(office: &Office) {
     match sweep(&office.post.state_dir) {
         Ok(swept) => {
             for report in swept.adopted {

@@ -103,6 +103,33 @@ impl Target {
                 "start it from somewhere else, or name a cgroup that it is not in",
             ));
         }
+        let target = Self::open(hierarchy, path, meant.by(), meant.text())?;
+        if let Meant::Pid {
+            pid,
+            whole_cgroup: false,
+        } = meant
+        {
+            target.holds_only(*pid)?;
+        }
+        Ok(target)
+    }
+
+    /// That of a unit of which it is known where it lies, below the mount.
+    pub(crate) fn of_unit(hierarchy: Hierarchy, path: &Path, unit: &str) -> Result<Self, Refusal> {
+        Self::open(
+            hierarchy,
+            path.to_owned(),
+            AttachedBy::Unit,
+            unit.to_owned(),
+        )
+    }
+
+    fn open(
+        hierarchy: Hierarchy,
+        path: PathBuf,
+        by: AttachedBy,
+        typed: String,
+    ) -> Result<Self, Refusal> {
         let gone = |error: io::Error| {
             refused(
                 format!("the cgroup /{} cannot be opened", path.display()),
@@ -112,22 +139,14 @@ impl Target {
         };
         let dir = File::open(hierarchy.at(&path)).map_err(gone)?;
         let id = dir.metadata().map_err(gone)?.ino();
-        let target = Self {
+        Ok(Self {
             hierarchy,
             path,
             dir,
             id,
-            by: meant.by(),
-            typed: meant.text(),
-        };
-        if let Meant::Pid {
-            pid,
-            whole_cgroup: false,
-        } = meant
-        {
-            target.holds_only(*pid)?;
-        }
-        Ok(target)
+            by,
+            typed,
+        })
     }
 
     fn holds_only(&self, pid: u32) -> Result<(), Refusal> {

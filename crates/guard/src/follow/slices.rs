@@ -19,11 +19,11 @@ use crate::cgroup::Hierarchy;
 
 /// A unit began to run.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Started {
+pub(crate) struct Started {
     /// Its name.
-    pub(super) unit: String,
+    pub(crate) unit: String,
     /// Its cgroup, below the mount.
-    pub(super) path: PathBuf,
+    pub(crate) path: PathBuf,
 }
 
 /// What is watched.
@@ -37,7 +37,7 @@ enum Watched {
 
 /// All slices of this host.
 #[derive(Debug)]
-pub(super) struct Slices {
+pub(crate) struct Slices {
     hierarchy: Hierarchy,
     inotify: OwnedFd,
     watched: HashMap<i32, Watched>,
@@ -47,8 +47,12 @@ pub(super) struct Slices {
 }
 
 impl Slices {
-    /// Watch from now on. What runs by now has not started.
-    pub(super) fn watch(hierarchy: Hierarchy, patterns: &[UnitPattern]) -> io::Result<Self> {
+    /// Watch from now on. Units that are there by now are told to `each`.
+    pub(crate) fn watch(
+        hierarchy: Hierarchy,
+        patterns: &[UnitPattern],
+        each: &mut dyn FnMut(Started),
+    ) -> io::Result<Self> {
         let mut slices = Self {
             hierarchy,
             inotify: inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?,
@@ -56,7 +60,7 @@ impl Slices {
             patterns: patterns.to_vec(),
             missed: false,
         };
-        slices.slice(PathBuf::new(), &mut |_| {});
+        slices.slice(PathBuf::new(), each);
         match std::mem::take(&mut slices.missed) {
             true => Err(io::Error::other(
                 "not every slice of systemd can be watched",
@@ -66,17 +70,17 @@ impl Slices {
     }
 
     /// Readable when there is something to read.
-    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         self.inotify.as_fd()
     }
 
     /// The tree in which they are.
-    pub(super) fn hierarchy(&self) -> &Hierarchy {
+    pub(crate) fn hierarchy(&self) -> &Hierarchy {
         &self.hierarchy
     }
 
     /// What has started since the last time. False, if not all of it can be told.
-    pub(super) fn started(&mut self, each: &mut dyn FnMut(Started)) -> bool {
+    pub(crate) fn started(&mut self, each: &mut dyn FnMut(Started)) -> bool {
         for (wd, flags, name) in self.read() {
             if flags.contains(ReadFlags::QUEUE_OVERFLOW) {
                 self.missed = true;
@@ -181,11 +185,12 @@ impl Slices {
 }
 
 /// The unit whose cgroup has this name: systemd puts a `_` before what would look like a file of the kernel's.
-fn unit_of(name: &str) -> &str {
+pub(crate) fn unit_of(name: &str) -> &str {
     name.strip_prefix('_').unwrap_or(name)
 }
 
-fn is_slice(name: &str) -> bool {
+/// Does it hold units, and is none that runs something?
+pub(crate) fn is_slice(name: &str) -> bool {
     name.ends_with(".slice")
 }
 

@@ -4,33 +4,33 @@
 //! process of ours goes in, none of its own is moved, limited, signalled or waited for. Why so, and what follows from it:
 //! docs/decisions/0022-attach.md.
 
-use std::borrow::Cow;
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::Path;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use blackstart_core::decide::{Attempt, Lease, decide};
 use blackstart_core::name::Name;
 use blackstart_core::record::{SubjectId, Verdict};
-use blackstart_core::report::{Attached, Connection, Guarded, LimitFacts, Until, Usage, rule_text};
+use blackstart_core::report::{Attached, Connection, Guarded, rule_text};
 use blackstart_core::tables::{Protocol, RuleId, Tables};
-use blackstart_kernel::spawn::{Signals, stop_self};
-use blackstart_kernel::{Error, FoundSocket, Known};
-use rustix::process::Signal;
+use blackstart_kernel::spawn::Signals;
+use blackstart_kernel::{Error, FoundSocket};
 
 use super::{Setup, system, terms_of};
 use crate::cgroup::{Meant, Target};
 use crate::connections::{Open, Sockets};
-use crate::control::Judged;
 use crate::orphan::described;
 use crate::plan::Need;
 use crate::refusal::{Cause, Refusal};
 use crate::resolv::{Resolving, Views};
 use crate::state::{AttachedTo, RunDir, StateDir};
-use crate::story::{End, wall_ns};
-use crate::supervise::{Beside, CHECKPOINT, HEARTBEAT, Place, Supervision, Told};
+use crate::story::wall_ns;
 use crate::{Ended, Notice, Request, found, process};
+use watch::{Pace, Signalled};
+
+pub(crate) mod unit;
+pub(crate) mod watch;
 
 /// How often resolv.conf and the addresses of the host are looked at again.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
@@ -71,24 +71,13 @@ pub fn attach(
         notice(Notice::Warning(text));
     }
     let mut setup = Setup::new(request, mode, terms);
-    setup.file.attached = Some(AttachedTo {
-        told: Attached {
-            by: target.by,
-            target: target.typed.clone(),
-            cgroup: target.path(),
-            until: None,
-            connections: Vec::new(),
-        },
-        id: target.id(),
-        links: Vec::new(),
-    });
-    setup.target = Some(target);
+    setup.is_about(target);
     setup.cut = order.cut;
     match setup
         .prepare(notice)
         .and_then(|()| setup.is_attached(notice))
     {
-        Ok(()) => Ok(setup.watch_over(&signals, order.time, notice)),
+        Ok(()) => Ok(setup.watch_over(&mut Signalled(&signals), Pace::ALONE, order.time, notice)),
         Err(refusal) => {
             setup.undo();
             Err(refusal)
@@ -119,6 +108,23 @@ fn guarded_already(state: &Path, target: &Target) -> Vec<String> {
 }
 
 impl Setup<'_> {
+    /// What is to be guarded.
+    fn is_about(&mut self, target: Target) {
+        self.file.attached = Some(AttachedTo {
+            told: Attached {
+                by: target.by,
+                target: target.typed.clone(),
+                cgroup: target.path(),
+                until: None,
+                restarts: 0,
+                connections: Vec::new(),
+            },
+            id: target.id(),
+            links: Vec::new(),
+        });
+        self.target = Some(target);
+    }
+
     /// What the processes of the cgroup see: no guard knows their lookups without it.
     pub(super) fn seen_from(
         target: &Target,
@@ -146,7 +152,11 @@ impl Setup<'_> {
         else {
             return Ok(());
         };
-        let probed = session.self_probe(cgroup.fd());
+        // What was made ahead has shown it before it was told what to judge.
+        let probed = match session.is_pinned() {
+            true => Ok(()),
+            false => session.self_probe(cgroup.fd()),
+        };
         let moved = session.move_to(target.fd()).and_then(|()| {
             let pids = target.pids().unwrap_or_default();
             let subjects = session.found(tables, &found::processes(&pids))?;
@@ -163,6 +173,7 @@ impl Setup<'_> {
                 .collect();
             session.found_sockets(&datagrams, &subjects)?;
             session.guard(target.fd())?;
+            session.pin_moved()?;
             Ok::<_, Error>(subjects)
         });
         match cgroup.remove() {
@@ -323,77 +334,6 @@ impl Setup<'_> {
         }
         Ok(())
     }
-
-    /// From there to the report.
-    fn watch_over(
-        mut self,
-        signals: &Signals,
-        time: Option<Duration>,
-        notice: &mut dyn FnMut(Notice),
-    ) -> Ended {
-        let began = Instant::now();
-        let end = time.and_then(|time| began.checked_add(time));
-        let mut beside = Beside::default();
-        let mut views = self.views.take();
-        let mut judged = Judged {
-            policy: self.policy.map(Cow::Borrowed),
-            tables: self.tables.take(),
-            search: std::mem::take(&mut self.search),
-            may_enforce: self.terms.may_enforce(),
-            broken_glass: false,
-            ends_leases: true,
-            enforcing: self.terms.enforcing(),
-        };
-        let place = match &self.target {
-            Some(target) => Place::Given(target),
-            None => Place::Made(None),
-        };
-        let mut on = Supervision {
-            session: self.session.as_mut(),
-            place,
-            dir: self.dir.as_ref(),
-            answerer: self.answerer.as_ref(),
-            forwarder: self.forwarder.as_ref(),
-            follow: None,
-            judged: &mut judged,
-            control: self.control.as_ref(),
-            agent: None,
-            file: &mut self.file,
-            beside: &mut beside,
-            notice: &mut *notice,
-            told: Told::default(),
-            detached: false,
-            contacts: false,
-            near: Vec::new(),
-            pending: VecDeque::new(),
-        };
-        let until = match &self.target {
-            Some(target) => on.until_over(target, views.as_mut(), signals, end),
-            None => Until::Gone,
-        };
-        if let Err(error) = on.detach() {
-            on.tell_warning(format!("programs could not be detached: {error}"));
-        }
-        on.last_events();
-        if let Some(to) = &mut self.file.attached {
-            to.told.until = Some(until);
-        }
-        let (record, ended_ns) = self.take_record(&mut beside);
-        let usage = Usage {
-            wall_seconds: Some(began.elapsed().as_secs_f64()),
-            ..Usage::default()
-        };
-        self.file.wall_seconds = usage.wall_seconds;
-        self.clean_up(&mut Vec::new(), notice);
-        let end = End {
-            ended_ns: Some(ended_ns),
-            usage,
-            limits: LimitFacts::default(),
-            leftovers: Vec::new(),
-            unsupervised_seconds: 0.0,
-        };
-        self.conclude(judged, record, end, (0, None), false, notice)
-    }
 }
 
 /// What the policy says of a connection. Of names only those are known that stand in /etc/hosts.
@@ -432,147 +372,6 @@ fn judge(
         other => other,
     };
     (verdict, decision.rule)
-}
-
-impl Supervision<'_, '_> {
-    /// Until somebody asks for the end, or the time is over, or the cgroup is gone.
-    fn until_over(
-        &mut self,
-        target: &Target,
-        mut views: Option<&mut Views>,
-        signals: &Signals,
-        end: Option<Instant>,
-    ) -> Until {
-        self.settle();
-        let mut next_beat = Instant::now();
-        let mut next_checkpoint = Instant::now() + CHECKPOINT;
-        let mut next_look = Instant::now() + LOOK_AGAIN;
-        let mut known = Resolving {
-            servers: self.file.resolvers.clone(),
-            search: self.file.search.clone(),
-            own: self.file.own_addresses.clone(),
-            hosts: Vec::new(),
-        };
-        loop {
-            let now = Instant::now();
-            if now >= next_beat {
-                self.beat();
-                if !target.exists() {
-                    return Until::Gone;
-                }
-                self.look_behind_again();
-                if let Some(views) = views.as_deref_mut() {
-                    self.look_again(views, &mut known);
-                }
-                next_beat = now + HEARTBEAT;
-            }
-            if now >= next_checkpoint {
-                self.checkpoint();
-                next_checkpoint = Instant::now() + CHECKPOINT;
-            }
-            if now >= next_look {
-                // With nobody there, nobody sees it otherwise than before.
-                let pids = target.pids().unwrap_or_default();
-                if let Some(views) = views.as_deref_mut().filter(|_| !pids.is_empty()) {
-                    views.look(pids);
-                }
-                next_look = Instant::now() + LOOK_AGAIN;
-            }
-            if end.is_some_and(|end| now >= end) {
-                return Until::Time;
-            }
-            let next = next_beat.min(next_checkpoint);
-            let next = end.map_or(next, |end| end.min(next));
-            self.wait(
-                &[signals.fd()],
-                next.saturating_duration_since(Instant::now()),
-            );
-            self.hear_lookups();
-            self.take_events();
-            self.hear();
-            while let Some(received) = signals.next() {
-                match Signal::from_named_raw(received.signal) {
-                    // Who started us had reasons for what is ignored, and TERM is there for the end.
-                    Some(Signal::INT | Signal::QUIT | Signal::HUP)
-                        if process::ignores(received.signal) => {}
-                    Some(Signal::INT | Signal::QUIT | Signal::TERM | Signal::HUP) => {
-                        return Until::Asked;
-                    }
-                    Some(Signal::TSTP) => {
-                        let _ = stop_self(received.signal);
-                    }
-                    _ => {}
-                }
-            }
-        }
-    }
-
-    /// Other name servers, or other addresses of its own, than before?
-    fn look_again(&mut self, views: &mut Views, known: &mut Resolving) {
-        if views.is_late(READ_MOST) {
-            self.tell_warning(
-                "resolv.conf cannot be read: the programs go by what it said before".to_owned(),
-            );
-        }
-        let Some(mut now) = views.seen() else { return };
-        now.hosts = Vec::new();
-        if now == *known {
-            return;
-        }
-        if let Some(session) = self.session.as_deref_mut() {
-            let rows = |of: &'_ Resolving| (of.servers.clone(), of.own.clone());
-            let (before, after) = (rows(known), rows(&now));
-            let told = session.know(
-                Known {
-                    resolvers: &before.0,
-                    own_addresses: &before.1,
-                },
-                Known {
-                    resolvers: &after.0,
-                    own_addresses: &after.1,
-                },
-            );
-            if let Err(error) = told {
-                let why = described(&error);
-                self.tell_warning(format!(
-                    "resolv.conf has changed, and the programs go by what it said before: {why}"
-                ));
-            }
-        }
-        if now.search != known.search {
-            let search = now
-                .search
-                .iter()
-                .filter_map(|domain| Name::parse(domain).ok());
-            self.judged.search = search.collect();
-            let denies = blackstart_core::policy::Effect::Deny;
-            if self
-                .judged
-                .policy
-                .as_ref()
-                .is_some_and(|policy| policy.default == denies)
-            {
-                self.tell_warning(
-                    "the search list of resolv.conf has changed; `blackstart reload` judges by it"
-                        .to_owned(),
-                );
-            }
-        }
-        // What was known once was no stranger then.
-        let earlier = std::mem::take(&mut self.file.known_addresses);
-        self.file.knows(&now);
-        for address in earlier {
-            if !self.file.known_addresses.contains(&address) {
-                self.file.known_addresses.push(address);
-            }
-        }
-        if let Some(dir) = self.dir
-            && let Err(error) = dir.write_run(self.file)
-        {
-            tracing::warn!(%error, "the run's file cannot be written");
-        }
-        *known = now;
-    }
 }
 
 /// Numbers of the processes that were found, by their ids.

@@ -262,7 +262,7 @@ impl Setup<'_> {
         policy: Option<&Policy>,
     ) -> Option<Lock> {
         // Whoever is root for others opens none of their files: they look into them by themselves.
-        if self.file.caller.is_none() {
+        if self.file.caller.is_none() && !self.by_rule {
             report.add(scripts::read(report), Vec::new());
         }
         let lock = self.request.lock.as_ref().map(|order| {

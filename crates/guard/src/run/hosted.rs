@@ -232,7 +232,7 @@ impl Setup<'_> {
     }
 
     /// The directory was there before the policy was.
-    fn keep_policy(&mut self) -> Result<(), Refusal> {
+    pub(super) fn keep_policy(&mut self) -> Result<(), Refusal> {
         let (Some(dir), Some(given)) = (&self.dir, &self.request.policy) else {
             return Ok(());
         };

@@ -43,7 +43,8 @@ impl Setup<'_> {
         // hear of root.
         let wanted = plan(&host, tables.uses(), &mut self.terms)?;
         let locked = self.open_state()?;
-        if let (Some(state), Some(_)) = (&self.state, &locked) {
+        // The agent sweeps once everything is guarded again that an earlier one has left guarded.
+        if let (Some(state), Some(_), false) = (&self.state, &locked, self.by_rule) {
             match sweep_locked(state) {
                 Ok(mut swept) => {
                     swept.add(sweep_spare(state.path()));
@@ -349,7 +350,7 @@ impl Setup<'_> {
     pub(super) fn make_cgroup(&mut self, host: &Support) -> Result<(), Refusal> {
         let id = self.file.id.clone();
         // One in which the programs only show that they judge is no unit.
-        let systemd = host.systemd == Some(true) && self.target.is_none();
+        let systemd = host.systemd == Some(true) && self.target.is_none() && !self.by_rule;
         let controllers = match self.target {
             Some(_) => Vec::new(),
             None => Controller::needed(&self.limits()),
@@ -776,6 +777,7 @@ mod tests {
             redaction: Default::default(),
             origin: crate::Origin::default(),
             state_dir: "/nowhere".into(),
+            id: None,
         };
         let shortened = |count: u32, last: &str| {
             let mut hosts: Vec<_> = (0..count)

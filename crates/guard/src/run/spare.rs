@@ -38,9 +38,19 @@ pub(crate) struct Spare {
 impl Spare {
     /// Make one whose state is below `state`.
     pub(crate) fn make(state: &Path, tracer: Option<&Arc<Tracer>>) -> Result<Self, Refusal> {
+        Self::make_for(state, tracer, false)
+    }
+
+    /// One that will be about a unit (`by_rule`), or else a command.
+    pub(crate) fn make_for(
+        state: &Path,
+        tracer: Option<&Arc<Tracer>>,
+        by_rule: bool,
+    ) -> Result<Self, Refusal> {
         let request = Request::bare(state);
         let mut setup = Setup::new(&request, Mode::Observe, Terms::new(false, &[])?);
         setup.reserve = true;
+        setup.by_rule = by_rule;
         match setup.reserve(tracer) {
             Ok((features, host)) => setup.into_spare(features, host),
             Err(refusal) => {

@@ -22,6 +22,7 @@ fn request(script: &str, state: &Path, leftover: Option<AtEnd>) -> Request {
         contain: None,
         concurrent: false,
         state_dir: state.to_owned(),
+        id: None,
         break_glass: None,
         drill: None,
         lock: None,
