@@ -192,6 +192,7 @@ fn facts() -> RunFacts<'static> {
         gaps: Vec::new(),
         leftovers: Vec::new(),
         unsupervised_seconds: 0.0,
+        kept: false,
         known_addresses: Vec::new(),
         own_addresses: Vec::new(),
         resolvers: Vec::new(),

@@ -146,6 +146,7 @@ fn told(facts: LimitFacts, usage: Usage, leftovers: Vec<Leftover>) -> Report {
         gaps: Vec::new(),
         leftovers,
         unsupervised_seconds: 0.0,
+        kept: false,
         known_addresses: Vec::new(),
         own_addresses: Vec::new(),
         resolvers: Vec::new(),
