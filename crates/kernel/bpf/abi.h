@@ -495,7 +495,7 @@ struct bs_socket {
 	__u8 forwarded;    /* connected to the forwarder in the place of addr and port */
 	__u8 claim;        /* enum bs_claim_state */
 	__u8 claim_alone;  /* 0: another program asked for the callbacks that end the reading as well */
-	__u8 pad;
+	__u8 peer_lost;    /* connected to what is denied, and not told so: what goes to the peer is dropped */
 	__u16 claim_port;  /* that a tunnel was asked for */
 	struct bs_asked asked[BS_ASKED];
 };

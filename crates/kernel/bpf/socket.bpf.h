@@ -12,7 +12,8 @@
  * One decision for both families and both hooks. 1 lets the call go on, 0 refuses it. Where a denied attempt is to
  * end in nothing, the call goes on too, and what the socket sends is dropped (bs_egress).
  *
- * The socket remembers its verdict, so that its packets are not judged again. `dns` sticks on a datagram
+ * The socket remembers its verdict, so that its packets are not judged again; and apart from that whether its peer's
+ * are to be lost, since a send with an address puts another verdict there, and the next one without has no hook. `dns` sticks on a datagram
  * socket once any send asked for port 53: two threads that share a socket could otherwise clear it between
  * the send and the packet.
  */
@@ -63,6 +64,8 @@ static __always_inline int bs_reach(struct bpf_sock_addr *ctx, struct bs_attempt
 	st->forwarded = a->forwarded;
 	st->claim = BS_CLAIM_NONE;
 	st->since = 0;
+	if (connects)
+		st->peer_lost = a->verdict == BS_DENY;
 	if (a->protocol == IPPROTO_TCP)
 		st->since = bs_moment();
 	else if (a->port == 53 && a->protocol == IPPROTO_UDP)
@@ -168,7 +171,7 @@ int bs_release(struct bpf_sock *ctx)
 		st = &seat->socket;
 		bs_settle(ctx, st);
 		st->since = 0;
-		st->verdict = st->dns = st->hooked = st->forwarded = st->claim = 0;
+		st->verdict = st->dns = st->hooked = st->forwarded = st->claim = st->peer_lost = 0;
 		for (__u32 i = 0; i < BS_ASKED; i++)
 			st->asked[i].turn = 0;
 		/* Last: the next to sit here finds it swept. */

@@ -52,6 +52,8 @@ struct bpf_sock {
 	__u32 type;
 	__u32 protocol;
 	__be16 dst_port;
+	__u32 dst_ip4;
+	__u32 dst_ip6[4];
 	__u32 state;
 };
 

@@ -16,6 +16,7 @@ mod message;
 mod packets;
 mod processes;
 mod queries;
+mod sends;
 mod takeover;
 mod turns;
 mod verifier;

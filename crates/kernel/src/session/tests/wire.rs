@@ -389,6 +389,21 @@ fn born_in(cgroup: BorrowedFd<'_>, v6: bool, kind: i32) -> OwnedFd {
     socket
 }
 
+/// Set an option of a socket.
+pub(super) fn option(socket: &impl AsRawFd, level: i32, name: i32, value: &[u8]) {
+    // SAFETY: the value is as long as told.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            name,
+            value.as_ptr().cast(),
+            value.len() as u32,
+        )
+    };
+    assert_eq!(result, 0, "{}", io::Error::last_os_error());
+}
+
 /// Was the datagram refused by a program, and by nothing else?
 pub(super) fn refused<T: std::fmt::Debug>(result: &io::Result<T>) -> bool {
     match result {
