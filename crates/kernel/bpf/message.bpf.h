@@ -57,13 +57,27 @@ static __always_inline struct bs_message *bs_message_claim(void)
 	return 0;
 }
 
+/* Take back an attempt that found no room for a row. */
+static __always_inline void bs_overflow_take(struct bs_socket *st)
+{
+	struct bs_overflow_key sum = { .subject = st->subject, .verdict = st->flow_verdict };
+	__u64 *more = bpf_map_lookup_elem(&bs_overflow, &sum);
+
+	if (more && *more) {
+		__sync_fetch_and_sub(more, 1);
+		BS_COUNT(overflow, -1);
+	} else {
+		BS_COUNT(lost, -1);
+	}
+}
+
 /* The connection belongs to another flow than connect() thought: it has another name, or is refused. Its attempt is taken
- * from the row where it is, so that it counts once. */
+ * from where it is counted, so that it counts once. */
 __noinline int bs_claim_move(struct bs_socket *st, struct bs_attempt *a)
 {
 	struct bs_flow *flow;
 	__u8 verdict, connected = 0;
-	int kept, counted = 0;
+	int kept;
 
 	if (!st || !a)
 		return 0;
@@ -77,14 +91,15 @@ __noinline int bs_claim_move(struct bs_socket *st, struct bs_attempt *a)
 		bs_flush(st);
 	flow = st->kept ? bs_flow_of(st) : 0;
 	if (flow) {
-		counted = 1;
 		__sync_fetch_and_sub(&flow->attempts, 1);
 		if (!st->since) {
 			connected = a->verdict != BS_DENY;
 			__sync_fetch_and_sub(&flow->connected, 1);
 		}
+	} else {
+		bs_overflow_take(st);
 	}
-	kept = counted ? bs_record_again(a) : bs_record(a);
+	kept = bs_record_again(a);
 	/* What is left to send, a goodbye, is not held back. */
 	verdict = st->verdict;
 	bs_socket_set(st, a, kept);

@@ -92,6 +92,13 @@ impl Wire {
         wire
     }
 
+    /// In enforce mode, with what connections say of themselves read.
+    pub(super) fn listening(rules: &str) -> Self {
+        let mut wire = Self::of(rules, &[], || None, &[Feature::Claims], |_| {});
+        wire.session.set_mode(Mode::Enforce).unwrap();
+        wire
+    }
+
     fn with(
         rules: &str,
         search: &[&str],
