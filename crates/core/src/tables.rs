@@ -24,7 +24,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::name::Name;
-use crate::path::Selector;
+use crate::path::{Selector, usual};
 use crate::policy::{Failure, Rank};
 
 pub use compile::{
@@ -307,7 +307,7 @@ impl Tables {
 
     /// The class of a unix socket; abstract names begin with `@`.
     pub fn class_of_socket(&self, path: &[u8]) -> ClassId {
-        let state = self.sockets.walk(path) as usize;
+        let state = self.sockets.walk(&usual(path)) as usize;
         self.socket_classes.get(state).copied().unwrap_or(0)
     }
 

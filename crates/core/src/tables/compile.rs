@@ -108,8 +108,8 @@ pub fn compile(policy: &Policy, facts: &Facts) -> Result<Tables, CompileError> {
         .filter(|numbered| numbered.rule.target == Target::Any)
         .copied()
         .collect();
-    let programs: Vec<&PathPattern> = selectors.iter().map(|selector| &selector.program).collect();
-    let programs = Paths::new(&programs).map_err(|limit| {
+    let texts: Vec<&str> = selectors.iter().map(|it| it.program.regex()).collect();
+    let programs = Paths::new(&texts).map_err(|limit| {
         let mut rules = rules.iter().rev();
         limit.by(rules.find(|it| it.selector.is_some()).map(|it| it.id))
     })?;
@@ -220,7 +220,8 @@ fn sockets(
         }
     }
     let (patterns, rules): (Vec<&PathPattern>, Vec<_>) = by_path.into_iter().unzip();
-    let paths = Paths::new(&patterns).map_err(|limit| {
+    let texts: Vec<String> = patterns.iter().map(|it| it.socket_regex()).collect();
+    let paths = Paths::new(&texts).map_err(|limit| {
         let of_paths = rules.iter().flatten();
         limit.by(of_paths.map(|it| it.id).max())
     })?;

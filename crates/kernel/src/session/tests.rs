@@ -16,6 +16,7 @@ mod leases;
 mod message;
 mod packets;
 mod processes;
+mod places;
 mod queries;
 mod sends;
 mod takeover;

@@ -99,6 +99,13 @@ impl Wire {
         wire
     }
 
+    /// In enforce mode, with unix sockets looked at.
+    pub(super) fn delegating(rules: &str) -> Self {
+        let mut wire = Self::of(rules, &[], || None, &[Feature::UnixSockets], |_| {});
+        wire.session.set_mode(Mode::Enforce).unwrap();
+        wire
+    }
+
     fn with(
         rules: &str,
         search: &[&str],
@@ -168,14 +175,19 @@ impl Wire {
 
     /// A TCP socket of the run, of the family of `peer`, not connected yet.
     pub(super) fn stream(&self, peer: IpAddr) -> OwnedFd {
-        born_in(self.cgroup.as_fd(), peer.is_ipv6(), libc::SOCK_STREAM)
+        born_in(self.cgroup.as_fd(), family(peer), libc::SOCK_STREAM)
+    }
+
+    /// A unix socket of the run.
+    pub(super) fn unix(&self, kind: i32) -> OwnedFd {
+        born_in(self.cgroup.as_fd(), libc::AF_UNIX, kind)
     }
 
     /// A UDP socket of the run, of the family of `peer`.
     pub(super) fn unconnected(&self, peer: IpAddr) -> UdpSocket {
         let socket = UdpSocket::from(born_in(
             self.cgroup.as_fd(),
-            peer.is_ipv6(),
+            family(peer),
             libc::SOCK_DGRAM,
         ));
         patient(&socket);
@@ -361,11 +373,17 @@ fn patient(socket: &UdpSocket) {
     socket.set_read_timeout(Some(most)).unwrap();
 }
 
+fn family(of: IpAddr) -> i32 {
+    match of {
+        IpAddr::V4(_) => libc::AF_INET,
+        IpAddr::V6(_) => libc::AF_INET6,
+    }
+}
+
 /// A socket made by a process inside the cgroup: hooks run for the cgroup in which a socket was made,
 /// whoever uses it.
-fn born_in(cgroup: BorrowedFd<'_>, v6: bool, kind: i32) -> OwnedFd {
+fn born_in(cgroup: BorrowedFd<'_>, family: i32, kind: i32) -> OwnedFd {
     let (ready, tell) = rustix::pipe::pipe().unwrap();
-    let family = if v6 { libc::AF_INET6 } else { libc::AF_INET };
     let tell_fd = tell.as_raw_fd();
     let child = clone_child(Some(cgroup), 0, |joined| {
         // SAFETY: socket takes plain numbers.

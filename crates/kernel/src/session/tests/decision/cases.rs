@@ -16,7 +16,7 @@ pub(super) const ATTEMPTS: usize = 1600;
 pub(super) const NAMES: usize = 300;
 pub(super) const PATHS: usize = 100;
 /// What rules may say of a process, or of a socket.
-const PATTERNS: [&str; 12] = [
+const PATTERNS: [&str; 18] = [
     "a",
     "b",
     "ab",
@@ -29,6 +29,12 @@ const PATTERNS: [&str; 12] = [
     "*b",
     "/opt/[ab]/**",
     "/{bin,opt}/a",
+    "/var/run/a",
+    "/run/*",
+    "/var/**/b",
+    "/v*/r?n/ab",
+    "/run/.//x/../b",
+    "/{var/run,bin}/a",
 ];
 
 /// Everything of one policy.
@@ -269,6 +275,7 @@ fn any_path() -> impl Strategy<Value = String> {
     prop_oneof![
         4 => "(/(bin|opt))?(/[ab]{1,2}){0,3}/[ab]{1,2}",
         2 => "[ab]{1,2}",
+        4 => "(/(var|run|bin|opt|\\.|\\.\\.|)){0,5}/[ab.]{0,2}",
         1 => "/[ -~]{0,200}",
         1 => "(/opt){1,40}/x/[ab]",
     ]
