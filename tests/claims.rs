@@ -152,7 +152,7 @@ fn what_is_sent_on_ways_that_are_not_seen_is_a_counted_gap() {
     let cdn = world.node("cdn");
     cdn.http();
     world.dns(Zone::new());
-    for way in ["fastopen", "mptcp"] {
+    for way in ["mptcp"] {
         let command = claim(way, cdn.v4(), 80, &["api.github.com"]);
         world.run(&command).succeeds().says("hello from cdn");
         let run = world
@@ -179,6 +179,39 @@ fn what_is_sent_on_ways_that_are_not_seen_is_a_counted_gap() {
             .says("ECONNREFUSED")
             .within(AT_ONCE);
         assert_eq!(run.flow(cdn.v4(), 80).verdict, Verdict::Deny, "{way}");
+    }
+}
+
+/// By the call that connects, or while the handshake is under way: nobody can be told, but nothing arrives.
+#[test]
+fn what_is_sent_before_it_can_be_refused_is_lost_where_it_is_denied() {
+    let world = World::new("claims_early");
+    let cdn = world.node("cdn");
+    let web = cdn.http();
+    world.dns(Zone::new());
+    for way in ["fastopen", "late"] {
+        let command = |name| claim(way, cdn.v4(), 80, &[name]);
+        let say = command("api.github.com");
+        world.run(&say).succeeds().says("hello from cdn");
+        let before = web.seen().len();
+        let mut limited = vec!["timeout".to_owned(), "3".to_owned()];
+        limited.extend(say);
+        let run = world.guard().policy(DENY).run(&limited);
+        assert_ne!(run.ended.code, 0, "{way}");
+        assert_eq!(web.seen().len(), before, "{way}: nothing came through");
+        let flow = run.flow(cdn.v4(), 80);
+        assert_eq!(
+            (flow.verdict, flow.name.as_deref()),
+            (Verdict::Deny, Some("api.github.com")),
+            "{way}"
+        );
+        let run = world
+            .guard()
+            .policy(DENY)
+            .run(&command("docs.example"))
+            .exits(0)
+            .says("hello from cdn");
+        assert!(run.gaps().is_empty(), "{way}: {:?}", run.gaps());
     }
 }
 

@@ -9,6 +9,9 @@
  *
  * Why not in cgroup_skb, which sees the same octets: a drop there has TCP send them again for minutes.
  *
+ * What was there before the connection was, with the SYN (Fast Open) or waiting for its answer, does not come by here. That is
+ * read in cgroup_skb all the same, and lost where it is refused.
+ *
  * A socket in a sockhash sends by another way, which is slower and has had its faults. So it leaves as soon as nothing
  * more is to be read: at the first acknowledgement, since a sk_msg program may not take a socket out. Until then what it
  * sends is let through unseen.
@@ -27,12 +30,16 @@ struct {
 	__type(value, __u64);
 } bs_claimants SEC(".maps");
 
+/* Of what leaves by another way, as much is looked at. */
+enum { BS_SENT_MOST = 4096 };
+
 struct bs_message {
 	struct bs_head head;
 	struct bs_attempt attempt;
 	__u64 hash;
 	__u32 labels; /* of the name as it was given */
 	__u32 found;
+	__u8 sent[BS_SENT_MOST]; /* a copy of a packet's payload */
 };
 
 /* As bs_questions: each CPU has a few, and who reads claims one. sk_msg may sleep between its calls, but not within. */
@@ -370,8 +377,9 @@ int bs_message(struct sk_msg_md *msg)
 	if (st->claim == BS_CLAIM_REFUSED)
 		return SK_DROP;
 	if (st->claim == BS_CLAIM_FIRST && bs_claim_is_late(sk)) {
-		BS_COUNT(claims_unseen, 1);
-		return bs_claim_done(msg, st);
+		/* That comes first, and is read as it leaves. */
+		bpf_msg_apply_bytes(msg, 0xffffffff);
+		return SK_PASS;
 	}
 	m = bs_message_claim();
 	if (!m)
@@ -395,13 +403,79 @@ static __always_inline int bs_is_inspected(__u32 port, __u32 generation)
 	return 0;
 }
 
+/* Where what a packet of a connection carries begins, if nothing of the connection was read and it is to be; else 0. */
+__noinline int bs_sent_at(struct __sk_buff *skb, struct bs_socket *st)
+{
+	__u32 at = skb->protocol == bpf_htons(ETH_P_IP) ? BS_V4 : BS_V6;
+	__u8 octet;
+
+	if (!st || (st->claim != BS_CLAIM_FIRST && st->claim != BS_CLAIM_NONE) || st->forwarded ||
+	    !bs_is_inspected(st->port, bs_generation()) || bpf_skb_load_bytes(skb, at + 12, &octet, 1))
+		return 0;
+	at += octet >> 4 << 2;
+	return skb->len > at ? at : 0;
+}
+
+/* Read it. 1 if it is a head. */
+__noinline int bs_sent_read(struct __sk_buff *skb, struct bs_message *m, __u32 at)
+{
+	__u32 n = skb->len - at;
+
+	if (!m || skb->len <= at)
+		return 0;
+	if (n > BS_SENT_MOST)
+		n = BS_SENT_MOST;
+	n -= 1;
+	BS_MASK(n, 4095);
+	if (bpf_skb_load_bytes(skb, at, m->sent, n + 1))
+		return 0;
+	*(volatile __u64 *)&m->head.base = (__u64)m->sent;
+	m->head.size = n + 1;
+	return bs_head_read(&m->head, 0) == BS_HEAD_READ;
+}
+
+/*
+ * A packet of a connection of which nothing was read: what it sends first, if it does, was sent by a way that does not lead
+ * to bs_message. A refused one is lost, and so is all that follows: there is nobody here who could be told. 1 if it is lost.
+ * In line, for the calls from here are as deep as the kernel follows.
+ */
+static __always_inline int bs_claim_leaves(struct __sk_buff *skb, struct bs_socket *st)
+{
+	int at = bs_sent_at(skb, st);
+	struct bs_message *m;
+
+	if (!at)
+		return 0;
+	st->claim = BS_CLAIM_DONE;
+	m = bs_message_claim();
+	if (!m) {
+		BS_COUNT(claims_unseen, 1);
+		return 0;
+	}
+	if (!bs_sent_read(skb, m, at)) {
+		BS_COUNT(claims_unseen, 1);
+	} else {
+		/* What a proxy is asked for after that is not seen. */
+		if (m->head.tunnel || m->head.elsewhere)
+			BS_COUNT(claims_unseen, 1);
+		if (bs_claim_of(m, st)) {
+			if (m->head.names == BS_NAMES_NAME)
+				bs_name_keep(&m->head.read.name);
+			if (bs_claim_judge(m, st))
+				st->verdict = BS_DENY;
+		}
+	}
+	barrier();
+	*(volatile __u64 *)&m->head.claimed = 0;
+	return st->verdict == BS_DENY;
+}
+
 /* A connection of the run was made: is what it sends first to be read? */
 static __always_inline void bs_claim_begin(struct bpf_sock_ops *ops)
 {
 	struct bpf_sock_ops_kern *kernel = (struct bpf_sock_ops_kern *)ops;
 	__u64 cookie = bpf_get_socket_cookie(ops);
 	struct bs_socket *st = bs_socket_find(cookie);
-	struct tcp_fastopen_request *open;
 	struct tcp_sock *tcp;
 	long failed;
 
@@ -414,11 +488,12 @@ static __always_inline void bs_claim_begin(struct bpf_sock_ops *ops)
 	}
 	if (st->forwarded || st->verdict == BS_DENY || !bs_is_inspected(st->port, bs_generation()))
 		return;
+	/* Read already, with the SYN. */
+	if (st->claim == BS_CLAIM_DONE)
+		return;
 	tcp = (struct tcp_sock *)BPF_CORE_READ(kernel, sk);
-	open = BPF_CORE_READ(tcp, fastopen_req);
-	/* Sent with the SYN, or by way of another protocol (MPTCP). */
-	if ((open && BPF_CORE_READ(open, size)) || BPF_CORE_READ(tcp, inet_conn.icsk_ulp_ops) ||
-	    bs_claim_is_late((struct sock *)tcp)) {
+	/* By way of another protocol (MPTCP). */
+	if (BPF_CORE_READ(tcp, inet_conn.icsk_ulp_ops)) {
 		BS_COUNT(claims_unseen, 1);
 		return;
 	}

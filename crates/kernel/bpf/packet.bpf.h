@@ -619,6 +619,12 @@ static __always_inline int bs_packet(struct __sk_buff *skb, struct bs_socket *st
 	return BS_PASS;
 }
 
+/* message.bpf.h: is what a connection sends first, in this packet, to be lost? */
+static __always_inline int bs_claim_leaves(struct __sk_buff *skb, struct bs_socket *st);
+
+/* What a SYN that carries no more than options of TCP may be long. */
+enum { BS_SYN_BARE = 80 };
+
 /* When: any packet leaves a socket of the run, after routing and DNAT. Writes: queries, names, pending, forwarded, and
  * for unjudged sockets flows. A drop is EPERM for a datagram's sender. Fails closed for DNS in enforce. */
 SEC("cgroup_skb/egress")
@@ -639,6 +645,10 @@ int bs_egress(struct __sk_buff *skb)
 				return BS_LOSE;
 			if (forward.netns && st->forwarded)
 				bs_forward_leaves(skb, st);
+			/* What was sent before sk_msg could read it: with the SYN, or by the call that connects. */
+			if (((st->since && skb->len > BS_SYN_BARE) || st->claim == BS_CLAIM_FIRST) &&
+			    bs_claim_leaves(skb, st))
+				return BS_LOSE;
 			if (!bs_may_detour(skb)) {
 				__sync_fetch_and_add(&st->bytes, skb->len);
 				return BS_PASS;

@@ -114,10 +114,6 @@ struct bpf_sock_ops_kern {
 	struct sock *sk;
 };
 
-struct tcp_fastopen_request {
-	unsigned long size;
-};
-
 struct inet_connection_sock {
 	const void *icsk_ulp_ops;
 };
@@ -127,7 +123,6 @@ struct tcp_sock {
 	__u32 write_seq;
 	__u32 snd_nxt;
 	__u64 bytes_sent;
-	struct tcp_fastopen_request *fastopen_req;
 };
 
 struct kernfs_node {

@@ -5,7 +5,9 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 
 use libbpf_rs::{MapCore as _, MapFlags};
 
-use super::wire::Wire;
+use blackstart_core::record::Verdict;
+
+use super::wire::{Wire, option};
 use crate::abi;
 
 const INSPECTED: u16 = 8080;
@@ -55,5 +57,64 @@ fn a_connection_counts_once_though_there_is_no_room_for_its_row() {
             u64::from_ne_bytes(value.try_into().unwrap())
         });
         assert_eq!(of_each.sum::<u64>(), overflow);
+    }
+}
+
+/// Send the head with the SYN where the server's cookie is known, else behind it; all without waiting, for on loopback what
+/// is sent has arrived. The client, and whether it went with the SYN.
+fn fast_open(wire: &Wire, server: &TcpListener, host: &str) -> (TcpStream, bool) {
+    let to = server.local_addr().unwrap();
+    let client = TcpStream::from(wire.stream(to.ip()));
+    client.set_nonblocking(true).unwrap();
+    let head = format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n");
+    let flags = rustix::net::SendFlags::from_bits_retain(libc::MSG_FASTOPEN as u32);
+    let sent = rustix::net::sendto(&client, head.as_bytes(), flags, &to);
+    let with_syn = sent.is_ok();
+    if !with_syn {
+        assert_eq!(sent, Err(rustix::io::Errno::INPROGRESS));
+        let later = (&client).write_all(head.as_bytes());
+        let error = later.err().and_then(|error| error.raw_os_error());
+        assert_eq!(error, (host == "evil.test").then_some(libc::EACCES));
+    }
+    (client, with_syn)
+}
+
+/// What has come to the server, if anybody has.
+fn came(server: &TcpListener) -> Option<String> {
+    server.set_nonblocking(true).unwrap();
+    let (mut served, _) = server.accept().ok()?;
+    served.set_nonblocking(true).unwrap();
+    let mut octets = [0; 1024];
+    let length = served.read(&mut octets).unwrap_or(0);
+    Some(String::from_utf8(octets[..length].to_vec()).unwrap())
+}
+
+#[test]
+fn what_goes_with_the_syn_is_read_too() {
+    let only = "default: deny\ninspect: [8080]\nrules:\n  - allow: good.test\n  - allow: 127.0.0.0/24\n  - deny: evil.test\n";
+    for rules in [RULES, only] {
+        let wire = Wire::listening(rules);
+        std::fs::write("/proc/sys/net/ipv4/tcp_fastopen", "3").unwrap();
+        let server = TcpListener::bind((Ipv4Addr::LOCALHOST, INSPECTED)).unwrap();
+        option(&server, libc::IPPROTO_TCP, libc::TCP_FASTOPEN, &16i32.to_ne_bytes());
+        let held = |host: &str, with_syn: bool, comes: bool| {
+            let (client, so) = fast_open(&wire, &server, host);
+            assert_eq!(so, with_syn, "{host}");
+            let text = came(&server);
+            assert_eq!(text.is_some_and(|text| text.contains(host)), comes, "{host}");
+            drop(client);
+            let flows = wire.snapshot().flows;
+            let denied = flows.iter().filter(|row| row.verdict == Verdict::Deny);
+            denied.map(|row| row.attempts).sum::<u64>()
+        };
+        // No cookie yet: it waits for the handshake.
+        assert_eq!(held("evil.test", false, false), 1);
+        assert_eq!(held("good.test", true, true), 1);
+        assert_eq!(held("evil.test", true, false), 2);
+        let seen = wire.snapshot();
+        assert_eq!(seen.counters.claims_unseen, 0);
+        assert_eq!(seen.counters.attempts, 3);
+        let rows: u64 = seen.flows.iter().map(|row| row.attempts).sum();
+        assert_eq!(rows, 3, "{:?}", seen.flows);
     }
 }
