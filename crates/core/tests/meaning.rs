@@ -377,8 +377,14 @@ fn any_address() -> impl Strategy<Value = IpAddr> {
         (0u8..16).prop_map(|n| format!("::ffff:10.0.0.{n}").parse().unwrap()),
         Just("192.0.2.1".parse().unwrap()),
         prop::sample::select(vec![
-            "169.254.169.254", "::ffff:169.254.0.9", "169.253.0.1", "fe80::1", "fec0::1", "fd00:ec2::254",
-        ]).prop_map(|text| text.parse().unwrap()),
+            "169.254.169.254",
+            "::ffff:169.254.0.9",
+            "169.253.0.1",
+            "fe80::1",
+            "fec0::1",
+            "fd00:ec2::254",
+        ])
+        .prop_map(|text| text.parse().unwrap()),
     ]
 }
 

@@ -194,7 +194,9 @@ fn path_behind(path: &str, tgid: u32) -> Option<u64> {
 /// By text alone: to ask a file system could mean to wait for it, and the supervisor waits for nobody.
 fn behind(table: &str, path: &str, tgid: u32) -> Option<u64> {
     let asked = seen_by(path, tgid);
-    let bound_there = |(_, bound): &(u64, &str)| *bound == path || usual(bound.as_bytes()) == usual(asked.as_bytes());
+    let bound_there = |(_, bound): &(u64, &str)| {
+        *bound == path || usual(bound.as_bytes()) == usual(asked.as_bytes())
+    };
     let mut all = table.lines().filter_map(taking);
     all.find(bound_there).map(|(inode, _)| inode)
 }

@@ -226,6 +226,29 @@ static __always_inline void bs_claim_inside(struct bs_message *m, struct bs_sock
 	bs_record(a);
 }
 
+/* A name may be hidden, and the policy denies that. */
+static __always_inline void bs_claim_hides(struct bs_message *m, struct bs_socket *st)
+{
+	struct bs_attempt *a = &m->attempt;
+	__u64 ruling = BS_RULING(BS_EFFECT_DENY, BS_RULE_HIDDEN) | (__u64)ECONNREFUSED << 48;
+
+	if (policies[a->generation & 1].enforce)
+		ruling |= (__u64)BS_ENFORCE << 40;
+	a->verdict = bs_verdict_of(ruling);
+	a->failure = ECONNREFUSED;
+	a->rule = BS_RULE_HIDDEN;
+	a->attribution = a->subject ? BS_EXACT : BS_UNKNOWN;
+	__builtin_memcpy(a->addr, st->addr, 16);
+	a->port = st->port;
+	a->name = m->head.names == BS_NAMES_NAME ? m->head.read.name.hash : st->name;
+	bs_claim_move(st, a);
+}
+
+static __always_inline int bs_hides(struct bs_message *m)
+{
+	return m->head.hidden && policies[m->attempt.generation & 1].hidden;
+}
+
 /* Who says so, and of what class the name is. 1 if there is something to judge. */
 __noinline int bs_claim_of(struct bs_message *m, struct bs_socket *st)
 {
@@ -244,13 +267,13 @@ __noinline int bs_claim_of(struct bs_message *m, struct bs_socket *st)
 	if (m->head.names == BS_NAMES_NOBODY) {
 		if (st->claim != BS_CLAIM_TUNNEL)
 			BS_COUNT(claims_unnamed, 1);
-		return 0;
+		return bs_hides(m);
 	}
 	if (m->head.names == BS_NAMES_NAME) {
 		m->head.read.place = a->generation & 1;
 		if (bs_name_match(&m->head.read)) {
 			BS_COUNT(claims_unread, 1);
-			return 0;
+			return bs_hides(m);
 		}
 	}
 	return 1;
@@ -264,7 +287,9 @@ __noinline int bs_claim_judge(struct bs_message *m, struct bs_socket *st)
 	if (!m || !st)
 		return 0;
 	a = &m->attempt;
-	if (m->head.elsewhere)
+	if (bs_hides(m))
+		bs_claim_hides(m, st);
+	else if (m->head.elsewhere)
 		bs_claim_elsewhere(m);
 	else if (st->claim == BS_CLAIM_TUNNEL)
 		bs_claim_inside(m, st);
@@ -275,6 +300,7 @@ __noinline int bs_claim_judge(struct bs_message *m, struct bs_socket *st)
 	if (a->failure == BS_BLACKHOLE) {
 		/* Lost on the way, in bs_egress. */
 		st->verdict = BS_DENY;
+		st->claim = BS_CLAIM_LOST;
 		return 0;
 	}
 	return 1;
@@ -283,7 +309,7 @@ __noinline int bs_claim_judge(struct bs_message *m, struct bs_socket *st)
 /* Nothing more is to be read. */
 static __always_inline int bs_claim_done(struct sk_msg_md *msg, struct bs_socket *st)
 {
-	if (st)
+	if (st && st->claim != BS_CLAIM_LOST)
 		st->claim = BS_CLAIM_DONE;
 	bpf_msg_apply_bytes(msg, 0xffffffff);
 	return SK_PASS;
@@ -339,6 +365,8 @@ static __always_inline int bs_message_judge(struct sk_msg_md *msg, struct bs_mes
 			return SK_DROP;
 		}
 	}
+	if (st->claim == BS_CLAIM_LOST)
+		return bs_claim_done(msg, st);
 	if (m->head.tunnel) {
 		st->claim = BS_CLAIM_TUNNEL;
 		st->claim_port = m->head.port;
@@ -372,7 +400,7 @@ int bs_message(struct sk_msg_md *msg)
 	struct bs_message *m;
 	int verdict;
 
-	if (!st || st->claim == BS_CLAIM_NONE || st->claim == BS_CLAIM_DONE)
+	if (!st || st->claim == BS_CLAIM_NONE || st->claim == BS_CLAIM_DONE || st->claim == BS_CLAIM_LOST)
 		return bs_claim_done(msg, st);
 	if (st->claim == BS_CLAIM_REFUSED)
 		return SK_DROP;
@@ -461,14 +489,19 @@ static __always_inline int bs_claim_leaves(struct __sk_buff *skb, struct bs_sock
 		if (bs_claim_of(m, st)) {
 			if (m->head.names == BS_NAMES_NAME)
 				bs_name_keep(&m->head.read.name);
-			if (bs_claim_judge(m, st))
+			if (bs_claim_judge(m, st)) {
 				st->verdict = BS_DENY;
+				st->claim = BS_CLAIM_LOST;
+			}
 		}
 	}
 	barrier();
 	*(volatile __u64 *)&m->head.claimed = 0;
 	return st->verdict == BS_DENY;
 }
+
+/* When its first data is acknowledged, and what state it comes to. */
+#define BS_CLAIM_CALLS (BPF_SOCK_OPS_RTT_CB_FLAG | BPF_SOCK_OPS_STATE_CB_FLAG)
 
 /* A connection of the run was made: is what it sends first to be read? */
 static __always_inline void bs_claim_begin(struct bpf_sock_ops *ops)
@@ -507,8 +540,8 @@ static __always_inline void bs_claim_begin(struct bpf_sock_ops *ops)
 			BS_COUNT(claims_full, 1);
 		return;
 	}
-	st->claim_alone = !(ops->bpf_sock_ops_cb_flags & BPF_SOCK_OPS_RTT_CB_FLAG);
-	bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_RTT_CB_FLAG);
+	st->claim_alone = !(ops->bpf_sock_ops_cb_flags & BS_CLAIM_CALLS);
+	bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags | BS_CLAIM_CALLS);
 }
 
 /* Has any of its data been sent? */
@@ -538,7 +571,17 @@ static __always_inline void bs_claim_end(struct bpf_sock_ops *ops)
 	st->claim = BS_CLAIM_NONE;
 	bpf_map_delete_elem(&bs_claimants, &cookie);
 	if (st->claim_alone)
-		bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags & ~BPF_SOCK_OPS_RTT_CB_FLAG);
+		bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags & ~BS_CLAIM_CALLS);
+}
+
+/* A connection has ended, perhaps long after its socket was closed. */
+static __always_inline void bs_claim_over(struct bpf_sock_ops *ops)
+{
+	__u64 cookie = bpf_get_socket_cookie(ops);
+	struct bs_socket *st = bs_socket_find(cookie);
+
+	if (st && st->claim == BS_CLAIM_LOST)
+		bs_leave(cookie, 0);
 }
 
 /* When: several times in the life of each TCP connection of the run. Writes: claimants, sockets, counters. Refuses
@@ -552,6 +595,8 @@ int bs_established(struct bpf_sock_ops *ops)
 		bs_claim_begin(ops);
 	else if (op == BPF_SOCK_OPS_RTT_CB)
 		bs_claim_end(ops);
+	else if (op == BPF_SOCK_OPS_STATE_CB && ops->args[1] == BPF_TCP_CLOSE)
+		bs_claim_over(ops);
 	return 1;
 }
 

@@ -11,7 +11,8 @@ use super::choices::Choices;
 use super::paths::Paths;
 use super::rulings::{Classes, Default, Numbered, ProfileId};
 use super::{
-    ClassId, LeaseEnd, RULE_LINK_LOCAL, RULE_REVERSE, RULE_SEARCH, RuleId, Ruling, SelectorId, Tables,
+    ClassId, LeaseEnd, RULE_LINK_LOCAL, RULE_REVERSE, RULE_SEARCH, RuleId, Ruling, SelectorId,
+    Tables,
 };
 use crate::name::{Name, Pattern};
 use crate::path::{PathPattern, Selector};

@@ -491,14 +491,21 @@ fn addresses_that_a_service_binding_hints_at_are_leased() {
     let hint = |key, value| (key, value);
     let parameters = |last: u8| {
         vec![
-            hint(SvcParamKey::Alpn, SvcParamValue::Alpn(Alpn(vec!["h2".into()]))),
+            hint(
+                SvcParamKey::Alpn,
+                SvcParamValue::Alpn(Alpn(vec!["h2".into()])),
+            ),
             hint(
                 SvcParamKey::Ipv4Hint,
-                SvcParamValue::Ipv4Hint(IpHint(vec![std::net::Ipv4Addr::new(192, 0, 2, last).into()])),
+                SvcParamValue::Ipv4Hint(IpHint(vec![
+                    std::net::Ipv4Addr::new(192, 0, 2, last).into(),
+                ])),
             ),
             hint(
                 SvcParamKey::Ipv6Hint,
-                SvcParamValue::Ipv6Hint(IpHint(vec!["2001:db8::7".parse::<std::net::Ipv6Addr>().unwrap().into()])),
+                SvcParamValue::Ipv6Hint(IpHint(vec![
+                    "2001:db8::7".parse::<std::net::Ipv6Addr>().unwrap().into(),
+                ])),
             ),
         ]
     };
@@ -506,7 +513,9 @@ fn addresses_that_a_service_binding_hints_at_are_leased() {
         let wire = Wire::enforce("default: deny\nrules:\n  - allow: .good.test\n");
         let client = wire.client(SERVERS[0]);
         let binding = |priority, target: Written, last| {
-            SVCB::new(priority, target, parameters(last)).to_bytes().unwrap()
+            SVCB::new(priority, target, parameters(last))
+                .to_bytes()
+                .unwrap()
         };
         let own = binding(1, Written::root(), at);
         let other = binding(2, Written::from_ascii("elsewhere.test.").unwrap(), 99);
@@ -514,7 +523,10 @@ fn addresses_that_a_service_binding_hints_at_are_leased() {
         let answer = Message::reply(7, "www.good.test", rtype)
             .record(Section::Answer, &QUESTION, rtype, IN, &own)
             .record(Section::Answer, &QUESTION, rtype, IN, &other);
-        assert_eq!(wire.exchange(&client, &query, &answer).unwrap(), Got::Answer);
+        assert_eq!(
+            wire.exchange(&client, &query, &answer).unwrap(),
+            Got::Answer
+        );
         let seen = wire.snapshot();
         let leased = [format!("192.0.2.{at}"), "2001:db8::7".to_owned()];
         assert_eq!(seen.leases("www.good.test"), leased);

@@ -7,6 +7,9 @@ use libbpf_rs::{MapCore as _, MapFlags};
 
 use blackstart_core::record::Verdict;
 
+use blackstart_core::tables::RULE_HIDDEN;
+
+use super::heads::real_hello;
 use super::wire::{Wire, option};
 use crate::abi;
 
@@ -96,12 +99,21 @@ fn what_goes_with_the_syn_is_read_too() {
         let wire = Wire::listening(rules);
         std::fs::write("/proc/sys/net/ipv4/tcp_fastopen", "3").unwrap();
         let server = TcpListener::bind((Ipv4Addr::LOCALHOST, INSPECTED)).unwrap();
-        option(&server, libc::IPPROTO_TCP, libc::TCP_FASTOPEN, &16i32.to_ne_bytes());
+        option(
+            &server,
+            libc::IPPROTO_TCP,
+            libc::TCP_FASTOPEN,
+            &16i32.to_ne_bytes(),
+        );
         let held = |host: &str, with_syn: bool, comes: bool| {
             let (client, so) = fast_open(&wire, &server, host);
             assert_eq!(so, with_syn, "{host}");
             let text = came(&server);
-            assert_eq!(text.is_some_and(|text| text.contains(host)), comes, "{host}");
+            assert_eq!(
+                text.is_some_and(|text| text.contains(host)),
+                comes,
+                "{host}"
+            );
             drop(client);
             let flows = wire.snapshot().flows;
             let denied = flows.iter().filter(|row| row.verdict == Verdict::Deny);
@@ -117,4 +129,53 @@ fn what_goes_with_the_syn_is_read_too() {
         let rows: u64 = seen.flows.iter().map(|row| row.attempts).sum();
         assert_eq!(rows, 3, "{:?}", seen.flows);
     }
+}
+
+#[test]
+fn a_connection_that_hides_a_name_is_denied_where_the_policy_says_so() {
+    // Extension 0xfe0d, of the kind `outer` (RFC 9849, 5).
+    let hidden = [
+        &[0xfe, 0x0d, 0, 12][..],
+        &[0, 0, 1, 0, 1, 7, 0, 0, 0, 2, 1, 2],
+    ]
+    .concat();
+    for (hides, policy, passes) in [
+        (true, "hidden: deny\n", false),
+        (false, "hidden: deny\n", true),
+        (true, "hidden: allow\n", true),
+        (true, "", true),
+    ] {
+        let wire = Wire::listening(&format!("default: allow\ninspect: [8080]\n{policy}"));
+        let server = TcpListener::bind((Ipv4Addr::LOCALHOST, INSPECTED)).unwrap();
+        let mut hello = real_hello("good.test");
+        if hides {
+            with_extension(&mut hello, &hidden);
+        }
+        let to: SocketAddr = server.local_addr().unwrap();
+        let socket = wire.stream(to.ip());
+        rustix::net::connect(&socket, &to).unwrap();
+        let sent = TcpStream::from(socket).write_all(&hello);
+        let error = sent.err().and_then(|error| error.raw_os_error());
+        assert_eq!(error, (!passes).then_some(libc::EACCES), "{hides} {policy}");
+        let seen = wire.snapshot();
+        assert_eq!(seen.counters.claims_hidden, u64::from(hides));
+        let denied = seen.flows.iter().filter(|row| row.verdict == Verdict::Deny);
+        let rules: Vec<_> = denied.map(|row| row.rule).collect();
+        let wanted = if passes { vec![] } else { vec![RULE_HIDDEN] };
+        assert_eq!(rules, wanted);
+    }
+}
+
+/// One more extension at a hello's end, in its record of its own.
+fn with_extension(hello: &mut Vec<u8>, extension: &[u8]) {
+    // Behind the headers: a version, 32 octets, then three lists with their lengths.
+    let mut at = 9 + 2 + 32;
+    at += 1 + usize::from(hello[at]);
+    at += 2 + usize::from(u16::from_be_bytes([hello[at], hello[at + 1]]));
+    at += 1 + usize::from(hello[at]);
+    for place in [3, 7, at] {
+        let length = u16::from_be_bytes([hello[place], hello[place + 1]]) + extension.len() as u16;
+        hello[place..place + 2].copy_from_slice(&length.to_be_bytes());
+    }
+    hello.extend_from_slice(extension);
 }

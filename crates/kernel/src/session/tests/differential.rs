@@ -253,19 +253,25 @@ fn any_parameters() -> impl Strategy<Value = BTreeMap<u8, Vec<u8>>> {
     let four = prop::collection::vec(any::<u8>(), 1..4);
     let four = four.prop_map(|n| n.iter().flat_map(|&n| [192, 0, 2, n]).collect());
     let six = prop::collection::vec(any::<u8>(), 1..3).prop_map(|n| {
-        let all = n.iter().map(|&n| [&[0x20, 1, 0xd, 0xb8][..], &[0; 11], &[n]].concat());
+        let all = n
+            .iter()
+            .map(|&n| [&[0x20, 1, 0xd, 0xb8][..], &[0; 11], &[n]].concat());
         all.collect::<Vec<_>>().concat()
     });
     let other = prop::collection::vec(any::<u8>(), 0..6);
     let maybe = |value| prop::option::of(value);
-    (maybe(four.boxed()), maybe(six.boxed()), maybe(other.boxed()), 0u8..9).prop_map(
-        |(four, six, other, key)| {
+    (
+        maybe(four.boxed()),
+        maybe(six.boxed()),
+        maybe(other.boxed()),
+        0u8..9,
+    )
+        .prop_map(|(four, six, other, key)| {
             let other = other.map(|value| (key, value));
             let other = other.filter(|(key, _)| *key != 4 && *key != 6);
             let hints = [four.map(|value| (4, value)), six.map(|value| (6, value))];
             hints.into_iter().flatten().chain(other).collect()
-        },
-    )
+        })
 }
 
 fn any_other() -> impl Strategy<Value = Data> {

@@ -265,7 +265,12 @@ fn other_classes_are_judged_by_name_too() {
 #[test]
 fn several_datagrams_in_one_buffer_are_refused() {
     fn segments(socket: &UdpSocket, size: i32) {
-        option(socket, libc::SOL_UDP, libc::UDP_SEGMENT, &size.to_ne_bytes());
+        option(
+            socket,
+            libc::SOL_UDP,
+            libc::UDP_SEGMENT,
+            &size.to_ne_bytes(),
+        );
     }
     let wire = Wire::enforce("default: allow\nrules:\n  - deny: .evil.test\n");
     let good = Message::query(1, "www.good.test", A);

@@ -80,9 +80,16 @@ fn a_datagram_is_judged_by_where_it_goes_next() {
                 assert_eq!(!refused(&send(&client)), passes, "{rules}{other}");
             }
             let seen = rows(&wire, other);
-            let verdict = if passes { Verdict::Allow } else { Verdict::Deny };
+            let verdict = if passes {
+                Verdict::Allow
+            } else {
+                Verdict::Deny
+            };
             assert!(
-                !seen.is_empty() && seen.iter().all(|row| row.verdict == verdict && row.port == 9),
+                !seen.is_empty()
+                    && seen
+                        .iter()
+                        .all(|row| row.verdict == verdict && row.port == 9),
                 "{seen:?}"
             );
         }

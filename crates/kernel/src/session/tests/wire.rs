@@ -185,11 +185,7 @@ impl Wire {
 
     /// A UDP socket of the run, of the family of `peer`.
     pub(super) fn unconnected(&self, peer: IpAddr) -> UdpSocket {
-        let socket = UdpSocket::from(born_in(
-            self.cgroup.as_fd(),
-            family(peer),
-            libc::SOCK_DGRAM,
-        ));
+        let socket = UdpSocket::from(born_in(self.cgroup.as_fd(), family(peer), libc::SOCK_DGRAM));
         patient(&socket);
         socket
     }
