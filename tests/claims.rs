@@ -164,7 +164,7 @@ fn what_is_sent_on_ways_that_are_not_seen_is_a_counted_gap() {
     let cdn = world.node("cdn");
     cdn.http();
     world.dns(Zone::new());
-    for way in ["fastopen", "mptcp"] {
+    for way in ["mptcp"] {
         let command = claim(way, cdn.v4(), 80, &["api.github.com"]);
         let bare = world.run(&command).says("hello from cdn");
         said.outside(&bare);
@@ -251,13 +251,45 @@ fn a_request_is_read_from_memory_that_is_not_copied() {
     refused_and_passed("zerocopy", &shown);
 }
 
+/// By the call that connects, or while the handshake is under way: nobody can be told, but nothing arrives.
 #[test]
-fn a_request_is_read_that_waited_for_its_connection() {
-    let shown = case!(
-        28,
-        "the name in HTTP, written before the connection was made"
-    );
-    refused_and_passed("late", &shown);
+fn what_is_sent_before_it_can_be_refused_is_lost_where_it_is_denied() {
+    let names = [
+        case!(34, "the name in HTTP, in the first packet"),
+        case!(
+            28,
+            "the name in HTTP, written before the connection was made"
+        ),
+    ];
+    let world = World::new("claims_early");
+    let cdn = world.node("cdn");
+    let web = cdn.http();
+    world.dns(Zone::new());
+    for (way, shown) in ["fastopen", "late"].into_iter().zip(&names) {
+        let command = |name| claim(way, cdn.v4(), 80, &[name]);
+        let say = command("api.github.com");
+        shown.outside(&world.run(&say).says("hello from cdn"));
+        let before = web.seen().len();
+        let mut limited = vec!["timeout".to_owned(), "3".to_owned()];
+        limited.extend(say);
+        let run = world.guard().policy(DENY).run(&limited);
+        assert_ne!(run.ended.code, 0, "{way}");
+        assert_eq!(web.seen().len(), before, "{way}: nothing came through");
+        let flow = run.flow(cdn.v4(), 80);
+        assert_eq!(
+            (flow.verdict, flow.name.as_deref()),
+            (Verdict::Deny, Some("api.github.com")),
+            "{way}"
+        );
+        shown.refused(&run);
+        let run = world
+            .guard()
+            .policy(DENY)
+            .run(&command("docs.example"))
+            .exits(0)
+            .says("hello from cdn");
+        assert!(run.gaps().is_empty(), "{way}: {:?}", run.gaps());
+    }
 }
 
 /// The name outside of an encrypted hello is judged; that there is one inside is told.

@@ -60,6 +60,9 @@ pub struct Decision {
 /// deny together or not at all; what allows one of them lets through. A deny that is only recorded takes
 /// nothing away from one that is enforced, and refuses nothing.
 ///
+/// At a link-local address no name permits (but a waiver): an allow-list of names does not mean what is next to the run, and
+/// whoever answers for an allowed name could say so.
+///
 /// A chain that touches a denied name counts as denied, unless what is said of the name that was asked for has a
 /// higher rank: a waiver covers a name and the addresses leased under it, wherever its CNAMEs lead.
 pub fn decide(tables: &Tables, attempt: &Attempt<'_>) -> Decision {
@@ -75,6 +78,7 @@ pub fn decide(tables: &Tables, attempt: &Attempt<'_>) -> Decision {
         });
     }
     let address = ruling(attempt.address_class);
+    let unnamed = address.effect == Effect::Search;
     let ambiguous = weighed.denied.is_some();
     let told = |ruling: Ruling| Decision {
         verdict: match ruling.effect {
@@ -106,7 +110,8 @@ pub fn decide(tables: &Tables, attempt: &Attempt<'_>) -> Decision {
         if address.effect == Effect::Allow && address.rank == rank {
             return told(address);
         }
-        if let Some(allow) = weighed.allowed.filter(|r| r.rank == rank) {
+        let permits = |r: &Ruling| r.rank == rank && !(unnamed && rank == Rank::Plain);
+        if let Some(allow) = weighed.allowed.filter(permits) {
             return told(allow);
         }
     }
@@ -122,6 +127,8 @@ pub fn decide(tables: &Tables, attempt: &Attempt<'_>) -> Decision {
         default(Effect::Allow, RULE_LOCAL)
     } else if attempt.resolver_dns {
         default(Effect::Allow, RULE_RESOLVER)
+    } else if unnamed && weighed.allowed.is_some() {
+        default(Effect::Deny, address.rule)
     } else {
         default(Effect::Deny, RULE_DEFAULT)
     })

@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use crate::decide::{Attempt, Lease, decide, decide_lookup, decide_socket};
 use crate::name::Name;
-use crate::path::PathPattern;
+use crate::path::{PathPattern, usual};
 use crate::policy::{Case, Destination, Effect as Says, Policy, Rank, Reaction, Rule, Target};
 use crate::record::Verdict;
 use crate::report::{Mode, rule_text};
@@ -25,12 +25,15 @@ use crate::tables::{
 };
 use weigh::{Candidate, Weighing};
 
-/// The sockets by which names are resolved out of sight: no rule is asked for them.
-pub(crate) const RESOLVER_SOCKETS: [&str; 3] = [
-    "/run/nscd/socket",
-    "/var/run/nscd/socket",
-    "/run/systemd/resolve/io.systemd.Resolve",
-];
+/// Is it one of the sockets by which names are resolved out of sight? No rule is asked for them.
+pub(crate) fn is_resolver_socket(path: &str) -> bool {
+    let path = usual(path.as_bytes());
+    [
+        &b"/run/nscd/socket"[..],
+        b"/run/systemd/resolve/io.systemd.Resolve",
+    ]
+    .contains(&&*path)
+}
 
 /// What is asked: who would reach for what.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -362,7 +365,7 @@ impl<'a> Asking<'a> {
     }
 
     fn socket(&self, path: &str) -> Judged {
-        let resolver = RESOLVER_SOCKETS.contains(&path);
+        let resolver = is_resolver_socket(path);
         let ruling = if resolver {
             Ruling {
                 effect: Effect::Deny,
@@ -564,10 +567,10 @@ impl<'a> Asking<'a> {
     }
 }
 
-/// Does one pattern match, by itself?
+/// Does one pattern match a socket, by itself?
 fn matches(pattern: &PathPattern, path: &str) -> bool {
-    Paths::new(&[pattern]).is_ok_and(|paths| {
-        let state = paths.walk(path.as_bytes()) as usize;
+    Paths::new(&[pattern.socket_regex()]).is_ok_and(|paths| {
+        let state = paths.walk(&usual(path.as_bytes())) as usize;
         paths
             .matching
             .get(state)

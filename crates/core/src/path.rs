@@ -1,5 +1,6 @@
 //! Patterns over paths: which executables a rule is about, and which unix sockets.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
@@ -16,7 +17,8 @@ const MAX_LENGTH: usize = 512;
 /// - `/opt/*/bin/tool`: `*` stands for anything but a `/`, `?` for one such character, `**` as a whole
 ///   component for any number of directories, `[ab]` and `{a,b}` for one of several
 ///
-/// A path is compared as exec or connect was given it: links in it are not followed.
+/// An executable's path is compared as exec was given it, a socket's in its [`usual`] spelling; but for `/var/run`, links
+/// in it are not followed.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PathPattern(Box<Both>);
 
@@ -116,6 +118,18 @@ impl PathPattern {
         &self.0.regex
     }
 
+    /// What it means of a socket's path in its [`usual`] spelling, likewise.
+    pub(crate) fn socket_regex(&self) -> String {
+        let spellings = usual_patterns(&self.0.text);
+        let all = spellings.iter().map(|text| regex(text));
+        // What is one component shorter than a pattern is a pattern.
+        let all: Result<Vec<String>, PathError> = all.collect();
+        all.map_or_else(
+            |_| self.0.regex.to_string(),
+            |all| format!("(?:{})", all.join("|")),
+        )
+    }
+
     /// A path from the root, not a file's name?
     pub fn is_absolute(&self) -> bool {
         self.0.text.contains('/') || self.0.text.starts_with('@')
@@ -129,6 +143,94 @@ impl PathPattern {
             .find(['*', '?', '[', '{'])
             .unwrap_or(usize::from(u16::MAX))
     }
+}
+
+/// The one spelling of a unix socket's path that is judged and recorded: without empty components, `.` and `..`, and with
+/// `/run` for `/var/run`, which is a link to it everywhere. An abstract name stays as it is; so does what is relative, which
+/// the kernel tells by the directory that the process works in (`place.bpf.h`, which does the same).
+pub fn usual(path: &[u8]) -> Cow<'_, [u8]> {
+    if !path.starts_with(b"/") {
+        return Cow::Borrowed(path);
+    }
+    let mut kept: Vec<&[u8]> = Vec::new();
+    for component in path.split(|&octet| octet == b'/') {
+        match component {
+            b"" | b"." => {}
+            b".." => drop(kept.pop()),
+            _ => kept.push(component),
+        }
+    }
+    if let [b"var", b"run", _, ..] = kept[..] {
+        kept.remove(0);
+    }
+    let mut usual = Vec::with_capacity(path.len());
+    for component in &kept {
+        usual.push(b'/');
+        usual.extend_from_slice(component);
+    }
+    if usual.is_empty() {
+        usual.push(b'/');
+    }
+    Cow::Owned(usual)
+}
+
+/// Patterns that match the usual spelling of all that the pattern `text` means.
+fn usual_patterns(text: &str) -> Vec<String> {
+    let Some(components) = components(text) else {
+        return vec![text.to_owned()];
+    };
+    let below = |components: &[&str]| format!("/{}", components.join("/"));
+    let mut patterns = vec![below(&components)];
+    if let [first, second, rest @ ..] = &components[..]
+        && matches(first, "var")
+    {
+        if *second == "**" {
+            patterns.push(below(&[&["run", "**"], rest].concat()));
+        } else if !rest.is_empty() && matches(second, "run") {
+            patterns.push(below(&components[1..]).replacen(second, "run", 1));
+        }
+    }
+    patterns
+}
+
+/// The components of a pattern that begins at the root, in the usual spelling; none if a group of it goes over several, or
+/// it cannot be told what a `..` takes away.
+fn components(text: &str) -> Option<Vec<&str>> {
+    let mut kept: Vec<&str> = Vec::new();
+    let (mut depth, mut escaped, mut from) = (0u32, false, 1);
+    let all = text.strip_prefix('/')?.char_indices();
+    let ends = all.map(|(at, c)| (at + 1, c)).chain([(text.len(), '/')]);
+    for (at, c) in ends {
+        match c {
+            _ if escaped => escaped = false,
+            '\\' => escaped = true,
+            '{' | '[' => depth += 1,
+            '}' | ']' => depth = depth.saturating_sub(1),
+            '/' if depth > 0 => return None,
+            '/' => {
+                match &text[from..at] {
+                    "" | "." => {}
+                    ".." => match kept.pop() {
+                        Some(taken) if taken.contains(['*', '?', '{', '[']) => return None,
+                        _ => {}
+                    },
+                    component => kept.push(component),
+                }
+                from = at + 1;
+            }
+            _ => {}
+        }
+    }
+    Some(kept)
+}
+
+/// Is the component one that the pattern of a component means?
+fn matches(pattern: &str, component: &str) -> bool {
+    GlobBuilder::new(pattern)
+        .literal_separator(true)
+        .backslash_escape(true)
+        .build()
+        .is_ok_and(|glob| glob.compile_matcher().is_match(component))
 }
 
 /// The pattern as a regular expression over octets, without the anchors that it is written with.
@@ -231,5 +333,58 @@ impl<'de> Deserialize<'de> for Selector {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         Self::parse(&text).map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tables::Paths;
+
+    #[test]
+    fn a_socket_has_one_spelling() {
+        for (written, spelling) in [
+            ("/run/a.sock", "/run/a.sock"),
+            ("/var/run/a.sock", "/run/a.sock"),
+            ("//var/./run//a.sock", "/run/a.sock"),
+            ("/run/../run/b/../a.sock", "/run/a.sock"),
+            ("/var/run", "/var/run"),
+            ("/var/running/a", "/var/running/a"),
+            ("/../a/..", "/"),
+            ("@/var/run//a", "@/var/run//a"),
+            ("./a", "./a"),
+        ] {
+            assert_eq!(&*usual(written.as_bytes()), spelling.as_bytes());
+        }
+    }
+
+    #[test]
+    fn a_pattern_means_what_it_means_in_any_spelling() {
+        let means = |pattern: &str, path: &str| {
+            let pattern = PathPattern::socket(pattern).unwrap();
+            let paths = Paths::new(&[pattern.socket_regex()]).unwrap();
+            let state = paths.walk(&usual(path.as_bytes())) as usize;
+            !paths.matching[state].is_empty()
+        };
+        for pattern in [
+            "/run/docker.sock",
+            "/var/run/docker.sock",
+            "/var/./run//x/../docker.sock",
+            "/var/*/docker.sock",
+            "/*/run/docker.sock",
+            "/var/**/docker.sock",
+            "/**/docker.sock",
+            "/var/**",
+            "/v?r/{run,lib}/d*",
+            "/{run,var/run}/docker.sock",
+        ] {
+            for path in ["/run/docker.sock", "/var/run/docker.sock"] {
+                assert!(means(pattern, path), "{pattern} {path}");
+            }
+            assert!(!means(pattern, "/srv/docker.sock") || pattern == "/**/docker.sock");
+        }
+        assert!(means("/var/lib/*", "/var/lib/a") && !means("/var/lib/*", "/run/a"));
+        assert!(!means("/var/run", "/run/a") && means("/var/**", "/var/lib/a"));
+        assert!(means("@docker/./*", "@docker/./a"));
     }
 }

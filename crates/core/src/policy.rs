@@ -40,11 +40,23 @@ pub use schema::schema;
 
 /// Allow or deny.
 #[derive(
-    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    Default,
+    Serialize,
+    Deserialize,
+    JsonSchema,
 )]
 #[serde(rename_all = "snake_case")]
 pub enum Effect {
     /// Let through.
+    #[default]
     Allow,
     /// Refuse.
     Deny,
@@ -304,6 +316,9 @@ pub struct Policy {
     /// The ports under `inspect:` in any layer, sorted; none if nobody said ([`Self::inspected`]).
     #[serde(default, skip_serializing_if = "is_default")]
     pub inspect: Option<Vec<u16>>,
+    /// What becomes of connections that hide a name (encrypted hellos of TLS), at the ports that are inspected.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub hidden: Effect,
     /// The rules; `rules[id - 1]` is the one with that [`RuleId`]. Their order means nothing else.
     pub rules: Vec<Rule>,
     /// Waivers whose last day is over. They have no effect; whoever reads the report is to know of them.
@@ -334,7 +349,7 @@ impl Policy {
         };
         match &self.inspect {
             Some(ports) => ports,
-            None if self.default == Effect::Deny => &INSPECTED,
+            None if self.default == Effect::Deny || self.hidden == Effect::Deny => &INSPECTED,
             None if denies(|it| matches!(it, Target::Name(_) | Target::Any)) => &INSPECTED,
             None if denies(|it| matches!(it, Target::Net(_))) => &PROXIES,
             None => &[],
@@ -351,6 +366,7 @@ impl Default for Policy {
             default: Effect::Allow,
             lease: LeaseLife::Run,
             inspect: None,
+            hidden: Effect::Allow,
             rules: Vec::new(),
             expired: Vec::new(),
             limits: Limits::default(),

@@ -24,11 +24,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::name::Name;
-use crate::path::Selector;
+use crate::path::{Selector, usual};
 use crate::policy::{Failure, Rank};
 
 pub use compile::{
-    CompileError, Facts, Limit, MAX_PORT_RULINGS, MAX_SELECTORS, MAX_STATES, compile,
+    CompileError, Facts, Limit, MAX_PORT_RULINGS, MAX_SELECTORS, MAX_STATES, compile, is_reverse,
 };
 pub use paths::Paths;
 pub(crate) use rulings::{Aspect, Priority};
@@ -63,6 +63,14 @@ pub const RULE_RESOLVER_SOCKET: RuleId = 0xffff_ff05;
 /// A kind of socket that nothing could judge once it is made, refused where the default denies.
 pub const RULE_SOCKET_KIND: RuleId = 0xffff_ff06;
 
+/// A lookup of an address's name (below `in-addr.arpa` and `ip6.arpa`), let through under `default: deny` without a lease.
+pub const RULE_REVERSE: RuleId = 0xffff_ff07;
+/// A name that is allowed and leads to a link-local address: only a rule about the address lets through.
+pub const RULE_LINK_LOCAL: RuleId = 0xffff_ff08;
+
+/// A connection whose TLS hello hides another one, where the policy says `hidden: deny`.
+pub const RULE_HIDDEN: RuleId = 0xffff_ff09;
+
 /// What a class rules for one (protocol, port).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Effect {
@@ -72,7 +80,8 @@ pub enum Effect {
     Allow,
     /// A rule denies.
     Deny,
-    /// Only for lookups: passes, but its answer gives no lease that permits (search list).
+    /// Of a lookup: passes, but its answer gives no lease that permits (search list, reverse lookups). Of an address: no
+    /// name that leads to it permits (link-local ones); else as if no rule applied.
     Search,
 }
 
@@ -189,6 +198,8 @@ pub struct Tables {
     /// The ports at which names that connections give are judged: those that the policy names, or else the usual ones,
     /// where a name can decide something. Sorted; no more than [`MAX_INSPECTED`](crate::policy::MAX_INSPECTED).
     pub inspect: Vec<u16>,
+    /// Are connections to such a port refused that hide a name? ([`RULE_HIDDEN`])
+    pub hidden_deny: bool,
     /// The search list of the run's resolv.conf: who writes a name short gives it so, too.
     pub search: Vec<Name>,
     /// The name automaton; `states[0]` is the root.
@@ -307,7 +318,7 @@ impl Tables {
 
     /// The class of a unix socket; abstract names begin with `@`.
     pub fn class_of_socket(&self, path: &[u8]) -> ClassId {
-        let state = self.sockets.walk(path) as usize;
+        let state = self.sockets.walk(&usual(path)) as usize;
         self.socket_classes.get(state).copied().unwrap_or(0)
     }
 

@@ -13,8 +13,8 @@ use blackstart_core::policy::{
 use blackstart_core::record::Verdict;
 use blackstart_core::report::Mode;
 use blackstart_core::tables::{
-    Effect, Facts, Protocol, RULE_DEFAULT, RULE_LOCAL, RULE_RESOLVER, RULE_SEARCH, Ruling, Tables,
-    compile,
+    Effect, Facts, Protocol, RULE_DEFAULT, RULE_LINK_LOCAL, RULE_LOCAL, RULE_RESOLVER, RULE_SEARCH,
+    Ruling, Tables, compile,
 };
 use ipnet::IpNet;
 use proptest::prelude::*;
@@ -142,7 +142,27 @@ fn name_ruling(policy: &Policy, name: &Name, attempt: Try<'_>) -> Ruling {
     }))
 }
 
+/// At which no name permits, where the default denies.
+fn is_link_local(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local() || v6.to_string() == "fd00:ec2::254",
+    }
+}
+
 fn address_ruling(policy: &Policy, address: IpAddr, attempt: Try<'_>) -> Ruling {
+    let ruled = rules_on_address(policy, address, attempt);
+    if ruled.effect == Effect::None && policy.default == Says::Deny && is_link_local(address) {
+        return Ruling {
+            effect: Effect::Search,
+            rule: RULE_LINK_LOCAL,
+            ..Ruling::NONE
+        };
+    }
+    ruled
+}
+
+fn rules_on_address(policy: &Policy, address: IpAddr, attempt: Try<'_>) -> Ruling {
     ruling(winner(policy, attempt, |target| match target {
         Target::Name(_) | Target::Unix(_) => None,
         Target::Net(net) => net
@@ -217,7 +237,8 @@ fn lookup_effect(
         return (Effect::Deny, false);
     }
     let below = |domain: &Name| Pattern::below(domain).is_some_and(|p| p.matches(name));
-    if search.iter().any(below) {
+    let reverse = ["in-addr.arpa", "ip6.arpa"].map(|text| Name::parse(text).unwrap());
+    if search.iter().chain(&reverse).any(below) {
         (Effect::Search, false)
     } else {
         (Effect::Deny, policy.mode == Mode::Enforce)
@@ -291,8 +312,9 @@ fn judge(policy: &Policy, case: &Case) -> Decision {
         if let Some(stands) = refusals.iter().find(|r| r.enforce).or(refusals.first()) {
             return refuse(stands);
         }
+        let unnamed = address.effect == Effect::Search && rank == Rank::Plain;
         let allows = std::iter::once(&address)
-            .chain(&leases)
+            .chain(leases.iter().filter(|_| !unnamed))
             .find(|r| r.effect == Effect::Allow && r.rank == rank);
         if let Some(allow) = allows {
             let verdict = if rank == Rank::Waiver {
@@ -310,9 +332,14 @@ fn judge(policy: &Policy, case: &Case) -> Decision {
     } else if case.resolver_dns {
         pass(Verdict::Allow, RULE_RESOLVER)
     } else {
+        let allowed = leases.iter().any(|r| r.effect == Effect::Allow);
         refuse(&Ruling {
             effect: Effect::Deny,
-            rule: RULE_DEFAULT,
+            rule: if address.effect == Effect::Search && allowed {
+                RULE_LINK_LOCAL
+            } else {
+                RULE_DEFAULT
+            },
             enforce: policy.mode == Mode::Enforce,
             ..Ruling::NONE
         })
@@ -331,7 +358,16 @@ fn any_pattern() -> impl Strategy<Value = Pattern> {
 }
 
 fn any_name() -> impl Strategy<Value = Name> {
-    prop::collection::vec("[abc]", 0..6).prop_map(|labels| Name::from_labels(labels).unwrap())
+    let below = prop_oneof![
+        8 => Just(&[][..]),
+        1 => Just(&["in-addr", "arpa"][..]),
+        1 => Just(&["ip6", "arpa"][..]),
+        1 => Just(&["arpa"][..]),
+    ];
+    (prop::collection::vec("[abc]", 0..6), below).prop_map(|(labels, below)| {
+        let labels = labels.iter().map(String::as_str);
+        Name::from_labels(labels.chain(below.iter().copied())).unwrap()
+    })
 }
 
 fn any_address() -> impl Strategy<Value = IpAddr> {
@@ -340,6 +376,15 @@ fn any_address() -> impl Strategy<Value = IpAddr> {
         (0u128..16).prop_map(|n| IpAddr::from((0xfd00 << 112 | n).to_be_bytes())),
         (0u8..16).prop_map(|n| format!("::ffff:10.0.0.{n}").parse().unwrap()),
         Just("192.0.2.1".parse().unwrap()),
+        prop::sample::select(vec![
+            "169.254.169.254",
+            "::ffff:169.254.0.9",
+            "169.253.0.1",
+            "fe80::1",
+            "fec0::1",
+            "fd00:ec2::254",
+        ])
+        .prop_map(|text| text.parse().unwrap()),
     ]
 }
 

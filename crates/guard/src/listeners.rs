@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use blackstart_core::path::usual;
 use blackstart_core::record::{DelegateRow, FlowRow, Listener, Row, Verdict};
 
 use crate::process;
@@ -193,17 +194,11 @@ fn path_behind(path: &str, tgid: u32) -> Option<u64> {
 /// By text alone: to ask a file system could mean to wait for it, and the supervisor waits for nobody.
 fn behind(table: &str, path: &str, tgid: u32) -> Option<u64> {
     let asked = seen_by(path, tgid);
-    let bound_there = |(_, bound): &(u64, &str)| *bound == path || usual(bound) == usual(&asked);
+    let bound_there = |(_, bound): &(u64, &str)| {
+        *bound == path || usual(bound.as_bytes()) == usual(asked.as_bytes())
+    };
     let mut all = table.lines().filter_map(taking);
     all.find(bound_there).map(|(inode, _)| inode)
-}
-
-/// `/var/run` is a link to `/run` everywhere, and both are written.
-fn usual(path: &str) -> &str {
-    match path.strip_prefix("/var") {
-        Some(below) if below.starts_with("/run/") => below,
-        _ => path,
-    }
 }
 
 /// A socket of `/proc/net/unix` that takes connections or datagrams: its inode and what it is bound to.

@@ -19,7 +19,7 @@
 #define BLACKSTART_ABI_H
 
 /* Pins of a run are read by later releases. Raise it when any struct below changes. */
-enum bs_layout { BS_LAYOUT = 6 };
+enum bs_layout { BS_LAYOUT = 7 };
 
 enum { BS_NAME_MAX = 256, BS_EXE_MAX = 128, BS_ARGV_HEAD = 256, BS_ARGV_REST = 768 };
 enum { BS_LEASE_SLOTS = 16, BS_CHAIN_MAX = 6, BS_PACKET_MAX = 4096, BS_PATH_MAX = 112, BS_ASKED = 2 };
@@ -42,7 +42,7 @@ enum bs_effect {
 	BS_EFFECT_NONE = 0,
 	BS_EFFECT_ALLOW = 1,
 	BS_EFFECT_DENY = 2,
-	BS_EFFECT_SEARCH = 3,
+	BS_EFFECT_SEARCH = 3, /* of a lookup: no lease; of an address: no name permits */
 	/* The rule's place holds a row of bs_choices instead: what holds depends on the process. */
 	BS_EFFECT_CHOICE = 4,
 };
@@ -87,6 +87,7 @@ enum {
 	BS_RULE_SEARCH = 0xffffff04,
 	BS_RULE_RESOLVER_SOCKET = 0xffffff05,
 	BS_RULE_SOCKET_KIND = 0xffffff06,
+	BS_RULE_HIDDEN = 0xffffff09,
 };
 
 /* ---- set before the programs are loaded, constant afterwards ---------------------------------------- */
@@ -179,6 +180,8 @@ struct bs_policy {
 	__u32 none;     /* class of what no rule mentions */
 	__u32 expiry;   /* 1: a lease ends with the time that its answer gave it, */
 	__u32 lease_floor; /* but not before so many seconds */
+	__u32 hidden;   /* 1: connections that hide a name are denied */
+	__u32 pad;
 	__u16 inspect[BS_PORTS]; /* 0: no more of them */
 	struct bs_search search[BS_SEARCHES]; /* the host's search list */
 };
@@ -482,6 +485,7 @@ enum bs_claim_state {
 	BS_CLAIM_TUNNEL = 3,  /* through a proxy: nothing was sent in the tunnel yet */
 	BS_CLAIM_DONE = 4,    /* nothing more is read */
 	BS_CLAIM_REFUSED = 5, /* nothing more is sent */
+	BS_CLAIM_LOST = 6,    /* nothing more arrives, after the socket is closed either */
 };
 
 /* The verdict belongs to the socket: the packet path never asks the tables again for a judged one. */
@@ -507,7 +511,7 @@ struct bs_socket {
 	__u8 forwarded;    /* connected to the forwarder in the place of addr and port */
 	__u8 claim;        /* enum bs_claim_state */
 	__u8 claim_alone;  /* 0: another program asked for the callbacks that end the reading as well */
-	__u8 pad;
+	__u8 peer_lost;    /* connected to what is denied, and not told so: what goes to the peer is dropped */
 	__u16 claim_port;  /* that a tunnel was asked for */
 	struct bs_asked asked[BS_ASKED];
 };
@@ -612,7 +616,7 @@ BS_SIZE(bs_shared, 8);
 BS_SIZE(bs_forward, 16);
 BS_SIZE(bs_live, 56);
 BS_SIZE(bs_search, 72);
-BS_SIZE(bs_policy, 712);
+BS_SIZE(bs_policy, 720);
 BS_SIZE(bs_state, 16);
 BS_SIZE(bs_edge, 32);
 BS_SIZE(bs_class, 24);

@@ -390,6 +390,78 @@ static __always_inline void bs_target_denied(struct bs_answer_scratch *s, __u32 
 	}
 }
 
+/* Parameters of a service binding, and the addresses in them: no more fit into a message. */
+enum { BS_HINTS = BS_PACKET_MAX / 4 };
+
+/* The next address of a hint, or the next parameter (RFC 9460, 2.2): s->pos is where it stands, s->left octets are left of a
+ * hint of addresses of s->out octets each. */
+__noinline int bs_hint_next(void)
+{
+	struct bs_answer_scratch *s = bs_answer_scratch_get();
+	__u32 at, key, size;
+
+	if (!s)
+		return 1;
+	at = s->pos;
+	if (s->left) {
+		if (s->found >= BS_ADDRESSES) {
+			BS_COUNT(leases_lost, 1);
+			return 1;
+		}
+		s->address[s->found & (BS_ADDRESSES - 1)] = s->out == 16 ? BS_LONG | at : at;
+		s->found++;
+		s->left -= s->out;
+		s->pos = at + s->out;
+		return 0;
+	}
+	if (at + 4 > s->limit) {
+		s->taken = at == s->limit;
+		return 1;
+	}
+	key = bs_u16(s, at);
+	size = bs_u16(s, at + 2);
+	at += 4;
+	if (at + size > s->limit || key < s->start)
+		return 1;
+	/* They stand in order, each once. */
+	s->start = key + 1;
+	s->pos = at + size;
+	if (key != 4 && key != 6)
+		return 0;
+	s->out = key == 4 ? 4 : 16;
+	if (!size || size & (s->out - 1))
+		return 1;
+	s->left = size;
+	s->pos = at;
+	return 0;
+}
+
+static long bs_hint_step(__u32 index, void *unused)
+{
+	long stop = bs_hint_next();
+
+	BS_BIT(stop);
+	return stop;
+}
+
+/* The addresses that a service binding of the name at hand (types SVCB and HTTPS) hints at: clients connect to them
+ * without another lookup. Those of another target than the name itself are that one's, and whoever wants them may look
+ * it up. A binding that cannot be read hints at nothing. */
+static __always_inline void bs_answer_hints(struct bs_answer_scratch *s, __u32 at, __u32 size)
+{
+	__u32 found = s->found;
+
+	/* An alias (priority 0) has no parameters. */
+	if (size < 3 || !bs_u16(s, at) || bs_u8(s, at + 2))
+		return;
+	s->pos = at + 3;
+	s->limit = at + size;
+	s->start = s->left = s->taken = 0;
+	bpf_loop(BS_HINTS, bs_hint_step, (void *)0, 0);
+	if (!s->taken)
+		s->found = found;
+}
+
 /* One record of the answer section. 0 go on, 1 stop. */
 __noinline int bs_answer_one(void)
 {
@@ -434,6 +506,8 @@ __noinline int bs_answer_one(void)
 		}
 		s->address[s->found & (BS_ADDRESSES - 1)] = type == 28 ? BS_LONG | at : at;
 		s->found++;
+	} else if (type == 64 || type == 65) {
+		bs_answer_hints(s, at, size);
 	} else if (type == 5) {
 		if (bs_name_take(s, at) || s->end != at + size || bs_name_scan(&s->target))
 			goto broken;

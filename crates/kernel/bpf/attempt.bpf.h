@@ -243,7 +243,9 @@ __noinline __u64 bs_say(__u64 address, __u64 names, __u32 names_rank, __u64 allo
 			return deny_names;
 		if (BS_EFFECT(address) == BS_EFFECT_ALLOW && BS_RANK_OF(address) == rank)
 			return address;
-		if (allowed && BS_RANK_OF(allowed) == rank)
+		/* At some addresses no name permits. */
+		if (allowed && BS_RANK_OF(allowed) == rank &&
+		    (rank != BS_RANK_PLAIN || BS_EFFECT(address) != BS_EFFECT_SEARCH))
 			return allowed;
 	}
 	return 0;
@@ -284,7 +286,8 @@ static __always_inline __u64 bs_conclude(struct bs_attempt *a, struct bs_policy 
 		else if (listed)
 			ruling = BS_RULING(BS_EFFECT_ALLOW, BS_RULE_RESOLVER);
 		else
-			ruling = BS_RULING(BS_EFFECT_DENY, BS_RULE_DEFAULT) |
+			ruling = BS_RULING(BS_EFFECT_DENY, a->allowed && BS_EFFECT(address) == BS_EFFECT_SEARCH ?
+								   (__u32)address : BS_RULE_DEFAULT) |
 				 (__u64)(p->enforce ? BS_ENFORCE : 0) << 40 | (__u64)ECONNREFUSED << 48;
 	}
 	BS_FORGET(ruling, unknown);
@@ -358,7 +361,7 @@ __noinline int bs_judge(struct bs_attempt *a)
 	if (!a->subject)
 		a->attribution = BS_UNKNOWN;
 	else if (!a->name)
-		a->attribution = (address || local || listed) ? BS_EXACT : BS_UNNAMED;
+		a->attribution = ((address && BS_EFFECT(address) != BS_EFFECT_SEARCH) || local || listed) ? BS_EXACT : BS_UNNAMED;
 	else if ((a->denied && BS_EFFECT(ruling) != BS_EFFECT_DENY) || (a->several && !a->best_mine))
 		a->attribution = BS_AMBIGUOUS;
 	else

@@ -24,6 +24,7 @@ enum {
 #include "name.bpf.h"
 #include "attempt.bpf.h"
 #include "path.bpf.h"
+#include "place.bpf.h"
 #include "subject.bpf.h"
 #include "cgroup.bpf.h"
 #include "process.bpf.h"

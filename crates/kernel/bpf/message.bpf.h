@@ -9,6 +9,9 @@
  *
  * Why not in cgroup_skb, which sees the same octets: a drop there has TCP send them again for minutes.
  *
+ * What was there before the connection was, with the SYN (Fast Open) or waiting for its answer, does not come by here. That is
+ * read in cgroup_skb all the same, and lost where it is refused.
+ *
  * A socket in a sockhash sends by another way, which is slower and has had its faults. So it leaves as soon as nothing
  * more is to be read: at the first acknowledgement, since a sk_msg program may not take a socket out. Until then what it
  * sends is let through unseen.
@@ -27,12 +30,16 @@ struct {
 	__type(value, __u64);
 } bs_claimants SEC(".maps");
 
+/* Of what leaves by another way, as much is looked at. */
+enum { BS_SENT_MOST = 4096 };
+
 struct bs_message {
 	struct bs_head head;
 	struct bs_attempt attempt;
 	__u64 hash;
 	__u32 labels; /* of the name as it was given */
 	__u32 found;
+	__u8 sent[BS_SENT_MOST]; /* a copy of a packet's payload */
 };
 
 /* As bs_questions: each CPU has a few, and who reads claims one. sk_msg may sleep between its calls, but not within. */
@@ -57,13 +64,27 @@ static __always_inline struct bs_message *bs_message_claim(void)
 	return 0;
 }
 
+/* Take back an attempt that found no room for a row. */
+static __always_inline void bs_overflow_take(struct bs_socket *st)
+{
+	struct bs_overflow_key sum = { .subject = st->subject, .verdict = st->flow_verdict };
+	__u64 *more = bpf_map_lookup_elem(&bs_overflow, &sum);
+
+	if (more && *more) {
+		__sync_fetch_and_sub(more, 1);
+		BS_COUNT(overflow, -1);
+	} else {
+		BS_COUNT(lost, -1);
+	}
+}
+
 /* The connection belongs to another flow than connect() thought: it has another name, or is refused. Its attempt is taken
- * from the row where it is, so that it counts once. */
+ * from where it is counted, so that it counts once. */
 __noinline int bs_claim_move(struct bs_socket *st, struct bs_attempt *a)
 {
 	struct bs_flow *flow;
 	__u8 verdict, connected = 0;
-	int kept, counted = 0;
+	int kept;
 
 	if (!st || !a)
 		return 0;
@@ -77,14 +98,15 @@ __noinline int bs_claim_move(struct bs_socket *st, struct bs_attempt *a)
 		bs_flush(st);
 	flow = st->kept ? bs_flow_of(st) : 0;
 	if (flow) {
-		counted = 1;
 		__sync_fetch_and_sub(&flow->attempts, 1);
 		if (!st->since) {
 			connected = a->verdict != BS_DENY;
 			__sync_fetch_and_sub(&flow->connected, 1);
 		}
+	} else {
+		bs_overflow_take(st);
 	}
-	kept = counted ? bs_record_again(a) : bs_record(a);
+	kept = bs_record_again(a);
 	/* What is left to send, a goodbye, is not held back. */
 	verdict = st->verdict;
 	bs_socket_set(st, a, kept);
@@ -204,6 +226,29 @@ static __always_inline void bs_claim_inside(struct bs_message *m, struct bs_sock
 	bs_record(a);
 }
 
+/* A name may be hidden, and the policy denies that. */
+static __always_inline void bs_claim_hides(struct bs_message *m, struct bs_socket *st)
+{
+	struct bs_attempt *a = &m->attempt;
+	__u64 ruling = BS_RULING(BS_EFFECT_DENY, BS_RULE_HIDDEN) | (__u64)ECONNREFUSED << 48;
+
+	if (policies[a->generation & 1].enforce)
+		ruling |= (__u64)BS_ENFORCE << 40;
+	a->verdict = bs_verdict_of(ruling);
+	a->failure = ECONNREFUSED;
+	a->rule = BS_RULE_HIDDEN;
+	a->attribution = a->subject ? BS_EXACT : BS_UNKNOWN;
+	__builtin_memcpy(a->addr, st->addr, 16);
+	a->port = st->port;
+	a->name = m->head.names == BS_NAMES_NAME ? m->head.read.name.hash : st->name;
+	bs_claim_move(st, a);
+}
+
+static __always_inline int bs_hides(struct bs_message *m)
+{
+	return m->head.hidden && policies[m->attempt.generation & 1].hidden;
+}
+
 /* Who says so, and of what class the name is. 1 if there is something to judge. */
 __noinline int bs_claim_of(struct bs_message *m, struct bs_socket *st)
 {
@@ -222,13 +267,13 @@ __noinline int bs_claim_of(struct bs_message *m, struct bs_socket *st)
 	if (m->head.names == BS_NAMES_NOBODY) {
 		if (st->claim != BS_CLAIM_TUNNEL)
 			BS_COUNT(claims_unnamed, 1);
-		return 0;
+		return bs_hides(m);
 	}
 	if (m->head.names == BS_NAMES_NAME) {
 		m->head.read.place = a->generation & 1;
 		if (bs_name_match(&m->head.read)) {
 			BS_COUNT(claims_unread, 1);
-			return 0;
+			return bs_hides(m);
 		}
 	}
 	return 1;
@@ -242,7 +287,9 @@ __noinline int bs_claim_judge(struct bs_message *m, struct bs_socket *st)
 	if (!m || !st)
 		return 0;
 	a = &m->attempt;
-	if (m->head.elsewhere)
+	if (bs_hides(m))
+		bs_claim_hides(m, st);
+	else if (m->head.elsewhere)
 		bs_claim_elsewhere(m);
 	else if (st->claim == BS_CLAIM_TUNNEL)
 		bs_claim_inside(m, st);
@@ -253,6 +300,7 @@ __noinline int bs_claim_judge(struct bs_message *m, struct bs_socket *st)
 	if (a->failure == BS_BLACKHOLE) {
 		/* Lost on the way, in bs_egress. */
 		st->verdict = BS_DENY;
+		st->claim = BS_CLAIM_LOST;
 		return 0;
 	}
 	return 1;
@@ -261,7 +309,7 @@ __noinline int bs_claim_judge(struct bs_message *m, struct bs_socket *st)
 /* Nothing more is to be read. */
 static __always_inline int bs_claim_done(struct sk_msg_md *msg, struct bs_socket *st)
 {
-	if (st)
+	if (st && st->claim != BS_CLAIM_LOST)
 		st->claim = BS_CLAIM_DONE;
 	bpf_msg_apply_bytes(msg, 0xffffffff);
 	return SK_PASS;
@@ -317,6 +365,8 @@ static __always_inline int bs_message_judge(struct sk_msg_md *msg, struct bs_mes
 			return SK_DROP;
 		}
 	}
+	if (st->claim == BS_CLAIM_LOST)
+		return bs_claim_done(msg, st);
 	if (m->head.tunnel) {
 		st->claim = BS_CLAIM_TUNNEL;
 		st->claim_port = m->head.port;
@@ -350,13 +400,14 @@ int bs_message(struct sk_msg_md *msg)
 	struct bs_message *m;
 	int verdict;
 
-	if (!st || st->claim == BS_CLAIM_NONE || st->claim == BS_CLAIM_DONE)
+	if (!st || st->claim == BS_CLAIM_NONE || st->claim == BS_CLAIM_DONE || st->claim == BS_CLAIM_LOST)
 		return bs_claim_done(msg, st);
 	if (st->claim == BS_CLAIM_REFUSED)
 		return SK_DROP;
 	if (st->claim == BS_CLAIM_FIRST && bs_claim_is_late(sk)) {
-		BS_COUNT(claims_unseen, 1);
-		return bs_claim_done(msg, st);
+		/* That comes first, and is read as it leaves. */
+		bpf_msg_apply_bytes(msg, 0xffffffff);
+		return SK_PASS;
 	}
 	m = bs_message_claim();
 	if (!m)
@@ -380,13 +431,84 @@ static __always_inline int bs_is_inspected(__u32 port, __u32 generation)
 	return 0;
 }
 
+/* Where what a packet of a connection carries begins, if nothing of the connection was read and it is to be; else 0. */
+__noinline int bs_sent_at(struct __sk_buff *skb, struct bs_socket *st)
+{
+	__u32 at = skb->protocol == bpf_htons(ETH_P_IP) ? BS_V4 : BS_V6;
+	__u8 octet;
+
+	if (!st || (st->claim != BS_CLAIM_FIRST && st->claim != BS_CLAIM_NONE) || st->forwarded ||
+	    !bs_is_inspected(st->port, bs_generation()) || bpf_skb_load_bytes(skb, at + 12, &octet, 1))
+		return 0;
+	at += octet >> 4 << 2;
+	return skb->len > at ? at : 0;
+}
+
+/* Read it. 1 if it is a head. */
+__noinline int bs_sent_read(struct __sk_buff *skb, struct bs_message *m, __u32 at)
+{
+	__u32 n = skb->len - at;
+
+	if (!m || skb->len <= at)
+		return 0;
+	if (n > BS_SENT_MOST)
+		n = BS_SENT_MOST;
+	n -= 1;
+	BS_MASK(n, 4095);
+	if (bpf_skb_load_bytes(skb, at, m->sent, n + 1))
+		return 0;
+	*(volatile __u64 *)&m->head.base = (__u64)m->sent;
+	m->head.size = n + 1;
+	return bs_head_read(&m->head, 0) == BS_HEAD_READ;
+}
+
+/*
+ * A packet of a connection of which nothing was read: what it sends first, if it does, was sent by a way that does not lead
+ * to bs_message. A refused one is lost, and so is all that follows: there is nobody here who could be told. 1 if it is lost.
+ * In line, for the calls from here are as deep as the kernel follows.
+ */
+static __always_inline int bs_claim_leaves(struct __sk_buff *skb, struct bs_socket *st)
+{
+	int at = bs_sent_at(skb, st);
+	struct bs_message *m;
+
+	if (!at)
+		return 0;
+	st->claim = BS_CLAIM_DONE;
+	m = bs_message_claim();
+	if (!m) {
+		BS_COUNT(claims_unseen, 1);
+		return 0;
+	}
+	if (!bs_sent_read(skb, m, at)) {
+		BS_COUNT(claims_unseen, 1);
+	} else {
+		/* What a proxy is asked for after that is not seen. */
+		if (m->head.tunnel || m->head.elsewhere)
+			BS_COUNT(claims_unseen, 1);
+		if (bs_claim_of(m, st)) {
+			if (m->head.names == BS_NAMES_NAME)
+				bs_name_keep(&m->head.read.name);
+			if (bs_claim_judge(m, st)) {
+				st->verdict = BS_DENY;
+				st->claim = BS_CLAIM_LOST;
+			}
+		}
+	}
+	barrier();
+	*(volatile __u64 *)&m->head.claimed = 0;
+	return st->verdict == BS_DENY;
+}
+
+/* When its first data is acknowledged, and what state it comes to. */
+#define BS_CLAIM_CALLS (BPF_SOCK_OPS_RTT_CB_FLAG | BPF_SOCK_OPS_STATE_CB_FLAG)
+
 /* A connection of the run was made: is what it sends first to be read? */
 static __always_inline void bs_claim_begin(struct bpf_sock_ops *ops)
 {
 	struct bpf_sock_ops_kern *kernel = (struct bpf_sock_ops_kern *)ops;
 	__u64 cookie = bpf_get_socket_cookie(ops);
 	struct bs_socket *st = bs_socket_find(cookie);
-	struct tcp_fastopen_request *open;
 	struct tcp_sock *tcp;
 	long failed;
 
@@ -399,11 +521,12 @@ static __always_inline void bs_claim_begin(struct bpf_sock_ops *ops)
 	}
 	if (st->forwarded || st->verdict == BS_DENY || !bs_is_inspected(st->port, bs_generation()))
 		return;
+	/* Read already, with the SYN. */
+	if (st->claim == BS_CLAIM_DONE)
+		return;
 	tcp = (struct tcp_sock *)BPF_CORE_READ(kernel, sk);
-	open = BPF_CORE_READ(tcp, fastopen_req);
-	/* Sent with the SYN, or by way of another protocol (MPTCP). */
-	if ((open && BPF_CORE_READ(open, size)) || BPF_CORE_READ(tcp, inet_conn.icsk_ulp_ops) ||
-	    bs_claim_is_late((struct sock *)tcp)) {
+	/* By way of another protocol (MPTCP). */
+	if (BPF_CORE_READ(tcp, inet_conn.icsk_ulp_ops)) {
 		BS_COUNT(claims_unseen, 1);
 		return;
 	}
@@ -417,8 +540,8 @@ static __always_inline void bs_claim_begin(struct bpf_sock_ops *ops)
 			BS_COUNT(claims_full, 1);
 		return;
 	}
-	st->claim_alone = !(ops->bpf_sock_ops_cb_flags & BPF_SOCK_OPS_RTT_CB_FLAG);
-	bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_RTT_CB_FLAG);
+	st->claim_alone = !(ops->bpf_sock_ops_cb_flags & BS_CLAIM_CALLS);
+	bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags | BS_CLAIM_CALLS);
 }
 
 /* Has any of its data been sent? */
@@ -448,7 +571,17 @@ static __always_inline void bs_claim_end(struct bpf_sock_ops *ops)
 	st->claim = BS_CLAIM_NONE;
 	bpf_map_delete_elem(&bs_claimants, &cookie);
 	if (st->claim_alone)
-		bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags & ~BPF_SOCK_OPS_RTT_CB_FLAG);
+		bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags & ~BS_CLAIM_CALLS);
+}
+
+/* A connection has ended, perhaps long after its socket was closed. */
+static __always_inline void bs_claim_over(struct bpf_sock_ops *ops)
+{
+	__u64 cookie = bpf_get_socket_cookie(ops);
+	struct bs_socket *st = bs_socket_find(cookie);
+
+	if (st && st->claim == BS_CLAIM_LOST)
+		bs_leave(cookie, 0);
 }
 
 /* When: several times in the life of each TCP connection of the run. Writes: claimants, sockets, counters. Refuses
@@ -462,6 +595,8 @@ int bs_established(struct bpf_sock_ops *ops)
 		bs_claim_begin(ops);
 	else if (op == BPF_SOCK_OPS_RTT_CB)
 		bs_claim_end(ops);
+	else if (op == BPF_SOCK_OPS_STATE_CB && ops->args[1] == BPF_TCP_CLOSE)
+		bs_claim_over(ops);
 	return 1;
 }
 

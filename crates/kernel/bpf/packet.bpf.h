@@ -11,7 +11,7 @@
 
 /* LOSE: dropped, and the sender does not learn of it. */
 enum { BS_PASS = 1, BS_DROP = 0, BS_LOSE = 2 };
-enum { ETH_P_IP = 0x0800, ETH_P_IPV6 = 0x86dd };
+enum { ETH_P_IP = 0x0800, ETH_P_IPV6 = 0x86dd, BS_AF_INET = 2 };
 
 /* What the network header says, read once. */
 struct bs_header {
@@ -464,7 +464,8 @@ __noinline int bs_query(struct __sk_buff *skb, struct bs_header *h, struct bs_so
 	return verdict;
 }
 
-/* A packet of a socket that no hook has judged: raw and ping sockets, subflows. */
+/* A packet of a socket that no hook has judged: raw and ping sockets, subflows. And one of a socket that a hook has
+ * judged, with options in which another way may be written: where it goes next is a destination of its own. */
 __noinline int bs_backstop(__u64 cookie, struct bs_header *h, struct bs_socket *st, __u32 generation)
 {
 	struct bs_attempt a = {};
@@ -489,7 +490,7 @@ __noinline int bs_backstop(__u64 cookie, struct bs_header *h, struct bs_socket *
 	bs_judge(&a);
 	a.kept = bs_record(&a);
 	/* A TCP socket that no hook saw is the kernel's own (a subflow), and no hook will see it closed. */
-	if (h->stream)
+	if (h->stream && !(st && st->hooked))
 		return a.verdict == BS_DENY ? BS_DROP : BS_PASS;
 	if (!st)
 		st = bs_socket_new(cookie);
@@ -516,7 +517,49 @@ __noinline int bs_forward_leaves(struct __sk_buff *skb, struct bs_socket *st)
 	return bpf_map_update_elem(&bs_forwarded, &from, &cookie, BPF_ANY);
 }
 
-/* A packet of a datagram socket, or of a socket that no hook has judged. */
+/* Is a datagram of a socket that a hook has judged to be lost? The last verdict is that of the last send with an address;
+ * what goes to the peer has the peer's. What is rewritten on the way may be either, and is lost if one of them is. */
+__noinline int bs_is_lost(struct __sk_buff *skb, struct bs_header *h, struct bs_socket *st)
+{
+	struct bpf_sock *sk = skb->sk;
+	__u32 last, peer, port, differs;
+
+	if (!h || !st || !sk || !(sk = bpf_sk_fullsock(sk)))
+		return 0;
+	last = st->verdict == BS_DENY;
+	peer = st->peer_lost;
+	port = sk->dst_port;
+	if (!port || last == peer)
+		return last;
+	if (port == bpf_htons(h->dest_port) || h->odd) {
+		if (sk->family == BS_AF_INET)
+			differs = sk->dst_ip4 ^ h->dest[3];
+		else
+			differs = (sk->dst_ip6[0] ^ h->dest[0]) | (sk->dst_ip6[1] ^ h->dest[1]) |
+				  (sk->dst_ip6[2] ^ h->dest[2]) | (sk->dst_ip6[3] ^ h->dest[3]);
+		if (!differs)
+			return peer;
+	}
+	differs = (st->port ^ h->dest_port) | (st->addr[0] ^ h->dest[0]) | (st->addr[1] ^ h->dest[1]) |
+		  (st->addr[2] ^ h->dest[2]) | (st->addr[3] ^ h->dest[3]);
+	return differs || last;
+}
+
+/* May another way be written in the packet: options of IPv4, extension headers of IPv6 before the transport header? */
+static __always_inline int bs_may_detour(struct __sk_buff *skb)
+{
+	const __u8 *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	__u32 next;
+
+	if (data + 7 > end)
+		return 1;
+	if (data[0] >> 4 == 4)
+		return data[0] != 0x45;
+	next = data[6];
+	return next != IPPROTO_TCP && next != IPPROTO_UDP;
+}
+
+/* A packet of a datagram socket, of a socket that no hook has judged, or one with another way in it. */
 static __always_inline int bs_packet(struct __sk_buff *skb, struct bs_socket *st)
 {
 	struct bpf_sock *sk = skb->sk;
@@ -542,7 +585,17 @@ static __always_inline int bs_packet(struct __sk_buff *skb, struct bs_socket *st
 		BS_COUNT(answers_forged, 1);
 		return bs_enforcing(generation) ? BS_DROP : BS_PASS;
 	}
-	if (!st || !st->hooked) {
+	if (st && st->hooked) {
+		if (!h.stream && bs_is_lost(skb, &h, st))
+			return BS_LOSE;
+		if (h.odd) {
+			/* The socket's, since the packet does not show them. */
+			h.dest_port = st->port;
+			h.protocol = st->protocol;
+			if (bs_backstop(bpf_get_socket_cookie(skb), &h, st, generation) == BS_DROP)
+				return BS_DROP;
+		}
+	} else {
 		/* Accepted sockets have no verdict and need none: only the packet that opens a connection. */
 		if (h.stream && (h.tcp_flags & 0x12) != 0x02)
 			return BS_PASS;
@@ -566,6 +619,12 @@ static __always_inline int bs_packet(struct __sk_buff *skb, struct bs_socket *st
 	return BS_PASS;
 }
 
+/* message.bpf.h: is what a connection sends first, in this packet, to be lost? */
+static __always_inline int bs_claim_leaves(struct __sk_buff *skb, struct bs_socket *st);
+
+/* What a SYN that carries no more than options of TCP may be long. */
+enum { BS_SYN_BARE = 80 };
+
 /* When: any packet leaves a socket of the run, after routing and DNAT. Writes: queries, names, pending, forwarded, and
  * for unjudged sockets flows. A drop is EPERM for a datagram's sender. Fails closed for DNS in enforce. */
 SEC("cgroup_skb/egress")
@@ -579,15 +638,21 @@ int bs_egress(struct __sk_buff *skb)
 	cookie = bpf_get_socket_cookie(skb);
 	st = bs_socket_find(cookie);
 	if (st && st->hooked) {
-		/* Refused, and not to be told so. */
-		if (st->verdict == BS_DENY)
-			return BS_LOSE;
 		/* The socket hooks see no raw socket: this is a connection. */
 		if (st->protocol == IPPROTO_TCP) {
+			/* Refused, and not to be told so. */
+			if (st->verdict == BS_DENY)
+				return BS_LOSE;
 			if (forward.netns && st->forwarded)
 				bs_forward_leaves(skb, st);
-			__sync_fetch_and_add(&st->bytes, skb->len);
-			return BS_PASS;
+			/* What was sent before sk_msg could read it: with the SYN, or by the call that connects. */
+			if (((st->since && skb->len > BS_SYN_BARE) || st->claim == BS_CLAIM_FIRST) &&
+			    bs_claim_leaves(skb, st))
+				return BS_LOSE;
+			if (!bs_may_detour(skb)) {
+				__sync_fetch_and_add(&st->bytes, skb->len);
+				return BS_PASS;
+			}
 		}
 	}
 	return bs_packet(skb, st);

@@ -12,7 +12,8 @@
  * One decision for both families and both hooks. 1 lets the call go on, 0 refuses it. Where a denied attempt is to
  * end in nothing, the call goes on too, and what the socket sends is dropped (bs_egress).
  *
- * The socket remembers its verdict, so that its packets are not judged again. `dns` sticks on a datagram
+ * The socket remembers its verdict, so that its packets are not judged again; and apart from that whether its peer's
+ * are to be lost, since a send with an address puts another verdict there, and the next one without has no hook. `dns` sticks on a datagram
  * socket once any send asked for port 53: two threads that share a socket could otherwise clear it between
  * the send and the packet.
  */
@@ -63,6 +64,8 @@ static __always_inline int bs_reach(struct bpf_sock_addr *ctx, struct bs_attempt
 	st->forwarded = a->forwarded;
 	st->claim = BS_CLAIM_NONE;
 	st->since = 0;
+	if (connects)
+		st->peer_lost = a->verdict == BS_DENY;
 	if (a->protocol == IPPROTO_TCP)
 		st->since = bs_moment();
 	else if (a->port == 53 && a->protocol == IPPROTO_UDP)
@@ -152,23 +155,20 @@ static __always_inline void bs_settle(struct bpf_sock *ctx, struct bs_socket *st
 	}
 }
 
-/* When: a socket is closed. Writes: the outcome of a connect that was never answered, and for a row that is not on a
- * seat what it holds for its flow. On a seat that stays until it is taken for another flow: as a rule the next socket
- * here belongs to the same one, and finding a flow is the dearest part of closing a socket. Only observes. */
-SEC("cgroup/sock_release")
-int bs_release(struct bpf_sock *ctx)
+/* Give the row of a socket back: what it holds for its flow stays on its seat, or goes there. */
+static __always_inline void bs_leave(__u64 cookie, struct bpf_sock *closed)
 {
-	__u64 cookie = bpf_get_socket_cookie(ctx);
 	struct bs_seat *seat = bs_seat_of(cookie);
 	struct bs_socket *st;
 
 	if (!seat)
-		return 1;
+		return;
 	if (seat->cookie == cookie) {
 		st = &seat->socket;
-		bs_settle(ctx, st);
+		if (closed)
+			bs_settle(closed, st);
 		st->since = 0;
-		st->verdict = st->dns = st->hooked = st->forwarded = st->claim = 0;
+		st->verdict = st->dns = st->hooked = st->forwarded = st->claim = st->peer_lost = 0;
 		for (__u32 i = 0; i < BS_ASKED; i++)
 			st->asked[i].turn = 0;
 		/* Last: the next to sit here finds it swept. */
@@ -176,12 +176,28 @@ int bs_release(struct bpf_sock *ctx)
 	}
 	/* Two threads may have begun with one socket, the first while the seat was taken. */
 	if (seat->elsewhere && (st = bpf_map_lookup_elem(&bs_sockets, &cookie))) {
-		bs_settle(ctx, st);
+		if (closed)
+			bs_settle(closed, st);
 		if (bs_holds(st))
 			bs_flush(st);
 		if (!bpf_map_delete_elem(&bs_sockets, &cookie))
 			__sync_fetch_and_sub(&seat->elsewhere, 1);
 	}
+}
+
+/* When: a socket is closed. Writes: the outcome of a connect that was never answered, and for a row that is not on a
+ * seat what it holds for its flow. On a seat that stays until it is taken for another flow: as a rule the next socket
+ * here belongs to the same one, and finding a flow is the dearest part of closing a socket. Only observes. */
+SEC("cgroup/sock_release")
+int bs_release(struct bpf_sock *ctx)
+{
+	__u64 cookie = bpf_get_socket_cookie(ctx);
+	struct bs_socket *st = bs_socket_find(cookie);
+
+	/* What was sent goes on being sent for its owner, who is gone: lost until the connection ends, too (bs_established). */
+	if (st && st->claim == BS_CLAIM_LOST && ctx->state != BPF_TCP_SYN_SENT && ctx->state != BPF_TCP_CLOSE)
+		return 1;
+	bs_leave(cookie, ctx);
 	return 1;
 }
 

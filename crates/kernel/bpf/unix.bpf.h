@@ -54,6 +54,37 @@ static __always_inline __u32 bs_socket_class(struct bs_delegate_key *key, __u32 
 	return end ? *end : p->none;
 }
 
+/* A path in the spelling that is judged and recorded; its class. What cannot be told so, since it is too long, is judged
+ * and recorded as it was given. */
+static __always_inline __u32 bs_socket_usual(struct bs_delegate_key *key, __u32 place)
+{
+	struct bs_place *s = bs_place_claim();
+	__u32 class_id, len;
+	__u64 at;
+
+	if (!s)
+		return bs_socket_class(key, place);
+	s->len = key->path_len;
+	__builtin_memcpy(s->given, key->path, sizeof(key->path));
+	if (bs_place_find(s)) {
+		bs_place_leave(s);
+		return bs_socket_class(key, place);
+	}
+	at = s->at;
+	BS_MASK_BY(at, BS_PLACE_END);
+	len = BS_PLACE_END - at;
+	if (len < sizeof(key->path)) {
+		__builtin_memset(key->path, 0, sizeof(key->path));
+		bpf_probe_read_kernel_str(key->path, sizeof(key->path), s->text + at);
+		key->path_len = len;
+	}
+	class_id = policies[place & 1].none;
+	if (!spared.sockets && policies[place & 1].kinds[BS_SOCKETS])
+		class_id = bs_path_end((const char *)s->text + at, place, BS_SOCKETS);
+	bs_place_leave(s);
+	return class_id;
+}
+
 /* There is a new row: whoever listens there can be looked for while it does. */
 static __always_inline void bs_contact_tell(struct bs_delegate_key *key)
 {
@@ -78,7 +109,7 @@ static __always_inline int bs_reach_unix(struct bpf_sock_addr *ctx)
 	struct sockaddr_un *to = bpf_rdonly_cast(BPF_CORE_READ(kernel, uaddr), bpf_core_type_id_kernel(struct sockaddr_un));
 	struct bs_delegate_key key = {};
 	__u64 *count, one = 1, ruling = 0;
-	__u32 len = BPF_CORE_READ(kernel, uaddrlen), n, generation = bs_generation();
+	__u32 len = BPF_CORE_READ(kernel, uaddrlen), n, class_id, generation = bs_generation();
 	__u8 failure = ECONNREFUSED;
 
 	if (len <= 2)
@@ -97,8 +128,8 @@ static __always_inline int bs_reach_unix(struct bpf_sock_addr *ctx)
 	}
 	key.subject = bs_subject_now();
 	key.path_len = n;
-	ruling = bs_ruling(bs_socket_class(&key, generation), 0, 0,
-			   bs_selectors_of(key.subject, generation));
+	class_id = key.path[0] ? bs_socket_usual(&key, generation) : bs_socket_class(&key, generation);
+	ruling = bs_ruling(class_id, 0, 0, bs_selectors_of(key.subject, generation));
 	key.verdict = bs_verdict_of(ruling);
 	key.rule = ruling;
 	if (BS_FAILURE(ruling) && BS_FAILURE(ruling) != BS_BLACKHOLE)
@@ -106,7 +137,6 @@ static __always_inline int bs_reach_unix(struct bpf_sock_addr *ctx)
 	if (live.break_glass) {
 		/* Lookups go where they please, too. */
 	} else if (BS_PATH_IS(key.path, sizeof(key.path), "/run/nscd/socket") ||
-	    BS_PATH_IS(key.path, sizeof(key.path), "/var/run/nscd/socket") ||
 	    BS_PATH_IS(key.path, sizeof(key.path), "/run/systemd/resolve/io.systemd.Resolve")) {
 		key.verdict = BS_DENY;
 		key.rule = BS_RULE_RESOLVER_SOCKET;

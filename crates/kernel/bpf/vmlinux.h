@@ -38,7 +38,13 @@ enum {
 };
 enum { BPF_ANY = 0, BPF_NOEXIST = 1, BPF_EXIST = 2 };
 enum { BPF_F_NO_PREALLOC = 1 };
-enum { BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB = 4, BPF_SOCK_OPS_RTT_CB = 12, BPF_SOCK_OPS_RTT_CB_FLAG = 8 };
+enum {
+	BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB = 4,
+	BPF_SOCK_OPS_STATE_CB = 10,
+	BPF_SOCK_OPS_RTT_CB = 12,
+	BPF_SOCK_OPS_STATE_CB_FLAG = 4,
+	BPF_SOCK_OPS_RTT_CB_FLAG = 8,
+};
 enum { BPF_TCP_SYN_SENT = 2, BPF_TCP_CLOSE = 7, BPF_TCP_LISTEN = 10 };
 
 struct bpf_spin_lock {
@@ -53,6 +59,8 @@ struct bpf_sock {
 	__u32 type;
 	__u32 protocol;
 	__be16 dst_port;
+	__u32 dst_ip4;
+	__u32 dst_ip6[4];
 	__u32 state;
 };
 
@@ -78,6 +86,7 @@ struct __sk_buff {
 
 struct bpf_sock_ops {
 	__u32 op;
+	__u32 args[4];
 	__u32 remote_port; /* in network order */
 	__u32 bpf_sock_ops_cb_flags;
 };
@@ -113,10 +122,6 @@ struct bpf_sock_ops_kern {
 	struct sock *sk;
 };
 
-struct tcp_fastopen_request {
-	unsigned long size;
-};
-
 struct inet_connection_sock {
 	const void *icsk_ulp_ops;
 };
@@ -126,7 +131,6 @@ struct tcp_sock {
 	__u32 write_seq;
 	__u32 snd_nxt;
 	__u64 bytes_sent;
-	struct tcp_fastopen_request *fastopen_req;
 };
 
 struct kernfs_node {
@@ -157,6 +161,36 @@ struct mm_struct {
 	unsigned long arg_end;
 };
 
+struct qstr {
+	__u32 len;
+	const unsigned char *name;
+};
+
+struct dentry {
+	struct dentry *d_parent;
+	struct qstr d_name;
+};
+
+struct vfsmount {
+	struct dentry *mnt_root;
+};
+
+struct mount {
+	struct mount *mnt_parent;
+	struct dentry *mnt_mountpoint;
+	struct vfsmount mnt;
+};
+
+struct path {
+	struct vfsmount *mnt;
+	struct dentry *dentry;
+};
+
+struct fs_struct {
+	struct path root;
+	struct path pwd;
+};
+
 struct task_struct {
 	int pid;
 	int tgid;
@@ -164,6 +198,7 @@ struct task_struct {
 	struct mm_struct *mm;
 	struct signal_struct *signal;
 	struct css_set *cgroups;
+	struct fs_struct *fs;
 };
 
 struct linux_binprm {

@@ -199,6 +199,7 @@ impl PolicyRows {
                 none: at.class,
                 expiry: u32::from(tables.lease != LeaseEnd::Run),
                 lease_floor: lease_floor(tables),
+                hidden: u32::from(tables.hidden_deny),
                 inspect: ports(&tables.inspect),
                 search: searches(&tables.search, keys),
                 ..abi::zeroed()

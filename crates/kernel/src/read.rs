@@ -310,8 +310,9 @@ impl Record {
             .filter_map(|octets| abi::value::<abi::bs_counters>(octets))
         {
             sums.attempts += one.attempts;
-            sums.overflow += one.overflow;
-            sums.lost += one.lost;
+            // One CPU may take back what another one has counted.
+            sums.overflow = sums.overflow.wrapping_add(one.overflow);
+            sums.lost = sums.lost.wrapping_add(one.lost);
             sums.subjects_lost += one.subjects_lost;
             sums.queries_lost += one.queries_lost;
             sums.leases_lost += one.leases_lost;

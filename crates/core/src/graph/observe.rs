@@ -11,7 +11,9 @@ use crate::report::exit_code::{GATED, NOTHING_RAN};
 use crate::report::{
     Flow, Report, Subject, Time, Verdict, image_name, rule_text, strangers, told_by_another,
 };
-use crate::tables::{Protocol, RULE_LOCAL, RULE_RESOLVER, RULE_RESOLVER_SOCKET, RULE_SEARCH};
+use crate::tables::{
+    Protocol, RULE_LOCAL, RULE_RESOLVER, RULE_RESOLVER_SOCKET, RULE_REVERSE, RULE_SEARCH,
+};
 
 /// Where a contact leads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -153,6 +155,7 @@ impl<'a> Lens<'a> {
         for lookup in &self.report.names {
             if reached.contains(lookup.name.as_str())
                 || lookup.rule == rule_text(None, RULE_SEARCH)
+                || lookup.rule == rule_text(None, RULE_REVERSE)
                 || self.is_stranger(lookup.subject)
             {
                 continue;

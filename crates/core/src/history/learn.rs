@@ -21,7 +21,7 @@ use crate::policy::target::written;
 use crate::policy::{PortRange, Target};
 use crate::record::{Attribution, Verdict};
 use crate::report::{printable, rule_text};
-use crate::tables::{Protocol, RULE_DEFAULT};
+use crate::tables::{Protocol, RULE_DEFAULT, is_reverse};
 
 /// From so many names on a rule may be about all of them.
 pub const NAMES: usize = 5;
@@ -230,12 +230,14 @@ impl Learner {
                 );
                 continue;
             }
-            // What resolvers try on their walk along the search list passes under every policy.
+            // What resolvers try on their walk along the search list passes under every policy, and so does the lookup of
+            // an address's name.
+            let name = Name::parse(&asked.name).ok();
             let walked = asked.answer.addresses.is_empty()
-                && !searches.is_empty()
-                && Name::parse(&asked.name)
-                    .is_ok_and(|name| searches.iter().any(|below| below.matches(&name)));
-            if !walked {
+                && name
+                    .as_ref()
+                    .is_some_and(|name| searches.iter().any(|below| below.matches(name)));
+            if !walked && !name.is_some_and(|name| is_reverse(&name)) {
                 let evidence = self.lookups.entry(asked.name.clone()).or_default();
                 evidence.add(self.runs, times.0, times.1, times.2, exe(asked.by));
             }

@@ -12,7 +12,7 @@ use hashbrown::HashMap;
 
 use super::{Ancestry, Asked, LineageId, Past, Reached, Surroundings};
 use crate::decide::{Attempt, Lease, decide, decide_lookup, decide_socket};
-use crate::explain::{RESOLVER_SOCKETS, verdict_of};
+use crate::explain::{is_resolver_socket, verdict_of};
 use crate::name::Name;
 use crate::policy::Policy;
 use crate::record::Verdict;
@@ -136,7 +136,7 @@ impl Judge {
             if ancestry.is_followed(contact.by) {
                 return UNJUDGED;
             }
-            if RESOLVER_SOCKETS.contains(&&*contact.path) {
+            if is_resolver_socket(&contact.path) {
                 return (Verdict::Deny, RULE_RESOLVER_SOCKET);
             }
             let selectors = self.selectors_of(contact.by, ancestry);

@@ -45,6 +45,8 @@ pub struct Document {
     pub lease: Option<Written<LeaseLife>>,
     /// At which ports names are read that connections give.
     pub inspect: Option<Written<Vec<u16>>>,
+    /// What becomes of connections that hide a name.
+    pub hidden: Option<Written<Effect>>,
     /// Other files that belong to this one; a relative path is meant from this one's directory.
     pub include: Vec<Written<String>>,
     /// Services whose failure the run must survive.

@@ -32,6 +32,7 @@ pub(super) const KEYS: &[&str] = &[
     "default",
     "lease",
     "inspect",
+    "hidden",
     "include",
     "protect",
     "follow",
@@ -199,6 +200,10 @@ impl File<'_> {
                     value: ports,
                     place,
                 });
+            }
+            "hidden" => {
+                let effect = self.reader.choice(key, &node, EFFECTS);
+                document.hidden = effect.map(|value| Written { value, place });
             }
             "include" => {
                 let help = "write `include: [base.yaml]`, or one `- FILE` a line";

@@ -177,6 +177,7 @@ fn meaning(document: Document) -> String {
         default,
         lease,
         inspect,
+        hidden,
         include,
         protect,
         follow,
@@ -227,11 +228,12 @@ fn meaning(document: Document) -> String {
     let default = default.map(|it| it.value);
     let lease = lease.map(|it| it.value);
     let inspect = inspect.map(|it| it.value);
+    let hidden = hidden.map(|it| it.value);
     let include: Vec<_> = include.into_iter().map(|it| it.value).collect();
     let protect: Vec<_> = protect.into_iter().map(|it| it.value).collect();
     let follow: Vec<_> = follow.into_iter().map(|it| it.value).collect();
     format!(
-        "{service:?} {mode:?} {default:?} {lease:?} {inspect:?} {include:?} {protect:?} {follow:?} {rules:?} {notes:?} {of_services:?} {waivers:?} {limits:?} {tests:?}"
+        "{service:?} {mode:?} {default:?} {lease:?} {inspect:?} {hidden:?} {include:?} {protect:?} {follow:?} {rules:?} {notes:?} {of_services:?} {waivers:?} {limits:?} {tests:?}"
     )
 }
 

@@ -76,7 +76,7 @@ pub struct Effective {
 /// layers and of their texts.
 ///
 /// What a file says of `mode`, `default` and `service` goes before what it includes; of several included
-/// files that say it, the stricter `mode` and `default` hold, and the first `service`. Of limits and of `lease` the tightest
+/// files that say it, the stricter `mode` and `default` hold, and the first `service`. Of limits, of `lease` and of `hidden` the tightest
 /// hold, whoever says them, of `inspect` all ports, and of `follow` all units.
 pub fn resolve(given: Given<'_>) -> Result<Effective, Vec<Diagnostic>> {
     let mut resolving = Resolving {
@@ -96,6 +96,9 @@ pub fn resolve(given: Given<'_>) -> Result<Effective, Vec<Diagnostic>> {
     let documents = given.layers.iter().flat_map(|layer| &layer.documents);
     let leases = documents.filter_map(|document| document.lease.as_ref());
     resolving.policy.lease = leases.map(|lease| lease.value).max().unwrap_or_default();
+    let documents = given.layers.iter().flat_map(|layer| &layer.documents);
+    let hidden = documents.filter_map(|document| document.hidden.as_ref());
+    resolving.policy.hidden = hidden.map(|it| it.value).max().unwrap_or_default();
     resolving.inspect(&given.layers);
     let documents = given.layers.iter().flat_map(|layer| &layer.documents);
     let follow: BTreeSet<_> = documents

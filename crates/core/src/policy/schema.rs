@@ -39,6 +39,10 @@ struct File {
     /// a name or the default denies, and 3128 and 8080, where one denies an address: a proxy may be asked for it.
     #[schemars(inner(range(min = 1)), length(max = 32))]
     inspect: Option<Vec<u16>>,
+    /// What becomes of a connection to such a port whose TLS hello has an encrypted one in it (ECH), which may be for another
+    /// name than the one that is shown: deny refuses it. Browsers, and others that pretend to (GREASE), always send one. Of
+    /// several files that say it, deny holds. Allow, if nothing is said: it passes by the name that it shows, and is counted.
+    hidden: Option<EffectWord>,
     /// Other policy files that belong to this one; a relative path is meant from this one's directory.
     include: Option<Vec<String>>,
     /// Services whose failure the run must survive: what the catalog says that they provide is denied, and so is
@@ -283,6 +287,7 @@ mod tests {
         assert_eq!(of(&schema, "mode"), words(parse::MODES));
         assert_eq!(of(&schema, "default"), words(parse::EFFECTS));
         assert_eq!(of(&schema, "lease"), words(parse::LEASES));
+        assert_eq!(of(&schema, "hidden"), words(parse::EFFECTS));
         assert_eq!(of(rule, "mode"), words(parse::MODES));
         assert_eq!(of(rule, "protocol"), words(parse::PROTOCOLS));
         assert_eq!(of(rule, "reaction"), words(parse::REACTIONS));

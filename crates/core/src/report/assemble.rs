@@ -20,8 +20,8 @@ use crate::policy::Policy;
 use crate::record::{Snapshot, Verdict};
 use crate::redact::Redaction;
 use crate::tables::{
-    RULE_DEFAULT, RULE_LOCAL, RULE_MALFORMED, RULE_RESOLVER, RULE_RESOLVER_SOCKET, RULE_SEARCH,
-    RULE_SOCKET_KIND, RuleId,
+    RULE_DEFAULT, RULE_HIDDEN, RULE_LINK_LOCAL, RULE_LOCAL, RULE_MALFORMED, RULE_RESOLVER,
+    RULE_RESOLVER_SOCKET, RULE_REVERSE, RULE_SEARCH, RULE_SOCKET_KIND, RuleId,
 };
 
 /// What is known of a run besides the kernel's record.
@@ -113,6 +113,9 @@ pub fn rule_text(policy: Option<&Policy>, id: RuleId) -> String {
         RULE_MALFORMED => "built-in: unreadable DNS message".to_owned(),
         RULE_SEARCH => "built-in: search list".to_owned(),
         RULE_RESOLVER_SOCKET => "built-in: resolver socket".to_owned(),
+        RULE_REVERSE => "built-in: reverse lookup".to_owned(),
+        RULE_LINK_LOCAL => "built-in: link-local address of a name".to_owned(),
+        RULE_HIDDEN => "built-in: hidden name (`hidden: deny`)".to_owned(),
         RULE_SOCKET_KIND => "built-in: kind of socket".to_owned(),
         id => match policy.and_then(|p| p.rule(id)) {
             Some(rule) => rule.text.to_string(),

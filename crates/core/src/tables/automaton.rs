@@ -44,8 +44,8 @@ impl<'r> Label<'r> {
 struct Node<'r> {
     children: BTreeMap<Label<'r>, NodeId>,
     star: Option<NodeId>,
-    /// Every name below is one of the search list's.
-    search: bool,
+    /// By which built-in rule every name below may be looked up.
+    search: Option<RuleId>,
 }
 
 /// Rules of nodes, in the order of the nodes: nearly every node has one or none, and a list for each would take
@@ -140,9 +140,9 @@ impl<'r> Trie<'r> {
         at
     }
 
-    pub(super) fn insert_search(&mut self, pattern: &'r Pattern) {
+    pub(super) fn insert_search(&mut self, pattern: &'r Pattern, rule: RuleId) {
         let node = self.node(pattern);
-        self.nodes[node as usize].search = true;
+        self.nodes[node as usize].search = Some(rule);
     }
 
     /// Determinise; classes are added to `classes`.
@@ -166,7 +166,7 @@ struct Place {
     nodes: Box<[NodeId]>,
     /// What names here get from rules with fewer labels.
     inherited: ProfileId,
-    search: bool,
+    search: Option<RuleId>,
 }
 
 struct Determiniser<'a, 'r> {
@@ -183,7 +183,7 @@ impl<'r> Determiniser<'_, 'r> {
         self.state(Place {
             nodes: [0].into(),
             inherited: 0,
-            search: false,
+            search: None,
         })?;
         let mut id = 0;
         // States are numbered in the order in which they join the queue.
@@ -228,7 +228,7 @@ impl<'r> Determiniser<'_, 'r> {
         let (of_end, of_below) = (rules(&trie.end), rules(&trie.below));
         let end = self.classes.overlay(place.inherited, &of_end);
         let below = self.classes.overlay(place.inherited, &of_below);
-        let search_below = place.search || nodes().any(|n| n.search);
+        let search_below = place.search.or_else(|| nodes().find_map(|n| n.search));
         self.states[id].end = self.classes.of_name(end, place.search);
         self.states[id].below = self.classes.of_name(below, search_below);
         self.classes.fit(&of_end)?;

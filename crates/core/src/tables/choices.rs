@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::kept::Kept;
 use super::paths::Paths;
-use super::{Choice, ChoiceId, Outcome, Ruling, SelectorId};
+use super::{Choice, ChoiceId, Effect, Outcome, Ruling, SelectorId};
 use crate::path::Selector;
 use crate::policy::Rank;
 
@@ -167,6 +167,29 @@ impl Choices {
                 let covered = self.choose(selector, yes, no);
                 done.insert(id, covered);
                 covered
+            }
+        }
+    }
+
+    /// The same with `under` wherever no rule applies.
+    pub(super) fn fill(&mut self, outcome: Outcome, under: Ruling) -> Outcome {
+        self.fill_part(outcome, under, &mut Done::new())
+    }
+
+    fn fill_part(&mut self, outcome: Outcome, under: Ruling, done: &mut Done) -> Outcome {
+        match outcome {
+            Outcome::Is(ruling) if ruling.effect == Effect::None => Outcome::Is(under),
+            Outcome::Is(_) => outcome,
+            Outcome::Choice(id) => {
+                if let Some(&known) = done.get(&id) {
+                    return known;
+                }
+                let Choice { selector, yes, no } = self.row(id);
+                let yes = self.fill_part(yes, under, done);
+                let no = self.fill_part(no, under, done);
+                let filled = self.choose(selector, yes, no);
+                done.insert(id, filled);
+                filled
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
@@ -9,7 +10,10 @@ use super::automaton::Trie;
 use super::choices::Choices;
 use super::paths::Paths;
 use super::rulings::{Classes, Default, Numbered, ProfileId};
-use super::{ClassId, LeaseEnd, RuleId, SelectorId, Tables};
+use super::{
+    ClassId, LeaseEnd, RULE_LINK_LOCAL, RULE_REVERSE, RULE_SEARCH, RuleId, Ruling, SelectorId,
+    Tables,
+};
 use crate::name::{Name, Pattern};
 use crate::path::{PathPattern, Selector};
 use crate::policy::{Effect, LeaseLife, Policy, Target};
@@ -108,25 +112,28 @@ pub fn compile(policy: &Policy, facts: &Facts) -> Result<Tables, CompileError> {
         .filter(|numbered| numbered.rule.target == Target::Any)
         .copied()
         .collect();
-    let programs: Vec<&PathPattern> = selectors.iter().map(|selector| &selector.program).collect();
-    let programs = Paths::new(&programs).map_err(|limit| {
+    let texts: Vec<&str> = selectors.iter().map(|it| it.program.regex()).collect();
+    let programs = Paths::new(&texts).map_err(|limit| {
         let mut rules = rules.iter().rev();
         limit.by(rules.find(|it| it.selector.is_some()).map(|it| it.id))
     })?;
     let choices = Choices::new(&selectors, &programs);
     let mut classes = Classes::new(default, choices, &any, rules.len());
 
-    let searches: Vec<Pattern> = if default.deny {
-        facts.search.iter().filter_map(Pattern::below).collect()
+    let searches: Vec<(Pattern, RuleId)> = if default.deny {
+        let search = facts.search.iter().map(|name| (name.clone(), RULE_SEARCH));
+        let all = search.chain(reverse().map(|name| (name, RULE_REVERSE)));
+        all.filter_map(|(name, rule)| Some((Pattern::below(&name)?, rule)))
+            .collect()
     } else {
         Vec::new()
     };
     let mut trie = Trie::new(&rules);
-    for search in &searches {
-        trie.insert_search(search);
+    for (search, rule) in &searches {
+        trie.insert_search(search, *rule);
     }
     let states = trie.into_states(&mut classes)?;
-    let prefixes = prefixes(&rules, &mut classes)?;
+    let prefixes = prefixes(&rules, default.deny, &mut classes)?;
     let (sockets, socket_classes) = sockets(&rules, &mut classes)?;
     classes.fit(&[])?;
     Ok(Tables {
@@ -137,6 +144,7 @@ pub fn compile(policy: &Policy, facts: &Facts) -> Result<Tables, CompileError> {
             LeaseLife::Ttl => LeaseEnd::Ttl { at_least: 0 },
         },
         inspect: policy.inspected().to_vec(),
+        hidden_deny: policy.hidden == Effect::Deny,
         search: facts.search.clone(),
         states,
         classes: classes.classes.into_values(),
@@ -175,8 +183,33 @@ fn numbered(policy: &Policy) -> Result<(Vec<Numbered<'_>>, Vec<Selector>), Compi
     Ok((rules, selectors))
 }
 
+/// Below these the names of addresses are looked up (RFC 1035, 3.5; RFC 3596, 2.5).
+const REVERSE: [&str; 2] = ["in-addr.arpa", "ip6.arpa"];
+
+fn reverse() -> impl Iterator<Item = Name> {
+    REVERSE.iter().filter_map(|text| text.parse().ok())
+}
+
+/// Is it the name of an address?
+pub fn is_reverse(name: &Name) -> bool {
+    let below = |it| Pattern::below(&it).is_some_and(|below| below.matches(name));
+    reverse().any(below)
+}
+
+/// Of one link, and of the machine that the run is on (RFC 3927, RFC 4291; the last one is Amazon's metadata service): an
+/// allow-list of names does not mean these, whatever an answer says.
+fn link_local() -> [IpNet; 3] {
+    let of = |address: Ipv6Addr, length| IpNet::new_assert(address.into(), length);
+    [
+        IpNet::new_assert(Ipv4Addr::new(169, 254, 0, 0).into(), 16),
+        of(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10),
+        of(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254), 128),
+    ]
+}
+
 fn prefixes(
     rules: &[Numbered<'_>],
+    default_deny: bool,
     classes: &mut Classes,
 ) -> Result<Vec<(IpNet, ClassId)>, CompileError> {
     let mut by_prefix: Vec<(IpNet, usize)> = Vec::new();
@@ -184,6 +217,8 @@ fn prefixes(
         let covered = numbered.rule.target.prefixes().into_iter();
         by_prefix.extend(covered.map(|prefix| (prefix, index)));
     }
+    let guarded = if default_deny { &link_local()[..] } else { &[] };
+    by_prefix.extend(guarded.iter().map(|&prefix| (prefix, rules.len())));
     by_prefix.sort_unstable();
     // In this order a prefix comes after all that contain it, and what it lies in is a stack.
     let mut around: Vec<(IpNet, ProfileId)> = Vec::new();
@@ -192,7 +227,7 @@ fn prefixes(
     for same in by_prefix.chunk_by(|(a, _), (b, _)| a == b) {
         let prefix = same[0].0;
         of_prefix.clear();
-        of_prefix.extend(same.iter().map(|&(_, index)| rules[index]));
+        of_prefix.extend(same.iter().filter_map(|&(_, index)| rules.get(index)));
         while around
             .last()
             .is_some_and(|(outer, _)| !outer.contains(&prefix))
@@ -200,7 +235,15 @@ fn prefixes(
             around.pop();
         }
         let inherited = around.last().map_or(0, |&(_, profile)| profile);
-        let profile = classes.overlay(inherited, &of_prefix);
+        let mut profile = classes.overlay(inherited, &of_prefix);
+        if same.iter().any(|&(_, index)| index == rules.len()) {
+            let unnamed = Ruling {
+                effect: super::Effect::Search,
+                rule: RULE_LINK_LOCAL,
+                ..Ruling::NONE
+            };
+            profile = classes.underlay(profile, unnamed);
+        }
         classes.fit(&of_prefix)?;
         around.push((prefix, profile));
         prefixes.push((prefix, classes.of_prefix(profile)));
@@ -220,7 +263,8 @@ fn sockets(
         }
     }
     let (patterns, rules): (Vec<&PathPattern>, Vec<_>) = by_path.into_iter().unzip();
-    let paths = Paths::new(&patterns).map_err(|limit| {
+    let texts: Vec<String> = patterns.iter().map(|it| it.socket_regex()).collect();
+    let paths = Paths::new(&texts).map_err(|limit| {
         let of_paths = rules.iter().flatten();
         limit.by(of_paths.map(|it| it.id).max())
     })?;

@@ -10,7 +10,6 @@ use regex_automata::util::start;
 use regex_automata::{Anchored, MatchKind};
 
 use super::compile::Limit;
-use crate::path::PathPattern;
 
 /// Bounds on the work and the memory of making one.
 const MAX_DETERMINISE: usize = 32 << 20;
@@ -32,12 +31,11 @@ pub struct Paths {
 }
 
 impl Paths {
-    /// Of patterns, which are known by their index from here on.
-    pub(crate) fn new(patterns: &[&PathPattern]) -> Result<Self, Limit> {
-        if patterns.is_empty() {
+    /// Of regular expressions, which are known by their index from here on.
+    pub(crate) fn new(texts: &[impl AsRef<str>]) -> Result<Self, Limit> {
+        if texts.is_empty() {
             return Ok(Self::default());
         }
-        let texts: Vec<&str> = patterns.iter().map(|pattern| pattern.regex()).collect();
         let dfa = dense::Builder::new()
             .configure(
                 dense::Config::new()
@@ -52,7 +50,7 @@ impl Paths {
                     .unicode(false)
                     .utf8(false),
             )
-            .build_many(&texts)
+            .build_many(texts)
             .map_err(|_| Limit::TooManyPaths)?;
         let start = dfa
             .start_state(&start::Config::new().anchored(Anchored::Yes))

@@ -7,7 +7,7 @@ use super::choices::{Choices, Fold};
 use super::kept::Kept;
 use super::{
     Class, ClassId, CompileError, Effect, Limit, MAX_PORT_RULINGS, Outcome, PortRuling, Protocol,
-    RULE_SEARCH, RuleId, Ruling, SelectorId,
+    RuleId, Ruling, SelectorId,
 };
 use crate::name::Specificity;
 use crate::policy::{self, Rank, Rule};
@@ -315,8 +315,8 @@ pub(super) struct Classes {
     pub(super) choices: Choices,
     profiles: Kept<Profile>,
     pub(super) classes: Kept<Class>,
-    /// Classes of names by profile; of those that lie below the search list, and of those that do not.
-    of_names: [Vec<Option<ClassId>>; 2],
+    /// Classes of names, by profile and the built-in rule by which they may be looked up.
+    of_names: HashMap<(ProfileId, Option<RuleId>), ClassId>,
     /// Stretches in all profiles: what bounds the memory.
     stretches: usize,
 }
@@ -336,7 +336,7 @@ impl Classes {
             choices,
             profiles: Kept::with_capacity(rules + 1),
             classes: Kept::with_capacity(rules + 1),
-            of_names: [Vec::new(), Vec::new()],
+            of_names: HashMap::new(),
             stretches: 0,
         };
         let none = classes.profile(NOTHING);
@@ -377,25 +377,34 @@ impl Classes {
 
     /// The class of addresses, or of sockets, with this profile.
     pub(super) fn of_prefix(&mut self, profile: ProfileId) -> ClassId {
-        let lookup = self.lookup(profile, &NOTHING, false);
+        let lookup = self.lookup(profile, &NOTHING, None);
         self.class(profile, lookup)
     }
 
     /// The class of names with this profile.
-    pub(super) fn of_name(&mut self, profile: ProfileId, below_search: bool) -> ClassId {
-        let (side, at) = (usize::from(below_search), profile as usize);
-        if let Some(&Some(id)) = self.of_names[side].get(at) {
+    pub(super) fn of_name(&mut self, profile: ProfileId, search: Option<RuleId>) -> ClassId {
+        if let Some(&id) = self.of_names.get(&(profile, search)) {
             return id;
         }
         let any = self.any.clone();
-        let lookup = self.lookup(profile, &any, below_search);
+        let lookup = self.lookup(profile, &any, search);
         let id = self.class(profile, lookup);
-        let known = &mut self.of_names[side];
-        if known.len() <= at {
-            known.resize(at + 1, None);
-        }
-        known[at] = Some(id);
+        self.of_names.insert((profile, search), id);
         id
+    }
+
+    /// The profile with this ruling wherever no rule applies.
+    pub(super) fn underlay(&mut self, profile: ProfileId, under: Ruling) -> ProfileId {
+        let laid = match self.profiles[profile].clone() {
+            Profile::Uniform(outcome) => Profile::Uniform(self.choices.fill(outcome, under)),
+            Profile::Parts(mut parts) => {
+                for part in &mut parts {
+                    part.outcome = self.choices.fill(part.outcome, under);
+                }
+                Profile::Parts(parts)
+            }
+        };
+        self.profile(laid)
     }
 
     fn class(&mut self, profile: ProfileId, lookup: Outcome) -> ClassId {
@@ -416,7 +425,7 @@ impl Classes {
 
     /// What a lookup of a name with this profile meets: it passes if the name could be reached on any port
     /// over TCP or UDP.
-    fn lookup(&mut self, profile: ProfileId, any: &Profile, below_search: bool) -> Outcome {
+    fn lookup(&mut self, profile: ProfileId, any: &Profile, search: Option<RuleId>) -> Outcome {
         if let &Profile::Uniform(Outcome::Is(ruling)) = &self.profiles[profile]
             && ruling.effect != Effect::None
         {
@@ -430,7 +439,7 @@ impl Classes {
         } else {
             Vec::new()
         };
-        let lookup = Lookup::new(&self.choices, &profile, &any, default, below_search);
+        let lookup = Lookup::new(&self.choices, &profile, &any, default, search);
         self.choices
             .combine(&lookup, &lookup.outcomes, So::default())
     }
@@ -462,7 +471,7 @@ fn denial(choices: &Choices, profile: &Profile) -> u8 {
 /// default. What is denied on some port for the record only can be reached there, so its lookup passes.
 struct Lookup {
     default: Default,
-    below_search: bool,
+    search: Option<RuleId>,
     /// Of the name, and behind each of the name's those of any address for the same ports, under an allow-list.
     outcomes: Vec<Outcome>,
     of_any: Vec<bool>,
@@ -492,7 +501,7 @@ impl Lookup {
         profile: &[PortRuling],
         any: &[PortRuling],
         default: Default,
-        below_search: bool,
+        search: Option<RuleId>,
     ) -> Self {
         let ported = |part: &&PortRuling| part.protocol != Protocol::Other;
         let possible = |part: &PortRuling| choices.rulings([part.outcome]);
@@ -514,7 +523,7 @@ impl Lookup {
         });
         let mut lookup = Self {
             default,
-            below_search,
+            search,
             outcomes: Vec::new(),
             of_any: Vec::new(),
             width,
@@ -619,10 +628,10 @@ impl Fold for Lookup {
             so.recorded.or(so.denied).unwrap_or(default)
         } else if let Some(ruled) = so.any.or(so.recorded) {
             ruled
-        } else if self.below_search {
+        } else if let Some(rule) = self.search {
             Ruling {
                 effect: Effect::Search,
-                rule: RULE_SEARCH,
+                rule,
                 ..Ruling::NONE
             }
         } else {

@@ -89,7 +89,12 @@ mod tests {
             claims: true,
             ..none
         };
-        assert_eq!(uses("default: deny\n"), refusing);
+        // Link-local addresses are named under an allow-list.
+        let listing = Uses {
+            prefixes: true,
+            ..refusing
+        };
+        assert_eq!(uses("default: deny\n"), listing);
         assert_eq!(uses("rules:\n  - deny: a.example\n"), refusing);
         let prefixes = uses("rules:\n  - allow: 10.0.0.0/8\n");
         assert!(prefixes.prefixes && !prefixes.sockets && !prefixes.processes);

@@ -178,6 +178,9 @@ impl Full<'_> {
                         .addresses
                         .extend(address.map(|v6| IpAddr::V6(v6).to_canonical()));
                 }
+                RecordType::SVCB | RecordType::HTTPS => {
+                    given.addresses.extend(hints(data).unwrap_or_default());
+                }
                 RecordType::CNAME => {
                     let mut target = BinDecoder::new(self.message).clone(at.try_into().ok()?);
                     let read = Read::read(&mut target).ok()?;
@@ -199,6 +202,46 @@ impl Full<'_> {
         }
         Some(given)
     }
+}
+
+/// The addresses that a service binding hints at (RFC 9460, 2.2), as long as they are the name's own and not those of
+/// another target; none where it cannot be read. In the kernel: `bs_answer_hints`.
+fn hints(data: &[u8]) -> Option<Vec<IpAddr>> {
+    let (priority, rest) = data.split_first_chunk()?;
+    let (target, mut rest) = rest.split_first()?;
+    if u16::from_be_bytes(*priority) == 0 || *target != 0 {
+        return None;
+    }
+    let (mut found, mut least) = (Vec::new(), 0);
+    while !rest.is_empty() {
+        let (key, more) = rest.split_first_chunk()?;
+        let (length, more) = more.split_first_chunk()?;
+        let key = u32::from(u16::from_be_bytes(*key));
+        let (value, more) = more.split_at_checked(u16::from_be_bytes(*length).into())?;
+        if key < least {
+            return None;
+        }
+        least = key + 1;
+        rest = more;
+        match key {
+            4 | 6 if value.is_empty() => return None,
+            4 => {
+                let (all, []) = value.as_chunks::<4>() else {
+                    return None;
+                };
+                found.extend(all.iter().copied().map(IpAddr::from));
+            }
+            6 => {
+                let (all, []) = value.as_chunks::<16>() else {
+                    return None;
+                };
+                let all = all.iter().copied().map(IpAddr::from);
+                found.extend(all.map(|v6| v6.to_canonical()));
+            }
+            _ => {}
+        }
+    }
+    Some(found)
 }
 
 /// The header, and its flags as they stand.
@@ -376,6 +419,41 @@ mod tests {
         assert_eq!(found.addresses.len(), 1);
         let found = given(&[upper, record(ASKED, 5, 1, CDN)]).unwrap();
         assert!(found.addresses.is_empty());
+    }
+
+    /// A service binding with these parameters, of the name itself.
+    fn binding(priority: u8, parameters: &[(u8, &[u8])]) -> Vec<u8> {
+        let mut data = vec![0, priority, 0];
+        for (key, value) in parameters {
+            data.extend([0, *key, 0, u8::try_from(value.len()).unwrap()]);
+            data.extend(*value);
+        }
+        data
+    }
+
+    #[test]
+    fn hints_are_addresses_of_the_name() {
+        let four = [192, 0, 2, 1, 192, 0, 2, 2];
+        let sound = binding(1, &[(1, b"\x02h2"), (4, &four), (6, &[0x20; 16])]);
+        for rtype in [64, 65] {
+            let found = given(&[record(ASKED, rtype, 1, &sound)]).unwrap();
+            assert_eq!(found.addresses.len(), 3);
+        }
+        let mut elsewhere = vec![0, 1];
+        elsewhere.extend(CDN);
+        elsewhere.extend(&sound[3..]);
+        for none in [
+            elsewhere,
+            binding(0, &[(4, &four)]),
+            binding(1, &[(4, &four[..7])]),
+            binding(1, &[(4, &four[..0])]),
+            binding(1, &[(4, &four), (4, &four)]),
+            binding(1, &[(6, &[0x20; 16]), (4, &four)]),
+            sound[..sound.len() - 1].to_vec(),
+        ] {
+            let found = given(&[record(ASKED, 65, 1, &none)]).unwrap();
+            assert!(found.addresses.is_empty(), "{none:?}");
+        }
     }
 
     #[test]

@@ -19,6 +19,7 @@ enum { IPPROTO_TCP = 6, IPPROTO_UDP = 17, ECONNREFUSED = 111 };
 #include "name.bpf.h"
 #include "attempt.bpf.h"
 #include "path.bpf.h"
+#include "place.bpf.h"
 #include "head.bpf.h"
 #include "hello.bpf.h"
 #include "request.bpf.h"
@@ -34,10 +35,11 @@ struct bs_trial_name {
 	__s32 match;
 };
 
-/* A path in, what it matches in each automaton out. */
+/* A path in, what it matches in each automaton out: as a program's, and as a socket's. */
 struct bs_trial_path {
 	__u8 path[512]; /* ends with NUL */
 	__u64 ends[2];
+	__u8 usual[BS_PLACE_END + 1];
 };
 
 /* A name that a connection gives in, what becomes of it out. */
@@ -130,11 +132,22 @@ static long bs_trial_name(__u32 index, void *unused)
 static long bs_trial_path(__u32 index, void *unused)
 {
 	struct bs_trial_path *t = bpf_map_lookup_elem(&bs_trial_paths, &index);
+	struct bs_place *s;
+	long len;
 
 	if (!t)
 		return 1;
 	t->ends[0] = bs_path_end((const char *)t->path, live.generation & 1, BS_PROGRAMS);
-	t->ends[1] = bs_path_end((const char *)t->path, live.generation & 1, BS_SOCKETS);
+	s = bs_place_claim();
+	if (!s)
+		return 1;
+	len = bpf_probe_read_kernel_str(s->given, sizeof(s->given), t->path);
+	s->len = len > 0 ? len - 1 : 0;
+	if (!bs_place_find(s)) {
+		bpf_probe_read_kernel_str(t->usual, sizeof(t->usual), s->text + (s->at & BS_PLACE_END));
+		t->ends[1] = bs_path_end((const char *)t->usual, live.generation & 1, BS_SOCKETS);
+	}
+	bs_place_leave(s);
 	return 0;
 }
 

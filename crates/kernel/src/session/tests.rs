@@ -5,6 +5,7 @@
 //! everything cannot pass here. All need root, and say so where it is missing.
 
 mod answers;
+mod claims;
 mod decision;
 mod differential;
 mod forward;
@@ -14,8 +15,10 @@ mod host;
 mod leases;
 mod message;
 mod packets;
+mod places;
 mod processes;
 mod queries;
+mod sends;
 mod takeover;
 mod tracer;
 mod turns;

@@ -480,3 +480,55 @@ fn a_bare_header_with_an_error_passes() {
     let told = Message::header(9, 0x8181).count(6, 1);
     bench.is_malformed("shop.test", &told, "a header that tells of an answer");
 }
+
+/// As a library writes it (RFC 9460): clients connect to hints without another lookup.
+#[test]
+fn addresses_that_a_service_binding_hints_at_are_leased() {
+    use hickory_proto::rr::Name as Written;
+    use hickory_proto::rr::rdata::svcb::{Alpn, IpHint, SVCB, SvcParamKey, SvcParamValue};
+    use hickory_proto::serialize::binary::BinEncodable as _;
+
+    let hint = |key, value| (key, value);
+    let parameters = |last: u8| {
+        vec![
+            hint(
+                SvcParamKey::Alpn,
+                SvcParamValue::Alpn(Alpn(vec!["h2".into()])),
+            ),
+            hint(
+                SvcParamKey::Ipv4Hint,
+                SvcParamValue::Ipv4Hint(IpHint(vec![
+                    std::net::Ipv4Addr::new(192, 0, 2, last).into(),
+                ])),
+            ),
+            hint(
+                SvcParamKey::Ipv6Hint,
+                SvcParamValue::Ipv6Hint(IpHint(vec![
+                    "2001:db8::7".parse::<std::net::Ipv6Addr>().unwrap().into(),
+                ])),
+            ),
+        ]
+    };
+    for (rtype, at) in [(64, 7), (65, 8)] {
+        let wire = Wire::enforce("default: deny\nrules:\n  - allow: .good.test\n");
+        let client = wire.client(SERVERS[0]);
+        let binding = |priority, target: Written, last| {
+            SVCB::new(priority, target, parameters(last))
+                .to_bytes()
+                .unwrap()
+        };
+        let own = binding(1, Written::root(), at);
+        let other = binding(2, Written::from_ascii("elsewhere.test.").unwrap(), 99);
+        let query = Message::query(7, "www.good.test", rtype);
+        let answer = Message::reply(7, "www.good.test", rtype)
+            .record(Section::Answer, &QUESTION, rtype, IN, &own)
+            .record(Section::Answer, &QUESTION, rtype, IN, &other);
+        assert_eq!(
+            wire.exchange(&client, &query, &answer).unwrap(),
+            Got::Answer
+        );
+        let seen = wire.snapshot();
+        let leased = [format!("192.0.2.{at}"), "2001:db8::7".to_owned()];
+        assert_eq!(seen.leases("www.good.test"), leased);
+    }
+}

@@ -47,6 +47,8 @@ enum Data {
     V4(u8),
     V6(u8),
     Cname(Who),
+    /// A service binding: type, and parameters.
+    Binding(u16, BTreeMap<u8, Vec<u8>>),
     Other(u16, Vec<u8>),
 }
 
@@ -211,6 +213,14 @@ impl Writer {
                 }
                 (CNAME, data)
             }
+            Data::Binding(rtype, parameters) => {
+                let mut data = vec![0, 1, 0];
+                for (key, value) in parameters {
+                    data.extend([0, *key, 0, value.len() as u8]);
+                    data.extend(value);
+                }
+                (*rtype, data)
+            }
             Data::Other(rtype, data) => (*rtype, data.clone()),
         };
         self.message = self
@@ -232,8 +242,36 @@ fn any_writing() -> impl Strategy<Value = Writing> {
 fn any_address_data() -> impl Strategy<Value = Data> {
     prop_oneof![
         any::<u8>().prop_map(Data::V4),
-        any::<u8>().prop_map(Data::V6)
+        any::<u8>().prop_map(Data::V6),
+        (prop::sample::select(vec![64, 65]), any_parameters())
+            .prop_map(|(rtype, parameters)| Data::Binding(rtype, parameters)),
     ]
+}
+
+/// Hints of some addresses, and parameters around them.
+fn any_parameters() -> impl Strategy<Value = BTreeMap<u8, Vec<u8>>> {
+    let four = prop::collection::vec(any::<u8>(), 1..4);
+    let four = four.prop_map(|n| n.iter().flat_map(|&n| [192, 0, 2, n]).collect());
+    let six = prop::collection::vec(any::<u8>(), 1..3).prop_map(|n| {
+        let all = n
+            .iter()
+            .map(|&n| [&[0x20, 1, 0xd, 0xb8][..], &[0; 11], &[n]].concat());
+        all.collect::<Vec<_>>().concat()
+    });
+    let other = prop::collection::vec(any::<u8>(), 0..6);
+    let maybe = |value| prop::option::of(value);
+    (
+        maybe(four.boxed()),
+        maybe(six.boxed()),
+        maybe(other.boxed()),
+        0u8..9,
+    )
+        .prop_map(|(four, six, other, key)| {
+            let other = other.map(|value| (key, value));
+            let other = other.filter(|(key, _)| *key != 4 && *key != 6);
+            let hints = [four.map(|value| (4, value)), six.map(|value| (6, value))];
+            hints.into_iter().flatten().chain(other).collect()
+        })
 }
 
 fn any_other() -> impl Strategy<Value = Data> {
@@ -296,7 +334,7 @@ pub(super) fn sound_records() -> impl Strategy<Value = Vec<Record>> {
         );
         // Signatures and the like, of a type that gives no lease whatever is in it.
         records.extend(beside.into_iter().map(|data| match data {
-            Data::Other(rtype, data) if rtype != A && rtype != AAAA => {
+            Data::Other(rtype, data) if ![A, AAAA, 64, 65].contains(&rtype) => {
                 answer(Data::Other(rtype, data), Writing::Compressed)
             }
             _ => answer(Data::Other(46, vec![7; 30]), Writing::Compressed),
@@ -331,7 +369,8 @@ pub(super) fn any_damage() -> impl Strategy<Value = Damage> {
 
 /// A record as hickory reads it, as far as leases depend on it.
 pub(super) enum Seen {
-    Address(Read, IpAddr),
+    /// Of an address record, or what a service binding hints at.
+    Addresses(Read, Vec<IpAddr>),
     Alias(Read, Read),
     /// An alias of this name, for what is none.
     Broken(Read),
@@ -367,11 +406,11 @@ pub(super) fn read_record(octets: &[u8], decoder: &mut BinDecoder<'_>) -> Option
     let data = decoder.read_slice(length).ok()?.unverified();
     Some(match (rtype, class) {
         (A, IN) => match <[u8; 4]>::try_from(data) {
-            Ok(v4) => Seen::Address(owner, v4.into()),
+            Ok(v4) => Seen::Addresses(owner, vec![v4.into()]),
             Err(_) => Seen::Nothing(owner),
         },
         (AAAA, IN) => match <[u8; 16]>::try_from(data) {
-            Ok(v6) => Seen::Address(owner, IpAddr::from(v6).to_canonical()),
+            Ok(v6) => Seen::Addresses(owner, vec![IpAddr::from(v6).to_canonical()]),
             Err(_) => Seen::Nothing(owner),
         },
         (CNAME, IN) => {
@@ -384,8 +423,47 @@ pub(super) fn read_record(octets: &[u8], decoder: &mut BinDecoder<'_>) -> Option
                 _ => Seen::Broken(owner),
             }
         }
+        (64 | 65, IN) => Seen::Addresses(owner, hints(octets, at, length).unwrap_or_default()),
         _ => Seen::Nothing(owner),
     })
+}
+
+/// By hickory's decoder of octets. Its decoder of whole bindings also looks into parameters that are no matter here.
+fn hints(octets: &[u8], at: usize, length: usize) -> Option<Vec<IpAddr>> {
+    let mut decoder = BinDecoder::new(&octets[..at + length]).clone(at as u16);
+    if decoder.read_u16().ok()?.unverified() == 0 {
+        return None;
+    }
+    // Names of one octet: the root.
+    (decoder.pop().ok()?.unverified() == 0).then_some(())?;
+    let (mut found, mut last) = (Vec::new(), None);
+    while decoder.index() < at + length {
+        let key = decoder.read_u16().ok()?.unverified();
+        let size = decoder.read_u16().ok()?.unverified();
+        let value = decoder.read_slice(size.into()).ok()?.unverified();
+        if last.is_some_and(|last| key <= last) {
+            return None;
+        }
+        last = Some(key);
+        let addresses: Vec<IpAddr> = match key {
+            4 => value
+                .chunks(4)
+                .map(|v4| <[u8; 4]>::try_from(v4).map(IpAddr::from))
+                .collect::<Result<_, _>>()
+                .ok()?,
+            6 => value
+                .chunks(16)
+                .map(|v6| <[u8; 16]>::try_from(v6).map(|v6| IpAddr::from(v6).to_canonical()))
+                .collect::<Result<_, _>>()
+                .ok()?,
+            _ => continue,
+        };
+        if addresses.is_empty() {
+            return None;
+        }
+        found.extend(addresses);
+    }
+    Some(found)
 }
 
 /// Every address that any path of CNAMEs leads to from the question, in whatever order the records stand.
@@ -410,11 +488,11 @@ fn reachable(octets: &[u8], asked: &Read) -> BTreeSet<IpAddr> {
             break;
         }
     }
-    let addresses = records.iter().filter_map(|record| match record {
-        Seen::Address(owner, address) if names.contains(owner) => Some(*address),
+    let addresses = records.into_iter().filter_map(|record| match record {
+        Seen::Addresses(owner, addresses) if names.contains(&owner) => Some(addresses),
         _ => None,
     });
-    addresses.collect()
+    addresses.flatten().collect()
 }
 
 /// One chain, read in order: each CNAME's owner is the target before it. Nothing where it comes back to the
@@ -428,8 +506,8 @@ fn in_order(octets: &[u8]) -> BTreeSet<IpAddr> {
     let mut addresses = BTreeSet::new();
     for record in records {
         match record {
-            Seen::Address(owner, address) if owner == head => {
-                addresses.insert(address);
+            Seen::Addresses(owner, more) if owner == head => {
+                addresses.extend(more);
             }
             Seen::Alias(owner, target) if owner == head => {
                 // A circle, as far back as the record keeps the chain.

@@ -275,9 +275,9 @@ fn chain_by_hickory(
     let mut addresses = BTreeSet::new();
     for _ in 0..count {
         let (owner, target) = match read_record(octets, decoder)? {
-            Seen::Address(owner, address) => {
+            Seen::Addresses(owner, more) => {
                 if plain(&owner)? == *chain.last()? {
-                    addresses.insert(address);
+                    addresses.extend(more);
                 }
                 continue;
             }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use blackstart_core::policy;
 use blackstart_core::report::Mode;
-use blackstart_core::tables::{Facts, RULE_SEARCH, compile};
+use blackstart_core::tables::{Facts, RULE_LINK_LOCAL, RULE_REVERSE, RULE_SEARCH, compile};
 use libbpf_rs::{MapCore, MapFlags};
 
 use super::message::{A, AAAA, IN, Message, QUESTION, name};
@@ -699,4 +699,69 @@ fn of_more_addresses_than_there_is_room_for_resolvers_are_known_first() {
             hosts: 20 - 16,
         }
     );
+}
+
+/// Whoever answers for an allowed name could say that it is the machine next door.
+#[test]
+fn no_name_permits_a_link_local_address() {
+    let named = "  - allow: .good.test\n";
+    let metadata = format!("{named}  - allow: 169.254.169.254\n");
+    for (default, rules, address, passes) in [
+        ("deny", named, "169.254.169.254", false),
+        ("deny", named, "192.0.2.9", true),
+        ("deny", &metadata, "169.254.169.254", true),
+        ("deny", &metadata, "169.254.0.1", false),
+        ("allow", named, "169.254.169.254", true),
+    ] {
+        let wire = Wire::enforce(&format!("default: {default}\nrules:\n{rules}"));
+        let client = wire.client(SERVERS[0]);
+        let query = Message::query(3, "www.good.test", A);
+        let answer = Message::reply(3, "www.good.test", A).address(QUESTION, address);
+        assert_eq!(
+            wire.exchange(&client, &query, &answer).unwrap(),
+            Got::Answer
+        );
+        assert_eq!(
+            connect(&wire, address),
+            passes,
+            "{default} {rules}{address}"
+        );
+        if !passes {
+            let flows = wire.snapshot().flows;
+            let rule = flows.iter().find(|row| row.address.to_string() == address);
+            assert_eq!(rule.map(|row| row.rule), Some(RULE_LINK_LOCAL));
+        }
+    }
+}
+
+/// The names of addresses may be asked for under an allow-list, unless a rule denies that; nothing is leased by it.
+#[test]
+fn the_name_of_an_address_may_be_asked_for() {
+    const PTR: u16 = 12;
+    for (rules, passes) in [
+        ("  - allow: .good.test\n", true),
+        ("  - deny: .in-addr.arpa\n", false),
+    ] {
+        let wire = Wire::enforce(&format!("default: deny\nrules:\n{rules}"));
+        let client = wire.client(SERVERS[0]);
+        let asked = "1.2.0.192.in-addr.arpa";
+        let query = Message::query(4, asked, PTR);
+        assert_eq!(!refused(&client.send(&query.0)), passes, "{rules}");
+        let seen = wire.snapshot();
+        let row = seen.query(asked).unwrap();
+        assert_eq!(row.rule == RULE_REVERSE, passes);
+        // As a query for an address: what it says permits nothing.
+        let query = Message::query(5, asked, A);
+        let answer = Message::reply(5, asked, A).address(QUESTION, "192.0.2.7");
+        if passes {
+            let client = wire.client(SERVERS[0]);
+            client.send(&query.0).unwrap();
+            let server = wire.server(SERVERS[0]);
+            server
+                .send_to(&answer.0, client.local_addr().unwrap())
+                .unwrap();
+            client.recv(&mut [0; 512]).unwrap();
+        }
+        assert!(!connect(&wire, "192.0.2.7"));
+    }
 }

@@ -1,14 +1,13 @@
 //! Queries on their way out: what is let through, what is refused, what is recorded.
 
 use std::net::UdpSocket;
-use std::os::fd::AsRawFd;
 
 use blackstart_core::record::Verdict;
 use blackstart_core::report::Mode;
 use blackstart_core::tables::RULE_DEFAULT;
 
 use super::message::{A, AAAA, CHAOS, IN, Message, QUESTION, SOA, Section, name};
-use super::wire::{ALLOW_ALL, SERVERS, Seen, Wire, refused};
+use super::wire::{ALLOW_ALL, SERVERS, Seen, Wire, option, refused};
 use crate::Event;
 
 /// What `good.test` and all below it are allowed under, and nothing else.
@@ -266,17 +265,12 @@ fn other_classes_are_judged_by_name_too() {
 #[test]
 fn several_datagrams_in_one_buffer_are_refused() {
     fn segments(socket: &UdpSocket, size: i32) {
-        // SAFETY: the option is an int, and is told to be one.
-        let result = unsafe {
-            libc::setsockopt(
-                socket.as_raw_fd(),
-                libc::SOL_UDP,
-                libc::UDP_SEGMENT,
-                (&raw const size).cast(),
-                size_of::<i32>() as u32,
-            )
-        };
-        assert_eq!(result, 0, "UDP_SEGMENT is there");
+        option(
+            socket,
+            libc::SOL_UDP,
+            libc::UDP_SEGMENT,
+            &size.to_ne_bytes(),
+        );
     }
     let wire = Wire::enforce("default: allow\nrules:\n  - deny: .evil.test\n");
     let good = Message::query(1, "www.good.test", A);
@@ -384,19 +378,6 @@ fn events_are_read_as_many_at_a_time_as_asked_for() {
 
 #[test]
 fn options_and_extension_headers_are_refused() {
-    fn option(socket: &UdpSocket, level: i32, name: i32, value: &[u8]) {
-        // SAFETY: the value is as long as told.
-        let result = unsafe {
-            libc::setsockopt(
-                socket.as_raw_fd(),
-                level,
-                name,
-                value.as_ptr().cast(),
-                value.len() as u32,
-            )
-        };
-        assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
-    }
     let wire = Wire::enforce("default: allow\nrules:\n  - deny: .evil.test\n");
     let padding = [0, 0, 1, 4, 0, 0, 0, 0];
     let cases: [(_, i32, i32, &[u8]); 3] = [

@@ -101,6 +101,20 @@ impl Wire {
         Self::of(ALLOW_ALL, &[], || None, &also, tracer, |_| {})
     }
 
+    /// In enforce mode, with what connections say of themselves read.
+    pub(super) fn listening(rules: &str) -> Self {
+        let mut wire = Self::of(rules, &[], || None, &[Feature::Claims], None, |_| {});
+        wire.session.set_mode(Mode::Enforce).unwrap();
+        wire
+    }
+
+    /// In enforce mode, with unix sockets looked at.
+    pub(super) fn delegating(rules: &str) -> Self {
+        let mut wire = Self::of(rules, &[], || None, &[Feature::UnixSockets], None, |_| {});
+        wire.session.set_mode(Mode::Enforce).unwrap();
+        wire
+    }
+
     fn with(
         rules: &str,
         search: &[&str],
@@ -177,16 +191,17 @@ impl Wire {
 
     /// A TCP socket of the run, of the family of `peer`, not connected yet.
     pub(super) fn stream(&self, peer: IpAddr) -> OwnedFd {
-        born_in(self.cgroup.as_fd(), peer.is_ipv6(), libc::SOCK_STREAM)
+        born_in(self.cgroup.as_fd(), family(peer), libc::SOCK_STREAM)
+    }
+
+    /// A unix socket of the run.
+    pub(super) fn unix(&self, kind: i32) -> OwnedFd {
+        born_in(self.cgroup.as_fd(), libc::AF_UNIX, kind)
     }
 
     /// A UDP socket of the run, of the family of `peer`.
     pub(super) fn unconnected(&self, peer: IpAddr) -> UdpSocket {
-        let socket = UdpSocket::from(born_in(
-            self.cgroup.as_fd(),
-            peer.is_ipv6(),
-            libc::SOCK_DGRAM,
-        ));
+        let socket = UdpSocket::from(born_in(self.cgroup.as_fd(), family(peer), libc::SOCK_DGRAM));
         patient(&socket);
         socket
     }
@@ -370,11 +385,17 @@ fn patient(socket: &UdpSocket) {
     socket.set_read_timeout(Some(most)).unwrap();
 }
 
+fn family(of: IpAddr) -> i32 {
+    match of {
+        IpAddr::V4(_) => libc::AF_INET,
+        IpAddr::V6(_) => libc::AF_INET6,
+    }
+}
+
 /// A socket made by a process inside the cgroup: hooks run for the cgroup in which a socket was made,
 /// whoever uses it.
-fn born_in(cgroup: BorrowedFd<'_>, v6: bool, kind: i32) -> OwnedFd {
+fn born_in(cgroup: BorrowedFd<'_>, family: i32, kind: i32) -> OwnedFd {
     let (ready, tell) = rustix::pipe::pipe().unwrap();
-    let family = if v6 { libc::AF_INET6 } else { libc::AF_INET };
     let tell_fd = tell.as_raw_fd();
     let child = clone_child(Some(cgroup), 0, |joined| {
         // SAFETY: socket takes plain numbers.
@@ -403,6 +424,21 @@ fn born_in(cgroup: BorrowedFd<'_>, v6: bool, kind: i32) -> OwnedFd {
         rustix::process::waitid(WaitId::PidFd(child.pidfd.as_fd()), WaitIdOptions::EXITED)
     {}
     socket
+}
+
+/// Set an option of a socket.
+pub(super) fn option(socket: &impl AsRawFd, level: i32, name: i32, value: &[u8]) {
+    // SAFETY: the value is as long as told.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            name,
+            value.as_ptr().cast(),
+            value.len() as u32,
+        )
+    };
+    assert_eq!(result, 0, "{}", io::Error::last_os_error());
 }
 
 /// Was the datagram refused by a program, and by nothing else?

@@ -16,7 +16,7 @@ pub(super) const ATTEMPTS: usize = 1600;
 pub(super) const NAMES: usize = 300;
 pub(super) const PATHS: usize = 100;
 /// What rules may say of a process, or of a socket.
-const PATTERNS: [&str; 12] = [
+const PATTERNS: [&str; 18] = [
     "a",
     "b",
     "ab",
@@ -29,6 +29,12 @@ const PATTERNS: [&str; 12] = [
     "*b",
     "/opt/[ab]/**",
     "/{bin,opt}/a",
+    "/var/run/a",
+    "/run/*",
+    "/var/**/b",
+    "/v*/r?n/ab",
+    "/run/.//x/../b",
+    "/{var/run,bin}/a",
 ];
 
 /// Everything of one policy.
@@ -168,12 +174,23 @@ fn any_near() -> impl Strategy<Value = Near> {
         .prop_map(|(rule, fill, change)| Near { rule, fill, change })
 }
 
+/// At which names may not permit, and their neighbours.
+const LINK_LOCAL: [&str; 6] = [
+    "169.254.169.254",
+    "::ffff:169.254.0.1",
+    "169.255.0.0",
+    "fe80::1",
+    "fec0::",
+    "fd00:ec2::254",
+];
+
 fn any_address() -> impl Strategy<Value = IpAddr> {
     prop_oneof![
         6 => (0u32..16).prop_map(|n| IpAddr::from((0x0a00_0000 | n).to_be_bytes())),
         4 => (0u128..16).prop_map(|n| IpAddr::from(((0xfd00 << 112) | n).to_be_bytes())),
         1 => (0u8..4).prop_map(|n| IpAddr::V4(Ipv4Addr::new(127, 0, 0, n))),
         1 => (0u128..3).prop_map(|n| IpAddr::from(n.to_be_bytes())),
+        2 => prop::sample::select(LINK_LOCAL.to_vec()).prop_map(|text| text.parse().unwrap()),
         1 => any::<u32>().prop_map(|n| IpAddr::from(n.to_be_bytes())),
         1 => any::<u128>().prop_map(|n| IpAddr::from(n.to_be_bytes())),
     ]
@@ -269,6 +286,7 @@ fn any_path() -> impl Strategy<Value = String> {
     prop_oneof![
         4 => "(/(bin|opt))?(/[ab]{1,2}){0,3}/[ab]{1,2}",
         2 => "[ab]{1,2}",
+        4 => "(/(var|run|bin|opt|\\.|\\.\\.|)){0,5}/[ab.]{0,2}",
         1 => "/[ -~]{0,200}",
         1 => "(/opt){1,40}/x/[ab]",
     ]
@@ -313,7 +331,9 @@ pub(super) fn any_case() -> impl Strategy<Value = Case> {
                 (enforce, break_glass, reloaded),
             )| {
                 let (rules, patterns): (Vec<Rule>, Vec<_>) = rules.into_iter().unzip();
-                let patterns: Vec<String> = patterns.into_iter().flatten().collect();
+                let mut patterns: Vec<String> = patterns.into_iter().flatten().collect();
+                // Near those names, too.
+                patterns.extend(["2.in-addr.arpa", "8.b.d.ip6.arpa"].map(String::from));
                 let policy = Policy {
                     mode: if observe {
                         Mode::Observe
