@@ -174,7 +174,7 @@ impl Need {
             Feature::Outcomes => Self::Outcomes,
             Feature::Processes => Self::Processes,
             Feature::Leavers => Self::Leavers,
-            Feature::UnixSockets => Self::UnixSockets,
+            Feature::UnixSockets | Feature::Contacts | Feature::ContactCalls => Self::UnixSockets,
             Feature::Claims => Self::Claims,
         }
     }
@@ -207,7 +207,7 @@ impl Need {
 }
 
 /// The features in the order of their weight: the first to try when not all can be loaded.
-pub(crate) const FEATURES: [Feature; 8] = [
+pub(crate) const FEATURES: [Feature; 10] = [
     Feature::Addresses,
     Feature::Names,
     Feature::Processes,
@@ -215,6 +215,8 @@ pub(crate) const FEATURES: [Feature; 8] = [
     Feature::SocketKinds,
     Feature::Outcomes,
     Feature::UnixSockets,
+    Feature::Contacts,
+    Feature::ContactCalls,
     Feature::Claims,
 ];
 
@@ -317,7 +319,12 @@ impl Terms {
 
 /// The features that a run is whole with, under a policy that `uses` these.
 pub(crate) fn needed(uses: Uses) -> impl Iterator<Item = Feature> {
-    let wanted = move |feature: &Feature| *feature != Feature::Claims || uses.claims;
+    let wanted = move |feature: &Feature| match feature {
+        Feature::Claims => uses.claims,
+        // In the place of another one.
+        Feature::Contacts | Feature::ContactCalls => false,
+        _ => true,
+    };
     FEATURES.into_iter().filter(wanted)
 }
 
@@ -336,16 +343,31 @@ pub(crate) fn plan(
     for feature in needed(uses) {
         // Not known is worth a try: the loader will tell.
         if host.feature(feature) == Some(false) {
-            terms.lack(
-                Need::of(feature),
-                format!("kernel {} lacks the hooks", host.release),
-            )?;
+            let mut why = format!("kernel {} lacks the hooks", host.release);
+            if let (Feature::UnixSockets, Some(instead)) = (feature, contacts(host)) {
+                why.push_str(": contacts with them are recorded once they are over");
+                features.insert(instead);
+            }
+            terms.lack(Need::of(feature), why)?;
         } else {
             features.insert(feature);
         }
     }
     resolver_sockets(host, &features, terms)?;
     Ok(features)
+}
+
+/// How contacts with unix sockets are recorded where no hook judges them.
+fn contacts(host: &Support) -> Option<Feature> {
+    [Feature::Contacts, Feature::ContactCalls]
+        .into_iter()
+        .find(|feature| host.feature(*feature) != Some(false))
+}
+
+/// What to load where the loader refused `wanted`, if there is another way to the same.
+pub(crate) fn instead(wanted: &BTreeSet<Feature>) -> Option<BTreeSet<Feature>> {
+    let mut other = wanted.clone();
+    (other.remove(&Feature::Contacts) && other.insert(Feature::ContactCalls)).then_some(other)
 }
 
 /// After the loader had its say: `missing` could not be loaded, and why.
@@ -488,7 +510,7 @@ mod tests {
             let mut terms = terms(enforce, &[]);
             assert_eq!(
                 plan(&able(), Uses::ALL, &mut terms).unwrap(),
-                BTreeSet::from(FEATURES)
+                needed(Uses::ALL).collect()
             );
             assert!(terms.gaps().is_empty());
         }
@@ -535,6 +557,21 @@ mod tests {
         let mut fine = terms(true, &[]);
         plan(&host, Uses::ALL, &mut fine).unwrap();
         assert_eq!(kinds(&fine), ["unix_sockets"]);
+    }
+
+    #[test]
+    fn contacts_are_recorded_where_no_hook_judges_them() {
+        let mut host = able();
+        host.bpf.connect_unix = Some(false);
+        let mut observe = terms(false, &[]);
+        let first = plan(&host, Uses::ALL, &mut observe).unwrap();
+        assert!(first.contains(&Feature::Contacts) && !first.contains(&Feature::ContactCalls));
+        // Every system call of the host costs more by the other way: only if the loader wants it.
+        let second = instead(&first).unwrap();
+        assert!(!second.contains(&Feature::Contacts) && second.contains(&Feature::ContactCalls));
+        assert_eq!(second.len(), first.len());
+        assert_eq!(instead(&second), None);
+        assert!(observe.gaps()[0].detail.contains("once they are over"));
     }
 
     #[test]

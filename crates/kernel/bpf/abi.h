@@ -19,7 +19,7 @@
 #define BLACKSTART_ABI_H
 
 /* Pins of a run are read by later releases. Raise it when any struct below changes. */
-enum bs_layout { BS_LAYOUT = 6 };
+enum bs_layout { BS_LAYOUT = 7 };
 
 enum { BS_NAME_MAX = 256, BS_EXE_MAX = 128, BS_ARGV_HEAD = 256, BS_ARGV_REST = 768 };
 enum { BS_LEASE_SLOTS = 16, BS_CHAIN_MAX = 6, BS_PACKET_MAX = 4096, BS_PATH_MAX = 112, BS_ASKED = 2 };
@@ -131,7 +131,7 @@ struct bs_live {
 	__u32 coming;       /* generation of a policy that is about to judge, in the other place; else 0 */
 	__u32 open_families; /* 1: sockets that only packets show may be made under `default: deny`, too */
 	__u32 strays;       /* 1: a process of the run may be outside its cgroup; written by the programs */
-	__u32 pad;
+	__u32 hides;        /* 1: unix sockets that are denied are out of the command's sight */
 	__u64 suspended_ns; /* CLOCK_BOOTTIME - CLOCK_MONOTONIC, as of the last heartbeat */
 };
 

@@ -30,6 +30,7 @@ enum {
 #include "socket.bpf.h"
 #include "kind.bpf.h"
 #include "unix.bpf.h"
+#include "contact.bpf.h"
 #include "packet.bpf.h"
 #include "answer.bpf.h"
 #include "refill.bpf.h"

@@ -32,6 +32,7 @@ use reload::{Room, SPARE_FIXED, write_policy};
 pub use feature::Feature;
 pub use orphan::Orphan;
 
+mod calls;
 mod claim;
 mod events;
 mod feature;
@@ -144,7 +145,7 @@ impl Session {
         let rows = PolicyRows::new(settings.tables, keys, &Offsets::default());
         let room = Room::for_policy(&rows);
         let fixed = settings.hosts.len() + known_addresses(settings.known()).0.len();
-        let spared = spared(settings.tables.uses());
+        let spared = spared(settings.tables.uses(), features);
         Self::load_with(features, settings, keys, rows, room, fixed, spared)
     }
 
@@ -409,6 +410,11 @@ impl Session {
         self.live.set_open_families();
     }
 
+    /// Unix sockets that are denied are out of the command's sight. To be called before the child is started.
+    pub fn hide_sockets(&mut self) {
+        self.live.set_hides();
+    }
+
     /// Say that a supervisor lives and will answer denied lookups. To be called at least once a second.
     pub fn heartbeat(&self) -> Result<(), Error> {
         let now = nanoseconds(ClockId::Boottime) as u64;
@@ -547,12 +553,13 @@ fn set_constants(
 }
 
 /// What a run's first programs go without: all that its policy does not use, and what only a change of policy needs.
-fn spared(uses: Uses) -> abi::bs_spared {
+fn spared(uses: Uses, features: &BTreeSet<Feature>) -> abi::bs_spared {
+    let stays = features.iter().any(|feature| feature.judges_whole());
     abi::bs_spared {
         reload: 1,
-        processes: u32::from(!uses.processes),
+        processes: u32::from(!uses.processes && !stays),
         prefixes: u32::from(!uses.prefixes),
-        sockets: u32::from(!uses.sockets),
+        sockets: u32::from(!uses.sockets && !stays),
         refusals: u32::from(!uses.refusals),
         expiry: u32::from(!uses.expiry),
     }

@@ -210,6 +210,9 @@ impl Support {
             Feature::Outcomes => &[self.bpf.sock_release],
             Feature::Processes | Feature::Leavers => &[self.bpf.tracing],
             Feature::UnixSockets => &[self.bpf.connect_unix],
+            // The loader finds out.
+            Feature::Contacts => &[self.bpf.tracing],
+            Feature::ContactCalls => &[],
             Feature::Claims => &[self.bpf.sock_ops, self.bpf.sk_msg],
         };
         // Programs that read kernel memory through BTF are what confidentiality forbids.

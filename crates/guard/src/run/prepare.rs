@@ -20,7 +20,7 @@ use crate::control::Control;
 use crate::follow::Following;
 use crate::forward::{Forwarder, Listeners};
 use crate::orphan::{Swept, described, sweep_locked, sweep_spare};
-use crate::plan::{FEATURES, Need, needed, plan, replan, unix_rules};
+use crate::plan::{FEATURES, Need, instead, needed, plan, replan, unix_rules};
 use crate::refusal::{Cause, Refusal};
 use crate::resolv::Resolving;
 use crate::state::{RunDir, SPARE, StateDir, is_of_the_disk};
@@ -438,7 +438,18 @@ impl Setup<'_> {
             session.attach(cgroup.fd())?;
             Ok::<_, blackstart_kernel::Error>(session)
         };
-        let (session, loaded) = match attempt(wanted) {
+        let mut first = attempt(wanted);
+        let mut other = None;
+        if let Err(error) = &first
+            && is_of_the_programs(error)
+            && let Some(instead) = instead(wanted)
+        {
+            tracing::debug!(error = described(error), "another way to see contacts");
+            first = attempt(&instead);
+            other = Some(instead);
+        }
+        let wanted = other.as_ref().unwrap_or(wanted);
+        let (session, loaded) = match first {
             Ok(session) => (Some(session), wanted.clone()),
             Err(error) if !is_of_the_programs(&error) => {
                 let why = described(&error);
@@ -708,7 +719,7 @@ mod tests {
         let (rest, missing) = loaded(&[Feature::UnixSockets, Feature::Names]);
         assert_eq!(
             (rest.len(), missing),
-            (6, vec![Feature::Names, Feature::UnixSockets])
+            (8, vec![Feature::Names, Feature::UnixSockets])
         );
         assert_eq!(loaded(&FEATURES), (BTreeSet::new(), FEATURES.to_vec()));
     }

@@ -17,6 +17,7 @@ pub(super) struct Live {
     enforce: NonNull<u32>,
     break_glass: NonNull<u32>,
     open_families: NonNull<u32>,
+    hides: NonNull<u32>,
     generation: NonNull<u32>,
     coming: NonNull<u32>,
     suspended_ns: NonNull<u64>,
@@ -43,6 +44,7 @@ impl Live {
             enforce: NonNull::from(&mut live.enforce),
             break_glass: NonNull::from(&mut live.break_glass),
             open_families: NonNull::from(&mut live.open_families),
+            hides: NonNull::from(&mut live.hides),
             generation: NonNull::from(&mut live.generation),
             coming: NonNull::from(&mut live.coming),
             suspended_ns: NonNull::from(&mut live.suspended_ns),
@@ -95,6 +97,11 @@ impl Live {
     pub(super) fn set_open_families(&self) {
         // SAFETY: as above.
         unsafe { self.open_families.write_volatile(1) };
+    }
+
+    pub(super) fn set_hides(&self) {
+        // SAFETY: as above.
+        unsafe { self.hides.write_volatile(1) };
     }
 
     pub(super) fn set_heartbeat(&self, now_ns: u64) {

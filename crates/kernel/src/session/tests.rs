@@ -5,6 +5,7 @@
 //! everything cannot pass here. All need root, and say so where it is missing.
 
 mod answers;
+mod contacts;
 mod decision;
 mod differential;
 mod forward;
