@@ -157,6 +157,11 @@ fn wish(mut typed: args::Run) -> Result<(Order, Wish), Vec<Problem>> {
             "--down",
             "outages are played by root",
         ),
+        (
+            typed.hide_sockets,
+            "--hide-sockets",
+            "the command is its caller's, and mounts are made by root",
+        ),
     ] {
         if typed {
             let message = format!(
@@ -378,6 +383,7 @@ impl Host {
             }),
             accept_gaps,
             contain: wish.contain,
+            hide_sockets: false,
             concurrent: wish.concurrent,
             break_glass: None,
             drill: None,

@@ -26,7 +26,7 @@ use crate::tables::{
 use weigh::{Candidate, Weighing};
 
 /// The sockets by which names are resolved out of sight: no rule is asked for them.
-pub(crate) const RESOLVER_SOCKETS: [&str; 3] = [
+pub const RESOLVER_SOCKETS: [&str; 3] = [
     "/run/nscd/socket",
     "/var/run/nscd/socket",
     "/run/systemd/resolve/io.systemd.Resolve",

@@ -1,6 +1,7 @@
 //! Patterns over paths: which executables a rule is about, and which unix sockets.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use globset::GlobBuilder;
@@ -121,6 +122,34 @@ impl PathPattern {
         self.0.text.contains('/') || self.0.text.starts_with('@')
     }
 
+    /// The one path that it means; none if it has a wildcard.
+    pub fn only(&self) -> Option<String> {
+        let (text, whole) = self.beginning();
+        whole.then_some(text)
+    }
+
+    /// The directory below which everything lies that it means.
+    pub fn directory(&self) -> PathBuf {
+        let (text, _) = self.beginning();
+        text.rsplit_once('/')
+            .map(|(directory, _)| format!("{directory}/").into())
+            .unwrap_or_default()
+    }
+
+    /// What stands before the first wildcard, and whether that is all of it.
+    fn beginning(&self) -> (String, bool) {
+        let mut text = String::new();
+        let mut rest = self.0.text.chars();
+        while let Some(c) = rest.next() {
+            match c {
+                '*' | '?' | '[' | '{' => return (text, false),
+                '\\' => text.extend(rest.next()),
+                c => text.push(c),
+            }
+        }
+        (text, true)
+    }
+
     /// How many octets stand before the first wildcard: of two patterns that match, the one with more of
     /// them describes the path more closely.
     pub fn literal_octets(&self) -> usize {
@@ -231,5 +260,25 @@ impl<'de> Deserialize<'de> for Selector {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         Self::parse(&text).map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_stands_before_a_wildcard_is_known() {
+        let of = |text: &str| {
+            let pattern = PathPattern::socket(text).unwrap();
+            (pattern.only(), pattern.directory().display().to_string())
+        };
+        let only = |text: &str| Some(text.to_owned());
+        assert_eq!(of("/run/a.sock"), (only("/run/a.sock"), "/run/".to_owned()));
+        assert_eq!(of("/run/a/*.sock"), (None, "/run/a/".to_owned()));
+        assert_eq!(of("/run/a*/b"), (None, "/run/".to_owned()));
+        assert_eq!(of("/**"), (None, "/".to_owned()));
+        assert_eq!(of("/run/{a,b}"), (None, "/run/".to_owned()));
+        assert_eq!(of(r"/run/\*\[x"), (only("/run/*[x"), "/run/".to_owned()));
     }
 }

@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 
 use blackstart_core::policy::{Effect, Policy, Rule, Target};
-use blackstart_core::report::{FOLLOW_GAP, Gap, Mode};
+use blackstart_core::report::{FOLLOW_GAP, Gap};
 use blackstart_core::tables::Uses;
 use blackstart_kernel::Feature;
 use blackstart_kernel::support::{Lockdown, Support};
 
+use crate::hidden::Open;
 use crate::refusal::{Cause, Refusal};
 
 /// Something that a run may have to go without.
@@ -195,8 +196,13 @@ impl Need {
                  namespaces; or leave it out with --no-contain"
             }
             Self::Claims => "let the policy say `inspect: []`",
-            Self::UnixRules => "use kernel 6.7 or newer, or let the rule say `mode: observe`",
-            Self::ResolverSockets => "stop nscd and systemd-resolved, or use kernel 6.7 or newer",
+            Self::UnixRules => {
+                "use kernel 6.7 or newer, or --hide-sockets for paths that are denied to every process, \
+                 or let the rule say `mode: observe`"
+            }
+            Self::ResolverSockets => {
+                "stop nscd and systemd-resolved, or use --hide-sockets, or kernel 6.7 or newer"
+            }
             Self::Limits => {
                 "start from outside of containers and other runs, or enable the controllers in the \
                  cgroup.subtree_control of cgroup2"
@@ -224,6 +230,7 @@ pub(crate) const FEATURES: [Feature; 10] = [
 #[derive(Debug, Clone)]
 pub(crate) struct Terms {
     enforce: bool,
+    hides: bool,
     accepted: BTreeSet<String>,
     gaps: Vec<Gap>,
 }
@@ -242,9 +249,20 @@ impl Terms {
         }
         Ok(Self {
             enforce,
+            hides: false,
             accepted: accepted.iter().cloned().collect(),
             gaps: Vec::new(),
         })
+    }
+
+    /// Sockets that are denied are put out of the command's reach.
+    pub(crate) fn hide(&mut self) {
+        self.hides = true;
+    }
+
+    /// Are they?
+    pub(crate) fn hides(&self) -> bool {
+        self.hides
     }
 
     /// Is something to be refused?
@@ -400,7 +418,7 @@ fn resolver_sockets(
         .into_iter()
         .filter_map(|(there, name)| there.then_some(name))
         .collect();
-    if daemons.is_empty() || features.contains(&Feature::UnixSockets) {
+    if daemons.is_empty() || features.contains(&Feature::UnixSockets) || terms.hides() {
         return Ok(());
     }
     let why = format!(
@@ -410,35 +428,42 @@ fn resolver_sockets(
     terms.lack(Need::ResolverSockets, why)
 }
 
-/// A rule about unix sockets needs the hooks that see them.
+/// A rule about unix sockets needs the hooks that see them, or what it denies must be out of the command's reach; `open` are those
+/// of which that is not so.
 pub(crate) fn unix_rules(
     policy: &Policy,
     features: &BTreeSet<Feature>,
+    open: &[Open<'_>],
     terms: &mut Terms,
 ) -> Result<(), Refusal> {
     if features.contains(&Feature::UnixSockets) {
         return Ok(());
     }
-    let about_sockets =
-        |rule: &&Rule| rule.effect == Effect::Deny && matches!(rule.target, Target::Unix(_));
-    let denies = || policy.rules.iter().filter(about_sockets);
-    // The first that refuses something, or else the first that only records.
-    let Some(rule) = denies()
-        .find(|rule| rule.mode == Mode::Enforce)
-        .or_else(|| denies().next())
-    else {
-        return Ok(());
-    };
-    let why = format!(
-        "`{}` ({}:{}) has no effect: this kernel has no hooks for unix sockets",
-        rule.text, rule.file, rule.line
-    );
-    if rule.mode == Mode::Enforce {
-        terms.lack(Need::UnixRules, why)
-    } else {
-        terms.note(Need::UnixRules, why, 0);
-        Ok(())
+    if let Some(open) = open.first() {
+        let why = format!("{} has no effect: {}", place(open.rule), open.why);
+        return terms.lack(Need::UnixRules, why);
     }
+    let recorded = [Feature::Contacts, Feature::ContactCalls];
+    if let Some(rule) = policy.rules.iter().find(|rule| denies_socket(rule))
+        && !recorded.iter().any(|feature| features.contains(feature))
+    {
+        let why = format!(
+            "{}: contacts with unix sockets are not seen on this kernel",
+            place(rule)
+        );
+        terms.note(Need::UnixRules, why, 0);
+    }
+    Ok(())
+}
+
+/// A rule as its author finds it.
+pub(crate) fn place(rule: &Rule) -> String {
+    format!("`{}` ({}:{})", rule.text, rule.file, rule.line)
+}
+
+/// Does it deny unix sockets?
+pub(crate) fn denies_socket(rule: &Rule) -> bool {
+    rule.effect == Effect::Deny && matches!(rule.target, Target::Unix(_))
 }
 
 /// Why no program at all can be loaded here, if so.
@@ -553,6 +578,11 @@ mod tests {
         host.bpf.connect_unix = Some(false);
         let refusal = plan(&host, Uses::ALL, &mut terms(true, &[])).unwrap_err();
         assert_eq!(refusal.cause, Cause::Unmet(Need::ResolverSockets));
+        // Out of the command's reach it is as good as stopped.
+        let mut hiding = terms(true, &[]);
+        hiding.hide();
+        plan(&host, Uses::ALL, &mut hiding).unwrap();
+        assert_eq!(kinds(&hiding), ["unix_sockets"]);
         host.resolved = false;
         let mut fine = terms(true, &[]);
         plan(&host, Uses::ALL, &mut fine).unwrap();
@@ -572,6 +602,32 @@ mod tests {
         assert_eq!(second.len(), first.len());
         assert_eq!(instead(&second), None);
         assert!(observe.gaps()[0].detail.contains("once they are over"));
+    }
+
+    #[test]
+    fn a_rule_about_a_socket_is_held_by_hooks_or_by_a_cover_or_refused_by_name() {
+        let text = "apiVersion: blackstart.dev/v1\nkind: Policy\nmode: enforce\nrules:\n  - deny: unix:/run/docker.sock\n";
+        let policy = blackstart_core::policy::alone(text, "p.yaml")
+            .unwrap()
+            .policy;
+        let open = crate::hidden::none(&policy);
+        let hooks = BTreeSet::from([Feature::UnixSockets]);
+        let (none, blind) = (BTreeSet::from([Feature::Contacts]), BTreeSet::new());
+        let judged = |features, open, accepted: &[&str]| {
+            let mut terms = terms(true, accepted);
+            let outcome = unix_rules(&policy, features, open, &mut terms);
+            outcome.map(|()| terms.gaps().len())
+        };
+        assert_eq!(judged(&hooks, &open, &[]), Ok(0));
+        assert_eq!(judged(&none, &[], &[]), Ok(0));
+        assert_eq!(judged(&none, &open, &["unix_rules"]), Ok(1));
+        assert_eq!(judged(&blind, &[], &[]), Ok(1), "nobody sees it");
+        let refusal = judged(&none, &open, &[]).unwrap_err();
+        assert_eq!(refusal.cause, Cause::Unmet(Need::UnixRules));
+        let told = refusal.to_string();
+        for text in ["`deny unix:/run/docker.sock` (p.yaml:5)", "--hide-sockets"] {
+            assert!(told.contains(text), "{told}");
+        }
     }
 
     #[test]

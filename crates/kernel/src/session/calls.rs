@@ -9,9 +9,7 @@ use std::os::fd::{FromRawFd as _, IntoRawFd as _, OwnedFd};
 use libbpf_rs::{Link, ProgramMut};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
-use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen,
-};
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
 
 /// `PERF_TYPE_TRACEPOINT`.
 const TRACEPOINT: u64 = 2;
@@ -47,7 +45,12 @@ fn number(event: &str) -> io::Result<u64> {
     };
     let mounted = format!("/sys/kernel/tracing/{path}");
     let file = opened.or_else(|_| {
-        openat(CWD, &mounted, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        openat(
+            CWD,
+            &mounted,
+            OFlags::RDONLY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )
     })?;
     let mut text = [0; 24];
     let length = rustix::io::read(file, &mut text)?;

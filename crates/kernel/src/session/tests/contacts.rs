@@ -26,6 +26,7 @@ fn python(wire: &Wire, script: &str, directory: &Path) -> Option<i32> {
         joins: &[],
         filter: None,
         contain: None,
+        hide: None,
         no_new_privileges: false,
         signals: SignalState::current().unwrap(),
     })
