@@ -21,6 +21,8 @@ mod servers;
 mod stories;
 #[path = "vm/storm.rs"]
 mod storm;
+#[path = "vm/unix.rs"]
+mod unix;
 
 use std::process::ExitCode;
 
@@ -31,6 +33,7 @@ fn main() -> ExitCode {
         ["lookup", name] => client::lookup(name),
         ["connect", host, port] => client::connect(host, port),
         ["claim", way, address, port, name] => client::claim(way, address, port, name),
+        ["unix", path] => client::unix(path),
         ["datagram", address, port] => client::datagram(address, port),
         ["storm", seconds] => gust::storm(seconds),
         ["gust", way, kind, number, seconds] => gust::gust(way, kind, number, seconds),

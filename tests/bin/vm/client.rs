@@ -2,6 +2,8 @@
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs as _, UdpSocket};
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr as SocketName, UnixStream};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -69,6 +71,17 @@ fn hello(name: &str) -> Vec<u8> {
     .concat();
     let handshake = [&[1][..], &with_length(3, &body)].concat();
     [&[22, 3, 1][..], &with_length(2, &handshake)].concat()
+}
+
+/// Connect to a unix socket; `@` stands for the NUL of an abstract name.
+pub(crate) fn unix(path: &str) -> ExitCode {
+    told(|| {
+        match path.strip_prefix('@') {
+            Some(name) => UnixStream::connect_addr(&SocketName::from_abstract_name(name)?)?,
+            None => UnixStream::connect(path)?,
+        };
+        Ok("reached".to_owned())
+    })
 }
 
 /// Send a datagram on a socket that is not connected.

@@ -18,6 +18,8 @@ pub(crate) const GITHUB: (Ipv4Addr, Ipv6Addr) = addresses(20);
 pub(crate) const FORBIDDEN: (Ipv4Addr, Ipv6Addr) = addresses(200);
 /// Where the TCP server listens, on every address.
 pub(crate) const PORT: u16 = 7007;
+/// Where somebody listens to the end, and says nothing.
+pub(crate) const QUIET: u16 = 7443;
 /// Where a storm's TCP server waits to be told whom a connection is for.
 pub(crate) const CLAIMS: u16 = 7443;
 
@@ -55,6 +57,12 @@ pub(crate) fn start() {
     std::thread::spawn(move || {
         for mut client in greeter.incoming().flatten() {
             let _ = client.write_all(b"hello");
+        }
+    });
+    let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, QUIET)).expect("bind the TCP server");
+    std::thread::spawn(move || {
+        for mut client in listener.incoming().flatten() {
+            std::thread::spawn(move || std::io::copy(&mut client, &mut std::io::sink()));
         }
     });
 }

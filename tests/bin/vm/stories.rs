@@ -13,9 +13,11 @@ use blackstart_core::report::{
 };
 
 use crate::guarded::{Ended, bare, left_behind, run, start};
-use crate::servers::{FORBIDDEN, GITHUB, MIRROR, PORT, RESOLVER};
+use crate::servers::{FORBIDDEN, GITHUB, MIRROR, PORT, QUIET, RESOLVER};
+use crate::unix;
 
 pub(crate) const LAB: &str = "/bin/blackstart-lab-vm";
+const KTLS: &str = "/bin/ktls";
 
 const POLICY: &str = "mode: enforce\n\
     rules:\n  - deny: github.com\n  - deny: 198.51.100.128/25\n  - deny: 2001:db8::80/121\n";
@@ -44,6 +46,9 @@ pub(crate) struct Play {
 
 impl Play {
     pub(crate) fn story(&mut self, what: &str, story: impl FnOnce() + std::panic::UnwindSafe) {
+        if std::env::var("BLACKSTART_STORY").is_ok_and(|only| !what.contains(&only)) {
+            return;
+        }
         let began = Instant::now();
         let good = catch_unwind(story).is_ok();
         self.failed += u32::from(!good);
@@ -76,6 +81,7 @@ pub(crate) fn where_enforce_works(gaps: &[&str]) -> ExitCode {
         "a denied name on another's address is refused at once",
         denied_claim,
     );
+    play.story("what the kernel encrypts hides no name in silence", ktls);
     play.story("what is not denied passes", || allowed_passes(gaps));
     play.story(
         "an allow-list admits what was looked up, and nothing else",
@@ -85,6 +91,7 @@ pub(crate) fn where_enforce_works(gaps: &[&str]) -> ExitCode {
         lookups_over_tcp(gaps);
     });
     play.story("root in a rehearsal cannot undo its guard", contained);
+    unix::play(&mut play, gaps);
     play.story("no program is near the verifier's limit", verifier);
     play.story("the report tells the peak of memory", || {
         let usage = run(&[], "", &["true"]).exits(0).report().run.usage.clone();
@@ -255,6 +262,43 @@ fn denied_claim() {
             );
             told("mirror.internal").exits(0).says("said");
         }
+    }
+}
+
+/// A client that has the kernel encrypt what it sends (TLS of TCP), before its hello and behind it.
+fn ktls() {
+    let policy = format!("inspect: [{QUIET}]\n{POLICY}");
+    let (address, port) = (MIRROR.0.to_string(), QUIET.to_string());
+    for way in ["ulp", "keys", "keys-file", "keys-hello", "hello-keys"] {
+        let line = |name: &'static str| [KTLS, way, &address, &port, name].map(str::to_owned);
+        let (denied, allowed) = (line("github.com"), line("mirror.internal"));
+        let [denied, allowed] = [&denied, &allowed].map(|line| line.each_ref().map(String::as_str));
+        let outside = bare(&denied);
+        if outside.stdout.contains("no ULP") {
+            println!("skipped: this kernel has no TLS, or its module is in another package");
+            return;
+        }
+        outside.exits(0).says("said");
+        let told = run(&[], &policy, &denied);
+        let flows = told.flows(MIRROR.0, QUIET);
+        let named = own_gaps(told.report());
+        println!("ktls: {way}: {}; {named:?} {flows:?}", told.stdout.trim());
+        let refused = told.code != 0
+            && flows.iter().any(|flow| {
+                flow.verdict == Verdict::Deny && flow.name.as_deref() == Some("github.com")
+            });
+        assert!(
+            refused || named.iter().any(|gap| gap.starts_with("claims_")),
+            "{way}: neither refused nor a gap: {told}"
+        );
+        // The same for a name that nobody denies passes.
+        let passed = run(&[], &policy, &allowed);
+        println!(
+            "ktls: {way}: {}; {:?}",
+            passed.stdout.trim(),
+            own_gaps(passed.report())
+        );
+        passed.exits(0).says("said");
     }
 }
 
