@@ -106,6 +106,8 @@ const RESOLVERS: &str = "tests/resolvers.rs";
 const ATTEMPTS: &str = "tests/attempts.rs";
 const NOTIFY: &str = "tests/notify.rs";
 const STORIES: &str = "tests/bin/vm/stories.rs";
+const UNIX_STORIES: &str = "tests/bin/vm/unix.rs";
+const DELEGATES: &str = "tests/delegates.rs";
 const OVER_TCP: &str = "tests/dns_over_tcp.rs";
 const MALFORMED: &str = "tests/dns_malformed.rs";
 const REWRITTEN: &str = "tests/dns_rewritten.rs";
@@ -147,7 +149,7 @@ pub const CASES: [Case; 70] = [
     case(7, Accident, "a stub resolver on loopback").is(Refused, &[(RESOLVERS, "a_stub_on_loopback_is_judged_as_the_server_that_it_is_for_the_run")]),
     case(8, Accident, "lookups through systemd-resolved's own socket")
         .is(RefusedAtStart, &[("crates/guard/src/plan.rs", "a_resolver_daemon_out_of_sight_is_a_hole_in_enforcing")])
-        .remark("on kernels without hooks for unix sockets; on others it is not tested"),
+        .remark("on kernels without hooks for unix sockets, unless --hide-sockets; on others it is not tested"),
     case(9, Accident, "lookups through nscd or sssd").is(Recorded, &[(RESOLVERS, "a_daemon_that_caches_names_is_not_asked")]).remark("the daemon is not reached, libc asks a name server instead; sssd is not tested"),
     case(10, Accident, "names from /etc/hosts, LLMNR, mDNS").is(Refused, &[(ENFORCE, "names_from_the_hosts_file_have_leases"), (RESOLVERS, "names_that_are_asked_of_a_whole_network_are_attempts_at_its_address")]).remark("/etc/hosts by name; LLMNR and mDNS as addresses, under `default: deny`"),
     case(11, Accident, "a cache that was warm before the run")
@@ -274,9 +276,10 @@ pub const CASES: [Case; 70] = [
             &[
                 (CONTAIN, "what_no_program_judges_is_not_sent"),
                 (CLAIMS, "a_request_is_read_however_it_is_sent"),
+                (STORIES, "ktls"),
             ],
         )
-        .remark("io_uring, under an enforced `default: deny`; splice and sendfile of a denied name's request; the others are not tested"),
+        .remark("io_uring, under an enforced `default: deny`; splice and sendfile of a denied name's request; kTLS on 6.1, 6.12 and 6.18, and skipped on kernels whose modules are in another package; the others are not tested"),
     case(36, Hostile, "vsock, helpers behind unix sockets, relays on loopback")
         .is(
             Refused,
@@ -285,6 +288,7 @@ pub const CASES: [Case; 70] = [
                 (OBSERVE, "who_listens_behind_a_unix_socket_is_named_unless_it_is_of_the_run"),
                 (ATTEMPTS, "a_relay_on_loopback_is_a_destination_of_its_own"),
                 (POLICY, "a_daemons_socket_is_refused_by_a_rule"),
+                (DELEGATES, "a_denied_socket_is_out_of_reach_by_every_path"),
                 (OBSERVE, "who_listens_behind_a_port_of_loopback_is_named_unless_it_is_of_the_run"),
             ],
         )
@@ -332,8 +336,18 @@ pub const CASES: [Case; 70] = [
         )
         .remark("podman without a daemon; what dockerd fetches is not tested"),
     case(43, Accident, "systemd-run, at, cron, activation by D-Bus or socket")
-        .is(Refused, &[(POLICY, "a_daemons_socket_is_refused_by_a_rule")])
-        .remark("by a `unix:` rule about the daemon's socket"),
+        .is(
+            Refused,
+            &[
+                (POLICY, "a_daemons_socket_is_refused_by_a_rule"),
+                (DELEGATES, "a_denied_socket_is_out_of_reach_by_every_path"),
+                (UNIX_STORIES, "denied"),
+                (UNIX_STORIES, "contacts"),
+                (UNIX_STORIES, "made_anew"),
+            ],
+        )
+        .remark("by a `unix:` rule about the daemon's socket; before 6.7 with --hide-sockets, and a socket that is made anew is then a counted gap")
+        .on_the_matrix(),
     case(44, Accident, "ssh to a host that fetches").is(Recorded, &[(ATTEMPTS, "work_that_is_done_on_another_host_is_seen_as_the_way_there")]).remark("as the connection to that host; what it fetches is for the graph to know"),
     case(45, Accident, "sockets that are inherited or handed over")
         .is(
