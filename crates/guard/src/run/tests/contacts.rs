@@ -101,7 +101,9 @@ fn a_denied_socket_is_hidden_and_all_contacts_are_in_the_report() {
     assert_eq!(verdicts(&report, &other), [Verdict::Allow]);
     let kinds = || report.coverage.gaps.iter().map(|gap| gap.kind.as_str());
     assert!(kinds().any(|kind| kind == "unix_sockets"));
-    assert!(!kinds().any(|kind| kind == "unix_rules"));
+    for none in ["unix_rules", "pins", "self_probe"] {
+        assert!(!kinds().any(|kind| kind == none), "{none}");
+    }
 
     let absent = at("absent");
     let ended = reached(&format!("  - deny: unix:{absent}\n"), &[&other]).unwrap();
