@@ -15,6 +15,8 @@ mod client;
 mod guarded;
 #[path = "vm/gust.rs"]
 mod gust;
+#[path = "vm/ktls.rs"]
+mod ktls;
 #[path = "vm/servers.rs"]
 mod servers;
 #[path = "vm/stories.rs"]

@@ -107,6 +107,7 @@ const ATTEMPTS: &str = "tests/attempts.rs";
 const NOTIFY: &str = "tests/notify.rs";
 const STORIES: &str = "tests/bin/vm/stories.rs";
 const UNIX_STORIES: &str = "tests/bin/vm/unix.rs";
+const KTLS_STORY: &str = "tests/bin/vm/ktls.rs";
 const DELEGATES: &str = "tests/delegates.rs";
 const OVER_TCP: &str = "tests/dns_over_tcp.rs";
 const MALFORMED: &str = "tests/dns_malformed.rs";
@@ -276,7 +277,7 @@ pub const CASES: [Case; 70] = [
             &[
                 (CONTAIN, "what_no_program_judges_is_not_sent"),
                 (CLAIMS, "a_request_is_read_however_it_is_sent"),
-                (STORIES, "ktls"),
+                (KTLS_STORY, "ktls"),
             ],
         )
         .remark("io_uring, under an enforced `default: deny`; splice and sendfile of a denied name's request; kTLS on 6.1, 6.12 and 6.18, and skipped on kernels whose modules are in another package; the others are not tested"),

@@ -2,6 +2,7 @@
 //!
 //! What lies over a socket is there for every process of the run, and only as long as the socket keeps its name.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::os::unix::fs::FileTypeExt as _;
@@ -9,12 +10,14 @@ use std::path::{Path, PathBuf};
 
 use blackstart_core::explain::RESOLVER_SOCKETS;
 use blackstart_core::path::PathPattern;
-use blackstart_core::policy::{Policy, Rule, Target};
+use blackstart_core::policy::{self, Policy, Rule, Target};
 use blackstart_core::report::Mode;
 use blackstart_core::tables::{Effect, Tables};
+use blackstart_kernel::Feature;
 use blackstart_kernel::support::paths_of;
 
-use crate::plan::denies_socket;
+use crate::plan::{Need, Terms};
+use crate::refusal::Refusal;
 
 /// Names that are looked at below the directory of a pattern.
 const MOST_NAMES: usize = 100_000;
@@ -57,6 +60,44 @@ fn enforced(policy: &Policy) -> impl Iterator<Item = (&Rule, &PathPattern)> {
         }
         _ => None,
     })
+}
+
+/// A rule about unix sockets needs the hooks that see them, or what it denies must be out of the command's reach; `open` are those
+/// of which that is not so.
+pub(crate) fn unix_rules(
+    policy: &Policy,
+    features: &BTreeSet<Feature>,
+    open: &[Open<'_>],
+    terms: &mut Terms,
+) -> Result<(), Refusal> {
+    if features.contains(&Feature::UnixSockets) {
+        return Ok(());
+    }
+    if let Some(open) = open.first() {
+        let why = format!("{} has no effect: {}", place(open.rule), open.why);
+        return terms.lack(Need::UnixRules, why);
+    }
+    let recorded = [Feature::Contacts, Feature::ContactCalls];
+    if let Some(rule) = policy.rules.iter().find(|rule| denies_socket(rule))
+        && !recorded.iter().any(|feature| features.contains(feature))
+    {
+        let why = format!(
+            "{}: contacts with unix sockets are not seen on this kernel",
+            place(rule)
+        );
+        terms.note(Need::UnixRules, why, 0);
+    }
+    Ok(())
+}
+
+/// A rule as its author finds it.
+pub(crate) fn place(rule: &Rule) -> String {
+    format!("`{}` ({}:{})", rule.text, rule.file, rule.line)
+}
+
+/// Does it deny unix sockets?
+fn denies_socket(rule: &Rule) -> bool {
+    rule.effect == policy::Effect::Deny && matches!(rule.target, Target::Unix(_))
 }
 
 impl<'p> Hidden<'p> {
@@ -254,5 +295,32 @@ mod tests {
         );
         let (paths, open, _) = looked(&dir, "  - deny: unix:@name\n");
         assert_eq!((paths, open.len()), (none, 1));
+    }
+
+    #[test]
+    fn a_rule_about_a_socket_is_held_by_hooks_or_by_a_cover_or_refused_by_name() {
+        let text = "apiVersion: blackstart.dev/v1\nkind: Policy\nmode: enforce\nrules:\n  - deny: unix:/run/docker.sock\n";
+        let policy = blackstart_core::policy::alone(text, "p.yaml")
+            .unwrap()
+            .policy;
+        let open = none(&policy);
+        let hooks = BTreeSet::from([Feature::UnixSockets]);
+        let (unhooked, blind) = (BTreeSet::from([Feature::Contacts]), BTreeSet::new());
+        let judged = |features, open, accepted: &[&str]| {
+            let accepted: Vec<_> = accepted.iter().map(|&kind| kind.to_owned()).collect();
+            let mut terms = Terms::new(true, &accepted).unwrap();
+            let outcome = unix_rules(&policy, features, open, &mut terms);
+            outcome.map(|()| terms.gaps().len())
+        };
+        assert_eq!(judged(&hooks, &open, &[]), Ok(0));
+        assert_eq!(judged(&unhooked, &[], &[]), Ok(0));
+        assert_eq!(judged(&unhooked, &open, &["unix_rules"]), Ok(1));
+        assert_eq!(judged(&blind, &[], &[]), Ok(1), "nobody sees it");
+        let refusal = judged(&unhooked, &open, &[]).unwrap_err();
+        assert_eq!(refusal.cause, crate::Cause::Unmet(Need::UnixRules));
+        let told = refusal.to_string();
+        for text in ["`deny unix:/run/docker.sock` (p.yaml:5)", "--hide-sockets"] {
+            assert!(told.contains(text), "{told}");
+        }
     }
 }

@@ -2,13 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use blackstart_core::policy::{Effect, Policy, Rule, Target};
 use blackstart_core::report::{FOLLOW_GAP, Gap};
 use blackstart_core::tables::Uses;
 use blackstart_kernel::Feature;
 use blackstart_kernel::support::{Lockdown, Support};
 
-use crate::hidden::Open;
 use crate::refusal::{Cause, Refusal};
 
 /// Something that a run may have to go without.
@@ -428,44 +426,6 @@ fn resolver_sockets(
     terms.lack(Need::ResolverSockets, why)
 }
 
-/// A rule about unix sockets needs the hooks that see them, or what it denies must be out of the command's reach; `open` are those
-/// of which that is not so.
-pub(crate) fn unix_rules(
-    policy: &Policy,
-    features: &BTreeSet<Feature>,
-    open: &[Open<'_>],
-    terms: &mut Terms,
-) -> Result<(), Refusal> {
-    if features.contains(&Feature::UnixSockets) {
-        return Ok(());
-    }
-    if let Some(open) = open.first() {
-        let why = format!("{} has no effect: {}", place(open.rule), open.why);
-        return terms.lack(Need::UnixRules, why);
-    }
-    let recorded = [Feature::Contacts, Feature::ContactCalls];
-    if let Some(rule) = policy.rules.iter().find(|rule| denies_socket(rule))
-        && !recorded.iter().any(|feature| features.contains(feature))
-    {
-        let why = format!(
-            "{}: contacts with unix sockets are not seen on this kernel",
-            place(rule)
-        );
-        terms.note(Need::UnixRules, why, 0);
-    }
-    Ok(())
-}
-
-/// A rule as its author finds it.
-pub(crate) fn place(rule: &Rule) -> String {
-    format!("`{}` ({}:{})", rule.text, rule.file, rule.line)
-}
-
-/// Does it deny unix sockets?
-pub(crate) fn denies_socket(rule: &Rule) -> bool {
-    rule.effect == Effect::Deny && matches!(rule.target, Target::Unix(_))
-}
-
 /// Why no program at all can be loaded here, if so.
 fn nothing_loads(host: &Support) -> Option<String> {
     if host.may_load() == Some(false) {
@@ -602,32 +562,6 @@ mod tests {
         assert_eq!(second.len(), first.len());
         assert_eq!(instead(&second), None);
         assert!(observe.gaps()[0].detail.contains("once they are over"));
-    }
-
-    #[test]
-    fn a_rule_about_a_socket_is_held_by_hooks_or_by_a_cover_or_refused_by_name() {
-        let text = "apiVersion: blackstart.dev/v1\nkind: Policy\nmode: enforce\nrules:\n  - deny: unix:/run/docker.sock\n";
-        let policy = blackstart_core::policy::alone(text, "p.yaml")
-            .unwrap()
-            .policy;
-        let open = crate::hidden::none(&policy);
-        let hooks = BTreeSet::from([Feature::UnixSockets]);
-        let (none, blind) = (BTreeSet::from([Feature::Contacts]), BTreeSet::new());
-        let judged = |features, open, accepted: &[&str]| {
-            let mut terms = terms(true, accepted);
-            let outcome = unix_rules(&policy, features, open, &mut terms);
-            outcome.map(|()| terms.gaps().len())
-        };
-        assert_eq!(judged(&hooks, &open, &[]), Ok(0));
-        assert_eq!(judged(&none, &[], &[]), Ok(0));
-        assert_eq!(judged(&none, &open, &["unix_rules"]), Ok(1));
-        assert_eq!(judged(&blind, &[], &[]), Ok(1), "nobody sees it");
-        let refusal = judged(&none, &open, &[]).unwrap_err();
-        assert_eq!(refusal.cause, Cause::Unmet(Need::UnixRules));
-        let told = refusal.to_string();
-        for text in ["`deny unix:/run/docker.sock` (p.yaml:5)", "--hide-sockets"] {
-            assert!(told.contains(text), "{told}");
-        }
     }
 
     #[test]

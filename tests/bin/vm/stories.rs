@@ -13,13 +13,12 @@ use blackstart_core::report::{
 };
 
 use crate::guarded::{Ended, bare, left_behind, run, start};
-use crate::servers::{FORBIDDEN, GITHUB, MIRROR, PORT, QUIET, RESOLVER};
-use crate::unix;
+use crate::servers::{FORBIDDEN, GITHUB, MIRROR, PORT, RESOLVER};
+use crate::{ktls, unix};
 
 pub(crate) const LAB: &str = "/bin/blackstart-lab-vm";
-const KTLS: &str = "/bin/ktls";
 
-const POLICY: &str = "mode: enforce\n\
+pub(crate) const POLICY: &str = "mode: enforce\n\
     rules:\n  - deny: github.com\n  - deny: 198.51.100.128/25\n  - deny: 2001:db8::80/121\n";
 
 /// "At once", in a slow emulated machine. A resolver that gets no answer takes 5 s or more, a TCP connect minutes.
@@ -81,7 +80,7 @@ pub(crate) fn where_enforce_works(gaps: &[&str]) -> ExitCode {
         "a denied name on another's address is refused at once",
         denied_claim,
     );
-    play.story("what the kernel encrypts hides no name in silence", ktls);
+    ktls::play(&mut play);
     play.story("what is not denied passes", || allowed_passes(gaps));
     play.story(
         "an allow-list admits what was looked up, and nothing else",
@@ -262,43 +261,6 @@ fn denied_claim() {
             );
             told("mirror.internal").exits(0).says("said");
         }
-    }
-}
-
-/// A client that has the kernel encrypt what it sends (TLS of TCP), before its hello and behind it.
-fn ktls() {
-    let policy = format!("inspect: [{QUIET}]\n{POLICY}");
-    let (address, port) = (MIRROR.0.to_string(), QUIET.to_string());
-    for way in ["ulp", "keys", "keys-file", "keys-hello", "hello-keys"] {
-        let line = |name: &'static str| [KTLS, way, &address, &port, name].map(str::to_owned);
-        let (denied, allowed) = (line("github.com"), line("mirror.internal"));
-        let [denied, allowed] = [&denied, &allowed].map(|line| line.each_ref().map(String::as_str));
-        let outside = bare(&denied);
-        if outside.stdout.contains("no ULP") {
-            println!("skipped: this kernel has no TLS, or its module is in another package");
-            return;
-        }
-        outside.exits(0).says("said");
-        let told = run(&[], &policy, &denied);
-        let flows = told.flows(MIRROR.0, QUIET);
-        let named = own_gaps(told.report());
-        println!("ktls: {way}: {}; {named:?} {flows:?}", told.stdout.trim());
-        let refused = told.code != 0
-            && flows.iter().any(|flow| {
-                flow.verdict == Verdict::Deny && flow.name.as_deref() == Some("github.com")
-            });
-        assert!(
-            refused || named.iter().any(|gap| gap.starts_with("claims_")),
-            "{way}: neither refused nor a gap: {told}"
-        );
-        // The same for a name that nobody denies passes.
-        let passed = run(&[], &policy, &allowed);
-        println!(
-            "ktls: {way}: {}; {:?}",
-            passed.stdout.trim(),
-            own_gaps(passed.report())
-        );
-        passed.exits(0).says("said");
     }
 }
 

@@ -10,8 +10,8 @@ use blackstart_kernel::spawn::{Containment, HiddenSockets, SocketFilter};
 use blackstart_kernel::{Feature, Session};
 
 use super::Setup;
-use crate::hidden::{self, Hidden};
-use crate::plan::{Need, place, unix_rules};
+use crate::hidden::{self, Hidden, place, unix_rules};
+use crate::plan::Need;
 use crate::refusal::Refusal;
 use crate::state::StateDir;
 
