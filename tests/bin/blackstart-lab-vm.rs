@@ -17,6 +17,8 @@ mod daemons;
 mod guarded;
 #[path = "vm/gust.rs"]
 mod gust;
+#[path = "vm/ktls.rs"]
+mod ktls;
 #[path = "vm/orphans.rs"]
 mod orphans;
 #[path = "vm/servers.rs"]
@@ -25,6 +27,8 @@ mod servers;
 mod stories;
 #[path = "vm/storm.rs"]
 mod storm;
+#[path = "vm/unix.rs"]
+mod unix;
 
 use std::process::ExitCode;
 

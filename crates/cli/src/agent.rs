@@ -160,6 +160,11 @@ fn wish(mut typed: args::Run) -> Result<(Order, Wish), Vec<Problem>> {
             "--down",
             "outages are played by root",
         ),
+        (
+            typed.hide_sockets,
+            "--hide-sockets",
+            "the command is its caller's, and mounts are made by root",
+        ),
     ] {
         if typed {
             let message = format!(
@@ -410,6 +415,7 @@ impl Host {
             }),
             accept_gaps,
             contain: wish.contain,
+            hide_sockets: false,
             concurrent: wish.concurrent,
             break_glass: None,
             drill: None,

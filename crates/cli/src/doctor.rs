@@ -341,7 +341,10 @@ fn programs(host: &Support) -> Vec<Line> {
         "the command runs unguarded, and the report says so",
     );
     let outcomes = (Gap, "connected, refused and timed out are not told apart");
-    let daemons = (Gap, "contact with daemons that act for the run is not seen");
+    let daemons = (
+        Gap,
+        "contacts with daemons are recorded, and not refused: a `unix:` rule that is enforced needs --hide-sockets",
+    );
     let asked = [
         (
             "maps",
@@ -709,9 +712,9 @@ fn resolving(host: &Support) -> Vec<Line> {
                     (Bearing::Gap, "lookups through its socket are not seen"),
                     (
                         Bearing::Impossible,
-                        "exit 125, unless --accept-gap resolver_sockets",
+                        "exit 125, unless --hide-sockets or --accept-gap resolver_sockets",
                     ),
-                    "use a kernel from 6.7 on, or stop the daemon for the run",
+                    "use --hide-sockets, or a kernel from 6.7 on, or stop the daemon for the run",
                 )
             } else {
                 Line::good(

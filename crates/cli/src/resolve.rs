@@ -49,6 +49,8 @@ pub(crate) struct Order {
     pub(crate) accept_gaps: Vec<String>,
     /// As typed; the policy's default decides where it was not.
     pub(crate) contain: Option<bool>,
+    /// Unix sockets that are denied are put out of reach.
+    pub(crate) hide_sockets: bool,
     /// Beside an orphan of the same service.
     pub(crate) concurrent: bool,
     /// Where the report goes.
@@ -322,6 +324,7 @@ pub(crate) fn run(mut typed: args::Run, around: &Surroundings) -> Result<Order, 
             (_, true) => Some(false),
             _ => None,
         },
+        hide_sockets: typed.hide_sockets,
         concurrent: typed.concurrent,
         reports,
         format: typed.format,
@@ -377,6 +380,7 @@ pub(crate) fn attach(
         accept_gap: typed.accept_gap,
         contain: false,
         no_contain: false,
+        hide_sockets: false,
         concurrent: true,
         break_glass: None,
         down: Vec::new(),

@@ -172,6 +172,7 @@ fn request(order: &Order, id: &str) -> Request {
         }),
         accept_gaps: order.accept_gaps.clone(),
         contain: order.contain,
+        hide_sockets: order.hide_sockets,
         concurrent: order.concurrent,
         break_glass: order.break_glass.clone(),
         drill: order.drill.clone(),

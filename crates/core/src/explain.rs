@@ -25,14 +25,19 @@ use crate::tables::{
 };
 use weigh::{Candidate, Weighing};
 
-/// Is it one of the sockets by which names are resolved out of sight? No rule is asked for them.
+/// The sockets by which names are resolved out of sight: no rule is asked for them.
+pub const RESOLVER_SOCKETS: [&str; 3] = [
+    "/run/nscd/socket",
+    "/var/run/nscd/socket",
+    "/run/systemd/resolve/io.systemd.Resolve",
+];
+
+/// Is it one of these, in any spelling?
 pub(crate) fn is_resolver_socket(path: &str) -> bool {
     let path = usual(path.as_bytes());
-    [
-        &b"/run/nscd/socket"[..],
-        b"/run/systemd/resolve/io.systemd.Resolve",
-    ]
-    .contains(&&*path)
+    RESOLVER_SOCKETS
+        .iter()
+        .any(|socket| socket.as_bytes() == &*path)
 }
 
 /// What is asked: who would reach for what.

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use globset::GlobBuilder;
@@ -133,6 +134,34 @@ impl PathPattern {
     /// A path from the root, not a file's name?
     pub fn is_absolute(&self) -> bool {
         self.0.text.contains('/') || self.0.text.starts_with('@')
+    }
+
+    /// The one path that it means; none if it has a wildcard.
+    pub fn only(&self) -> Option<String> {
+        let (text, whole) = self.beginning();
+        whole.then_some(text)
+    }
+
+    /// The directory below which everything lies that it means.
+    pub fn directory(&self) -> PathBuf {
+        let (text, _) = self.beginning();
+        text.rsplit_once('/')
+            .map(|(directory, _)| format!("{directory}/").into())
+            .unwrap_or_default()
+    }
+
+    /// What stands before the first wildcard, and whether that is all of it.
+    fn beginning(&self) -> (String, bool) {
+        let mut text = String::new();
+        let mut rest = self.0.text.chars();
+        while let Some(c) = rest.next() {
+            match c {
+                '*' | '?' | '[' | '{' => return (text, false),
+                '\\' => text.extend(rest.next()),
+                c => text.push(c),
+            }
+        }
+        (text, true)
     }
 
     /// How many octets stand before the first wildcard: of two patterns that match, the one with more of
@@ -386,5 +415,20 @@ mod tests {
         assert!(means("/var/lib/*", "/var/lib/a") && !means("/var/lib/*", "/run/a"));
         assert!(!means("/var/run", "/run/a") && means("/var/**", "/var/lib/a"));
         assert!(means("@docker/./*", "@docker/./a"));
+    }
+
+    #[test]
+    fn what_stands_before_a_wildcard_is_known() {
+        let of = |text: &str| {
+            let pattern = PathPattern::socket(text).unwrap();
+            (pattern.only(), pattern.directory().display().to_string())
+        };
+        let only = |text: &str| Some(text.to_owned());
+        assert_eq!(of("/run/a.sock"), (only("/run/a.sock"), "/run/".to_owned()));
+        assert_eq!(of("/run/a/*.sock"), (None, "/run/a/".to_owned()));
+        assert_eq!(of("/run/a*/b"), (None, "/run/".to_owned()));
+        assert_eq!(of("/**"), (None, "/".to_owned()));
+        assert_eq!(of("/run/{a,b}"), (None, "/run/".to_owned()));
+        assert_eq!(of(r"/run/\*\[x"), (only("/run/*[x"), "/run/".to_owned()));
     }
 }

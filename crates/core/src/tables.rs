@@ -322,6 +322,16 @@ impl Tables {
         self.socket_classes.get(state).copied().unwrap_or(0)
     }
 
+    /// What holds for a unix socket, whoever reaches for it; none if that depends on the process.
+    pub fn ruling_of_socket(&self, path: &[u8]) -> Option<Ruling> {
+        let class = self.classes.get(self.class_of_socket(path) as usize);
+        match class.map(|class| class.outcome(Protocol::Other, 0)) {
+            Some(Outcome::Is(ruling)) => Some(ruling),
+            Some(Outcome::Choice(_)) => None,
+            None => Some(Ruling::NONE),
+        }
+    }
+
     /// The selectors of [`Self::selectors`] that hold for a process which executes `program`, as bits. For
     /// those with `tree`, whoever it descends from counts as well.
     pub fn selectors_of(&self, program: &[u8]) -> u64 {

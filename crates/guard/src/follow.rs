@@ -471,7 +471,12 @@ impl Seat {
 
 /// Through which sockets the run may have asked for the start of a unit; none where the kernel does not show that.
 fn asked(run: &Session) -> Option<Vec<String>> {
-    if !run.has(Feature::UnixSockets) {
+    let seen = [
+        Feature::UnixSockets,
+        Feature::Contacts,
+        Feature::ContactCalls,
+    ];
+    if !seen.into_iter().any(|feature| run.has(feature)) {
         return None;
     }
     let mut paths = BTreeSet::new();

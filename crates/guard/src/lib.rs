@@ -14,6 +14,7 @@ mod finished;
 mod follow;
 mod forward;
 mod found;
+mod hidden;
 mod inherited;
 mod late;
 mod leavers;
@@ -92,6 +93,8 @@ pub struct Request {
     pub accept_gaps: Vec<String>,
     /// Take from the command what it could undo its guard with; where none, the policy's default decides.
     pub contain: Option<bool>,
+    /// Put unix sockets that are denied out of the command's reach, in mounts of its own.
+    pub hide_sockets: bool,
     /// Run beside an orphan of the same service.
     pub concurrent: bool,
     /// Run the command whatever of ours fails, let everything pass and record what can be; why.
@@ -127,6 +130,7 @@ impl Request {
             leftover: None,
             accept_gaps: Vec::new(),
             contain: None,
+            hide_sockets: false,
             concurrent: false,
             break_glass: None,
             drill: None,

@@ -2,8 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use blackstart_core::policy::{Effect, Policy, Rule, Target};
-use blackstart_core::report::{FOLLOW_GAP, Gap, Mode};
+use blackstart_core::report::{FOLLOW_GAP, Gap};
 use blackstart_core::tables::Uses;
 use blackstart_kernel::Feature;
 use blackstart_kernel::support::{Lockdown, Support};
@@ -180,7 +179,7 @@ impl Need {
             Feature::Outcomes => Self::Outcomes,
             Feature::Processes => Self::Processes,
             Feature::Leavers => Self::Leavers,
-            Feature::UnixSockets => Self::UnixSockets,
+            Feature::UnixSockets | Feature::Contacts | Feature::ContactCalls => Self::UnixSockets,
             Feature::Claims => Self::Claims,
         }
     }
@@ -201,8 +200,13 @@ impl Need {
                  namespaces; or leave it out with --no-contain"
             }
             Self::Claims => "let the policy say `inspect: []`",
-            Self::UnixRules => "use kernel 6.7 or newer, or let the rule say `mode: observe`",
-            Self::ResolverSockets => "stop nscd and systemd-resolved, or use kernel 6.7 or newer",
+            Self::UnixRules => {
+                "use kernel 6.7 or newer, or --hide-sockets for paths that are denied to every process, \
+                 or let the rule say `mode: observe`"
+            }
+            Self::ResolverSockets => {
+                "stop nscd and systemd-resolved, or use --hide-sockets, or kernel 6.7 or newer"
+            }
             Self::Limits => {
                 "start from outside of containers and other runs, or enable the controllers in the \
                  cgroup.subtree_control of cgroup2"
@@ -213,7 +217,7 @@ impl Need {
 }
 
 /// The features in the order of their weight: the first to try when not all can be loaded.
-pub(crate) const FEATURES: [Feature; 8] = [
+pub(crate) const FEATURES: [Feature; 10] = [
     Feature::Addresses,
     Feature::Names,
     Feature::Processes,
@@ -221,6 +225,8 @@ pub(crate) const FEATURES: [Feature; 8] = [
     Feature::SocketKinds,
     Feature::Outcomes,
     Feature::UnixSockets,
+    Feature::Contacts,
+    Feature::ContactCalls,
     Feature::Claims,
 ];
 
@@ -228,6 +234,7 @@ pub(crate) const FEATURES: [Feature; 8] = [
 #[derive(Debug, Clone)]
 pub(crate) struct Terms {
     enforce: bool,
+    hides: bool,
     accepted: BTreeSet<String>,
     gaps: Vec<Gap>,
 }
@@ -246,9 +253,20 @@ impl Terms {
         }
         Ok(Self {
             enforce,
+            hides: false,
             accepted: accepted.iter().cloned().collect(),
             gaps: Vec::new(),
         })
+    }
+
+    /// Sockets that are denied are put out of the command's reach.
+    pub(crate) fn hide(&mut self) {
+        self.hides = true;
+    }
+
+    /// Are they?
+    pub(crate) fn hides(&self) -> bool {
+        self.hides
     }
 
     /// Is something to be refused?
@@ -323,7 +341,12 @@ impl Terms {
 
 /// The features that a run is whole with, under a policy that `uses` these.
 pub(crate) fn needed(uses: Uses) -> impl Iterator<Item = Feature> {
-    let wanted = move |feature: &Feature| *feature != Feature::Claims || uses.claims;
+    let wanted = move |feature: &Feature| match feature {
+        Feature::Claims => uses.claims,
+        // In the place of another one.
+        Feature::Contacts | Feature::ContactCalls => false,
+        _ => true,
+    };
     FEATURES.into_iter().filter(wanted)
 }
 
@@ -342,16 +365,31 @@ pub(crate) fn plan(
     for feature in needed(uses) {
         // Not known is worth a try: the loader will tell.
         if host.feature(feature) == Some(false) {
-            terms.lack(
-                Need::of(feature),
-                format!("kernel {} lacks the hooks", host.release),
-            )?;
+            let mut why = format!("kernel {} lacks the hooks", host.release);
+            if let (Feature::UnixSockets, Some(instead)) = (feature, contacts(host)) {
+                why.push_str(": contacts with them are recorded once they are over");
+                features.insert(instead);
+            }
+            terms.lack(Need::of(feature), why)?;
         } else {
             features.insert(feature);
         }
     }
     resolver_sockets(host, &features, terms)?;
     Ok(features)
+}
+
+/// How contacts with unix sockets are recorded where no hook judges them.
+fn contacts(host: &Support) -> Option<Feature> {
+    [Feature::Contacts, Feature::ContactCalls]
+        .into_iter()
+        .find(|feature| host.feature(*feature) != Some(false))
+}
+
+/// What to load where the loader refused `wanted`, if there is another way to the same.
+pub(crate) fn instead(wanted: &BTreeSet<Feature>) -> Option<BTreeSet<Feature>> {
+    let mut other = wanted.clone();
+    (other.remove(&Feature::Contacts) && other.insert(Feature::ContactCalls)).then_some(other)
 }
 
 /// After the loader had its say: `missing` could not be loaded, and why.
@@ -384,7 +422,7 @@ fn resolver_sockets(
         .into_iter()
         .filter_map(|(there, name)| there.then_some(name))
         .collect();
-    if daemons.is_empty() || features.contains(&Feature::UnixSockets) {
+    if daemons.is_empty() || features.contains(&Feature::UnixSockets) || terms.hides() {
         return Ok(());
     }
     let why = format!(
@@ -392,37 +430,6 @@ fn resolver_sockets(
         daemons.join(" and ")
     );
     terms.lack(Need::ResolverSockets, why)
-}
-
-/// A rule about unix sockets needs the hooks that see them.
-pub(crate) fn unix_rules(
-    policy: &Policy,
-    features: &BTreeSet<Feature>,
-    terms: &mut Terms,
-) -> Result<(), Refusal> {
-    if features.contains(&Feature::UnixSockets) {
-        return Ok(());
-    }
-    let about_sockets =
-        |rule: &&Rule| rule.effect == Effect::Deny && matches!(rule.target, Target::Unix(_));
-    let denies = || policy.rules.iter().filter(about_sockets);
-    // The first that refuses something, or else the first that only records.
-    let Some(rule) = denies()
-        .find(|rule| rule.mode == Mode::Enforce)
-        .or_else(|| denies().next())
-    else {
-        return Ok(());
-    };
-    let why = format!(
-        "`{}` ({}:{}) has no effect: this kernel has no hooks for unix sockets",
-        rule.text, rule.file, rule.line
-    );
-    if rule.mode == Mode::Enforce {
-        terms.lack(Need::UnixRules, why)
-    } else {
-        terms.note(Need::UnixRules, why, 0);
-        Ok(())
-    }
 }
 
 /// Why no program at all can be loaded here, if so.
@@ -494,7 +501,7 @@ mod tests {
             let mut terms = terms(enforce, &[]);
             assert_eq!(
                 plan(&able(), Uses::ALL, &mut terms).unwrap(),
-                BTreeSet::from(FEATURES)
+                needed(Uses::ALL).collect()
             );
             assert!(terms.gaps().is_empty());
         }
@@ -537,10 +544,30 @@ mod tests {
         host.bpf.connect_unix = Some(false);
         let refusal = plan(&host, Uses::ALL, &mut terms(true, &[])).unwrap_err();
         assert_eq!(refusal.cause, Cause::Unmet(Need::ResolverSockets));
+        // Out of the command's reach it is as good as stopped.
+        let mut hiding = terms(true, &[]);
+        hiding.hide();
+        plan(&host, Uses::ALL, &mut hiding).unwrap();
+        assert_eq!(kinds(&hiding), ["unix_sockets"]);
         host.resolved = false;
         let mut fine = terms(true, &[]);
         plan(&host, Uses::ALL, &mut fine).unwrap();
         assert_eq!(kinds(&fine), ["unix_sockets"]);
+    }
+
+    #[test]
+    fn contacts_are_recorded_where_no_hook_judges_them() {
+        let mut host = able();
+        host.bpf.connect_unix = Some(false);
+        let mut observe = terms(false, &[]);
+        let first = plan(&host, Uses::ALL, &mut observe).unwrap();
+        assert!(first.contains(&Feature::Contacts) && !first.contains(&Feature::ContactCalls));
+        // Every system call of the host costs more by the other way: only if the loader wants it.
+        let second = instead(&first).unwrap();
+        assert!(!second.contains(&Feature::Contacts) && second.contains(&Feature::ContactCalls));
+        assert_eq!(second.len(), first.len());
+        assert_eq!(instead(&second), None);
+        assert!(observe.gaps()[0].detail.contains("once they are over"));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use blackstart_core::report::{DrillFacts, Guarded, Kernel, Mode, RunLimits};
 use blackstart_core::tables::Tables;
 use blackstart_kernel::Session;
 use blackstart_kernel::spawn::{
-    Child, Command, Containment, Signals, SocketFilter, SpawnError, spawn, stop_self,
+    Child, Command, Containment, HiddenSockets, Signals, SocketFilter, SpawnError, spawn, stop_self,
 };
 use rustix::process::Signal;
 
@@ -77,10 +77,13 @@ fn terms_of(request: &Request) -> Result<(Mode, Terms), Refusal> {
         .unwrap_or(Mode::Observe);
     // A policy that observes may have rules that are enforced; broken glass refuses nothing.
     let enforces = mode == Mode::Enforce || policy.is_some_and(Policy::enforces);
-    let terms = Terms::new(
+    let mut terms = Terms::new(
         enforces && request.break_glass.is_none(),
         &request.accept_gaps,
     )?;
+    if request.hide_sockets && request.break_glass.is_none() {
+        terms.hide();
+    }
     Ok((mode, terms))
 }
 
@@ -115,6 +118,8 @@ struct Setup<'a> {
     tables: Option<Tables>,
     filter: Option<SocketFilter>,
     containment: Option<Containment>,
+    /// What it is not to reach, and what of that could be covered.
+    hidden: Option<HiddenSockets>,
     /// Nothing that a command of somebody without root starts gains privileges.
     confined: bool,
     /// It is made ahead, for a policy that is not known yet.
@@ -208,6 +213,7 @@ impl<'a> Setup<'a> {
             tables: None,
             filter: None,
             containment: None,
+            hidden: None,
             confined: false,
             reserve: false,
             by_rule: false,
@@ -237,6 +243,10 @@ impl<'a> Setup<'a> {
             self.go_uncontained(why)?;
             started = self.spawn(signals, limited);
         }
+        if let Err(SpawnError::Hide(error)) = &started {
+            self.hide_nothing(format!("sockets cannot be put out of its reach: {error}"))?;
+            started = self.spawn(signals, limited);
+        }
         if let Err(SpawnError::Filter(error)) = &started {
             // Whoever accepts that has no filter.
             let why = format!("packet and vsock sockets cannot be refused: {error}");
@@ -255,6 +265,7 @@ impl<'a> Setup<'a> {
                 joins: &[],
                 filter: self.filter.as_ref(),
                 contain: self.containment.as_ref(),
+                hide: self.hidden.as_ref(),
                 no_new_privileges: false,
                 signals: signals.found(),
             };
@@ -277,6 +288,7 @@ impl<'a> Setup<'a> {
             joins: &joins.map(RunCgroup::joins).unwrap_or_default(),
             filter: self.filter.as_ref(),
             contain: self.containment.as_ref(),
+            hide: self.hidden.as_ref(),
             no_new_privileges: false,
             signals: signals.found(),
         })
@@ -359,6 +371,7 @@ pub(crate) fn not_started(error: &SpawnError) -> Refusal {
         SpawnError::Join(_)
         | SpawnError::Filter(_)
         | SpawnError::Contain { .. }
+        | SpawnError::Hide(_)
         | SpawnError::Process(_) => (Cause::System, ""),
     };
     let why = std::error::Error::source(error)

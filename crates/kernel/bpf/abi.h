@@ -144,7 +144,7 @@ struct bs_live {
 	__u32 coming;       /* generation of a policy that is about to judge, in the other place; else 0 */
 	__u32 open_families; /* 1: sockets that only packets show may be made under `default: deny`, too */
 	__u32 strays;       /* 1: a process of the run may be outside its cgroup; written by the programs */
-	__u32 pad;
+	__u32 hides;        /* 1: unix sockets that are denied are out of the command's sight */
 	__u64 suspended_ns; /* CLOCK_BOOTTIME - CLOCK_MONOTONIC, as of the last heartbeat */
 };
 

@@ -85,6 +85,52 @@ static __always_inline __u32 bs_socket_usual(struct bs_delegate_key *key, __u32 
 	return class_id;
 }
 
+/* The path of an address that is `len` octets long without its family, at `from` in the memory of the kernel or of the
+ * caller. */
+static __always_inline void bs_contact_path(struct bs_delegate_key *key, const void *from, __u32 len, int of_caller)
+{
+	__u32 n = len > 108 ? 108 : len;
+	long got;
+
+	if (of_caller)
+		bpf_probe_read_user(key->path, 1, from);
+	else
+		bpf_probe_read_kernel(key->path, 1, from);
+	if (key->path[0]) {
+		/* A path ends at its NUL, or where the caller said; what lies behind would make two rows of one. */
+		got = of_caller ? bpf_probe_read_user_str(key->path, n + 1, from)
+				: bpf_probe_read_kernel_str(key->path, n + 1, from);
+		n = got > 0 ? got - 1 : 0;
+	} else if (of_caller) {
+		bpf_probe_read_user(key->path, n, from);
+	} else {
+		bpf_probe_read_kernel(key->path, n, from);
+	}
+	key->path_len = n;
+}
+
+/* Who reaches for that path, and what rules say of it. */
+static __always_inline __u64 bs_contact_judge(struct bs_delegate_key *key, __u32 generation)
+{
+	__u64 ruling;
+
+	__u32 class_id;
+
+	key->subject = bs_subject_now();
+	class_id = key->path[0] ? bs_socket_usual(key, generation) : bs_socket_class(key, generation);
+	ruling = bs_ruling(class_id, 0, 0, bs_selectors_of(key->subject, generation));
+	key->verdict = bs_verdict_of(ruling);
+	key->rule = ruling;
+	return ruling;
+}
+
+/* Is it the socket of a daemon that would resolve names where nobody sees it? */
+static __always_inline int bs_contact_resolves(struct bs_delegate_key *key)
+{
+	return BS_PATH_IS(key->path, sizeof(key->path), "/run/nscd/socket") ||
+	       BS_PATH_IS(key->path, sizeof(key->path), "/run/systemd/resolve/io.systemd.Resolve");
+}
+
 /* There is a new row: whoever listens there can be looked for while it does. */
 static __always_inline void bs_contact_tell(struct bs_delegate_key *key)
 {
@@ -103,51 +149,40 @@ static __always_inline void bs_contact_tell(struct bs_delegate_key *key)
 	bpf_ringbuf_submit(e, 0);
 }
 
+/* A row of (subject, path, verdict), and a line in the live view for a new one. */
+static __always_inline void bs_contact_record(struct bs_delegate_key *key)
+{
+	__u64 *count = bpf_map_lookup_elem(&bs_delegates, key), one = 1;
+
+	if (count)
+		__sync_fetch_and_add(count, 1);
+	else if (!bpf_map_update_elem(&bs_delegates, key, &one, BPF_NOEXIST))
+		bs_contact_tell(key);
+	else
+		BS_COUNT(delegates_lost, 1);
+}
+
 static __always_inline int bs_reach_unix(struct bpf_sock_addr *ctx)
 {
 	struct bpf_sock_addr_kern *kernel = bpf_cast_to_kern_ctx(ctx);
 	struct sockaddr_un *to = bpf_rdonly_cast(BPF_CORE_READ(kernel, uaddr), bpf_core_type_id_kernel(struct sockaddr_un));
 	struct bs_delegate_key key = {};
-	__u64 *count, one = 1, ruling = 0;
-	__u32 len = BPF_CORE_READ(kernel, uaddrlen), n, class_id, generation = bs_generation();
+	__u64 ruling;
+	__u32 len = BPF_CORE_READ(kernel, uaddrlen);
 	__u8 failure = ECONNREFUSED;
 
 	if (len <= 2)
 		return 1; /* unnamed: a socketpair's end */
-	n = len - 2;
-	if (n > 108)
-		n = 108;
-	bpf_probe_read_kernel(key.path, 1, to->sun_path);
-	if (key.path[0]) {
-		/* A path ends at its NUL, or where the caller said; what lies behind would make two rows of one. */
-		long got = bpf_probe_read_kernel_str(key.path, n + 1, to->sun_path);
-
-		n = got > 0 ? got - 1 : 0;
-	} else {
-		bpf_probe_read_kernel(key.path, n, to->sun_path);
-	}
-	key.subject = bs_subject_now();
-	key.path_len = n;
-	class_id = key.path[0] ? bs_socket_usual(&key, generation) : bs_socket_class(&key, generation);
-	ruling = bs_ruling(class_id, 0, 0, bs_selectors_of(key.subject, generation));
-	key.verdict = bs_verdict_of(ruling);
-	key.rule = ruling;
+	bs_contact_path(&key, to->sun_path, len - 2, 0);
+	ruling = bs_contact_judge(&key, bs_generation());
 	if (BS_FAILURE(ruling) && BS_FAILURE(ruling) != BS_BLACKHOLE)
 		failure = BS_FAILURE(ruling);
-	if (live.break_glass) {
-		/* Lookups go where they please, too. */
-	} else if (BS_PATH_IS(key.path, sizeof(key.path), "/run/nscd/socket") ||
-	    BS_PATH_IS(key.path, sizeof(key.path), "/run/systemd/resolve/io.systemd.Resolve")) {
+	/* With the glass broken, lookups go where they please, too. */
+	if (!live.break_glass && bs_contact_resolves(&key)) {
 		key.verdict = BS_DENY;
 		key.rule = BS_RULE_RESOLVER_SOCKET;
 	}
-	count = bpf_map_lookup_elem(&bs_delegates, &key);
-	if (count)
-		__sync_fetch_and_add(count, 1);
-	else if (!bpf_map_update_elem(&bs_delegates, &key, &one, BPF_NOEXIST))
-		bs_contact_tell(&key);
-	else
-		BS_COUNT(delegates_lost, 1);
+	bs_contact_record(&key);
 	if (key.verdict == BS_DENY) {
 		bpf_set_retval(-(int)failure);
 		return 0;

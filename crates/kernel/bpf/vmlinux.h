@@ -23,6 +23,7 @@ typedef __u16 __be16;
 typedef __u32 __be32;
 typedef __u16 __sum16;
 typedef __u32 __wsum;
+typedef unsigned long size_t;
 typedef _Bool bool;
 
 /* enum bpf_map_type, BPF_ANY.., helper flags: values of the kernel's stable interface. */
@@ -208,6 +209,27 @@ struct linux_binprm {
 struct sockaddr_un {
 	unsigned short sun_family;
 	char sun_path[108];
+};
+
+struct sockaddr {
+	unsigned short sa_family;
+};
+
+struct msghdr {
+	void *msg_name;
+	int msg_namelen;
+};
+
+/* As a system call found them. */
+struct pt_regs {
+#ifdef __TARGET_ARCH_x86
+	unsigned long si;
+	unsigned long dx;
+	unsigned long r8;
+	unsigned long r9;
+#else
+	__u64 regs[31];
+#endif
 };
 
 struct bpf_sock_addr_kern {

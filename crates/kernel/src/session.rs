@@ -35,6 +35,7 @@ use reload::{Room, SPARE_FIXED, write_policy};
 pub use feature::Feature;
 pub use orphan::Orphan;
 
+mod calls;
 mod claim;
 mod events;
 mod feature;
@@ -155,7 +156,7 @@ impl Session {
         let rows = PolicyRows::new(settings.tables, keys, &Offsets::default());
         let room = Room::for_policy(&rows);
         let fixed = settings.hosts.len() + known_addresses(settings.known()).0.len();
-        let spared = spared(settings.tables.uses());
+        let spared = spared(settings.tables.uses(), features);
         Self::load_with(features, settings, keys, rows, room, fixed, spared)
     }
 
@@ -193,7 +194,7 @@ impl Session {
             map.set_max_entries(SMALL_RING)
                 .map_err(|error| Error::caused(ErrorKind::Io, "size the live view", error))?;
         }
-        let traced = features.iter().any(|feature| feature.is_tracing());
+        let traced = features.iter().any(|feature| feature.is_shared());
         let tracer = settings.tracer.filter(|_| traced);
         let enrolled = tracer.map(Tracer::enrol).transpose()?;
         share(&mut open, enrolled.as_ref())?;
@@ -290,7 +291,7 @@ impl Session {
         let skeleton = self.skeleton.insert(skeleton);
         for feature in self.features.clone() {
             for name in feature.programs() {
-                if !meant(feature) || feature.is_tracing() && self.enrolled.is_some() {
+                if !meant(feature) || feature.is_shared() && self.enrolled.is_some() {
                     continue;
                 }
                 let mut programs = skeleton.object_mut().progs_mut();
@@ -320,7 +321,7 @@ impl Session {
             }
         }
         if let Some(enrolled) = &mut self.enrolled {
-            if self.features.iter().any(|of| of.is_tracing() && meant(*of)) {
+            if self.features.iter().any(|of| of.is_shared() && meant(*of)) {
                 enrolled.call(skeleton.object(), &self.maps.bs_processes)?;
             }
             enrolled.live_in(id)?;
@@ -445,6 +446,11 @@ impl Session {
     /// Let sockets be made that only packets show, though the default denies. To be called before the child is started.
     pub fn open_families(&mut self) {
         self.live.set_open_families();
+    }
+
+    /// Unix sockets that are denied are out of the command's sight. To be called before the child is started.
+    pub fn hide_sockets(&mut self) {
+        self.live.set_hides();
     }
 
     /// Say that a supervisor lives and will answer denied lookups. To be called at least once a second.
@@ -601,12 +607,13 @@ fn set_constants(
 }
 
 /// What a run's first programs go without: all that its policy does not use, and what only a change of policy needs.
-fn spared(uses: Uses) -> abi::bs_spared {
+fn spared(uses: Uses, features: &BTreeSet<Feature>) -> abi::bs_spared {
+    let stays = features.iter().any(|feature| feature.judges_whole());
     abi::bs_spared {
         reload: 1,
-        processes: u32::from(!uses.processes),
+        processes: u32::from(!uses.processes && !stays),
         prefixes: u32::from(!uses.prefixes),
-        sockets: u32::from(!uses.sockets),
+        sockets: u32::from(!uses.sockets && !stays),
         refusals: u32::from(!uses.refusals),
         expiry: u32::from(!uses.expiry),
     }

@@ -17,6 +17,7 @@ use processes::Processes;
 
 mod contain;
 mod filter;
+mod hide;
 mod image;
 mod processes;
 mod signals;
@@ -25,6 +26,7 @@ mod tests;
 
 pub use contain::Containment;
 pub use filter::SocketFilter;
+pub use hide::HiddenSockets;
 pub(crate) use image::join_in_child;
 pub use processes::Keeper;
 pub use signals::{Received, SignalState, Signals, stop_self};
@@ -48,6 +50,8 @@ pub struct Command<'a> {
     pub filter: Option<&'a SocketFilter>,
     /// What it is not given of the host.
     pub contain: Option<&'a Containment>,
+    /// Which sockets it cannot reach.
+    pub hide: Option<&'a HiddenSockets>,
     /// No program that it starts gains privileges by the bits of its file. So the filter needs no root.
     pub no_new_privileges: bool,
     /// Signal mask and dispositions as the caller found them, for the child.
@@ -96,6 +100,9 @@ pub enum SpawnError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// The kernel refused to put sockets out of its reach.
+    #[error("put sockets out of the command's reach")]
+    Hide(#[source] io::Error),
     /// The kernel refused to make the process, or to place it in its cgroup.
     #[error("start a process in the run's cgroup")]
     Process(#[source] io::Error),
@@ -107,7 +114,11 @@ impl SpawnError {
         match self {
             Self::NotFound { .. } => Some(127),
             Self::NotExecutable { .. } => Some(126),
-            Self::Join(_) | Self::Filter(_) | Self::Contain { .. } | Self::Process(_) => None,
+            Self::Join(_)
+            | Self::Filter(_)
+            | Self::Contain { .. }
+            | Self::Hide(_)
+            | Self::Process(_) => None,
         }
     }
 }
@@ -210,6 +221,8 @@ impl Held {
             SpawnError::Join(source)
         } else if stage == Stage::Filter as i32 {
             SpawnError::Filter(source)
+        } else if stage == Stage::Hide as i32 {
+            SpawnError::Hide(source)
         } else if let Some(what) = uncontained(stage) {
             SpawnError::Contain { what, source }
         } else if errno == libc::ENOENT {

@@ -4,7 +4,9 @@
 //! `Some(false)`. What a run makes of the facts is a plan elsewhere; `doctor` prints the same struct.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::net::IpAddr;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -157,6 +159,25 @@ pub(crate) fn mounted() -> Option<Vec<(String, PathBuf)>> {
     )
 }
 
+/// Every path at which a file is to be seen: without the links in its own, and by other mounts. Hard links are not found.
+///
+/// # Errors
+/// If it cannot be looked at, or the mount table not be read.
+pub fn paths_of(file: &Path) -> io::Result<Vec<PathBuf>> {
+    let own = file.canonicalize()?;
+    let mounts = cgroup::mounts();
+    let mounts = mounts.ok_or_else(|| io::Error::other("the mount table cannot be read"))?;
+    let which = |path: &Path| {
+        let facts = path.symlink_metadata()?;
+        Ok::<_, io::Error>((facts.dev(), facts.ino()))
+    };
+    let this = which(&own)?;
+    let mut paths = cgroup::places(&mounts, &own);
+    paths.retain(|path| which(path).is_ok_and(|other| other == this));
+    paths.insert(0, own);
+    Ok(paths)
+}
+
 impl Support {
     /// Every fact, for `doctor`.
     pub fn probe() -> Self {
@@ -210,6 +231,9 @@ impl Support {
             Feature::Outcomes => &[self.bpf.sock_release],
             Feature::Processes | Feature::Leavers => &[self.bpf.tracing],
             Feature::UnixSockets => &[self.bpf.connect_unix],
+            // The loader finds out.
+            Feature::Contacts => &[self.bpf.tracing],
+            Feature::ContactCalls => &[],
             Feature::Claims => &[self.bpf.sock_ops, self.bpf.sk_msg],
         };
         // Programs that read kernel memory through BTF are what confidentiality forbids.

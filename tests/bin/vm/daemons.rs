@@ -47,7 +47,7 @@ pub(crate) fn attached() {
 /// Where the kernel has hooks for unix sockets a rule about one holds; elsewhere nothing runs that would rely on it.
 pub(crate) fn daemon_s_socket(gaps: &BTreeSet<String>) {
     let ask = [LAB, "unix", DAEMON];
-    bare(&ask).exits(0).says("hello");
+    bare(&ask).exits(0).says("reached");
     let rule = format!("mode: enforce\nrules:\n  - deny: unix:{DAEMON}\n");
     let other = "mode: enforce\nrules:\n  - deny: unix:/run/other.sock\n";
     if gaps.contains("unix_sockets") {
@@ -70,7 +70,7 @@ pub(crate) fn daemon_s_socket(gaps: &BTreeSet<String>) {
         assert_eq!(ended.argv(found.subject), ask);
     };
     for policy in ["mode: enforce\nrules: []\n", other] {
-        let seen = run(&[], policy, &ask).exits(0).says("hello");
+        let seen = run(&[], policy, &ask).exits(0).says("reached");
         told(&seen, Verdict::Allow);
         passed.worked_outside().recorded(&seen);
     }

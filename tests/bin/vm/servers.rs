@@ -21,6 +21,8 @@ pub(crate) const FORBIDDEN: (Ipv4Addr, Ipv6Addr) = addresses(200);
 pub(crate) const PORT: u16 = 7007;
 /// Where a daemon takes connections by a path.
 pub(crate) const DAEMON: &str = "/run/daemon.sock";
+/// Where somebody listens to the end, and says nothing.
+pub(crate) const QUIET: u16 = 7443;
 /// Where a storm's TCP server waits to be told whom a connection is for.
 pub(crate) const CLAIMS: u16 = 7443;
 
@@ -64,6 +66,12 @@ pub(crate) fn start() {
     std::thread::spawn(move || {
         for mut client in daemon.incoming().flatten() {
             let _ = client.write_all(b"hello");
+        }
+    });
+    let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, QUIET)).expect("bind the TCP server");
+    std::thread::spawn(move || {
+        for mut client in listener.incoming().flatten() {
+            std::thread::spawn(move || std::io::copy(&mut client, &mut std::io::sink()));
         }
     });
 }

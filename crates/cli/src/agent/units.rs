@@ -146,6 +146,7 @@ impl Host {
     /// As `blackstart attach` would have it.
     fn guard_of(&self, given: GivenPolicy, rule: &Rule) -> Request {
         Request {
+            hide_sockets: false,
             command: Vec::<OsString>::new(),
             env: Vec::new(),
             redaction: Redaction::default(),

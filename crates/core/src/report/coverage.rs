@@ -138,6 +138,18 @@ fn is_quic(row: &Reach) -> bool {
     row.protocol == 17 && row.port == 443 && row.bytes_sent > 0 && row.verdict != Verdict::Deny
 }
 
+/// Contacts that an enforced rule denies and that were not refused: before 6.7 no hook does, and what was out of reach is
+/// within it again once its socket is made anew.
+fn got_through(lens: &Lens<'_>) -> u64 {
+    let enforced = |id| {
+        let rule = lens.facts.policy.and_then(|policy| policy.rule(id));
+        rule.is_some_and(|rule| rule.mode == Mode::Enforce)
+    };
+    let rows = lens.record.delegates.iter();
+    rows.filter(|row| row.verdict == Verdict::WouldDeny && enforced(row.rule))
+        .fold(0, |sum, row| sum.saturating_add(row.attempts))
+}
+
 /// Are names read at the port of TLS?
 fn reads_tls(facts: &RunFacts<'_>) -> bool {
     let loaded = facts.features.iter().any(|feature| feature == "claims");
@@ -262,6 +274,11 @@ fn gaps(lens: &Lens<'_>, lost: u64, unnamed: u64) -> Vec<Gap> {
             "claims_hidden",
             counters.claims_hidden,
             "TLS hellos with an encrypted part (ECH, or what looks like it): the name outside was judged, one inside is not known",
+        ),
+        (
+            "unix_rules",
+            got_through(lens),
+            "contacts with unix sockets that an enforced rule denies got through: this kernel has no hooks for them, and what --hide-sockets covers is open again once the socket is made anew",
         ),
         (
             "left_cgroup",

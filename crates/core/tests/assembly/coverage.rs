@@ -169,3 +169,33 @@ fn what_was_refused_is_not_out_of_sight() {
     assert!(gap(&report, "contain").is_none());
     assert!(gap(&report, "received_sockets").is_some());
 }
+
+/// Before 6.7 nothing refuses a contact but what lies over its socket.
+#[test]
+fn a_socket_that_was_reached_although_an_enforced_rule_denies_it_is_a_gap() {
+    let text = "apiVersion: blackstart.dev/v1\nkind: Policy\nmode: enforce\nrules:\n  - deny: unix:/run/a\n  - { deny: \"unix:/run/b\", mode: observe }\n";
+    let policy = blackstart_core::policy::alone(text, "p.yaml")
+        .unwrap()
+        .policy;
+    let contact = |verdict, rule| DelegateRow {
+        subject: 20,
+        path: "/run/a".to_owned(),
+        verdict,
+        rule,
+        attempts: 3,
+        listener: None,
+    };
+    let counted = |rows: &[DelegateRow]| {
+        let mut record = record();
+        record.delegates = rows.to_vec();
+        let report = assemble(&record, &facts(Some(&policy)));
+        gap(&report, "unix_rules").map(|gap| gap.count)
+    };
+    assert_eq!(counted(&[contact(Verdict::WouldDeny, 1)]), Some(3));
+    assert_eq!(counted(&[contact(Verdict::Deny, 1)]), None);
+    assert_eq!(
+        counted(&[contact(Verdict::WouldDeny, 2)]),
+        None,
+        "for the record"
+    );
+}

@@ -359,6 +359,7 @@ fn held(request: &Request, confine: bool, signals: &Signals) -> Result<Held, Ref
         joins: &[],
         filter: filter.as_ref(),
         contain: None,
+        hide: None,
         no_new_privileges: confine,
         signals: signals.found(),
     });

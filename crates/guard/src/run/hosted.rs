@@ -29,7 +29,7 @@ use crate::cgroup::Controller;
 use crate::control::Judged;
 use crate::forward::Listeners;
 use crate::orphan::sweep_locked;
-use crate::plan::{Need, plan, unix_rules};
+use crate::plan::{Need, plan};
 use crate::refusal::{Cause, Refusal};
 use crate::resolv::Resolving;
 use crate::story::{End, tell as tell_of, wall_ns};
@@ -151,7 +151,7 @@ impl Setup<'_> {
             }
         }
         if let Some(policy) = self.policy {
-            unix_rules(policy, &wanted, &mut self.terms)?;
+            self.hide_sockets(&tables, &wanted)?;
             if !policy.follow.is_empty() {
                 // Whoever may not look into a unit is not to learn where it connects to.
                 let why = "units are followed for runs of root only, not by way of the agent";

@@ -20,7 +20,7 @@ use crate::control::Control;
 use crate::follow::Following;
 use crate::forward::{Forwarder, Listeners};
 use crate::orphan::{Swept, described, sweep_locked, sweep_spare};
-use crate::plan::{FEATURES, Need, needed, plan, replan, unix_rules};
+use crate::plan::{FEATURES, Need, instead, needed, plan, replan};
 use crate::refusal::{Cause, Refusal};
 use crate::resolv::Resolving;
 use crate::state::{RunDir, SPARE, StateDir, is_of_the_disk};
@@ -67,10 +67,8 @@ impl Setup<'_> {
                 ))),
             }
         }
-        if let Some(policy) = self.policy.filter(|_| !wanted.is_empty()) {
-            unix_rules(policy, &wanted, &mut self.terms)?;
-        }
         if !wanted.is_empty() {
+            self.hide_sockets(&tables, &wanted)?;
             self.shorten_hosts(&mut resolving.hosts, &tables)?;
         }
         self.file.knows(&resolving);
@@ -473,7 +471,18 @@ impl Setup<'_> {
             session.attach(cgroup.fd())?;
             Ok::<_, blackstart_kernel::Error>(session)
         };
-        let (session, loaded) = match attempt(wanted) {
+        let mut first = attempt(wanted);
+        let mut other = None;
+        if let Err(error) = &first
+            && is_of_the_programs(error)
+            && let Some(instead) = instead(wanted)
+        {
+            tracing::debug!(error = described(error), "another way to see contacts");
+            first = attempt(&instead);
+            other = Some(instead);
+        }
+        let wanted = other.as_ref().unwrap_or(wanted);
+        let (mut session, loaded) = match first {
             Ok(session) => (Some(session), wanted.clone()),
             Err(error) if !is_of_the_programs(&error) => {
                 let why = described(&error);
@@ -496,8 +505,12 @@ impl Setup<'_> {
                 (session, loaded)
             }
         };
-        if let Some(session) = &session {
-            self.file.kernel.features = session.features();
+        if let Some(session) = &mut session {
+            if self.terms.hides() {
+                session.hide_sockets();
+            }
+            // What is not a program's stays.
+            self.file.kernel.features.splice(0..0, session.features());
             self.file.guarded =
                 if needed(settings.tables.uses()).all(|feature| loaded.contains(&feature)) {
                     Guarded::Yes
@@ -743,7 +756,7 @@ mod tests {
         let (rest, missing) = loaded(&[Feature::UnixSockets, Feature::Names]);
         assert_eq!(
             (rest.len(), missing),
-            (6, vec![Feature::Names, Feature::UnixSockets])
+            (8, vec![Feature::Names, Feature::UnixSockets])
         );
         assert_eq!(loaded(&FEATURES), (BTreeSet::new(), FEATURES.to_vec()));
     }
@@ -770,6 +783,7 @@ mod tests {
             leftover: None,
             accept_gaps: Vec::new(),
             contain: None,
+            hide_sockets: false,
             concurrent: false,
             break_glass: None,
             drill: None,

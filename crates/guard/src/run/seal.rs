@@ -1,17 +1,23 @@
 //! What the command is denied from its first instruction on, besides destinations.
 
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
 use blackstart_core::policy::{Effect, Policy};
 use blackstart_core::report::Mode;
-use blackstart_kernel::spawn::{Containment, SocketFilter};
+use blackstart_core::tables::Tables;
+use blackstart_kernel::spawn::{Containment, HiddenSockets, SocketFilter};
 use blackstart_kernel::{Feature, Session};
 
 use super::Setup;
+use crate::hidden::{self, Hidden, place, unix_rules};
 use crate::plan::Need;
 use crate::refusal::Refusal;
 use crate::state::StateDir;
 
-/// As the report names it among the features.
+/// As the report names them among the features.
 const CONTAIN: &str = "contain";
+const HIDE: &str = "hide_sockets";
 
 impl Setup<'_> {
     /// Is whatever no rule allows refused in deed? Only then is a kind of socket refused for what it is, and are
@@ -51,6 +57,50 @@ impl Setup<'_> {
             .kernel
             .features
             .retain(|feature| feature != CONTAIN);
+        self.file.gaps = self.terms.gaps().to_vec();
+        self.write_run();
+        Ok(())
+    }
+
+    /// Denied sockets out of the command's reach, if that was asked for; and no rule about one that does not hold.
+    pub(super) fn hide_sockets(
+        &mut self,
+        tables: &Tables,
+        wanted: &BTreeSet<Feature>,
+    ) -> Result<(), Refusal> {
+        let hooks = wanted.contains(&Feature::UnixSockets);
+        if !self.terms.hides() {
+            return match self.policy {
+                Some(policy) => unix_rules(policy, wanted, &hidden::none(policy), &mut self.terms),
+                None => Ok(()),
+            };
+        }
+        let hidden = Hidden::look(self.policy, tables, self.terms.enforcing());
+        if let Some(policy) = self.policy {
+            unix_rules(policy, wanted, &hidden.open, &mut self.terms)?;
+        }
+        for rule in hidden.absent.iter().filter(|_| !hooks) {
+            let why = format!(
+                "{} does not hold for a socket that comes to be there while the run is on",
+                place(rule)
+            );
+            self.terms.note(Need::UnixRules, why, 0);
+        }
+        match HiddenSockets::prepare(hidden.paths.iter().map(PathBuf::as_path)) {
+            Ok(covers) => {
+                self.hidden = Some(covers).filter(|_| !hidden.paths.is_empty());
+                self.file.kernel.features.push(HIDE.to_owned());
+                Ok(())
+            }
+            Err(error) => self.hide_nothing(error.to_string()),
+        }
+    }
+
+    /// It was tried and does not go: without, if that is accepted, or nothing is refused.
+    pub(super) fn hide_nothing(&mut self, why: String) -> Result<(), Refusal> {
+        self.terms.lack(Need::UnixRules, why)?;
+        self.hidden = None;
+        self.file.kernel.features.retain(|feature| feature != HIDE);
         self.file.gaps = self.terms.gaps().to_vec();
         self.write_run();
         Ok(())

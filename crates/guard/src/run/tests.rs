@@ -7,6 +7,7 @@ use blackstart_core::report::{Parts, Report};
 use blackstart_kernel::support::Support;
 use std::path::Path;
 
+mod contacts;
 mod limits;
 
 fn request(script: &str, state: &Path, leftover: Option<AtEnd>) -> Request {
@@ -20,6 +21,7 @@ fn request(script: &str, state: &Path, leftover: Option<AtEnd>) -> Request {
         leftover,
         accept_gaps: Vec::new(),
         contain: None,
+        hide_sockets: false,
         concurrent: false,
         state_dir: state.to_owned(),
         id: None,

@@ -4,7 +4,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use libbpf_rs::{Link, OpenProgramMut, ProgramMut};
 
-use super::claim;
+use super::{calls, claim};
 
 /// A group of programs that is loaded as a whole or not at all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -23,6 +23,10 @@ pub enum Feature {
     Leavers,
     /// `connect_unix`, `sendmsg_unix` (6.7): delegates.
     UnixSockets,
+    /// The same where these hooks are absent, recorded only, at the end of the kernel's own functions (`fexit`).
+    Contacts,
+    /// The same at the end of system calls: costs every call of the host, for kernels that lack the former, too.
+    ContactCalls,
     /// `sockops` and `sk_msg`: whom connections say that they are for.
     Claims,
 }
@@ -38,6 +42,8 @@ impl Feature {
             Self::Processes => "processes",
             Self::Leavers => "leavers",
             Self::UnixSockets => "unix_sockets",
+            Self::Contacts => "unix_contacts",
+            Self::ContactCalls => "unix_contact_calls",
             Self::Claims => "claims",
         }
     }
@@ -59,6 +65,13 @@ impl Feature {
             Self::Processes => &["bs_fork", "bs_exec", "bs_exit"],
             Self::Leavers => &["bs_move"],
             Self::UnixSockets => &["bs_connect_unix", "bs_sendmsg_unix"],
+            Self::Contacts => &["bs_met_stream", "bs_met_datagrams", "bs_met_datagram"],
+            Self::ContactCalls => &[
+                "bs_called_connect",
+                "bs_called_sendto",
+                "bs_called_sendmsg",
+                "bs_called_sendmmsg",
+            ],
             // First who reads, then who brings something to read.
             Self::Claims => &[claim::READER, claim::BRINGER],
         }
@@ -67,7 +80,20 @@ impl Feature {
     /// Attached to tracepoints of the whole host, not to the cgroup. Their programs are whole from the start: a
     /// tracepoint's cannot be replaced in one step, and two at once would count everything twice.
     pub(crate) fn is_tracing(self) -> bool {
+        matches!(
+            self,
+            Self::Processes | Self::Leavers | Self::Contacts | Self::ContactCalls
+        )
+    }
+
+    /// Called by the tracer where guards share one.
+    pub(crate) fn is_shared(self) -> bool {
         matches!(self, Self::Processes | Self::Leavers)
+    }
+
+    /// Judges though it is whole from the start: what it shares with others must be, too.
+    pub(super) fn judges_whole(self) -> bool {
+        matches!(self, Self::Contacts | Self::ContactCalls)
     }
 }
 
@@ -84,7 +110,9 @@ pub(super) fn attach_one(
     feature: Feature,
     cgroup: BorrowedFd<'_>,
 ) -> Result<Link, libbpf_rs::Error> {
-    if feature.is_tracing() {
+    if feature == Feature::ContactCalls {
+        calls::attach(program)
+    } else if feature.is_tracing() {
         program.attach_trace()
     } else {
         program.attach_cgroup(cgroup.as_raw_fd())

@@ -22,6 +22,7 @@ pub(super) struct Live {
     enforce: NonNull<u32>,
     break_glass: NonNull<u32>,
     open_families: NonNull<u32>,
+    hides: NonNull<u32>,
     generation: NonNull<u32>,
     coming: NonNull<u32>,
     suspended_ns: NonNull<u64>,
@@ -66,6 +67,7 @@ impl Live {
             enforce: place!((*live).enforce),
             break_glass: place!((*live).break_glass),
             open_families: place!((*live).open_families),
+            hides: place!((*live).hides),
             generation: place!((*live).generation),
             coming: place!((*live).coming),
             suspended_ns: place!((*live).suspended_ns),
@@ -121,6 +123,11 @@ impl Live {
     pub(super) fn set_open_families(&self) {
         // SAFETY: as above.
         unsafe { self.open_families.write_volatile(1) };
+    }
+
+    pub(super) fn set_hides(&self) {
+        // SAFETY: as above.
+        unsafe { self.hides.write_volatile(1) };
     }
 
     pub(super) fn set_heartbeat(&self, now_ns: u64) {

@@ -14,6 +14,7 @@ use rustix::io::Errno;
 
 use super::Command;
 use super::contain::Containment;
+use super::hide::HiddenSockets;
 use super::processes::Processes;
 
 /// What the child tells over the pipe when it could not become the program: where it failed, and errno.
@@ -29,6 +30,7 @@ pub(super) enum Stage {
     Namespace = 5,
     Mount = 6,
     Privilege = 7,
+    Hide = 8,
 }
 
 /// The program's arguments in the form that exec takes, made before the fork.
@@ -120,6 +122,12 @@ impl Image {
             contain(Stage::Namespace, processes.report());
             contain(Stage::Namespace, Containment::own_namespaces());
             contain(Stage::Mount, containment.limit_mounts());
+        }
+        if let Some(hidden) = command.hide {
+            if command.contain.is_none() {
+                contain(Stage::Hide, HiddenSockets::own_mounts());
+            }
+            contain(Stage::Hide, hidden.cover());
         }
         if command.no_new_privileges && !forgo_privileges() {
             give_up(tell, Stage::Privilege, errno());

@@ -20,6 +20,7 @@ fn start(
         joins: &[],
         filter: None,
         contain: None,
+        hide: None,
         no_new_privileges: false,
         signals: SignalState::current().unwrap(),
     })
@@ -85,6 +86,7 @@ fn the_child_joins_before_it_becomes_the_program_or_there_is_none() {
             joins: &joins,
             filter: None,
             contain: None,
+            hide: None,
             no_new_privileges: false,
             signals: SignalState::current().unwrap(),
         })
@@ -112,6 +114,7 @@ fn a_held_child_waits_for_its_word_and_ends_with_who_would_give_it() {
             joins: &[],
             filter: None,
             contain: None,
+            hide: None,
             no_new_privileges: true,
             signals: SignalState::current().unwrap(),
         })

@@ -11,6 +11,8 @@ use super::{Cgroup2, Cgroup2Mount};
 /// One line of the mount table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Mount {
+    /// The file system, as the table numbers it.
+    device: String,
     /// What part of the file system is shown there.
     root: PathBuf,
     /// Where.
@@ -32,18 +34,53 @@ pub(super) fn mounts() -> Option<Vec<Mount>> {
     Some(parse(&fs::read_to_string("/proc/self/mountinfo").ok()?))
 }
 
+/// Where else a file is to be seen whose path has no link in it, by other mounts of what it lies in. By the table alone: what
+/// is mounted over such a place hides it.
+pub(super) fn places(mounts: &[Mount], file: &Path) -> Vec<PathBuf> {
+    let over = |mount: &&Mount| file.starts_with(&mount.at);
+    // Of those at one place, the last.
+    let Some(mount) = mounts
+        .iter()
+        .filter(over)
+        .max_by_key(|one| one.at.as_os_str().len())
+    else {
+        return Vec::new();
+    };
+    let below = |path: &Path, root: &Path| {
+        let rest = path.strip_prefix(root).ok()?;
+        Some(rest.to_owned())
+    };
+    let join = |root: &Path, rest: &Path| match rest.as_os_str().is_empty() {
+        true => root.to_owned(),
+        false => root.join(rest),
+    };
+    let Some(inside) = below(file, &mount.at).map(|rest| join(&mount.root, &rest)) else {
+        return Vec::new();
+    };
+    let same = mounts.iter().filter(|one| one.device == mount.device);
+    let mut places: Vec<_> = same
+        .filter_map(|one| Some(join(&one.at, &below(&inside, &one.root)?)))
+        .filter(|place| place != file)
+        .collect();
+    places.sort();
+    places.dedup();
+    places
+}
+
 /// Lines that are not as proc(5) says are left out.
 fn parse(mountinfo: &str) -> Vec<Mount> {
     mountinfo
         .lines()
         .filter_map(|line| {
             let (mount, file_system) = line.split_once(" - ")?;
-            let mut fields = mount.split(' ').skip(3);
+            let mut fields = mount.split(' ').skip(2);
+            let device = fields.next()?.to_owned();
             let (root, at, options) = (fields.next()?, fields.next()?, fields.next()?);
             let mut of_fs = file_system.split(' ');
             let (kind, super_options) = (of_fs.next()?, of_fs.nth(1).unwrap_or(""));
             let is_ro = |list: &str| list.split(',').any(|option| option == "ro");
             Some(Mount {
+                device,
                 root: unescape(root),
                 at: unescape(at),
                 read_only: is_ro(options) || is_ro(super_options),
@@ -202,5 +239,38 @@ mod tests {
     #[test]
     fn torn_lines_are_left_out() {
         assert_eq!(parse("31 30 0:27 /\n - \nx - y\n"), []);
+    }
+
+    #[test]
+    fn a_file_is_found_wherever_what_it_lies_in_is_mounted() {
+        let mounts = parse(
+            "22 1 254:0 / / rw - ext4 /dev/vda rw\n\
+             23 22 0:25 / /run rw - tmpfs run rw\n\
+             24 22 0:25 / /srv/root/run rw - tmpfs run rw\n\
+             25 22 0:25 /docker.sock /srv/it.sock rw - tmpfs run rw\n\
+             26 22 0:25 /other /srv/other rw - tmpfs run rw\n\
+             27 22 254:0 /srv /mnt rw - ext4 /dev/vda rw\n",
+        );
+        let of = |file: &str| {
+            let places = places(&mounts, Path::new(file));
+            places
+                .iter()
+                .map(|at| at.display().to_string())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            of("/run/docker.sock"),
+            ["/srv/it.sock", "/srv/root/run/docker.sock"]
+        );
+        assert_eq!(
+            of("/srv/it.sock"),
+            ["/run/docker.sock", "/srv/root/run/docker.sock"]
+        );
+        assert_eq!(
+            of("/run/other/x"),
+            ["/srv/other/x", "/srv/root/run/other/x"]
+        );
+        assert_eq!(of("/srv/x"), ["/mnt/x"]);
+        assert_eq!(of("/etc/x"), Vec::<String>::new());
     }
 }

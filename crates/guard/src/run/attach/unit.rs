@@ -9,8 +9,9 @@ use blackstart_kernel::Settings;
 use crate::cgroup::Target;
 use crate::control::Judged;
 use crate::follow::unseen;
+use crate::hidden::{self, unix_rules};
 use crate::orphan::described;
-use crate::plan::{Need, plan, unix_rules};
+use crate::plan::{Need, plan};
 use crate::refusal::{Cause, Refusal};
 use crate::run::spare::Spare;
 use crate::run::{Setup, terms_of};
@@ -140,7 +141,7 @@ impl Setup<'_> {
             return Err(nothing(why.unwrap_or_default()));
         }
         if let Some(policy) = self.policy {
-            unix_rules(policy, &wanted, &mut self.terms)?;
+            unix_rules(policy, &wanted, &hidden::none(policy), &mut self.terms)?;
             if !policy.follow.is_empty() {
                 let why = "what is attached to starts no units: none is followed";
                 self.terms.note(Need::Follow, why, 0);

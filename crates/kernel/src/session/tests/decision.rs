@@ -410,7 +410,7 @@ fn in_kernel(session: &Session, tables: &Tables, case: &Case) -> Judged {
     constants.config = abi::value(abi::octets(&config)).expect("one header, one size");
     // The programs of a run are cut to its policy, those that judge by a later one are whole.
     if !case.reloaded {
-        let spared = crate::session::spared(tables.uses());
+        let spared = crate::session::spared(tables.uses(), &BTreeSet::new());
         constants.spared = abi::value(abi::octets(&spared)).expect("one header, one size");
     }
     let variables = open.maps.bss_data.as_deref_mut().expect("variables");

@@ -84,6 +84,7 @@ fn an_image_without_a_row_has_no_rights_of_the_one_that_it_replaced() {
         joins: &[],
         filter: None,
         contain: None,
+        hide: None,
         no_new_privileges: false,
         signals: SignalState::current().unwrap(),
     })

@@ -25,6 +25,7 @@ fn play(cgroup: BorrowedFd<'_>, script: &str) {
         joins: &[],
         filter: None,
         contain: None,
+        hide: None,
         no_new_privileges: false,
         signals: SignalState::current().unwrap(),
     })

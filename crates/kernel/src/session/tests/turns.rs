@@ -39,6 +39,7 @@ fn nobody_is_taken_for_who_had_its_number_in_an_earlier_turn() {
         joins: &[],
         filter: None,
         contain: None,
+        hide: None,
         no_new_privileges: false,
         signals: SignalState::current().unwrap(),
     })

@@ -1,0 +1,229 @@
+//! Daemons that are asked over unix sockets: what a rule about such a socket holds, and what `--hide-sockets` adds to it.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use blackstart_core::report::Verdict;
+use blackstart_lab::{Agent, Guarded, World, Zone};
+
+/// Listens at each path that it is given, and says so.
+const DAEMON: &str = "import socket, select, sys\n\
+    made = [socket.socket(socket.AF_UNIX) for _ in sys.argv[1:]]\n\
+    for s, path in zip(made, sys.argv[1:]): s.bind(path.replace('@', '\\0')); s.listen(64)\n\
+    print('ready', flush=True)\n\
+    while True: [s.accept() for s in select.select(made, [], [])[0]]\n";
+
+/// Reaches for each path that it is given, and says what came of it.
+const CLIENT: &str = "import socket, sys\n\
+    for path in sys.argv[1:]:\n  \
+      try: socket.socket(socket.AF_UNIX).connect(path.replace('@', '\\0')); print(path, 'reached')\n  \
+      except OSError as e: print(path, e.strerror)\n";
+
+fn python(code: &str, paths: &[String]) -> Vec<String> {
+    let words = ["/usr/bin/python3", "-c", code].map(str::to_owned);
+    [&words[..], paths].concat()
+}
+
+/// What came of each path.
+fn told(run: &Guarded) -> BTreeMap<String, String> {
+    let lines = run.ended.stdout.lines();
+    lines
+        .filter_map(|line| line.split_once(' '))
+        .map(|(path, what)| (path.to_owned(), what.to_owned()))
+        .collect()
+}
+
+fn verdicts(run: &Guarded, path: &str) -> Vec<Verdict> {
+    let delegates = run.report().delegates.iter();
+    delegates
+        .filter(|one| one.path == path)
+        .map(|one| one.verdict)
+        .collect()
+}
+
+/// A host on which a socket is to be seen at several places: `denied`, a link to it, and two mounts.
+struct Host {
+    world: World,
+    dir: String,
+}
+
+impl Host {
+    fn new(test: &str) -> Self {
+        let world = World::new(test);
+        let dir = world.dir().join("run");
+        std::fs::create_dir(&dir).unwrap();
+        for name in ["mounted", "elsewhere/denied"] {
+            let at = dir.join(name);
+            std::fs::create_dir_all(at.parent().unwrap()).unwrap();
+            std::fs::write(at, "").unwrap();
+        }
+        std::fs::create_dir(dir.join("sockets")).unwrap();
+        std::os::unix::fs::symlink("sockets/denied", dir.join("linked")).unwrap();
+        let dir = dir.display().to_string();
+        Self { world, dir }
+    }
+
+    fn at(&self, name: &str) -> String {
+        format!("{}/{name}", self.dir)
+    }
+
+    /// A run on it, whose mounts are shared with whoever has the same.
+    fn guard(&self, policy: &str) -> blackstart_lab::Guard<'_> {
+        let Self { dir, .. } = self;
+        let mounts = format!(
+            "mount --bind {dir} {dir} && mount --make-shared {dir} && mount --bind {dir}/sockets/denied {dir}/mounted && \
+             mount --bind {dir}/sockets {dir}/elsewhere && exec \"$@\""
+        );
+        let line = ["unshare", "-m", "sh", "-c", &mounts, "sh"].map(str::to_owned);
+        let policy = policy.replace("DIR", &self.dir);
+        self.world.guard().policy(&policy).through(line.into())
+    }
+}
+
+#[test]
+fn a_denied_socket_is_out_of_reach_by_every_path() {
+    let host = Host::new("hide");
+    let [denied, other] = ["sockets/denied", "sockets/other"].map(|name| host.at(name));
+    let mut daemon = host
+        .world
+        .start(&python(DAEMON, &[denied.clone(), other.clone()]));
+    daemon.wait_for("ready");
+    let aliases = ["linked", "mounted", "elsewhere/denied"].map(|name| host.at(name));
+    let all = [&[denied.clone(), other.clone()][..], &aliases].concat();
+    let client = python(CLIENT, &all);
+    let policy = "mode: enforce\nrules:\n  - deny: unix:DIR/sockets/denied\n";
+
+    // By its path alone, the rule does not know it elsewhere.
+    let run = host.guard(policy).run(&client).exits(0);
+    let reached = told(&run);
+    assert_eq!(reached[&denied], "Connection refused");
+    assert_eq!(verdicts(&run, &denied), [Verdict::Deny]);
+    for path in aliases.iter().chain([&other]) {
+        assert_eq!(reached[path], "reached", "{path}");
+    }
+
+    let run = host
+        .guard(policy)
+        .arg("--hide-sockets")
+        .run(&client)
+        .exits(0);
+    let hidden = told(&run);
+    for path in aliases.iter().chain([&denied]) {
+        assert_eq!(hidden[path], "Connection refused", "{path}");
+    }
+    assert_eq!(hidden[&other], "reached");
+    assert_eq!(verdicts(&run, &denied), [Verdict::Deny]);
+    assert_eq!(verdicts(&run, &other), [Verdict::Allow]);
+    assert!(!run.gaps().contains("unix_rules"), "{run:?}");
+    let features = &run.report().run.kernel.features;
+    assert!(features.iter().any(|feature| feature == "hide_sockets"));
+    // The same, contained.
+    let run = host
+        .guard(policy)
+        .arg("--hide-sockets")
+        .arg("--contain")
+        .run(&client)
+        .exits(0);
+    assert_eq!(told(&run), hidden);
+    assert_eq!(host.world.left_behind(), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn the_cover_is_the_run_s_own() {
+    let host = Host::new("hide_mounts");
+    let denied = host.at("sockets/denied");
+    let mut daemon = host
+        .world
+        .start(&python(DAEMON, std::slice::from_ref(&denied)));
+    daemon.wait_for("ready");
+    let script = format!(
+        "grep -c ' /null {denied} ' /proc/self/mountinfo; mount -t tmpfs none {0} && echo mounted; touch ready; \
+         until [ -e go ]; do sleep 0.05; done",
+        host.at("elsewhere")
+    );
+    let mut run = host
+        .guard("mode: enforce\nrules:\n  - deny: unix:DIR/sockets/denied\n")
+        .arg("--hide-sockets")
+        .start(&["sh", "-c", &script]);
+    let ready = host.world.dir().join("ready");
+    while !ready.exists() {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    let supervisor = run.running().pid().as_raw_pid();
+    let mounts = || std::fs::read_to_string(format!("/proc/{supervisor}/mountinfo")).unwrap();
+    assert!(mounts().contains(&host.dir), "it has the host's mounts");
+    let cover = format!(" /null {denied} ");
+    assert!(!mounts().contains(&cover), "{}", mounts());
+    let tmpfs = format!(" {} ", host.at("elsewhere"));
+    assert_eq!(
+        mounts()
+            .lines()
+            .filter(|line| line.contains(&tmpfs))
+            .count(),
+        1
+    );
+    std::fs::write(host.world.dir().join("go"), "").unwrap();
+    let run = run.wait().exits(0).says("mounted");
+    assert_eq!(
+        run.ended.stdout.lines().next(),
+        Some("1"),
+        "it is covered inside"
+    );
+}
+
+#[test]
+fn what_is_not_there_or_has_no_path_is_refused_by_the_hooks_alone() {
+    let host = Host::new("hide_absent");
+    let name = format!("@blackstart-{}", host.world.id());
+    let late = host.at("sockets/late");
+    let policy =
+        format!("mode: enforce\nrules:\n  - deny: unix:{late}\n  - deny: \"unix:{name}\"\n");
+    let mut daemon = host
+        .world
+        .start(&python(DAEMON, std::slice::from_ref(&name)));
+    daemon.wait_for("ready");
+    let reach = python(CLIENT, &[late.clone(), name.clone()]);
+    assert!(host.world.run(&reach).stdout.contains("reached"));
+    // Whoever comes to listen there while the run is on.
+    let serve = format!("{DAEMON}\n");
+    let serve = host.world.file("serve.py", &serve).display().to_string();
+    let script = format!(
+        "/usr/bin/python3 {serve} {late} >told & until grep -q ready told; do sleep 0.01; done; \"$@\"; kill $!"
+    );
+    let command = [
+        &["sh".to_owned(), "-c".to_owned(), script, "sh".to_owned()][..],
+        &reach,
+    ]
+    .concat();
+    let run = host
+        .world
+        .guard()
+        .policy(&policy)
+        .arg("--hide-sockets")
+        .run(&command)
+        .exits(0);
+    let refused = told(&run);
+    for path in [&late, &name] {
+        assert_eq!(refused[path], "Connection refused", "{path}");
+        assert_eq!(verdicts(&run, path), [Verdict::Deny], "{path}");
+    }
+}
+
+#[test]
+fn nobody_without_root_is_told_that_sockets_are_hidden() {
+    let world = World::new("hide_user");
+    world.dns(Zone::new());
+    let agent = Agent::start(&world, &[]);
+    let policy = "mode: enforce\nrules:\n  - deny: unix:/run/docker.sock\n";
+    let refused = agent
+        .guard()
+        .policy(policy)
+        .arg("--hide-sockets")
+        .run(&["touch", "it-ran"]);
+    assert_eq!(refused.ended.code, 125, "{refused:?}");
+    assert!(
+        refused.ended.stderr.contains("--hide-sockets"),
+        "{refused:?}"
+    );
+    assert!(!world.dir().join("it-ran").exists());
+}
