@@ -100,6 +100,16 @@ impl Scene {
     }
 }
 
+/// Wait until a server that listens says that it is ready.
+#[track_caller]
+fn is_ready(scene: &Scene, url: &str) {
+    let ready = format!("{url}/-/ready");
+    soon("it is ready", || {
+        let asked = scene.world.run(&["curl", "-sf", "-m", "20", &ready]);
+        (asked.code == 0).then_some(())
+    });
+}
+
 /// Are these programs there? If not, the test says so.
 fn are_there(test: &str, programs: &[&str]) -> bool {
     let is_there = |program: &&&str| {
@@ -171,6 +181,7 @@ fn alertmanager_takes_alerts_and_calls_their_owners() {
         ],
     );
     let url = format!("http://{}:9093", node.v4());
+    is_ready(&scene, &url);
     let targets = [format!("alertmanager:{url}")];
     let run = scene.deploy(&targets);
     scene.all_is_sent();
@@ -216,13 +227,12 @@ fn alertmanager_takes_alerts_and_calls_their_owners() {
     }
     // Each owner is called, for what is theirs.
     let of_pager = || -> BTreeMap<String, BTreeSet<String>> {
-        let called = pager.seen();
         let mut told = BTreeMap::<_, BTreeSet<String>>::new();
-        for (request, body) in called.iter().zip(pager.taken()) {
-            let owner = request.rsplit('/').next().unwrap().to_owned();
+        for body in pager.taken() {
             let body: Value = serde_json::from_str(&body).unwrap();
+            let owner = body["receiver"].as_str().unwrap().to_owned();
             for alert in body["alerts"].as_array().unwrap() {
-                assert_eq!(alert["labels"]["owner"], *owner);
+                assert_eq!(alert["labels"]["owner"], owner);
                 let summary = alert["annotations"]["summary"].as_str().unwrap();
                 told.entry(owner.clone())
                     .or_default()
@@ -310,6 +320,7 @@ fn prometheus_answers_what_runs_came_to() {
         ],
     );
     let url = format!("http://{}:9090", node.v4());
+    is_ready(&scene, &url);
     // The value of the one series that there is.
     let value = |query: &str| -> Option<String> {
         let answer = scene

@@ -233,6 +233,7 @@ fn the_timer_s_service_sweeps_an_orphan() {
         // Of this machine's own /run: the unit sees no other's /tmp, where the world has its state. And the machine has
         // none of the usual targets.
         let text = text.replace("[Unit]", "[Unit]\nDefaultDependencies=no");
+        let text = text.replace("/var/lib/blackstart", "/run/blackstart");
         let text = text.replace(
             "[Service]",
             "[Service]\nEnvironment=BLACKSTART_STATE=/run/blackstart BLACKSTART_NOTIFY=/run/targets\nStandardError=file:DIR/told",
