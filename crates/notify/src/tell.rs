@@ -113,7 +113,7 @@ impl Telling<'_> {
             Target::File(_) | Target::Journald(_) => {
                 let told = self.told.to(target, &mut kept.memory).news();
                 if !(told.run.goes_on() && told.findings.is_empty()) {
-                    self.local(target, What::Lines(told));
+                    self.local(target, What::Lines(Box::new(told)));
                 }
                 Ok(())
             }
