@@ -26,7 +26,7 @@ pub struct Done {
     pub warnings: Vec<String>,
     /// Messages wait to be sent: see [`crate::flush`].
     pub queued: bool,
-    /// What is to be written, by a process of its own: see [`crate::write`].
+    /// What is to be written, by a process of its own: see [`crate::write()`].
     pub orders: Orders,
 }
 
