@@ -3,7 +3,7 @@
 //! The only crate with an HTTP client and TLS. What is told is decided in `blackstart_core::notify`; here it is brought
 //! out. Nothing here waits for a network while a run ends: alerts go into a spool below the state directory, and are sent
 //! from there by another process ([`flush`]), which may fail, hang or be killed without anyone being held up. Files are
-//! written by one of their own too ([`write`]), since they may lie on a server.
+//! written by one of their own too ([`write()`]), since they may lie on a server.
 #![forbid(unsafe_code)]
 
 mod agent;

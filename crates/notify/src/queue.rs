@@ -43,7 +43,7 @@ pub(crate) struct Job {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum What {
-    Lines(Told),
+    Lines(Box<Told>),
     /// The sums of this run alone.
     Sums(Tally),
     /// What the file is to have, whatever it had before.

@@ -26,7 +26,7 @@ pub struct Done {
     pub warnings: Vec<String>,
     /// Messages wait to be sent: see [`crate::flush`].
     pub queued: bool,
-    /// What is to be written, by a process of its own: see [`crate::write`].
+    /// What is to be written, by a process of its own: see [`crate::write()`].
     pub orders: Orders,
 }
 
@@ -113,7 +113,7 @@ impl Telling<'_> {
             Target::File(_) | Target::Journald(_) => {
                 let told = self.told.to(target, &mut kept.memory).news();
                 if !(told.run.goes_on() && told.findings.is_empty()) {
-                    self.local(target, What::Lines(told));
+                    self.local(target, What::Lines(Box::new(told)));
                 }
                 Ok(())
             }
