@@ -9,6 +9,8 @@
 //! not this host's own.
 #![forbid(unsafe_code)]
 
+#[path = "vm/agents.rs"]
+mod agents;
 #[path = "vm/client.rs"]
 mod client;
 #[path = "vm/daemons.rs"]

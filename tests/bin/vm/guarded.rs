@@ -58,6 +58,11 @@ pub(crate) fn bare(line: &[&str]) -> Ended {
     Running::start(line, None).wait()
 }
 
+/// Start a command, unguarded.
+pub(crate) fn begin(line: &[&str]) -> Running {
+    Running::start(line, None)
+}
+
 /// Run a command under `blackstart run`, with these flags and, if not empty, this policy.
 pub(crate) fn run(flags: &[&str], policy: &str, command: &[&str]) -> Ended {
     start(flags, policy, command).wait()

@@ -19,7 +19,7 @@ use crate::daemons::{attached, daemon_s_socket};
 use crate::guarded::{Ended, bare, left_behind, run, start};
 use crate::orphans::{killed_supervisor, supervisor_out_of_memory};
 use crate::servers::{FORBIDDEN, GITHUB, MIRROR, PORT, RESOLVER};
-use crate::{ktls, unix};
+use crate::{agents, ktls, unix};
 
 pub(crate) const LAB: &str = "/bin/blackstart-lab-vm";
 
@@ -114,6 +114,7 @@ pub(crate) fn where_enforce_works(gaps: &[&str]) -> ExitCode {
         daemon_s_socket(gaps);
     });
     play.story("the guard holds without its supervisor", killed_supervisor);
+    play.story("an agent's guards hear each of their own", agents::guards);
     play.story(
         "the guard holds under load where its supervisor is out of memory",
         supervisor_out_of_memory,
