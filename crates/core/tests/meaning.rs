@@ -13,8 +13,8 @@ use blackstart_core::policy::{
 use blackstart_core::record::Verdict;
 use blackstart_core::report::Mode;
 use blackstart_core::tables::{
-    Effect, Facts, Protocol, RULE_DEFAULT, RULE_LINK_LOCAL, RULE_LOCAL, RULE_RESOLVER, RULE_SEARCH,
-    Ruling, Tables, compile,
+    Effect, Facts, Protocol, RULE_DEFAULT, RULE_LINK_LOCAL, RULE_LOCAL, RULE_RESOLVER,
+    RULE_REVERSE, RULE_SEARCH, Ruling, Tables, compile,
 };
 use ipnet::IpNet;
 use proptest::prelude::*;
@@ -520,7 +520,7 @@ proptest! {
             // The rule that is named has that effect.
             match meets.rule {
                 RULE_DEFAULT => prop_assert_eq!(meets.effect == Effect::Deny, policy.default == Says::Deny),
-                RULE_SEARCH => prop_assert_eq!(meets.effect, Effect::Search),
+                RULE_SEARCH | RULE_REVERSE => prop_assert_eq!(meets.effect, Effect::Search),
                 id => prop_assert_eq!(meets.effect == Effect::Deny, policy.rule(id).unwrap().effect == Says::Deny),
             }
         }

@@ -626,7 +626,7 @@ static __always_inline int bs_claim_leaves(struct __sk_buff *skb, struct bs_sock
 enum { BS_SYN_BARE = 80 };
 
 /* When: any packet leaves a socket of the run, after routing and DNAT. Writes: queries, names, pending, forwarded, and
- * for unjudged sockets flows. A drop is EPERM for a datagram's sender. Fails closed for DNS in enforce. */
+ * for unjudged sockets and for heads that bs_message does not see flows. A drop is EPERM for a datagram's sender. Fails closed for DNS in enforce. */
 SEC("cgroup_skb/egress")
 int bs_egress(struct __sk_buff *skb)
 {

@@ -521,8 +521,8 @@ fn addresses_that_a_service_binding_hints_at_are_leased() {
         let other = binding(2, Written::from_ascii("elsewhere.test.").unwrap(), 99);
         let query = Message::query(7, "www.good.test", rtype);
         let answer = Message::reply(7, "www.good.test", rtype)
-            .record(Section::Answer, &QUESTION, rtype, IN, &own)
-            .record(Section::Answer, &QUESTION, rtype, IN, &other);
+            .record(Section::Answer, QUESTION, rtype, IN, &own)
+            .record(Section::Answer, QUESTION, rtype, IN, &other);
         assert_eq!(
             wire.exchange(&client, &query, &answer).unwrap(),
             Got::Answer
