@@ -329,9 +329,10 @@ impl Session {
         Ok(())
     }
 
-    /// Everything is attached, and is likely to stay where it is: let go what only attaching takes, a megabyte for each session.
+    /// Everything is attached, and is likely to stay where it is: let go what only attaching takes, a megabyte, where there are
+    /// hundreds of them.
     pub fn settle(&mut self) {
-        if self.skeleton.take().is_some() && self.one_of_many {
+        if self.one_of_many && self.skeleton.take().is_some() {
             give_back_memory();
         }
     }

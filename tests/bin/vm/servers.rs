@@ -1,7 +1,7 @@
 //! A name server and a TCP server on addresses that `scripts/vm/init` routes to the loopback device.
 
 use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, Ipv6Addr, TcpListener, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::net::UnixListener;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -59,7 +59,12 @@ pub(crate) fn start() {
     let greeter = TcpListener::bind((Ipv6Addr::UNSPECIFIED, PORT)).expect("bind the TCP server");
     std::thread::spawn(move || {
         for mut client in greeter.incoming().flatten() {
-            let _ = client.write_all(b"hello");
+            std::thread::spawn(move || {
+                let _ = client.write_all(b"hello");
+                // Who says more, and is slow, is not to be cut off for that.
+                let _ = client.shutdown(Shutdown::Write);
+                let _ = std::io::copy(&mut client, &mut std::io::sink());
+            });
         }
     });
     let daemon = UnixListener::bind(DAEMON).expect("bind the daemon's socket");

@@ -161,7 +161,7 @@ impl Wire {
             own_addresses: &[],
             hosts: &[],
             forwarder: forwarder(),
-            one_of_many: false,
+            one_of_many: tracer.is_some(),
             tracer,
         };
         let mut session = Session::load(&features, &settings).unwrap();
