@@ -65,6 +65,7 @@ maps!(
     bs_scratch,
     bs_claimants,
     bs_messages,
+    bs_places,
     bss,
 );
 

@@ -8,8 +8,10 @@ use blackstart_core::policy;
 use blackstart_core::record::Verdict;
 use blackstart_core::report::Mode;
 use blackstart_core::tables::{Facts, Tables, compile};
+use libbpf_rs::MapCore as _;
+use libbpf_rs::skel::Skel as _;
 
-use super::wire::Wire;
+use super::wire::{ALLOW_ALL, Wire};
 
 /// How often each of the two takes over from the other.
 const TURNS: u32 = 40;
@@ -73,4 +75,22 @@ fn the_mode_takes_over_with_the_rules() {
         judged[usize::from(enforces)] += 1;
     }
     assert!(judged.iter().all(|&rules| rules > 0), "{judged:?}");
+}
+
+/// What is loaded later works on the same tables: each has to be known by its name.
+#[test]
+fn every_table_is_handed_on_to_later_programs() {
+    let wire = Wire::observe(ALLOW_ALL);
+    let skeleton = wire.session.skeleton.as_ref().unwrap();
+    let mut handed = 0;
+    for map in skeleton.object().maps() {
+        let name = map.name().to_str().unwrap();
+        // Constants, and what is of no kernel or another object.
+        if name.contains(".rodata") || name.contains(".data") || name == "bs_homes" {
+            continue;
+        }
+        assert!(wire.session.maps.find(name).is_some(), "{name}");
+        handed += 1;
+    }
+    assert!(handed > 30, "{handed}");
 }
