@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixDatagram;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use blackstart_lab::{Becomes, Guard, Guarded, Held, World, Zone, case};
@@ -535,37 +535,23 @@ fn the_hosts_own_targets_are_told_and_stop_nobody() {
     while test_kill_process(child).is_ok() {
         std::thread::sleep(Duration::from_millis(5));
     }
-    let lines = || {
-        fs::read_to_string(&log)
-            .unwrap()
-            .lines()
+    // Its findings have lines of their own.
+    let runs = |file: &Path| {
+        let text = fs::read_to_string(file).unwrap();
+        text.lines()
             .filter(|line| json(line)["type"] == "run")
             .count()
     };
-    let known = lines();
+    let known = runs(&log);
     guard().blackstart(&["runs", "list"]).exits(0);
-    assert_eq!(lines(), known + 1);
-    assert_eq!(
-        fs::read(&typed)
-            .unwrap()
-            .iter()
-            .filter(|it| **it == b'\n')
-            .count(),
-        1
-    );
+    assert_eq!(runs(&log), known + 1);
+    assert_eq!(runs(&typed), 1);
     let left = fs::read_dir(scene.world.guard().state().join("notify/typed")).unwrap();
     assert_eq!(left.count(), 0);
     // With nobody killed it is told once, and nothing of it is kept.
     guard().arg(&target).run(&["true"]).exits(0);
     guard().blackstart(&["runs", "list"]).exits(0);
-    assert_eq!(
-        fs::read(&typed)
-            .unwrap()
-            .iter()
-            .filter(|it| **it == b'\n')
-            .count(),
-        2
-    );
+    assert_eq!(runs(&typed), 2);
     let left = fs::read_dir(scene.world.guard().state().join("notify/typed")).unwrap();
     assert_eq!(left.count(), 0);
 }
