@@ -20,8 +20,8 @@ use std::time::Duration;
 
 use blackstart_core::agent::{MAX_ORDER, Order, Word, read_order, read_packet};
 use blackstart_core::policy::UnitPattern;
-use blackstart_kernel::Tracer;
 use blackstart_kernel::spawn::Signals;
+use blackstart_kernel::{Tracer, keep_memory_together};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{FlockOperation, Mode, chown, flock};
 use rustix::net::{
@@ -290,6 +290,7 @@ pub fn serve(
             "name another place with --socket",
         )
     })?;
+    keep_memory_together();
     let tracer = Tracer::load().map(Arc::new).map_err(|error| {
         let why = crate::orphan::described(&error);
         tell(Event::Warning(format!(
@@ -571,6 +572,7 @@ fn hear(call: &Call, spare: &mut Option<Spare>) -> Result<(), Refusal> {
     }
 }
 
+#[inline(never)]
 fn order_in(file: OwnedFd, office: &Office) -> Result<Order, String> {
     let length = rustix::fs::fstat(&file)
         .map_err(|error| error.to_string())?

@@ -20,5 +20,7 @@ pub use error::{Error, ErrorKind};
 pub use event::{AnswerWanted, Event};
 pub use session::forward::{Asker, Listening, Lookup, Unread, Unwritten};
 pub use session::found::{FoundProcess, FoundSocket, Known, detach_links};
-pub use session::{Feature, LeftOut, Orphan, Session, Settings};
+pub use session::{
+    Feature, LeftOut, Orphan, Session, Settings, give_back_memory, keep_memory_together,
+};
 pub use tracer::Tracer;

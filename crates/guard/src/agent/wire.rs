@@ -141,6 +141,8 @@ impl Link {
             return Ok(None);
         }
         octets.truncate(got.bytes);
+        // It is held as long as what it asks for goes on.
+        octets.shrink_to_fit();
         Ok(Some(Packet {
             octets,
             descriptors,

@@ -17,7 +17,7 @@ use blackstart_core::policy::Effect;
 use blackstart_core::report::LimitFacts;
 use blackstart_core::report::exit_code::GATED;
 use blackstart_kernel::support::Support;
-use blackstart_kernel::{Settings, Tracer};
+use blackstart_kernel::{Settings, Tracer, give_back_memory};
 
 use super::finish::{GRACE, empties};
 use super::spare::Spare;
@@ -97,8 +97,11 @@ fn tell(link: &Link, notice: Notice) {
     }
 }
 
+// What a thread needs on its stack for one step is not to lie there as long as the run goes on, hence the functions that are
+// not inlined.
 impl Setup<'_> {
     /// Everything that has to be there before the command may start.
+    #[inline(never)]
     fn prepare_for(
         &mut self,
         caller: &Caller,
@@ -273,6 +276,7 @@ impl Setup<'_> {
     }
 
     /// The command's process, into the cgroup.
+    #[inline(never)]
     fn receive(&mut self, caller: &Caller, link: &Link, judging: &Judging) -> Result<i32, Refusal> {
         let wrong = |why: String| Refusal {
             cause: Cause::Request,
@@ -344,6 +348,7 @@ impl Setup<'_> {
     }
 
     /// From there to the report.
+    #[inline(never)]
     fn look_after(mut self, link: &Link, pid: i32) -> Hosted {
         let began = Instant::now();
         let at_end = self.at_end();
@@ -483,7 +488,7 @@ impl Supervision<'_, '_> {
         let mut here = true;
         let mut next_beat = Instant::now();
         let mut next_checkpoint = Instant::now() + CHECKPOINT;
-        let (mut pulse, mut stirred) = (None, true);
+        let (mut pulse, mut stirred, mut holds) = (None, true, true);
         loop {
             let now = Instant::now();
             if now >= next_beat {
@@ -500,8 +505,11 @@ impl Supervision<'_, '_> {
                 // Reading every table costs much more than being idle does.
                 let beats = self.session.as_deref().and_then(|session| session.pulse());
                 if stirred || beats.is_none() || beats != pulse {
-                    (pulse, stirred) = (beats, false);
+                    (pulse, stirred, holds) = (beats, false, true);
                     self.checkpoint();
+                } else if std::mem::take(&mut holds) {
+                    // It has come to rest, and what it took to load and to read is not wanted soon.
+                    give_back_memory();
                 }
                 next_checkpoint = Instant::now() + CHECKPOINT;
             }

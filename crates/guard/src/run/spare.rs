@@ -42,6 +42,7 @@ impl Spare {
     }
 
     /// One that will be about a unit (`by_rule`), or else a command.
+    #[inline(never)]
     pub(crate) fn make_for(
         state: &Path,
         tracer: Option<&Arc<Tracer>>,
