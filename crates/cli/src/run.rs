@@ -116,6 +116,7 @@ pub(crate) fn carry_out(
         Ok(()) => order.state.as_path(),
         Err(_) => Path::new(blackstart_guard::SPARE),
     };
+    blackstart_guard::keep_memory_together();
     let id = blackstart_guard::new_id();
     order.telling.keep(state, &id);
     let result = guard(&request(order, &id), &mut notice);
@@ -135,6 +136,7 @@ pub(crate) fn carry_out(
             let record = ended.record.clone().filter(|_| ended.finished);
             // What is told is told: from here on its room is needed for something else.
             drop(ended);
+            blackstart_guard::give_back_memory();
             if let Some(report) = record.filter(|_| state == order.state) {
                 history::keep(state, &report, output);
             }

@@ -58,6 +58,7 @@ pub use agent::units::{Rules, Wanted as UnitRequest};
 pub use agent::{Event, Post, Resolve, Tell, Wanted, Why, serve};
 pub use blackstart_kernel::spawn::inherit_nothing;
 pub use blackstart_kernel::support;
+pub use blackstart_kernel::{give_back_memory, keep_memory_together};
 pub use cgroup::Meant;
 pub use control::{Origin, Running, running};
 pub use finished::{FILES_KEPT, Finished, finished, forget};

@@ -116,7 +116,6 @@ pub(crate) struct Supervisor<'a, 'p> {
 impl Supervisor<'_, '_> {
     /// Until the child has ended; and, if it did so for want of time, its session with it.
     pub(crate) fn until_exit(&mut self) -> Ending {
-        self.on.settle();
         let ending = self.until_child_ends();
         if self.watch.overtime.is_some() {
             self.end_session();
@@ -139,6 +138,8 @@ impl Supervisor<'_, '_> {
             }
             if now >= next_checkpoint {
                 self.on.checkpoint();
+                // A short run ends before it has paid for letting go.
+                self.on.settle();
                 next_checkpoint = Instant::now() + CHECKPOINT;
             }
             let next = next_beat.min(next_checkpoint);

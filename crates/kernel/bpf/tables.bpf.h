@@ -244,7 +244,7 @@ struct {
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 7168);
+	__uint(max_entries, 6656);
 	__type(key, __u64);
 	__type(value, struct bs_socket);
 } bs_sockets SEC(".maps");
@@ -252,7 +252,7 @@ struct {
 /* The live view. */
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, 1 << 18);
+	__uint(max_entries, 1 << 17);
 } bs_events SEC(".maps");
 
 /* ---- what every program does ---- */

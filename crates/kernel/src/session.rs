@@ -122,7 +122,6 @@ pub struct Session {
     left_out: LeftOut,
     /// No policy's names are in the tables yet.
     nameless: bool,
-    one_of_many: bool,
 }
 
 /// Octets of the live view of one guard among many. All of it is resident twice.
@@ -307,7 +306,6 @@ impl Session {
             unwritten: Unwritten::default(),
             left_out,
             nameless: rows.edges.is_empty(),
-            one_of_many: settings.one_of_many,
         })
     }
 
@@ -382,12 +380,9 @@ impl Session {
         Ok(())
     }
 
-    /// Everything is attached, and is likely to stay where it is: let go what only attaching takes, a megabyte, where there are
-    /// hundreds of them.
+    /// Everything is attached, and is likely to stay where it is: let go what only attaching takes, a megabyte.
     pub fn settle(&mut self) {
-        if self.one_of_many {
-            self.skeleton = None;
-        }
+        self.skeleton = None;
     }
 
     /// Pin links and maps below `dir` (a directory on a bpffs; made by the caller), so that they outlive this

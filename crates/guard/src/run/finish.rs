@@ -11,8 +11,8 @@ use blackstart_core::lock::Lock;
 use blackstart_core::policy::{Effect, Policy, Reaction};
 use blackstart_core::report::exit_code::{GATED, TIME_LIMIT};
 use blackstart_core::report::{Account, Guarded, Ledger, Leftover, LimitFacts, Told};
-use blackstart_kernel::Session;
 use blackstart_kernel::spawn::{Child, Signals};
+use blackstart_kernel::{Session, give_back_memory};
 
 use super::{PATIENCE, Setup, usage};
 use crate::cgroup::RunCgroup;
@@ -194,6 +194,11 @@ impl Setup<'_> {
                 ),
                 count,
             );
+        }
+        // What follows takes more than all before, and nothing is attached any more.
+        if let Some(session) = &mut self.session {
+            session.settle();
+            give_back_memory();
         }
         // A clock that was set back meanwhile does not make a run end before it began.
         let ended_ns = wall_ns(SystemTime::now()).max(self.file.started_ns);
