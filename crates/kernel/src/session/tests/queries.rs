@@ -351,12 +351,15 @@ fn a_denied_name_of_any_length_is_told_whole() {
         questions
     };
     // First what fills the buffer of events with anything but zeros.
-    let names = vec![long_name(255); 900];
-    assert_eq!(told(&names[..450]), vec![name(&names[0]); 450]);
-    assert_eq!(told(&names[450..]), vec![name(&names[0]); 450]);
+    let names = vec![long_name(255); 200];
+    for _ in 0..4 {
+        assert_eq!(told(&names), vec![name(&names[0]); 200]);
+    }
     let names: Vec<String> = (14..=255).map(long_name).collect();
-    let wire_forms: Vec<Vec<u8>> = names.iter().map(|text| name(text)).collect();
-    assert_eq!(told(&names), wire_forms);
+    for some in names.chunks(200) {
+        let wire_forms: Vec<Vec<u8>> = some.iter().map(|text| name(text)).collect();
+        assert_eq!(told(some), wire_forms);
+    }
 }
 
 #[test]
