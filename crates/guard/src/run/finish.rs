@@ -195,8 +195,12 @@ impl Setup<'_> {
                 count,
             );
         }
-        // What follows takes more than all before, and nothing is attached any more.
-        if let Some(session) = &mut self.session {
+        // What follows takes more than all before, and nothing is attached any more. A guard among hundreds has done so while it was at
+        // rest, and to look through what all of them hold would make its caller wait.
+        if let Some(session) = &mut self.session
+            && self.file.caller.is_none()
+            && !self.by_rule
+        {
             session.settle();
             give_back_memory();
         }
