@@ -202,6 +202,8 @@ pub enum Why {
     NamesDenied,
     /// Both say the same, and what is said of the address is told.
     AddressFirst,
+    /// The address is link-local, where a name permits nothing: only a rule about the address or a waiver does.
+    LinkLocal,
     /// It is only recorded, and the other is enforced.
     Recorded,
     /// For a lookup: the name may be reached on some port.
@@ -772,6 +774,9 @@ impl fmt::Display for Why {
             Self::AddressDenied => "a deny of the address stands, whatever name led to it",
             Self::NamesDenied => "the name by which the address was found is denied",
             Self::AddressFirst => "the other says the same of the address",
+            Self::LinkLocal => {
+                "no name permits a link-local address, only a rule about the address does"
+            }
             Self::Recorded => "it is only recorded, and the other is enforced",
             Self::Reachable => "a name may be looked up if it can be reached on some port",
             Self::SomePorts => "it decides on some ports only",

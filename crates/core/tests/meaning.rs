@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use blackstart_core::decide::{Attempt, Decision, Lease, decide, decide_lookup};
-use blackstart_core::explain::{Question, Step, explain};
+use blackstart_core::explain::{Question, Step, Why, explain};
 use blackstart_core::name::{Name, Pattern};
 use blackstart_core::path::Selector;
 use blackstart_core::policy::{
@@ -620,9 +620,14 @@ proptest! {
                 prop_assert_eq!(lost, usize::from(named && lookup.rule.id != id), "lookup, rule {}", id);
             }
         }
-        // What lost did so to a rule that applies, and nothing lost to itself.
+        // What lost did so to a rule that applies, or to what is built in, and nothing lost to itself.
         for lost in &connect.lost {
             let to = lost.to.as_ref().map(|to| to.id);
+            prop_assert_eq!(lost.why == Why::LinkLocal, to.is_none());
+            if to.is_none() {
+                prop_assert_eq!(connect.rule.id, RULE_LINK_LOCAL);
+                continue;
+            }
             prop_assert!(to.is_some_and(|to| to != lost.rule.id), "{:?}", lost);
             prop_assert!(to == Some(connect.rule.id) || connect.lost.iter().any(|other| Some(other.rule.id) == to));
         }

@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 use super::{Through, Why};
 use crate::policy::{Effect as Says, Rank, Rule};
 use crate::report::Mode;
-use crate::tables::{Aspect, Effect, Priority, RuleId, Ruling};
+use crate::tables::{Aspect, Effect, Priority, RULE_LINK_LOCAL, RuleId, Ruling};
 
 /// A rule that is about the destination.
 pub(super) struct Candidate<'a> {
@@ -126,10 +126,12 @@ impl<'a> Weighing<'a> {
                 continue;
             };
             if head.id != winner {
-                // Without a winner of a side, something built in decides.
-                let why = decides.map_or(Why::AddressFirst, |decides| {
-                    across(decides, head, of_address)
-                });
+                let why = match decides {
+                    Some(decides) => across(decides, head, of_address),
+                    None if winner == RULE_LINK_LOCAL => Why::LinkLocal,
+                    // Something else that is built in, and says so of the address.
+                    None => Why::AddressFirst,
+                };
                 lost.push(head.lost(decides.map(|decides| decides.id), why));
             }
             lost.extend(
