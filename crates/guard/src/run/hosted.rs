@@ -287,9 +287,6 @@ impl Setup<'_> {
         let gone = |error: io::Error| wrong(format!("its caller cannot be heard: {error}"));
         self.file.gaps = self.terms.gaps().to_vec();
         self.file.at_end = Some(self.at_end());
-        // On disk before anything runs; the moment itself is known a little later.
-        self.file.started_ns = wall_ns(SystemTime::now());
-        self.write_run();
         let ready = Reply::Ready {
             run: self.file.id.clone(),
             confine: self.confined,
@@ -302,6 +299,9 @@ impl Setup<'_> {
         link.set_patience(Some(BEFORE_START), Some(BEFORE_START))
             .map_err(gone)?;
         link.send(&ready, &[how.as_fd()]).map_err(gone)?;
+        // On disk before anything runs, while the caller makes the process; the moment itself is known a little later.
+        self.file.started_ns = wall_ns(SystemTime::now());
+        self.write_run();
         let packet = link.receive().map_err(gone)?;
         let mut packet = packet.ok_or_else(|| wrong("its caller has ended".to_owned()))?;
         match (read_packet(&packet.octets), packet.descriptors.len()) {
@@ -382,7 +382,6 @@ impl Setup<'_> {
             near: Vec::new(),
             pending: VecDeque::new(),
         };
-        on.settle();
         let ending = on.until_ended(link);
         let mut leftovers = self
             .cgroup
@@ -489,12 +488,18 @@ impl Supervision<'_, '_> {
         let mut next_beat = Instant::now();
         let mut next_checkpoint = Instant::now() + CHECKPOINT;
         let (mut pulse, mut stirred, mut holds) = (None, true, true);
+        let mut beats = 0_u32;
         loop {
             let now = Instant::now();
             if now >= next_beat {
                 self.beat();
                 self.look_behind_again();
                 next_beat = now + HEARTBEAT;
+                beats = beats.saturating_add(1);
+                // A command that ends at once does not wait for that.
+                if beats == 2 {
+                    self.settle();
+                }
                 if let (false, Place::Made(Some(cgroup))) = (here, self.place)
                     && !cgroup.populated().unwrap_or(false)
                 {
@@ -503,9 +508,9 @@ impl Supervision<'_, '_> {
             }
             if now >= next_checkpoint {
                 // Reading every table costs much more than being idle does.
-                let beats = self.session.as_deref().and_then(|session| session.pulse());
-                if stirred || beats.is_none() || beats != pulse {
-                    (pulse, stirred, holds) = (beats, false, true);
+                let counted = self.session.as_deref().and_then(|session| session.pulse());
+                if stirred || counted.is_none() || counted != pulse {
+                    (pulse, stirred, holds) = (counted, false, true);
                     self.checkpoint();
                 } else if std::mem::take(&mut holds) {
                     // It has come to rest, and what it took to load and to read is not wanted soon.
