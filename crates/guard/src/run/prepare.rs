@@ -88,16 +88,8 @@ impl Setup<'_> {
             self.locked = None;
             let forwarder = self.listen(&resolving.servers)?;
             let settings = Settings {
-                tables: &tables,
-                rules: self.policy.map_or(0, |policy| {
-                    u32::try_from(policy.rules.len()).unwrap_or(u32::MAX)
-                }),
-                resolvers: &resolving.servers,
-                own_addresses: &resolving.own,
-                hosts: &resolving.hosts,
                 forwarder,
-                one_of_many: false,
-                tracer: None,
+                ..self.settings(&tables, &resolving)
             };
             self.load(&host, &wanted, &settings)?;
             self.tell_left_out()?;
