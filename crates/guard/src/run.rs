@@ -32,9 +32,11 @@ use crate::{Ended, Notice, Request, pins};
 
 pub(crate) mod attach;
 mod finish;
+mod footprint;
 pub(crate) mod hosted;
 mod limits;
 mod prepare;
+mod programs;
 mod seal;
 pub(crate) mod spare;
 
