@@ -453,10 +453,7 @@ pub(crate) mod tests {
 
     #[test]
     fn a_cgroup_is_made_inhabited_emptied_and_removed() {
-        if !rustix::process::geteuid().is_root() {
-            eprintln!("skipped: needs root");
-            return;
-        }
+        crate::need_root();
         let id = uuid::Uuid::now_v7().to_string();
         let mut cgroup = RunCgroup::create(&id, false, &[], &mut |_| Ok(())).unwrap();
         assert!(!cgroup.populated().unwrap());

@@ -329,26 +329,7 @@ mod tests {
         let text = "apiVersion: blackstart.dev/v1\nkind: Policy\nrules:\n  - deny: .github.com\n";
         let policy = policy::alone(text, "p.yaml").unwrap().policy;
         let tables = compile(&policy, &Facts { search: Vec::new() }).unwrap();
-        let request = Request {
-            command: Vec::new(),
-            env: Vec::new(),
-            policy: None,
-            catalog: None,
-            service: None,
-            mode: None,
-            leftover: None,
-            accept_gaps: Vec::new(),
-            contain: None,
-            hide_sockets: false,
-            concurrent: false,
-            break_glass: None,
-            drill: None,
-            lock: None,
-            redaction: Default::default(),
-            origin: crate::Origin::default(),
-            state_dir: "/nowhere".into(),
-            id: None,
-        };
+        let request = Request::bare("/nowhere".as_ref());
         let shortened = |count: u32, last: &str| {
             let mut hosts: Vec<_> = (0..count)
                 .map(|n| (format!("n{n}.{last}"), IpAddr::from(n.to_be_bytes())))
