@@ -2,7 +2,15 @@
 
 use std::time::Duration;
 
-use blackstart_core::policy::MEMORY_UNITS;
+use blackstart_core::policy::{MEMORY_UNITS, read_time};
+
+/// A duration as a policy has it.
+pub(super) fn time(text: &str) -> Result<Duration, String> {
+    read_time(text).map_err(|(message, help)| match help {
+        Some(help) => format!("{message}; {help}"),
+        None => message,
+    })
+}
 
 /// How long ago: `12h`, `30d`, `8w`.
 pub(super) fn age(text: &str) -> Result<Duration, String> {
