@@ -22,7 +22,7 @@ use crate::history::ask;
 use crate::judged::{WRONG, filter, invalid, judged, read, remarks};
 use crate::output::Output;
 use crate::resolve::Problem;
-use crate::summary::destinations::Lineage;
+use crate::summary::lineage::Lineage;
 
 pub(crate) use human::left_out;
 
