@@ -456,18 +456,10 @@ fn the_guard_needs_nothing_that_its_policy_takes_away() {
 #[test]
 fn a_run_outlives_the_program_that_guards_it() {
     let shown = case!(47);
-    let world = World::new("upgrade");
-    let (github, mirror) = (world.node("github"), world.node("mirror"));
-    github.http();
-    mirror.http();
-    world.dns(
-        Zone::new()
-            .host("github.com", &github)
-            .host("mirror.internal", &mirror),
-    );
-    let policy = world.file(
+    let (world, ..) = World::with_names("upgrade");
+    let policy = world.policy(
         "policy.yaml",
-        "apiVersion: blackstart.dev/v1\nkind: Policy\nmode: enforce\nrules:\n  - deny: github.com\n",
+        "mode: enforce\nrules:\n  - deny: github.com\n",
     );
     let installed = world.dir().join("blackstart");
     let install = || {
@@ -489,7 +481,7 @@ fn a_run_outlives_the_program_that_guards_it() {
     let deploy = "echo ready; until [ -e go ]; do sleep 0.05; done; \
         curl -sS http://mirror.internal/; curl -sS http://github.com/; echo ended $?";
     let report = world.dir().join("upgraded.json");
-    let (policy, report) = (policy.display().to_string(), report.display().to_string());
+    let report = report.display().to_string();
     let run = [
         "run", "--policy", &policy, "--report", &report, "--", "sh", "-c", deploy,
     ];

@@ -75,15 +75,7 @@ fn names_addresses_and_processes_are_recorded() {
 
 #[test]
 fn what_a_policy_denies_passes_and_is_marked() {
-    let world = World::new("observe_marks");
-    let (github, mirror) = (world.node("github"), world.node("mirror"));
-    github.http();
-    mirror.http();
-    world.dns(
-        Zone::new()
-            .host("github.com", &github)
-            .host("mirror.internal", &mirror),
-    );
+    let (world, github, mirror) = World::with_names("observe_marks");
     let run = world
         .guard()
         .policy("mode: observe\nrules:\n  - deny: .github.com\n    reason: it is what we repair\n    fix: use the mirror\n")

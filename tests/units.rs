@@ -4,42 +4,32 @@ use std::fs;
 use std::path::PathBuf;
 
 use blackstart_core::report::{Report, Until, Verdict};
-use blackstart_lab::{Bus, Cgroups, Ended, World, Zone};
+use blackstart_lab::systemd::{BARE, shipped};
+use blackstart_lab::{Bus, Cgroups, Ended, World};
 
 /// A host with a machine that answers to two names.
 fn world(name: &str) -> World {
-    let world = World::new(name);
-    let github = world.node("github");
-    github.http();
-    world.dns(
-        Zone::new()
-            .host("github.com", &github)
-            .host("mirror.internal", &github),
-    );
-    world.file(
+    let (world, _) = World::with_web(name, &["github.com", "mirror.internal"]);
+    world.policy(
         "deny.yaml",
-        "apiVersion: blackstart.dev/v1\nkind: Policy\nmode: enforce\nrules:\n  - deny: github.com\n    reason: served by this database\n",
+        "mode: enforce\nrules:\n  - deny: github.com\n    reason: served by this database\n",
     );
     world
 }
 
 /// A unit that asks for both names, again and again, and says what came of it: `0` or curl's exit code.
-const ASKS: &str = "[Unit]\nDefaultDependencies=no\n[Service]\nWorkingDirectory=DIR\n\
-    ExecStart=/bin/sh -c 'while :; do for name in github.com mirror.internal; do \
+const ASKS: &str = "ExecStart=/bin/sh -c 'while :; do for name in github.com mirror.internal; do \
       curl -sS -m 20 -o /dev/null http://$name/ 2>/dev/null; echo $name $? >>UNIT.asked; done; sleep 0.05; done'\n";
 
-fn unit(world: &World, name: &str, text: &str) {
-    let text = text
-        .replace("DIR", &world.dir().display().to_string())
-        .replace("UNIT", name);
-    world.file(&format!("booted/units/{name}"), &text);
+fn unit(world: &World, name: &str, service: &str) {
+    world.unit(name, &format!("{BARE}{service}"));
 }
 
 /// What scripts have: `agent RULES...` starts one and waits until it takes calls, `guarded UNIT N` waits until it has told so
 /// often that the unit is, `now UNIT NAME` says what came of the next attempt, `over N` waits for the reports of so many runs.
 const TOOLS: &str = "mkdir -p state; chmod 711 .\n\
     soon() { n=0; until eval \"$1\"; do sleep 0.02; n=$((n+1)); [ $n -lt 3000 ] || { echo \"never: $1\"; cat told; exit 9; }; done; }\n\
-    agent() { calls=$(grep -c 'takes calls' told 2>/dev/null || true); BLACKSTART agent --socket=HERE/agent.sock \"$@\" 2>>told & agent=$!; \
+    agent() { calls=$(grep -c 'takes calls' told 2>/dev/null || true); BLACKSTART agent --socket=DIR/agent.sock \"$@\" 2>>told & agent=$!; \
       soon \"[ \\$(grep -c 'takes calls' told) -gt ${calls:-0} ]\"; }\n\
     guarded() { soon \"[ \\$(grep -c ': $1, guarded by' told) -ge $2 ]\"; }\n\
     now() { lines=$(grep -c $2 $1.asked 2>/dev/null || true); soon \"[ \\$(grep -c $2 $1.asked 2>/dev/null) -gt $((${lines:-0} + 1)) ]\"; \
@@ -49,14 +39,7 @@ const TOOLS: &str = "mkdir -p state; chmod 711 .\n\
 
 /// Boot the machine and run `script` there, with [`TOOLS`].
 fn boot(world: &World, cgroups: Cgroups, script: &str) -> Ended {
-    let text = format!("{TOOLS}{script}")
-        .replace(
-            "BLACKSTART ",
-            &format!("{} ", blackstart_lab::guard::binary()),
-        )
-        .replace("KEPT", &world.guard().state().display().to_string())
-        .replace("HERE", &world.dir().display().to_string());
-    world.boot(cgroups, Bus::Answers, &text)
+    world.boot(cgroups, Bus::Answers, &format!("{TOOLS}{script}"))
 }
 
 /// The reports of all runs, the earliest first.
@@ -349,10 +332,7 @@ fn a_policy_that_breaks_meanwhile_opens_no_unit() {
 #[test]
 fn a_rule_that_cannot_hold_is_told_before_anybody_may_call() {
     let world = world("units_wrong");
-    let closed = world.file(
-        "closed.yaml",
-        "apiVersion: blackstart.dev/v1\nkind: Policy\nmode: enforce\ndefault: deny\n",
-    );
+    let closed = world.policy("closed.yaml", "mode: enforce\ndefault: deny\n");
     let refused = |rule: &str| {
         let line = [
             &blackstart_lab::guard::binary(),
@@ -376,7 +356,7 @@ fn a_rule_that_cannot_hold_is_told_before_anybody_may_call() {
         ("deploy.service=", "no file is named"),
         ("deploy.service=none.yaml", "none.yaml"),
         (
-            &format!("deploy.service={}", closed.display()),
+            &format!("deploy.service={closed}"),
             "--accept-gap unseen_families",
         ),
         // No systemd is here.
@@ -394,25 +374,13 @@ fn a_rule_that_cannot_hold_is_told_before_anybody_may_call() {
 fn the_shipped_unit_guards_others() {
     let world = world("units_shipped");
     unit(&world, "deploy-a.service", ASKS);
-    let text = fs::read_to_string(
-        blackstart_lab::workspace::root().join("dist/systemd/blackstart-agent.service"),
-    )
-    .unwrap();
-    // Of this machine's own /run, since the unit sees no other's /tmp, and /var is everybody's.
-    let text = text
-        .replace("[Unit]", "[Unit]\nDefaultDependencies=no")
-        .replace("StateDirectory=blackstart\nStateDirectoryMode=0700\n", "")
-        .replace(
-            "/usr/local/bin/blackstart agent --group blackstart",
-            "/run/blackstart-lab agent --guard 'deploy-*.service=/run/deny.yaml'",
-        )
-        .replace(
-            "[Service]",
-            "[Service]\nEnvironment=BLACKSTART_STATE=/run/blackstart\nStandardError=append:DIR/told",
-        )
-        .replace("DIR", &world.dir().display().to_string());
+    let more = "Environment=BLACKSTART_STATE=/run/blackstart\nStandardError=append:DIR/told";
+    let text = shipped("blackstart-agent.service", more).replace(
+        "--group blackstart",
+        "--guard 'deploy-*.service=/run/deny.yaml'",
+    );
     assert!(text.contains("--guard"), "{text}");
-    world.file("booted/units/blackstart-agent.service", &text);
+    world.unit("blackstart-agent.service", &text);
     let ended = boot(
         &world,
         Cgroups::Unified,
@@ -435,8 +403,7 @@ fn the_shipped_unit_guards_others() {
 }
 
 /// Runs a command of somebody without root by way of the agent, with a policy that denies nothing.
-const CALLS: &str = "[Unit]\nDefaultDependencies=no\n[Service]\nType=oneshot\nWorkingDirectory=DIR\n\
-    ExecStart=/bin/sh -c 'for name in github.com mirror.internal; do \
+const CALLS: &str = "Type=oneshot\nExecStart=/bin/sh -c 'for name in github.com mirror.internal; do \
       setpriv --reuid 4001 --regid 4001 --groups 4242 -- /run/blackstart-lab run -q --agent=DIR/agent.sock -- \
       curl -sS -m 20 -o /dev/null http://$name/ 2>>UNIT.said; echo $name $? >>UNIT.asked; done'\n";
 
@@ -470,10 +437,7 @@ fn of_several_rules_the_first_counts_and_a_run_may_follow_what_one_guards() {
     for name in ["deploy-a.service", "deploy-b.service"] {
         unit(&world, name, ASKS);
     }
-    world.file(
-        "follow.yaml",
-        "apiVersion: blackstart.dev/v1\nkind: Policy\nfollow: [deploy-b.service]\n",
-    );
+    world.policy("follow.yaml", "follow: [deploy-b.service]\n");
     let ended = boot(
         &world,
         Cgroups::Unified,
