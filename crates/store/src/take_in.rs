@@ -204,6 +204,10 @@ impl<'c> Entry<'c> {
             Some(service) => Some(self.word(service)?),
             None => None,
         };
+        let target = match &run.attached {
+            Some(attached) => Some(self.word(&attached.target)?),
+            None => None,
+        };
         let host = self.word(&run.host)?;
         let command = self.word(&json(&run.command))?;
         let lacks = self.word(&json(&lacks(&run, &coverage)))?;
@@ -229,7 +233,7 @@ impl<'c> Entry<'c> {
         let rows = amount(rest.executables.len() as u64);
         self.connection
             .prepare_cached(
-                "INSERT INTO run VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO run VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             )?
             .execute(params![
                 self.number,
@@ -255,6 +259,7 @@ impl<'c> Entry<'c> {
                 rows,
                 amount(read),
                 amount(stored + rest.packed),
+                target,
             ])?;
         Ok(Taken::New)
     }
