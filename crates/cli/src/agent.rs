@@ -482,6 +482,9 @@ fn tell(event: Event, state: &Path, output: Output) {
             rule,
             processes,
         } => format!("run {run}: {unit}, guarded by {rule}, has {processes} processes"),
+        Event::Left { run, unit } => {
+            format!("run {run}: {unit} stays guarded, for the next agent")
+        }
         Event::Unguarded { unit, why } => {
             return output.warning(&plain(&format!("{unit} is not guarded: {why}")));
         }

@@ -170,6 +170,9 @@ pub(crate) struct AttachedTo {
     pub(crate) id: u64,
     /// The kernel's ids of the links.
     pub(crate) links: Vec<u32>,
+    /// Since then it waits for the next agent, which guards the same anew before it takes this off (wall clock).
+    #[serde(default)]
+    pub(crate) left_ns: Option<i64>,
 }
 
 /// The directory that all runs of a host share.

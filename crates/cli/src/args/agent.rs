@@ -14,7 +14,8 @@ use clap::builder::PossibleValuesParser;
 /// programs and keeps the record, and starts nothing. Guardrails of this host are final for whoever is not root: no
 /// policy or waiver of a caller goes before them.
 ///
-/// When the agent ends, or is replaced, commands that it guards stay guarded; the next agent looks after them.
+/// When the agent ends, or is replaced, commands that it guards stay guarded; the next agent looks after them. Units
+/// (`--guard`) stay guarded where it is replaced, and are let go of where it is stopped.
 ///
 /// With `--guard`, units of systemd are guarded from each start to its end as well, as by `blackstart attach`.
 #[derive(Debug, Args)]
@@ -42,8 +43,8 @@ pub(crate) struct Agent {
     ///
     /// Units that hold the agent, a run, or all that a user does (`user@.service`) are left alone, and so are those
     /// that a `blackstart attach` guards, as long as it does. At most 256 are guarded at a time. When the
-    /// agent is asked to end, it lets go of them; if it is killed, they stay guarded until the next agent
-    /// guards them anew.
+    /// agent is stopped, it lets go of them. If it is replaced (`systemctl restart` of its unit, an upgrade that does that, or
+    /// SIGUSR1), or killed, they stay guarded until the next agent guards them anew.
     #[arg(long, value_name = "PATTERN[=FILE]", value_parser = unit_rule)]
     pub(crate) guard: Vec<UnitRule>,
 
@@ -126,5 +127,5 @@ Examples:
     systemctl enable --now blackstart-agent    # with the unit in dist/systemd
 
 Exit codes:
-  0      somebody ended it (SIGTERM, SIGINT)
+  0      somebody ended it (SIGTERM, SIGINT), or had it leave everything to the next one (SIGUSR1)
   125    it cannot listen, or was typed wrongly";

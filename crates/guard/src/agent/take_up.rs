@@ -22,7 +22,7 @@ use crate::agent::caller::Caller;
 use crate::agent::reply::Reply;
 use crate::agent::wire::Link;
 use crate::cgroup::{Found, RunCgroup, is_in_run};
-use crate::orphan::{sweep, sweep_adopted};
+use crate::orphan::{Heir, sweep_adopted, sweep_by};
 use crate::refusal::{Cause, Refusal};
 use crate::run::hosted::hand_over;
 use crate::state::{RunDir, RunFile, StateDir};
@@ -73,7 +73,7 @@ pub(super) fn rest_after(office: &Arc<Office>, first: First) {
 
 /// Everything else that was left: what is over is adopted, and what was only attached to is taken off.
 pub(super) fn rest(office: &Office) {
-    match sweep(&office.post.state_dir) {
+    match sweep_by(Heir::Agent, &office.post.state_dir) {
         Ok(swept) => {
             for report in swept.adopted {
                 (office.tell)(Event::Adopted(report));

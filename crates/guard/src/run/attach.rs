@@ -5,6 +5,7 @@
 //! docs/decisions/0022-attach.md.
 
 use std::collections::HashMap;
+use std::io;
 use std::net::IpAddr;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -77,7 +78,12 @@ pub fn attach(
         .prepare(notice)
         .and_then(|()| setup.is_attached(notice))
     {
-        Ok(()) => Ok(setup.watch_over(&mut Signalled(&signals), Pace::ALONE, order.time, notice)),
+        Ok(()) => setup
+            .watch_over(&mut Signalled(&signals), Pace::ALONE, order.time, notice)
+            .ok_or_else(|| {
+                let nobody = io::Error::other("nobody sees to it");
+                system("the watch was left", &nobody)
+            }),
         Err(refusal) => {
             setup.undo();
             Err(refusal)
@@ -121,6 +127,7 @@ impl Setup<'_> {
             },
             id: target.id(),
             links: Vec::new(),
+            left_ns: None,
         });
         self.target = Some(target);
     }

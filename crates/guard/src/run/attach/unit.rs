@@ -33,15 +33,15 @@ pub(crate) struct Ears<'a> {
     pub(crate) notice: &'a mut dyn FnMut(Notice),
 }
 
-/// Guard a unit whose cgroup is `target`, until that is gone or somebody asks for the end. Where it has started just now,
-/// `since` says when that was noticed.
+/// Guard a unit whose cgroup is `target`, until that is gone or somebody asks for the end; the run, and what came of it, or
+/// nothing if it was left as it is. Where the unit has started just now, `since` says when that was noticed.
 pub(crate) fn guard(
     request: &Request,
     target: Target,
     spare: Spare,
     since: Option<Instant>,
     ears: Ears<'_>,
-) -> Result<(String, Ended), Refusal> {
+) -> Result<(String, Option<Ended>), Refusal> {
     let Ears {
         asker,
         began,
