@@ -7,8 +7,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use blackstart_core::name::Name;
 use blackstart_core::report::{LimitFacts, Until, Usage};
-use blackstart_kernel::Known;
 use blackstart_kernel::spawn::{Signals, stop_self};
+use blackstart_kernel::{Known, give_back_memory};
 use rustix::process::Signal;
 
 use crate::cgroup::Target;
@@ -238,7 +238,7 @@ impl Supervision<'_, '_> {
         let mut next_checkpoint = Instant::now() + CHECKPOINT;
         let (mut look, longest_look) = pace.look;
         let mut next_look = Instant::now() + look;
-        let (mut pulse, mut stirred) = (None, true);
+        let (mut pulse, mut stirred, mut holds) = (None, true, true);
         let mut known = Resolving {
             servers: self.file.resolvers.clone(),
             search: self.file.search.clone(),
@@ -262,10 +262,16 @@ impl Supervision<'_, '_> {
                 // Reading every table costs much more than being idle does.
                 let beats = self.session.as_deref().and_then(|session| session.pulse());
                 if stirred || beats.is_none() || beats != pulse || !pace.spares {
-                    (pulse, stirred) = (beats, false);
+                    (pulse, stirred, holds) = (beats, false, true);
                     self.checkpoint();
-                } else if let Some(Err(error)) = self.dir.map(RunDir::show_life) {
-                    tracing::debug!(%error, "a sign of life");
+                } else {
+                    if let Some(Err(error)) = self.dir.map(RunDir::show_life) {
+                        tracing::debug!(%error, "a sign of life");
+                    }
+                    // It has come to rest, as a guard of a command does.
+                    if std::mem::take(&mut holds) {
+                        give_back_memory();
+                    }
                 }
                 next_checkpoint = Instant::now() + CHECKPOINT;
             }
