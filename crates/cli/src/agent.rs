@@ -263,9 +263,11 @@ fn prepared(typed: args::Agent, output: Output) -> Result<Parts, String> {
         spares: usize::from(typed.spares),
         state_dir: state.clone(),
     };
+    // Whoever reads them anew for a run of the agent's may be somewhere else.
+    let here = std::env::current_dir().unwrap_or_default();
     let host = Host {
-        policy: typed.policy,
-        catalog: typed.catalog,
+        policy: typed.policy.iter().map(|path| here.join(path)).collect(),
+        catalog: typed.catalog.map(|path| here.join(path)),
         accept_gaps: typed.accept_gap,
         state: state.clone(),
         of_units: units::policies(&typed.guard),
@@ -316,6 +318,12 @@ struct Host {
 }
 
 impl Host {
+    /// The guardrails that are its own.
+    fn guardrails(&self, rule: Option<usize>) -> impl Iterator<Item = &PathBuf> {
+        let of_unit = rule.and_then(|rule| self.of_units.get(rule)?.as_ref());
+        self.policy.iter().chain(of_unit)
+    }
+
     /// What guardrails and an order's policy make together. For who calls from a unit that is guarded by a `rule`, that rule's
     /// policy is a guardrail.
     fn effective(
@@ -330,9 +338,7 @@ impl Host {
         };
         let mut files = Files::default();
         let mut layers = files.guardrails(&around.guardrails);
-        let of_unit = rule.and_then(|rule| self.of_units.get(rule)?.as_ref());
-        let paths = self.policy.iter().chain(of_unit);
-        layers.extend(paths.map(|path| files.layer(path, true)));
+        layers.extend(self.guardrails(rule).map(|path| files.layer(path, true)));
         if !wish.policy.is_empty() {
             layers.push(files.given(wish.policy.clone()));
         }
@@ -421,7 +427,14 @@ impl Host {
             drill: None,
             lock: None,
             catalog: self.catalog_for(given.policy.service.is_some()),
-            origin: Origin::default(),
+            // Of the caller's own policy only the text is known: whoever reloads names a file.
+            origin: Origin {
+                catalog: self.catalog.clone(),
+                service: wish.service,
+                guardrails: self.guardrails(rule).cloned().collect(),
+                all_final: !for_root,
+                ..Origin::default()
+            },
             state_dir: self.state.clone(),
             id: None,
             policy: Some(given),
