@@ -1,5 +1,6 @@
 //! The agent: what it says, what an order means to it, and how `run` asks it.
 
+mod rounds;
 mod units;
 
 use std::ffi::OsString;
@@ -28,6 +29,7 @@ use crate::output::Output;
 use crate::plain::{Paint, plain};
 use crate::resolve::{self, Effective, Order, Problem, Surroundings};
 use crate::run::{carry_out, show_all};
+use rounds::Rounds;
 
 /// Where the agent listens, unless somebody says otherwise.
 const SOCKET: &str = "/run/blackstart/agent.sock";
@@ -275,14 +277,18 @@ fn prepared(typed: args::Agent, output: Output) -> Result<Parts, String> {
     // Guardrails that cannot be read let nobody through: to be told at once, and not when somebody calls.
     host.effective(&Wish::default(), None, true)
         .map_err(|problems| texts(&problems).join("\n"))?;
+    let of_host = || Surroundings::of_process().catalog.of_host();
+    let catalog = host.catalog.clone().or_else(of_host);
     let host = Arc::new(host);
     let rules = units::rules(&host, typed.guard, output)?;
     let resolve = move |wanted: Wanted| host.meaning(wanted).map_err(|problems| texts(&problems));
+    let rounds = Rounds::new(&state, catalog, typed.notify_every);
     let metrics = typed
         .metrics
         .as_deref()
         .map(|file| Metrics::new(file, &state));
     let tell = move |event: Event| {
+        rounds.take(&event);
         if let Some(metrics) = &metrics {
             metrics.take(&event);
         }

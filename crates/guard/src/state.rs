@@ -462,6 +462,12 @@ impl RunDir {
         })
     }
 
+    /// When the record of the run in this directory was written last.
+    pub(crate) fn last_checkpoint(dir: &Path) -> Option<SystemTime> {
+        let written = fs::metadata(dir.join(RECORD));
+        written.and_then(|about| about.modified()).ok()
+    }
+
     /// When the supervisor was last known to live.
     pub(crate) fn last_sign_of_life(&self) -> Option<SystemTime> {
         let modified = |name: &str| {

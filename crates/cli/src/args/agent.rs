@@ -1,11 +1,14 @@
 //! What was typed after `agent`, and of `run` what is about it.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use blackstart_core::policy::UnitPattern;
 use blackstart_guard::Need;
 use clap::Args;
 use clap::builder::PossibleValuesParser;
+
+use super::time;
 
 /// Guard commands of callers that have no root, as a service.
 ///
@@ -71,6 +74,13 @@ pub(crate) struct Agent {
     /// what others are still to be told. Its name ends in `.prom`.
     #[arg(long, value_name = "FILE", value_parser = prom)]
     pub(crate) metrics: Option<PathBuf>,
+
+    /// While a guard lasts, tell the host's targets what is new this often
+    ///
+    /// As with `run --notify-every`: findings are told when they are met, each once, and the history has what there is
+    /// within the first such time and each hour from there on.
+    #[arg(long, value_name = "TIME", value_parser = time, default_value = "1m")]
+    pub(crate) notify_every: Duration,
 
     /// Let callers enforce although this gap is open; may be given more than once
     ///
