@@ -43,6 +43,7 @@ pub(crate) mod asking;
 pub(crate) mod caller;
 pub(crate) mod reply;
 mod restart;
+mod resumed;
 mod take_up;
 pub(crate) mod units;
 pub(crate) mod wire;
@@ -579,6 +580,7 @@ fn hear(call: &Call, spare: &mut Option<Spare>) -> Result<(), Refusal> {
         (Word::Report { run, ended }, None) => {
             take_up::report(office, link, &call.caller, &run, ended)
         }
+        (Word::Listen { run }, None) => take_up::listen(office, link, &call.caller, &run),
         _ => Err(wrong("a run was to be asked for first".to_owned())),
     }
 }

@@ -341,8 +341,8 @@ fn adopt(
         .read_followed(run.marks_ends, &mut |row| record.add(row))
         .err();
     let policy = dir.read_policy();
-    let unsupervised_seconds =
-        Duration::from_nanos(u64::try_from(over - last_seen).unwrap_or(0)).as_secs_f64();
+    let last = Duration::from_nanos(u64::try_from(over - last_seen).unwrap_or(0));
+    let unsupervised_seconds = run.unsupervised_seconds + last.as_secs_f64();
     let mut gap_of = |kind: &str, detail: String| {
         run.gaps.push(Gap {
             kind: kind.to_owned(),

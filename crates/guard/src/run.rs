@@ -189,6 +189,7 @@ impl<'a> Setup<'a> {
             caller: None,
             at_end: None,
             wall_seconds: None,
+            unsupervised_seconds: 0.0,
             marks_ends: true,
         };
         Self {

@@ -145,6 +145,9 @@ pub(crate) struct RunFile {
     /// From the command's start to the run's end, once it is known.
     #[serde(default)]
     pub(crate) wall_seconds: Option<f64>,
+    /// How long nobody supervised it, before somebody did again.
+    #[serde(default)]
+    pub(crate) unsupervised_seconds: f64,
     /// Its records end with a line of their own, as those of earlier releases did not.
     #[serde(default)]
     pub(crate) marks_ends: bool,
