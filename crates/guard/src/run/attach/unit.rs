@@ -173,8 +173,10 @@ impl Setup<'_> {
         self.close_families()?;
         // Before anything is attached: whoever finds what is left of it is to take it off, whoever lives there.
         self.write_run();
-        // Nobody is in the cgroup of our own, so that this holds from the first attempt on.
-        self.raise()?;
+        // Nobody is in the cgroup of our own, so that this holds from the first attempt on. What can wait comes later: the unit
+        // does not.
+        self.raise_mode()?;
+        self.starts = since.is_some();
         let mut moved = self.move_to_target(&tables);
         let mut since = since;
         // Of a unit that restarts faster than it is guarded, the next start counts.
@@ -189,6 +191,7 @@ impl Setup<'_> {
         }
         moved?;
         self.note_missed(since);
+        self.begin_to_answer()?;
         self.meet_connections(&tables, &resolving);
         self.forward(tables)?;
         self.listeners = None;
