@@ -274,6 +274,7 @@ pub(crate) fn run(mut typed: args::Run, around: &Surroundings) -> Result<Order, 
         service: typed.service.clone(),
         drill: drill.clone(),
         trees: deployed::trees(&typed.command, &around.directory),
+        ..Origin::default()
     };
     let of_policy = policy.as_ref().map(|effective| &effective.policy);
     // What was typed has been weighed against the guardrails, where there is a policy.
@@ -479,6 +480,8 @@ pub(crate) fn reload(
     let catalog = typed.catalog.as_deref().or(origin.catalog.as_deref());
     let mut files = Files::default();
     let mut layers = files.guardrails(&around.guardrails);
+    let own = origin.guardrails.iter();
+    layers.extend(own.map(|path| files.layer(path, true)));
     layers.extend(policy.map(|path| files.layer(path, false)));
     let mut policy = if layers.is_empty() && files.sound() {
         None

@@ -158,6 +158,9 @@ impl Telling<'_> {
         }
         match run.attached.as_ref().map(|attached| attached.until) {
             Some(Some(Until::Gone)) => line.push_str("; its cgroup is gone"),
+            Some(Some(Until::Replaced)) => {
+                line.push_str("; the agent was replaced by another, whose run of it goes on");
+            }
             Some(None) => line.push_str("; its end was not seen"),
             _ => {}
         }

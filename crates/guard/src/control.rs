@@ -50,6 +50,12 @@ pub struct Origin {
     /// The trees that are deployed, as far as that is known: no policy ought to lie there.
     #[serde(default)]
     pub trees: Vec<PathBuf>,
+    /// Guardrails besides those of the host, absolute: the agent's own.
+    #[serde(default)]
+    pub guardrails: Vec<PathBuf>,
+    /// All guardrails are final: it is somebody's who has no root.
+    #[serde(default)]
+    pub all_final: bool,
 }
 
 /// A run that is on and has its supervisor.

@@ -62,7 +62,7 @@ pub use blackstart_kernel::{give_back_memory, keep_memory_together};
 pub use cgroup::Meant;
 pub use control::{Origin, Running, running};
 pub use finished::{FILES_KEPT, Finished, finished, forget};
-pub use meanwhile::meanwhile;
+pub use meanwhile::{last_checkpoint, meanwhile};
 pub use orphan::{Failed, Living, Swept, sweep};
 pub use plan::Need;
 pub use refusal::{Cause, Refusal};

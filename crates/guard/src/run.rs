@@ -129,6 +129,8 @@ struct Setup<'a> {
     reserve: bool,
     /// It is, or will be, about a unit that a rule of the agent's has guarded, and nobody looks on.
     by_rule: bool,
+    /// It is about a unit that starts just now.
+    starts: bool,
     control: Option<Control>,
     /// The search list of the run's resolv.conf.
     search: Vec<Name>,
@@ -192,6 +194,7 @@ impl<'a> Setup<'a> {
             caller: None,
             at_end: None,
             wall_seconds: None,
+            unsupervised_seconds: 0.0,
             marks_ends: true,
         };
         Self {
@@ -220,6 +223,7 @@ impl<'a> Setup<'a> {
             confined: false,
             reserve: false,
             by_rule: false,
+            starts: false,
             control: None,
             search: Vec::new(),
             follow: None,

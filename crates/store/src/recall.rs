@@ -40,8 +40,10 @@ pub struct RunRow {
     pub service: Option<String>,
     /// Where.
     pub host: String,
-    /// The command line, redacted.
+    /// The command line, redacted; empty where it was attached to something.
     pub command: Vec<String>,
+    /// What that was, as it was typed: the unit, the container, the path; none of what earlier versions took in.
+    pub target: Option<String>,
     /// When it began.
     pub started: Micros,
     /// When it ended, if that was seen.
@@ -91,7 +93,7 @@ const CANDIDATES: usize = 10;
 const RUNS: &str = "SELECT run.id, uuid, (SELECT text FROM word WHERE id = service),
     (SELECT text FROM word WHERE id = host), (SELECT text FROM word WHERE id = command), started, ended, exit_code,
     mode, guarded, drill, break_glass, attempts, lost, destinations, refused, would_be_refused, findings,
-    (SELECT text FROM word WHERE id = lacks), report_bytes FROM run";
+    (SELECT text FROM word WHERE id = lacks), report_bytes, (SELECT text FROM word WHERE id = target) FROM run";
 
 impl Store {
     /// The runs, the latest first. Ends where `each` breaks.
@@ -372,6 +374,7 @@ fn run_row(row: &Row<'_>) -> rusqlite::Result<RunRow> {
         service: row.get(2)?,
         host: row.get(3)?,
         command: list(4)?,
+        target: row.get(20)?,
         started: row.get(5)?,
         ended: row.get(6)?,
         exit_code: row.get(7)?,

@@ -152,6 +152,7 @@ impl Store {
              DELETE FROM lineage WHERE id NOT IN (SELECT id FROM used_lineage);
              INSERT OR IGNORE INTO used SELECT service FROM run WHERE service IS NOT NULL;
              INSERT OR IGNORE INTO used SELECT host FROM run;
+             INSERT OR IGNORE INTO used SELECT target FROM run WHERE target IS NOT NULL;
              INSERT OR IGNORE INTO used SELECT command FROM run;
              INSERT OR IGNORE INTO used SELECT lacks FROM run;
              INSERT OR IGNORE INTO used SELECT surroundings FROM run;

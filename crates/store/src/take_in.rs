@@ -188,6 +188,10 @@ impl<'c> Entry<'c> {
             Some(service) => Some(self.word(service)?),
             None => None,
         };
+        let target = match &run.attached {
+            Some(attached) => Some(self.word(&attached.target)?),
+            None => None,
+        };
         let host = self.word(&run.host)?;
         let command = self.word(&json(&run.command))?;
         let lacks = self.word(&json(&lacks(&run, &coverage)))?;
@@ -213,7 +217,7 @@ impl<'c> Entry<'c> {
         let rows = amount_number(rest.executables.len() as u64);
         self.connection
             .prepare_cached(
-                "INSERT INTO run VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO run VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             )?
             .execute(params![
                 self.number,
@@ -239,6 +243,7 @@ impl<'c> Entry<'c> {
                 rows,
                 amount_number(read),
                 amount_number(stored + rest.packed),
+                target,
             ])?;
         Ok(Taken::New)
     }

@@ -29,12 +29,13 @@ use crate::orphan::sweep_locked;
 use crate::plan::{Need, plan};
 use crate::refusal::{Cause, Refusal};
 use crate::resolv::Resolving;
+use crate::state::RunDir;
 use crate::story::{End, tell as tell_of, wall_ns};
 use crate::supervise::{Beside, CHECKPOINT, Place, Supervision};
 use crate::{AtEnd, Notice, Request};
 
 /// Well within the three seconds after which the kernel takes the supervisor for dead, and seldom enough for hundreds of guards.
-const HEARTBEAT: Duration = Duration::from_secs(1);
+pub(crate) const HEARTBEAT: Duration = Duration::from_secs(1);
 /// How long a caller may take from one word to the next before its command runs.
 const BEFORE_START: Duration = Duration::from_secs(10);
 /// How long killed leftovers may take to be gone.
@@ -86,7 +87,7 @@ pub(crate) fn host(
 }
 
 /// A caller that does not read has its live view thinned, and holds nobody up.
-fn tell(link: &Link, notice: Notice) {
+pub(crate) fn tell(link: &Link, notice: Notice) {
     if let Some(octets) = Reply::Notice(notice).packet()
         && let Err(error) = link.try_send(&octets)
     {
@@ -480,9 +481,14 @@ impl Supervision<'_, '_> {
                 if stirred || counted.is_none() || counted != pulse {
                     (pulse, stirred, holds) = (counted, false, true);
                     self.checkpoint();
-                } else if std::mem::take(&mut holds) {
+                } else {
+                    if let Some(Err(error)) = self.dir.map(RunDir::show_life) {
+                        tracing::debug!(%error, "a sign of life");
+                    }
                     // It has come to rest, and what it took to load and to read is not wanted soon.
-                    give_back_memory();
+                    if std::mem::take(&mut holds) {
+                        give_back_memory();
+                    }
                 }
                 next_checkpoint = Instant::now() + CHECKPOINT;
             }

@@ -131,6 +131,12 @@ impl Setup<'_> {
 
     /// Raise the mode, and begin to answer.
     pub(super) fn raise(&mut self) -> Result<(), Refusal> {
+        self.raise_mode()?;
+        self.begin_to_answer()
+    }
+
+    /// From now on what is denied is refused, if anything is.
+    pub(super) fn raise_mode(&mut self) -> Result<(), Refusal> {
         let Some(session) = &mut self.session else {
             return Ok(());
         };
@@ -147,6 +153,14 @@ impl Setup<'_> {
             self.terms.nothing_left(&described(&error))?;
             self.terms.lack(Need::SelfProbe, described(&error))?;
         }
+        Ok(())
+    }
+
+    /// Hear who asks for a change, and give denied lookups their final answers.
+    pub(super) fn begin_to_answer(&mut self) -> Result<(), Refusal> {
+        let Some(session) = &mut self.session else {
+            return Ok(());
+        };
         if let Some(dir) = &self.dir {
             match Control::listen(dir.path()) {
                 Ok(control) => self.control = Some(control),

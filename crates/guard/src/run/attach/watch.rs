@@ -1,12 +1,12 @@
 //! From the moment in which programs are attached to somebody else's cgroup to the report.
 
 use std::os::fd::BorrowedFd;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use blackstart_core::name::Name;
 use blackstart_core::report::{LimitFacts, Until, Usage};
-use blackstart_kernel::Known;
 use blackstart_kernel::spawn::{Signals, stop_self};
+use blackstart_kernel::{Known, give_back_memory};
 use rustix::process::Signal;
 
 use crate::cgroup::Target;
@@ -15,7 +15,7 @@ use crate::orphan::described;
 use crate::resolv::{Resolving, Views};
 use crate::run::Setup;
 use crate::state::RunDir;
-use crate::story::End;
+use crate::story::{End, wall_ns};
 use crate::supervise::{Beside, CHECKPOINT, HEARTBEAT, Place, Supervision, Told};
 use crate::{Ended, Notice, process};
 
@@ -35,6 +35,8 @@ pub(crate) trait Asker {
 pub(crate) enum Asked {
     /// The end.
     End,
+    /// To leave everything where it is: another process will see to it.
+    Leave,
     /// To go on with this one, in the place of one that is gone.
     GoOn(Target),
 }
@@ -99,18 +101,19 @@ impl Asker for Signalled<'_> {
 /// Why a look at one cgroup ended.
 enum Over {
     Until(Until),
+    Left,
     GoOn(Target),
 }
 
 impl Setup<'_> {
-    /// From there to the report.
+    /// From there to the report; none if it is left to somebody else.
     pub(super) fn watch_over(
         mut self,
         asker: &mut dyn Asker,
         pace: Pace,
         time: Option<Duration>,
         notice: &mut dyn FnMut(Notice),
-    ) -> Ended {
+    ) -> Option<Ended> {
         let began = Instant::now();
         let end = time.and_then(|time| began.checked_add(time));
         let mut beside = Beside::default();
@@ -149,6 +152,14 @@ impl Setup<'_> {
                 Over::GoOn(target) => Ok(target),
                 Over::Until(Until::Gone) if holds => asker.another().ok_or(Until::Gone),
                 Over::Until(until) => Err(until),
+                // Without pins it would end with this process, and nothing of it be told.
+                Over::Left if on.dir.is_none() || self.pins.is_none() => Err(Until::Asked),
+                Over::Left => {
+                    on.last_events();
+                    on.checkpoint();
+                    self.is_left();
+                    return None;
+                }
             };
             match next {
                 Ok(target) => {
@@ -183,7 +194,17 @@ impl Setup<'_> {
             leftovers: Vec::new(),
             unsupervised_seconds: 0.0,
         };
-        self.conclude(judged, record, end, (0, None), false, notice)
+        Some(self.conclude(judged, record, end, (0, None), false, notice))
+    }
+
+    /// The programs stay on, and what they record is told by who takes them off.
+    fn is_left(&mut self) {
+        self.file.gaps = self.terms.gaps().to_vec();
+        if let Some(to) = &mut self.file.attached {
+            to.told.until = Some(Until::Replaced);
+            to.left_ns = Some(wall_ns(SystemTime::now()));
+        }
+        self.write_run();
     }
 }
 
@@ -206,7 +227,7 @@ impl Supervision<'_, '_> {
         let mut next_checkpoint = Instant::now() + CHECKPOINT;
         let (mut look, longest_look) = pace.look;
         let mut next_look = Instant::now() + look;
-        let (mut pulse, mut stirred) = (None, true);
+        let (mut pulse, mut stirred, mut holds) = (None, true, true);
         let mut known = Resolving {
             servers: self.file.resolvers.clone(),
             search: self.file.search.clone(),
@@ -230,10 +251,16 @@ impl Supervision<'_, '_> {
                 // Reading every table costs much more than being idle does.
                 let beats = self.session.as_deref().and_then(|session| session.pulse());
                 if stirred || beats.is_none() || beats != pulse || !pace.spares {
-                    (pulse, stirred) = (beats, false);
+                    (pulse, stirred, holds) = (beats, false, true);
                     self.checkpoint();
-                } else if let Some(Err(error)) = self.dir.map(RunDir::show_life) {
-                    tracing::debug!(%error, "a sign of life");
+                } else {
+                    if let Some(Err(error)) = self.dir.map(RunDir::show_life) {
+                        tracing::debug!(%error, "a sign of life");
+                    }
+                    // It has come to rest, as a guard of a command does.
+                    if std::mem::take(&mut holds) {
+                        give_back_memory();
+                    }
                 }
                 next_checkpoint = Instant::now() + CHECKPOINT;
             }
@@ -260,6 +287,7 @@ impl Supervision<'_, '_> {
             self.hear();
             match asker.asked() {
                 Some(Asked::End) => return Over::Until(Until::Asked),
+                Some(Asked::Leave) => return Over::Left,
                 Some(Asked::GoOn(target)) => return Over::GoOn(target),
                 None => {}
             }
