@@ -4,7 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use blackstart_core::report::{Report, Verdict};
-use blackstart_lab::{Bus, Cgroups, Ended, World, systemd};
+use blackstart_lab::systemd::{self, BARE};
+use blackstart_lab::{Bus, Cgroups, Ended, World};
 
 /// A host with a machine that answers to two names.
 pub(crate) fn world(name: &str) -> World {
@@ -21,7 +22,7 @@ pub(crate) const ASKS: &str = "ExecStart=/bin/sh -c 'while :; do for name in git
       curl -sS -m 20 -o /dev/null http://$name/ 2>/dev/null; echo $name $? >>UNIT.asked; done; sleep 0.05; done'\n";
 
 pub(crate) fn unit(world: &World, name: &str, service: &str) {
-    world.unit(name, &format!("{systemd::BARE}{service}"));
+    world.unit(name, &format!("{BARE}{service}"));
 }
 
 /// What scripts have: `agent RULES...` starts one and waits until it takes calls, `guarded UNIT N` waits until it has told so
