@@ -266,6 +266,12 @@ static __always_inline int bs_enforcing(__u32 generation)
 	return live.enforce && policies[generation & 1].enforce;
 }
 
+/* And what no rule allows? */
+static __always_inline int bs_default_refuses(__u32 generation)
+{
+	return bs_enforcing(generation) && policies[generation & 1].default_deny;
+}
+
 static __always_inline int bs_query_malformed(__u32 generation)
 {
 	BS_COUNT(queries_malformed, 1);
@@ -322,6 +328,20 @@ static __always_inline int bs_query_read(struct __sk_buff *skb, struct bs_header
 	return 0;
 }
 
+/* A server's port, as rows of outstanding queries have it. */
+static __always_inline __u32 bs_port_beside_53(__u16 port)
+{
+	return port == 53 ? 0 : port;
+}
+
+/* May somebody of the run be the server at this address and port? Not at port 53 of its resolvers (bs_packet). */
+static __always_inline int bs_may_be_ours(const __u32 *addr, __u16 port)
+{
+	__u32 known = bs_known_as(addr);
+
+	return (bs_is_loopback(addr) || known & BS_KNOWN_OWN) && !(known & BS_KNOWN_RESOLVER && port == 53);
+}
+
 /* Expect an answer. -1: could not be noted (counted). */
 static __always_inline int bs_query_note(struct __sk_buff *skb, struct bs_header *h, struct bs_socket *st,
 					 struct bs_question *q, struct bs_pending *pending)
@@ -341,6 +361,12 @@ static __always_inline int bs_query_note(struct __sk_buff *skb, struct bs_header
 	}
 	if (q->wire_differs) {
 		__builtin_memcpy(key.server, h->dest, 16);
+		key.port = bs_port_beside_53(h->dest_port);
+		/* The kernel turns answers back on the way in. One that comes from the wire's server was turned by programs of
+		 * other cgroups, or nothing was turned: the query was held back (UDP_CORK) while the socket was connected to
+		 * a resolver, and went to a server of the run's own. */
+		if (bs_default_refuses(q->generation) && bs_may_be_ours(h->dest, h->dest_port))
+			pending->leases = 0;
 		bpf_map_update_elem(&bs_pending, &key, pending, BPF_ANY);
 	}
 	return 0;
@@ -545,6 +571,31 @@ __noinline int bs_is_lost(struct __sk_buff *skb, struct bs_header *h, struct bs_
 	return differs || last;
 }
 
+/* Is a datagram to be lost that goes neither where the last send was judged for nor, as far as hooks know, to the peer? It
+ * was rewritten on the way; or another send or connect came between the judgement and it, as one can that is held back
+ * (UDP_CORK). Everything else that is denied is refused before there is a packet. */
+__noinline int bs_is_lost_elsewhere(struct bs_header *h, struct bs_socket *st, __u32 generation)
+{
+	struct bs_attempt a = {};
+
+	if (!h || !st)
+		return 0;
+	if (!((st->port ^ h->dest_port) | (st->addr[0] ^ h->dest[0]) | (st->addr[1] ^ h->dest[1]) |
+	      (st->addr[2] ^ h->dest[2]) | (st->addr[3] ^ h->dest[3])))
+		return 0;
+	a.generation = generation;
+	a.subject = st->subject;
+	a.selectors = bs_selectors_of(a.subject, generation);
+	a.addr[0] = h->dest[0];
+	a.addr[1] = h->dest[1];
+	a.addr[2] = h->dest[2];
+	a.addr[3] = h->dest[3];
+	a.port = h->dest_port;
+	a.protocol = h->protocol;
+	bs_judge(&a);
+	return a.verdict == BS_DENY && a.failure == BS_BLACKHOLE;
+}
+
 /* May another way be written in the packet: options of IPv4, extension headers of IPv6 before the transport header? */
 static __always_inline int bs_may_detour(struct __sk_buff *skb)
 {
@@ -586,15 +637,17 @@ static __always_inline int bs_packet(struct __sk_buff *skb, struct bs_socket *st
 		return bs_enforcing(generation) ? BS_DROP : BS_PASS;
 	}
 	if (st && st->hooked) {
-		if (!h.stream && bs_is_lost(skb, &h, st))
+		if (!h.stream && (bs_is_lost(skb, &h, st) || bs_is_lost_elsewhere(&h, st, generation)))
 			return BS_LOSE;
 		if (h.odd) {
 			/* The socket's, since the packet does not show them. */
 			h.dest_port = st->port;
 			h.protocol = st->protocol;
+		}
+		/* A peer at port 0 was judged by no hook (bs_reach), and a send to somebody else makes nothing of that. */
+		if (h.odd || !h.dest_port)
 			if (bs_backstop(bpf_get_socket_cookie(skb), &h, st, generation) == BS_DROP)
 				return BS_DROP;
-		}
 	} else {
 		/* Accepted sockets have no verdict and need none: only the packet that opens a connection. */
 		if (h.stream && (h.tcp_flags & 0x12) != 0x02)
