@@ -329,6 +329,55 @@ fn a_hello_with_a_hidden_one_is_judged_by_what_it_shows() {
     hidden.gap(&run, "claims_hidden");
 }
 
+/// What is in use hides something in every hello, or says that it might: Chromium does.
+#[test]
+fn a_browser_that_hides_names_is_recorded_or_refused() {
+    let allowed = case!(28, "a browser that may hide a name, where that is allowed");
+    let denied = case!(28, "a browser that may hide a name, where that is denied");
+    let world = World::new("claims_browser");
+    let cdn = world.node("cdn");
+    let web = cdn.https(&world.authority(), &["docs.example"]);
+    world.dns(Zone::new().host("docs.example", &cdn));
+    let profile = format!("--user-data-dir={}", world.dir().join("profile").display());
+    let browse = [
+        "timeout",
+        "60",
+        "chromium",
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--ignore-certificate-errors",
+        &profile,
+        "--dump-dom",
+        "https://docs.example/",
+    ];
+    let bare = world.run(&browse).says("hello from cdn");
+    allowed.outside(&bare);
+    denied.outside(&bare);
+    for held in ["--no-contain", "--contain"] {
+        let guard = |policy: &str| world.guard().policy(policy).arg(held);
+        let run = guard(DENY).run(&browse).says("hello from cdn");
+        assert!(run.gaps().contains("claims_hidden"), "{:?}", run.gaps());
+        allowed.gap(&run, "claims_hidden");
+        let before = web.seen().len();
+        let run = guard("mode: enforce\nhidden: deny\nrules: []\n").run(&browse);
+        assert!(!run.ended.stdout.contains("hello from cdn"), "{run:?}");
+        assert_eq!(web.seen().len(), before, "nothing came through");
+        let to: Vec<_> = run.flows(cdn.v4()).into_iter().filter(|it| it.port == 443).collect();
+        assert!(
+            !to.is_empty() && to.iter().all(|it| it.verdict == Verdict::Deny && it.rule.contains("hidden name")),
+            "{to:#?}"
+        );
+        denied.refused(&run);
+    }
+}
+
 /// Where no more connections can be held, the next ones are judged as any connection is, and counted.
 #[test]
 fn connections_that_find_no_room_are_counted() {
