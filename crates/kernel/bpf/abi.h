@@ -487,6 +487,7 @@ enum bs_claim_state {
 	BS_CLAIM_DONE = 4,    /* nothing more is read */
 	BS_CLAIM_REFUSED = 5, /* nothing more is sent */
 	BS_CLAIM_LOST = 6,    /* nothing more arrives, after the socket is closed either */
+	BS_CLAIM_CUT = 7,     /* the same, and the connection is to end soon */
 };
 
 /* The verdict belongs to the socket: the packet path never asks the tables again for a judged one. */

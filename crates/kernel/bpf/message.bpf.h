@@ -309,7 +309,7 @@ __noinline int bs_claim_judge(struct bs_message *m, struct bs_socket *st)
 /* Nothing more is to be read. */
 static __always_inline int bs_claim_done(struct sk_msg_md *msg, struct bs_socket *st)
 {
-	if (st && st->claim != BS_CLAIM_LOST)
+	if (st && st->claim < BS_CLAIM_LOST)
 		st->claim = BS_CLAIM_DONE;
 	bpf_msg_apply_bytes(msg, 0xffffffff);
 	return SK_PASS;
@@ -365,7 +365,7 @@ static __always_inline int bs_message_judge(struct sk_msg_md *msg, struct bs_mes
 			return SK_DROP;
 		}
 	}
-	if (st->claim == BS_CLAIM_LOST)
+	if (st->claim >= BS_CLAIM_LOST)
 		return bs_claim_done(msg, st);
 	if (m->head.tunnel) {
 		st->claim = BS_CLAIM_TUNNEL;
@@ -400,7 +400,7 @@ int bs_message(struct sk_msg_md *msg)
 	struct bs_message *m;
 	int verdict;
 
-	if (!st || st->claim == BS_CLAIM_NONE || st->claim == BS_CLAIM_DONE || st->claim == BS_CLAIM_LOST)
+	if (!st || st->claim == BS_CLAIM_NONE || st->claim == BS_CLAIM_DONE || st->claim >= BS_CLAIM_LOST)
 		return bs_claim_done(msg, st);
 	if (st->claim == BS_CLAIM_REFUSED)
 		return SK_DROP;
@@ -464,7 +464,8 @@ __noinline int bs_sent_read(struct __sk_buff *skb, struct bs_message *m, __u32 a
 
 /*
  * A packet of a connection of which nothing was read: what it sends first, if it does, was sent by a way that does not lead
- * to bs_message. A refused one is lost, and so is all that follows: there is nobody here who could be told. 1 if it is lost.
+ * to bs_message. A refused one is lost, and so is all that follows; TCP is told to give up when it next sends it again
+ * (bs_claim_cut), for there is nobody here who could be told. 1 if it is lost.
  * In line, for the calls from here are as deep as the kernel follows.
  */
 static __always_inline int bs_claim_leaves(struct __sk_buff *skb, struct bs_socket *st)
@@ -491,7 +492,7 @@ static __always_inline int bs_claim_leaves(struct __sk_buff *skb, struct bs_sock
 				bs_name_keep(&m->head.read.name);
 			if (bs_claim_judge(m, st)) {
 				st->verdict = BS_DENY;
-				st->claim = BS_CLAIM_LOST;
+				st->claim = BS_CLAIM_CUT;
 			}
 		}
 	}
@@ -500,8 +501,11 @@ static __always_inline int bs_claim_leaves(struct __sk_buff *skb, struct bs_sock
 	return st->verdict == BS_DENY;
 }
 
-/* When its first data is acknowledged, and what state it comes to. */
-#define BS_CLAIM_CALLS (BPF_SOCK_OPS_RTT_CB_FLAG | BPF_SOCK_OPS_STATE_CB_FLAG)
+enum { TCP_USER_TIMEOUT = 18 };
+
+/* When its first data is acknowledged, what state it comes to, and each packet until then. */
+#define BS_CLAIM_CALLS                                                                           \
+	(BPF_SOCK_OPS_RTT_CB_FLAG | BPF_SOCK_OPS_STATE_CB_FLAG | BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG)
 
 /* A connection of the run was made: is what it sends first to be read? */
 static __always_inline void bs_claim_begin(struct bpf_sock_ops *ops)
@@ -580,8 +584,30 @@ static __always_inline void bs_claim_over(struct bpf_sock_ops *ops)
 	__u64 cookie = bpf_get_socket_cookie(ops);
 	struct bs_socket *st = bs_socket_find(cookie);
 
-	if (st && st->claim == BS_CLAIM_LOST)
+	if (st && st->claim >= BS_CLAIM_LOST)
 		bs_leave(cookie, 0);
+}
+
+/* A first packet is about to be sent, and has data with it: nobody is told of its fate before the connection is made. */
+static __always_inline void bs_claim_early(struct bpf_sock_ops *ops)
+{
+	struct bpf_sock_ops_kern *kernel = (struct bpf_sock_ops_kern *)ops;
+	struct tcp_sock *tcp = (struct tcp_sock *)BPF_CORE_READ(kernel, sk);
+
+	if (BPF_CORE_READ(tcp, fastopen_req))
+		bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_RTO_CB_FLAG);
+}
+
+/* A first packet was not answered in time, or another one is about to be sent, perhaps once more. What is lost because it is refused is
+ * not to be waited for as long as TCP would by itself (two minutes for a first packet, and some eight seconds for what is lost
+ * on this host): whoever sent it gets an error when TCP looks at its clock next, after about a second. */
+static __always_inline void bs_claim_cut(struct bpf_sock_ops *ops)
+{
+	struct bs_socket *st = bs_socket_find(bpf_get_socket_cookie(ops));
+	__u32 least = 1;
+
+	if (st && st->claim == BS_CLAIM_CUT)
+		bpf_setsockopt(ops, IPPROTO_TCP, TCP_USER_TIMEOUT, &least, sizeof(least));
 }
 
 /* When: several times in the life of each TCP connection of the run. Writes: claimants, sockets, counters. Refuses
@@ -591,8 +617,12 @@ int bs_established(struct bpf_sock_ops *ops)
 {
 	__u32 op = ops->op;
 
-	if (op == BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB)
+	if (op == BPF_SOCK_OPS_TCP_CONNECT_CB)
+		bs_claim_early(ops);
+	else if (op == BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB)
 		bs_claim_begin(ops);
+	else if (op == BPF_SOCK_OPS_RTO_CB || op == BPF_SOCK_OPS_HDR_OPT_LEN_CB)
+		bs_claim_cut(ops);
 	else if (op == BPF_SOCK_OPS_RTT_CB)
 		bs_claim_end(ops);
 	else if (op == BPF_SOCK_OPS_STATE_CB && ops->args[1] == BPF_TCP_CLOSE)
