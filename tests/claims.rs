@@ -109,21 +109,24 @@ fn refused_and_passed(way: &str, shown: &Shown) {
     let denied = claim(way, cdn.v4(), port, &["api.github.com"]);
     shown.outside(&world.run(&denied).says("hello from cdn"));
     let before = web.seen().len();
-    let run = world
-        .guard()
-        .policy(DENY)
-        .run(&denied)
-        .exits(1)
-        .says("EACCES")
-        .within(AT_ONCE);
-    assert_eq!(web.seen().len(), before, "nothing came through");
-    let flow = run.flow(cdn.v4(), port);
-    assert_eq!(
-        (flow.verdict, flow.name.as_deref()),
-        (Verdict::Deny, Some("api.github.com")),
-        "{way}"
-    );
-    shown.refused(&run);
+    for held in ["--no-contain", "--contain"] {
+        let run = world
+            .guard()
+            .policy(DENY)
+            .arg(held)
+            .run(&denied)
+            .exits(1)
+            .says("EACCES")
+            .within(AT_ONCE);
+        assert_eq!(web.seen().len(), before, "nothing came through");
+        let flow = run.flow(cdn.v4(), port);
+        assert_eq!(
+            (flow.verdict, flow.name.as_deref()),
+            (Verdict::Deny, Some("api.github.com")),
+            "{way}"
+        );
+        shown.refused(&run);
+    }
     let run = world
         .guard()
         .policy(DENY)
@@ -205,7 +208,10 @@ fn what_is_sent_on_ways_that_are_not_seen_is_a_counted_gap() {
 #[test]
 fn a_fast_open_with_a_cookie_goes_where_connect_would() {
     let shown = case!(34, "where a connection goes whose first packet has data");
-    let said = case!(34, "the name in HTTP, in a first packet that has data at once");
+    let said = case!(
+        34,
+        "the name in HTTP, in a first packet that has data at once"
+    );
     let world = World::new("claims_cookie");
     let cdn = world.node("cdn");
     cdn.http_fast_open(80);
@@ -250,10 +256,20 @@ fn a_fast_open_with_a_cookie_goes_where_connect_would() {
         .says("ETIMEDOUT")
         .within(SOON);
     let flow = run.flow(cdn.v4(), 80);
-    assert_eq!((flow.verdict, flow.name.as_deref()), (Verdict::Deny, Some("docs.example")));
+    assert_eq!(
+        (flow.verdict, flow.name.as_deref()),
+        (Verdict::Deny, Some("docs.example"))
+    );
     said.refused(&run);
     let at = format!("docs.example:80:{}", cdn.v4());
-    let curl = ["curl", "-sS", "--tcp-fastopen", "--resolve", &at, "http://docs.example/"];
+    let curl = [
+        "curl",
+        "-sS",
+        "--tcp-fastopen",
+        "--resolve",
+        &at,
+        "http://docs.example/",
+    ];
     world.run(&curl).says("hello from cdn");
     let run = world
         .guard()
@@ -297,17 +313,15 @@ fn what_is_sent_before_it_can_be_refused_is_lost_where_it_is_denied() {
         shown.outside(&world.run(&say).says("hello from cdn"));
         let before = web.seen().len();
         // TCP would try for a quarter of an hour.
-        let run = world
-            .guard()
-            .policy(DENY)
-            .run(&say)
-            .exits(1)
-            .within(SOON);
+        let run = world.guard().policy(DENY).run(&say).exits(1).within(SOON);
         // The second is what the kernel has kept of not being able to send, the third what is heard where the
         // connection was made too soon.
         let said = run.ended.stdout.trim();
         let heard = ["ETIMEDOUT", "EAGAIN", "EACCES"].contains(&said);
-        assert!(heard && (said != "EACCES" || way == "late"), "{way}: {run:?}");
+        assert!(
+            heard && (said != "EACCES" || way == "late"),
+            "{way}: {run:?}"
+        );
         assert_eq!(web.seen().len(), before, "{way}: nothing came through");
         let flow = run.flow(cdn.v4(), 80);
         assert_eq!(
@@ -404,9 +418,16 @@ fn a_browser_that_hides_names_is_recorded_or_refused() {
         let run = guard("mode: enforce\nhidden: deny\nrules: []\n").run(&browse);
         assert!(!run.ended.stdout.contains("hello from cdn"), "{run:?}");
         assert_eq!(web.seen().len(), before, "nothing came through");
-        let to: Vec<_> = run.flows(cdn.v4()).into_iter().filter(|it| it.port == 443).collect();
+        let to: Vec<_> = run
+            .flows(cdn.v4())
+            .into_iter()
+            .filter(|it| it.port == 443)
+            .collect();
         assert!(
-            !to.is_empty() && to.iter().all(|it| it.verdict == Verdict::Deny && it.rule.contains("hidden name")),
+            !to.is_empty()
+                && to
+                    .iter()
+                    .all(|it| it.verdict == Verdict::Deny && it.rule.contains("hidden name")),
             "{to:#?}"
         );
         denied.refused(&run);

@@ -281,8 +281,7 @@ impl Dns {
         node.spawn(async move {
             let mut server = Server::new(handler);
             for socket in sockets {
-                let socket =
-                    tokio::net::UdpSocket::from_std(socket).expect("take the socket over");
+                let socket = tokio::net::UdpSocket::from_std(socket).expect("take the socket over");
                 server
                     .register_quic_listener_and_tls_config(
                         socket,
