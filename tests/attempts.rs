@@ -326,28 +326,34 @@ while True:
         "mode: enforce\nrules:\n  - deny: github.com\n  - deny: {}\n",
         github.v4()
     );
-    let run = world
-        .guard()
-        .policy(&policy)
-        .run(&curl)
-        .exits(0)
-        .says("hello from github");
     let local: Ipv4Addr = Ipv4Addr::LOCALHOST;
-    let flow = run.flow(local, 8118);
-    assert_eq!(
-        (flow.verdict, flow.outcome),
-        (Verdict::Allow, Outcome::Connected)
-    );
-    assert!(run.chain(flow.subject)[0].starts_with("curl"));
-    passed.recorded(&run);
-    // Where the relay stands is known, so that it can be denied like any other destination.
-    let run = world
-        .guard()
-        .policy(&format!("{policy}  - deny: \"127.0.0.1:8118\"\n"))
-        .run(&curl)
-        .exits(7);
-    assert_eq!(run.flow(local, 8118).verdict, Verdict::Deny);
-    denied.refused(&run);
+    // A default that denies allows what is on this host.
+    for policy in [
+        policy.clone(),
+        policy.replace("rules:", "default: deny\nrules:"),
+    ] {
+        let run = world
+            .guard()
+            .policy(&policy)
+            .run(&curl)
+            .exits(0)
+            .says("hello from github");
+        let flow = run.flow(local, 8118);
+        assert_eq!(
+            (flow.verdict, flow.outcome),
+            (Verdict::Allow, Outcome::Connected)
+        );
+        assert!(run.chain(flow.subject)[0].starts_with("curl"));
+        passed.recorded(&run);
+        // Where the relay stands is known, so that it can be denied like any other destination.
+        let run = world
+            .guard()
+            .policy(&format!("{policy}  - deny: \"127.0.0.1:8118\"\n"))
+            .run(&curl)
+            .exits(7);
+        assert_eq!(run.flow(local, 8118).verdict, Verdict::Deny);
+        denied.refused(&run);
+    }
 }
 
 #[test]

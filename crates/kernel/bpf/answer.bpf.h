@@ -315,7 +315,8 @@ static __always_inline int bs_answer_read(struct __sk_buff *skb, struct bs_heade
 	__builtin_memcpy(key.server, h->source, 16);
 	key.id = bs_u16(s, 0);
 	key.qtype = bs_u16(s, s->end);
-	if (!st || !bs_asked_find(st, &key, &found))
+	key.port = bs_port_beside_53(h->source_port);
+	if (key.port || !st || !bs_asked_find(st, &key, &found))
 		pending = bpf_map_lookup_elem(&bs_pending, &key);
 	if (!pending) {
 		/* Nobody here waits for it, or it answers a denied query from an address that we do not expect. */
@@ -343,6 +344,9 @@ static __always_inline int bs_answer_read(struct __sk_buff *skb, struct bs_heade
 		leases = bs_answer_again(st, &key, leases, stale);
 		if (leases < 0)
 			return bs_answer_malformed(generation);
+		/* What is no server of the run's gives no more by another policy. */
+		if (key.port && !pending->leases)
+			leases = 0;
 	}
 	if (!leases)
 		return BS_PASS;

@@ -9,8 +9,11 @@
 #ifndef BLACKSTART_ESTABLISHED_H
 #define BLACKSTART_ESTABLISHED_H
 
-/* When its first data is acknowledged, and what state it comes to. */
-#define BS_CLAIM_CALLS (BPF_SOCK_OPS_RTT_CB_FLAG | BPF_SOCK_OPS_STATE_CB_FLAG)
+enum { TCP_USER_TIMEOUT = 18 };
+
+/* When its first data is acknowledged, what state it comes to, and each packet until then. */
+#define BS_CLAIM_CALLS                                                                           \
+	(BPF_SOCK_OPS_RTT_CB_FLAG | BPF_SOCK_OPS_STATE_CB_FLAG | BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG)
 
 /* A connection of the run was made: is what it sends first to be read? */
 static __always_inline void bs_claim_begin(struct bpf_sock_ops *ops)
@@ -89,8 +92,30 @@ static __always_inline void bs_claim_over(struct bpf_sock_ops *ops)
 	__u64 cookie = bpf_get_socket_cookie(ops);
 	struct bs_socket *st = bs_socket_find(cookie);
 
-	if (st && st->claim == BS_CLAIM_LOST)
+	if (st && st->claim >= BS_CLAIM_LOST)
 		bs_leave(cookie, 0);
+}
+
+/* A first packet is about to be sent, and has data with it: nobody is told of its fate before the connection is made. */
+static __always_inline void bs_claim_early(struct bpf_sock_ops *ops)
+{
+	struct bpf_sock_ops_kern *kernel = (struct bpf_sock_ops_kern *)ops;
+	struct tcp_sock *tcp = (struct tcp_sock *)BPF_CORE_READ(kernel, sk);
+
+	if (BPF_CORE_READ(tcp, fastopen_req))
+		bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_RTO_CB_FLAG);
+}
+
+/* A first packet was not answered in time, or another one is about to be sent, perhaps once more. What is lost because it is refused is
+ * not to be waited for as long as TCP would by itself (two minutes for a first packet, and some eight seconds for what is lost
+ * on this host): whoever sent it gets an error when TCP looks at its clock next, after about a second. */
+static __always_inline void bs_claim_cut(struct bpf_sock_ops *ops)
+{
+	struct bs_socket *st = bs_socket_find(bpf_get_socket_cookie(ops));
+	__u32 least = 1;
+
+	if (st && st->claim == BS_CLAIM_CUT)
+		bpf_setsockopt(ops, IPPROTO_TCP, TCP_USER_TIMEOUT, &least, sizeof(least));
 }
 
 /* When: several times in the life of each TCP connection of the run. Writes: claimants, sockets, counters. Refuses
@@ -100,8 +125,12 @@ int bs_established(struct bpf_sock_ops *ops)
 {
 	__u32 op = ops->op;
 
-	if (op == BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB)
+	if (op == BPF_SOCK_OPS_TCP_CONNECT_CB)
+		bs_claim_early(ops);
+	else if (op == BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB)
 		bs_claim_begin(ops);
+	else if (op == BPF_SOCK_OPS_RTO_CB || op == BPF_SOCK_OPS_HDR_OPT_LEN_CB)
+		bs_claim_cut(ops);
 	else if (op == BPF_SOCK_OPS_RTT_CB)
 		bs_claim_end(ops);
 	else if (op == BPF_SOCK_OPS_STATE_CB && ops->args[1] == BPF_TCP_CLOSE)

@@ -305,7 +305,7 @@ __noinline int bs_claim_judge(struct bs_message *m, struct bs_socket *st)
 /* Nothing more is to be read. */
 static __always_inline int bs_claim_done(struct sk_msg_md *msg, struct bs_socket *st)
 {
-	if (st && st->claim != BS_CLAIM_LOST)
+	if (st && st->claim < BS_CLAIM_LOST)
 		st->claim = BS_CLAIM_DONE;
 	bpf_msg_apply_bytes(msg, 0xffffffff);
 	return SK_PASS;
@@ -361,7 +361,7 @@ static __always_inline int bs_message_judge(struct sk_msg_md *msg, struct bs_mes
 			return SK_DROP;
 		}
 	}
-	if (st->claim == BS_CLAIM_LOST)
+	if (st->claim >= BS_CLAIM_LOST)
 		return bs_claim_done(msg, st);
 	if (m->head.tunnel) {
 		st->claim = BS_CLAIM_TUNNEL;
@@ -396,7 +396,7 @@ int bs_message(struct sk_msg_md *msg)
 	struct bs_message *m;
 	int verdict;
 
-	if (!st || st->claim == BS_CLAIM_NONE || st->claim == BS_CLAIM_DONE || st->claim == BS_CLAIM_LOST)
+	if (!st || st->claim == BS_CLAIM_NONE || st->claim == BS_CLAIM_DONE || st->claim >= BS_CLAIM_LOST)
 		return bs_claim_done(msg, st);
 	if (st->claim == BS_CLAIM_REFUSED)
 		return SK_DROP;
@@ -460,7 +460,8 @@ __noinline int bs_sent_read(struct __sk_buff *skb, struct bs_message *m, __u32 a
 
 /*
  * A packet of a connection of which nothing was read: what it sends first, if it does, was sent by a way that does not lead
- * to bs_message. A refused one is lost, and so is all that follows: there is nobody here who could be told. 1 if it is lost.
+ * to bs_message. A refused one is lost, and so is all that follows; TCP is told to give up when it next sends it again
+ * (bs_claim_cut), for there is nobody here who could be told. 1 if it is lost.
  * In line, for the calls from here are as deep as the kernel follows.
  */
 static __always_inline int bs_claim_leaves(struct __sk_buff *skb, struct bs_socket *st)
@@ -487,7 +488,7 @@ static __always_inline int bs_claim_leaves(struct __sk_buff *skb, struct bs_sock
 				bs_name_keep(&m->head.read.name);
 			if (bs_claim_judge(m, st)) {
 				st->verdict = BS_DENY;
-				st->claim = BS_CLAIM_LOST;
+				st->claim = BS_CLAIM_CUT;
 			}
 		}
 	}

@@ -86,6 +86,31 @@ __noinline int bs_is_lost(struct __sk_buff *skb, struct bs_header *h, struct bs_
 	return differs || last;
 }
 
+/* Is a datagram to be lost that goes neither where the last send was judged for nor, as far as hooks know, to the peer? It
+ * was rewritten on the way; or another send or connect came between the judgement and it, as one can that is held back
+ * (UDP_CORK). Everything else that is denied is refused before there is a packet. */
+__noinline int bs_is_lost_elsewhere(struct bs_header *h, struct bs_socket *st, __u32 generation)
+{
+	struct bs_attempt a = {};
+
+	if (!h || !st)
+		return 0;
+	if (!((st->port ^ h->dest_port) | (st->addr[0] ^ h->dest[0]) | (st->addr[1] ^ h->dest[1]) |
+	      (st->addr[2] ^ h->dest[2]) | (st->addr[3] ^ h->dest[3])))
+		return 0;
+	a.generation = generation;
+	a.subject = st->subject;
+	a.selectors = bs_selectors_of(a.subject, generation);
+	a.addr[0] = h->dest[0];
+	a.addr[1] = h->dest[1];
+	a.addr[2] = h->dest[2];
+	a.addr[3] = h->dest[3];
+	a.port = h->dest_port;
+	a.protocol = h->protocol;
+	bs_judge(&a);
+	return a.verdict == BS_DENY && a.failure == BS_BLACKHOLE;
+}
+
 /* May another way be written in the packet: options of IPv4, extension headers of IPv6 before the transport header? */
 static __always_inline int bs_may_detour(struct __sk_buff *skb)
 {
@@ -127,15 +152,17 @@ static __always_inline int bs_packet(struct __sk_buff *skb, struct bs_socket *st
 		return bs_enforcing(generation) ? BS_DROP : BS_PASS;
 	}
 	if (st && st->hooked) {
-		if (!h.stream && bs_is_lost(skb, &h, st))
+		if (!h.stream && (bs_is_lost(skb, &h, st) || bs_is_lost_elsewhere(&h, st, generation)))
 			return BS_LOSE;
 		if (h.odd) {
 			/* The socket's, since the packet does not show them. */
 			h.dest_port = st->port;
 			h.protocol = st->protocol;
+		}
+		/* A peer at port 0 was judged by no hook (bs_reach), and a send to somebody else makes nothing of that. */
+		if (h.odd || !h.dest_port)
 			if (bs_backstop(bpf_get_socket_cookie(skb), &h, st, generation) == BS_DROP)
 				return BS_DROP;
-		}
 	} else {
 		/* Accepted sockets have no verdict and need none: only the packet that opens a connection. */
 		if (h.stream && (h.tcp_flags & 0x12) != 0x02)

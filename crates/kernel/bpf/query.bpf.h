@@ -172,6 +172,12 @@ static __always_inline int bs_enforcing(__u32 generation)
 	return live.enforce && policies[generation & 1].enforce;
 }
 
+/* And what no rule allows? */
+static __always_inline int bs_default_refuses(__u32 generation)
+{
+	return bs_enforcing(generation) && policies[generation & 1].default_deny;
+}
+
 static __always_inline int bs_query_malformed(__u32 generation)
 {
 	BS_COUNT(queries_malformed, 1);
@@ -228,6 +234,20 @@ static __always_inline int bs_query_read(struct __sk_buff *skb, struct bs_header
 	return 0;
 }
 
+/* A server's port, as rows of outstanding queries have it. */
+static __always_inline __u32 bs_port_beside_53(__u16 port)
+{
+	return port == 53 ? 0 : port;
+}
+
+/* May somebody of the run be the server at this address and port? Not at port 53 of its resolvers (bs_packet). */
+static __always_inline int bs_may_be_ours(const __u32 *addr, __u16 port)
+{
+	__u32 known = bs_known_as(addr);
+
+	return (bs_is_loopback(addr) || known & BS_KNOWN_OWN) && !(known & BS_KNOWN_RESOLVER && port == 53);
+}
+
 /* Expect an answer. -1: could not be noted (counted). */
 static __always_inline int bs_query_note(struct __sk_buff *skb, struct bs_header *h, struct bs_socket *st,
 					 struct bs_question *q, struct bs_pending *pending)
@@ -247,6 +267,12 @@ static __always_inline int bs_query_note(struct __sk_buff *skb, struct bs_header
 	}
 	if (q->wire_differs) {
 		__builtin_memcpy(key.server, h->dest, 16);
+		key.port = bs_port_beside_53(h->dest_port);
+		/* The kernel turns answers back on the way in. One that comes from the wire's server was turned by programs of
+		 * other cgroups, or nothing was turned: the query was held back (UDP_CORK) while the socket was connected to
+		 * a resolver, and went to a server of the run's own. */
+		if (bs_default_refuses(q->generation) && bs_may_be_ours(h->dest, h->dest_port))
+			pending->leases = 0;
 		bpf_map_update_elem(&bs_pending, &key, pending, BPF_ANY);
 	}
 	return 0;
