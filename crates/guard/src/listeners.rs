@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use blackstart_core::path::usual;
-use blackstart_core::record::{DelegateRow, FlowRow, Listener, Row, Verdict};
+use blackstart_core::record::{DelegateRow, FlowRow, Listener, Reached, Row, Verdict};
 
 use crate::process;
 
@@ -102,6 +102,7 @@ impl Listeners {
             rule: flow.rule,
             attempts: flow.attempts,
             listener: Some(listener),
+            reached: Reached::AsAsked,
         }))
     }
 }
@@ -278,6 +279,7 @@ mod tests {
             rule: 0,
             attempts: 1,
             listener: None,
+            reached: Reached::AsAsked,
         }
     }
 

@@ -234,6 +234,8 @@ impl Support {
             // The loader finds out.
             Feature::Contacts => &[self.bpf.tracing],
             Feature::ContactCalls => &[],
+            // Where the kernel does not call `bpf`, such programs load and never run: what is not known is a no.
+            Feature::SocketNames => &[Some(self.calls_bpf()), self.bpf.tracing],
             Feature::Claims => &[self.bpf.sock_ops, self.bpf.sk_msg],
         };
         // Programs that read kernel memory through BTF are what confidentiality forbids.
@@ -254,6 +256,12 @@ impl Support {
         } else {
             None
         }
+    }
+
+    /// Is `bpf` among the LSMs that the kernel asks?
+    pub fn calls_bpf(&self) -> bool {
+        let names = self.lsm.as_deref().unwrap_or_default();
+        names.iter().any(|name| name == "bpf")
     }
 
     /// May this process load programs and attach them to a cgroup?

@@ -131,6 +131,7 @@ fn old_kernel() {
 fn kernel_without_unix_hooks() {
     let host = Support {
         release: "6.1.0-37-amd64".to_owned(),
+        lsm: Some(vec!["lockdown".to_owned()]),
         bpf: Bpf {
             connect_unix: Some(false),
             ..good().bpf
@@ -140,6 +141,12 @@ fn kernel_without_unix_hooks() {
     let (fitness, text) = told(&host);
     assert_eq!(fitness, Fitness::Observe);
     insta::assert_snapshot!(text);
+    let (fitness, text) = told(&Support {
+        lsm: good().lsm,
+        ..host.clone()
+    });
+    assert_eq!(fitness, Fitness::Enforce);
+    assert!(text.contains("refused by its name"), "{text}");
     assert_eq!(
         told(&Support {
             resolved: false,

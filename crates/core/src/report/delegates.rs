@@ -5,11 +5,15 @@ use std::collections::BTreeMap;
 use super::assemble::Lens;
 use super::findings::{printable, stable_id};
 use super::ledger::Contact;
-use super::{Finding, Severity, Verdict, image_name};
-use crate::tables::RULE_RESOLVER_SOCKET;
+use super::{Finding, Mode, RulePlace, Severity, Verdict, image_name};
+use crate::policy::Reaction;
+use crate::tables::{RULE_RESOLVER_SOCKET, RuleId};
 
 /// Where a delegate was contacted, and nothing kept the run from it.
 pub const DELEGATE: &str = "delegate";
+
+/// Where a socket that a rule denies was reached by another path than the rule's.
+pub const SOCKET_ALIAS: &str = "socket_alias";
 
 /// What was contacted of one listener.
 #[derive(Default)]
@@ -41,6 +45,60 @@ pub(super) fn delegate_findings(lens: &Lens<'_>) -> Vec<Finding> {
     listeners
         .iter()
         .map(|((exe, socket), contacted)| finding(lens, exe.as_deref(), socket, contacted))
+        .collect()
+}
+
+/// Each denied socket that was reached by another path, for each program that did. The rule is one about a path, and what the path
+/// leads to was found out when it was over.
+pub(super) fn alias_findings(lens: &Lens<'_>) -> Vec<Finding> {
+    type Key<'a> = (String, &'a str, &'a str, RuleId);
+    let mut met: BTreeMap<Key<'_>, Option<u64>> = BTreeMap::new();
+    for row in &lens.record.delegates {
+        let Some(name) = row.alias() else { continue };
+        let subject = lens.subject(row.subject);
+        let exe = match subject {
+            Some(number) => lens.name_of(number),
+            None => "an unknown process".to_owned(),
+        };
+        let first = met
+            .entry((exe, &row.path, name, row.rule))
+            .or_insert(subject);
+        *first = match (*first, subject) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+    }
+    met.into_iter()
+        .map(|((exe, path, name, rule), subject)| {
+            let text = lens.rule(rule);
+            let written = lens.facts.policy.and_then(|policy| policy.rule(rule));
+            let enforced = written.is_some_and(|rule| rule.mode == Mode::Enforce);
+            Finding {
+                id: stable_id(&[SOCKET_ALIAS, &text, path, &exe]),
+                kind: SOCKET_ALIAS.to_owned(),
+                severity: if enforced {
+                    Severity::Error
+                } else {
+                    Severity::Warning
+                },
+                title: printable(&format!(
+                    "{exe} reached {name}, which `{text}` denies, by another path: unix:{path}"
+                )),
+                owner: written.and_then(|rule| rule.owner.as_deref().map(printable)),
+                command: subject.map(|number| lens.argv_of(number)),
+                subjects: subject
+                    .map(|number| lens.chain_of(number))
+                    .unwrap_or_default(),
+                rule: Some(text),
+                reason: written.and_then(|rule| rule.reason.as_deref().map(printable)),
+                fix: Some(format!(
+                    "deny unix:{path} as well, or run with --hide-sockets, which covers every path"
+                )),
+                reaction: Some(written.map_or(Reaction::default(), |rule| rule.reaction)),
+                place: written.map(RulePlace::of),
+                circle: None,
+            }
+        })
         .collect()
 }
 

@@ -57,6 +57,7 @@ impl Setup<'_> {
         let mut judged = Judged {
             policy: self.policy.map(Cow::Borrowed),
             tables: self.tables.take(),
+            first_rule: 0,
             search: std::mem::take(&mut self.search),
             may_enforce: self.terms.may_enforce(),
             broken_glass: self.file.break_glass.is_some(),
@@ -450,7 +451,7 @@ pub(super) fn empties(cgroup: &RunCgroup, grace: Duration) -> bool {
 mod tests {
     use super::*;
     use blackstart_core::policy::{self, Rule};
-    use blackstart_core::record::{DelegateRow, Row, Verdict};
+    use blackstart_core::record::{DelegateRow, Reached, Row, Verdict};
 
     #[test]
     fn a_run_that_was_out_of_time_says_so_whatever_the_command_made_of_it() {
@@ -482,6 +483,7 @@ mod tests {
                 rule,
                 attempts: 1,
                 listener: None,
+                reached: Reached::AsAsked,
             }));
             record
         };

@@ -356,6 +356,7 @@ impl Setup<'_> {
         let mut judged = Judged {
             policy: self.policy.map(Cow::Borrowed),
             tables: self.tables.take(),
+            first_rule: 0,
             search: std::mem::take(&mut self.search),
             may_enforce: self.terms.may_enforce(),
             broken_glass: false,

@@ -39,6 +39,7 @@ impl Setup<'_> {
             None => Resolving::read(),
         };
         let tables = self.tables(&resolving)?;
+        self.terms.ask_names();
         // What the host can do comes first: whoever lacks root lacks the state directory for want of it, and is to
         // hear of root.
         let wanted = plan(&host, tables.uses(), &mut self.terms)?;
@@ -472,16 +473,17 @@ impl Setup<'_> {
             Ok::<_, blackstart_kernel::Error>(session)
         };
         let mut first = attempt(wanted);
-        let mut other = None;
-        if let Err(error) = &first
+        let mut other = wanted.clone();
+        while let Err(error) = &first
             && is_of_the_programs(error)
-            && let Some(instead) = instead(wanted)
+            && let Some(instead) = instead(&other)
         {
             tracing::debug!(error = described(error), "another way to see contacts");
             first = attempt(&instead);
-            other = Some(instead);
+            other = instead;
         }
-        let wanted = other.as_ref().unwrap_or(wanted);
+        let asked = wanted;
+        let wanted = &other;
         let (mut session, loaded) = match first {
             Ok(session) => (Some(session), wanted.clone()),
             Err(error) if !is_of_the_programs(&error) => {
@@ -505,6 +507,10 @@ impl Setup<'_> {
                 (session, loaded)
             }
         };
+        let names = |of: &BTreeSet<Feature>| of.contains(&Feature::SocketNames);
+        if session.is_some() && names(asked) && !names(&loaded) {
+            self.go_without_names(host, settings.tables, &loaded)?;
+        }
         if let Some(session) = &mut session {
             if self.terms.hides() {
                 session.hide_sockets();
@@ -756,7 +762,7 @@ mod tests {
         let (rest, missing) = loaded(&[Feature::UnixSockets, Feature::Names]);
         assert_eq!(
             (rest.len(), missing),
-            (8, vec![Feature::Names, Feature::UnixSockets])
+            (9, vec![Feature::Names, Feature::UnixSockets])
         );
         assert_eq!(loaded(&FEATURES), (BTreeSet::new(), FEATURES.to_vec()));
     }
