@@ -88,13 +88,6 @@ fn by_every_path() {
             !kinds.contains("unix_rules") && !kinds.contains("unix_aliases"),
             "{refused}"
         );
-        // Neither another socket nor another's rule.
-        run(&[], &deny(OTHER), &reach(path))
-            .exits(0)
-            .says("reached");
-        run(&[], &deny(denied), &reach(OTHER))
-            .exits(0)
-            .says("reached");
     }
     let others =
         format!("mode: enforce\nrules:\n  - {{ deny: \"unix:{DENIED}\", process: busybox }}\n");
