@@ -234,7 +234,11 @@ fn a_denied_socket_that_was_reached_by_another_path_is_found_out() {
 #[test]
 fn a_socket_of_which_nobody_can_tell_whose_it_is_is_counted() {
     let host = Host::new("alias_unknown");
-    let elsewhere = host.at("sockets/elsewhere");
+    let [denied, elsewhere] = ["sockets/denied", "sockets/elsewhere"].map(|name| host.at(name));
+    let mut near = host
+        .world
+        .start(&python(DAEMON, std::slice::from_ref(&denied)));
+    near.wait_for("ready");
     // Of which sockets are bound the kernel tells for one network namespace each, and the daemon's is none of the run's.
     let daemon = python(DAEMON, std::slice::from_ref(&elsewhere));
     let alone = ["unshare", "-n"].map(str::to_owned);
