@@ -602,6 +602,38 @@ mod tests {
     }
 
     #[test]
+    fn sockets_are_refused_by_name_where_the_kernel_asks_bpf_and_something_is_refused() {
+        let mut host = able();
+        host.bpf.connect_unix = Some(false);
+        host.resolved = true;
+        host.lsm = Some(vec!["lockdown".to_owned(), "bpf".to_owned()]);
+        let asking = |enforce| {
+            let mut terms = terms(enforce, &[]);
+            terms.ask_names();
+            terms
+        };
+        let names = |host: &Support, mut terms: Terms| {
+            let features = plan(host, Uses::ALL, &mut terms)?;
+            Ok::<_, Refusal>(features.contains(&Feature::SocketNames))
+        };
+        assert_eq!(names(&host, asking(true)), Ok(true), "resolved's, too");
+        assert_eq!(names(&host, asking(false)), Ok(false));
+        // Made ahead, for a policy that is not known.
+        assert!(names(&host, terms(true, &[])).is_err());
+        for without in [None, Some(vec!["lockdown".to_owned()])] {
+            host.lsm = without;
+            assert!(names(&host, asking(true)).is_err());
+        }
+        let wanted = BTreeSet::from([Feature::SocketNames, Feature::Contacts]);
+        let first = instead(&wanted).unwrap();
+        assert_eq!(first, BTreeSet::from([Feature::Contacts]));
+        assert_eq!(
+            instead(&first),
+            Some(BTreeSet::from([Feature::ContactCalls]))
+        );
+    }
+
+    #[test]
     fn what_is_not_known_is_tried_and_the_loader_has_the_last_word() {
         let mut host = able();
         host.bpf.tracing = None;

@@ -168,3 +168,70 @@ fn told(file: &OwnedFd) -> Place {
         None => Place::Unknown,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+    use std::os::unix::net::UnixListener;
+    use std::time::{Duration, SystemTime};
+
+    use super::*;
+
+    fn of(path: &Path, since: i64) -> Place {
+        Place::of(&Contact {
+            path: path.display().to_string(),
+            tgid: std::process::id(),
+            since,
+            attempts: 1,
+        })
+    }
+
+    fn in_ns(of: SystemTime) -> i64 {
+        let since = of.duration_since(SystemTime::UNIX_EPOCH).unwrap();
+        i64::try_from(since.as_nanos()).unwrap()
+    }
+
+    /// On a disk and in memory: the one remembers what is not there, the other forgets it.
+    #[test]
+    fn a_path_is_what_it_leads_to_and_what_was_never_there_is_nothing() {
+        for below in ["/var/tmp", "/dev/shm", "/tmp"] {
+            let Ok(dir) = tempfile::Builder::new().prefix("bs-").tempdir_in(below) else {
+                continue;
+            };
+            let dir = dir.path();
+            let _keep = UnixListener::bind(dir.join("socket")).unwrap();
+            fs::write(dir.join("file"), "").unwrap();
+            for (link, to) in [("link", "socket"), ("links", "./link"), ("nowhere", "none")] {
+                symlink(to, dir.join(link)).unwrap();
+            }
+            let later = in_ns(SystemTime::now() + Duration::from_secs(60));
+            let own = dir.canonicalize().unwrap().join("socket");
+            for name in ["socket", "link", "links", "../x/socket"] {
+                let name = name.replace('x', dir.file_name().unwrap().to_str().unwrap());
+                // As whoever reaches for it.
+                let _ = fs::metadata(dir.join(&name));
+                match of(&dir.join(&name), 0) {
+                    Place::Socket(_, path) => assert_eq!(Path::new(&path), own, "{name}"),
+                    other => panic!("{name}: {other:?}"),
+                }
+            }
+            for (name, since, nothing) in [
+                ("none", later, true),
+                ("none/below", later, true),
+                ("none", 0, false),
+                // It may have led somewhere.
+                ("nowhere", later, false),
+                ("file", 0, true),
+            ] {
+                let _ = fs::metadata(dir.join(name));
+                let place = of(&dir.join(name), since);
+                assert_eq!(
+                    matches!(place, Place::Nothing),
+                    nothing,
+                    "{name}: {place:?}"
+                );
+                assert!(!matches!(place, Place::Socket(..)), "{name}");
+            }
+        }
+    }
+}
