@@ -192,6 +192,13 @@ fn a_denied_socket_that_was_reached_by_another_path_is_found_out() {
         assert_eq!(told(&run)[path], "reached");
         let told = (Some(denied.clone()), Verdict::WouldDeny, rule.clone());
         assert_eq!(behind(&run, path), told, "{path}");
+        let rows = &run.report().delegates;
+        let row = rows.iter().find(|one| one.path == *path);
+        let listener = row.and_then(|row| row.listener_exe.as_deref());
+        assert!(
+            listener.is_some_and(|exe| exe.contains("python")),
+            "{row:?}"
+        );
     }
     for path in [&other, &nobody[0], &nobody[1]] {
         assert_eq!(behind(&run, path).0, None);

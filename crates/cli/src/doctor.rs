@@ -202,10 +202,10 @@ pub(crate) fn lines(host: &Support) -> Vec<Line> {
 
 /// Are unix sockets refused by the names that they have? On arm64 such programs run since 6.4 only, and the loader finds out.
 fn names_refuse(host: &Support) -> Option<bool> {
-    match (host.calls_bpf(), host.arch.as_str()) {
-        (false, _) => Some(false),
-        (true, "aarch64") => None,
-        (true, _) => Some(true),
+    match (host.calls_bpf(), host.bpf.socket_names, host.arch.as_str()) {
+        (false, ..) | (_, Some(false), _) => Some(false),
+        (true, _, "aarch64") => None,
+        (true, known, _) => known,
     }
 }
 

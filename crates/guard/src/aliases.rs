@@ -98,8 +98,9 @@ impl Aliases {
         self.matters = matters;
     }
 
-    /// Look behind these as far as they are new, or were reached for again.
-    pub(crate) fn look(&mut self, contacts: &[Contact]) {
+    /// Look behind these as far as they are new, or may have come to be another's; the `last` time also behind those that were
+    /// reached for again.
+    pub(crate) fn look(&mut self, contacts: &[Contact], last: bool) {
         self.take();
         if self.looking.is_some() || !self.matters {
             return;
@@ -120,7 +121,11 @@ impl Aliases {
             met.since = met.since.min(contact.since);
         }
         let news = |contact: &Contact| match self.seen.get(&contact.path) {
-            Some(seen) => seen.is_open() || contact.attempts > seen.attempts,
+            Some(seen) if !seen.behind.is_known() => last || seen.is_open(),
+            // Polled for, as a rule, until it is there.
+            Some(seen) => {
+                contact.attempts > seen.attempts && (last || seen.behind == Behind::Nobody)
+            }
             None => true,
         };
         let wanted: Vec<Contact> = wanted.into_values().filter(news).collect();
@@ -133,9 +138,6 @@ impl Aliases {
                 tries: 0,
                 attempts: 0,
             });
-            if contact.attempts > seen.attempts {
-                seen.tries = 0;
-            }
             seen.tries += 1;
             seen.attempts = contact.attempts;
         }

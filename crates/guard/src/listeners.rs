@@ -83,9 +83,13 @@ impl Listeners {
     pub(crate) fn complete(&self, row: &mut Row) {
         if let Row::Delegate(row) = row
             && row.listener.is_none()
-            && let Some(seen) = self.seen.get(&row.path)
         {
-            row.listener.clone_from(&seen.listener);
+            let bound = match &row.reached {
+                Reached::Alias(name) => name,
+                Reached::AsAsked | Reached::Unknown => &row.path,
+            };
+            let seen = self.seen.get(bound);
+            row.listener = seen.and_then(|seen| seen.listener.clone());
         }
     }
 

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use blackstart_core::report::Verdict;
+use blackstart_lab::case;
 
 use crate::guarded::{Ended, bare, left_behind, run, start};
 use crate::stories::{LAB, Play, own_gaps};
@@ -63,6 +64,10 @@ fn by_every_path() {
         println!("not refused by name on this kernel");
         return;
     }
+    let shown = case!(
+        42,
+        "its daemon's denied socket by another path, where an LSM sees it"
+    );
     let _daemons = daemons();
     let _ = fs::remove_file(RELATIVE);
     std::env::set_current_dir("/tmp").expect("work there");
@@ -83,6 +88,9 @@ fn by_every_path() {
             .fails()
             .says("ConnectionRefused");
         assert_eq!(judged(&refused, denied), Verdict::Deny, "{path}");
+        if denied == DENIED && path != denied {
+            shown.worked_outside().refused(&refused);
+        }
         let kinds = own_gaps(refused.report());
         assert!(
             !kinds.contains("unix_rules") && !kinds.contains("unix_aliases"),

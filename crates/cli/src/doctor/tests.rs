@@ -44,6 +44,7 @@ fn good() -> Support {
             ring_buffer: yes,
             sock_ops: yes,
             sk_msg: yes,
+            socket_names: yes,
         },
         clone_into_cgroup: yes,
         seccomp: yes,
@@ -249,6 +250,7 @@ const NOTHING: Bpf = Bpf {
     ring_buffer: Some(false),
     sock_ops: Some(false),
     sk_msg: Some(false),
+    socket_names: Some(false),
 };
 
 #[test]

@@ -25,6 +25,12 @@ pub(crate) struct Denial {
 }
 
 impl Denials {
+    /// Does a run's last policy, whose rules come after `first` others, deny any unix socket?
+    pub(crate) fn are_in(policy: &Policy, first: usize) -> bool {
+        let mut rules = policy.rules.iter().skip(first);
+        rules.any(|rule| rule.effect == Effect::Deny && matches!(rule.target, Target::Unix(_)))
+    }
+
     /// Those of a run's last policy, whose rules come after `first` others.
     pub(crate) fn of(policy: &Policy, first: usize) -> Result<Self, CompileError> {
         let current = policy.rules.iter().enumerate().skip(first);
@@ -120,6 +126,7 @@ mod tests {
         );
         assert_eq!(denied("/run/seen", &sh), rule("seen", false));
         assert_eq!(denied("/run/docker.sock", &docker), None);
+        assert!(Denials::are_in(&policy, first) && !Denials::are_in(&policy, policy.rules.len()));
         assert_eq!(denied("/run/old", &sh), None, "of the policy before");
         assert_eq!(denied("/run/other", &sh), None);
         assert!(denials.any(false) && denials.any(true));

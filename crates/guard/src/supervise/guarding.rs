@@ -74,7 +74,7 @@ pub(crate) enum Place<'a> {
 
 impl Place<'_> {
     /// Is this process there?
-    fn contains(self, pid: u32) -> bool {
+    pub(super) fn contains(self, pid: u32) -> bool {
         match self {
             Self::Made(cgroup) => cgroup.is_some_and(|cgroup| cgroup.contains(pid)),
             Self::Given(target) => target.contains(pid),
@@ -87,7 +87,7 @@ impl Place<'_> {
 pub(crate) struct Beside {
     late: LateSubjects,
     leavers: Leavers,
-    listeners: Listeners,
+    pub(super) listeners: Listeners,
     pub(super) aliases: Aliases,
     /// What the paths of `aliases` are judged by.
     pub(super) denials: Option<Denials>,
@@ -98,8 +98,9 @@ impl Beside {
     pub(crate) fn complete(&mut self, row: &mut Row) {
         self.late.complete(row);
         self.leavers.complete(row);
-        self.listeners.complete(row);
+        // Whoever listens is known by the name of its socket.
         self.aliases.complete(row);
+        self.listeners.complete(row);
     }
 
     /// What is known of a row that is another row.

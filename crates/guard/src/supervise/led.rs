@@ -18,7 +18,7 @@ impl Supervision<'_, '_> {
             return;
         }
         let contacts = self.passed(rows);
-        self.beside.aliases.look(&contacts);
+        self.beside.aliases.look(&contacts, false);
         self.judge_aliases(rows);
     }
 
@@ -30,7 +30,7 @@ impl Supervision<'_, '_> {
         let rows = self.unix_contacts();
         self.beside.aliases.finish();
         let contacts = self.passed(&rows);
-        self.beside.aliases.look(&contacts);
+        self.beside.aliases.look(&contacts, true);
         self.beside.aliases.finish();
         self.judge_aliases(&rows);
     }
@@ -41,6 +41,10 @@ impl Supervision<'_, '_> {
         let Some(policy) = self.judged.policy.as_deref() else {
             return;
         };
+        if !Denials::are_in(policy, first) {
+            self.beside.aliases.matter(false);
+            return;
+        }
         let known = self.beside.denials.as_ref();
         if !known.is_some_and(|known| known.are_of(policy, first)) {
             self.beside.denials = match Denials::of(policy, first) {
@@ -116,6 +120,10 @@ impl Supervision<'_, '_> {
                 .aliases
                 .judge(&row.path, row.subject, told, &name)
             {
+                let place = self.place;
+                self.beside
+                    .listeners
+                    .look(&[(name.clone(), tgid)], |pid| place.contains(pid));
                 let destination = format!("unix:{} ({name})", row.path);
                 self.tell(row.subject, tgid, destination, verdict, rule);
             }
