@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use blackstart_core::report::Verdict;
-use blackstart_lab::{Agent, Guarded, World, Zone};
+use blackstart_core::report::{SOCKET_ALIAS, Severity, Verdict};
+use blackstart_lab::{Agent, Guarded, World, Zone, case};
 
 /// Listens at each path that it is given, and says so.
 const DAEMON: &str = "import socket, select, sys\n\
@@ -67,16 +67,23 @@ impl Host {
         format!("{}/{name}", self.dir)
     }
 
-    /// A run on it, whose mounts are shared with whoever has the same.
-    fn guard(&self, policy: &str) -> blackstart_lab::Guard<'_> {
+    /// The command by which another is started among its mounts.
+    fn among_mounts(&self) -> Vec<String> {
         let Self { dir, .. } = self;
         let mounts = format!(
             "mount --bind {dir} {dir} && mount --make-shared {dir} && mount --bind {dir}/sockets/denied {dir}/mounted && \
              mount --bind {dir}/sockets {dir}/elsewhere && exec \"$@\""
         );
-        let line = ["unshare", "-m", "sh", "-c", &mounts, "sh"].map(str::to_owned);
+        ["unshare", "-m", "sh", "-c", &mounts, "sh"]
+            .map(str::to_owned)
+            .into()
+    }
+
+    /// A run on it, whose mounts are shared with whoever has the same.
+    fn guard(&self, policy: &str) -> blackstart_lab::Guard<'_> {
         let policy = policy.replace("DIR", &self.dir);
-        self.world.guard().policy(&policy).through(line.into())
+        let guard = self.world.guard().policy(&policy);
+        guard.through(self.among_mounts())
     }
 }
 
@@ -126,6 +133,152 @@ fn a_denied_socket_is_out_of_reach_by_every_path() {
         .exits(0);
     assert_eq!(told(&run), hidden);
     assert_eq!(host.world.left_behind(), Vec::<PathBuf>::new());
+}
+
+/// What was reached by a path: the name of its socket where that is another one's, and how often.
+fn behind(run: &Guarded, path: &str) -> (Option<String>, Verdict, String) {
+    let rows = run.report().delegates.iter();
+    let rows: Vec<_> = rows.filter(|one| one.path == path).collect();
+    let [row] = rows[..] else {
+        panic!("one contact by {path}: {rows:?}: {run:?}");
+    };
+    (row.reached.clone(), row.verdict, row.rule.clone())
+}
+
+/// Where no LSM refuses it.
+#[test]
+fn a_denied_socket_that_was_reached_by_another_path_is_found_out() {
+    let link = case!(42, "its daemon's denied socket, by a link");
+    let mount = case!(42, "its daemon's denied socket, by a bind mount");
+    let host = Host::new("alias");
+    let [denied, other] = ["sockets/denied", "sockets/other"].map(|name| host.at(name));
+    let mut daemon = host
+        .world
+        .start(&python(DAEMON, &[denied.clone(), other.clone()]));
+    daemon.wait_for("ready");
+    let aliases = ["linked", "mounted", "elsewhere/denied"].map(|name| host.at(name));
+    // What is not there is no alias of anything, whoever asks for it.
+    let nobody = ["sockets/nobody", "none/such"].map(|name| host.at(name));
+    let all = [&aliases[..], &[other.clone()], &nobody].concat();
+    let client = python(CLIENT, &all);
+    let outside = host
+        .world
+        .run(&[&host.among_mounts()[..], &client].concat())
+        .exits(0);
+    for path in &aliases {
+        assert!(
+            outside.stdout.contains(&format!("{path} reached")),
+            "{path}"
+        );
+    }
+
+    let policy = "mode: enforce\nrules:\n  - deny: unix:DIR/sockets/denied\n";
+    let run = host.guard(policy).run(&client).exits(0);
+    if run
+        .report()
+        .run
+        .kernel
+        .features
+        .iter()
+        .any(|it| it == "unix_names")
+    {
+        for path in &aliases {
+            assert_eq!(told(&run)[path], "Connection refused");
+        }
+        return;
+    }
+    let rule = format!("deny unix:{denied}");
+    for path in &aliases {
+        assert_eq!(told(&run)[path], "reached");
+        let told = (Some(denied.clone()), Verdict::WouldDeny, rule.clone());
+        assert_eq!(behind(&run, path), told, "{path}");
+        let rows = &run.report().delegates;
+        let row = rows.iter().find(|one| one.path == *path);
+        let listener = row.and_then(|row| row.listener_exe.as_deref());
+        assert!(
+            listener.is_some_and(|exe| exe.contains("python")),
+            "{row:?}"
+        );
+    }
+    for path in [&other, &nobody[0], &nobody[1]] {
+        assert_eq!(behind(&run, path).0, None);
+        assert_eq!(behind(&run, path).1, Verdict::Allow, "{path}");
+    }
+    let gap = |run: &Guarded, kind: &str| {
+        let mut gaps = run.report().coverage.gaps.iter();
+        gaps.find(|gap| gap.kind == kind).map(|gap| gap.count)
+    };
+    assert_eq!(gap(&run, "unix_rules"), Some(3));
+    assert_eq!(gap(&run, "unix_aliases"), None, "{run:?}");
+    let found = run.report().findings.iter();
+    let found: Vec<_> = found.filter(|one| one.kind == SOCKET_ALIAS).collect();
+    assert_eq!(found.len(), 3, "{found:?}");
+    for one in &found {
+        assert_eq!(one.severity, Severity::Error);
+        assert!(one.title.contains(&denied), "{one:?}");
+    }
+    assert!(run.ended.stderr.contains("linked"), "it is told: {run:?}");
+    link.worked_outside().gap(&run, "unix_rules");
+    mount.worked_outside().gap(&run, "unix_rules");
+
+    // What is only to be recorded is, and is no gap.
+    let run = host
+        .guard(&policy.replace("enforce", "observe"))
+        .run(&client)
+        .exits(0);
+    for path in &aliases {
+        let told = (Some(denied.clone()), Verdict::WouldDeny, rule.clone());
+        assert_eq!(behind(&run, path), told, "{path}");
+    }
+    assert_eq!(gap(&run, "unix_rules"), None);
+    // No rule, no question.
+    let run = host.guard("rules: []\n").run(&client).exits(0);
+    for path in &all {
+        assert_eq!(behind(&run, path).0, None);
+    }
+}
+
+#[test]
+fn a_socket_of_which_nobody_can_tell_whose_it_is_is_counted() {
+    let host = Host::new("alias_unknown");
+    let [denied, elsewhere] = ["sockets/denied", "sockets/elsewhere"].map(|name| host.at(name));
+    let mut near = host
+        .world
+        .start(&python(DAEMON, std::slice::from_ref(&denied)));
+    near.wait_for("ready");
+    // Of which sockets are bound the kernel tells for one network namespace each, and the daemon's is none of the run's.
+    let daemon = python(DAEMON, std::slice::from_ref(&elsewhere));
+    let alone = ["unshare", "-n"].map(str::to_owned);
+    let mut daemon = host.world.start(&[&alone[..], &daemon].concat());
+    daemon.wait_for("ready");
+    let client = python(CLIENT, std::slice::from_ref(&elsewhere));
+    let policy = "mode: enforce\nrules:\n  - deny: unix:DIR/sockets/denied\n";
+    let run = host.guard(policy).run(&client).exits(0);
+    assert_eq!(told(&run)[&elsewhere], "reached");
+    assert_eq!(behind(&run, &elsewhere).0, None);
+    if run
+        .report()
+        .run
+        .kernel
+        .features
+        .iter()
+        .any(|it| it == "unix_names")
+    {
+        return;
+    }
+    let gaps = &run.report().coverage.gaps;
+    let gap = gaps.iter().find(|gap| gap.kind == "unix_aliases");
+    assert_eq!(gap.map(|gap| gap.count), Some(1), "{gaps:?}");
+    assert!(!run.gaps().contains("unix_rules"), "{gaps:?}");
+    // Nobody asks where nothing is denied, or every path of it is covered.
+    for (policy, flags) in [("rules: []\n", &[][..]), (policy, &["--hide-sockets"])] {
+        let mut guard = host.guard(policy);
+        for flag in flags {
+            guard = guard.arg(flag);
+        }
+        let run = guard.run(&client).exits(0);
+        assert!(!run.gaps().contains("unix_aliases"), "{run:?}");
+    }
 }
 
 #[test]

@@ -37,15 +37,33 @@ pub(crate) fn lines(host: &Support) -> Vec<Line> {
     lines.extend(resolving(host));
     lines.push(locked_memory(host));
     lines.push(unprivileged(host));
+    let by_path = "none is needed; with `bpf` among them, a unix socket that is denied is refused by whatever path";
     lines.push(match &host.lsm {
-        Some(list) => Line::good("security modules", plain(&list.join(",")), "none is needed"),
+        Some(list) => Line::good(
+            "security modules",
+            plain(&list.join(",")),
+            match names_refuse(host) {
+                Some(true) => "a unix socket that is denied is refused by whatever path",
+                Some(false) => by_path,
+                None => "a run tries to refuse unix sockets that are denied by whatever path",
+            },
+        ),
         None => Line::untold(
             "security modules",
             "not told; securityfs is not mounted",
-            "none is needed",
+            by_path,
         ),
     });
     lines
+}
+
+/// Are unix sockets refused by the names that they have? On arm64 such programs run since 6.4 only, and the loader finds out.
+fn names_refuse(host: &Support) -> Option<bool> {
+    match (host.calls_bpf(), host.bpf.socket_names, host.arch.as_str()) {
+        (false, ..) | (_, Some(false), _) => Some(false),
+        (true, _, "aarch64") => None,
+        (true, known, _) => known,
+    }
 }
 
 fn privilege(host: &Support) -> Line {
@@ -198,10 +216,17 @@ fn programs(host: &Support) -> Vec<Line> {
         "the command runs unguarded, and the report says so",
     );
     let outcomes = (Gap, "connected, refused and timed out are not told apart");
-    let daemons = (
-        Gap,
-        "contacts with daemons are recorded, and not refused: a `unix:` rule that is enforced needs --hide-sockets",
-    );
+    let recorded = (Gap, "contacts with daemons are recorded once they are over");
+    let refused = match names_refuse(host) {
+        Some(true) => (
+            Gap,
+            "the same, and what a `unix:` rule denies is refused by its name",
+        ),
+        _ => (
+            Gap,
+            "contacts with daemons are recorded, and not refused: a `unix:` rule that is enforced needs --hide-sockets",
+        ),
+    };
     let asked = [
         (
             "maps",
@@ -262,8 +287,8 @@ fn programs(host: &Support) -> Vec<Line> {
             bpf.connect_unix,
             "unix socket hooks",
             "contact with daemons that act for the run is seen",
-            daemons,
-            daemons,
+            recorded,
+            refused,
         ),
         (
             "claims",
@@ -562,7 +587,7 @@ fn resolving(host: &Support) -> Vec<Line> {
                 .filter_map(|(there, name)| there.then_some(name))
                 .collect::<Vec<_>>()
                 .join(" and ");
-            if host.bpf.connect_unix == Some(false) {
+            if host.bpf.connect_unix == Some(false) && names_refuse(host) != Some(true) {
                 Line::bad(
                     "name daemons",
                     format!("{who} listens"),
@@ -571,7 +596,7 @@ fn resolving(host: &Support) -> Vec<Line> {
                         Bearing::Impossible,
                         "exit 125, unless --hide-sockets or --accept-gap resolver_sockets",
                     ),
-                    "use --hide-sockets, or a kernel from 6.7 on, or stop the daemon for the run",
+                    "use --hide-sockets, or a kernel from 6.7 on or with `bpf` among its LSMs, or stop the daemon for the run",
                 )
             } else {
                 Line::good(

@@ -197,6 +197,22 @@ pub struct DelegateRow {
     /// Who listens there, where that was found out. The kernel does not tell.
     #[serde(default)]
     pub listener: Option<Listener>,
+    /// Which socket it was, where rules deny some.
+    #[serde(default)]
+    pub reached: Reached,
+}
+
+/// What is known of the socket behind a path: a link or a mount may lead to one that a rule denies by another.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reached {
+    /// It is none that a rule denies by another name, or nobody had to know.
+    #[default]
+    AsAsked,
+    /// Its server bound it under this name, which a rule denies.
+    Alias(String),
+    /// It could not be found out.
+    Unknown,
 }
 
 /// Whoever takes what is sent to a socket.

@@ -38,7 +38,7 @@ pub use assemble::{Leftover, Reload, RunFacts, assemble, rule_text};
 pub use attached::{Attached, AttachedBy, Connection, Until};
 pub(crate) use coverage::may_hide;
 pub use coverage::{STANDING_GAPS, StandingGap};
-pub use delegates::DELEGATE;
+pub use delegates::{DELEGATE, SOCKET_ALIAS};
 pub use drill::{Drill, DrillFacts, DrillOutcome, Usual};
 pub use encrypted::ENCRYPTED_DNS;
 pub(crate) use findings::{printable, stable_id};
@@ -345,6 +345,10 @@ pub struct Delegate {
     pub listener_pid: Option<u32>,
     /// Executable of the listener, when known.
     pub listener_exe: Option<String>,
+    /// Where the path leads to a socket that a rule denies by another name (a link, a bind mount): the name under which its
+    /// server bound it. `verdict` and `rule` are then what is said of that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reached: Option<String>,
     /// Verdict.
     pub verdict: Verdict,
     /// The rule as text.
@@ -354,6 +358,14 @@ pub struct Delegate {
 }
 
 impl Delegate {
+    /// The path, and where it led if that is another one.
+    pub fn place(&self) -> std::borrow::Cow<'_, str> {
+        match &self.reached {
+            Some(name) => format!("{} -> {name}", self.path).into(),
+            None => (&*self.path).into(),
+        }
+    }
+
     /// Is it a unix socket? Those behind an address are among the flows as well.
     pub fn is_unix(&self) -> bool {
         self.path.parse::<std::net::SocketAddr>().is_err()

@@ -29,17 +29,17 @@ const TCP: u8 = 6;
 const UDP: u8 = 17;
 
 // linux/netlink.h, linux/sock_diag.h, linux/inet_diag.h.
-const HEADER: usize = 16;
+pub(crate) const HEADER: usize = 16;
 const REQUEST: usize = 56;
 const MESSAGE: usize = 72;
 const SOCKID: usize = 48;
-const ERROR: u16 = 2;
-const DONE: u16 = 3;
-const BY_FAMILY: u16 = 20;
+pub(crate) const ERROR: u16 = 2;
+pub(crate) const DONE: u16 = 3;
+pub(crate) const BY_FAMILY: u16 = 20;
 const DESTROY: u16 = 21;
-const REQUESTED: u16 = 1;
+pub(crate) const REQUESTED: u16 = 1;
 const ACKNOWLEDGED: u16 = 4;
-const DUMPED: u16 = 0x300;
+pub(crate) const DUMPED: u16 = 0x300;
 const CGROUP_ID: u16 = 21;
 
 // States of TCP (net/tcp_states.h), which a datagram socket with a peer shares.
@@ -221,7 +221,7 @@ fn mark_incoming(sockets: &mut [Open]) {
 }
 
 /// Do something in a network namespace, on a thread of its own: the main loop's must not change.
-fn within<T: Send + 'static>(
+pub(crate) fn within<T: Send + 'static>(
     namespace: &File,
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
@@ -237,7 +237,8 @@ fn within<T: Send + 'static>(
         .unwrap_or_else(|_| Err(io::Error::other("the thread for it ended early")))
 }
 
-fn open() -> io::Result<OwnedFd> {
+/// A socket by which the kernel tells of those in this thread's network namespace.
+pub(crate) fn open() -> io::Result<OwnedFd> {
     let flags = SocketFlags::CLOEXEC;
     let netlink = socket_with(
         AddressFamily::NETLINK,
@@ -342,7 +343,7 @@ fn send(
 }
 
 /// The first of some messages, what it says, and what follows.
-fn message(octets: &[u8]) -> Option<(u16, &[u8], &[u8])> {
+pub(crate) fn message(octets: &[u8]) -> Option<(u16, &[u8], &[u8])> {
     let length = u32::from_ne_bytes(octets.get(..4)?.try_into().ok()?) as usize;
     let kind = u16::from_ne_bytes(octets.get(4..6)?.try_into().ok()?);
     let body = octets.get(HEADER..length)?;
@@ -351,7 +352,7 @@ fn message(octets: &[u8]) -> Option<(u16, &[u8], &[u8])> {
 }
 
 /// What an error says; zero is an acknowledgement.
-fn errno(body: &[u8]) -> io::Result<()> {
+pub(crate) fn errno(body: &[u8]) -> io::Result<()> {
     let code = body.get(..4).and_then(|octets| octets.try_into().ok());
     match code.map(i32::from_ne_bytes) {
         Some(0) => Ok(()),
@@ -394,13 +395,19 @@ fn socket(body: &[u8], protocol: u8) -> Option<Open> {
 }
 
 /// Among the attributes behind a socket.
-fn cgroup(mut octets: &[u8]) -> Option<u64> {
+fn cgroup(octets: &[u8]) -> Option<u64> {
+    let value = attribute(octets, CGROUP_ID)?;
+    Some(u64::from_ne_bytes(value.get(..8)?.try_into().ok()?))
+}
+
+/// One of the attributes behind a message.
+pub(crate) fn attribute(mut octets: &[u8], wanted: u16) -> Option<&[u8]> {
     loop {
         let length = usize::from(u16::from_ne_bytes(octets.get(..2)?.try_into().ok()?));
         let kind = u16::from_ne_bytes(octets.get(2..4)?.try_into().ok()?);
         let value = octets.get(4..length)?;
-        if kind == CGROUP_ID {
-            return Some(u64::from_ne_bytes(value.get(..8)?.try_into().ok()?));
+        if kind == wanted {
+            return Some(value);
         }
         octets = octets.get(length.next_multiple_of(4)..)?;
     }

@@ -205,6 +205,8 @@ pub(crate) struct Judged<'a> {
     /// All policies so far, as one: the rules of later ones come after those of earlier ones, and the rest is
     /// the last one's.
     pub(crate) policy: Option<Cow<'a, Policy>>,
+    /// How many rules are those of policies before the last one.
+    pub(crate) first_rule: usize,
     /// The same as tables, where user space judges too (lookups over TCP).
     pub(crate) tables: Option<Tables>,
     /// The run's search list, which compiling needs.
@@ -265,6 +267,8 @@ impl Judged<'_> {
             .get_or_insert_with(|| Cow::Owned(Policy::default()));
         let known = known.to_mut();
         let mut all = std::mem::take(&mut known.rules);
+        self.first_rule = all.len();
+        file.first_rule = self.first_rule;
         all.append(&mut policy.rules);
         // Limits are the run's from its start to its end, and so is what it follows.
         let limits = known.limits;

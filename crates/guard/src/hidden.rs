@@ -62,15 +62,16 @@ fn enforced(policy: &Policy) -> impl Iterator<Item = (&Rule, &PathPattern)> {
     })
 }
 
-/// A rule about unix sockets needs the hooks that see them, or what it denies must be out of the command's reach; `open` are those
-/// of which that is not so.
+/// A rule about unix sockets needs hooks that see them by path or by name, or what it denies must be out of the command's reach;
+/// `open` are those of which that is not so.
 pub(crate) fn unix_rules(
     policy: &Policy,
     features: &BTreeSet<Feature>,
     open: &[Open<'_>],
     terms: &mut Terms,
 ) -> Result<(), Refusal> {
-    if features.contains(&Feature::UnixSockets) {
+    let held = [Feature::UnixSockets, Feature::SocketNames];
+    if held.iter().any(|feature| features.contains(feature)) {
         return Ok(());
     }
     if let Some(open) = open.first() {

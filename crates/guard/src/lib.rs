@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod agent;
+mod aliases;
 mod answer;
 mod cgroup;
 mod connections;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use blackstart_core::path::usual;
-use blackstart_core::record::{DelegateRow, FlowRow, Listener, Row, Verdict};
+use blackstart_core::record::{DelegateRow, FlowRow, Listener, Reached, Row, Verdict};
 
 use crate::process;
 
@@ -83,9 +83,13 @@ impl Listeners {
     pub(crate) fn complete(&self, row: &mut Row) {
         if let Row::Delegate(row) = row
             && row.listener.is_none()
-            && let Some(seen) = self.seen.get(&row.path)
         {
-            row.listener.clone_from(&seen.listener);
+            let bound = match &row.reached {
+                Reached::Alias(name) => name,
+                Reached::AsAsked | Reached::Unknown => &row.path,
+            };
+            let seen = self.seen.get(bound);
+            row.listener = seen.and_then(|seen| seen.listener.clone());
         }
     }
 
@@ -102,6 +106,7 @@ impl Listeners {
             rule: flow.rule,
             attempts: flow.attempts,
             listener: Some(listener),
+            reached: Reached::AsAsked,
         }))
     }
 }
@@ -278,6 +283,7 @@ mod tests {
             rule: 0,
             attempts: 1,
             listener: None,
+            reached: Reached::AsAsked,
         }
     }
 

@@ -179,7 +179,10 @@ impl Need {
             Feature::Outcomes => Self::Outcomes,
             Feature::Processes => Self::Processes,
             Feature::Leavers => Self::Leavers,
-            Feature::UnixSockets | Feature::Contacts | Feature::ContactCalls => Self::UnixSockets,
+            Feature::UnixSockets
+            | Feature::Contacts
+            | Feature::ContactCalls
+            | Feature::SocketNames => Self::UnixSockets,
             Feature::Claims => Self::Claims,
         }
     }
@@ -201,7 +204,7 @@ impl Need {
             }
             Self::Claims => "let the policy say `inspect: []`",
             Self::UnixRules => {
-                "use kernel 6.7 or newer, or --hide-sockets for paths that are denied to every process, \
+                "use kernel 6.7 or newer, or one with `bpf` among its LSMs (`lsm=`), or --hide-sockets for paths that are denied to every process, \
                  or let the rule say `mode: observe`"
             }
             Self::ResolverSockets => {
@@ -217,7 +220,7 @@ impl Need {
 }
 
 /// The features in the order of their weight: the first to try when not all can be loaded.
-pub(crate) const FEATURES: [Feature; 10] = [
+pub(crate) const FEATURES: [Feature; 11] = [
     Feature::Addresses,
     Feature::Names,
     Feature::Processes,
@@ -227,6 +230,7 @@ pub(crate) const FEATURES: [Feature; 10] = [
     Feature::UnixSockets,
     Feature::Contacts,
     Feature::ContactCalls,
+    Feature::SocketNames,
     Feature::Claims,
 ];
 
@@ -235,6 +239,7 @@ pub(crate) const FEATURES: [Feature; 10] = [
 pub(crate) struct Terms {
     enforce: bool,
     hides: bool,
+    names: bool,
     accepted: BTreeSet<String>,
     gaps: Vec<Gap>,
 }
@@ -254,6 +259,7 @@ impl Terms {
         Ok(Self {
             enforce,
             hides: false,
+            names: false,
             accepted: accepted.iter().cloned().collect(),
             gaps: Vec::new(),
         })
@@ -267,6 +273,12 @@ impl Terms {
     /// Are they?
     pub(crate) fn hides(&self) -> bool {
         self.hides
+    }
+
+    /// Sockets that are denied are to be refused by their names, too, where the host can: the programs are made for this run, and
+    /// do not lie ready.
+    pub(crate) fn ask_names(&mut self) {
+        self.names = true;
     }
 
     /// Is something to be refused?
@@ -350,8 +362,8 @@ impl Terms {
 pub(crate) fn needed(uses: Uses) -> impl Iterator<Item = Feature> {
     let wanted = move |feature: &Feature| match feature {
         Feature::Claims => uses.claims,
-        // In the place of another one.
-        Feature::Contacts | Feature::ContactCalls => false,
+        // In the place of another one, and beside it where the host can.
+        Feature::Contacts | Feature::ContactCalls | Feature::SocketNames => false,
         _ => true,
     };
     FEATURES.into_iter().filter(wanted)
@@ -369,12 +381,18 @@ pub(crate) fn plan(
         return Ok(BTreeSet::new());
     }
     let mut features = BTreeSet::new();
+    if refuses_names(host, uses, terms) {
+        features.insert(Feature::SocketNames);
+    }
     for feature in needed(uses) {
         // Not known is worth a try: the loader will tell.
         if host.feature(feature) == Some(false) {
             let mut why = format!("kernel {} lacks the hooks", host.release);
             if let (Feature::UnixSockets, Some(instead)) = (feature, contacts(host)) {
-                why.push_str(": contacts with them are recorded once they are over");
+                why.push_str(match features.contains(&Feature::SocketNames) {
+                    true => ": contacts with them are recorded once they are over, and refused by the LSM hooks",
+                    false => ": contacts with them are recorded once they are over",
+                });
                 features.insert(instead);
             }
             terms.lack(Need::of(feature), why)?;
@@ -384,6 +402,14 @@ pub(crate) fn plan(
     }
     resolver_sockets(host, &features, terms)?;
     Ok(features)
+}
+
+/// Are sockets to be refused by the names that they have? By rules, and where no hook knows of paths those of daemons that
+/// resolve names as well.
+fn refuses_names(host: &Support, uses: Uses, terms: &Terms) -> bool {
+    let wanted = uses.sockets || host.feature(Feature::UnixSockets) == Some(false);
+    let can = host.feature(Feature::SocketNames) != Some(false);
+    terms.enforce && terms.names && wanted && can
 }
 
 /// How contacts with unix sockets are recorded where no hook judges them.
@@ -396,6 +422,9 @@ fn contacts(host: &Support) -> Option<Feature> {
 /// What to load where the loader refused `wanted`, if there is another way to the same.
 pub(crate) fn instead(wanted: &BTreeSet<Feature>) -> Option<BTreeSet<Feature>> {
     let mut other = wanted.clone();
+    if other.remove(&Feature::SocketNames) {
+        return Some(other);
+    }
     (other.remove(&Feature::Contacts) && other.insert(Feature::ContactCalls)).then_some(other)
 }
 
@@ -429,7 +458,9 @@ fn resolver_sockets(
         .into_iter()
         .filter_map(|(there, name)| there.then_some(name))
         .collect();
-    if daemons.is_empty() || features.contains(&Feature::UnixSockets) || terms.hides() {
+    let refused = [Feature::UnixSockets, Feature::SocketNames];
+    let refused = refused.iter().any(|feature| features.contains(feature));
+    if daemons.is_empty() || refused || terms.hides() {
         return Ok(());
     }
     let why = format!(
@@ -575,6 +606,38 @@ mod tests {
         assert_eq!(second.len(), first.len());
         assert_eq!(instead(&second), None);
         assert!(observe.gaps()[0].detail.contains("once they are over"));
+    }
+
+    #[test]
+    fn sockets_are_refused_by_name_where_the_kernel_asks_bpf_and_something_is_refused() {
+        let mut host = able();
+        host.bpf.connect_unix = Some(false);
+        host.resolved = true;
+        host.lsm = Some(vec!["lockdown".to_owned(), "bpf".to_owned()]);
+        let asking = |enforce| {
+            let mut terms = terms(enforce, &[]);
+            terms.ask_names();
+            terms
+        };
+        let names = |host: &Support, mut terms: Terms| {
+            let features = plan(host, Uses::ALL, &mut terms)?;
+            Ok::<_, Refusal>(features.contains(&Feature::SocketNames))
+        };
+        assert_eq!(names(&host, asking(true)), Ok(true), "resolved's, too");
+        assert_eq!(names(&host, asking(false)), Ok(false));
+        // Made ahead, for a policy that is not known.
+        assert!(names(&host, terms(true, &[])).is_err());
+        for without in [None, Some(vec!["lockdown".to_owned()])] {
+            host.lsm = without;
+            assert!(names(&host, asking(true)).is_err());
+        }
+        let wanted = BTreeSet::from([Feature::SocketNames, Feature::Contacts]);
+        let first = instead(&wanted).unwrap();
+        assert_eq!(first, BTreeSet::from([Feature::Contacts]));
+        assert_eq!(
+            instead(&first),
+            Some(BTreeSet::from([Feature::ContactCalls]))
+        );
     }
 
     #[test]

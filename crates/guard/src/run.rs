@@ -183,6 +183,7 @@ impl<'a> Setup<'a> {
             exit_code: None,
             origin: request.origin.clone(),
             reloads: Vec::new(),
+            first_rule: 0,
             break_glass: request.break_glass.clone(),
             drill: request
                 .drill
@@ -322,6 +323,7 @@ impl<'a> Setup<'a> {
         Judged {
             policy: self.policy.map(Cow::Borrowed),
             tables: self.tables.take(),
+            first_rule: 0,
             search: std::mem::take(&mut self.search),
             may_enforce: self.terms.may_enforce(),
             broken_glass: self.file.break_glass.is_some(),

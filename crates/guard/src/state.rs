@@ -121,6 +121,9 @@ pub(crate) struct RunFile {
     /// Policies that took over while the run was on.
     #[serde(default)]
     pub(crate) reloads: Vec<Reload>,
+    /// How many rules of the kept policy are those of earlier ones, which judge no more.
+    #[serde(default)]
+    pub(crate) first_rule: usize,
     /// Why everything was let pass.
     #[serde(default)]
     pub(crate) break_glass: Option<String>,

@@ -16,6 +16,7 @@ use crate::terminal::Terminal;
 use crate::watch::{Due, Watch};
 
 mod guarding;
+mod led;
 
 pub(crate) use guarding::{Beside, Place, Supervision, TURN, Told};
 

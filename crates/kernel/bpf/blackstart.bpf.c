@@ -32,6 +32,7 @@ enum {
 #include "socket.bpf.h"
 #include "kind.bpf.h"
 #include "unix.bpf.h"
+#include "reach.bpf.h"
 #include "contact.bpf.h"
 #include "header.bpf.h"
 #include "query.bpf.h"

@@ -42,8 +42,11 @@ static __always_inline void bs_contacted(const void *address, __u32 len, long re
 		bpf_probe_read_kernel(&family, sizeof(family), address);
 	if (family != AF_UNIX)
 		return;
+	/* Refused for the socket that its path led to, and recorded by that socket's name. */
+	if (result < 0 && bs_reach_was_refused())
+		return;
 	bs_contact_path(&key, address + sizeof(family), len - sizeof(family), of_caller);
-	bs_contact_judge(&key, live.generation);
+	bs_contact_judge(&key, live.generation, 0);
 	if (live.hides && bs_contact_resolves(&key)) {
 		key.verdict = BS_DENY;
 		key.rule = BS_RULE_RESOLVER_SOCKET;

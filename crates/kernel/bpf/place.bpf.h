@@ -3,6 +3,7 @@
  * The one spelling of a socket's path that is judged and recorded (core::path::usual): from the root, without `.`, `..`
  * and empty components, and `/run` for `/var/run`, which is a link to it everywhere. What is relative is below the
  * directory that the process works in. Other links, and bind mounts, are not followed: only the file system knows them.
+ * Of a socket that was reached (reach.bpf.h), whose name is relative, the file tells where it is.
  *
  * Written from its end: there a `..` is met before what it takes away, be that in the path or in the directory.
  */
@@ -133,8 +134,9 @@ there:
 	return 1;
 }
 
-/* The usual spelling of the path in s->given. -1: it is longer than can be told. */
-static __always_inline int bs_place_find(struct bs_place *s)
+/* The usual spelling of the path in s->given; of the file `bound` in its place, if there is one. -1: it is longer than can be
+ * told. */
+static __always_inline int bs_place_find(struct bs_place *s, const struct path *bound)
 {
 	static const char var_run[] = "/var/run/";
 	__u32 differs = 0;
@@ -149,10 +151,16 @@ static __always_inline int bs_place_find(struct bs_place *s)
 		struct task_struct *task = (void *)bpf_get_current_task();
 		struct bs_place_way w = { .place = s };
 
-		w.at.dentry = BPF_CORE_READ(task, fs, pwd.dentry);
-		w.at.mnt = BPF_CORE_READ(task, fs, pwd.mnt);
-		w.root.dentry = BPF_CORE_READ(task, fs, root.dentry);
-		w.root.mnt = BPF_CORE_READ(task, fs, root.mnt);
+		if (bound) {
+			/* Up to the root of its mount namespace. */
+			w.at.dentry = BPF_CORE_READ(bound, dentry);
+			w.at.mnt = BPF_CORE_READ(bound, mnt);
+		} else {
+			w.at.dentry = BPF_CORE_READ(task, fs, pwd.dentry);
+			w.at.mnt = BPF_CORE_READ(task, fs, pwd.mnt);
+			w.root.dentry = BPF_CORE_READ(task, fs, root.dentry);
+			w.root.mnt = BPF_CORE_READ(task, fs, root.mnt);
+		}
 		bpf_loop(BS_PLACE_DEPTH, bs_place_up, &w, 0);
 		if (w.at.dentry)
 			return -1;

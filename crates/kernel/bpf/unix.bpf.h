@@ -55,8 +55,8 @@ static __always_inline __u32 bs_socket_class(struct bs_delegate_key *key, __u32 
 }
 
 /* A path in the spelling that is judged and recorded; its class. What cannot be told so, since it is too long, is judged
- * and recorded as it was given. */
-static __always_inline __u32 bs_socket_usual(struct bs_delegate_key *key, __u32 place)
+ * and recorded as it was given. A relative one is that of the file `bound`, where that is known. */
+static __always_inline __u32 bs_socket_usual(struct bs_delegate_key *key, __u32 place, const struct path *bound)
 {
 	struct bs_place *s = bs_place_claim();
 	__u32 class_id, len;
@@ -66,7 +66,11 @@ static __always_inline __u32 bs_socket_usual(struct bs_delegate_key *key, __u32 
 		return bs_socket_class(key, place);
 	s->len = key->path_len;
 	__builtin_memcpy(s->given, key->path, sizeof(key->path));
-	if (bs_place_find(s)) {
+	if (bound && s->given[0] != '/') {
+		s->len = 0;
+		s->given[0] = 0;
+	}
+	if (bs_place_find(s, bound)) {
 		bs_place_leave(s);
 		return bs_socket_class(key, place);
 	}
@@ -110,14 +114,14 @@ static __always_inline void bs_contact_path(struct bs_delegate_key *key, const v
 }
 
 /* Who reaches for that path, and what rules say of it. */
-static __always_inline __u64 bs_contact_judge(struct bs_delegate_key *key, __u32 generation)
+static __always_inline __u64 bs_contact_judge(struct bs_delegate_key *key, __u32 generation, const struct path *bound)
 {
 	__u64 ruling;
 
 	__u32 class_id;
 
 	key->subject = bs_subject_now();
-	class_id = key->path[0] ? bs_socket_usual(key, generation) : bs_socket_class(key, generation);
+	class_id = key->path[0] ? bs_socket_usual(key, generation, bound) : bs_socket_class(key, generation);
 	ruling = bs_ruling(class_id, 0, 0, bs_selectors_of(key->subject, generation));
 	key->verdict = bs_verdict_of(ruling);
 	key->rule = ruling;
@@ -129,6 +133,14 @@ static __always_inline int bs_contact_resolves(struct bs_delegate_key *key)
 {
 	return BS_PATH_IS(key->path, sizeof(key->path), "/run/nscd/socket") ||
 	       BS_PATH_IS(key->path, sizeof(key->path), "/run/systemd/resolve/io.systemd.Resolve");
+}
+
+/* What whoever is refused gets: nothing is lost on its way to a unix socket. */
+static __always_inline __u8 bs_contact_failure(__u64 ruling)
+{
+	__u8 failure = BS_FAILURE(ruling);
+
+	return failure && failure != BS_BLACKHOLE ? failure : ECONNREFUSED;
 }
 
 /* There is a new row: whoever listens there can be looked for while it does. */
@@ -175,14 +187,11 @@ static __always_inline int bs_reach_unix(struct bpf_sock_addr *ctx)
 	struct bs_delegate_key key = {};
 	__u64 ruling;
 	__u32 len = BPF_CORE_READ(kernel, uaddrlen);
-	__u8 failure = ECONNREFUSED;
 
 	if (len <= 2)
 		return 1; /* unnamed: a socketpair's end */
 	bs_contact_path(&key, to->sun_path, len - 2, 0);
-	ruling = bs_contact_judge(&key, bs_generation());
-	if (BS_FAILURE(ruling) && BS_FAILURE(ruling) != BS_BLACKHOLE)
-		failure = BS_FAILURE(ruling);
+	ruling = bs_contact_judge(&key, bs_generation(), 0);
 	/* With the glass broken, lookups go where they please, too. */
 	if (!live.break_glass && bs_contact_resolves(&key)) {
 		key.verdict = BS_DENY;
@@ -190,7 +199,7 @@ static __always_inline int bs_reach_unix(struct bpf_sock_addr *ctx)
 	}
 	bs_contact_record(&key);
 	if (key.verdict == BS_DENY) {
-		bpf_set_retval(-(int)failure);
+		bpf_set_retval(-(int)bs_contact_failure(ruling));
 		return 0;
 	}
 	return 1;

@@ -217,6 +217,21 @@ struct sockaddr_un {
 	char sun_path[108];
 };
 
+struct unix_address {
+	int len;
+	struct sockaddr_un name[];
+};
+
+struct unix_sock {
+	struct unix_address *addr;
+	struct path path;
+	struct sock *peer;
+};
+
+struct socket {
+	struct sock *sk;
+};
+
 struct sockaddr {
 	unsigned short sa_family;
 };

@@ -8,8 +8,8 @@ use std::ptr;
 
 use blackstart_core::name::Name;
 use blackstart_core::record::{
-    AnswerRow, Attribution, Counters, DelegateRow, FlowRow, LeaverRow, NameRow, QueryRow, Row,
-    Snapshot, SocketKind, SocketRow, SubjectId, SubjectRow, Verdict,
+    AnswerRow, Attribution, Counters, DelegateRow, FlowRow, LeaverRow, NameRow, QueryRow, Reached,
+    Row, Snapshot, SocketKind, SocketRow, SubjectId, SubjectRow, Verdict,
 };
 use libbpf_rs::libbpf_sys;
 use libbpf_rs::{MapCore, MapFlags, MapHandle};
@@ -265,6 +265,7 @@ impl Record {
                     rule: key.rule,
                     attempts,
                     listener: None,
+                    reached: Reached::AsAsked,
                 });
             },
         )

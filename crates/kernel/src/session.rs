@@ -252,6 +252,7 @@ impl Session {
         let enrolled = tracer.map(Tracer::enrol).transpose()?;
         share(&mut open, enrolled.as_ref())?;
         set_constants(&mut open, keys, spared, forwarder.as_ref());
+        note_refusals(&mut open, features);
 
         let skeleton = open.load().map_err(load_error)?;
         let maps = Maps::of(&skeleton)?;
@@ -502,6 +503,11 @@ impl Session {
         self.live.enforce()
     }
 
+    /// Are they?
+    pub fn hides(&self) -> bool {
+        self.live.hides()
+    }
+
     /// Say that a supervisor lives and will answer denied lookups. To be called at least once a second.
     pub fn heartbeat(&self) -> Result<(), Error> {
         let now = nanoseconds(ClockId::Boottime) as u64;
@@ -670,6 +676,16 @@ fn set_constants(
     constants.config.multiplier = keys.multiplier;
     constants.spared = spared;
     constants.forward = forwarder.map_or_else(abi::zeroed, Listening::row);
+}
+
+/// Whether contacts that are recorded when they are over are to be told of those that were refused.
+fn note_refusals(open: &mut abi::OpenBlackstartSkel<'_>, features: &BTreeSet<Feature>) {
+    let over = [Feature::Contacts, Feature::ContactCalls];
+    let both = features.contains(&Feature::SocketNames)
+        && over.iter().any(|feature| features.contains(feature));
+    let constants = open.maps.rodata_data.as_deref_mut();
+    let constants = constants.expect("the object has constants");
+    constants.reach_noted = u32::from(both);
 }
 
 /// What a run's first programs go without: all that its policy does not use, and what only a change of policy needs.

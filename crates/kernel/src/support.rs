@@ -147,6 +147,8 @@ pub struct Bpf {
     pub sock_ops: Option<bool>,
     /// `sk_msg`, and the table of sockets that it is attached to.
     pub sk_msg: Option<bool>,
+    /// `lsm_cgroup` on unix sockets (6.0), whether or not the kernel asks `bpf`.
+    pub socket_names: Option<bool>,
 }
 
 /// What is mounted, in the mount table's order: the type of each file system, and where it is.
@@ -184,6 +186,7 @@ impl Support {
         let mut facts = Self::for_run();
         facts.bpf.tracing = programs::tracing(&facts);
         (facts.bpf.sock_ops, facts.bpf.sk_msg) = programs::claims(&facts);
+        facts.bpf.socket_names = programs::socket_names(&facts);
         facts.systemd_answers = match facts.systemd {
             Some(true) => host::systemd_answers(BUS_PATIENCE),
             _ => None,
@@ -234,6 +237,12 @@ impl Support {
             // The loader finds out.
             Feature::Contacts => &[self.bpf.tracing],
             Feature::ContactCalls => &[],
+            // Where the kernel does not call `bpf`, such programs load and never run: what is not known is a no.
+            Feature::SocketNames => &[
+                Some(self.calls_bpf()),
+                self.bpf.tracing,
+                self.bpf.socket_names,
+            ],
             Feature::Claims => &[self.bpf.sock_ops, self.bpf.sk_msg],
         };
         // Programs that read kernel memory through BTF are what confidentiality forbids.
@@ -254,6 +263,12 @@ impl Support {
         } else {
             None
         }
+    }
+
+    /// Is `bpf` among the LSMs that the kernel asks?
+    pub fn calls_bpf(&self) -> bool {
+        let names = self.lsm.as_deref().unwrap_or_default();
+        names.iter().any(|name| name == "bpf")
     }
 
     /// May this process load programs and attach them to a cgroup?
@@ -305,6 +320,7 @@ mod tests {
                 ring_buffer: yes,
                 sock_ops: yes,
                 sk_msg: yes,
+                socket_names: yes,
             },
             ..Support::for_run()
         }
@@ -362,6 +378,7 @@ mod tests {
             tracing: full.bpf.tracing,
             sock_ops: full.bpf.sock_ops,
             sk_msg: full.bpf.sk_msg,
+            socket_names: full.bpf.socket_names,
             ..host.bpf
         };
         assert_eq!(full.bpf, asked);

@@ -182,8 +182,8 @@ pub(crate) struct Run {
     /// Put unix sockets that `unix:` rules deny out of the command's reach, in mounts of its own
     ///
     /// Something else lies over each of them that is there at the start, and over every other place where it is mounted, so that
-    /// links and bind mounts lead to it neither; to connect is refused (ECONNREFUSED). Before kernel 6.7 an enforced `unix:`
-    /// rule needs this. What the command mounts is then not seen by the host. A rule about an abstract name, or about some
+    /// links and bind mounts lead to it neither; to connect is refused (ECONNREFUSED). Before kernel 6.7, without `bpf` among its LSMs,
+    /// an enforced `unix:` rule needs this. What the command mounts is then not seen by the host. A rule about an abstract name, or about some
     /// processes only, cannot be held so. Root inside could take the cover off, unless the command is contained.
     #[arg(long, conflicts_with = "break_glass")]
     pub(crate) hide_sockets: bool,

@@ -45,6 +45,7 @@ fn good() -> Support {
             ring_buffer: yes,
             sock_ops: yes,
             sk_msg: yes,
+            socket_names: yes,
         },
         clone_into_cgroup: yes,
         seccomp: yes,
@@ -132,6 +133,7 @@ fn old_kernel() {
 fn kernel_without_unix_hooks() {
     let host = Support {
         release: "6.1.0-37-amd64".to_owned(),
+        lsm: Some(vec!["lockdown".to_owned()]),
         bpf: Bpf {
             connect_unix: Some(false),
             ..good().bpf
@@ -141,6 +143,12 @@ fn kernel_without_unix_hooks() {
     let (fitness, text) = told(&host);
     assert_eq!(fitness, Fitness::Observe);
     insta::assert_snapshot!(text);
+    let (fitness, text) = told(&Support {
+        lsm: good().lsm,
+        ..host.clone()
+    });
+    assert_eq!(fitness, Fitness::Enforce);
+    assert!(text.contains("refused by its name"), "{text}");
     assert_eq!(
         told(&Support {
             resolved: false,
@@ -243,6 +251,7 @@ const NOTHING: Bpf = Bpf {
     ring_buffer: Some(false),
     sock_ops: Some(false),
     sk_msg: Some(false),
+    socket_names: Some(false),
 };
 
 #[test]

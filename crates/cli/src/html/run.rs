@@ -384,7 +384,7 @@ impl View<'_> {
                 blackstart_core::report::Verdict::WouldDeny => "would",
                 _ => "outside",
             },
-            path: it.path.clone(),
+            path: it.place().into_owned(),
             listener: match (&it.listener_exe, it.listener_pid) {
                 (Some(exe), Some(pid)) => format!("{exe} ({pid})"),
                 (Some(exe), None) => exe.clone(),

@@ -18,7 +18,7 @@ pub(super) fn contacts(report: &dyn Parts, lines: &Lineage) -> Vec<([String; 4],
     let delegates = report.delegates().iter();
     for delegate in delegates.filter(|delegate| !is_resolver_socket(&delegate.rule)) {
         let contact = [
-            cut(&plain(&delegate.path), NAME_WIDTH),
+            cut(&plain(&delegate.place()), NAME_WIDTH),
             delegate
                 .listener_exe
                 .as_deref()

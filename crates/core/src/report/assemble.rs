@@ -151,6 +151,7 @@ pub(super) fn frame(record: &Ledger, rules: &RuleTexts, facts: &RunFacts<'_>) ->
             path: row.path.clone(),
             listener_pid: row.listener.as_ref().map(|it| it.pid),
             listener_exe: row.listener.as_ref().and_then(|it| it.exe.clone()),
+            reached: row.alias().map(str::to_owned),
             verdict: row.verdict,
             rule: lens.rule(row.rule),
             attempts: row.attempts,

@@ -3,8 +3,9 @@
 use std::net::IpAddr;
 
 use super::assemble::Lens;
-use super::ledger::Reach;
+use super::ledger::{Contact, Reach};
 use super::{Attribution, Coverage, Gap, Guarded, Mode, RunFacts, Verdict};
+use crate::record::Reached;
 use crate::tables::RULE_DEFAULT;
 
 /// Something that this version never sees, whatever the host, unless the run was denied it.
@@ -49,7 +50,7 @@ pub const STANDING_GAPS: [StandingGap; 4] = [
 
 /// Kinds of gaps that hide no attempt: what was tried stands in the report all the same. Every other kind, one that a later
 /// version may add too, counts as a place where something may be missing.
-const HIDING_NOTHING: [&str; 13] = [
+const HIDING_NOTHING: [&str; 14] = [
     // Dropped answers, and final ones that did not come: the lookups are there.
     "answers_unasked",
     "answers",
@@ -62,6 +63,7 @@ const HIDING_NOTHING: [&str; 13] = [
     "outcomes",
     // What guarding could not do besides seeing: hold rules and limits, outlive its supervisor, be kept.
     "unix_rules",
+    "unix_aliases",
     "limits",
     "pins",
     "state",
@@ -138,8 +140,8 @@ fn is_quic(row: &Reach) -> bool {
     row.protocol == 17 && row.port == 443 && row.bytes_sent > 0 && row.verdict != Verdict::Deny
 }
 
-/// Contacts that an enforced rule denies and that were not refused: before 6.7 no hook does, and what was out of reach is
-/// within it again once its socket is made anew.
+/// Contacts that an enforced rule denies and that were not refused: before 6.7 no hook does, what was out of reach is
+/// within it again once its socket is made anew, and no hook knows where a link or a mount leads.
 fn got_through(lens: &Lens<'_>) -> u64 {
     let enforced = |id| {
         let rule = lens.facts.policy.and_then(|policy| policy.rule(id));
@@ -147,6 +149,14 @@ fn got_through(lens: &Lens<'_>) -> u64 {
     };
     let rows = lens.record.delegates.iter();
     rows.filter(|row| row.verdict == Verdict::WouldDeny && enforced(row.rule))
+        .fold(0, |sum, row| sum.saturating_add(row.attempts))
+}
+
+/// Contacts outside of the run of which nobody could tell whether they reached what a rule denies.
+fn unidentified(lens: &Lens<'_>) -> u64 {
+    let outside = |row: &&Contact| !row.listener.as_ref().is_some_and(|it| it.inside);
+    let rows = lens.record.delegates.iter().filter(outside);
+    rows.filter(|row| row.reached == Reached::Unknown)
         .fold(0, |sum, row| sum.saturating_add(row.attempts))
 }
 
@@ -283,7 +293,12 @@ fn gaps(lens: &Lens<'_>, lost: u64, unnamed: u64) -> Vec<Gap> {
         (
             "unix_rules",
             got_through(lens),
-            "contacts with unix sockets that an enforced rule denies got through: this kernel has no hooks for them, and what --hide-sockets covers is open again once the socket is made anew",
+            "contacts with unix sockets that an enforced rule denies got through: by a path that is a link or a bind mount, which hooks do not follow; where the kernel has no hooks for them; or to a socket that was made anew after --hide-sockets had covered it",
+        ),
+        (
+            "unix_aliases",
+            unidentified(lens),
+            "contacts with unix sockets whose socket could not be identified (it was over too soon, or who listens is in another network namespace): the path was judged, and whether it led to a socket that a rule denies by another path is not known",
         ),
         (
             "left_cgroup",

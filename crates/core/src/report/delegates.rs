@@ -3,13 +3,17 @@
 use std::collections::BTreeMap;
 
 use super::assemble::Lens;
-use super::findings::{meet, refused};
+use super::findings::{meet, refused, said};
 use super::ledger::Contact;
-use super::{Finding, Severity, image_name};
-use crate::tables::RULE_RESOLVER_SOCKET;
+use super::{Finding, Mode, RulePlace, Severity, image_name};
+use crate::policy::Reaction;
+use crate::tables::{RULE_RESOLVER_SOCKET, RuleId};
 
 /// Where a delegate was contacted, and nothing kept the run from it.
 pub const DELEGATE: &str = "delegate";
+
+/// Where a socket that a rule denies was reached by another path than the rule's.
+pub const SOCKET_ALIAS: &str = "socket_alias";
 
 /// What was contacted of one listener.
 #[derive(Default)]
@@ -38,6 +42,46 @@ pub(super) fn delegate_findings(lens: &Lens<'_>) -> Vec<Finding> {
     listeners
         .iter()
         .map(|((exe, socket), contacted)| finding(lens, exe.as_deref(), socket, contacted))
+        .collect()
+}
+
+/// Each denied socket that was reached by another path, for each program that did. The rule is one about a path, and what the path
+/// leads to was found out when it was over.
+pub(super) fn alias_findings(lens: &Lens<'_>) -> Vec<Finding> {
+    type Key<'a> = (String, &'a str, &'a str, RuleId);
+    let mut met: BTreeMap<Key<'_>, Option<u64>> = BTreeMap::new();
+    for row in &lens.record.delegates {
+        let Some(name) = row.alias() else { continue };
+        let key = (lens.who(row.subject), &*row.path, name, row.rule);
+        meet(met.entry(key).or_default(), lens.subject(row.subject));
+    }
+    met.into_iter()
+        .map(|((exe, path, name, rule), subject)| {
+            let text = lens.rule(rule);
+            let written = lens.facts.policy.and_then(|policy| policy.rule(rule));
+            let enforced = written.is_some_and(|rule| rule.mode == Mode::Enforce);
+            let severity = if enforced {
+                Severity::Error
+            } else {
+                Severity::Warning
+            };
+            let title = format!(
+                "{exe} reached {name}, which `{text}` denies, by another path: unix:{path}"
+            );
+            let about = [&*text, path, &*exe];
+            let found = Finding::new(SOCKET_ALIAS, severity, &title, &about).by(lens, subject);
+            Finding {
+                owner: said(written.and_then(|rule| rule.owner.as_deref())),
+                reason: said(written.and_then(|rule| rule.reason.as_deref())),
+                rule: Some(text),
+                fix: Some(format!(
+                    "deny unix:{path} as well, or run with --hide-sockets, which covers every path"
+                )),
+                reaction: Some(written.map_or(Reaction::default(), |rule| rule.reaction)),
+                place: written.map(RulePlace::of),
+                ..found
+            }
+        })
         .collect()
 }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::assemble::Lens;
-use super::delegates::delegate_findings;
+use super::delegates::{alias_findings, delegate_findings};
 use super::drill::drill_finding;
 use super::encrypted::encrypted_findings;
 use super::limits::limit_findings;
@@ -56,6 +56,7 @@ pub(super) fn findings(lens: &Lens<'_>) -> Vec<Finding> {
     found.extend(whole_findings(lens));
     found.extend(encrypted_findings(lens));
     found.extend(delegate_findings(lens));
+    found.extend(alias_findings(lens));
     found.extend(leavers(lens));
     found.extend(leftovers(lens));
     found.extend(expired(lens));
@@ -129,8 +130,9 @@ fn refusals(lens: &Lens<'_>) -> Vec<Finding> {
         let Some(would) = refused(row.verdict) else {
             continue;
         };
-        // Refused always and on purpose, so that lookups take the way that is seen: not a problem.
-        if row.rule == RULE_RESOLVER_SOCKET {
+        // Refused always and on purpose, so that lookups take the way that is seen: not a problem. Where a path led elsewhere,
+        // that is a finding of its own.
+        if row.rule == RULE_RESOLVER_SOCKET || row.alias().is_some() {
             continue;
         }
         let key = Key {
@@ -366,6 +368,6 @@ pub(crate) fn stable_id(parts: &[&str]) -> String {
 }
 
 /// What a rule says, for the report.
-fn said(text: Option<&str>) -> Option<String> {
+pub(super) fn said(text: Option<&str>) -> Option<String> {
     text.map(str::to_owned)
 }

@@ -12,7 +12,7 @@ use super::account::{RuleTexts, asked_for, protocol_text, type_text, wall_us};
 use super::probe::{self, Attempt};
 use super::{Attribution, Outcome, Verdict};
 use crate::record::{
-    AnswerRow, Counters, FlowRow, Listener, Row, SocketKind, SubjectId, SubjectRow,
+    AnswerRow, Counters, FlowRow, Listener, Reached, Row, SocketKind, SubjectId, SubjectRow,
 };
 use crate::redact::Redaction;
 use crate::tables::RuleId;
@@ -169,6 +169,17 @@ pub(super) struct Contact {
     pub(super) rule: RuleId,
     pub(super) attempts: u64,
     pub(super) listener: Option<Listener>,
+    pub(super) reached: Reached,
+}
+
+impl Contact {
+    /// The name of the socket that it reached, where a rule denies that and the path is another one.
+    pub(super) fn alias(&self) -> Option<&str> {
+        match &self.reached {
+            Reached::Alias(name) => Some(name),
+            Reached::AsAsked | Reached::Unknown => None,
+        }
+    }
 }
 
 /// A [`SocketRow`](crate::record::SocketRow).
@@ -270,6 +281,7 @@ impl Ledger {
                 rule: row.rule,
                 attempts: row.attempts,
                 listener: row.listener,
+                reached: row.reached,
             }),
             Row::Socket(row) => self.sockets.push(Unmade {
                 subject: self.subject_ids.slot(row.subject),

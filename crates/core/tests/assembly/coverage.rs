@@ -186,6 +186,7 @@ fn a_socket_that_was_reached_although_an_enforced_rule_denies_it_is_a_gap() {
         rule,
         attempts: 3,
         listener: None,
+        reached: Reached::AsAsked,
     };
     let counted = |rows: &[DelegateRow]| {
         let mut record = record();
@@ -200,4 +201,71 @@ fn a_socket_that_was_reached_although_an_enforced_rule_denies_it_is_a_gap() {
         None,
         "for the record"
     );
+}
+
+/// A rule is about a path; what a path leads to is found out afterwards, or it is said that it was not.
+#[test]
+fn a_denied_socket_by_another_path_is_a_finding_and_a_gap() {
+    let text = "apiVersion: blackstart.dev/v1\nkind: Policy\nmode: enforce\nrules:\n  - { deny: \"unix:/run/a\", reason: it is down }\n  - { deny: \"unix:/run/b\", mode: observe }\n";
+    let policy = blackstart_core::policy::alone(text, "p.yaml")
+        .unwrap()
+        .policy;
+    let contact = |path: &str, verdict, rule, reached| DelegateRow {
+        subject: 20,
+        path: path.to_owned(),
+        verdict,
+        rule,
+        attempts: 2,
+        listener: None,
+        reached,
+    };
+    let alias = |name: &str| Reached::Alias(name.to_owned());
+    let inside = Listener {
+        pid: 7,
+        exe: None,
+        inside: true,
+    };
+    let mut record = record();
+    record.delegates = vec![
+        contact("/run/link-a", Verdict::WouldDeny, 1, alias("/run/a")),
+        contact("/run/link-b", Verdict::WouldDeny, 2, alias("/run/b")),
+        contact("/run/c", Verdict::Allow, RULE_DEFAULT, Reached::AsAsked),
+        contact("/run/d", Verdict::Allow, RULE_DEFAULT, Reached::Unknown),
+        DelegateRow {
+            listener: Some(inside),
+            ..contact("/run/e", Verdict::Allow, RULE_DEFAULT, Reached::Unknown)
+        },
+    ];
+    let report = assemble(&record, &facts(Some(&policy)));
+    let count = |kind| gap(&report, kind).map(|gap| gap.count);
+    assert_eq!(count("unix_rules"), Some(2), "what is enforced");
+    assert_eq!(count("unix_aliases"), Some(2), "outside of the run");
+    let of = |path: &str| {
+        let mut rows = report.delegates.iter();
+        let row = rows.find(|row| row.path == path).unwrap();
+        (row.reached.as_deref(), row.place().into_owned())
+    };
+    let led = "/run/link-a -> /run/a".to_owned();
+    assert_eq!(of("/run/link-a"), (Some("/run/a"), led));
+    assert_eq!(of("/run/d"), (None, "/run/d".to_owned()));
+    let found = |kind: &str| {
+        let all = report.findings.iter().filter(|one| one.kind == kind);
+        all.map(|one| (one.severity, one.reason.as_deref(), &*one.title))
+            .collect::<Vec<_>>()
+    };
+    let aliases = found(SOCKET_ALIAS);
+    let [
+        (Severity::Error, Some("it is down"), enforced),
+        (Severity::Warning, None, observed),
+    ] = aliases[..]
+    else {
+        panic!("{aliases:?}");
+    };
+    for (title, path, name) in [
+        (enforced, "/run/link-a", "/run/a"),
+        (observed, "/run/link-b", "/run/b"),
+    ] {
+        assert!(title.contains(path) && title.contains(name), "{title}");
+    }
+    assert_eq!(found("would_deny"), [], "told once");
 }

@@ -227,6 +227,7 @@ fn what_refused_in_deed_is_known_before_the_report_is_made() {
         rule,
         attempts: 1,
         listener: None,
+        reached: Reached::AsAsked,
     };
     let mut record = record();
     record.flows = vec![flow(Verdict::Deny, 1), flow(Verdict::WouldDeny, 2)];

@@ -11,7 +11,8 @@ use blackstart_core::policy::{Effect, Policy, Rule, Target};
 use blackstart_core::record::*;
 use blackstart_core::report::{
     Account, Attached, AttachedBy, FollowedFacts, Gap, Guarded, Ledger, Leftover, Mode, Outcome,
-    Parts, Report, RunFacts, STANDING_GAPS, Severity, Until, assemble, followed_exe, schema,
+    Parts, Report, RunFacts, SOCKET_ALIAS, STANDING_GAPS, Severity, Until, assemble, followed_exe,
+    schema,
 };
 use blackstart_core::tables::{RULE_DEFAULT, RULE_LOCAL, RULE_RESOLVER_SOCKET, RULE_SOCKET_KIND};
 use scene::*;

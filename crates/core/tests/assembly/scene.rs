@@ -211,6 +211,7 @@ pub(crate) fn full_record() -> Snapshot {
         rule: RULE_RESOLVER_SOCKET,
         attempts: 1,
         listener: None,
+        reached: Reached::AsAsked,
     }];
     record.counters.attempts = 6;
     record

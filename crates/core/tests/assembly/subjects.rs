@@ -16,6 +16,7 @@ fn a_contact_within_the_run_is_no_delegate_unless_it_was_refused() {
             exe: Some("/usr/bin/daemon".to_owned()),
             inside,
         }),
+        reached: Reached::AsAsked,
     };
     record.delegates = vec![
         row("/outside", Verdict::Allow, false),

@@ -151,6 +151,7 @@ fn contact(path: &str, exe: Option<&str>, verdict: Verdict, rule: u32) -> Delega
             exe: exe.map(str::to_owned),
             inside: false,
         }),
+        reached: Reached::AsAsked,
     }
 }
 

@@ -165,6 +165,7 @@ impl Story {
             path: path.to_owned(),
             listener_pid: None,
             listener_exe: None,
+            reached: None,
             verdict,
             rule: rule.to_owned(),
             attempts: 1,

@@ -460,6 +460,7 @@ fn supervised(
 ) -> Result<Ending, Refusal> {
     let mut judged = Judged {
         policy: None::<Cow<'_, _>>,
+        first_rule: 0,
         tables: None,
         search: Vec::new(),
         may_enforce: false,

@@ -107,6 +107,7 @@ impl Resumed {
         let mut judged = Judged {
             policy: self.policy.as_ref().map(Cow::Borrowed),
             tables: self.tables.take(),
+            first_rule: run.first_rule,
             search: std::mem::take(&mut self.search),
             may_enforce: false,
             broken_glass: false,

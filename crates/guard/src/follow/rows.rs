@@ -98,7 +98,7 @@ pub(super) fn of_run(tables: usize, spells: &[Spell], row: Row) -> Option<Row> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use blackstart_core::record::{DelegateRow, QueryRow, Verdict};
+    use blackstart_core::record::{DelegateRow, QueryRow, Reached, Verdict};
 
     fn spell(unit: &str, root: SubjectId, from_ns: u64) -> Spell {
         Spell {
@@ -162,6 +162,7 @@ mod tests {
             rule: 0,
             attempts: 1,
             listener: None,
+            reached: Reached::AsAsked,
         });
         let Some(Row::Delegate(contact)) = of_run(1, &spells, contact) else {
             unreachable!("a contact stays one")

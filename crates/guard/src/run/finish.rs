@@ -437,7 +437,7 @@ pub(super) fn empties(cgroup: &RunCgroup, grace: Duration) -> bool {
 mod tests {
     use super::*;
     use blackstart_core::policy::{self, Rule};
-    use blackstart_core::record::{DelegateRow, Row, Verdict};
+    use blackstart_core::record::{DelegateRow, Reached, Row, Verdict};
 
     #[test]
     fn a_run_that_was_out_of_time_says_so_whatever_the_command_made_of_it() {
@@ -469,6 +469,7 @@ mod tests {
                 rule,
                 attempts: 1,
                 listener: None,
+                reached: Reached::AsAsked,
             }));
             record
         };

@@ -32,6 +32,7 @@ impl Setup<'_> {
             None => Resolving::read(),
         };
         let tables = self.tables(&resolving)?;
+        self.terms.ask_names();
         // What the host can do comes first: whoever lacks root lacks the state directory for want of it, and is to
         // hear of root.
         let wanted = plan(&host, tables.uses(), &mut self.terms)?;

@@ -36,16 +36,17 @@ impl Setup<'_> {
             Ok::<_, blackstart_kernel::Error>(session)
         };
         let mut first = attempt(wanted);
-        let mut other = None;
-        if let Err(error) = &first
+        let mut other = wanted.clone();
+        while let Err(error) = &first
             && is_of_the_programs(error)
-            && let Some(instead) = instead(wanted)
+            && let Some(instead) = instead(&other)
         {
             tracing::debug!(error = described(error), "another way to see contacts");
             first = attempt(&instead);
-            other = Some(instead);
+            other = instead;
         }
-        let wanted = other.as_ref().unwrap_or(wanted);
+        let asked = wanted;
+        let wanted = &other;
         let (mut session, loaded) = match first {
             Ok(session) => (Some(session), wanted.clone()),
             Err(error) if !is_of_the_programs(&error) => {
@@ -69,6 +70,10 @@ impl Setup<'_> {
                 (session, loaded)
             }
         };
+        let names = |of: &BTreeSet<Feature>| of.contains(&Feature::SocketNames);
+        if session.is_some() && names(asked) && !names(&loaded) {
+            self.go_without_names(host, settings.tables, &loaded)?;
+        }
         if let Some(session) = &mut session {
             if self.terms.hides() {
                 session.hide_sockets();
@@ -260,7 +265,7 @@ mod tests {
         let (rest, missing) = loaded(&[Feature::UnixSockets, Feature::Names]);
         assert_eq!(
             (rest.len(), missing),
-            (8, vec![Feature::Names, Feature::UnixSockets])
+            (9, vec![Feature::Names, Feature::UnixSockets])
         );
         assert_eq!(loaded(&FEATURES), (BTreeSet::new(), FEATURES.to_vec()));
     }

@@ -7,11 +7,12 @@ use blackstart_core::policy::{Effect, Policy};
 use blackstart_core::report::Mode;
 use blackstart_core::tables::Tables;
 use blackstart_kernel::spawn::{Containment, HiddenSockets, SocketFilter};
+use blackstart_kernel::support::Support;
 use blackstart_kernel::{Feature, Session};
 
 use super::Setup;
 use crate::hidden::{self, Hidden, place, unix_rules};
-use crate::plan::Need;
+use crate::plan::{Need, replan};
 use crate::refusal::Refusal;
 use crate::state::StateDir;
 
@@ -68,7 +69,8 @@ impl Setup<'_> {
         tables: &Tables,
         wanted: &BTreeSet<Feature>,
     ) -> Result<(), Refusal> {
-        let hooks = wanted.contains(&Feature::UnixSockets);
+        let hooks = [Feature::UnixSockets, Feature::SocketNames];
+        let hooks = hooks.iter().any(|feature| wanted.contains(feature));
         if !self.terms.hides() {
             return match self.policy {
                 Some(policy) => unix_rules(policy, wanted, &hidden::none(policy), &mut self.terms),
@@ -94,6 +96,24 @@ impl Setup<'_> {
             }
             Err(error) => self.hide_nothing(error.to_string()),
         }
+    }
+
+    /// The kernel does not take what refuses sockets by their names: does what the policy denies hold without?
+    pub(super) fn go_without_names(
+        &mut self,
+        host: &Support,
+        tables: &Tables,
+        loaded: &BTreeSet<Feature>,
+    ) -> Result<(), Refusal> {
+        replan(host, loaded, &[], &mut self.terms)?;
+        let Some(policy) = self.policy else {
+            return Ok(());
+        };
+        if !self.terms.hides() {
+            return unix_rules(policy, loaded, &hidden::none(policy), &mut self.terms);
+        }
+        let hidden = Hidden::look(Some(policy), tables, self.terms.enforcing());
+        unix_rules(policy, loaded, &hidden.open, &mut self.terms)
     }
 
     /// It was tried and does not go: without, if that is accepted, or nothing is refused.

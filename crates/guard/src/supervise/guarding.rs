@@ -6,13 +6,14 @@ use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use blackstart_core::record::{Row, SubjectId, Verdict};
+use blackstart_core::record::{DelegateRow, Row, SubjectId, Verdict};
 use blackstart_core::report::{RulePlace, image_name, rule_text};
 use blackstart_core::tables::{RULE_RESOLVER_SOCKET, RuleId};
 use blackstart_kernel::{Event, Session};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::agent::asking::Ear;
+use crate::aliases::{Aliases, Denials};
 use crate::answer::Answerer;
 use crate::cgroup::{RunCgroup, Target};
 use crate::control::{Control, Judged};
@@ -73,7 +74,7 @@ pub(crate) enum Place<'a> {
 
 impl Place<'_> {
     /// Is this process there?
-    fn contains(self, pid: u32) -> bool {
+    pub(super) fn contains(self, pid: u32) -> bool {
         match self {
             Self::Made(cgroup) => cgroup.is_some_and(|cgroup| cgroup.contains(pid)),
             Self::Given(target) => target.contains(pid),
@@ -86,7 +87,10 @@ impl Place<'_> {
 pub(crate) struct Beside {
     late: LateSubjects,
     leavers: Leavers,
-    listeners: Listeners,
+    pub(super) listeners: Listeners,
+    pub(super) aliases: Aliases,
+    /// What the paths of `aliases` are judged by.
+    pub(super) denials: Option<Denials>,
 }
 
 impl Beside {
@@ -94,6 +98,8 @@ impl Beside {
     pub(crate) fn complete(&mut self, row: &mut Row) {
         self.late.complete(row);
         self.leavers.complete(row);
+        // Whoever listens is known by the name of its socket.
+        self.aliases.complete(row);
         self.listeners.complete(row);
     }
 
@@ -294,6 +300,7 @@ impl Supervision<'_, '_> {
     pub(crate) fn last_events(&mut self) {
         let until = Instant::now() + LAST_TURNS;
         while self.take_events() && Instant::now() < until {}
+        self.last_aliases();
     }
 
     /// Take the programs off.
@@ -378,28 +385,21 @@ impl Supervision<'_, '_> {
 
     /// Somebody was not found the last time.
     pub(crate) fn look_behind_again(&mut self) {
-        if self.beside.listeners.wants_another_look() {
+        if self.beside.listeners.wants_another_look() || self.beside.aliases.wants_another_look() {
             self.look_behind();
         }
     }
 
     /// Unix sockets were reached for: tell what was refused, and find out who listens while it does.
     fn look_behind(&mut self) {
-        let Some(session) = &self.session else { return };
-        let mut rows = Vec::new();
-        let read = session.contacts(&mut |row| {
-            let tgid = session.subject(row.subject).map_or(0, |it| it.tgid);
-            rows.push((row, tgid));
-        });
-        if let Err(error) = read {
-            tracing::debug!(%error, "unix sockets");
-        }
+        let rows = self.unix_contacts();
         let mut places = std::mem::take(&mut self.near);
         places.extend(rows.iter().map(|(row, tgid)| (row.path.clone(), *tgid)));
         let place = self.place;
         self.beside
             .listeners
             .look(&places, |pid| place.contains(pid));
+        self.look_for_aliases(&rows);
         for (row, tgid) in rows {
             // Refused always and on purpose, so that lookups take the way that is seen.
             if row.rule != RULE_RESOLVER_SOCKET {
@@ -407,6 +407,22 @@ impl Supervision<'_, '_> {
                 self.tell(row.subject, tgid, destination, row.verdict, row.rule);
             }
         }
+    }
+
+    /// The unix sockets that were reached for so far, with the process.
+    pub(super) fn unix_contacts(&self) -> Vec<(DelegateRow, u32)> {
+        let mut rows = Vec::new();
+        let Some(session) = &self.session else {
+            return rows;
+        };
+        let read = session.contacts(&mut |row| {
+            let tgid = session.subject(row.subject).map_or(0, |it| it.tgid);
+            rows.push((row, tgid));
+        });
+        if let Err(error) = read {
+            tracing::debug!(%error, "unix sockets");
+        }
+        rows
     }
 
     /// A process left the run's cgroup. Where something is refused it is moved back, if it may be (`is_taken_back`).

@@ -143,7 +143,7 @@ static long bs_trial_path(__u32 index, void *unused)
 		return 1;
 	len = bpf_probe_read_kernel_str(s->given, sizeof(s->given), t->path);
 	s->len = len > 0 ? len - 1 : 0;
-	if (!bs_place_find(s)) {
+	if (!bs_place_find(s, 0)) {
 		bpf_probe_read_kernel_str(t->usual, sizeof(t->usual), s->text + (s->at & BS_PLACE_END));
 		t->ends[1] = bs_path_end((const char *)t->usual, live.generation & 1, BS_SOCKETS);
 	}

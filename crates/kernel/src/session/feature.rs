@@ -27,6 +27,8 @@ pub enum Feature {
     Contacts,
     /// The same at the end of system calls: costs every call of the host, for kernels that lack the former, too.
     ContactCalls,
+    /// `lsm_cgroup` on unix sockets (6.0, with `bpf` among the LSMs): the socket that a path led to.
+    SocketNames,
     /// `sockops` and `sk_msg`: whom connections say that they are for.
     Claims,
 }
@@ -58,6 +60,7 @@ impl Feature {
             Self::UnixSockets => "unix_sockets",
             Self::Contacts => "unix_contacts",
             Self::ContactCalls => "unix_contact_calls",
+            Self::SocketNames => "unix_names",
             Self::Claims => "claims",
         }
     }
@@ -86,6 +89,7 @@ impl Feature {
                 "bs_called_sendmsg",
                 "bs_called_sendmmsg",
             ],
+            Self::SocketNames => &["bs_reach_stream", "bs_reach_datagrams"],
             // First who reads, then who brings something to read.
             Self::Claims => &[claim::READER, claim::BRINGER],
         }
@@ -107,7 +111,10 @@ impl Feature {
 
     /// Judges though it is whole from the start: what it shares with others must be, too.
     pub(super) fn judges_whole(self) -> bool {
-        matches!(self, Self::Contacts | Self::ContactCalls)
+        matches!(
+            self,
+            Self::Contacts | Self::ContactCalls | Self::SocketNames
+        )
     }
 }
 

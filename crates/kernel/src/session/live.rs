@@ -130,6 +130,11 @@ impl Live {
         unsafe { self.hides.write_volatile(1) };
     }
 
+    pub(super) fn hides(&self) -> bool {
+        // SAFETY: as above.
+        unsafe { self.hides.read_volatile() != 0 }
+    }
+
     pub(super) fn set_heartbeat(&self, now_ns: u64) {
         // SAFETY: points into the mapped map, and only this process's one supervisor thread writes.
         unsafe { self.heartbeat_ns.write_volatile(now_ns) };

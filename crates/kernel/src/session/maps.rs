@@ -80,6 +80,7 @@ maps!(
     bs_claimants,
     bs_messages,
     bs_places,
+    bs_refused,
     bss,
 );
 

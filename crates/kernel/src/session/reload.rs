@@ -21,7 +21,9 @@ use crate::read::name_of;
 use crate::{Error, ErrorKind, Session};
 
 use super::known::{known_addresses, write_known};
-use super::{Feature, Live, Maps, Settings, claim, load_error, opened, set_constants, share};
+use super::{
+    Feature, Live, Maps, Settings, claim, load_error, note_refusals, opened, set_constants, share,
+};
 
 /// Bound on the entries of tables that take memory for rows only.
 const PLENTY: u32 = 1 << 22;
@@ -298,7 +300,7 @@ impl Session {
             .features
             .iter()
             .copied()
-            .filter(|feature| !feature.is_tracing())
+            .filter(|feature| !feature.is_tracing() && !feature.judges_whole())
             .collect();
         let mut whole = self.load_beside(&replaced)?;
         if self.features.contains(&Feature::Claims) {
@@ -344,6 +346,7 @@ impl Session {
         open.progs.bs_refill_one.set_autoload(true);
         share(&mut open, self.enrolled.as_ref())?;
         set_constants(&mut open, self.keys, abi::zeroed(), self.forwarder.as_ref());
+        note_refusals(&mut open, features);
         let failed = |error| Error::caused(ErrorKind::Io, "load further programs", error);
         for mut map in open.open_object_mut().maps_mut() {
             let name = map.name().to_owned();

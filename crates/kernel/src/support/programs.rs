@@ -1,7 +1,7 @@
 //! What `bpf()` and `clone3()` take, asked of the running kernel and not of its version: distributions
 //! carry features back, and hardened kernels leave them out.
 
-use std::ffi::c_long;
+use std::ffi::{CStr, c_long};
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::ptr;
 
@@ -27,6 +27,7 @@ const CONNECT_UNIX: Hook = (
 );
 const EGRESS: Hook = (sys::BPF_PROG_TYPE_CGROUP_SKB, sys::BPF_CGROUP_INET_EGRESS);
 const EXEC: Hook = (sys::BPF_PROG_TYPE_TRACING, sys::BPF_TRACE_RAW_TP);
+const REACH_UNIX: Hook = (sys::BPF_PROG_TYPE_LSM, sys::BPF_LSM_CGROUP);
 const SOCK_CREATE: Hook = (
     sys::BPF_PROG_TYPE_CGROUP_SOCK,
     sys::BPF_CGROUP_INET_SOCK_CREATE,
@@ -64,6 +65,7 @@ pub(super) fn bpf(facts: &Support) -> Bpf {
         // Few policies want them, and the loader finds out.
         sock_ops: None,
         sk_msg: None,
+        socket_names: None,
     }
 }
 
@@ -94,6 +96,17 @@ pub(super) fn tracing(facts: &Support) -> Option<bool> {
     }
 }
 
+/// Does it take programs that see which unix socket is reached? As for tracepoints, its type information is read.
+pub(super) fn socket_names(facts: &Support) -> Option<bool> {
+    if facts.may_load() == Some(false) {
+        None
+    } else if facts.btf == Some(false) {
+        Some(false)
+    } else {
+        takes_by_name(REACH_UNIX, c"unix_stream_connect", 1)
+    }
+}
+
 /// Does the kernel accept a program for `hook` that does `body` and then allows?
 fn takes(hook: Hook, body: &[sys::bpf_insn]) -> Option<bool> {
     let mut program = body.to_vec();
@@ -104,12 +117,15 @@ fn takes(hook: Hook, body: &[sys::bpf_insn]) -> Option<bool> {
 /// Typed tracepoints are named by a number in the kernel's own type information. libbpf's probe of the
 /// program type tries a function instead, which hardened kernels refuse while they take tracepoints.
 fn takes_tracepoint() -> Option<bool> {
+    takes_by_name(EXEC, c"sched_process_exec", 0)
+}
+
+/// A program for what has this name in the kernel's type information, which returns `code`.
+fn takes_by_name(hook: Hook, name: &CStr, code: i32) -> Option<bool> {
     // SAFETY: the name is a C string; libbpf reads it and keeps nothing.
-    let id = unsafe {
-        sys::libbpf_find_vmlinux_btf_id(c"sched_process_exec".as_ptr(), sys::BPF_TRACE_RAW_TP)
-    };
+    let id = unsafe { sys::libbpf_find_vmlinux_btf_id(name.as_ptr(), hook.1) };
     match u32::try_from(id) {
-        Ok(id) => load(EXEC, id, &[set_register(0, 0), instruction(EXIT, 0, 0)]),
+        Ok(id) => load(hook, id, &[set_register(0, code), instruction(EXIT, 0, 0)]),
         Err(_) if id == -libc::EPERM || id == -libc::EACCES => None,
         Err(_) => Some(false),
     }

@@ -207,6 +207,7 @@ prop_compose! {
             subject, path,
             listener_pid: None,
             listener_exe: None,
+            reached: None,
             verdict, rule, attempts,
         }
     }
