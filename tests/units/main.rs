@@ -267,10 +267,7 @@ fn a_policy_that_breaks_meanwhile_opens_no_unit() {
 #[test]
 fn a_rule_that_cannot_hold_is_told_before_anybody_may_call() {
     let world = world("units_wrong");
-    let closed = world.file(
-        "closed.yaml",
-        "apiVersion: blackstart.dev/v1\nkind: Policy\nmode: enforce\ndefault: deny\n",
-    );
+    let closed = world.policy("closed.yaml", "mode: enforce\ndefault: deny\n");
     let refused = |rule: &str| {
         let line = [
             &blackstart_lab::guard::binary(),
@@ -294,7 +291,7 @@ fn a_rule_that_cannot_hold_is_told_before_anybody_may_call() {
         ("deploy.service=", "no file is named"),
         ("deploy.service=none.yaml", "none.yaml"),
         (
-            &format!("deploy.service={}", closed.display()),
+            &format!("deploy.service={closed}"),
             "--accept-gap unseen_families",
         ),
         // No systemd is here.
@@ -348,13 +345,13 @@ fn a_unit_is_told_of_while_it_goes_on_and_a_reload_keeps_the_agent_s_own_guardra
     let ended = boot(
         &world,
         Cgroups::Unified,
-        "export BLACKSTART_NOTIFY=HERE/targets\n\
+        "export BLACKSTART_NOTIFY=DIR/targets\n\
          agent --policy own.yaml --notify-every 1s --guard 'deploy-*.service=deny.yaml'\n\
          systemctl start deploy-a.service; guarded deploy-a.service 1\n\
          now deploy-a.service github.com; now deploy-a.service mirror.internal\n\
          soon 'grep -q github.com runs.jsonl'; soon 'BLACKSTART runs list | grep -q \"attached to deploy-a.service, goes on\"'\n\
          run=$(sed -n 's/^.*run \\([^ ]*\\): deploy-a.service, guarded.*$/\\1/p' told)\n\
-         cd /; BLACKSTART reload $run --policy HERE/other.yaml; cd HERE\n\
+         cd /; BLACKSTART reload $run --policy DIR/other.yaml; cd DIR\n\
          now deploy-a.service github.com; now deploy-a.service mirror.internal\n\
          systemctl stop deploy-a.service; over 1\n\
          systemctl start deploy-a.service; guarded deploy-a.service 2\n\
@@ -372,8 +369,7 @@ fn a_unit_is_told_of_while_it_goes_on_and_a_reload_keeps_the_agent_s_own_guardra
 }
 
 /// Runs a command of somebody without root by way of the agent, with a policy that denies nothing.
-const CALLS: &str = "[Unit]\nDefaultDependencies=no\n[Service]\nType=oneshot\nWorkingDirectory=DIR\n\
-    ExecStart=/bin/sh -c 'for name in github.com mirror.internal; do \
+const CALLS: &str = "Type=oneshot\nExecStart=/bin/sh -c 'for name in github.com mirror.internal; do \
       setpriv --reuid 4001 --regid 4001 --groups 4242 -- /run/blackstart-lab run -q --agent=DIR/agent.sock -- \
       curl -sS -m 20 -o /dev/null http://$name/ 2>>UNIT.said; echo $name $? >>UNIT.asked; done'\n";
 
@@ -407,10 +403,7 @@ fn of_several_rules_the_first_counts_and_a_run_may_follow_what_one_guards() {
     for name in ["deploy-a.service", "deploy-b.service"] {
         unit(&world, name, ASKS);
     }
-    world.file(
-        "follow.yaml",
-        "apiVersion: blackstart.dev/v1\nkind: Policy\nfollow: [deploy-b.service]\n",
-    );
+    world.policy("follow.yaml", "follow: [deploy-b.service]\n");
     let ended = boot(
         &world,
         Cgroups::Unified,

@@ -4,42 +4,32 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use blackstart_core::report::{Report, Verdict};
-use blackstart_lab::{Bus, Cgroups, Ended, World, Zone};
+use blackstart_lab::systemd::{self, BARE};
+use blackstart_lab::{Bus, Cgroups, Ended, World};
 
 /// A host with a machine that answers to two names.
 pub(crate) fn world(name: &str) -> World {
-    let world = World::new(name);
-    let github = world.node("github");
-    github.http();
-    world.dns(
-        Zone::new()
-            .host("github.com", &github)
-            .host("mirror.internal", &github),
-    );
-    world.file(
+    let (world, _) = World::with_web(name, &["github.com", "mirror.internal"]);
+    world.policy(
         "deny.yaml",
-        "apiVersion: blackstart.dev/v1\nkind: Policy\nmode: enforce\nrules:\n  - deny: github.com\n    reason: served by this database\n",
+        "mode: enforce\nrules:\n  - deny: github.com\n    reason: served by this database\n",
     );
     world
 }
 
 /// A unit that asks for both names, again and again, and says what came of it: `0` or curl's exit code.
-pub(crate) const ASKS: &str = "[Unit]\nDefaultDependencies=no\n[Service]\nWorkingDirectory=DIR\n\
-    ExecStart=/bin/sh -c 'while :; do for name in github.com mirror.internal; do \
+pub(crate) const ASKS: &str = "ExecStart=/bin/sh -c 'while :; do for name in github.com mirror.internal; do \
       curl -sS -m 20 -o /dev/null http://$name/ 2>/dev/null; echo $name $? >>UNIT.asked; done; sleep 0.05; done'\n";
 
-pub(crate) fn unit(world: &World, name: &str, text: &str) {
-    let text = text
-        .replace("DIR", &world.dir().display().to_string())
-        .replace("UNIT", name);
-    world.file(&format!("booted/units/{name}"), &text);
+pub(crate) fn unit(world: &World, name: &str, service: &str) {
+    world.unit(name, &format!("{BARE}{service}"));
 }
 
 /// What scripts have: `agent RULES...` starts one and waits until it takes calls, `guarded UNIT N` waits until it has told so
 /// often that the unit is, `now UNIT NAME` says what came of the next attempt, `over N` waits for the reports of so many runs.
 pub(crate) const TOOLS: &str = "mkdir -p state; chmod 711 .\n\
     soon() { n=0; until eval \"$1\"; do sleep 0.02; n=$((n+1)); [ $n -lt 3000 ] || { echo \"never: $1\"; cat told; exit 9; }; done; }\n\
-    agent() { calls=$(grep -c 'takes calls' told 2>/dev/null || true); BLACKSTART agent --socket=HERE/agent.sock \"$@\" 2>>told & agent=$!; \
+    agent() { calls=$(grep -c 'takes calls' told 2>/dev/null || true); BLACKSTART agent --socket=DIR/agent.sock \"$@\" 2>>told & agent=$!; \
       soon \"[ \\$(grep -c 'takes calls' told) -gt ${calls:-0} ]\"; }\n\
     guarded() { soon \"[ \\$(grep -c ': $1, guarded by' told) -ge $2 ]\"; }\n\
     now() { lines=$(grep -c $2 $1.asked 2>/dev/null || true); soon \"[ \\$(grep -c $2 $1.asked 2>/dev/null) -gt $((${lines:-0} + 1)) ]\"; \
@@ -49,14 +39,7 @@ pub(crate) const TOOLS: &str = "mkdir -p state; chmod 711 .\n\
 
 /// Boot the machine and run `script` there, with [`TOOLS`].
 pub(crate) fn boot(world: &World, cgroups: Cgroups, script: &str) -> Ended {
-    let text = format!("{TOOLS}{script}")
-        .replace(
-            "BLACKSTART ",
-            &format!("{} ", blackstart_lab::guard::binary()),
-        )
-        .replace("KEPT", &world.guard().state().display().to_string())
-        .replace("HERE", &world.dir().display().to_string());
-    world.boot(cgroups, Bus::Answers, &text)
+    world.boot(cgroups, Bus::Answers, &format!("{TOOLS}{script}"))
 }
 
 /// The reports of all runs, the earliest first.
@@ -99,23 +82,11 @@ pub(crate) fn judged(report: &Report, name: &str, verdict: Verdict) -> bool {
 
 /// The unit file that is shipped, with a rule, as one of the machine's. Scripts put the binary and the policy into /run.
 pub(crate) fn shipped(world: &World) {
-    let text = fs::read_to_string(
-        blackstart_lab::workspace::root().join("dist/systemd/blackstart-agent.service"),
-    )
-    .unwrap();
-    // Of this machine's own /run, since the unit sees no other's /tmp, and /var is everybody's.
-    let text = text
-        .replace("[Unit]", "[Unit]\nDefaultDependencies=no")
-        .replace("StateDirectory=blackstart\nStateDirectoryMode=0700\n", "")
-        .replace(
-            "/usr/local/bin/blackstart agent --group blackstart",
-            "/run/blackstart-lab agent --guard 'deploy-*.service=/run/deny.yaml'",
-        )
-        .replace(
-            "[Service]",
-            "[Service]\nEnvironment=BLACKSTART_STATE=/run/blackstart\nStandardError=append:DIR/told",
-        )
-        .replace("DIR", &world.dir().display().to_string());
+    let more = "Environment=BLACKSTART_STATE=/run/blackstart\nStandardError=append:DIR/told";
+    let text = systemd::shipped("blackstart-agent.service", more).replace(
+        "--group blackstart",
+        "--guard 'deploy-*.service=/run/deny.yaml'",
+    );
     assert!(text.contains("--guard"), "{text}");
-    world.file("booted/units/blackstart-agent.service", &text);
+    world.unit("blackstart-agent.service", &text);
 }

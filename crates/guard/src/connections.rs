@@ -423,10 +423,7 @@ mod tests {
 
     #[test]
     fn connections_are_found_and_ended() {
-        if !rustix::process::geteuid().is_root() {
-            eprintln!("skipped: needs root");
-            return;
-        }
+        crate::need_root();
         let listener = TcpListener::bind("[::1]:0").unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (accepted, _) = listener.accept().unwrap();

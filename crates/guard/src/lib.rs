@@ -239,3 +239,13 @@ pub struct Ended {
     /// What the run was judged by, if that changed while it was on: the rules of all policies.
     pub reloaded: Option<Policy>,
 }
+
+/// For a test that makes cgroups, or loads programs: without root it fails, and is not skipped.
+#[cfg(test)]
+#[track_caller]
+fn need_root() {
+    assert!(
+        rustix::process::geteuid().is_root(),
+        "this test needs root: run it as root"
+    );
+}

@@ -8,7 +8,7 @@ use blackstart_guard::Need;
 use clap::Args;
 use clap::builder::PossibleValuesParser;
 
-use super::time;
+use super::amounts::time;
 
 /// Guard commands of callers that have no root, as a service.
 ///

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::assemble::Lens;
-use super::findings::{printable, stable_id};
+use super::findings::{meet, refused};
 use super::ledger::Contact;
-use super::{Finding, Severity, Verdict, image_name};
+use super::{Finding, Severity, image_name};
 use crate::tables::RULE_RESOLVER_SOCKET;
 
 /// Where a delegate was contacted, and nothing kept the run from it.
@@ -33,10 +33,7 @@ pub(super) fn delegate_findings(lens: &Lens<'_>) -> Vec<Finding> {
         };
         let contacted = listeners.entry((exe, socket)).or_default();
         contacted.sockets.insert(row.path.clone(), ());
-        contacted.subject = match (contacted.subject, lens.subject(row.subject)) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        };
+        meet(&mut contacted.subject, lens.subject(row.subject));
     }
     listeners
         .iter()
@@ -46,11 +43,7 @@ pub(super) fn delegate_findings(lens: &Lens<'_>) -> Vec<Finding> {
 
 fn passed(row: &Contact) -> bool {
     let inside = row.listener.as_ref().is_some_and(|it| it.inside);
-    let passed = matches!(
-        row.verdict,
-        Verdict::Allow | Verdict::Waived | Verdict::BreakGlass
-    );
-    passed && !inside && row.rule != RULE_RESOLVER_SOCKET
+    refused(row.verdict).is_none() && !inside && row.rule != RULE_RESOLVER_SOCKET
 }
 
 fn finding(lens: &Lens<'_>, exe: Option<&str>, socket: &str, contacted: &Contacted) -> Finding {
@@ -65,25 +58,10 @@ fn finding(lens: &Lens<'_>, exe: Option<&str>, socket: &str, contacted: &Contact
         more => format!(" and {more} more"),
     };
     let listener = exe.map_or("a daemon that is not known", |exe| image_name(exe, &[]));
-    Finding {
-        // The same one, whoever turns to it.
-        id: stable_id(&[DELEGATE, exe.unwrap_or_default(), socket, ""]),
-        kind: DELEGATE.to_owned(),
-        severity: Severity::Info,
-        title: printable(&format!(
-            "{who} turned to {listener} outside the run ({first}{more}): what that does for it is not seen"
-        )),
-        owner: None,
-        command: contacted.subject.map(|number| lens.argv_of(number)),
-        subjects: contacted
-            .subject
-            .map(|number| lens.chain_of(number))
-            .unwrap_or_default(),
-        rule: None,
-        reason: None,
-        fix: None,
-        reaction: None,
-        place: None,
-        circle: None,
-    }
+    let title = format!(
+        "{who} turned to {listener} outside the run ({first}{more}): what that does for it is not seen"
+    );
+    // The same one, whoever turns to it.
+    let about = [exe.unwrap_or_default(), socket, ""];
+    Finding::new(DELEGATE, Severity::Info, &title, &about).by(lens, contacted.subject)
 }

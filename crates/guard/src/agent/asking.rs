@@ -2,7 +2,6 @@
 //! agent's.
 
 use std::borrow::Cow;
-use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::{Path, PathBuf};
@@ -24,7 +23,7 @@ use crate::plan::{Need, Terms};
 use crate::refusal::{Cause, Refusal};
 use crate::run::{interrupted, not_started, run_file};
 use crate::story::wall_ns;
-use crate::supervise::{self, Beside, Ending, Place, Supervision, Supervisor};
+use crate::supervise::{Beside, Ending, Place, Supervision, Supervisor};
 use crate::terminal::Terminal;
 use crate::watch::Watch;
 use crate::{AtEnd, Ended, Notice, Request, inherited, locked, scripts};
@@ -477,23 +476,14 @@ fn supervised(
         cgroup,
         watch,
         on: Supervision {
-            session: None,
-            place: Place::Made(cgroup),
-            dir: None,
-            answerer: None,
-            forwarder: None,
-            follow: None,
-            judged: &mut judged,
-            control: None,
             agent: Some(ear),
-            file: &mut file,
-            beside: &mut beside,
-            notice,
-            told: supervise::Told::default(),
-            detached: false,
-            contacts: false,
-            near: Vec::new(),
-            pending: VecDeque::new(),
+            ..Supervision::new(
+                Place::Made(cgroup),
+                &mut judged,
+                &mut file,
+                &mut beside,
+                notice,
+            )
         },
     };
     let ending = supervisor.until_exit();

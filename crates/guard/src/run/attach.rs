@@ -321,11 +321,10 @@ impl Setup<'_> {
     /// Something was attached, or there is nothing to watch.
     fn is_attached(&mut self, notice: &mut dyn FnMut(Notice)) -> Result<(), Refusal> {
         let (Some(_), Some(target)) = (&self.session, &self.target) else {
-            let why = self.terms.gaps().first().map(|gap| gap.detail.clone());
             return Err(Refusal {
                 cause: Cause::Unmet(Need::Bpf),
                 what: "nothing can be attached".to_owned(),
-                why: why.unwrap_or_default(),
+                why: self.terms.first_gap(),
                 remedy: "`blackstart doctor` says what is missing".to_owned(),
             });
         };

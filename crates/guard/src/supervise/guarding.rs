@@ -112,6 +112,37 @@ pub(crate) struct Told {
     leavers: BTreeSet<(String, bool)>,
 }
 
+impl<'a, 'p> Supervision<'a, 'p> {
+    /// Of what has no programs, no state and nobody to ask for a change yet: with these it is made by `..`.
+    pub(crate) fn new(
+        place: Place<'a>,
+        judged: &'a mut Judged<'p>,
+        file: &'a mut RunFile,
+        beside: &'a mut Beside,
+        notice: &'a mut dyn FnMut(Notice),
+    ) -> Self {
+        Self {
+            session: None,
+            place,
+            dir: None,
+            answerer: None,
+            forwarder: None,
+            follow: None,
+            judged,
+            control: None,
+            agent: None,
+            file,
+            beside,
+            notice,
+            told: Told::default(),
+            detached: false,
+            contacts: false,
+            near: Vec::new(),
+            pending: VecDeque::new(),
+        }
+    }
+}
+
 impl Supervision<'_, '_> {
     /// Whoever asks for a change of this run.
     pub(crate) fn hear(&mut self) {

@@ -6,6 +6,7 @@
 
 mod answers;
 mod claims;
+mod command;
 mod contacts;
 mod decision;
 mod differential;

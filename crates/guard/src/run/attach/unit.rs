@@ -137,8 +137,7 @@ impl Setup<'_> {
         let tables = self.tables(&resolving)?;
         let wanted = plan(&host, tables.uses(), &mut self.terms)?;
         if wanted.is_empty() {
-            let why = self.terms.gaps().first().map(|gap| gap.detail.clone());
-            return Err(nothing(why.unwrap_or_default()));
+            return Err(nothing(self.terms.first_gap()));
         }
         if let Some(policy) = self.policy {
             unix_rules(policy, &wanted, &hidden::none(policy), &mut self.terms)?;
@@ -150,16 +149,8 @@ impl Setup<'_> {
         self.shorten_hosts(&mut resolving.hosts, &tables)?;
         self.file.knows(&resolving);
         let settings = Settings {
-            tables: &tables,
-            rules: self.policy.map_or(0, |policy| {
-                u32::try_from(policy.rules.len()).unwrap_or(u32::MAX)
-            }),
-            resolvers: &resolving.servers,
-            own_addresses: &resolving.own,
-            hosts: &resolving.hosts,
-            forwarder: None,
             one_of_many: true,
-            tracer: None,
+            ..self.settings(&tables, &resolving)
         };
         if let Some(ahead) = spare.take() {
             *spare = self.take(ahead, &wanted, &settings);

@@ -1,7 +1,5 @@
 //! From the moment in which programs are attached to somebody else's cgroup to the report.
 
-use std::borrow::Cow;
-use std::collections::VecDeque;
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -121,13 +119,8 @@ impl Setup<'_> {
         let mut beside = Beside::default();
         let mut views = self.views.take();
         let mut judged = Judged {
-            policy: self.policy.map(Cow::Borrowed),
-            tables: self.tables.take(),
-            search: std::mem::take(&mut self.search),
-            may_enforce: self.terms.may_enforce(),
-            broken_glass: false,
             ends_leases: true,
-            enforcing: self.terms.enforcing(),
+            ..self.judged()
         };
         let mut told = Told::default();
         let mut holds = true;
@@ -138,22 +131,18 @@ impl Setup<'_> {
             };
             let mut on = Supervision {
                 session: self.session.as_mut(),
-                place,
                 dir: self.dir.as_ref(),
                 answerer: self.answerer.as_ref(),
                 forwarder: self.forwarder.as_ref(),
-                follow: None,
-                judged: &mut judged,
                 control: self.control.as_ref(),
-                agent: None,
-                file: &mut self.file,
-                beside: &mut beside,
-                notice: &mut *notice,
                 told: std::mem::take(&mut told),
-                detached: false,
-                contacts: false,
-                near: Vec::new(),
-                pending: VecDeque::new(),
+                ..Supervision::new(
+                    place,
+                    &mut judged,
+                    &mut self.file,
+                    &mut beside,
+                    &mut *notice,
+                )
             };
             let over = match self.target.as_ref().filter(|_| holds) {
                 Some(target) => on.until_over(target, views.as_mut(), asker, pace, end),
