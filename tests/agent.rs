@@ -418,6 +418,54 @@ fn a_run_whose_agent_ends_before_it_has_its_report_from_the_next_one() {
     assert!(call.hears().contains("none of its caller's"));
 }
 
+/// Asks for denied names until somebody says that this was heard; then once more, in both ways.
+const ASKER: &str = "echo ready; until [ -e go ]; do sleep 0.05; done; n=0; \
+    until [ -e heard ]; do n=$((n+1)); dig +tries=1 +time=5 n$n.github.com >/dev/null; sleep 0.1; done; \
+    for how in +notcp +tcp; do dig +tries=1 +time=5 $how github.com | grep -o 'status: [A-Z]*'; \
+      dig +tries=1 +time=5 +short $how mirror.internal; done; \
+    curl -sS http://mirror.internal/; until [ -e stop ]; do sleep 0.05; done; exit 3";
+
+#[test]
+fn a_run_that_the_next_agent_has_taken_up_is_supervised_again() {
+    let world = world_with_names("agent_resumed");
+    let mut agent = Agent::start(&world, &[]);
+    let mut run = agent
+        .guard()
+        .policy("mode: enforce\nrules:\n  - deny: .github.com\n")
+        .start(&["sh", "-c", ASKER]);
+    run.running().wait_for("ready");
+    // More than once: what the next one takes up is left again.
+    for _ in 0..2 {
+        agent.kill();
+        agent.again();
+    }
+    world.file("go", "");
+    // Its caller hears what happens from the next agent.
+    run.running().wait_for_warning(".github.com");
+    world.file("heard", "");
+    run.running().wait_for("hello from mirror");
+    world.file("stop", "");
+    let run = run.wait().exits(3);
+    let says = &run.ended.stdout;
+    // Both were told at once that there is no such name; the one in a datagram by an answer in the server's place.
+    assert_eq!(says.matches("status: NXDOMAIN").count(), 2, "{says}");
+    let report = run.report();
+    assert_eq!(report.run.exit_code, Some(3));
+    let queries = |name: &str| -> u64 {
+        let rows = report.names.iter().filter(|row| row.name == name);
+        rows.map(|row| row.queries).sum()
+    };
+    assert_eq!(queries("github.com"), 2);
+    assert!(queries("mirror.internal") >= 2, "{:?}", report.names);
+    assert!(!run.gaps().contains("dns_over_tcp"), "{:?}", run.gaps());
+    let alone = report.coverage.unsupervised_seconds;
+    assert!(alone > 0.0 && alone < 60.0, "{alone}");
+    assert_eq!(
+        report.coverage.attempts,
+        report.coverage.recorded + report.coverage.lost
+    );
+}
+
 /// A guarded command that tells the next agent that it has ended, which would end its guard.
 const LIAR: &str = "import json, os, socket, sys, time\n\
     run = open('/proc/self/cgroup').read().strip().rsplit('/', 1)[1]\n\

@@ -326,28 +326,34 @@ while True:
         "mode: enforce\nrules:\n  - deny: github.com\n  - deny: {}\n",
         github.v4()
     );
-    let run = world
-        .guard()
-        .policy(&policy)
-        .run(&curl)
-        .exits(0)
-        .says("hello from github");
     let local: Ipv4Addr = Ipv4Addr::LOCALHOST;
-    let flow = run.flow(local, 8118);
-    assert_eq!(
-        (flow.verdict, flow.outcome),
-        (Verdict::Allow, Outcome::Connected)
-    );
-    assert!(run.chain(flow.subject)[0].starts_with("curl"));
-    passed.recorded(&run);
-    // Where the relay stands is known, so that it can be denied like any other destination.
-    let run = world
-        .guard()
-        .policy(&format!("{policy}  - deny: \"127.0.0.1:8118\"\n"))
-        .run(&curl)
-        .exits(7);
-    assert_eq!(run.flow(local, 8118).verdict, Verdict::Deny);
-    denied.refused(&run);
+    // A default that denies allows what is on this host.
+    for policy in [
+        policy.clone(),
+        policy.replace("rules:", "default: deny\nrules:"),
+    ] {
+        let run = world
+            .guard()
+            .policy(&policy)
+            .run(&curl)
+            .exits(0)
+            .says("hello from github");
+        let flow = run.flow(local, 8118);
+        assert_eq!(
+            (flow.verdict, flow.outcome),
+            (Verdict::Allow, Outcome::Connected)
+        );
+        assert!(run.chain(flow.subject)[0].starts_with("curl"));
+        passed.recorded(&run);
+        // Where the relay stands is known, so that it can be denied like any other destination.
+        let run = world
+            .guard()
+            .policy(&format!("{policy}  - deny: \"127.0.0.1:8118\"\n"))
+            .run(&curl)
+            .exits(7);
+        assert_eq!(run.flow(local, 8118).verdict, Verdict::Deny);
+        denied.refused(&run);
+    }
 }
 
 #[test]
@@ -456,18 +462,10 @@ fn the_guard_needs_nothing_that_its_policy_takes_away() {
 #[test]
 fn a_run_outlives_the_program_that_guards_it() {
     let shown = case!(47);
-    let world = World::new("upgrade");
-    let (github, mirror) = (world.node("github"), world.node("mirror"));
-    github.http();
-    mirror.http();
-    world.dns(
-        Zone::new()
-            .host("github.com", &github)
-            .host("mirror.internal", &mirror),
-    );
-    let policy = world.file(
+    let (world, ..) = World::with_names("upgrade");
+    let policy = world.policy(
         "policy.yaml",
-        "apiVersion: blackstart.dev/v1\nkind: Policy\nmode: enforce\nrules:\n  - deny: github.com\n",
+        "mode: enforce\nrules:\n  - deny: github.com\n",
     );
     let installed = world.dir().join("blackstart");
     let install = || {
@@ -489,7 +487,7 @@ fn a_run_outlives_the_program_that_guards_it() {
     let deploy = "echo ready; until [ -e go ]; do sleep 0.05; done; \
         curl -sS http://mirror.internal/; curl -sS http://github.com/; echo ended $?";
     let report = world.dir().join("upgraded.json");
-    let (policy, report) = (policy.display().to_string(), report.display().to_string());
+    let report = report.display().to_string();
     let run = [
         "run", "--policy", &policy, "--report", &report, "--", "sh", "-c", deploy,
     ];

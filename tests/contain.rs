@@ -219,6 +219,31 @@ fn nobody_outside_can_be_reached_into() {
     assert_eq!(victim.stdout(), "ready\n");
 }
 
+/// A host may have several mounts of the same: one for each root that somebody was locked into.
+#[test]
+fn no_other_mount_of_proc_tells_the_kernel_what_to_start() {
+    let world = World::new("contain_proc");
+    world.dns(Zone::new());
+    let at = world.dir().join("locked");
+    std::fs::create_dir(&at).unwrap();
+    let at = at.display().to_string();
+    world.run(&["mount", "-t", "proc", "proc", &at]).succeeds();
+    go(
+        &world,
+        &[script(
+            case!(
+                46,
+                "a program that the kernel starts, by another mount of proc"
+            ),
+            Without::Named,
+            &format!(
+                "read -r was <{at}/sys/kernel/core_pattern; \
+                 echo \"$was\" >{at}/sys/kernel/core_pattern && echo done"
+            ),
+        )],
+    );
+}
+
 #[test]
 fn nobody_touches_the_programs() {
     let world = World::new("contain_bpf");

@@ -4,19 +4,12 @@ use std::path::PathBuf;
 
 use blackstart_core::report::{Followed, FollowedUntil, Report, Verdict};
 use blackstart_lab::client::attached_programs;
-use blackstart_lab::{Bus, Cgroups, Ended, World, Zone};
+use blackstart_lab::systemd::BARE;
+use blackstart_lab::{Bus, Cgroups, Ended, World};
 
 /// A host with a machine that answers to two names.
 fn world(name: &str) -> World {
-    let world = World::new(name);
-    let github = world.node("github");
-    github.http();
-    world.dns(
-        Zone::new()
-            .host("github.com", &github)
-            .host("other.example", &github),
-    );
-    world
+    World::with_web(name, &["github.com", "other.example"]).0
 }
 
 /// What a unit begins with: it waits until it is observed, or is to wait for nobody. How soon it is observed is not what these
@@ -31,36 +24,25 @@ const APP: &str = "BEGIN\
     ExecStart=/bin/sleep infinity\n";
 
 fn unit(world: &World, name: &str, text: &str) {
-    let text = text
-        .replace("BEGIN", BEGIN)
-        .replace("DIR", &world.dir().display().to_string())
-        .replace("UNIT", name);
-    world.file(&format!("booted/units/{name}"), &text);
+    world.unit(name, &text.replace("BEGIN", BEGIN));
 }
 
 /// Boot the machine and run `script` there, in which GUARD is a run with this policy, and KEEPING one whose leftovers
 /// stay guarded.
 fn boot(world: &World, cgroups: Cgroups, policy: &str, script: &str) -> Ended {
-    let policy = format!("apiVersion: blackstart.dev/v1\nkind: Policy\n{policy}");
-    world.file("p.yaml", &policy);
+    world.policy("p.yaml", policy);
     let service = "apiVersion: blackstart.dev/v1\nkind: Service\n";
     let catalog = format!(
         "{service}name: mysql\n---\n{service}name: github\nprovides: [github.com]\nneeds: [mysql]\n"
     );
     world.file("c.yaml", &catalog);
-    let guard = format!(
-        "{} run --policy {1}/p.yaml --catalog {1}/c.yaml --report r.json --report r.html",
-        blackstart_lab::guard::binary(),
-        world.dir().display()
-    );
+    let guard =
+        "BLACKSTART run --policy DIR/p.yaml --catalog DIR/c.yaml --report r.json --report r.html";
     let count = attached_programs("/sys/fs/cgroup/system.slice".as_ref()).join(" ");
     let script = script
         .replace("KEEPING", &format!("{guard} --leftover keep --"))
         .replace("GUARD", &format!("{guard} --"))
-        .replace("PROGRAMS/", &format!("{count}/"))
-        .replace("BLACKSTART", &blackstart_lab::guard::binary())
-        // Not the word that the machine replaces in scripts.
-        .replace("HERE", &world.dir().display().to_string());
+        .replace("PROGRAMS/", &format!("{count}/"));
     world.boot(cgroups, Bus::Answers, &script)
 }
 
@@ -124,10 +106,7 @@ fn a_unit_of_a_hybrid_host_is_followed_as_well() {
 fn restarts(world: &World, cgroups: Cgroups) {
     unit(world, "app.service", APP);
     // Nobody waits for what is not followed.
-    let other = APP.replace(
-        "BEGIN",
-        "[Unit]\nDefaultDependencies=no\n[Service]\nWorkingDirectory=DIR\n",
-    );
+    let other = APP.replace("BEGIN", BARE);
     unit(
         world,
         "other.service",
@@ -199,15 +178,16 @@ fn unseen(report: &Report) -> Vec<&str> {
 #[test]
 fn a_unit_that_runs_and_goes_on_is_left_alone() {
     let world = world("follow_running");
-    let asks = "[Unit]\nDefaultDependencies=no\n[Service]\nWorkingDirectory=DIR\n\
-        ExecStart=/bin/sh -c 'while :; do curl -sS -m 5 -o got http://github.com/; sleep 0.05; done'\n";
-    unit(&world, "app.service", asks);
+    let asks = format!(
+        "{BARE}ExecStart=/bin/sh -c 'while :; do curl -sS -m 5 -o got http://github.com/; sleep 0.05; done'\n"
+    );
+    unit(&world, "app.service", &asks);
     let ended = boot(
         &world,
         Cgroups::Unified,
         "follow: [app.service]\n",
         "systemctl start app.service\n\
-         GUARD sh -c 'rm -f HERE/got; systemctl is-active app.service; until [ -s HERE/got ]; do sleep 0.05; done; \
+         GUARD sh -c 'rm -f DIR/got; systemctl is-active app.service; until [ -s DIR/got ]; do sleep 0.05; done; \
            PROGRAMS/app.service'\n",
     )
     .succeeds();
@@ -296,8 +276,9 @@ fn as_many_are_observed_at_once_as_there_is_room_for() {
         unit(
             &world,
             &format!("job-{number}.service"),
-            "[Unit]\nDefaultDependencies=no\n[Service]\nType=oneshot\nWorkingDirectory=DIR\n\
-             ExecStart=/bin/sh -c 'until [ -e go ]; do sleep 0.02; done'\n",
+            &format!(
+                "{BARE}Type=oneshot\nExecStart=/bin/sh -c 'until [ -e go ]; do sleep 0.02; done'\n"
+            ),
         );
     }
     boot(
@@ -415,24 +396,17 @@ fn without_its_supervisor_nobody_is_observed() {
         "ExecStartPre=/bin/sh -c 'until [ -e DIR/go ]; do sleep 0.05; done'\nExecStart=",
     );
     unit(&world, "app.service", &slow);
-    let state = world.guard().state().display().to_string();
-    let script = "GUARD sh -c 'echo $$ >HERE/pid; systemctl start --no-block app.service; exec sleep 300' & supervisor=$!\n\
+    let script = "GUARD sh -c 'echo $$ >DIR/pid; systemctl start --no-block app.service; exec sleep 300' & supervisor=$!\n\
         until grep -qs github.com KEPT/runs/*/followed.jsonl; do sleep 0.1; done\n\
         [ $(PROGRAMS/app.service) -gt 0 ] && echo observed\n\
         kill -KILL $supervisor; wait $supervisor || true\n\
         until [ $(PROGRAMS/app.service) = 0 ]; do sleep 0.05; done\n\
-        touch HERE/go; until [ $(systemctl is-active app.service) = active ]; do sleep 0.05; done\n\
-        group=$(sed -n s/^0:://p /proc/$(cat HERE/pid)/cgroup); kill -KILL $(cat HERE/pid)\n\
+        touch DIR/go; until [ $(systemctl is-active app.service) = active ]; do sleep 0.05; done\n\
+        group=$(sed -n s/^0:://p /proc/$(cat DIR/pid)/cgroup); kill -KILL $(cat DIR/pid)\n\
         while grep -qs 'populated 1' /sys/fs/cgroup$group/cgroup.events; do sleep 0.01; done\n\
         BLACKSTART report schema >/dev/null\n\
         cp KEPT/runs/*/report.json r.json; ls KEPT/runs/*/\n";
-    let ended = boot(
-        &world,
-        Cgroups::Unified,
-        "follow: [app.service]\n",
-        &script.replace("KEPT", &state),
-    )
-    .succeeds();
+    let ended = boot(&world, Cgroups::Unified, "follow: [app.service]\n", script).succeeds();
     assert!(ended.stdout.starts_with("observed\n"), "{ended:?}");
     assert!(!ended.stdout.contains("followed.jsonl"), "{ended:?}");
     let report = report(&world);
@@ -452,8 +426,8 @@ fn without_its_supervisor_nobody_is_observed() {
 fn a_run_whose_leftovers_stay_guarded_tells_of_its_units_twice() {
     let world = world("follow_kept");
     unit(&world, "app.service", APP);
-    let script = "KEEPING sh -c 'systemctl restart app.service; sleep 300 >/dev/null 2>&1 & echo $! >HERE/pid'\n\
-        group=$(sed -n s/^0:://p /proc/$(cat HERE/pid)/cgroup); kill -KILL $(cat HERE/pid)\n\
+    let script = "KEEPING sh -c 'systemctl restart app.service; sleep 300 >/dev/null 2>&1 & echo $! >DIR/pid'\n\
+        group=$(sed -n s/^0:://p /proc/$(cat DIR/pid)/cgroup); kill -KILL $(cat DIR/pid)\n\
         while grep -qs 'populated 1' /sys/fs/cgroup$group/cgroup.events; do sleep 0.01; done\n\
         BLACKSTART report schema >/dev/null\n\
         cp state/runs/*/report.json r.json\n";

@@ -1,38 +1,11 @@
 //! The circles of GitHub's example, from live runs: each of its kind, and the host's own database none at all.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 
 use blackstart_core::report::Finding;
-use blackstart_lab::{Guarded, World, demo, program, workspace};
+use blackstart_lab::demo::{self, deploy, example};
+use blackstart_lab::{Guarded, World};
 use serde_json::Value;
-
-fn example(name: &str) -> String {
-    workspace::root()
-        .join("examples/demo")
-        .join(name)
-        .display()
-        .to_string()
-}
-
-/// A deployment of the example, with the tool that calls home where tools are: not beside the script.
-fn deploy(world: &World, mode: &str) -> (Guarded, PathBuf) {
-    let tools = world.dir().join("opt/bin");
-    std::fs::create_dir_all(&tools).unwrap();
-    program::copy(example("tools/schema-check"), tools.join("schema-check"));
-    let report = world.dir().join(format!("{mode}.json"));
-    let path = std::env::var("PATH").unwrap();
-    let run = world
-        .guard()
-        .policy_path(example("policy.yaml").as_ref())
-        .arg(&format!("--mode={mode}"))
-        .arg(&format!("--catalog={}", example("catalog")))
-        .arg(&format!("--report={}", report.display()))
-        .env("PATH", &format!("{path}:{}", tools.display()))
-        .env("MYSQL_ETC", &world.dir().join("etc").display().to_string())
-        .run(&[example("deploy.sh")]);
-    (run, report)
-}
 
 fn kinds(run: &Guarded) -> BTreeSet<(String, String)> {
     let of = |finding: &&Finding| {
@@ -48,7 +21,7 @@ fn kinds(run: &Guarded) -> BTreeSet<(String, String)> {
 #[test]
 fn each_kind_is_told_and_what_follows_from_it() {
     let world = demo::world("graph");
-    let (run, observed) = deploy(&world, "observe");
+    let (run, observed, _) = deploy(&world, "observe");
     let run = run.exits(0);
     let of = |kind: &str, service: &str| (kind.to_owned(), service.to_owned());
     let wanted = BTreeSet::from([
@@ -77,7 +50,7 @@ fn each_kind_is_told_and_what_follows_from_it() {
     drop(run);
 
     // Refused, the same deployment fails: what it could not do without is known from here on.
-    let (refused, enforced) = deploy(&world, "enforce");
+    let (refused, enforced, _) = deploy(&world, "enforce");
     let refused = refused.exits(1);
     assert_eq!(kinds(&refused), wanted);
 

@@ -3,36 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use blackstart_lab::{Browser, Guarded, Scheme, World, demo, program, workspace};
+use blackstart_lab::demo::{self, deploy, example};
+use blackstart_lab::{Browser, Scheme, World};
 use serde_json::{Value, json};
-
-fn example(name: &str) -> String {
-    workspace::root()
-        .join("examples/demo")
-        .join(name)
-        .display()
-        .to_string()
-}
-
-/// The example's deployment, with its report in both forms.
-fn deploy(world: &World, mode: &str) -> (Guarded, PathBuf, PathBuf) {
-    let tools = world.dir().join("opt/bin");
-    fs::create_dir_all(&tools).unwrap();
-    program::copy(example("tools/schema-check"), tools.join("schema-check"));
-    let of = |ending: &str| world.dir().join(format!("{mode}.{ending}"));
-    let path = std::env::var("PATH").unwrap();
-    let run = world
-        .guard()
-        .policy_path(example("policy.yaml").as_ref())
-        .arg(&format!("--mode={mode}"))
-        .arg(&format!("--catalog={}", example("catalog")))
-        .arg(&format!("--report={}", of("json").display()))
-        .arg(&format!("--report={}", of("html").display()))
-        .env("PATH", &format!("{path}:{}", tools.display()))
-        .env("MYSQL_ETC", &world.dir().join("etc").display().to_string())
-        .run(&[example("deploy.sh")]);
-    (run, of("json"), of("html"))
-}
 
 /// Opened, it complained of nothing and asked for nothing but itself.
 fn is_quiet(browser: &Browser, page: &Path) {

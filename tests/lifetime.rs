@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use blackstart_core::report::Verdict;
 use blackstart_lab::agent::as_user;
+use blackstart_lab::client;
 use blackstart_lab::guard::binary;
 use blackstart_lab::shown::Judged as _;
 use blackstart_lab::{Becomes, Held, World, case};
@@ -23,22 +24,9 @@ fn world_with_names(name: &str) -> World {
     World::with_names(name).0
 }
 
-/// Wait until the looker has made `more` further rounds, and give its last counts.
+/// What the looker has counted after `more` further rounds.
 fn counts_after(world: &World, more: u32) -> String {
-    let read = || std::fs::read_to_string(world.dir().join("counts")).unwrap_or_default();
-    let (begin, mut last, mut seen) = (Instant::now(), read(), 0);
-    while seen < more {
-        assert!(
-            begin.elapsed() < Duration::from_secs(60),
-            "the looker does not go on: {last}"
-        );
-        std::thread::sleep(Duration::from_millis(10));
-        let now = read();
-        if now != last {
-            (last, seen) = (now, seen + 1);
-        }
-    }
-    last
+    client::counts_after(&world.dir().join("counts"), more)
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use blackstart_lab::{Guarding, Running, World};
+use blackstart_lab::{Agent, Guarding, Running, World};
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -127,7 +127,11 @@ fn a_guard_that_goes_on_tells_what_it_finds_once_and_is_in_the_history() {
         (&Value::Null, &Value::Null)
     );
     let listed = scene.world.guard().blackstart(&["runs", "list"]).exits(0);
-    assert!(listed.stdout.contains("attached, goes on"), "{listed:?}");
+    // Of a path as much as there is room for.
+    assert!(listed.stdout.contains("  attached to /"), "{listed:?}");
+    assert!(listed.stdout.contains(", goes on"), "{listed:?}");
+    let cgroup = scene.cgroup.display().to_string();
+    assert_eq!(run["attached"], *cgroup);
     let learned =
         scene
             .world
@@ -168,6 +172,64 @@ fn a_guard_that_goes_on_tells_what_it_finds_once_and_is_in_the_history() {
     let shown: Value = serde_json::from_str(&shown.stdout).unwrap();
     assert!(shown["run"]["ended"].is_string());
     scene.end();
+}
+
+#[test]
+fn an_agent_tells_of_what_it_guards_while_that_goes_on() {
+    let (world, _, _) = World::with_names("meanwhile-agent");
+    let log = world.dir().join("runs.jsonl");
+    world.file("targets", &format!("file:{}\n", log.display()));
+    let agent = Agent::start(&world, &["--notify-every=1s"]);
+    let mut run = agent.guard().policy(DENY_GITHUB).start(&["sh", "-c", LOOP]);
+    run.running().wait_for("ready");
+    let fetches = |run: &mut Guarding, hosts: &str| {
+        world.file("next", hosts);
+        fs::rename(world.dir().join("next"), world.dir().join("todo")).unwrap();
+        run.running().wait_for(&format!("did {hosts}."));
+    };
+    let lines = || -> Vec<Value> {
+        let text = fs::read_to_string(&log).unwrap_or_default();
+        let lines = text.lines().map(serde_json::from_str);
+        lines.map(Result::unwrap).collect()
+    };
+    let listed = || -> Value {
+        let listed = world
+            .guard()
+            .blackstart(&["runs", "list", "--format", "json"]);
+        serde_json::from_str(&listed.exits(0).stdout).unwrap()
+    };
+    fetches(&mut run, "github.com mirror.internal");
+    soon("the finding is in the log", || !lines().is_empty());
+    let first = lines();
+    let kinds = |lines: &[Value]| -> Vec<(Value, Value)> {
+        let parts = lines
+            .iter()
+            .map(|line| (&line["type"], &line["finding"]["kind"]));
+        parts.map(|(kind, of)| (kind.clone(), of.clone())).collect()
+    };
+    let denied = (Value::from("finding"), Value::from("denied_dependency"));
+    assert_eq!(kinds(&first), [denied], "{first:?}");
+    soon("the history has it", || {
+        listed()["runs"]
+            .as_array()
+            .is_some_and(|runs| !runs.is_empty())
+    });
+    assert_eq!(listed()["runs"][0]["ended"], Value::Null);
+    fetches(&mut run, "github.com");
+    world.file("stop", "");
+    let id = run.wait().exits(0).report().run.id.clone();
+    soon("its end is told", || {
+        lines().iter().any(|line| line["type"] == "run")
+    });
+    let last = lines();
+    let news = last.iter().filter(|line| line["finding"]["new"] == true);
+    assert_eq!(news.count(), 1, "{last:?}");
+    soon("the history has its end", || {
+        listed()["runs"][0]["ended"].is_string()
+    });
+    let listed = listed();
+    assert_eq!(listed["total"], 1);
+    assert_eq!(listed["runs"][0]["id"], *id);
 }
 
 #[test]

@@ -4,7 +4,29 @@ use std::time::{Duration, Instant};
 
 use blackstart_core::report::Verdict;
 use blackstart_lab::shown::Judged as _;
-use blackstart_lab::{Becomes, Guarded, World, Zone, case};
+use blackstart_lab::{Becomes, Guarded, Running, World, Zone, case};
+
+/// In the place of a daemon that listens at this path, which gets a directory of this host's own: who asks it is heard, and gets
+/// no answer. libc then asks a name server.
+fn deaf(world: &World, path: &str) -> Running {
+    let daemon = format!(
+        "import os, socket
+os.makedirs(os.path.dirname('{path}'), exist_ok=True)
+s = socket.socket(socket.AF_UNIX)
+s.bind('{path}')
+os.chmod('{path}', 0o666)
+s.listen()
+print('listening', flush=True)
+while True:
+    c, _ = s.accept()
+    print('asked', flush=True)
+    c.close()"
+    );
+    let script = format!("mount -t tmpfs none /run && exec /usr/bin/python3 -c \"{daemon}\"");
+    let mut daemon = world.start(&["sh", "-c", &script]);
+    daemon.wait_for("listening");
+    daemon
+}
 
 #[test]
 fn a_daemon_that_caches_names_is_not_asked() {
@@ -12,23 +34,8 @@ fn a_daemon_that_caches_names_is_not_asked() {
     let world = World::new("nscd");
     let mirror = world.node("mirror");
     world.dns(Zone::new().host("mirror.internal", &mirror));
-    // In the place of nscd: who asks it is heard, and gets no answer. libc then asks a name server.
-    let daemon = "import os, socket
-os.makedirs('/run/nscd', exist_ok=True)
-s = socket.socket(socket.AF_UNIX)
-s.bind('/run/nscd/socket')
-os.chmod('/run/nscd/socket', 0o666)
-s.listen()
-print('listening', flush=True)
-while True:
-    c, _ = s.accept()
-    print('asked', flush=True)
-    c.close()";
-    // A directory of this host's own.
-    let script = format!("mount -t tmpfs none /run && exec /usr/bin/python3 -c \"{daemon}\"");
-    let mut cache = world.start(&["sh", "-c", &script]);
-    cache.wait_for("listening");
-    let asked = |cache: &blackstart_lab::Running| cache.stdout().matches("asked").count();
+    let mut cache = deaf(&world, "/run/nscd/socket");
+    let asked = |cache: &Running| cache.stdout().matches("asked").count();
     let look = ["getent", "ahostsv4", "mirror.internal"];
     shown.outside(&world.run(&look));
     cache.wait_for("asked");
@@ -51,20 +58,7 @@ fn resolved_is_not_asked_by_its_own_socket() {
     let shown = case!(8);
     let world = World::new("resolved");
     world.dns(Zone::new());
-    let daemon = "import os, socket
-os.makedirs('/run/systemd/resolve', exist_ok=True)
-s = socket.socket(socket.AF_UNIX)
-s.bind('/run/systemd/resolve/io.systemd.Resolve')
-os.chmod('/run/systemd/resolve/io.systemd.Resolve', 0o666)
-s.listen()
-print('listening', flush=True)
-while True:
-    c, _ = s.accept()
-    print('asked', flush=True)
-    c.close()";
-    let script = format!("mount -t tmpfs none /run && exec /usr/bin/python3 -c \"{daemon}\"");
-    let mut resolved = world.start(&["sh", "-c", &script]);
-    resolved.wait_for("listening");
+    let mut resolved = deaf(&world, "/run/systemd/resolve/io.systemd.Resolve");
     let ask = "import errno, socket
 s = socket.socket(socket.AF_UNIX)
 try:

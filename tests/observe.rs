@@ -75,15 +75,7 @@ fn names_addresses_and_processes_are_recorded() {
 
 #[test]
 fn what_a_policy_denies_passes_and_is_marked() {
-    let world = World::new("observe_marks");
-    let (github, mirror) = (world.node("github"), world.node("mirror"));
-    github.http();
-    mirror.http();
-    world.dns(
-        Zone::new()
-            .host("github.com", &github)
-            .host("mirror.internal", &mirror),
-    );
+    let (world, github, mirror) = World::with_names("observe_marks");
     let run = world
         .guard()
         .policy("mode: observe\nrules:\n  - deny: .github.com\n    reason: it is what we repair\n    fix: use the mirror\n")
@@ -261,21 +253,29 @@ fn who_listens_behind_a_unix_socket_is_named_unless_it_is_of_the_run() {
         "{:#?}",
         run.report().delegates
     );
-    let refused = world
-        .guard()
-        .policy(&format!(
-            "mode: enforce\nrules:\n  - deny: unix:{outside}\n"
-        ))
-        .run(&["bash", "-c", &script])
-        .exits(1)
-        .warns(&format!("was refused unix:{outside}"));
-    let delegates = &refused.report().delegates;
-    let denied: Vec<_> = (delegates.iter())
-        .filter(|it| it.path.starts_with(ours) && it.verdict == Verdict::Deny)
-        .map(|it| (it.path.as_str(), it.listener_pid))
-        .collect();
-    assert_eq!(denied, [(outside.as_str(), pid(daemon.pid()))]);
-    by_rule.refused(&refused);
+    // A default that denies is about destinations: the helper is told, and refused by a rule only.
+    let nothing = "mode: enforce\ndefault: deny\nrules: []\n";
+    let told = world.guard().policy(nothing).run(&["bash", "-c", &script]);
+    let contact = told.report().delegates.iter().find(|it| it.path == outside);
+    assert_eq!(contact.unwrap().verdict, Verdict::Allow, "{told:#?}");
+    passed.recorded(&told.exits(0));
+    for default in ["", "default: deny\n"] {
+        let refused = world
+            .guard()
+            .policy(&format!(
+                "mode: enforce\n{default}rules:\n  - deny: unix:{outside}\n"
+            ))
+            .run(&["bash", "-c", &script])
+            .exits(1)
+            .warns(&format!("was refused unix:{outside}"));
+        let delegates = &refused.report().delegates;
+        let denied: Vec<_> = (delegates.iter())
+            .filter(|it| it.path.starts_with(ours) && it.verdict == Verdict::Deny)
+            .map(|it| (it.path.as_str(), it.listener_pid))
+            .collect();
+        assert_eq!(denied, [(outside.as_str(), pid(daemon.pid()))]);
+        by_rule.refused(&refused);
+    }
 }
 
 #[test]
@@ -294,17 +294,23 @@ fn who_listens_behind_a_port_of_loopback_is_named_unless_it_is_of_the_run() {
          reach 3128 && reach 4000; code=$?; kill $!; exit $code"
     );
     shown.outside(&world.run(&["bash", "-c", &script]));
-    let run = world.guard().run(&["bash", "-c", &script]).exits(0);
-    shown.recorded(&run);
-    let delegates = run.report().delegates.iter();
-    let found: Vec<_> = delegates
-        .filter(|it| !it.is_unix())
-        .map(|it| (it.path.as_str(), it.listener_pid, it.attempts))
-        .collect();
-    let pid = relay.pid().as_raw_pid().cast_unsigned();
-    assert_eq!(found, [("127.0.0.1:3128", Some(pid), 1)]);
-    // It is a flow as well, as before.
-    for port in [3128, 4000] {
-        assert_eq!(run.flow([127, 0, 0, 1], port).verdict, Verdict::Allow);
+    for policy in ["rules: []\n", "mode: enforce\ndefault: deny\nrules: []\n"] {
+        let run = world
+            .guard()
+            .policy(policy)
+            .run(&["bash", "-c", &script])
+            .exits(0);
+        shown.recorded(&run);
+        let delegates = run.report().delegates.iter();
+        let found: Vec<_> = delegates
+            .filter(|it| !it.is_unix())
+            .map(|it| (it.path.as_str(), it.listener_pid, it.attempts))
+            .collect();
+        let pid = relay.pid().as_raw_pid().cast_unsigned();
+        assert_eq!(found, [("127.0.0.1:3128", Some(pid), 1)]);
+        // It is a flow as well, as before.
+        for port in [3128, 4000] {
+            assert_eq!(run.flow([127, 0, 0, 1], port).verdict, Verdict::Allow);
+        }
     }
 }

@@ -9,15 +9,7 @@ use blackstart_lab::{World, Zone, case};
 
 /// A world with a server that is to be out of reach, and its name service.
 fn world(test: &str) -> (World, blackstart_lab::Node) {
-    let world = World::new(test);
-    let github = world.node("github");
-    github.http();
-    world.dns(
-        Zone::new()
-            .host("github.com", &github)
-            .host("api.github.com", &github),
-    );
-    (world, github)
+    World::with_web(test, &["github.com", "api.github.com"])
 }
 
 const CURL: &[&str] = &[

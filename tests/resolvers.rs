@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use blackstart_core::report::Verdict;
 use blackstart_lab::dns::plain_answer;
 use blackstart_lab::shown::Judged as _;
-use blackstart_lab::{Becomes, Guarded, Node, World, Zone, case};
+use blackstart_lab::{Becomes, Dns, Guarded, Node, World, Zone, case};
 
 const PYTHON: [&str; 2] = ["/usr/bin/python3", "-c"];
 
@@ -214,6 +214,44 @@ answer(s, server, query('odd.allowed.example', 10, 10))";
         is_in_the_record(&run);
         shown.recorded(&run);
     }
+}
+
+/// Where no name below is allowed, nothing goes out: neither what would be asked nor what would come back.
+#[test]
+fn data_in_lookups_below_a_name_that_is_not_allowed_goes_nowhere() {
+    let shown = case!(17, "below a name that is not allowed");
+    let world = World::new("tunnel_denied");
+    let web = world.node("web");
+    let dns = world.dns(
+        Zone::new()
+            .below("tunnel.example", &web)
+            .txt("reply.tunnel.example", "data that comes back"),
+    );
+    let server = dns.address().to_string();
+    let code = "import sys
+server = (sys.argv[1], 53)
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+for kind, name in [(1, '736563726574'), (16, 'reply'), (10, 'odd'), (255, 'any'), (65, 'bound')]:
+    try: print(name, b'data' in answer(s, server, query(name + '.tunnel.example', kind)))
+    except OSError: print(name, 'nothing')";
+    let line = python(code, &[&server]);
+    shown.outside(&world.run(&line).says("reply True"));
+    let asked = dns.seen().len();
+    for held in ["--contain", "--no-contain"] {
+        for policy in [
+            "mode: enforce\ndefault: deny\nrules:\n  - allow: other.example\n",
+            "mode: enforce\ndefault: deny\nrules:\n  - allow: \"*.other.example\"\n  - deny: .tunnel.example\n",
+        ] {
+            let run = world.guard().policy(policy).arg(held).run(&line).exits(0);
+            assert!(!run.ended.stdout.contains("True"), "{run:?}");
+            for name in ["736563726574", "reply", "odd", "any", "bound"] {
+                let name = format!("{name}.tunnel.example");
+                assert_eq!(run.verdict_on(&name), Verdict::Deny, "{name}");
+            }
+            shown.refused(&run);
+        }
+    }
+    assert_eq!(dns.seen().len(), asked, "nothing reached the server");
 }
 
 fn is_in_the_record(run: &Guarded) {
@@ -567,6 +605,60 @@ except OSError as e:
             assert_eq!(asked(), 1, "only outside");
         }
     }
+}
+
+/// The same over QUIC, which only a port tells from any other datagrams.
+#[test]
+fn lookups_over_quic_are_told_and_refused_by_a_rule_or_an_allow_list() {
+    let by_name = case!(16, "DNS over QUIC, by a rule about the name");
+    let by_port = case!(16, "DNS over QUIC, by a rule about its port");
+    let listed = case!(16, "DNS over QUIC, by an allow-list");
+    let world = World::new("doq");
+    let (github, names) = (world.node("github"), world.node("names"));
+    let zone = Zone::new().host("github.com", &github);
+    let asked = Dns::start_over_quic(&names, zone, &world.authority(), &["names.example"]);
+    world.dns(Zone::new());
+    let (at, of_github) = (names.v4().to_string(), github.v4().to_string());
+    let look = [
+        env!("CARGO_BIN_EXE_blackstart-doq"),
+        &at,
+        "names.example",
+        "github.com",
+    ];
+    let bare = world.run(&look).says(&of_github);
+    for case in [&by_name, &by_port, &listed] {
+        case.outside(&bare);
+    }
+    assert_eq!(asked.seen().len(), 1);
+    for held in ["--no-contain", "--contain"] {
+        let guard = |policy: &str| world.guard().policy(policy).arg(held);
+        let run = guard("mode: enforce\nrules:\n  - deny: github.com\n")
+            .run(&look)
+            .exits(0)
+            .says(&of_github);
+        let [found] = run.findings("encrypted_dns")[..] else {
+            panic!("{:#?}", run.report().findings)
+        };
+        assert!(found.title.contains(&format!("{at}:853")), "{found:?}");
+        assert!(run.chain(found.subjects.first().copied())[0].contains("blackstart-doq"));
+        by_name.recorded(&run);
+        for (policy, shown) in [
+            (
+                "mode: enforce\nrules:\n  - { deny: \"*:853\", protocol: udp }\n",
+                &by_port,
+            ),
+            (
+                "mode: enforce\ndefault: deny\nrules:\n  - allow: github.com\n",
+                &listed,
+            ),
+        ] {
+            let run = guard(policy).run(&look).exits(1);
+            assert_eq!(run.flow(names.v4(), 853).verdict, Verdict::Deny);
+            assert!(run.findings("encrypted_dns").is_empty());
+            shown.refused(&run);
+        }
+    }
+    assert_eq!(asked.seen().len(), 3, "nothing came of what was refused");
 }
 
 /// Who may bind port 53 of loopback answers itself what it likes: that is no server of the run's.

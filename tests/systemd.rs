@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use blackstart_core::report::{Guarded, Report, Verdict};
-use blackstart_lab::{Becomes, Bus, Cgroups, Ended, Held, World, Zone, case};
+use blackstart_lab::systemd::{BARE, shipped};
+use blackstart_lab::{Becomes, Bus, Cgroups, Ended, Held, World, case};
 
 /// What the script says below the heading `[of this name]`.
 #[track_caller]
@@ -17,11 +18,7 @@ fn part(ended: &Ended, heading: &str) -> String {
 }
 
 fn world_with_github(name: &str) -> World {
-    let world = World::new(name);
-    let github = world.node("github");
-    github.http();
-    world.dns(Zone::new().host("github.com", &github));
-    world
+    World::with_web(name, &["github.com"]).0
 }
 
 /// What the tests look at from within a run: its cgroup, what systemd knows of it, what is refused.
@@ -153,30 +150,27 @@ fn the_machine_ends_as_its_script_does() {
     ended.exits(7).says("systemd");
 }
 
-/// The units that are shipped, for a binary at this place.
-fn units(binary: &str) -> [(&'static str, String); 5] {
-    let of = |name: &'static str| {
-        let path = blackstart_lab::workspace::root()
-            .join("dist/systemd")
-            .join(name);
-        let text = std::fs::read_to_string(path).unwrap();
-        (name, text.replace("/usr/local/bin/blackstart", binary))
-    };
-    [
-        of("blackstart-sweep.service"),
-        of("blackstart-sweep.timer"),
-        of("blackstart-agent.service"),
-        of("blackstart-prune.service"),
-        of("blackstart-prune.timer"),
-    ]
-}
+/// The units that are shipped.
+const UNITS: [&str; 5] = [
+    "blackstart-sweep.service",
+    "blackstart-sweep.timer",
+    "blackstart-agent.service",
+    "blackstart-prune.service",
+    "blackstart-prune.timer",
+];
 
 #[test]
 fn the_shipped_units_are_sound() {
     let dir = tempfile::tempdir().unwrap();
-    let paths = units("/bin/true").map(|(name, text)| {
+    let paths = UNITS.map(|name| {
+        let shipped = blackstart_lab::workspace::root().join("dist/systemd");
+        let text = std::fs::read_to_string(shipped.join(name)).unwrap();
         let path = dir.path().join(name);
-        std::fs::write(&path, text).unwrap();
+        std::fs::write(
+            &path,
+            text.replace("/usr/local/bin/blackstart", "/bin/true"),
+        )
+        .unwrap();
         path
     });
     let verify = |paths: &[PathBuf]| {
@@ -198,26 +192,20 @@ fn the_shipped_units_are_sound() {
 #[test]
 fn the_timer_s_service_forgets_what_is_too_much() {
     let world = world_with_github("prune");
-    for (name, text) in units("/run/blackstart-lab") {
-        let text = text.replace("[Unit]", "[Unit]\nDefaultDependencies=no");
-        // Of this machine's own /run, as below.
-        let text = text.replace("/var/lib/blackstart", "/run/state");
-        let text = text.replace("--larger-than 2GiB", "--larger-than 1KiB");
-        let text = text.replace(
-            "[Service]",
-            "[Service]\nEnvironment=BLACKSTART_STATE=/run/state",
-        );
-        world.file(&format!("booted/units/{name}"), &text);
+    for name in UNITS {
+        let text = shipped(name, "Environment=BLACKSTART_STATE=/run/state")
+            .replace("/var/lib/blackstart", "/run/state")
+            .replace("--larger-than 2GiB", "--larger-than 1KiB");
+        world.unit(name, &text);
     }
     let script = "export BLACKSTART_STATE=/run/state\n\
-        cp BINARY /run/blackstart-lab; chmod 755 /run/blackstart-lab\n\
+        cp BLACKSTART /run/blackstart-lab; chmod 755 /run/blackstart-lab\n\
         kept() { /run/blackstart-lab runs list --format json | grep -c '\"id\"'; }\n\
         begin() { systemctl start blackstart-prune.service; echo \"began $?\"; }\n\
         echo '[none]'; begin; ls /run/state 2>/dev/null || true\n\
         echo '[before]'; /run/blackstart-lab run -q -- true 2>/dev/null; kept\n\
         echo '[after]'; begin; kept || true; ls /run/state/runs | wc -l\n";
-    let script = script.replace("BINARY", &blackstart_lab::guard::binary());
-    let ended = world.boot(Cgroups::Unified, Bus::Answers, &script);
+    let ended = world.boot(Cgroups::Unified, Bus::Answers, script);
     let ended = ended.succeeds();
     assert_eq!(part(&ended, "none"), "began 0");
     assert_eq!(part(&ended, "before"), "1");
@@ -229,20 +217,13 @@ fn the_timer_s_service_sweeps_an_orphan() {
     let world = world_with_github("timer");
     let alerts = world.node("alerts");
     let sink = alerts.sink(80, &[200]);
-    for (name, text) in units("/run/blackstart-lab") {
-        // Of this machine's own /run: the unit sees no other's /tmp, where the world has its state. And the machine has
-        // none of the usual targets.
-        let text = text.replace("[Unit]", "[Unit]\nDefaultDependencies=no");
-        let text = text.replace("/var/lib/blackstart", "/run/blackstart");
-        let text = text.replace(
-            "[Service]",
-            "[Service]\nEnvironment=BLACKSTART_STATE=/run/blackstart BLACKSTART_NOTIFY=/run/targets\nStandardError=file:DIR/told",
-        );
-        let dir = world.dir().display().to_string();
-        world.file(&format!("booted/units/{name}"), &text.replace("DIR", &dir));
+    for name in UNITS {
+        let more = "Environment=BLACKSTART_STATE=/run/blackstart BLACKSTART_NOTIFY=/run/targets\nStandardError=file:DIR/told";
+        let text = shipped(name, more).replace("/var/lib/blackstart", "/run/blackstart");
+        world.unit(name, &text);
     }
     let script = "export BLACKSTART_STATE=/run/blackstart\n\
-        cp BINARY /run/blackstart-lab; chmod 755 /run/blackstart-lab\n\
+        cp BLACKSTART /run/blackstart-lab; chmod 755 /run/blackstart-lab\n\
         printf 'file:/run/told.jsonl\\notlp:http://ALERTS\\n' >/run/targets\n\
         left() { ls /run/blackstart/runs/*/lock 2>/dev/null | wc -l; }\n\
         echo '[nothing]'; systemctl start blackstart-sweep.service; systemctl show -p ConditionResult blackstart-sweep.service\n\
@@ -260,9 +241,7 @@ fn the_timer_s_service_sweeps_an_orphan() {
         echo '[pins]'; ls /sys/fs/bpf/blackstart 2>/dev/null || true\n\
         echo '[told]'; cat DIR/told\n\
         echo '[end]'\n"
-        .replace("BINARY", &blackstart_lab::guard::binary())
-        .replace("ALERTS", &alerts.v4().to_string())
-        .replace("DIR", &world.dir().display().to_string());
+        .replace("ALERTS", &alerts.v4().to_string());
     let ended = world
         .boot(Cgroups::Unified, Bus::Answers, &script)
         .succeeds();
@@ -285,22 +264,12 @@ fn the_timer_s_service_sweeps_an_orphan() {
 #[test]
 fn the_agent_s_unit_guards_somebody_without_root_and_is_replaced_meanwhile() {
     let world = world_with_github("agent_unit");
-    let [_, _, (name, text), ..] = units("/run/blackstart-lab");
-    // As above. Its state is on this machine's own /run, since /var is everybody's.
-    let text = text.replace("[Unit]", "[Unit]\nDefaultDependencies=no");
-    let text = text.replace("StateDirectory=blackstart\nStateDirectoryMode=0700\n", "");
+    let more = "Environment=BLACKSTART_STATE=/run/blackstart\nStandardError=append:DIR/told";
+    let text = shipped("blackstart-agent.service", more);
     let text = text.replace("--group blackstart", "--group 4242");
-    let text = text.replace(
-        "[Service]",
-        "[Service]\nEnvironment=BLACKSTART_STATE=/run/blackstart\nStandardError=append:DIR/told",
-    );
-    let dir = world.dir().display().to_string();
-    world.file(&format!("booted/units/{name}"), &text.replace("DIR", &dir));
-    world.file(
-        "deny.yaml",
-        "apiVersion: blackstart.dev/v1\nkind: Policy\nmode: enforce\nrules:\n  - deny: github.com\n",
-    );
-    let script = "cp BINARY /run/blackstart-lab; chmod 755 /run/blackstart-lab; chmod 777 DIR\n\
+    world.unit("blackstart-agent.service", &text);
+    world.policy("deny.yaml", "mode: enforce\nrules:\n  - deny: github.com\n");
+    let script = "cp BLACKSTART /run/blackstart-lab; chmod 755 /run/blackstart-lab; chmod 777 DIR\n\
         listens() { n=0; until [ \"$(grep -c 'takes calls' DIR/told 2>/dev/null)\" = $1 ]; do sleep 0.1; n=$((n+1)); [ $n -lt 300 ] || { cat DIR/told; exit 9; }; done; }\n\
         as() { setpriv --reuid 4001 --regid 4001 --groups 4242 -- \"$@\"; }\n\
         systemctl start blackstart-agent.service; listens 1\n\
@@ -316,11 +285,9 @@ fn the_agent_s_unit_guards_somebody_without_root_and_is_replaced_meanwhile() {
         echo '[free]'; curl -sS http://github.com/\n\
         echo '[cgroups]'; find /sys/fs/cgroup -name 'blackstart-*.scope'\n\
         echo '[pins]'; ls /sys/fs/bpf/blackstart 2>/dev/null || true\n\
-        echo '[end]'\n"
-        .replace("BINARY", &blackstart_lab::guard::binary())
-        .replace("DIR", &dir);
+        echo '[end]'\n";
     let ended = world
-        .boot(Cgroups::Unified, Bus::Answers, &script)
+        .boot(Cgroups::Unified, Bus::Answers, script)
         .succeeds();
     let told = || std::fs::read_to_string(world.dir().join("told")).unwrap_or_default();
     assert_eq!(part(&ended, "code"), "5", "{ended:?} {}", told());
@@ -338,8 +305,7 @@ fn the_agent_s_unit_guards_somebody_without_root_and_is_replaced_meanwhile() {
 }
 
 /// Asks for a name again and again, and says each time what came of it.
-const SERVICE: &str = "[Unit]\nDefaultDependencies=no\n[Service]\nWorkingDirectory=DIR\n\
-    ExecStart=/bin/sh -c 'while :; do curl -sS -m 5 http://github.com/ >now 2>&1; echo $? >>codes; sleep 0.05; done'\n";
+const SERVICE: &str = "ExecStart=/bin/sh -c 'while :; do curl -sS -m 5 http://github.com/ >now 2>&1; echo $? >>codes; sleep 0.05; done'\n";
 
 #[test]
 fn a_unit_is_attached_to_and_goes_on_as_before() {
@@ -352,28 +318,23 @@ fn a_unit_of_a_hybrid_host_is_attached_to_as_well() {
 }
 
 fn attaches(world: &World, cgroups: Cgroups) {
-    let unit = SERVICE.replace("DIR", &world.dir().display().to_string());
-    world.file("booted/units/db.service", &unit);
-    let policy = "apiVersion: blackstart.dev/v1\nkind: Policy\nmode: enforce\nrules:\n  - deny: github.com\n";
-    world.file("deny.yaml", policy);
-    let blackstart = blackstart_lab::guard::binary();
-    let script = format!(
-        "systemctl start db.service\n\
+    world.unit("db.service", &format!("{BARE}{SERVICE}"));
+    world.policy("deny.yaml", "mode: enforce\nrules:\n  - deny: github.com\n");
+    let script = "systemctl start db.service\n\
          until [ \"$(tail -n1 codes 2>/dev/null)\" = 0 ]; do sleep 0.05; done\n\
          before=$(systemctl show -p MainPID --value db.service)\n\
-         {blackstart} attach --unit db --policy deny.yaml --report r.json 2>said &\n\
+         BLACKSTART attach --unit db --policy deny.yaml --report r.json 2>said &\n\
          until grep -q 'blackstart: attached to' said; do sleep 0.05; done\n\
          until [ \"$(tail -n1 codes)\" = 6 ]; do sleep 0.05; done\n\
          echo '[outside]'; curl -sS http://github.com/\n\
          kill $!; wait $! && echo '[ended]'\n\
          until [ \"$(tail -n1 codes)\" = 0 ]; do sleep 0.05; done\n\
-         [ \"$before\" = \"$(systemctl show -p MainPID --value db.service)\" ] && echo '[same]'\n\
+         [ \"$before\" -gt 1 ] && [ \"$before\" = \"$(systemctl show -p MainPID --value db.service)\" ] && echo '[same]'\n\
          systemctl stop db.service\n\
-         {blackstart} attach --unit db.service 2>&1 || echo '[refused]'\n\
-         {blackstart} attach --unit no-such 2>&1 || true\n\
-         echo '[end]'\n"
-    );
-    let ended = world.boot(cgroups, Bus::Answers, &script).succeeds();
+         BLACKSTART attach --unit db.service 2>&1 || echo '[refused]'\n\
+         BLACKSTART attach --unit no-such 2>&1 || true\n\
+         echo '[end]'\n";
+    let ended = world.boot(cgroups, Bus::Answers, script).succeeds();
     assert_eq!(part(&ended, "outside"), "hello from github");
     for heading in ["[ended]", "[same]", "[refused]"] {
         assert!(ended.stdout.contains(heading), "{heading}: {ended:?}");

@@ -21,6 +21,8 @@ mod guarded;
 mod gust;
 #[path = "vm/ktls.rs"]
 mod ktls;
+#[path = "vm/limits.rs"]
+mod limits;
 #[path = "vm/orphans.rs"]
 mod orphans;
 #[path = "vm/servers.rs"]

@@ -267,8 +267,9 @@ def go():
 
 try:
     print("reached", go())
-except TimeoutError:
-    print("timeout")
+except TimeoutError as error:
+    # The kernel's has a number.
+    print("ETIMEDOUT" if error.errno else "timeout")
     sys.exit(1)
 except OSError as error:
     print(errno.errorcode.get(error.errno, error))

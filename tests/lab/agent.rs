@@ -53,7 +53,7 @@ impl<'w> Agent<'w> {
         world.dir().join("guardrails")
     }
 
-    /// Start it, or another one in its place.
+    /// Start it, or another one in its place. Where the world has a file `targets`, these are the host's that are told of runs.
     pub fn again(&mut self) {
         let mut line = vec![
             "env".to_owned(),
@@ -62,11 +62,17 @@ impl<'w> Agent<'w> {
                 "BLACKSTART_GUARDRAILS={}",
                 Self::guardrails(self.world).display()
             ),
+        ];
+        let targets = self.world.dir().join("targets");
+        if targets.exists() {
+            line.push(format!("BLACKSTART_NOTIFY={}", targets.display()));
+        }
+        line.extend([
             guard::binary(),
             "agent".to_owned(),
             format!("--socket={}", self.socket().display()),
             format!("--group={GROUP}"),
-        ];
+        ]);
         line.extend(self.arguments.iter().cloned());
         let mut running = self.node.start(&line);
         running.wait_for_warning("takes calls");

@@ -16,6 +16,7 @@ use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseI
 use hickory_server::zone_handler::MessageResponseBuilder;
 
 use crate::node::Node;
+use crate::web::Authority;
 
 /// No chain in a test is longer; a loop of CNAMEs ends here.
 const LONGEST_CHAIN: usize = 16;
@@ -261,6 +262,36 @@ impl Dns {
             node.datagrams(port).into(),
             node.listen(port),
         ));
+        Self {
+            seen,
+            address: node.v4().into(),
+        }
+    }
+
+    /// Serve `zone` over QUIC on port 853 of `node` (RFC 9250), under these names.
+    pub fn start_over_quic(node: &Node, zone: Zone, authority: &Authority, names: &[&str]) -> Self {
+        let seen = Arc::new(Mutex::default());
+        let handler = Answers {
+            zone,
+            seen: Arc::clone(&seen),
+        };
+        let mut config = authority.config(names);
+        config.alpn_protocols = vec![b"doq".to_vec()];
+        let (config, sockets) = (Arc::new(config), node.datagrams(853));
+        node.spawn(async move {
+            let mut server = Server::new(handler);
+            for socket in sockets {
+                let socket = tokio::net::UdpSocket::from_std(socket).expect("take the socket over");
+                server
+                    .register_quic_listener_and_tls_config(
+                        socket,
+                        Duration::from_secs(5),
+                        Arc::clone(&config),
+                    )
+                    .expect("serve names over QUIC");
+            }
+            let _ = server.block_until_done().await;
+        });
         Self {
             seen,
             address: node.v4().into(),

@@ -1,8 +1,18 @@
 //! A world's host with systemd as PID 1: the real one, of its own pid, mount and cgroup namespaces.
 
+use std::fs;
+
 use crate::child::Ended;
-use crate::guard::state;
+use crate::guard::{binary, state};
+use crate::workspace;
 use crate::world::World;
+
+/// What a unit begins with that waits for none of the usual targets, since the machine has none. It works in the world's
+/// directory.
+pub const BARE: &str = "[Unit]\nDefaultDependencies=no\n[Service]\nWorkingDirectory=DIR\n";
+
+/// Where a script puts the binary for units that are shipped: they do not see the world's directory.
+pub const INSTALLED: &str = "/run/blackstart-lab";
 
 /// Who is at the system bus.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,6 +102,31 @@ const LEAVE: &str = "echo $$ >DIR/booted/v1/cgroup.procs\n\
     find DIR/booted/v1/ID -depth -type d -exec rmdir {} ';'\n\
     umount DIR/booted/v1";
 
+/// The text with the world's own in the place of DIR (its directory), KEPT (the state of its runs), and BLACKSTART before a
+/// blank (the binary).
+fn of_world(world: &World, text: &str) -> String {
+    text.replace("BLACKSTART ", &format!("{} ", binary()))
+        .replace("DIR", &world.dir().display().to_string())
+        .replace("KEPT", &state(world).display().to_string())
+}
+
+/// Give the machine a unit.
+pub(crate) fn unit(world: &World, name: &str, text: &str) {
+    let text = of_world(world, text).replace("UNIT", name);
+    world.file(&format!("booted/units/{name}"), &text);
+}
+
+/// A unit that is shipped, for a machine that has none of the usual targets and the binary where it is [`INSTALLED`]. `more` is
+/// added to what it says of its service: at least its state goes to this machine's own /run, since /var is everybody's.
+pub fn shipped(name: &str, more: &str) -> String {
+    let path = workspace::root().join("dist/systemd").join(name);
+    let text = fs::read_to_string(path).expect("read a unit that is shipped");
+    text.replace("/usr/local/bin/blackstart", INSTALLED)
+        .replace("[Unit]", "[Unit]\nDefaultDependencies=no")
+        .replace("StateDirectory=blackstart\nStateDirectoryMode=0700\n", "")
+        .replace("[Service]", &format!("[Service]\n{more}"))
+}
+
 /// Start the machine, run `script` (by `sh -e`) as a unit of it, and shut it down.
 pub(crate) fn boot(world: &World, cgroups: Cgroups, bus: Bus, script: &str) -> Ended {
     let (mount, enter, leave) = match cgroups {
@@ -99,12 +134,11 @@ pub(crate) fn boot(world: &World, cgroups: Cgroups, bus: Bus, script: &str) -> E
         Cgroups::Hybrid => (HYBRID, ENTER, LEAVE),
     };
     let here = |text: &str| {
-        text.replace("MOUNT", mount)
+        let text = text
+            .replace("MOUNT", mount)
             .replace("ENTER", enter)
-            .replace("LEAVE", leave)
-            .replace("DIR", &world.dir().display().to_string())
-            .replace("KEPT", &state(world).display().to_string())
-            .replace("ID", world.id())
+            .replace("LEAVE", leave);
+        of_world(world, &text).replace("ID", world.id())
     };
     let daemon = match bus {
         Bus::Answers => {
@@ -118,12 +152,12 @@ pub(crate) fn boot(world: &World, cgroups: Cgroups, bus: Bus, script: &str) -> E
         ("units/dbus.socket", SOCKET),
         ("units/dbus.service", &format!("{DAEMON}{daemon}")),
         ("boot", BOOT),
-        ("script", script),
         ("console", ""),
         ("out", ""),
         ("err", ""),
     ] {
         world.file(&format!("booted/{name}"), &here(text));
     }
+    world.file("booted/script", &of_world(world, script));
     world.run(&["sh", "-ec", &here(OUTER)])
 }

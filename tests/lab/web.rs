@@ -201,16 +201,19 @@ impl Authority {
     }
 
     pub(crate) fn acceptor(&self, names: &[&str]) -> TlsAcceptor {
+        TlsAcceptor::from(Arc::new(self.config(names)))
+    }
+
+    pub(crate) fn config(&self, names: &[&str]) -> ServerConfig {
         let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
         let key = KeyPair::generate().expect("make a server's key");
         let certificate = CertificateParams::new(names)
             .and_then(|params| params.signed_by(&key, &self.0))
             .expect("sign a server's certificate");
         let key = PrivateKeyDer::try_from(key.serialize_der()).expect("read the server's key back");
-        let config = ServerConfig::builder()
+        ServerConfig::builder()
             .with_no_client_auth()
             .with_single_cert(vec![certificate.der().clone()], key)
-            .expect("configure TLS");
-        TlsAcceptor::from(Arc::new(config))
+            .expect("configure TLS")
     }
 }

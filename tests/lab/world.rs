@@ -159,6 +159,16 @@ impl World {
         (world, github, mirror)
     }
 
+    /// With one server of HTTP that answers to all of these names.
+    pub fn with_web(name: &str, names: &[&str]) -> (Self, Node) {
+        let world = Self::new(name);
+        let web = world.node("github");
+        web.http();
+        let zone = Zone::new();
+        world.dns(names.iter().fold(zone, |zone, name| zone.host(name, &web)));
+        (world, web)
+    }
+
     /// A private directory of this world, the same path inside and outside.
     pub fn dir(&self) -> &Path {
         self.dir.path()
@@ -175,6 +185,12 @@ impl World {
             fs::write(&path, text).expect("write a file");
         }
         path
+    }
+
+    /// A policy in a file of the world's directory: `text` is what follows `apiVersion` and `kind`.
+    pub fn policy(&self, name: &str, text: &str) -> String {
+        let text = format!("apiVersion: blackstart.dev/v1\nkind: Policy\n{text}");
+        self.file(name, &text).display().to_string()
     }
 
     /// The certificate authority that clients of this world trust (through their usual environment variables).
@@ -238,7 +254,14 @@ impl World {
         Podman::new(self)
     }
 
-    /// Start the host anew with systemd as PID 1, run a script there, and shut it down.
+    /// A unit of the machine that [`Self::boot`] starts. In its text, DIR is the world's directory, KEPT the state of its
+    /// runs, BLACKSTART the binary, and UNIT its own name.
+    pub fn unit(&self, name: &str, text: &str) {
+        systemd::unit(self, name, text);
+    }
+
+    /// Start the host anew with systemd as PID 1, run a script there, and shut it down. In the script, DIR, KEPT and
+    /// BLACKSTART are as in a unit's text.
     pub fn boot(&self, cgroups: Cgroups, bus: Bus, script: &str) -> Ended {
         systemd::boot(self, cgroups, bus, script)
     }

@@ -1,5 +1,6 @@
 //! The agent: what it says, what an order means to it, and how `run` asks it.
 
+mod rounds;
 mod units;
 
 use std::ffi::OsString;
@@ -28,6 +29,7 @@ use crate::output::Output;
 use crate::plain::{Paint, plain};
 use crate::resolve::{self, Effective, Order, Problem, Surroundings};
 use crate::run::{carry_out, show_all};
+use rounds::Rounds;
 
 /// Where the agent listens, unless somebody says otherwise.
 const SOCKET: &str = "/run/blackstart/agent.sock";
@@ -263,9 +265,11 @@ fn prepared(typed: args::Agent, output: Output) -> Result<Parts, String> {
         spares: usize::from(typed.spares),
         state_dir: state.clone(),
     };
+    // Whoever reads them anew for a run of the agent's may be somewhere else.
+    let here = std::env::current_dir().unwrap_or_default();
     let host = Host {
-        policy: typed.policy,
-        catalog: typed.catalog,
+        policy: typed.policy.iter().map(|path| here.join(path)).collect(),
+        catalog: typed.catalog.map(|path| here.join(path)),
         accept_gaps: typed.accept_gap,
         state: state.clone(),
         of_units: units::policies(&typed.guard),
@@ -273,14 +277,18 @@ fn prepared(typed: args::Agent, output: Output) -> Result<Parts, String> {
     // Guardrails that cannot be read let nobody through: to be told at once, and not when somebody calls.
     host.effective(&Wish::default(), None, true)
         .map_err(|problems| texts(&problems).join("\n"))?;
+    let of_host = || Surroundings::of_process().catalog.of_host();
+    let catalog = host.catalog.clone().or_else(of_host);
     let host = Arc::new(host);
     let rules = units::rules(&host, typed.guard, output)?;
     let resolve = move |wanted: Wanted| host.meaning(wanted).map_err(|problems| texts(&problems));
+    let rounds = Rounds::new(&state, catalog, typed.notify_every);
     let metrics = typed
         .metrics
         .as_deref()
         .map(|file| Metrics::new(file, &state));
     let tell = move |event: Event| {
+        rounds.take(&event);
         if let Some(metrics) = &metrics {
             metrics.take(&event);
         }
@@ -316,6 +324,12 @@ struct Host {
 }
 
 impl Host {
+    /// The guardrails that are its own.
+    fn guardrails(&self, rule: Option<usize>) -> impl Iterator<Item = &PathBuf> {
+        let of_unit = rule.and_then(|rule| self.of_units.get(rule)?.as_ref());
+        self.policy.iter().chain(of_unit)
+    }
+
     /// What guardrails and an order's policy make together. For who calls from a unit that is guarded by a `rule`, that rule's
     /// policy is a guardrail.
     fn effective(
@@ -330,9 +344,7 @@ impl Host {
         };
         let mut files = Files::default();
         let mut layers = files.guardrails(&around.guardrails);
-        let of_unit = rule.and_then(|rule| self.of_units.get(rule)?.as_ref());
-        let paths = self.policy.iter().chain(of_unit);
-        layers.extend(paths.map(|path| files.layer(path, true)));
+        layers.extend(self.guardrails(rule).map(|path| files.layer(path, true)));
         if !wish.policy.is_empty() {
             layers.push(files.given(wish.policy.clone()));
         }
@@ -421,7 +433,14 @@ impl Host {
             drill: None,
             lock: None,
             catalog: self.catalog_for(given.policy.service.is_some()),
-            origin: Origin::default(),
+            // Of the caller's own policy only the text is known: whoever reloads names a file.
+            origin: Origin {
+                catalog: self.catalog.clone(),
+                service: wish.service,
+                guardrails: self.guardrails(rule).cloned().collect(),
+                all_final: !for_root,
+                ..Origin::default()
+            },
             state_dir: self.state.clone(),
             id: None,
             policy: Some(given),
@@ -482,6 +501,9 @@ fn tell(event: Event, state: &Path, output: Output) {
             rule,
             processes,
         } => format!("run {run}: {unit}, guarded by {rule}, has {processes} processes"),
+        Event::Left { run, unit } => {
+            format!("run {run}: {unit} stays guarded, for the next agent")
+        }
         Event::Unguarded { unit, why } => {
             return output.warning(&plain(&format!("{unit} is not guarded: {why}")));
         }

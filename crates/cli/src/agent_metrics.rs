@@ -36,7 +36,7 @@ impl Counted {
     fn take(&mut self, event: &Event) {
         let Self { sums, guarded } = self;
         match event {
-            Event::Listening | Event::Told { .. } => {}
+            Event::Listening | Event::Told { .. } | Event::Left { .. } => {}
             Event::Spares(ready) => sums.spares = *ready as u64,
             Event::Refused { why: reason, .. } => {
                 *sums.refused.entry(word(*reason)).or_default() += 1;

@@ -9,31 +9,25 @@ use blackstart_core::explain::Told;
 use blackstart_core::history::backtest::{Act, Alike, Backtest, Change, Difference};
 use blackstart_core::history::replay::Ruled;
 use blackstart_core::history::{Ancestry, time_text};
-use blackstart_core::policy::{LeaseLife, Policy};
+use blackstart_core::policy::Policy;
 use blackstart_core::report::{Mode, Parts as _, Report, Verdict};
-use blackstart_store::{Error, Filter, Found, Store};
+use blackstart_store::{Error, Found, Store};
 use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::answers::{self, Finding};
-use crate::args::{self, Against, Format};
+use crate::args::{self, Format};
 use crate::finish;
-use crate::history::{ago, ask, now};
-use crate::judged::judged;
-use crate::layers::Files;
-use crate::learn::none;
+use crate::history::ask;
+use crate::judged::{WRONG, filter, invalid, judged, read, remarks};
 use crate::output::Output;
-use crate::plain::plain;
-use crate::resolve::{self, Asked, Problem, Surroundings};
-use crate::run::show_all;
-use crate::summary::destinations::Lineage;
+use crate::resolve::Problem;
+use crate::summary::lineage::Lineage;
 
 pub(crate) use human::left_out;
 
 /// Goes up where a key is removed or changes its meaning.
 const VERSION: u32 = 1;
-/// It is not as it ought to be.
-const WRONG: u8 = 1;
 
 /// Holds the policy against the runs, shows what it would have refused, and says how to exit.
 pub(crate) fn backtest(typed: &args::Backtest, output: Output) -> u8 {
@@ -64,79 +58,6 @@ pub(crate) fn diff(typed: &args::PolicyDiff, output: Output) -> u8 {
     })
 }
 
-/// The policy of a file, as if it said this `mode:`.
-pub(crate) fn read(
-    file: &Path,
-    against: &Against,
-    mode: Option<Mode>,
-) -> Result<Policy, Vec<Problem>> {
-    let around = Surroundings::of_process();
-    let mut files = Files::default();
-    let mut layers = if against.with_guardrails {
-        files.guardrails(&around.guardrails)
-    } else {
-        Vec::new()
-    };
-    layers.push(files.layer(file, false));
-    let asked = Asked {
-        layers,
-        catalog: against.catalog.as_deref(),
-        mode,
-        service: None,
-    };
-    let effective = resolve::resolved(files, asked, &around)?;
-    match resolve::compiled(&effective) {
-        Ok(_) => Ok(effective.policy),
-        Err(problem) => Err(vec![problem]),
-    }
-}
-
-pub(crate) fn invalid(
-    problems: &[Problem],
-    format: Format,
-    document: &impl Serialize,
-    output: Output,
-) -> u8 {
-    match format {
-        Format::Human => {
-            show_all(problems, output);
-            WRONG
-        }
-        Format::Json => finish(output, &answers::printed(document), WRONG),
-    }
-}
-
-/// The runs that are meant.
-pub(crate) fn filter(against: &Against, service: Option<&String>) -> Filter {
-    Filter {
-        service: against.service.as_ref().or(service).cloned(),
-        since: against.since.map(ago),
-        before: Some(now()),
-        limit: None,
-    }
-}
-
-/// Why there are no runs, of which so many were of the other sort.
-pub(crate) fn no_runs(
-    store: &Store,
-    filter: &Filter,
-    against: &Against,
-    passed_over: u64,
-) -> Result<String, Error> {
-    let sort = match against.attached {
-        _ if passed_over == 0 => return none(store, filter),
-        true => "a run of a deployment; leave out --attached",
-        false => "something that was attached to, and no deployment; --attached is about these",
-    };
-    let of = filter
-        .service
-        .as_deref()
-        .map_or(String::new(), |service| format!(" of {service}"));
-    Ok(format!(
-        "the history has no such run{of}: what there is is {sort}"
-    ))
-}
-
 fn held(
     typed: &args::Backtest,
     policy: &Policy,
@@ -149,20 +70,16 @@ fn held(
         [policy],
         store,
         &filter,
-        typed.against.attached,
+        &typed.against,
+        output,
         |past, [replayed]| {
             test.add(past, &replayed);
         },
     )?;
     let runs = match judged {
         Ok(runs) => runs,
-        Err(error) => return Ok(uncompiled(&error, output)),
+        Err(code) => return Ok(code),
     };
-    if test.runs == 0 {
-        let why = no_runs(store, &filter, &typed.against, runs.passed_over)?;
-        output.error(&plain(&why));
-        return Ok(WRONG);
-    }
     let mut answer = Answer {
         schema_version: VERSION,
         policy: typed.file.display().to_string(),
@@ -203,18 +120,6 @@ fn held(
     Ok(finish(output, &text, code))
 }
 
-/// What the past does not tell of these policies.
-pub(crate) fn remarks(policies: &[&Policy]) -> Vec<String> {
-    let ends = policies.iter().any(|policy| policy.lease == LeaseLife::Ttl);
-    let told = "`lease: ttl` was left out: how long answers lasted is not recorded, and attempts after their end would be refused as well";
-    ends.then(|| told.to_owned()).into_iter().collect()
-}
-
-pub(crate) fn uncompiled(error: &dyn std::error::Error, output: Output) -> u8 {
-    output.error(&plain(&error.to_string()));
-    WRONG
-}
-
 fn compared(
     typed: &args::PolicyDiff,
     old: &Policy,
@@ -231,20 +136,16 @@ fn compared(
         [old, new],
         store,
         &filter,
-        typed.against.attached,
+        &typed.against,
+        output,
         |past, [before, after]| {
             difference.add(past, &before, &after);
         },
     )?;
     let runs = match judged {
         Ok(runs) => runs,
-        Err(error) => return Ok(uncompiled(&error, output)),
+        Err(code) => return Ok(code),
     };
-    if difference.runs == 0 {
-        let why = no_runs(store, &filter, &typed.against, runs.passed_over)?;
-        output.error(&plain(&why));
-        return Ok(WRONG);
-    }
     let mut answer = Differs {
         service: filter.service,
         runs: difference.runs,

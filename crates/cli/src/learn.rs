@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use crate::args::{Format, Learn};
 use crate::history::{ago, ask, now};
-use crate::judged::judged;
+use crate::judged::replayed;
 use crate::output::Output;
 use crate::plain::plain;
 use crate::{FAILED, answers, finish};
@@ -95,7 +95,7 @@ fn held_against(
     };
     policy.mode = Mode::Enforce;
     let mut backtest = Backtest::default();
-    let judged = judged([&policy], store, filter, attached, |past, [replayed]| {
+    let judged = replayed([&policy], store, filter, attached, |past, [replayed]| {
         backtest.add(past, &replayed);
     })?;
     Ok(judged

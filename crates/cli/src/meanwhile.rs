@@ -1,7 +1,7 @@
 //! What is told of a run while it goes on: a guard may last for months.
 //!
-//! A thread starts a process of ours now and then, which reads what the run keeps of itself, tells what is new of that, and takes it
-//! into the history. The loop that guards has no part in it.
+//! A thread starts a process of ours now and then (the agent has one for all its guards), which reads what the run keeps of
+//! itself, tells what is new of that, and takes it into the history. The loop that guards has no part in it.
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -11,32 +11,36 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use blackstart_core::report::Parts as _;
 use serde::{Deserialize, Serialize};
 
 use crate::FAILED;
 use crate::history;
+use crate::layers::Files;
 use crate::notify::{self, Inherits, Telling, Typed};
 use crate::output::Output;
 use crate::resolve::{self, Order};
 
 /// How often the history has what is new of it.
-const HISTORY: Duration = Duration::from_secs(3600);
+pub(crate) const HISTORY: Duration = Duration::from_secs(3600);
 /// A record that takes long to go through is gone through the less often.
-const SHARE: u32 = 20;
+pub(crate) const SHARE: u32 = 20;
 /// At the end, how long one that is at work is waited for.
 const LAST: Duration = Duration::from_secs(1);
-const STACK: usize = 128 << 10;
+pub(crate) const STACK: usize = 128 << 10;
 
 /// What the process is to do.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct Orders {
+pub(crate) struct Orders {
     /// Of the run.
-    dir: PathBuf,
-    targets: Vec<Typed>,
+    pub(crate) dir: PathBuf,
+    pub(crate) targets: Vec<Typed>,
     /// Who owns what it is about.
-    owner: Option<String>,
+    pub(crate) owner: Option<String>,
+    /// Where that stands, for whoever does not know it.
+    pub(crate) catalog: Option<PathBuf>,
     /// It is the history's turn.
-    history: bool,
+    pub(crate) history: bool,
 }
 
 #[derive(Debug, Default)]
@@ -57,6 +61,7 @@ impl Meanwhile {
             history: false,
             targets: order.telling.typed().to_vec(),
             owner: order.owner(),
+            catalog: None,
             dir,
         };
         let (state, every) = (order.state.clone(), order.telling.every());
@@ -122,7 +127,7 @@ fn see_to_it(
 }
 
 /// By a process of its own. Did it do all of it?
-fn carried_out(orders: &Orders, state: &Path) -> io::Result<bool> {
+pub(crate) fn carried_out(orders: &Orders, state: &Path) -> io::Result<bool> {
     let mut process = notify::ourselves("meanwhile", Some(state), Inherits::Nothing)?
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
@@ -150,9 +155,15 @@ pub(crate) fn tell(output: Output) -> u8 {
 
 fn told(state: &Path, output: Output) -> Result<(), String> {
     let orders: Orders = serde_json::from_reader(io::stdin()).map_err(|error| error.to_string())?;
-    let report = blackstart_guard::meanwhile(&orders.dir, orders.owner.clone())
+    let mut report = blackstart_guard::meanwhile(&orders.dir, orders.owner.clone())
         .map_err(|error| format!("{}: {error}", orders.dir.display()))?
         .ok_or("it is over, or nothing is known of it yet")?;
+    let service = report.run().service.clone();
+    if let (None, Some(service), Some(path)) = (&orders.owner, service, &orders.catalog) {
+        let catalog = Files::default().catalog(path).catalog;
+        let found = catalog.find(&service);
+        report.owned_by(found.and_then(|id| catalog.service(id).owner.clone()));
+    }
     Telling::again(orders.targets).tell(&report, state, output);
     notify::send_what_is_due(state);
     // One that keeps its state elsewhere goes into no history.

@@ -91,7 +91,7 @@ impl Telling {
     }
 
     /// The host's alone.
-    fn of_host() -> Self {
+    pub(crate) fn of_host() -> Self {
         let mut telling = Self::default();
         telling.add_those_of_host(Inherits::Nothing);
         telling

@@ -16,9 +16,9 @@ use serde::Serialize;
 
 use crate::answers::{self, Finding};
 use crate::args::{self, Format};
-use crate::backtest::{filter, invalid, left_out, no_runs, read, remarks, uncompiled};
+use crate::backtest::left_out;
 use crate::history::{ago, ask};
-use crate::judged::judged;
+use crate::judged::{filter, invalid, judged, read, remarks};
 use crate::output::Output;
 use crate::plain::{Paint, plain};
 use crate::resolve::Problem;
@@ -27,9 +27,6 @@ use crate::{FAILED, finish};
 
 /// Goes up where a key is removed or changes its meaning.
 const VERSION: u32 = 1;
-/// There is no run to hold it against.
-const WRONG: u8 = 1;
-
 /// Holds the policy against the runs, shows which rules may go higher, and says how to exit.
 pub(crate) fn promote(typed: &args::Promote, output: Output) -> u8 {
     let read = |mode| read(&typed.file, &typed.against, mode);
@@ -60,20 +57,16 @@ fn held(
         [enforced],
         store,
         &filter,
-        typed.against.attached,
+        &typed.against,
+        output,
         |past, [replayed]| {
             promotion.add(past, &replayed);
         },
     )?;
     let runs = match judged {
         Ok(runs) => runs,
-        Err(error) => return Ok(uncompiled(&error, output)),
+        Err(code) => return Ok(code),
     };
-    if promotion.runs == 0 {
-        let why = no_runs(store, &filter, &typed.against, runs.passed_over)?;
-        output.error(&plain(&why));
-        return Ok(WRONG);
-    }
     let mut answer = Answer {
         service: filter.service,
         runs: promotion.runs,

@@ -14,7 +14,7 @@ const UNCHANGED: u8 = 1;
 
 /// Reads the policy, hands it to the run's supervisor, and says how to exit.
 pub(crate) fn reload(typed: &Reload, output: Output) -> u8 {
-    let around = Surroundings::of_caller();
+    let mut around = Surroundings::of_caller();
     let state = match resolve::trusted_state(around.state.as_deref()) {
         Ok(state) => state,
         Err(message) => {
@@ -38,6 +38,7 @@ pub(crate) fn reload(typed: &Reload, output: Output) -> u8 {
             return UNCHANGED;
         }
     };
+    around.all_final |= run.origin.all_final;
     let effective = match resolve::reload(typed, &run.origin, &around) {
         Ok(Some(effective)) => effective,
         Ok(None) => {

@@ -3,12 +3,13 @@
 //! The first line is the verdict. What was refused comes before what passed, and what could not be
 //! seen is never left out. Large runs are cut to what a person reads; the report has the rest.
 
+mod delegates;
 pub(crate) mod destinations;
 pub(crate) mod drill;
 pub(crate) mod followed;
 pub(crate) mod limits;
+pub(crate) mod lineage;
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use blackstart_core::explain::{Explanation, Question};
@@ -16,11 +17,12 @@ use blackstart_core::policy::{Day, Rule};
 use blackstart_core::report::{
     ATTEMPTS_LOST, Connection, DELEGATE, DrillOutcome, Gap, Guarded, PARTLY_GUARDED, Parts,
     RulePlace, STANDING_GAPS, Severity, UNGUARDED, UNSUPERVISED, Until, Verdict, image_name,
-    rule_text,
 };
-use blackstart_core::tables::RULE_RESOLVER_SOCKET;
 
-use self::destinations::{Busiest, Dependency, Destinations, Lineage, Refusal};
+use self::delegates::{asked_resolved, contacts};
+pub(crate) use self::delegates::{delegate_verdict, is_resolver_socket};
+use self::destinations::{Busiest, Dependency, Destinations, Refusal};
+use self::lineage::Lineage;
 use crate::explain;
 use crate::plain::{Paint, cut, plain};
 
@@ -37,7 +39,6 @@ const PLACES_SHOWN: usize = 3;
 const LOSERS_SHOWN: usize = 3;
 /// Longest text of one cell, chain or sentence.
 const NAME_WIDTH: usize = 48;
-const CHAIN_LINKS: usize = 6;
 const LABEL_WIDTH: usize = 24;
 const TARGET_WIDTH: usize = 100;
 const SENTENCE_WIDTH: usize = 300;
@@ -157,6 +158,9 @@ impl Telling<'_> {
         }
         match run.attached.as_ref().map(|attached| attached.until) {
             Some(Some(Until::Gone)) => line.push_str("; its cgroup is gone"),
+            Some(Some(Until::Replaced)) => {
+                line.push_str("; the agent was replaced by another, whose run of it goes on");
+            }
             Some(None) => line.push_str("; its end was not seen"),
             _ => {}
         }
@@ -578,53 +582,6 @@ pub(crate) fn stands(gap: &Gap) -> bool {
     STANDING_GAPS
         .iter()
         .any(|standing| standing.kind == gap.kind)
-}
-
-/// Sockets of daemons by path, daemon, verdict and process chain, and how often, the busiest first.
-///
-/// Without those of the resolvers: every program of some C libraries tries them, whether anybody listens
-/// there or not, and goes on to DNS.
-fn contacts(report: &dyn Parts, lines: &Lineage) -> Vec<([String; 4], u64)> {
-    let mut groups: BTreeMap<[String; 4], u64> = BTreeMap::new();
-    let delegates = report.delegates().iter();
-    for delegate in delegates.filter(|delegate| !is_resolver_socket(&delegate.rule)) {
-        let contact = [
-            cut(&plain(&delegate.place()), NAME_WIDTH),
-            delegate
-                .listener_exe
-                .as_deref()
-                .map_or_else(|| "-".to_owned(), |exe| cut(&plain(exe), NAME_WIDTH)),
-            delegate_verdict(delegate.verdict, &delegate.rule),
-            lines.chain(delegate.subject),
-        ];
-        *groups.entry(contact).or_default() += delegate.attempts;
-    }
-    let mut list: Vec<_> = groups.into_iter().collect();
-    list.sort_by(|(a, most), (b, next)| next.cmp(most).then_with(|| a.cmp(b)));
-    list
-}
-
-pub(crate) fn is_resolver_socket(rule: &str) -> bool {
-    rule == rule_text(None, RULE_RESOLVER_SOCKET)
-}
-
-/// Was systemd-resolved tried? Only hosts that are set up for it do; nscd's socket is tried everywhere, and
-/// says nothing.
-fn asked_resolved(report: &dyn Parts) -> bool {
-    report.delegates().iter().any(|delegate| {
-        is_resolver_socket(&delegate.rule) && delegate.path.contains("/systemd/resolve/")
-    })
-}
-
-/// A refusal that no policy asked for names the rule that did, or it would alarm.
-pub(crate) fn delegate_verdict(verdict: Verdict, rule: &str) -> String {
-    match verdict {
-        Verdict::Allow => "allowed".to_owned(),
-        Verdict::Deny => format!("refused ({})", cut(&plain(rule), NAME_WIDTH)),
-        Verdict::WouldDeny => format!("would be refused ({})", cut(&plain(rule), NAME_WIDTH)),
-        Verdict::Waived => "waived".to_owned(),
-        Verdict::BreakGlass => "break glass".to_owned(),
-    }
 }
 
 /// Columns as wide as their widest cell; the last one is not padded.

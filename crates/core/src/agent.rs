@@ -39,6 +39,11 @@ pub enum Word {
         /// How its command ended.
         ended: End,
     },
+    /// What happens in such a run is to be told, as by the agent that has ended.
+    Listen {
+        /// Its id.
+        run: String,
+    },
 }
 
 /// How a command ended, as its parent saw it.
@@ -141,7 +146,7 @@ pub fn read_packet(octets: &[u8]) -> Result<Word, String> {
         ));
     }
     let word = json::<Packet>(octets)?.word;
-    if let Word::Report { run, .. } = &word
+    if let Word::Report { run, .. } | Word::Listen { run } = &word
         && !is_id(run)
     {
         return Err("a run's id is 36 hexadecimal digits and hyphens".to_owned());
@@ -232,6 +237,9 @@ mod tests {
                 run: "01980000-0000-7000-8000-000000000001".to_owned(),
                 ended: end,
             },
+            Word::Listen {
+                run: "01980000-0000-7000-8000-000000000001".to_owned(),
+            },
         ]
     }
 
@@ -276,7 +284,15 @@ mod tests {
                 run: run.to_owned(),
                 ended: End::default(),
             };
-            read_packet(&packet(&word).unwrap())
+            let listens = Word::Listen {
+                run: run.to_owned(),
+            };
+            let read = read_packet(&packet(&word).unwrap());
+            assert_eq!(
+                read.is_ok(),
+                read_packet(&packet(&listens).unwrap()).is_ok()
+            );
+            read
         };
         for bad in [
             "",

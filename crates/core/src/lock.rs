@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::report::{
     Finding, Flow, Guarded, Parts, Severity, Subject, Verdict, absolute, image_name, image_script,
-    printable, rule_text, stable_id, strangers,
+    rule_text, strangers,
 };
 use crate::tables::{RULE_LOCAL, RULE_RESOLVER_SOCKET};
 
@@ -207,21 +207,9 @@ impl Lock {
 }
 
 fn finding(kind: &str, severity: Severity, about: &[&str], title: String, fix: &str) -> Finding {
-    let parts: Vec<&str> = std::iter::once(kind).chain(about.iter().copied()).collect();
     Finding {
-        id: stable_id(&parts),
-        kind: kind.to_owned(),
-        severity,
-        title: printable(&title),
-        owner: None,
-        command: None,
-        subjects: Vec::new(),
-        rule: None,
-        reason: None,
         fix: Some(fix.to_owned()),
-        reaction: None,
-        place: None,
-        circle: None,
+        ..Finding::new(kind, severity, &title, about)
     }
 }
 

@@ -32,7 +32,7 @@ pub use crate::document::{Diagnostic, Severity};
 pub use day::Day;
 pub use document::{Case, Destination, Document, Note, Place, ServiceRule, Waiver, Written};
 pub use follow::{BadUnit, UnitPattern};
-pub use limits::{Cpus, Limits, memory_text, read_time, time_text};
+pub use limits::{Cpus, Limits, MEMORY_UNITS, memory_text, read_time, time_text};
 pub use parse::{API_VERSION, MAX_BYTES, Parsed, parse, read};
 pub use raise::{At, Raise, Rung, raise};
 pub use resolve::{Effective, Given, Layer, alone, resolve};

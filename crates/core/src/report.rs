@@ -420,6 +420,27 @@ pub struct Finding {
     pub circle: Option<Circle>,
 }
 
+impl Finding {
+    /// One that names no process and no rule. `about` is what tells it from others of its kind, over runs and hosts.
+    pub fn new(kind: &str, severity: Severity, title: &str, about: &[&str]) -> Self {
+        Self {
+            id: stable_id(&[&[kind][..], about].concat()),
+            kind: kind.to_owned(),
+            severity,
+            title: printable(title),
+            owner: None,
+            command: None,
+            subjects: Vec::new(),
+            rule: None,
+            reason: None,
+            fix: None,
+            reaction: None,
+            place: None,
+            circle: None,
+        }
+    }
+}
+
 /// Where a rule is written.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 pub struct RulePlace {

@@ -36,12 +36,14 @@ use crate::{Notice, Request};
 use caller::Caller;
 use reply::{Judging, Reply};
 use take_up::Taken;
-use units::{Rules, Watch};
+use units::{Parting, Rules, Watch};
 use wire::{Link, read_sealed};
 
 pub(crate) mod asking;
 pub(crate) mod caller;
 pub(crate) mod reply;
+mod restart;
+mod resumed;
 mod take_up;
 pub(crate) mod units;
 pub(crate) mod wire;
@@ -126,6 +128,13 @@ pub enum Event {
         rule: String,
         /// How many processes it has.
         processes: usize,
+    },
+    /// A unit stays guarded, and is left to the next agent.
+    Left {
+        /// Its run.
+        run: String,
+        /// The unit.
+        unit: String,
     },
     /// A unit that a rule means could not be guarded.
     Unguarded {
@@ -259,8 +268,8 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Take calls until somebody asks for the end. Guards stay where they are: the next agent takes them up.
-/// What is guarded by one of the `rules` is let go of.
+/// Take calls until somebody asks for the end. Guards stay where they are: the next agent takes them up. What is guarded by one
+/// of the `rules` is let go of, unless this agent is to be replaced by another: where systemd restarts its unit, and after SIGUSR1.
 pub fn serve(
     post: Post,
     resolve: Box<Resolve>,
@@ -278,8 +287,8 @@ pub fn serve(
         return Err(failed("the agent needs root", &why, "start it as root"));
     }
     // Before any thread is made: threads inherit the block.
-    let signals =
-        Signals::block().map_err(|error| failed("signals cannot be taken over", &error, ""))?;
+    let signals = Signals::block_with(&[Signal::USR1.as_raw()])
+        .map_err(|error| failed("signals cannot be taken over", &error, ""))?;
     let patterns = rules.as_ref().map(|rules| rules.patterns.clone());
     let watch = rules.map(Watch::begin).transpose()?;
     let shown = post.socket.display().to_string();
@@ -336,15 +345,18 @@ pub fn serve(
             continue;
         }
         while let Some(received) = signals.next() {
-            if let Some(Signal::INT | Signal::QUIT | Signal::TERM) =
-                Signal::from_named_raw(received.signal)
-            {
-                if let Some(units) = units {
-                    units.close();
-                }
-                office.close();
-                return Ok(());
+            let parting = match Signal::from_named_raw(received.signal) {
+                Some(Signal::USR1) => Parting::Leave,
+                // Nobody is asked where nothing depends on it.
+                Some(Signal::TERM) if units.is_some() && restart::is_on() => Parting::Leave,
+                Some(Signal::INT | Signal::QUIT | Signal::TERM) => Parting::LetGo,
+                _ => continue,
+            };
+            if let Some(units) = units {
+                units.close(parting);
             }
+            office.close();
+            return Ok(());
         }
         match accept_with(&listener, SocketFlags::CLOEXEC) {
             Ok(socket) => receive(&office, socket),
@@ -568,6 +580,7 @@ fn hear(call: &Call, spare: &mut Option<Spare>) -> Result<(), Refusal> {
         (Word::Report { run, ended }, None) => {
             take_up::report(office, link, &call.caller, &run, ended)
         }
+        (Word::Listen { run }, None) => take_up::listen(office, link, &call.caller, &run),
         _ => Err(wrong("a run was to be asked for first".to_owned())),
     }
 }

@@ -20,12 +20,15 @@ mod first;
 mod hierarchy;
 mod limits;
 mod named;
+mod place;
 mod scope;
 mod target;
 
-use first::{FirstGroup, FirstPlace};
+use first::{FirstGroup, FirstPlace, plan_first};
 pub(crate) use hierarchy::{Hierarchy, Tree};
 pub(crate) use limits::{Controller, Outcome};
+use place::{OURS, Place, place};
+pub(crate) use place::{each_run, in_run, is_in_run};
 pub use target::Meant;
 pub(crate) use target::Target;
 
@@ -41,9 +44,6 @@ pub(crate) fn own_procs() -> io::Result<PathBuf> {
     Ok(hierarchy.at(&own).join("cgroup.procs"))
 }
 
-/// Name of the directory that holds runs, and mark of what is ours.
-const OURS: &str = "blackstart";
-
 /// How long an emptied cgroup may take until the kernel lets it be removed: exiting processes leave it
 /// a moment after they are gone.
 const REMOVAL_PATIENCE: Duration = Duration::from_millis(500);
@@ -51,62 +51,6 @@ const REMOVAL_PATIENCE: Duration = Duration::from_millis(500);
 /// How long emptying a cgroup may take. A process in the midst of its end, which may have much memory to give
 /// back, can only be waited for; and no honest program forks faster than this many sweeps.
 const RELEASE_PATIENCE: Duration = Duration::from_secs(2);
-
-/// Where a run's cgroup goes.
-#[derive(Debug, PartialEq, Eq)]
-enum Place {
-    /// Below the caller's own, which lies in a guarded run: the outer guard must still hold.
-    Nested(PathBuf),
-    /// Below a transient scope that systemd is asked for.
-    Scope,
-    /// At the top of the hierarchy.
-    Top,
-}
-
-/// Decide by the caller's cgroup (below the mount) and whether systemd is PID 1. Where systemd keeps this
-/// tree every process is in some unit's cgroup; at the top of it means that it keeps only the v1 ones.
-fn place(own: &Path, systemd: bool) -> Place {
-    if in_run(own) {
-        Place::Nested(own.join(OURS))
-    } else if systemd && own != Path::new("") {
-        Place::Scope
-    } else {
-        Place::Top
-    }
-}
-
-/// Is this process in a run?
-pub(crate) fn is_in_run(pid: i32) -> io::Result<bool> {
-    let place = Hierarchy::find(Tree::Second)?.of(&pid.to_string())?;
-    Ok(in_run(&place))
-}
-
-/// Hand every cgroup of a run at the top of the hierarchy to `each`. Those that systemd made a scope for go with that, those
-/// within a run with it.
-pub(crate) fn each_run(each: &mut dyn FnMut(&Path)) -> io::Result<()> {
-    let hierarchy = Hierarchy::find(Tree::Second)?;
-    let entries = match fs::read_dir(hierarchy.at(Path::new(OURS))) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        other => other?,
-    };
-    let is_run = |name: &str| uuid::Uuid::parse_str(name).is_ok();
-    for entry in entries.flatten() {
-        if entry.file_name().to_str().is_some_and(is_run) {
-            each(&entry.path());
-        }
-    }
-    Ok(())
-}
-
-/// Does a path lie in the cgroup of a run? Runs are directories named by a UUID, in one named by us.
-pub(crate) fn in_run(path: &Path) -> bool {
-    let parts: Vec<_> = path.iter().map(|part| part.to_string_lossy()).collect();
-    parts.windows(2).any(|pair| {
-        let ours =
-            pair[0] == OURS || (pair[0].starts_with("blackstart-") && pair[0].ends_with(".scope"));
-        ours && uuid::Uuid::parse_str(&pair[1]).is_ok()
-    })
-}
 
 /// How to find a run's cgroup again, by a process that may see another part of the tree, or all of it by
 /// other paths.
@@ -482,42 +426,6 @@ impl RunCgroup {
     }
 }
 
-/// Where the run's cgroups in hierarchies of the first version will be, and which controllers cannot be had although
-/// such a hierarchy has them.
-type FirstPlan = (Vec<(Hierarchy, FirstPlace)>, Vec<(Controller, String)>);
-
-fn plan_first(
-    id: &str,
-    controllers: &[Controller],
-    scope: Option<(&str, u32)>,
-) -> io::Result<FirstPlan> {
-    let (mut planned, mut lacking): FirstPlan = (Vec::new(), Vec::new());
-    if controllers.is_empty() {
-        return Ok((planned, lacking));
-    }
-    let own = fs::read_to_string("/proc/self/cgroup")?;
-    for controller in controllers {
-        let Some(tree) = Tree::first_with(controller.name(), &own) else {
-            continue;
-        };
-        // cpu and cpuacct, say, share one.
-        if planned
-            .iter()
-            .any(|(_, place)| first::lists(place, *controller))
-        {
-            continue;
-        }
-        match FirstGroup::plan(tree, id, scope) {
-            Ok(place) => planned.push(place),
-            Err(error) => lacking.push((
-                *controller,
-                format!("its hierarchy of the first version cannot be reached: {error}"),
-            )),
-        }
-    }
-    Ok((planned, lacking))
-}
-
 fn cpu_seconds(stat: &str) -> Option<f64> {
     let micros: u64 = stat
         .lines()
@@ -537,24 +445,6 @@ pub(crate) mod tests {
         places.any(|place| FirstGroup::find(place).unwrap().is_some())
     }
 
-    const RUN: &str = "01980000-0000-7000-8000-000000000001";
-
-    #[test]
-    fn a_run_inside_a_run_nests() {
-        let outer = PathBuf::from(format!("blackstart/{RUN}/job"));
-        assert_eq!(place(&outer, true), Place::Nested(outer.join("blackstart")));
-        let scoped = PathBuf::from(format!("system.slice/blackstart-{RUN}.scope/{RUN}"));
-        assert!(matches!(place(&scoped, true), Place::Nested(_)));
-        assert_eq!(
-            place(Path::new("system.slice/ssh.service"), true),
-            Place::Scope
-        );
-        assert_eq!(place(Path::new("blackstart"), false), Place::Top);
-        assert_eq!(place(Path::new(""), true), Place::Top);
-        // A service of that name, with a cgroup of its own below, is not a run.
-        assert_eq!(place(Path::new("blackstart/agent"), false), Place::Top);
-    }
-
     #[test]
     fn cpu_time_is_read_from_cpu_stat() {
         assert_eq!(cpu_seconds("usage_usec 1500000\nuser_usec 1\n"), Some(1.5));
@@ -563,10 +453,7 @@ pub(crate) mod tests {
 
     #[test]
     fn a_cgroup_is_made_inhabited_emptied_and_removed() {
-        if !rustix::process::geteuid().is_root() {
-            eprintln!("skipped: needs root");
-            return;
-        }
+        crate::need_root();
         let id = uuid::Uuid::now_v7().to_string();
         let mut cgroup = RunCgroup::create(&id, false, &[], &mut |_| Ok(())).unwrap();
         assert!(!cgroup.populated().unwrap());

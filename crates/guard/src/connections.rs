@@ -9,6 +9,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::thread;
 
 use rustix::fd::OwnedFd;
@@ -20,6 +21,9 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 /// Network namespaces that are looked at.
 const NAMESPACES: usize = 64;
+
+/// Standard input, output and error.
+const STREAMS: u32 = 2;
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
@@ -168,22 +172,38 @@ impl Sockets {
     }
 }
 
+/// Does any of these, of a unit that starts just now, hold a socket of its own? Not the streams of a service, which lead to the
+/// journal, and not what the child of systemd's holds that is to become the service.
+pub(crate) fn hold_sockets(pids: &[i32]) -> bool {
+    let dir_of = |pid: i32| {
+        let exe = fs::read_link(format!("/proc/{pid}/exe")).ok()?;
+        exe.parent().map(Path::to_owned)
+    };
+    let of_systemd = dir_of(1);
+    let mut own = pids
+        .iter()
+        .filter(|pid| of_systemd.is_none() || dir_of(**pid) != of_systemd);
+    own.any(|pid| sockets_of(*pid).any(|(descriptor, _)| descriptor > STREAMS))
+}
+
 /// Inodes of the sockets that a process holds.
 fn held_by(pid: i32) -> Vec<u32> {
-    let entries = fs::read_dir(format!("/proc/{pid}/fd"))
-        .into_iter()
-        .flatten();
-    entries
-        .flatten()
-        .filter_map(|entry| {
-            let target = fs::read_link(entry.path()).ok()?;
-            let number = target
-                .to_str()?
-                .strip_prefix("socket:[")?
-                .strip_suffix(']')?;
-            number.parse().ok()
-        })
-        .collect()
+    sockets_of(pid).map(|(_, inode)| inode).collect()
+}
+
+/// The descriptors of a process that are sockets, and the inode of each.
+fn sockets_of(pid: i32) -> impl Iterator<Item = (u32, u32)> {
+    let entries = fs::read_dir(format!("/proc/{pid}/fd"));
+    let entries = entries.into_iter().flatten().flatten();
+    entries.filter_map(|entry| {
+        let target = fs::read_link(entry.path()).ok()?;
+        let inode = target
+            .to_str()?
+            .strip_prefix("socket:[")?
+            .strip_suffix(']')?;
+        let descriptor = entry.file_name().to_str()?.parse().ok()?;
+        Some((descriptor, inode.parse().ok()?))
+    })
 }
 
 /// An answer is sent from the port that was asked at.
@@ -410,10 +430,7 @@ mod tests {
 
     #[test]
     fn connections_are_found_and_ended() {
-        if !rustix::process::geteuid().is_root() {
-            eprintln!("skipped: needs root");
-            return;
-        }
+        crate::need_root();
         let listener = TcpListener::bind("[::1]:0").unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (accepted, _) = listener.accept().unwrap();

@@ -50,6 +50,12 @@ pub struct Origin {
     /// The trees that are deployed, as far as that is known: no policy ought to lie there.
     #[serde(default)]
     pub trees: Vec<PathBuf>,
+    /// Guardrails besides those of the host, absolute: the agent's own.
+    #[serde(default)]
+    pub guardrails: Vec<PathBuf>,
+    /// All guardrails are final: it is somebody's who has no root.
+    #[serde(default)]
+    pub all_final: bool,
 }
 
 /// A run that is on and has its supervisor.
@@ -262,6 +268,7 @@ impl Judged<'_> {
         let known = known.to_mut();
         let mut all = std::mem::take(&mut known.rules);
         self.first_rule = all.len();
+        file.first_rule = self.first_rule;
         all.append(&mut policy.rules);
         // Limits are the run's from its start to its end, and so is what it follows.
         let limits = known.limits;

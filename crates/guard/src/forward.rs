@@ -71,6 +71,24 @@ impl Listeners {
         (Self { v4, v6 }, failed)
     }
 
+    /// At these ports, for each family (0: not), as a supervisor did that has ended: the programs go on turning lookups to them.
+    pub(crate) fn again(ports: [u16; 2]) -> io::Result<Self> {
+        let open = |loopback: IpAddr, port: u16| {
+            let listener: io::Result<Option<TcpListener>> = (port != 0)
+                .then(|| {
+                    let listener = TcpListener::bind((loopback, port))?;
+                    listener.set_nonblocking(true)?;
+                    Ok(listener)
+                })
+                .transpose();
+            listener
+        };
+        Ok(Self {
+            v4: open(Ipv4Addr::LOCALHOST.into(), ports[0])?,
+            v6: open(Ipv6Addr::LOCALHOST.into(), ports[1])?,
+        })
+    }
+
     /// Where, as the kernel knows it; none where nothing listens.
     pub(crate) fn place(&self) -> io::Result<Option<Listening>> {
         Listening::on(self.v4.as_ref(), self.v6.as_ref())

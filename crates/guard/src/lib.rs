@@ -63,7 +63,7 @@ pub use blackstart_kernel::{give_back_memory, keep_memory_together};
 pub use cgroup::Meant;
 pub use control::{Origin, Running, running};
 pub use finished::{FILES_KEPT, Finished, finished, forget};
-pub use meanwhile::meanwhile;
+pub use meanwhile::{last_checkpoint, meanwhile};
 pub use orphan::{Failed, Living, Swept, sweep};
 pub use plan::Need;
 pub use refusal::{Cause, Refusal};
@@ -239,4 +239,14 @@ pub struct Ended {
     pub finished: bool,
     /// What the run was judged by, if that changed while it was on: the rules of all policies.
     pub reloaded: Option<Policy>,
+}
+
+/// For a test that makes cgroups, or loads programs: without root it fails, and is not skipped.
+#[cfg(test)]
+#[track_caller]
+fn need_root() {
+    assert!(
+        rustix::process::geteuid().is_root(),
+        "this test needs root: run it as root"
+    );
 }

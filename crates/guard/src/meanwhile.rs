@@ -9,6 +9,11 @@ use blackstart_core::report::{Account, Ledger, Usage};
 use crate::state::RunDir;
 use crate::story::{End, tell, wall_ns};
 
+/// When its supervisor wrote down last what the run in this directory has come to: while that is the same, nothing has happened.
+pub fn last_checkpoint(dir: &Path) -> Option<SystemTime> {
+    RunDir::last_checkpoint(dir)
+}
+
 /// What the run in this directory has come to by its last checkpoint, with its owner where the caller knows that; none if it is
 /// over, or has none yet.
 pub fn meanwhile(dir: &Path, owner: Option<String>) -> io::Result<Option<Account>> {

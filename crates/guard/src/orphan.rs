@@ -20,6 +20,9 @@ use crate::trusted::is_trusted;
 /// How long another command may take with its own sweep or set-up.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// How long what an agent has left to the next one waits for that.
+const NEXT_AGENT: Duration = Duration::from_secs(60);
+
 /// Kind of the gap where rows of a record were lost with the disk's blocks.
 const RECORD_TORN: &str = "record_torn";
 /// Kind of the gap where the policy was.
@@ -77,16 +80,31 @@ impl Swept {
     }
 }
 
+/// Who takes care of what others have left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Heir {
+    /// Any command: what waits for the next agent goes on waiting, for a while.
+    Command,
+    /// The agent, which guards by now what waited for it.
+    Agent,
+}
+
 /// Adopt and clean up every run below `state_dir`, or where runs go that cannot keep their state there, that nobody
-/// supervises and nothing inhabits any more. Runs that are supervised, and orphans that live, are left alone.
+/// supervises and nothing inhabits any more. Runs that are supervised, and orphans that live, are left alone; so is what an
+/// agent that is being replaced has left to the next one.
 pub fn sweep(state_dir: &Path) -> io::Result<Swept> {
-    let mut spare = sweep_spare(state_dir);
+    sweep_by(Heir::Command, state_dir)
+}
+
+/// The same, by this one.
+pub(crate) fn sweep_by(heir: Heir, state_dir: &Path) -> io::Result<Swept> {
+    let mut spare = sweep_spare_by(heir, state_dir);
     spare.add(stray::sweep());
     let swept = is_trusted(state_dir).and_then(|()| match StateDir::existing(state_dir) {
         None => Ok(Swept::default()),
         Some(state) => {
             let _alone = state.lock(PATIENCE)?;
-            sweep_locked(&state)
+            sweep_locked_by(heir, &state)
         }
     });
     match swept {
@@ -104,10 +122,15 @@ pub fn sweep(state_dir: &Path) -> io::Result<Swept> {
 
 /// Only where runs go that cannot keep their state below `state_dir`.
 pub(crate) fn sweep_spare(state_dir: &Path) -> Swept {
+    sweep_spare_by(Heir::Command, state_dir)
+}
+
+fn sweep_spare_by(heir: Heir, state_dir: &Path) -> Swept {
     let Some(state) = StateDir::spare_of(state_dir) else {
         return Swept::default();
     };
-    let swept = state.lock(PATIENCE).and_then(|_alone| sweep_locked(&state));
+    let locked = state.lock(PATIENCE);
+    let swept = locked.and_then(|_alone| sweep_locked_by(heir, &state));
     swept.unwrap_or_else(|error| {
         tracing::warn!(%error, "{SPARE} cannot be swept");
         Swept::default()
@@ -116,10 +139,14 @@ pub(crate) fn sweep_spare(state_dir: &Path) -> Swept {
 
 /// The same, while holding the common lock.
 pub(crate) fn sweep_locked(state: &StateDir) -> io::Result<Swept> {
+    sweep_locked_by(Heir::Command, state)
+}
+
+fn sweep_locked_by(heir: Heir, state: &StateDir) -> io::Result<Swept> {
     let mut swept = Swept::default();
     for path in state.unfinished()? {
         let outcome = match RunDir::adopt(&path) {
-            Ok(Some(dir)) => sweep_one(dir),
+            Ok(Some(dir)) => sweep_one(dir, heir),
             Ok(None) => continue,
             Err(error) => Err(error),
         };
@@ -127,6 +154,7 @@ pub(crate) fn sweep_locked(state: &StateDir) -> io::Result<Swept> {
         match outcome {
             Ok(Outcome::Over(report)) => swept.adopted.extend(report),
             Ok(Outcome::Lives(living)) => swept.living.push(living),
+            Ok(Outcome::Waits) => {}
             Ok(Outcome::Lost(why)) => {
                 tracing::warn!(path = %path.display(), why, "a run is lost");
                 swept.lost.push((path, why));
@@ -146,9 +174,9 @@ pub(crate) fn sweep_locked(state: &StateDir) -> io::Result<Swept> {
 
 /// The same for one run whose lock is held, while holding the common lock: its report, if it is over now.
 pub(crate) fn sweep_adopted(dir: RunDir) -> io::Result<Option<PathBuf>> {
-    match sweep_one(dir)? {
+    match sweep_one(dir, Heir::Command)? {
         Outcome::Over(report) => Ok(report),
-        Outcome::Lives(_) => Ok(None),
+        Outcome::Lives(_) | Outcome::Waits => Ok(None),
         Outcome::Lost(why) => Err(io::Error::other(why)),
     }
 }
@@ -157,22 +185,40 @@ enum Outcome {
     /// Its report, if it had come far enough to have one.
     Over(Option<PathBuf>),
     Lives(Living),
+    /// It is left to the next agent.
+    Waits,
     /// Nothing could be told of it: why.
     Lost(String),
 }
 
-fn sweep_one(dir: RunDir) -> io::Result<Outcome> {
+/// Is what was left at this moment still to wait for the next agent, now? A clock that was set back keeps nobody waiting.
+fn waits(left_ns: i64, now_ns: i64) -> bool {
+    let since = now_ns.checked_sub(left_ns);
+    let since = since.and_then(|since| u64::try_from(since).ok());
+    since.is_some_and(|since| Duration::from_nanos(since) < NEXT_AGENT)
+}
+
+fn sweep_one(dir: RunDir, heir: Heir) -> io::Result<Outcome> {
     let id = dir
         .path()
         .file_name()
         .map(|name| name.to_string_lossy().into_owned())
         .unwrap_or_default();
-    let run = match dir.read_run() {
+    let mut run = match dir.read_run() {
         Ok(run) => Some(run),
         // It died before it had anything to tell, and so before it made anything.
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         Err(error) => return lost(&id, dir, error),
     };
+    if let (Some(to), Heir::Command) = (run.as_mut().and_then(|run| run.attached.as_mut()), heir)
+        && let Some(left_ns) = to.left_ns
+    {
+        if waits(left_ns, wall_ns(SystemTime::now())) {
+            return Ok(Outcome::Waits);
+        }
+        // That did not come.
+        to.told.until = None;
+    }
     let pins = pins::existing(&id, dir.path());
     let attached = run.as_ref().and_then(|run| run.attached.as_ref());
     if let (Some(to), true, Some(run)) = (attached, pins.is_empty(), &run)
@@ -295,8 +341,8 @@ fn adopt(
         .read_followed(run.marks_ends, &mut |row| record.add(row))
         .err();
     let policy = dir.read_policy();
-    let unsupervised_seconds =
-        Duration::from_nanos(u64::try_from(over - last_seen).unwrap_or(0)).as_secs_f64();
+    let last = Duration::from_nanos(u64::try_from(over - last_seen).unwrap_or(0));
+    let unsupervised_seconds = run.unsupervised_seconds + last.as_secs_f64();
     let mut gap_of = |kind: &str, detail: String| {
         run.gaps.push(Gap {
             kind: kind.to_owned(),
@@ -428,6 +474,16 @@ mod tests {
         assert!(!dead.exists());
         assert!(temp.path().join("runs/alive").exists());
         drop(alive);
+    }
+
+    #[test]
+    fn what_an_agent_left_to_the_next_one_does_not_wait_for_ever() {
+        let second = 1_000_000_000;
+        assert!(waits(5 * second, 5 * second) && waits(5 * second, 64 * second));
+        assert!(!waits(5 * second, 65 * second));
+        // A clock that was set back.
+        assert!(!waits(5 * second, 4 * second));
+        assert!(!waits(i64::MIN, i64::MAX));
     }
 
     #[test]

@@ -144,10 +144,7 @@ mod tests {
 
     #[test]
     fn a_directory_is_made_and_tidied() {
-        if !rustix::process::geteuid().is_root() {
-            eprintln!("skipped: needs root");
-            return;
-        }
+        crate::need_root();
         let state = tempfile::tempdir().unwrap();
         let id = uuid::Uuid::now_v7().to_string();
         let dir = create(&id, state.path()).unwrap();
@@ -160,10 +157,7 @@ mod tests {
 
     #[test]
     fn what_others_put_in_our_place_is_not_used() {
-        if !geteuid().is_root() {
-            eprintln!("skipped: needs root");
-            return;
-        }
+        crate::need_root();
         let state = tempfile::tempdir().unwrap();
         let own = create_private("first", state.path()).unwrap();
         let bpffs = state.path().join(PRIVATE);

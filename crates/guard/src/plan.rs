@@ -349,6 +349,13 @@ impl Terms {
     pub(crate) fn gaps(&self) -> &[Gap] {
         &self.gaps
     }
+
+    /// What the first of them is, for a refusal: empty without any.
+    pub(crate) fn first_gap(&self) -> String {
+        self.gaps
+            .first()
+            .map_or_else(String::new, |gap| gap.detail.clone())
+    }
 }
 
 /// The features that a run is whole with, under a policy that `uses` these.

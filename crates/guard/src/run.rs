@@ -1,5 +1,6 @@
 //! The order of a run.
 
+use std::borrow::Cow;
 use std::fs;
 use std::io;
 use std::path::PathBuf;
@@ -9,21 +10,21 @@ use blackstart_core::name::Name;
 use blackstart_core::policy::Policy;
 use blackstart_core::report::{DrillFacts, Guarded, Kernel, Mode, RunLimits};
 use blackstart_core::tables::Tables;
-use blackstart_kernel::Session;
 use blackstart_kernel::spawn::{
     Child, Command, Containment, HiddenSockets, Signals, SocketFilter, SpawnError, spawn, stop_self,
 };
+use blackstart_kernel::{Session, Settings};
 use rustix::process::Signal;
 
 use crate::answer::Answerer;
 use crate::cgroup::{RunCgroup, Target};
-use crate::control::Control;
+use crate::control::{Control, Judged};
 use crate::follow::Following;
 use crate::forward::{Forwarder, Listeners};
 use crate::orphan::remove_programs;
 use crate::plan::{Need, Terms};
 use crate::refusal::{Cause, Refusal};
-use crate::resolv::Views;
+use crate::resolv::{Resolving, Views};
 use crate::state::{LAYOUT, RunDir, RunFile, StateDir, boot};
 use crate::story::wall_ns;
 use crate::terminal::Terminal;
@@ -31,9 +32,11 @@ use crate::{Ended, Notice, Request, pins};
 
 pub(crate) mod attach;
 mod finish;
+mod footprint;
 pub(crate) mod hosted;
 mod limits;
 mod prepare;
+mod programs;
 mod seal;
 pub(crate) mod spare;
 
@@ -126,6 +129,8 @@ struct Setup<'a> {
     reserve: bool,
     /// It is, or will be, about a unit that a rule of the agent's has guarded, and nobody looks on.
     by_rule: bool,
+    /// It is about a unit that starts just now.
+    starts: bool,
     control: Option<Control>,
     /// The search list of the run's resolv.conf.
     search: Vec<Name>,
@@ -178,6 +183,7 @@ impl<'a> Setup<'a> {
             exit_code: None,
             origin: request.origin.clone(),
             reloads: Vec::new(),
+            first_rule: 0,
             break_glass: request.break_glass.clone(),
             drill: request
                 .drill
@@ -189,6 +195,7 @@ impl<'a> Setup<'a> {
             caller: None,
             at_end: None,
             wall_seconds: None,
+            unsupervised_seconds: 0.0,
             marks_ends: true,
         };
         Self {
@@ -217,6 +224,7 @@ impl<'a> Setup<'a> {
             confined: false,
             reserve: false,
             by_rule: false,
+            starts: false,
             control: None,
             search: Vec::new(),
             follow: None,
@@ -292,6 +300,36 @@ impl<'a> Setup<'a> {
             no_new_privileges: false,
             signals: signals.found(),
         })
+    }
+
+    /// What its programs are filled with.
+    fn settings<'s>(&self, tables: &'s Tables, resolving: &'s Resolving) -> Settings<'s> {
+        Settings {
+            tables,
+            rules: self.policy.map_or(0, |policy| {
+                u32::try_from(policy.rules.len()).unwrap_or(u32::MAX)
+            }),
+            resolvers: &resolving.servers,
+            own_addresses: &resolving.own,
+            hosts: &resolving.hosts,
+            forwarder: None,
+            one_of_many: false,
+            tracer: None,
+        }
+    }
+
+    /// What it is judged by while it goes on.
+    fn judged(&mut self) -> Judged<'a> {
+        Judged {
+            policy: self.policy.map(Cow::Borrowed),
+            tables: self.tables.take(),
+            first_rule: 0,
+            search: std::mem::take(&mut self.search),
+            may_enforce: self.terms.may_enforce(),
+            broken_glass: self.file.break_glass.is_some(),
+            ends_leases: false,
+            enforcing: self.terms.enforcing(),
+        }
     }
 
     /// Where its checkpoints are, if anywhere.

@@ -121,6 +121,9 @@ pub(crate) struct RunFile {
     /// Policies that took over while the run was on.
     #[serde(default)]
     pub(crate) reloads: Vec<Reload>,
+    /// How many rules of the kept policy are those of earlier ones, which judge no more.
+    #[serde(default)]
+    pub(crate) first_rule: usize,
     /// Why everything was let pass.
     #[serde(default)]
     pub(crate) break_glass: Option<String>,
@@ -145,6 +148,9 @@ pub(crate) struct RunFile {
     /// From the command's start to the run's end, once it is known.
     #[serde(default)]
     pub(crate) wall_seconds: Option<f64>,
+    /// How long nobody supervised it, before somebody did again.
+    #[serde(default)]
+    pub(crate) unsupervised_seconds: f64,
     /// Its records end with a line of their own, as those of earlier releases did not.
     #[serde(default)]
     pub(crate) marks_ends: bool,
@@ -170,6 +176,9 @@ pub(crate) struct AttachedTo {
     pub(crate) id: u64,
     /// The kernel's ids of the links.
     pub(crate) links: Vec<u32>,
+    /// Since then it waits for the next agent, which guards the same anew before it takes this off (wall clock).
+    #[serde(default)]
+    pub(crate) left_ns: Option<i64>,
 }
 
 /// The directory that all runs of a host share.
@@ -457,6 +466,12 @@ impl RunDir {
         lock.is_ok_and(|lock| {
             flock(&lock, FlockOperation::NonBlockingLockShared) == Err(rustix::io::Errno::AGAIN)
         })
+    }
+
+    /// When the record of the run in this directory was written last.
+    pub(crate) fn last_checkpoint(dir: &Path) -> Option<SystemTime> {
+        let written = fs::metadata(dir.join(RECORD));
+        written.and_then(|about| about.modified()).ok()
     }
 
     /// When the supervisor was last known to live.

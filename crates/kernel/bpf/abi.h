@@ -19,7 +19,7 @@
 #define BLACKSTART_ABI_H
 
 /* Pins of a run are read by later releases. Raise it when any struct below changes. */
-enum bs_layout { BS_LAYOUT = 7 };
+enum bs_layout { BS_LAYOUT = 8 };
 
 enum { BS_NAME_MAX = 256, BS_EXE_MAX = 128, BS_ARGV_HEAD = 256, BS_ARGV_REST = 768 };
 enum { BS_LEASE_SLOTS = 16, BS_CHAIN_MAX = 6, BS_PACKET_MAX = 4096, BS_PATH_MAX = 112, BS_ASKED = 2 };
@@ -269,7 +269,8 @@ struct bs_name {
 /*
  * An outstanding query. Most sockets have one or two at a time: those lie with the socket (struct bs_asked).
  * The rest, and those whose server was rewritten on the way, have rows in a map: the server asked for, and a
- * second row with the one on the wire.
+ * second row with the one on the wire. Answers come from the port that was asked: whoever shares a server's address
+ * (loopback) is not the server.
  */
 struct bs_pending_key {
 	__u64 socket; /* cookie */
@@ -277,7 +278,7 @@ struct bs_pending_key {
 	__u32 server[4];
 	__u16 id;
 	__u16 qtype;
-	__u32 pad;
+	__u32 port; /* of the server; 0 for 53 */
 };
 
 struct bs_pending {
@@ -486,6 +487,7 @@ enum bs_claim_state {
 	BS_CLAIM_DONE = 4,    /* nothing more is read */
 	BS_CLAIM_REFUSED = 5, /* nothing more is sent */
 	BS_CLAIM_LOST = 6,    /* nothing more arrives, after the socket is closed either */
+	BS_CLAIM_CUT = 7,     /* the same, and the connection is to end soon */
 };
 
 /* The verdict belongs to the socket: the packet path never asks the tables again for a judged one. */

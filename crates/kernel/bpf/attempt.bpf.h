@@ -502,9 +502,11 @@ __noinline int bs_flush(struct bs_socket *st)
 
 	if (!st)
 		return 0;
-	bytes = st->bytes;
-	attempts = st->attempts;
-	connected = st->connected;
+	/* Taken out: of two that do this at once (packets of a raw socket that threads share), each moves what the other does
+	 * not. */
+	bytes = __sync_lock_test_and_set(&st->bytes, 0);
+	attempts = __sync_lock_test_and_set(&st->attempts, 0);
+	connected = __sync_lock_test_and_set(&st->connected, 0);
 	flow = bs_flow_of(st);
 	if (flow) {
 		__sync_fetch_and_add(&flow->bytes, bytes);
@@ -512,10 +514,9 @@ __noinline int bs_flush(struct bs_socket *st)
 		__sync_fetch_and_add(&flow->connected, connected);
 		if (attempts && st->last_ns > flow->last_ns)
 			flow->last_ns = st->last_ns;
+	} else if (attempts) {
+		BS_COUNT(lost, attempts);
 	}
-	__sync_fetch_and_sub(&st->bytes, bytes);
-	__sync_fetch_and_sub(&st->attempts, attempts);
-	__sync_fetch_and_sub(&st->connected, connected);
 	return 0;
 }
 

@@ -34,7 +34,11 @@ enum {
 #include "unix.bpf.h"
 #include "reach.bpf.h"
 #include "contact.bpf.h"
+#include "header.bpf.h"
+#include "query.bpf.h"
 #include "packet.bpf.h"
+#include "wire.bpf.h"
+#include "lease.bpf.h"
 #include "answer.bpf.h"
 #include "refill.bpf.h"
 #include "head.bpf.h"
@@ -42,6 +46,7 @@ enum {
 #include "request.bpf.h"
 #include "claim.bpf.h"
 #include "message.bpf.h"
+#include "established.bpf.h"
 
 /* Types that appear in no map: named here so that they are in the object's BTF, from which the Rust side is
  * generated. */

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: (MIT OR Apache-2.0) OR GPL-2.0-only */
 /*
- * sockops and sk_msg: whom a connection says that it is for, where one address serves several names.
+ * sk_msg: whom a connection says that it is for, where one address serves several names.
  *
- * A connection to a port of the policy's `inspect` is put into a sockhash when it is established; what is sent first then
- * comes by here before it leaves, and a refused one is an error of the send itself. The name that a client gives
+ * A connection to a port of the policy's `inspect` is put into a sockhash when it is established (established.bpf.h); what is sent
+ * first then comes by here before it leaves, and a refused one is an error of the send itself. The name that a client gives
  * is its claim: it may refuse, and permits nothing that connect() did not. What a proxy is asked for is a destination of
  * its own.
  *
@@ -11,10 +11,6 @@
  *
  * What was there before the connection was, with the SYN (Fast Open) or waiting for its answer, does not come by here. That is
  * read in cgroup_skb all the same, and lost where it is refused.
- *
- * A socket in a sockhash sends by another way, which is slower and has had its faults. So it leaves as soon as nothing
- * more is to be read: at the first acknowledgement, since a sk_msg program may not take a socket out. Until then what it
- * sends is let through unseen.
  */
 #ifndef BLACKSTART_MESSAGE_H
 #define BLACKSTART_MESSAGE_H
@@ -309,7 +305,7 @@ __noinline int bs_claim_judge(struct bs_message *m, struct bs_socket *st)
 /* Nothing more is to be read. */
 static __always_inline int bs_claim_done(struct sk_msg_md *msg, struct bs_socket *st)
 {
-	if (st && st->claim != BS_CLAIM_LOST)
+	if (st && st->claim < BS_CLAIM_LOST)
 		st->claim = BS_CLAIM_DONE;
 	bpf_msg_apply_bytes(msg, 0xffffffff);
 	return SK_PASS;
@@ -365,7 +361,7 @@ static __always_inline int bs_message_judge(struct sk_msg_md *msg, struct bs_mes
 			return SK_DROP;
 		}
 	}
-	if (st->claim == BS_CLAIM_LOST)
+	if (st->claim >= BS_CLAIM_LOST)
 		return bs_claim_done(msg, st);
 	if (m->head.tunnel) {
 		st->claim = BS_CLAIM_TUNNEL;
@@ -400,7 +396,7 @@ int bs_message(struct sk_msg_md *msg)
 	struct bs_message *m;
 	int verdict;
 
-	if (!st || st->claim == BS_CLAIM_NONE || st->claim == BS_CLAIM_DONE || st->claim == BS_CLAIM_LOST)
+	if (!st || st->claim == BS_CLAIM_NONE || st->claim == BS_CLAIM_DONE || st->claim >= BS_CLAIM_LOST)
 		return bs_claim_done(msg, st);
 	if (st->claim == BS_CLAIM_REFUSED)
 		return SK_DROP;
@@ -464,7 +460,8 @@ __noinline int bs_sent_read(struct __sk_buff *skb, struct bs_message *m, __u32 a
 
 /*
  * A packet of a connection of which nothing was read: what it sends first, if it does, was sent by a way that does not lead
- * to bs_message. A refused one is lost, and so is all that follows: there is nobody here who could be told. 1 if it is lost.
+ * to bs_message. A refused one is lost, and so is all that follows; TCP is told to give up when it next sends it again
+ * (bs_claim_cut), for there is nobody here who could be told. 1 if it is lost.
  * In line, for the calls from here are as deep as the kernel follows.
  */
 static __always_inline int bs_claim_leaves(struct __sk_buff *skb, struct bs_socket *st)
@@ -491,113 +488,13 @@ static __always_inline int bs_claim_leaves(struct __sk_buff *skb, struct bs_sock
 				bs_name_keep(&m->head.read.name);
 			if (bs_claim_judge(m, st)) {
 				st->verdict = BS_DENY;
-				st->claim = BS_CLAIM_LOST;
+				st->claim = BS_CLAIM_CUT;
 			}
 		}
 	}
 	barrier();
 	*(volatile __u64 *)&m->head.claimed = 0;
 	return st->verdict == BS_DENY;
-}
-
-/* When its first data is acknowledged, and what state it comes to. */
-#define BS_CLAIM_CALLS (BPF_SOCK_OPS_RTT_CB_FLAG | BPF_SOCK_OPS_STATE_CB_FLAG)
-
-/* A connection of the run was made: is what it sends first to be read? */
-static __always_inline void bs_claim_begin(struct bpf_sock_ops *ops)
-{
-	struct bpf_sock_ops_kern *kernel = (struct bpf_sock_ops_kern *)ops;
-	__u64 cookie = bpf_get_socket_cookie(ops);
-	struct bs_socket *st = bs_socket_find(cookie);
-	struct tcp_sock *tcp;
-	long failed;
-
-	if (!st || !st->hooked) {
-		/* Not the socket that was connected, but one that the kernel made for it; or there was no room for its
-		 * row. */
-		if (bs_is_inspected(bpf_ntohl(ops->remote_port), bs_generation()))
-			BS_COUNT(claims_unseen, 1);
-		return;
-	}
-	if (st->forwarded || st->verdict == BS_DENY || !bs_is_inspected(st->port, bs_generation()))
-		return;
-	/* Read already, with the SYN. */
-	if (st->claim == BS_CLAIM_DONE)
-		return;
-	tcp = (struct tcp_sock *)BPF_CORE_READ(kernel, sk);
-	/* By way of another protocol (MPTCP). */
-	if (BPF_CORE_READ(tcp, inet_conn.icsk_ulp_ops)) {
-		BS_COUNT(claims_unseen, 1);
-		return;
-	}
-	st->claim = BS_CLAIM_FIRST;
-	failed = bpf_sock_hash_update(ops, &bs_claimants, &cookie, BPF_NOEXIST);
-	if (failed) {
-		st->claim = BS_CLAIM_NONE;
-		if (failed == -EBUSY)
-			BS_COUNT(claims_busy, 1);
-		else
-			BS_COUNT(claims_full, 1);
-		return;
-	}
-	st->claim_alone = !(ops->bpf_sock_ops_cb_flags & BS_CLAIM_CALLS);
-	bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags | BS_CLAIM_CALLS);
-}
-
-/* Has any of its data been sent? */
-static __always_inline int bs_claim_is_sent(struct bpf_sock_ops_kern *kernel)
-{
-	struct tcp_sock *tcp = (struct tcp_sock *)BPF_CORE_READ(kernel, sk);
-
-	return BPF_CORE_READ(tcp, bytes_sent) != 0;
-}
-
-/* Something was acknowledged: a connection of which nothing more is to be read goes its own way again. */
-static __always_inline void bs_claim_end(struct bpf_sock_ops *ops)
-{
-	struct bpf_sock_ops_kern *kernel = (struct bpf_sock_ops_kern *)ops;
-	__u64 cookie = bpf_get_socket_cookie(ops);
-	struct bs_socket *st = bs_socket_find(cookie);
-
-	if (!st)
-		return;
-	/* Sent by a call that had begun before the connection was made, and perhaps all that is ever sent. */
-	if (st->claim == BS_CLAIM_FIRST && bs_claim_is_sent(kernel)) {
-		BS_COUNT(claims_unseen, 1);
-		st->claim = BS_CLAIM_DONE;
-	}
-	if (st->claim != BS_CLAIM_DONE)
-		return;
-	st->claim = BS_CLAIM_NONE;
-	bpf_map_delete_elem(&bs_claimants, &cookie);
-	if (st->claim_alone)
-		bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags & ~BS_CLAIM_CALLS);
-}
-
-/* A connection has ended, perhaps long after its socket was closed. */
-static __always_inline void bs_claim_over(struct bpf_sock_ops *ops)
-{
-	__u64 cookie = bpf_get_socket_cookie(ops);
-	struct bs_socket *st = bs_socket_find(cookie);
-
-	if (st && st->claim == BS_CLAIM_LOST)
-		bs_leave(cookie, 0);
-}
-
-/* When: several times in the life of each TCP connection of the run. Writes: claimants, sockets, counters. Refuses
- * nothing; fails open, counted. */
-SEC("sockops")
-int bs_established(struct bpf_sock_ops *ops)
-{
-	__u32 op = ops->op;
-
-	if (op == BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB)
-		bs_claim_begin(ops);
-	else if (op == BPF_SOCK_OPS_RTT_CB)
-		bs_claim_end(ops);
-	else if (op == BPF_SOCK_OPS_STATE_CB && ops->args[1] == BPF_TCP_CLOSE)
-		bs_claim_over(ops);
-	return 1;
 }
 
 #endif

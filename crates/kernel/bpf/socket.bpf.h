@@ -195,7 +195,7 @@ int bs_release(struct bpf_sock *ctx)
 	struct bs_socket *st = bs_socket_find(cookie);
 
 	/* What was sent goes on being sent for its owner, who is gone: lost until the connection ends, too (bs_established). */
-	if (st && st->claim == BS_CLAIM_LOST && ctx->state != BPF_TCP_SYN_SENT && ctx->state != BPF_TCP_CLOSE)
+	if (st && st->claim >= BS_CLAIM_LOST && ctx->state != BPF_TCP_SYN_SENT && ctx->state != BPF_TCP_CLOSE)
 		return 1;
 	bs_leave(cookie, ctx);
 	return 1;

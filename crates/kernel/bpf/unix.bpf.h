@@ -166,10 +166,16 @@ static __always_inline void bs_contact_record(struct bs_delegate_key *key)
 {
 	__u64 *count = bpf_map_lookup_elem(&bs_delegates, key), one = 1;
 
+	if (!count) {
+		if (!bpf_map_update_elem(&bs_delegates, key, &one, BPF_NOEXIST)) {
+			bs_contact_tell(key);
+			return;
+		}
+		/* Another CPU was first, or the table is full. */
+		count = bpf_map_lookup_elem(&bs_delegates, key);
+	}
 	if (count)
 		__sync_fetch_and_add(count, 1);
-	else if (!bpf_map_update_elem(&bs_delegates, key, &one, BPF_NOEXIST))
-		bs_contact_tell(key);
 	else
 		BS_COUNT(delegates_lost, 1);
 }

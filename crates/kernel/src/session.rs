@@ -47,6 +47,7 @@ mod maps;
 mod moved;
 mod orphan;
 mod reload;
+mod resume;
 mod turns;
 
 /// What a run's tables are filled with.
@@ -269,17 +270,7 @@ impl Session {
         let left_out = write_known(&maps, settings, keys)?;
 
         let events = Rc::new(RefCell::new(Vec::new()));
-        let sink = Rc::clone(&events);
-        let mut builder = RingBufferBuilder::new();
-        builder
-            .add(&maps.bs_events, move |octets| {
-                sink.borrow_mut().extend(raw_event(octets));
-                0
-            })
-            .map_err(|error| Error::caused(ErrorKind::Io, "listen to the live view", error))?;
-        let ring = builder
-            .build()
-            .map_err(|error| Error::caused(ErrorKind::Io, "listen to the live view", error))?;
+        let ring = listen_to(&maps.bs_events, &events)?;
         if settings.one_of_many {
             // What loading took is many times what is kept.
             give_back_memory();
@@ -405,7 +396,11 @@ impl Session {
                     Error::caused(ErrorKind::Io, format!("pin the link of {name}"), error)
                 })?;
         }
-        Ok(())
+        // One among many is taken over by whoever takes the place of this process.
+        match self.enrolled {
+            Some(_) => self.pin_unheld(&layout),
+            None => Ok(()),
+        }
     }
 
     /// One denied and one allowed synthetic attempt from inside `cgroup` must come out right, for each family.
@@ -501,6 +496,11 @@ impl Session {
     /// Unix sockets that are denied are out of the command's sight. To be called before the child is started.
     pub fn hide_sockets(&mut self) {
         self.live.set_hides();
+    }
+
+    /// Is anything refused?
+    pub fn enforces(&self) -> bool {
+        self.live.enforce()
     }
 
     /// Are they?
@@ -626,6 +626,23 @@ fn opened(
             )
         })?;
     Ok(open)
+}
+
+/// Have what is told in the live view put to `events`, as it is read.
+fn listen_to(
+    live_view: &MapHandle,
+    events: &Rc<RefCell<Vec<RawEvent>>>,
+) -> Result<RingBuffer<'static>, Error> {
+    let failed = |error| Error::caused(ErrorKind::Io, "listen to the live view", error);
+    let sink = Rc::clone(events);
+    let mut builder = RingBufferBuilder::new();
+    builder
+        .add(live_view, move |octets| {
+            sink.borrow_mut().extend(raw_event(octets));
+            0
+        })
+        .map_err(failed)?;
+    builder.build().map_err(failed)
 }
 
 /// Whether the host's processes are traced by a tracer of many, before the programs are loaded.

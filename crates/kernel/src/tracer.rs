@@ -304,24 +304,41 @@ impl Drop for Enrolled {
     }
 }
 
+/// The directories in which a guard has pinned its tracer, and its number there.
+fn pinned(layout: &Path) -> impl Iterator<Item = (u32, PathBuf)> {
+    let entries = fs::read_dir(layout).into_iter().flatten().flatten();
+    entries.filter_map(|entry| {
+        let name = entry.file_name();
+        let number = name.to_str()?.strip_prefix(PINNED)?.parse().ok()?;
+        Some((number, entry.path()))
+    })
+}
+
+fn open_pinned(dir: &Path, name: &str) -> Result<MapHandle, Error> {
+    MapHandle::from_pinned_path(dir.join(name))
+        .map_err(|error| Error::caused(ErrorKind::Io, format!("open the pinned map {name}"), error))
+}
+
+/// The kernel's ids of the programs of a guard that the tracer calls which it has pinned in the directory of its layout.
+pub(crate) fn called_by_pinned(layout: &Path) -> BTreeSet<u32> {
+    let mut programs = BTreeSet::new();
+    for (number, dir) in pinned(layout) {
+        for (_, table) in CALLED {
+            let table = open_pinned(&dir, table).ok();
+            // Read from here, such a table says by which id it knows a program.
+            let row =
+                table.and_then(|table| table.lookup(&number.to_ne_bytes(), MapFlags::ANY).ok()?);
+            programs.extend(row.and_then(|row| value::<u32>(&row)));
+        }
+    }
+    programs
+}
+
 /// Have a guard called no more that somebody has left behind, by what it has pinned in the directory of its layout. The pins
 /// themselves are left to who removes all of them.
 pub(crate) fn forget_pinned(layout: &Path) {
-    let Ok(entries) = fs::read_dir(layout) else {
-        return;
-    };
-    for entry in entries.flatten() {
-        let name = entry.file_name();
-        let number = name
-            .to_str()
-            .and_then(|name| name.strip_prefix(PINNED))
-            .and_then(|number| number.parse().ok());
-        let Some(number) = number else { continue };
-        let open = |name: &str| {
-            MapHandle::from_pinned_path(entry.path().join(name)).map_err(|error| {
-                Error::caused(ErrorKind::Io, format!("open the pinned map {name}"), error)
-            })
-        };
+    for (number, dir) in pinned(layout) {
+        let open = |name: &str| open_pinned(&dir, name);
         match (Tables::new(open), open(PROCESSES)) {
             (Ok(tables), Ok(processes)) => tables.forget(number, &processes),
             // Pinned in part only: it was never called.

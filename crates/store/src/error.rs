@@ -43,6 +43,14 @@ impl Error {
         }
     }
 
+    /// What the history has of something is not what this program writes.
+    pub(crate) fn damaged(what: &str) -> Self {
+        Self::new(
+            Kind::Foreign,
+            format!("the history is damaged: {what} in it makes no sense"),
+        )
+    }
+
     pub(crate) fn io(what: impl Into<String>, error: io::Error) -> Self {
         let kind = match error.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Kind::Full,

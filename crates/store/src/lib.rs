@@ -11,6 +11,7 @@
 mod attempts;
 mod earlier;
 mod error;
+mod numbers;
 mod open;
 mod recall;
 pub mod retention;

@@ -7,7 +7,7 @@ use rusqlite::{Connection, OptionalExtension as _, TransactionBehavior};
 
 use crate::attempts::Attempts;
 use crate::schema::place;
-use crate::{Error, Kind, Store};
+use crate::{Error, Store};
 
 /// What is to be kept. Nothing said, everything is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -152,6 +152,7 @@ impl Store {
              DELETE FROM lineage WHERE id NOT IN (SELECT id FROM used_lineage);
              INSERT OR IGNORE INTO used SELECT service FROM run WHERE service IS NOT NULL;
              INSERT OR IGNORE INTO used SELECT host FROM run;
+             INSERT OR IGNORE INTO used SELECT target FROM run WHERE target IS NOT NULL;
              INSERT OR IGNORE INTO used SELECT command FROM run;
              INSERT OR IGNORE INTO used SELECT lacks FROM run;
              INSERT OR IGNORE INTO used SELECT surroundings FROM run;
@@ -206,10 +207,7 @@ fn packed(connection: &Connection) -> Result<(), Error> {
         let bytes = row.get_ref(0)?.as_blob().map_err(rusqlite::Error::from)?;
         // Nothing is forgotten that a part may need which cannot be read.
         let Some(part) = Attempts::unpacked(bytes) else {
-            return Err(Error::new(
-                Kind::Foreign,
-                "the history is damaged: what a run did in it makes no sense",
-            ));
+            return Err(Error::damaged("what a run did"));
         };
         for [name, qtype, lineage, _, _, rule, _, _, _, answer] in part.lookups {
             words.extend([name, qtype, rule, answer]);

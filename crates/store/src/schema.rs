@@ -112,6 +112,10 @@ pub(crate) const STEPS: &[&str] = &[
     "
     CREATE TABLE attempts (id INTEGER PRIMARY KEY, bytes BLOB NOT NULL) STRICT;
 ",
+    // What was attached to, as it was typed, where there was no command. Runs that were taken in before do not say.
+    "
+    ALTER TABLE run ADD COLUMN target INTEGER;
+",
 ];
 
 /// The numbers of a run's rows in `attempts`.
@@ -169,7 +173,7 @@ mod tests {
         migrate(&mut connection, STEPS).unwrap();
         connection
             .execute_batch(
-                "INSERT INTO run VALUES (7, 'a-run', NULL, 1, 1, 5, NULL, NULL, 0, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1, 1, 0, 0, 0)",
+                "INSERT INTO run VALUES (7, 'a-run', NULL, 1, 1, 5, NULL, NULL, 0, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1, 1, 0, 0, 0, NULL)",
             )
             .unwrap();
         connection
@@ -206,7 +210,7 @@ mod tests {
                 row.get(0)
             })
             .unwrap();
-        assert_eq!(columns, 23);
+        assert_eq!(columns, 24);
         migrate(&mut connection, STEPS).unwrap();
     }
 }

@@ -3,36 +3,32 @@
 //! A long run's report is larger than all else that a supervisor holds, so that it is never in memory as a whole. All
 //! of it is one transaction: a history has a run, or it has nothing of it.
 
+mod document;
+mod packed;
+
 use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::fmt;
 use std::fs::File;
-use std::io::{self, BufReader, Read, Write};
+use std::io::{BufReader, Read, Write as _};
 use std::net::IpAddr;
 use std::path::Path;
 
 use blackstart_core::history::{lacks, micros};
-use blackstart_core::report::{
-    Coverage, Delegate, Flow, Name, Report, Run, SCHEMA_VERSION, Subject, rule_text,
-};
+use blackstart_core::report::{Coverage, Delegate, Flow, Name, Run, Subject, rule_text};
 use blackstart_core::tables::RULE_RESOLVER_SOCKET;
-use flate2::Compression;
-use flate2::write::DeflateEncoder;
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension as _, TransactionBehavior, params};
-use serde::Deserialize;
-use serde::de::{
-    DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor,
-};
+use serde::de::DeserializeSeed as _;
 
 use crate::attempts::{Attempts, Head, ROWS};
-use crate::recall::{attribution_number, guarded_number, mode_number, verdict_number};
+use crate::numbers::{
+    amount_number, attribution_number, guarded_number, mode_number, subject_number, verdict_number,
+};
 use crate::retention::forget;
 use crate::schema::place;
 use crate::{Error, Kind, Store};
-
-/// A report's bytes are stored in parts of this size: no row is larger than what is read at a time.
-const PART: usize = 64 << 10;
+use document::Document;
+use packed::{PART, Parts, Tee};
 
 /// What became of a report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,19 +125,7 @@ impl<'c> Entry<'c> {
     }
 
     fn take(self, source: impl Read) -> Result<Taken, Error> {
-        let parts = Parts {
-            connection: self.connection,
-            run: self.number,
-            part: 0,
-            bytes: 0,
-            buffer: Vec::with_capacity(PART),
-            failed: None,
-        };
-        let mut tee = Tee {
-            source,
-            read: 0,
-            packed: DeflateEncoder::new(parts, Compression::fast()),
-        };
+        let mut tee = Tee::new(source, Parts::of(self.connection, self.number));
         let parsed = {
             let mut deserializer =
                 serde_json::Deserializer::from_reader(BufReader::with_capacity(PART, &mut tee));
@@ -204,6 +188,10 @@ impl<'c> Entry<'c> {
             Some(service) => Some(self.word(service)?),
             None => None,
         };
+        let target = match &run.attached {
+            Some(attached) => Some(self.word(&attached.target)?),
+            None => None,
+        };
         let host = self.word(&run.host)?;
         let command = self.word(&json(&run.command))?;
         let lacks = self.word(&json(&lacks(&run, &coverage)))?;
@@ -226,10 +214,10 @@ impl<'c> Entry<'c> {
                 .execute([self.number, *exe])?;
         }
         let started = micros(&run.started);
-        let rows = amount(rest.executables.len() as u64);
+        let rows = amount_number(rest.executables.len() as u64);
         self.connection
             .prepare_cached(
-                "INSERT INTO run VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO run VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             )?
             .execute(params![
                 self.number,
@@ -244,17 +232,18 @@ impl<'c> Entry<'c> {
                 guarded_number(run.guarded),
                 run.drill.is_some(),
                 run.break_glass.is_some(),
-                amount(coverage.attempts),
-                amount(coverage.lost),
-                amount(rest.destinations.len() as u64),
-                amount(rest.refused),
-                amount(rest.would),
-                amount(rest.findings),
+                amount_number(coverage.attempts),
+                amount_number(coverage.lost),
+                amount_number(rest.destinations.len() as u64),
+                amount_number(rest.refused),
+                amount_number(rest.would),
+                amount_number(rest.findings),
                 lacks,
                 surroundings,
                 rows,
-                amount(read),
-                amount(stored + rest.packed),
+                amount_number(read),
+                amount_number(stored + rest.packed),
+                target,
             ])?;
         Ok(Taken::New)
     }
@@ -329,7 +318,7 @@ impl<'c> Entry<'c> {
             subject_number(name.subject),
             verdict_number(name.verdict),
             rule,
-            amount(name.queries),
+            amount_number(name.queries),
             micros(&name.first_seen).wrapping_sub(began),
             micros(&name.last_seen).wrapping_sub(began),
             answer,
@@ -372,7 +361,7 @@ impl<'c> Entry<'c> {
             subject_number(flow.subject),
             verdict_number(flow.verdict),
             rule,
-            amount(flow.attempts),
+            amount_number(flow.attempts),
             micros(&flow.first_seen).wrapping_sub(began),
             micros(&flow.last_seen).wrapping_sub(began),
             attribution_number(flow.attribution),
@@ -395,7 +384,7 @@ impl<'c> Entry<'c> {
             subject_number(delegate.subject),
             verdict_number(delegate.verdict),
             rule,
-            amount(delegate.attempts),
+            amount_number(delegate.attempts),
         ];
         self.rest.borrow_mut().attempts.contacts.push(row);
         self.part_if_full()
@@ -464,11 +453,6 @@ impl<'c> Entry<'c> {
     }
 }
 
-/// As it stands in a row: 0 is none.
-fn subject_number(subject: Option<u64>) -> i64 {
-    subject.map_or(0, |subject| amount(subject).saturating_add(1))
-}
-
 /// The number of what has these values, made if there is none.
 fn number_of(
     connection: &Connection,
@@ -492,219 +476,9 @@ fn json(value: &impl serde::Serialize) -> String {
     serde_json::to_string(value).unwrap_or_default()
 }
 
-/// SQLite's integers are signed.
-fn amount(number: u64) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
-}
-
 fn address_bytes(address: IpAddr) -> Vec<u8> {
     match address {
         IpAddr::V4(address) => address.octets().to_vec(),
         IpAddr::V6(address) => address.octets().to_vec(),
     }
 }
-
-/// The document, in the order in which it is written.
-struct Document<'e, 'c>(&'e Entry<'c>);
-
-impl<'de> DeserializeSeed<'de> for Document<'_, '_> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_map(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Document<'_, '_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a report")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        let entry = self.0;
-        let mut versioned = false;
-        let mut subjects_read = false;
-        while let Some(key) = map.next_key::<String>()? {
-            match key.as_str() {
-                "schema_version" => {
-                    let version: u32 = map.next_value()?;
-                    if version > SCHEMA_VERSION {
-                        return Err(A::Error::custom(format!(
-                            "it has schema version {version}, and this blackstart reads versions up to {SCHEMA_VERSION}; use a newer one"
-                        )));
-                    }
-                    versioned = true;
-                }
-                "run" => {
-                    let run: Run = map.next_value()?;
-                    entry.rest.borrow_mut().run = Some(run);
-                }
-                "subjects" => {
-                    subjects_read = true;
-                    map.next_value_seed(List::new(|subject: Subject| {
-                        entry.stashed(entry.subject(&subject))
-                    }))?;
-                }
-                // They name subjects by number, and lie where the run has its place.
-                "names" | "flows" | "delegates"
-                    if !subjects_read || entry.rest.borrow().run.is_none() =>
-                {
-                    return Err(A::Error::custom("its lists are not in a report's order"));
-                }
-                "names" => {
-                    map.next_value_seed(List::new(|name: Name| entry.stashed(entry.name(&name))))?
-                }
-                "flows" => {
-                    map.next_value_seed(List::new(|flow: Flow| entry.stashed(entry.flow(&flow))))?
-                }
-                "delegates" => map.next_value_seed(List::new(|delegate: Delegate| {
-                    // Among the flows as well.
-                    if !delegate.is_unix() {
-                        return Ok(());
-                    }
-                    entry.stashed(entry.delegate(&delegate))
-                }))?,
-                "findings" => map.next_value_seed(List::new(|_: IgnoredAny| {
-                    entry.rest.borrow_mut().findings += 1;
-                    Ok(())
-                }))?,
-                "coverage" => {
-                    let coverage: Coverage = map.next_value()?;
-                    entry.rest.borrow_mut().coverage = Some(coverage);
-                }
-                _ => {
-                    map.next_value::<IgnoredAny>()?;
-                }
-            }
-        }
-        if versioned {
-            Ok(())
-        } else {
-            Err(A::Error::custom("it has no schema version"))
-        }
-    }
-}
-
-/// A list, of which each entry is gone before the next is read.
-struct List<T, F> {
-    each: F,
-    of: std::marker::PhantomData<T>,
-}
-
-impl<T, F> List<T, F> {
-    fn new<E>(each: F) -> Self
-    where
-        F: FnMut(T) -> Result<(), E>,
-    {
-        Self {
-            each,
-            of: std::marker::PhantomData,
-        }
-    }
-}
-
-impl<'de, T: Deserialize<'de>, F> DeserializeSeed<'de> for List<T, F>
-where
-    F: FnMut(T) -> Result<(), serde_json::Error>,
-{
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_seq(self)
-    }
-}
-
-impl<'de, T: Deserialize<'de>, F> Visitor<'de> for List<T, F>
-where
-    F: FnMut(T) -> Result<(), serde_json::Error>,
-{
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a list")
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(mut self, mut seq: A) -> Result<(), A::Error> {
-        while let Some(entry) = seq.next_element()? {
-            (self.each)(entry).map_err(A::Error::custom)?;
-        }
-        Ok(())
-    }
-}
-
-/// Packs what is read through it.
-struct Tee<'c, R> {
-    source: R,
-    read: u64,
-    packed: DeflateEncoder<Parts<'c>>,
-}
-
-impl<R: Read> Read for Tee<'_, R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.source.read(buffer)?;
-        self.read += count as u64;
-        self.packed.write_all(&buffer[..count])?;
-        Ok(count)
-    }
-}
-
-/// Rows of packed bytes.
-struct Parts<'c> {
-    connection: &'c Connection,
-    run: i64,
-    part: i64,
-    bytes: u64,
-    buffer: Vec<u8>,
-    failed: Option<rusqlite::Error>,
-}
-
-impl Parts<'_> {
-    fn insert(&mut self, most: usize) -> io::Result<()> {
-        let rest = self.buffer.split_off(self.buffer.len().min(most));
-        let bytes = std::mem::replace(&mut self.buffer, rest);
-        if bytes.is_empty() {
-            return Ok(());
-        }
-        let inserted = self
-            .connection
-            .prepare_cached("INSERT INTO report VALUES (?, ?, ?)")
-            .and_then(|mut statement| statement.execute(params![self.run, self.part, bytes]));
-        self.part += 1;
-        self.bytes += bytes.len() as u64;
-        inserted.map(|_| ()).map_err(|error| {
-            let text = error.to_string();
-            self.failed = Some(error);
-            io::Error::other(text)
-        })
-    }
-}
-
-impl Write for Parts<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.buffer.extend_from_slice(bytes);
-        while self.buffer.len() >= PART {
-            self.insert(PART)?;
-        }
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.insert(usize::MAX)
-    }
-}
-
-// That a report has no list which is not taken in: this does not compile where one is added.
-const _: fn(Report) = |report| {
-    let Report {
-        schema_version: _,
-        run: _,
-        subjects: _,
-        names: _,
-        flows: _,
-        delegates: _,
-        findings: _,
-        coverage: _,
-    } = report;
-};

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use blackstart_core::report::Report;
+use blackstart_lab::client::counts_after;
 use blackstart_lab::shown::Judged as _;
 use blackstart_lab::{Becomes, case};
 
@@ -20,6 +21,9 @@ const LOOKER: &str = "good=0; bad=0; leaks=0\n\
       echo \"good=$good bad=$bad leaks=$leaks\" >/tmp/counts.new; mv /tmp/counts.new /tmp/counts\n\
     done";
 
+/// Where it counts.
+const COUNTS: &str = "/tmp/counts";
+
 /// A machine that is emulated is slow, and busy with others.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -27,7 +31,7 @@ pub(crate) fn killed_supervisor() {
     let shown = case!(46, "a supervisor that is killed");
     begin();
     let guard = start(&[], POLICY, &["sh", "-c", LOOKER]);
-    rounds(2);
+    counts_after(COUNTS.as_ref(), 2);
     guard.kill();
     let killed = guard.wait().exits(128 + 9);
     bare(&[LAB, "lookup", "github.com"]).exits(0);
@@ -57,7 +61,7 @@ pub(crate) fn supervisor_out_of_memory() {
     ]
     .concat();
     let guard = start_within(own, POLICY, &["sh", "-c", &load]);
-    rounds(2);
+    counts_after(COUNTS.as_ref(), 2);
     // The kernel reclaims what it can, and ends who has the rest.
     fs::write(own.join("memory.max"), "65536").expect("take the memory away");
     let killed = guard.wait().exits(128 + 9);
@@ -101,7 +105,7 @@ fn begin() {
 
 /// Lookups go on and denials hold; once the run has ended, the next command sweeps it.
 fn goes_on_and_is_swept() {
-    let counts = rounds(3);
+    let counts = counts_after(COUNTS.as_ref(), 3);
     assert!(
         counts.contains(" bad=0 leaks=0"),
         "lookups go on and denials hold: {counts}"
@@ -120,22 +124,4 @@ fn goes_on_and_is_swept() {
         );
         run(&[], "", &["true"]).exits(0);
     }
-}
-
-/// Wait until the looker has made so many further rounds, and give its last counts.
-fn rounds(more: u32) -> String {
-    let read = || fs::read_to_string("/tmp/counts").unwrap_or_default();
-    let (began, mut last, mut seen) = (Instant::now(), read(), 0);
-    while seen < more {
-        assert!(
-            began.elapsed() < PATIENCE,
-            "the looker does not go on: {last}"
-        );
-        std::thread::sleep(Duration::from_millis(10));
-        let now = read();
-        if now != last {
-            (last, seen) = (now, seen + 1);
-        }
-    }
-    last
 }

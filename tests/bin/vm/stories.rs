@@ -8,9 +8,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use blackstart_core::report::{
-    Applied, Finding, Gap, Guarded, HighestFrom, Outcome, Report, STANDING_GAPS, Verdict,
-};
+use blackstart_core::report::{Finding, Gap, Guarded, Outcome, Report, STANDING_GAPS, Verdict};
 
 use blackstart_lab::shown::Judged as _;
 use blackstart_lab::{Becomes, case};
@@ -19,7 +17,7 @@ use crate::daemons::{attached, daemon_s_socket};
 use crate::guarded::{Ended, bare, left_behind, run, start};
 use crate::orphans::{killed_supervisor, supervisor_out_of_memory};
 use crate::servers::{FORBIDDEN, GITHUB, MIRROR, PORT, RESOLVER};
-use crate::{agents, ktls, unix};
+use crate::{agents, ktls, limits, unix};
 
 pub(crate) const LAB: &str = "/bin/blackstart-lab-vm";
 
@@ -28,11 +26,6 @@ pub(crate) const POLICY: &str = "mode: enforce\n\
 
 /// "At once", in a slow emulated machine. A resolver that gets no answer takes 5 s or more, a TCP connect minutes.
 const AT_ONCE: Duration = Duration::from_millis(1500);
-
-/// Allocates this much at once.
-const HUNGRY: &str = "dd if=/dev/zero of=/dev/null bs=200M count=1 2>/dev/null; echo memory $?";
-const MEMORY: &str = "mode: enforce\nlimits: { memory: 32MiB }\n";
-const MEMORY_OBSERVED: &str = "limits: { memory: 32MiB }\n";
 
 /// Plays one story after the other, whatever came of the last.
 #[derive(Default)]
@@ -96,18 +89,11 @@ pub(crate) fn where_enforce_works(gaps: &[&str]) -> ExitCode {
             "{usage:?}"
         );
     });
-    play.story("what needs too much memory is killed", || {
-        memory_limit(MEMORY)
-    });
-    play.story("no process more than allowed is started", process_limit);
-    play.story("a share of a processor is all there is", processor_limit);
+    limits::play(&mut play, gaps);
     play.story(
         "a command out of time is ended, its daemon is free",
         time_limit,
     );
-    play.story("a run within a run cannot be limited, and says so", || {
-        nested_limit(gaps);
-    });
     play.story("a clock that jumps changes nothing", clock_that_jumps);
     play.story("a service that is there is seen, judged and left", attached);
     play.story("a daemon's socket is refused by a rule, or that is", || {
@@ -150,7 +136,9 @@ pub(crate) fn where_enforce_refuses(gaps: &[&str]) -> ExitCode {
             assert!(named.is_superset(gaps), "{gaps:?} among {named:?}: {seen}");
         },
     );
-    play.story("limits hold all the same", || memory_limit(MEMORY_OBSERVED));
+    play.story("limits hold all the same", || {
+        limits::memory(limits::OBSERVED)
+    });
     play.story("enforce refuses, and nothing ran", || {
         let shown = case!(61, "a kernel that is too old");
         let refused = run(&[], POLICY, &["touch", "/tmp/it-ran"]).exits(125);
@@ -409,65 +397,6 @@ fn verifier() {
     assert!(*largest <= VERIFIED, "{verified:?}");
 }
 
-fn memory_limit(policy: &str) {
-    run(&[], "", &["sh", "-c", HUNGRY])
-        .exits(0)
-        .says("memory 0");
-    let limited = run(&[], policy, &["sh", "-c", HUNGRY]).exits(0);
-    let limited = limited.says("memory 137");
-    let told = &limited.report().run;
-    let memory = told.limits.memory.expect("there is such a limit");
-    assert!(memory.reached, "{limited}");
-    assert_eq!(memory.applied, Applied::V2);
-    assert_eq!(told.usage.oom_kills, Some(1));
-    let title = finding(&limited, "limit_memory");
-    assert!(
-        title.starts_with("memory limit of 32MiB reached: 1 process was killed"),
-        "{title}"
-    );
-    assert_eq!(left_behind(), BTreeSet::new());
-}
-
-fn process_limit() {
-    let script = "(i=0; while [ $i -lt 20 ]; do sleep 2 & i=$((i+1)); done; wait); echo forks $?";
-    let policy = "limits: { pids: 10 }\n";
-    let limited = run(&[], policy, &["sh", "-c", script]).exits(0);
-    let told = &limited.report().run;
-    let pids = told.limits.pids.expect("there is such a limit");
-    assert!(pids.reached && pids.applied == Applied::V2, "{limited}");
-    assert!(told.usage.forks_refused.is_some_and(|count| count > 0));
-    let (highest, from) = (told.usage.highest_pids, told.usage.highest_pids_from);
-    match from {
-        Some(HighestFrom::Kernel) => assert_eq!(highest, Some(10)),
-        // Before 6.11 nobody counts but the supervisor, twice a second.
-        Some(HighestFrom::Sampled) => assert!(highest.is_some_and(|count| count <= 10)),
-        None => panic!("nobody counted: {limited}"),
-    }
-    finding(&limited, "limit_pids");
-    assert_eq!(left_behind(), BTreeSet::new());
-}
-
-fn processor_limit() {
-    let busy = ["timeout", "4", "sh", "-c", "while :; do :; done"];
-    let limited = run(&[], "limits: { cpu: 0.1 }\n", &busy);
-    let (limits, usage) = (&limited.report().run.limits, &limited.report().run.usage);
-    let cpu = limits.cpu.expect("there is such a limit");
-    assert!(cpu.reached && cpu.applied == Applied::V2, "{limited}");
-    let (used, took) = (usage.cpu_seconds, usage.wall_seconds);
-    // Without the limit, all of it. With it, a tenth, and what an emulated machine is kept from its own host's
-    // processor between two ticks, which it takes for time that it used.
-    assert!(
-        used.zip(took)
-            .is_some_and(|(used, took)| used < 0.2 * took + 0.1),
-        "{usage:?}"
-    );
-    assert!(
-        usage.throttled_seconds.is_some_and(|waited| waited > 0.1),
-        "{usage:?}"
-    );
-    assert_eq!(left_behind(), BTreeSet::new());
-}
-
 fn time_limit() {
     let shown = case!(67, "a time limit ends it");
     let script = "(setsid sleep 100 & echo $! >/tmp/daemon); sleep 101; echo not reached";
@@ -496,35 +425,9 @@ fn time_limit() {
     shown.is(Becomes::Kept, limited.held());
 }
 
-/// cgroup2 lends nothing to a group below one that holds processes, and the outer run's does.
-fn nested_limit(gaps: &BTreeSet<String>) {
-    let inner = |flags: &str| {
-        let policy = "apiVersion: blackstart.dev/v1\nkind: Policy\nlimits: { memory: 32MiB }\n";
-        fs::write("/tmp/inner.yaml", policy).expect("write a policy");
-        let line = format!("blackstart run --policy /tmp/inner.yaml {flags} -- echo it ran");
-        run(&[], "", &["sh", "-c", &line])
-    };
-    inner("--mode enforce").exits(125);
-    let accepted = gaps.iter().map(|gap| format!("--accept-gap {gap} "));
-    let accepted: String = accepted.collect();
-    let enforced = inner(&format!("--mode enforce {accepted}--accept-gap limits")).exits(0);
-    let enforced = enforced.says("it ran");
-    assert!(
-        enforced.stderr.contains("memory 32MiB not applied"),
-        "{enforced}"
-    );
-    let observed = inner("--mode observe").exits(0).says("it ran");
-    assert!(
-        observed
-            .stderr
-            .contains("limits: the limit on memory cannot be applied"),
-        "{observed}"
-    );
-}
-
 /// The title of the one finding of this kind.
 #[track_caller]
-fn finding<'e>(run: &'e Ended, kind: &str) -> &'e str {
+pub(crate) fn finding<'e>(run: &'e Ended, kind: &str) -> &'e str {
     let of_kind = |one: &&Finding| one.kind == kind;
     let found: Vec<_> = run.report().findings.iter().filter(of_kind).collect();
     match found[..] {

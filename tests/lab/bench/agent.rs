@@ -46,14 +46,8 @@ fn script(scene: &Scene) -> String {
 }
 
 fn policy(scene: &Scene) -> String {
-    let text = format!(
-        "apiVersion: blackstart.dev/v1\nkind: Policy\nmode: enforce\nrules:\n  - deny: {DENIED}\n"
-    );
-    scene
-        .world()
-        .file("agent.yaml", &text)
-        .display()
-        .to_string()
+    let text = format!("mode: enforce\nrules:\n  - deny: {DENIED}\n");
+    scene.world().policy("agent.yaml", &text)
 }
 
 /// A command as a caller without root types it.
@@ -106,11 +100,10 @@ pub(super) fn start(scene: &Scene, results: &mut Results) {
                 })
                 .collect(),
         );
-        results.add(Bar::paired(
+        results.add(Bar::added(
             format!("`run -- true` by way of the agent minus `true` ({how})"),
             "ms",
             Bound::AtMost(15.0),
-            pairs.difference(),
             &pairs,
         ));
     }
@@ -181,11 +174,9 @@ pub(super) fn idle(scene: &Scene, results: &mut Results) {
     ));
     let pairs = Pairs(with.into_iter().zip(without).collect());
     results.add(
-        Bar::paired(
+        Bar::factor(
             format!("fork+exec+exit outside, beside {guards} guards / without"),
-            "",
             Bound::AtMost(1.05),
-            pairs.ratio(),
             &pairs,
         )
         .note("µs"),

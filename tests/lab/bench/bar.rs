@@ -67,8 +67,23 @@ impl Bar {
         }
     }
 
+    /// What the guard adds, in wall-clock time of pairs.
+    pub(super) fn added(
+        what: impl Into<String>,
+        unit: &'static str,
+        bound: Bound,
+        pairs: &Pairs,
+    ) -> Self {
+        Self::paired(what, unit, bound, pairs.difference(), pairs)
+    }
+
+    /// By what the guard multiplies a wall-clock figure of pairs.
+    pub(super) fn factor(what: impl Into<String>, bound: Bound, pairs: &Pairs) -> Self {
+        Self::paired(what, "", bound, pairs.ratio(), pairs)
+    }
+
     /// A wall-clock figure from pairs.
-    pub(super) fn paired(
+    fn paired(
         what: impl Into<String>,
         unit: &'static str,
         bound: Bound,

@@ -237,11 +237,9 @@ fn pace(scene: &Scene, results: &mut Results) {
                 .collect(),
         );
         results.add(
-            Bar::paired(
+            Bar::factor(
                 format!("traffic beside the guard: {what} p50, beside it / without"),
-                "",
                 Bound::AtMost(1.03),
-                pairs.ratio(),
                 &pairs,
             )
             .note("µs"),

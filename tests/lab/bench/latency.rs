@@ -60,24 +60,17 @@ pub(super) fn lookups(scene: &Scene, results: &mut Results) {
     };
     let bound = Bound::AtMost(8.0);
     let pairs = contest.pairs(&order, n, microseconds);
-    results.add(Bar::paired(
-        "DNS lookup p50, added",
-        "µs",
-        bound,
-        pairs.difference(),
-        &pairs,
-    ));
+    results.add(Bar::added("DNS lookup p50, added", "µs", bound, &pairs));
 
     contest.guarded.signal(Signal::STOP);
     std::thread::sleep(UNSUPERVISED);
     let pairs = contest.pairs(&order, n, microseconds);
     contest.guarded.signal(Signal::CONT);
     results.add(
-        Bar::paired(
+        Bar::added(
             "DNS lookup p50, added, supervisor stopped",
             "µs",
             bound,
-            pairs.difference(),
             &pairs,
         )
         .note("no lookup failed"),
@@ -100,11 +93,9 @@ pub(super) fn connects(scene: &Scene, results: &mut Results) {
     let order = format!("tcp {} {CLOSES} {}", scene.web(), scene.count(400).max(50));
     let pairs = contest.pairs(&order, n, p50);
     results.add(
-        Bar::paired(
+        Bar::factor(
             "TCP connect p50, guarded / bare",
-            "",
             Bound::AtMost(1.10),
-            pairs.ratio(),
             &pairs,
         )
         .note("µs"),
@@ -113,14 +104,8 @@ pub(super) fn connects(scene: &Scene, results: &mut Results) {
     let order = format!("udp {} 9 {}", scene.web(), scene.count(2000).max(50));
     let pairs = contest.pairs(&order, n, |answer| p50(answer) * 1000.0);
     results.add(
-        Bar::paired(
-            "UDP connect(), added",
-            "ns",
-            Bound::AtMost(700.0),
-            pairs.difference(),
-            &pairs,
-        )
-        .note("a fresh socket each"),
+        Bar::added("UDP connect(), added", "ns", Bound::AtMost(700.0), &pairs)
+            .note("a fresh socket each"),
     );
     contest.guarded.end();
 }
@@ -132,11 +117,9 @@ pub(super) fn throughput(scene: &Scene, results: &mut Results) {
     let gigabits = |answer: &[u64]| thousandth(answer[0] * 8000 / answer[1].max(1));
     let pairs = contest.pairs(&order, scene.count(60), gigabits);
     results.add(
-        Bar::paired(
+        Bar::factor(
             "TCP throughput, guarded / bare",
-            "",
             Bound::AtLeast(0.93),
-            pairs.ratio(),
             &pairs,
         )
         .note("Gbit/s"),
@@ -150,15 +133,11 @@ const EVERYTHING: &str = "mode: enforce\nrules:\n  - deny: denied.example\n  - d
 /// What starting and ending a run costs.
 pub(super) fn start(scene: &Scene, results: &mut Results) {
     let binary = guard::binary();
-    let policy = |name: &str, rest: &str| {
-        let text = format!("apiVersion: blackstart.dev/v1\nkind: Policy\n{rest}");
-        scene.world().file(name, &text).display().to_string()
-    };
-    let one_rule = policy(
+    let one_rule = scene.world().policy(
         "start.yaml",
         &format!("mode: enforce\nrules:\n  - deny: {DENIED}\n"),
     );
-    let everything = policy("everything.yaml", EVERYTHING);
+    let everything = scene.world().policy("everything.yaml", EVERYTHING);
     let observe = [binary.as_str(), "run", "--", "true"];
     let enforce = [binary.as_str(), "run", "--policy", &one_rule, "--", "true"];
     let whole = [
@@ -176,11 +155,10 @@ pub(super) fn start(scene: &Scene, results: &mut Results) {
         ("enforce, what one rule needs", 150.0, &enforce[..]),
     ] {
         let pairs = scene.beside_true(line, 60);
-        results.add(Bar::paired(
+        results.add(Bar::added(
             format!("`run -- true` minus `true` ({how})"),
             "ms",
             Bound::AtMost(limit),
-            pairs.difference(),
             &pairs,
         ));
     }

@@ -96,7 +96,7 @@ fn measure(
         slowest(|pair| pair.0),
         slowest(|pair| pair.1)
     );
-    Bar::paired(what, "ms", bound, pairs.difference(), &pairs)
+    Bar::added(what, "ms", bound, &pairs)
         .note(slowest)
         .note(ended)
         .note(last_line(&output("guarded")))

@@ -163,6 +163,7 @@ impl Host {
             origin: Origin {
                 policy: rule.policy.clone(),
                 catalog: self.catalog.clone(),
+                guardrails: self.policy.clone(),
                 ..Origin::default()
             },
             state_dir: self.state.clone(),

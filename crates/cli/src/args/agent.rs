@@ -1,11 +1,14 @@
 //! What was typed after `agent`, and of `run` what is about it.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use blackstart_core::policy::UnitPattern;
 use blackstart_guard::Need;
 use clap::Args;
 use clap::builder::PossibleValuesParser;
+
+use super::amounts::time;
 
 /// Guard commands of callers that have no root, as a service.
 ///
@@ -14,7 +17,8 @@ use clap::builder::PossibleValuesParser;
 /// programs and keeps the record, and starts nothing. Guardrails of this host are final for whoever is not root: no
 /// policy or waiver of a caller goes before them.
 ///
-/// When the agent ends, or is replaced, commands that it guards stay guarded; the next agent looks after them.
+/// When the agent ends, or is replaced, commands that it guards stay guarded; the next agent looks after them. Units
+/// (`--guard`) stay guarded where it is replaced, and are let go of where it is stopped.
 ///
 /// With `--guard`, units of systemd are guarded from each start to its end as well, as by `blackstart attach`.
 #[derive(Debug, Args)]
@@ -42,8 +46,8 @@ pub(crate) struct Agent {
     ///
     /// Units that hold the agent, a run, or all that a user does (`user@.service`) are left alone, and so are those
     /// that a `blackstart attach` guards, as long as it does. At most 256 are guarded at a time. When the
-    /// agent is asked to end, it lets go of them; if it is killed, they stay guarded until the next agent
-    /// guards them anew.
+    /// agent is stopped, it lets go of them. If it is replaced (`systemctl restart` of its unit, an upgrade that does that, or
+    /// SIGUSR1), or killed, they stay guarded until the next agent guards them anew.
     #[arg(long, value_name = "PATTERN[=FILE]", value_parser = unit_rule)]
     pub(crate) guard: Vec<UnitRule>,
 
@@ -70,6 +74,13 @@ pub(crate) struct Agent {
     /// what others are still to be told. Its name ends in `.prom`.
     #[arg(long, value_name = "FILE", value_parser = prom)]
     pub(crate) metrics: Option<PathBuf>,
+
+    /// While a guard lasts, tell the host's targets what is new this often
+    ///
+    /// As with `run --notify-every`: findings are told when they are met, each once, and the history has what there is
+    /// within the first such time and each hour from there on.
+    #[arg(long, value_name = "TIME", value_parser = time, default_value = "1m")]
+    pub(crate) notify_every: Duration,
 
     /// Let callers enforce although this gap is open; may be given more than once
     ///
@@ -126,5 +137,5 @@ Examples:
     systemctl enable --now blackstart-agent    # with the unit in dist/systemd
 
 Exit codes:
-  0      somebody ended it (SIGTERM, SIGINT)
+  0      somebody ended it (SIGTERM, SIGINT), or had it leave everything to the next one (SIGUSR1)
   125    it cannot listen, or was typed wrongly";

@@ -2,6 +2,16 @@
 
 use std::time::Duration;
 
+use blackstart_core::policy::{MEMORY_UNITS, read_time};
+
+/// A duration as a policy has it.
+pub(super) fn time(text: &str) -> Result<Duration, String> {
+    read_time(text).map_err(|(message, help)| match help {
+        Some(help) => format!("{message}; {help}"),
+        None => message,
+    })
+}
+
 /// How long ago: `12h`, `30d`, `8w`.
 pub(super) fn age(text: &str) -> Result<Duration, String> {
     let split = text.len() - text.chars().last().map_or(0, char::len_utf8);
@@ -30,15 +40,9 @@ pub(super) fn size(text: &str) -> Result<u64, String> {
         .find(|c: char| !c.is_ascii_digit())
         .unwrap_or(text.len());
     let (number, unit) = text.split_at(end);
-    let bytes: u64 = match unit {
-        "KiB" => 1 << 10,
-        "MiB" => 1 << 20,
-        "GiB" => 1 << 30,
-        "TiB" => 1 << 40,
-        _ => return Err("write a whole number and its unit: `500MiB` or `2GiB`".to_owned()),
-    };
-    whole(number)
-        .and_then(|number| number.checked_mul(bytes))
+    let bytes = MEMORY_UNITS.into_iter().find(|(name, _)| *name == unit);
+    bytes
+        .and_then(|(_, bytes)| whole(number)?.checked_mul(bytes))
         .ok_or_else(|| "write a whole number and its unit: `500MiB` or `2GiB`".to_owned())
 }
 

@@ -7,7 +7,8 @@ use blackstart_guard::Need;
 use clap::Args;
 use clap::builder::PossibleValuesParser;
 
-use super::{Format, Mode, NotifyTyped, time};
+use super::amounts::time;
+use super::{Format, Mode, NotifyTyped};
 
 /// Guard what runs already: a unit of systemd, a container, a cgroup, a process.
 ///

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
-use super::time;
+use super::amounts::time;
 
 /// Who is told of a run.
 #[derive(Debug, Default, Args)]

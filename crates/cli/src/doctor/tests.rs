@@ -3,6 +3,7 @@ use std::path::PathBuf;
 use blackstart_guard::support::{Bpf, Cgroup2Mount};
 
 use super::*;
+use crate::plain::Paint;
 
 /// A current server: unified cgroups, systemd, a stub resolver.
 fn good() -> Support {

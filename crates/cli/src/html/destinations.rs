@@ -11,7 +11,8 @@ use blackstart_core::report::{Flow, Name, Parts, Verdict};
 
 use super::clock::{Clock, Span, length_text};
 use super::grouped;
-use crate::summary::destinations::{Lineage, Tally, Texts, What, is_told, outcome_words};
+use crate::summary::destinations::{Tally, What, is_told, outcome_words};
+use crate::summary::lineage::{Lineage, Texts};
 use crate::summary::{places_of, written_at};
 
 /// No more than this are shown: a browser has to hold each.

@@ -11,7 +11,7 @@ use super::command_line;
 use super::destinations::place;
 use super::paste::{self, Paste};
 use crate::plain::cut;
-use crate::summary::destinations::Lineage;
+use crate::summary::lineage::Lineage;
 use crate::summary::{WAIVED_DAYS, written_at};
 
 /// No more of them are shown.

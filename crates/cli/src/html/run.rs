@@ -18,8 +18,8 @@ use super::picture::Picture;
 use super::processes::{Process, Processes};
 use super::{Shell, command_line, grouped};
 use crate::plain::{Paint, cut};
-use crate::summary::destinations::Lineage;
 use crate::summary::limits::use_of;
+use crate::summary::lineage::Lineage;
 use crate::summary::{
     ABOUT_CATALOG, OF_COVERAGE, Telling, counted, delegate_verdict, is_resolver_socket, stands,
 };

@@ -35,8 +35,11 @@ struct Run<'a> {
     service: Option<&'a str>,
     /// Where.
     host: &'a str,
-    /// The command line, redacted.
+    /// The command line, redacted; empty where it was attached to something.
     command: &'a [String],
+    /// What that was: the unit, the container, the path or the process that was typed. None of runs that an earlier version
+    /// took in.
+    attached: Option<&'a str>,
     /// When it began.
     started: String,
     /// When it ended, if that was seen.
@@ -76,6 +79,7 @@ impl<'a> Run<'a> {
             service: row.service.as_deref(),
             host: &row.host,
             command: &row.command,
+            attached: row.target.as_deref(),
             started: time_text(row.started),
             ended: row.ended.map(time_text),
             exit_code: row.exit_code,

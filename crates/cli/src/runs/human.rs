@@ -80,20 +80,23 @@ pub(super) fn list(rows: &[RunRow], total: u64, which: &Which, paint: Paint) -> 
 
 fn line(row: &RunRow) -> [String; 9] {
     let mut remarks = Vec::new();
-    if row.command.is_empty() {
-        remarks.push("attached");
+    let mut remark = |text: &str| remarks.push(text.to_owned());
+    match &row.target {
+        Some(target) => remark(&format!("attached to {}", cut(&plain(target), WIDEST))),
+        None if row.command.is_empty() => remark("attached"),
+        None => {}
     }
     if row.drill {
-        remarks.push("drill");
+        remark("drill");
     }
     if row.break_glass {
-        remarks.push("broken glass");
+        remark("broken glass");
     }
     match row.guarded {
-        Guarded::Yes if row.ended.is_none() => remarks.push("goes on"),
+        Guarded::Yes if row.ended.is_none() => remark("goes on"),
         Guarded::Yes if row.lacks.is_empty() => {}
-        Guarded::Yes | Guarded::Partly => remarks.push("incomplete"),
-        Guarded::No => remarks.push("unguarded"),
+        Guarded::Yes | Guarded::Partly => remark("incomplete"),
+        Guarded::No => remark("unguarded"),
     }
     let refused = match (row.refused, row.would_be_refused) {
         (refused, 0) => refused.to_string(),

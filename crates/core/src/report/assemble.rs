@@ -9,7 +9,7 @@ use super::coverage::coverage;
 use super::drill::{DrillFacts, drill};
 use super::findings::findings;
 use super::followed::{FollowedFacts, followed};
-use super::ledger::{Contact, Image, Ledger, Slot};
+use super::ledger::{Contact, Image, Ledger, Reach, Slot};
 use super::limits::{LimitFacts, told};
 use super::whole::guarded;
 use super::{
@@ -243,10 +243,40 @@ impl Lens<'_> {
         self.rules.get(id).to_owned()
     }
 
+    /// What the process of a row is called.
+    pub(super) fn who(&self, slot: Slot) -> String {
+        match self.subject(slot) {
+            Some(number) => self.name_of(number),
+            None => "unknown process".to_owned(),
+        }
+    }
+
+    /// Where a row went: a name or an address, with the port if there was one.
+    pub(super) fn destination(&self, row: &Reach) -> String {
+        let host = match (row.name, row.address) {
+            (0, IpAddr::V6(address)) if row.port != 0 => format!("[{address}]"),
+            (0, address) => address.to_string(),
+            (name, _) => self.name(name),
+        };
+        match row.port {
+            0 => host,
+            port => format!("{host}:{port}"),
+        }
+    }
+
     /// What the subject with this number is called.
     pub(super) fn name_of(&self, number: u64) -> String {
         let image = self.record.image(number);
         image_name(self.record.exe(image), &self.record.argv(image)).to_owned()
+    }
+
+    /// What a process is called that may have no subject.
+    pub(super) fn name_of_process(&self, process: &Leftover) -> String {
+        match self.last_image(process.tgid) {
+            Some(number) => self.name_of(number),
+            None if process.argv.is_empty() => "a process".to_owned(),
+            None => image_name("", &self.facts.redaction.of(&process.argv)).to_owned(),
+        }
     }
 
     /// Its arguments, redacted.

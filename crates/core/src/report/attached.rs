@@ -49,6 +49,8 @@ pub enum Until {
     Time,
     /// The cgroup was removed.
     Gone,
+    /// The agent that guarded it was replaced by another, which guards it in a run of its own.
+    Replaced,
 }
 
 /// A connection that was older than the guard. What goes through one of TCP is neither counted nor refused; the

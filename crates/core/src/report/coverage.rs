@@ -246,6 +246,11 @@ fn gaps(lens: &Lens<'_>, lost: u64, unnamed: u64) -> Vec<Gap> {
             "sockets were judged by their kind, but could not be listed: the table was full",
         ),
         (
+            "delegates_lost",
+            counters.delegates_lost,
+            "contacts with unix sockets were judged, but could not be listed: the table was full",
+        ),
+        (
             "claims_busy",
             counters.claims_busy,
             "connections to inspected ports are held by another program of the host, or by a run around or within this one, so the names that they gave (TLS, HTTP) were not read; connect() judged them",

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::assemble::Lens;
-use super::findings::{printable, stable_id};
+use super::findings::{meet, refused, said};
 use super::ledger::Contact;
-use super::{Finding, Mode, RulePlace, Severity, Verdict, image_name};
+use super::{Finding, Mode, RulePlace, Severity, image_name};
 use crate::policy::Reaction;
 use crate::tables::{RULE_RESOLVER_SOCKET, RuleId};
 
@@ -37,10 +37,7 @@ pub(super) fn delegate_findings(lens: &Lens<'_>) -> Vec<Finding> {
         };
         let contacted = listeners.entry((exe, socket)).or_default();
         contacted.sockets.insert(row.path.clone(), ());
-        contacted.subject = match (contacted.subject, lens.subject(row.subject)) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        };
+        meet(&mut contacted.subject, lens.subject(row.subject));
     }
     listeners
         .iter()
@@ -55,48 +52,34 @@ pub(super) fn alias_findings(lens: &Lens<'_>) -> Vec<Finding> {
     let mut met: BTreeMap<Key<'_>, Option<u64>> = BTreeMap::new();
     for row in &lens.record.delegates {
         let Some(name) = row.alias() else { continue };
-        let subject = lens.subject(row.subject);
-        let exe = match subject {
-            Some(number) => lens.name_of(number),
-            None => "an unknown process".to_owned(),
-        };
-        let first = met
-            .entry((exe, &row.path, name, row.rule))
-            .or_insert(subject);
-        *first = match (*first, subject) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        };
+        let key = (lens.who(row.subject), &*row.path, name, row.rule);
+        meet(met.entry(key).or_default(), lens.subject(row.subject));
     }
     met.into_iter()
         .map(|((exe, path, name, rule), subject)| {
             let text = lens.rule(rule);
             let written = lens.facts.policy.and_then(|policy| policy.rule(rule));
             let enforced = written.is_some_and(|rule| rule.mode == Mode::Enforce);
+            let severity = if enforced {
+                Severity::Error
+            } else {
+                Severity::Warning
+            };
+            let title = format!(
+                "{exe} reached {name}, which `{text}` denies, by another path: unix:{path}"
+            );
+            let about = [&*text, path, &*exe];
+            let found = Finding::new(SOCKET_ALIAS, severity, &title, &about).by(lens, subject);
             Finding {
-                id: stable_id(&[SOCKET_ALIAS, &text, path, &exe]),
-                kind: SOCKET_ALIAS.to_owned(),
-                severity: if enforced {
-                    Severity::Error
-                } else {
-                    Severity::Warning
-                },
-                title: printable(&format!(
-                    "{exe} reached {name}, which `{text}` denies, by another path: unix:{path}"
-                )),
-                owner: written.and_then(|rule| rule.owner.as_deref().map(printable)),
-                command: subject.map(|number| lens.argv_of(number)),
-                subjects: subject
-                    .map(|number| lens.chain_of(number))
-                    .unwrap_or_default(),
+                owner: said(written.and_then(|rule| rule.owner.as_deref())),
+                reason: said(written.and_then(|rule| rule.reason.as_deref())),
                 rule: Some(text),
-                reason: written.and_then(|rule| rule.reason.as_deref().map(printable)),
                 fix: Some(format!(
                     "deny unix:{path} as well, or run with --hide-sockets, which covers every path"
                 )),
                 reaction: Some(written.map_or(Reaction::default(), |rule| rule.reaction)),
                 place: written.map(RulePlace::of),
-                circle: None,
+                ..found
             }
         })
         .collect()
@@ -104,11 +87,7 @@ pub(super) fn alias_findings(lens: &Lens<'_>) -> Vec<Finding> {
 
 fn passed(row: &Contact) -> bool {
     let inside = row.listener.as_ref().is_some_and(|it| it.inside);
-    let passed = matches!(
-        row.verdict,
-        Verdict::Allow | Verdict::Waived | Verdict::BreakGlass
-    );
-    passed && !inside && row.rule != RULE_RESOLVER_SOCKET
+    refused(row.verdict).is_none() && !inside && row.rule != RULE_RESOLVER_SOCKET
 }
 
 fn finding(lens: &Lens<'_>, exe: Option<&str>, socket: &str, contacted: &Contacted) -> Finding {
@@ -123,25 +102,10 @@ fn finding(lens: &Lens<'_>, exe: Option<&str>, socket: &str, contacted: &Contact
         more => format!(" and {more} more"),
     };
     let listener = exe.map_or("a daemon that is not known", |exe| image_name(exe, &[]));
-    Finding {
-        // The same one, whoever turns to it.
-        id: stable_id(&[DELEGATE, exe.unwrap_or_default(), socket, ""]),
-        kind: DELEGATE.to_owned(),
-        severity: Severity::Info,
-        title: printable(&format!(
-            "{who} turned to {listener} outside the run ({first}{more}): what that does for it is not seen"
-        )),
-        owner: None,
-        command: contacted.subject.map(|number| lens.argv_of(number)),
-        subjects: contacted
-            .subject
-            .map(|number| lens.chain_of(number))
-            .unwrap_or_default(),
-        rule: None,
-        reason: None,
-        fix: None,
-        reaction: None,
-        place: None,
-        circle: None,
-    }
+    let title = format!(
+        "{who} turned to {listener} outside the run ({first}{more}): what that does for it is not seen"
+    );
+    // The same one, whoever turns to it.
+    let about = [exe.unwrap_or_default(), socket, ""];
+    Finding::new(DELEGATE, Severity::Info, &title, &about).by(lens, contacted.subject)
 }

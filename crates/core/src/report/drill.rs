@@ -8,7 +8,6 @@ use serde::{Deserialize, Serialize};
 
 use super::assemble::Lens;
 use super::exit_code::GATED;
-use super::findings::{printable, stable_id};
 use super::ledger::Slot;
 use super::whole::is_whole;
 use super::{Finding, Guarded, Severity, Verdict};
@@ -211,27 +210,17 @@ pub(super) fn drill_finding(lens: &Lens<'_>) -> Option<Finding> {
         }
         _ => format!("{what} {word} while {down} is down{by}"),
     };
-    Some(Finding {
-        // Over runs and hosts the same, whatever the process was called.
-        id: stable_id(&[
-            kind,
-            &down,
-            lens.facts.service.as_deref().unwrap_or_default(),
-            &told.fault.to_string(),
-        ]),
-        kind: kind.to_owned(),
-        severity: Severity::Error,
-        title: printable(&title),
-        owner: None,
-        command: process.map(|number| lens.argv_of(number)),
-        subjects: told.subjects,
-        rule: None,
-        reason: None,
+    // Over runs and hosts the same, whatever the process was called.
+    let about = [
+        &down,
+        lens.facts.service.as_deref().unwrap_or_default(),
+        &told.fault.to_string(),
+    ];
+    let found = Finding {
         fix: (told.attempts > 0).then(|| {
             "let the deployment do without what was refused, or have it from elsewhere".to_owned()
         }),
-        reaction: None,
-        place: None,
-        circle: None,
-    })
+        ..Finding::new(kind, Severity::Error, &title, &about)
+    };
+    Some(found.by(lens, process))
 }

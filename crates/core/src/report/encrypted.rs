@@ -7,9 +7,9 @@ use std::sync::LazyLock;
 use ipnet::IpNet;
 
 use super::assemble::Lens;
-use super::findings::{printable, stable_id};
+use super::findings::{meet, refused};
 use super::ledger::Reach;
-use super::{Finding, Outcome, Severity, Verdict};
+use super::{Finding, Outcome, Severity};
 use crate::name::{Name, Pattern};
 use crate::policy::{Target, alone};
 
@@ -58,23 +58,8 @@ pub(super) fn encrypted_findings(lens: &Lens<'_>) -> Vec<Finding> {
         if row.port != OWN_PORT && !is_known(name.as_deref(), row.address) {
             continue;
         }
-        let host = match (name, row.address) {
-            (Some(name), _) => name,
-            (None, IpAddr::V6(address)) => format!("[{address}]"),
-            (None, address) => address.to_string(),
-        };
-        let subject = lens.subject(row.subject);
-        let exe = match subject {
-            Some(number) => lens.name_of(number),
-            None => "unknown process".to_owned(),
-        };
-        let first = found
-            .entry((exe, format!("{host}:{}", row.port)))
-            .or_insert(subject);
-        *first = match (*first, subject) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        };
+        let key = (lens.who(row.subject), lens.destination(row));
+        meet(found.entry(key).or_default(), lens.subject(row.subject));
     }
     found
         .into_iter()
@@ -89,11 +74,9 @@ fn went_through(row: &Reach) -> bool {
         UDP => row.bytes_sent > 0,
         _ => false,
     };
-    let passed = matches!(
-        row.verdict,
-        Verdict::Allow | Verdict::Waived | Verdict::BreakGlass
-    );
-    sent && passed && !row.told_by_another && matches!(row.port, OWN_PORT | HTTPS)
+    sent && refused(row.verdict).is_none()
+        && !row.told_by_another
+        && matches!(row.port, OWN_PORT | HTTPS)
 }
 
 fn is_known(name: Option<&str>, address: IpAddr) -> bool {
@@ -104,28 +87,20 @@ fn is_known(name: Option<&str>, address: IpAddr) -> bool {
 }
 
 fn finding(lens: &Lens<'_>, exe: &str, destination: &str, subject: Option<u64>) -> Finding {
+    let title = format!(
+        "{exe} reached {destination}, where lookups are encrypted: rules by name do not know what it asked for there"
+    );
+    let fix = "deny it, as the policy encrypted-dns.yaml does: programs then ask the host's resolver, which is seen";
     Finding {
-        id: stable_id(&[ENCRYPTED_DNS, "", destination, exe]),
-        kind: ENCRYPTED_DNS.to_owned(),
-        severity: Severity::Warning,
-        title: printable(&format!(
-            "{exe} reached {destination}, where lookups are encrypted: rules by name do not know what it asked for there"
-        )),
-        owner: None,
-        command: subject.map(|number| lens.argv_of(number)),
-        subjects: subject
-            .map(|number| lens.chain_of(number))
-            .unwrap_or_default(),
-        rule: None,
-        reason: None,
-        fix: Some(
-            "deny it, as the policy encrypted-dns.yaml does: programs then ask the host's resolver, which is seen"
-                .to_owned(),
-        ),
-        reaction: None,
-        place: None,
-        circle: None,
+        fix: Some(fix.to_owned()),
+        ..Finding::new(
+            ENCRYPTED_DNS,
+            Severity::Warning,
+            &title,
+            &["", destination, exe],
+        )
     }
+    .by(lens, subject)
 }
 
 #[cfg(test)]

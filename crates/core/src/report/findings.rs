@@ -6,10 +6,9 @@ use super::assemble::Lens;
 use super::delegates::{alias_findings, delegate_findings};
 use super::drill::drill_finding;
 use super::encrypted::encrypted_findings;
-use super::ledger::Slot;
 use super::limits::limit_findings;
 use super::whole::whole_findings;
-use super::{Finding, RulePlace, Severity, Verdict, image_name};
+use super::{Finding, RulePlace, Severity, Verdict};
 use crate::policy::{Reaction, Rule};
 use crate::tables::{RULE_DEFAULT, RULE_RESOLVER_SOCKET, RuleId};
 
@@ -33,13 +32,22 @@ struct Group {
     only_lookup: bool,
 }
 
-impl Group {
-    fn meet(&mut self, subject: Option<u64>) {
-        self.subject = match (self.subject, subject) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        };
+impl Finding {
+    /// The process behind it, where that is known, and its ancestors.
+    pub(super) fn by(self, lens: &Lens<'_>, subject: Option<u64>) -> Self {
+        Self {
+            command: subject.map(|number| lens.argv_of(number)),
+            subjects: subject
+                .map(|number| lens.chain_of(number))
+                .unwrap_or_default(),
+            ..self
+        }
     }
+}
+
+/// Of those that met the same, the first subject counts.
+pub(super) fn meet(first: &mut Option<u64>, subject: Option<u64>) {
+    *first = [*first, subject].into_iter().flatten().min();
 }
 
 pub(super) fn findings(lens: &Lens<'_>) -> Vec<Finding> {
@@ -70,10 +78,6 @@ pub(super) fn sort(found: &mut [Finding]) {
 }
 
 fn refusals(lens: &Lens<'_>) -> Vec<Finding> {
-    let exe = |slot: Slot| match lens.subject(slot) {
-        Some(number) => lens.name_of(number),
-        None => "unknown process".to_owned(),
-    };
     let mut groups: BTreeMap<Key, Group> = BTreeMap::new();
     // (would, exe, name) → the first group of connects there, which a lookup of the name joins.
     let mut of_name: HashMap<(bool, String, String), Key> = HashMap::new();
@@ -86,42 +90,29 @@ fn refusals(lens: &Lens<'_>) -> Vec<Finding> {
         if row.told_by_another || (row.protocol == UDP && row.port == 0 && row.bytes_sent == 0) {
             continue;
         }
-        let name = (row.name != 0).then(|| lens.name(row.name));
-        let host = match (&name, row.address) {
-            (Some(name), _) => name.clone(),
-            (None, std::net::IpAddr::V6(v6)) if row.port != 0 => format!("[{v6}]"),
-            (None, address) => address.to_string(),
-        };
-        let destination = if row.port == 0 {
-            host
-        } else {
-            format!("{host}:{}", row.port)
-        };
         let key = Key {
             would,
-            destination,
-            exe: exe(row.subject),
+            destination: lens.destination(row),
+            exe: lens.who(row.subject),
             rule: row.rule,
         };
-        if let Some(name) = name {
+        if row.name != 0 {
             let first = of_name
-                .entry((would, key.exe.clone(), name))
+                .entry((would, key.exe.clone(), lens.name(row.name)))
                 .or_insert_with(|| key.clone());
             if key < *first {
                 *first = key.clone();
             }
         }
-        groups
-            .entry(key)
-            .or_default()
-            .meet(lens.subject(row.subject));
+        let group = groups.entry(key).or_default();
+        meet(&mut group.subject, lens.subject(row.subject));
     }
     for row in &lens.record.queries {
         let Some(would) = refused(row.verdict) else {
             continue;
         };
         let name = lens.name(row.name);
-        let exe = exe(row.subject);
+        let exe = lens.who(row.subject);
         let joined = of_name.get(&(would, exe.clone(), name.clone())).cloned();
         let key = joined.unwrap_or(Key {
             would,
@@ -133,7 +124,7 @@ fn refusals(lens: &Lens<'_>) -> Vec<Finding> {
             subject: None,
             only_lookup: true,
         });
-        group.meet(lens.subject(row.subject));
+        meet(&mut group.subject, lens.subject(row.subject));
     }
     for row in &lens.record.delegates {
         let Some(would) = refused(row.verdict) else {
@@ -147,13 +138,11 @@ fn refusals(lens: &Lens<'_>) -> Vec<Finding> {
         let key = Key {
             would,
             destination: format!("unix:{}", row.path),
-            exe: exe(row.subject),
+            exe: lens.who(row.subject),
             rule: row.rule,
         };
-        groups
-            .entry(key)
-            .or_default()
-            .meet(lens.subject(row.subject));
+        let group = groups.entry(key).or_default();
+        meet(&mut group.subject, lens.subject(row.subject));
     }
     groups
         .into_iter()
@@ -162,7 +151,7 @@ fn refusals(lens: &Lens<'_>) -> Vec<Finding> {
 }
 
 /// `Some(would)` if the verdict is a refusal, in deed or in observe mode.
-fn refused(verdict: Verdict) -> Option<bool> {
+pub(super) fn refused(verdict: Verdict) -> Option<bool> {
     match verdict {
         Verdict::Deny => Some(false),
         Verdict::WouldDeny => Some(true),
@@ -191,47 +180,34 @@ fn refusal(lens: &Lens<'_>, key: &Key, group: &Group) -> Finding {
             )
         })
     });
+    let title = format!("{} {verb} {what}{}", key.exe, key.destination);
+    let about = [&*text, &key.destination, &key.exe];
+    let found = Finding::new(kind, severity, &title, &about).by(lens, group.subject);
     Finding {
-        id: stable_id(&[kind, &text, &key.destination, &key.exe]),
-        kind: kind.to_owned(),
-        severity,
-        title: printable(&format!("{} {verb} {what}{}", key.exe, key.destination)),
         owner: said(rule.and_then(|r| r.owner.as_deref())),
-        command: group.subject.map(|number| lens.argv_of(number)),
-        subjects: group
-            .subject
-            .map(|number| lens.chain_of(number))
-            .unwrap_or_default(),
         rule: Some(text),
         reason: said(rule.and_then(|r| r.reason.as_deref())),
         fix,
         reaction: Some(rule.map_or(Reaction::default(), |rule| rule.reaction)),
         place: rule.map(RulePlace::of),
-        circle: None,
+        ..found
     }
 }
 
 /// Sockets that were refused, or would be, for what they are: they have no destination, and no rule of a policy.
 fn sockets(lens: &Lens<'_>) -> Vec<Finding> {
-    let mut groups: BTreeMap<(bool, String, String, RuleId), Group> = BTreeMap::new();
+    let mut groups: BTreeMap<(bool, String, String, RuleId), Option<u64>> = BTreeMap::new();
     for row in &lens.record.sockets {
         let Some(would) = refused(row.verdict) else {
             continue;
         };
-        let subject = lens.subject(row.subject);
-        let exe = match subject {
-            Some(number) => lens.name_of(number),
-            None => "unknown process".to_owned(),
-        };
-        groups
-            .entry((would, exe, row.kind.to_string(), row.rule))
-            .or_default()
-            .meet(subject);
+        let key = (would, lens.who(row.subject), row.kind.to_string(), row.rule);
+        meet(groups.entry(key).or_default(), lens.subject(row.subject));
     }
     groups
         .iter()
-        .map(|((would, exe, socket, rule), group)| {
-            refused_socket(lens, (*would, exe, socket), *rule, group)
+        .map(|((would, exe, socket, rule), subject)| {
+            refused_socket(lens, (*would, exe, socket), *rule, *subject)
         })
         .collect()
 }
@@ -240,7 +216,7 @@ fn refused_socket(
     lens: &Lens<'_>,
     (would, exe, socket): (bool, &str, &str),
     rule: RuleId,
-    group: &Group,
+    subject: Option<u64>,
 ) -> Finding {
     let (kind, severity, verb) = if would {
         ("would_deny_socket", Severity::Warning, "would be refused")
@@ -248,17 +224,9 @@ fn refused_socket(
         ("denied_socket", Severity::Error, "was refused")
     };
     let text = lens.rule(rule);
+    let title = format!("{exe} {verb} {socket}");
+    let found = Finding::new(kind, severity, &title, &[&text, socket, exe]).by(lens, subject);
     Finding {
-        id: stable_id(&[kind, &text, socket, exe]),
-        kind: kind.to_owned(),
-        severity,
-        title: printable(&format!("{exe} {verb} {socket}")),
-        owner: None,
-        command: group.subject.map(|number| lens.argv_of(number)),
-        subjects: group
-            .subject
-            .map(|number| lens.chain_of(number))
-            .unwrap_or_default(),
         rule: Some(text),
         reason: Some(
             "nothing could judge what is sent through it before it is sent, and the default denies"
@@ -267,9 +235,7 @@ fn refused_socket(
         fix: Some(
             "if the deployment may need it, run with --accept-gap unseen_families".to_owned(),
         ),
-        reaction: None,
-        place: None,
-        circle: None,
+        ..found
     }
 }
 
@@ -281,40 +247,20 @@ fn leavers(lens: &Lens<'_>) -> Vec<Finding> {
             Some(number) => lens.name_of(number),
             None => format!("process {}", row.tgid),
         };
-        let first = groups.entry((exe, row.returned)).or_insert(number);
-        *first = match (*first, number) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        };
+        meet(groups.entry((exe, row.returned)).or_default(), number);
     }
-    let finding = |((exe, returned), number): ((String, bool), Option<u64>)| Finding {
-        id: stable_id(&[
-            "left_cgroup",
-            if returned { "returned" } else { "" },
-            "",
-            &exe,
-        ]),
-        kind: "left_cgroup".to_owned(),
-        severity: Severity::Warning,
-        title: printable(&format!(
-            "{exe} left the run's cgroup and was {}",
-            if returned {
-                "moved back; what it reached for in between was not judged"
-            } else {
-                "not seen from then on"
-            }
-        )),
-        owner: None,
-        command: number.map(|number| lens.argv_of(number)),
-        subjects: number
-            .map(|number| lens.chain_of(number))
-            .unwrap_or_default(),
-        rule: None,
-        reason: None,
-        fix: None,
-        reaction: None,
-        place: None,
-        circle: None,
+    let finding = |((exe, returned), number): ((String, bool), Option<u64>)| {
+        let (word, what) = if returned {
+            (
+                "returned",
+                "moved back; what it reached for in between was not judged",
+            )
+        } else {
+            ("", "not seen from then on")
+        };
+        let title = format!("{exe} left the run's cgroup and was {what}");
+        let about = [word, "", &*exe];
+        Finding::new("left_cgroup", Severity::Warning, &title, &about).by(lens, number)
     };
     groups.into_iter().map(finding).collect()
 }
@@ -323,70 +269,45 @@ fn leftovers(lens: &Lens<'_>) -> Vec<Finding> {
     // Workers of one daemon look all the same: one finding, with every process id.
     let mut groups: BTreeMap<(String, Vec<String>), BTreeMap<u32, Option<u64>>> = BTreeMap::new();
     for leftover in &lens.facts.leftovers {
-        let subject = lens.last_image(leftover.tgid);
         let argv = lens.facts.redaction.of(&leftover.argv);
-        let exe = match subject {
-            Some(number) => lens.name_of(number),
-            None if argv.is_empty() => "a process".to_owned(),
-            None => image_name("", &argv).to_owned(),
-        };
         groups
-            .entry((exe, argv))
+            .entry((lens.name_of_process(leftover), argv))
             .or_default()
-            .insert(leftover.tgid, subject);
+            .insert(leftover.tgid, lens.last_image(leftover.tgid));
     }
-    let mut found = Vec::with_capacity(groups.len());
-    for ((exe, argv), processes) in groups {
-        let word = if processes.len() == 1 {
-            "process"
-        } else {
-            "processes"
-        };
-        let ids: Vec<_> = processes.keys().map(u32::to_string).collect();
-        let subject = processes.values().flatten().min().copied();
-        found.push(Finding {
-            id: stable_id(&["leftover", "", &argv.join(" "), &exe]),
-            kind: "leftover".to_owned(),
-            severity: Severity::Info,
-            title: printable(&format!(
-                "{exe} ({word} {}) outlived the command",
-                ids.join(", ")
-            )),
-            owner: None,
+    let finding = |((exe, argv), of_it): ((String, Vec<String>), BTreeMap<u32, Option<u64>>)| {
+        let ids = processes(of_it.keys().copied());
+        let subject = of_it.values().flatten().min().copied();
+        let title = format!("{exe} ({ids}) outlived the command");
+        let about = ["", &*argv.join(" "), &*exe];
+        let found = Finding::new("leftover", Severity::Info, &title, &about).by(lens, subject);
+        Finding {
             command: Some(argv),
-            subjects: subject
-                .map(|number| lens.chain_of(number))
-                .unwrap_or_default(),
-            rule: None,
-            reason: None,
-            fix: None,
-            reaction: None,
-            place: None,
-            circle: None,
-        });
-    }
-    found
+            ..found
+        }
+    };
+    groups.into_iter().map(finding).collect()
+}
+
+/// `process 12`, `processes 12, 14`.
+pub(super) fn processes(ids: impl ExactSizeIterator<Item = u32>) -> String {
+    let word = if ids.len() == 1 {
+        "process"
+    } else {
+        "processes"
+    };
+    let ids: Vec<_> = ids.map(|id| id.to_string()).collect();
+    format!("{word} {}", ids.join(", "))
 }
 
 /// Everything was let pass, on purpose.
 fn broken_glass(lens: &Lens<'_>) -> Option<Finding> {
     let reason = lens.facts.break_glass.as_ref()?;
+    let title = format!("nothing was refused, the glass was broken: {reason}");
+    let found = Finding::new("break_glass", Severity::Warning, &title, &["", "", ""]);
     Some(Finding {
-        id: stable_id(&["break_glass", "", "", ""]),
-        kind: "break_glass".to_owned(),
-        severity: Severity::Warning,
-        title: printable(&format!(
-            "nothing was refused, the glass was broken: {reason}"
-        )),
-        owner: None,
-        command: None,
-        subjects: Vec::new(),
-        rule: None,
         reason: Some(printable(reason)),
-        fix: None,
-        reaction: None,
-        place: None,
-        circle: None,
+        ..found
     })
 }
 
@@ -396,22 +317,16 @@ fn expired(lens: &Lens<'_>) -> Vec<Finding> {
     let finding = |waiver: &Rule| {
         let until = waiver.expires.as_deref().unwrap_or("a day that is over");
         let place = format!("{}:{}", waiver.file, waiver.line);
+        let title = format!("the {} expired on {until}", waiver.text);
+        let about = [&*waiver.text, until, ""];
         Finding {
-            id: stable_id(&["waiver_expired", &waiver.text, until, ""]),
-            kind: "waiver_expired".to_owned(),
-            severity: Severity::Warning,
-            title: printable(&format!("the {} expired on {until}", waiver.text)),
             owner: said(waiver.owner.as_deref()),
-            command: None,
-            subjects: Vec::new(),
             rule: Some(waiver.text.to_string()),
             reason: said(waiver.reason.as_deref()),
             fix: Some(printable(&format!(
                 "remove it from {place}, or give it a new day if it is still needed"
             ))),
-            reaction: None,
-            place: None,
-            circle: None,
+            ..Finding::new("waiver_expired", Severity::Warning, &title, &about)
         }
     };
     waivers.iter().map(finding).collect()
@@ -419,22 +334,12 @@ fn expired(lens: &Lens<'_>) -> Vec<Finding> {
 
 /// What was to be followed, and did not start.
 fn unfollowed(lens: &Lens<'_>) -> Vec<Finding> {
-    let finding = |unit: &String| Finding {
-        id: stable_id(&["not_followed", unit, "", ""]),
-        kind: "not_followed".to_owned(),
-        severity: Severity::Info,
-        title: printable(&format!(
-            "{unit}, which the policy follows, did not start while the run was on"
-        )),
-        owner: None,
-        command: None,
-        subjects: Vec::new(),
-        rule: None,
-        reason: None,
-        fix: Some("remove it from `follow:` if this run does not start it".to_owned()),
-        reaction: None,
-        place: None,
-        circle: None,
+    let finding = |unit: &String| {
+        let title = format!("{unit}, which the policy follows, did not start while the run was on");
+        Finding {
+            fix: Some("remove it from `follow:` if this run does not start it".to_owned()),
+            ..Finding::new("not_followed", Severity::Info, &title, &[unit, "", ""])
+        }
     };
     lens.facts.unfollowed.iter().map(finding).collect()
 }
@@ -463,6 +368,6 @@ pub(crate) fn stable_id(parts: &[&str]) -> String {
 }
 
 /// What a rule says, for the report.
-fn said(text: Option<&str>) -> Option<String> {
+pub(super) fn said(text: Option<&str>) -> Option<String> {
     text.map(str::to_owned)
 }

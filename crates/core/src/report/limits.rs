@@ -7,9 +7,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::assemble::{Leftover, Lens};
-use super::findings::{printable, stable_id};
+use super::findings::processes;
 use super::ledger::Slot;
-use super::{Finding, Severity, Usage, Verdict, image_name};
+use super::{Finding, Severity, Usage, Verdict};
 use crate::policy::{self, memory_text, time_text};
 
 /// Processes named in one title.
@@ -58,6 +58,13 @@ pub enum Applied {
     No,
 }
 
+impl Applied {
+    /// Does it hold the processes of the run themselves?
+    fn by_kernel(self) -> bool {
+        matches!(self, Self::V1 | Self::V2)
+    }
+}
+
 /// Where the highest number of processes comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -95,24 +102,22 @@ impl RunLimits {
 
     /// Do any hold the processes of the run itself, and so a daemon that it starts?
     pub fn hold_processes(&self) -> bool {
-        let by_kernel = |applied| matches!(applied, Applied::V1 | Applied::V2);
-        self.memory.is_some_and(|limit| by_kernel(limit.applied))
-            || self.cpu.is_some_and(|limit| by_kernel(limit.applied))
-            || self.pids.is_some_and(|limit| by_kernel(limit.applied))
+        self.memory.is_some_and(|limit| limit.applied.by_kernel())
+            || self.cpu.is_some_and(|limit| limit.applied.by_kernel())
+            || self.pids.is_some_and(|limit| limit.applied.by_kernel())
     }
 
     /// `memory 2GiB, cpu 1.5`: those that hold processes, in words.
     pub fn held(&self) -> String {
-        let by_kernel = |applied| matches!(applied, Applied::V1 | Applied::V2);
         let parts = [
             self.memory
-                .filter(|limit| by_kernel(limit.applied))
+                .filter(|limit| limit.applied.by_kernel())
                 .map(|limit| format!("memory {}", memory_text(limit.value))),
             self.cpu
-                .filter(|limit| by_kernel(limit.applied))
+                .filter(|limit| limit.applied.by_kernel())
                 .map(|limit| format!("cpu {}", limit.value)),
             self.pids
-                .filter(|limit| by_kernel(limit.applied))
+                .filter(|limit| limit.applied.by_kernel())
                 .map(|limit| format!("pids {}", limit.value)),
         ];
         parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
@@ -163,11 +168,10 @@ pub(super) fn told(facts: &LimitFacts, usage: &Usage) -> RunLimits {
 
 /// The kernel also kills where the whole host, or a group around this run, is out of memory.
 fn killed_by_limit(facts: &LimitFacts, usage: &Usage) -> bool {
-    let applied = |applied| matches!(applied, Applied::V1 | Applied::V2);
     facts
         .limits
         .memory
-        .is_some_and(|limit| applied(limit.applied))
+        .is_some_and(|limit| limit.applied.by_kernel())
         && usage.oom_kills.is_some_and(|kills| kills > 0)
         && facts.memory_hits != Some(0)
 }
@@ -205,22 +209,14 @@ fn memory(lens: &Lens<'_>) -> Option<Finding> {
         count => (format!("{count} processes"), "were"),
     };
     let chief = killed.first().copied();
-    let finding = |kind: &str, title: String, rule: Option<String>, fix: &str| Finding {
-        id: stable_id(&[kind, rule.as_deref().unwrap_or_default(), "", &names]),
-        kind: kind.to_owned(),
-        severity: Severity::Error,
-        title: printable(&title),
-        owner: None,
-        command: chief.map(|number| lens.argv_of(number)),
-        subjects: chief
-            .map(|number| lens.chain_of(number))
-            .unwrap_or_default(),
-        rule,
-        reason: None,
-        fix: Some(fix.to_owned()),
-        reaction: None,
-        place: None,
-        circle: None,
+    let finding = |kind: &str, title: String, rule: Option<String>, fix: &str| {
+        let about = [rule.as_deref().unwrap_or_default(), "", &names];
+        let found = Finding::new(kind, Severity::Error, &title, &about).by(lens, chief);
+        Finding {
+            rule,
+            fix: Some(fix.to_owned()),
+            ..found
+        }
     };
     Some(match facts.limits.memory {
         Some(limit) if killed_by_limit(facts, usage) => {
@@ -319,23 +315,19 @@ fn time(lens: &Lens<'_>) -> Option<Finding> {
         .iter()
         .filter_map(|one| lens.last_image(one.tgid))
         .max();
-    let rule = format!("limits: time {text}");
-    Some(Finding {
-        command: last.map(|number| lens.argv_of(number)),
-        subjects: last.map(|number| lens.chain_of(number)).unwrap_or_default(),
-        ..of_limit(
-            "limit_time",
-            Severity::Error,
-            title,
-            rule,
-            "find out what it waited for, or raise the policy's `limits: time`",
-        )
-    })
+    let found = of_limit(
+        "limit_time",
+        Severity::Error,
+        title,
+        format!("limits: time {text}"),
+        "find out what it waited for, or raise the policy's `limits: time`",
+    );
+    Some(found.by(lens, last))
 }
 
 /// `apt-get (pid 12, last reached for mirror.internal:443)`
 fn alive(lens: &Lens<'_>, process: &Leftover, at_ns: i64) -> String {
-    let name = called(lens, process);
+    let name = lens.name_of_process(process);
     let tgid = process.tgid;
     match last_reached(lens, tgid, at_ns) {
         Some(what) => format!("{name} (pid {tgid}, last reached for {what})"),
@@ -361,18 +353,7 @@ fn last_reached(lens: &Lens<'_>, tgid: u32, at_ns: i64) -> Option<String> {
         .flows
         .iter()
         .filter(|row| of_it(row.subject) && before(row.first_ns))
-        .map(|row| {
-            let host = match row.name {
-                0 if row.address.is_ipv6() && row.port != 0 => format!("[{}]", row.address),
-                0 => row.address.to_string(),
-                name => lens.name(name),
-            };
-            let place = match row.port {
-                0 => host,
-                port => format!("{host}:{port}"),
-            };
-            (row.last_ns, row.verdict, place)
-        });
+        .map(|row| (row.last_ns, row.verdict, lens.destination(row)));
     let (_, verdict, what) = lookups.chain(flows).max_by_key(|(last_ns, ..)| *last_ns)?;
     Some(match verdict {
         Verdict::Deny => format!("{what}, refused"),
@@ -385,76 +366,42 @@ fn daemons(lens: &Lens<'_>) -> Vec<Finding> {
     let names: BTreeSet<String> = facts
         .daemons
         .iter()
-        .map(|daemon| called(lens, daemon))
+        .map(|daemon| lens.name_of_process(daemon))
         .collect();
     let held = facts.limits.held();
     let finding = |name: String| {
         let of_name: Vec<_> = facts
             .daemons
             .iter()
-            .filter(|daemon| called(lens, daemon) == name)
+            .filter(|daemon| lens.name_of_process(daemon) == name)
             .collect();
-        let ids: Vec<_> = of_name.iter().map(|one| one.tgid.to_string()).collect();
-        let word = if ids.len() == 1 {
-            "process"
-        } else {
-            "processes"
-        };
+        let ids = processes(of_name.iter().map(|one| one.tgid));
         let image = of_name
             .iter()
             .filter_map(|one| lens.last_image(one.tgid))
             .min();
+        let title =
+            format!("{name} ({ids}) went into the background under this run's limits ({held})");
+        let about = ["", "", &*name];
         Finding {
-            id: stable_id(&["daemon_under_limits", "", "", &name]),
-            kind: "daemon_under_limits".to_owned(),
-            severity: Severity::Warning,
-            title: printable(&format!(
-                "{name} ({word} {}) went into the background under this run's limits ({held})",
-                ids.join(", ")
-            )),
-            owner: None,
             command: of_name
                 .first()
                 .map(|one| lens.facts.redaction.of(&one.argv)),
-            subjects: image
-                .map(|number| lens.chain_of(number))
-                .unwrap_or_default(),
-            rule: None,
-            reason: None,
             fix: Some(
                 "start it through the service manager, which gives it limits of its own".to_owned(),
             ),
-            reaction: None,
-            place: None,
-            circle: None,
+            ..Finding::new("daemon_under_limits", Severity::Warning, &title, &about).by(lens, image)
         }
     };
     names.into_iter().map(finding).collect()
 }
 
 fn of_limit(kind: &str, severity: Severity, title: String, rule: String, fix: &str) -> Finding {
+    let found = Finding::new(kind, severity, &title, &[&rule, "", ""]);
     Finding {
-        id: stable_id(&[kind, &rule, "", ""]),
-        kind: kind.to_owned(),
-        severity,
-        title: printable(&title),
-        owner: None,
-        command: None,
-        subjects: Vec::new(),
         rule: Some(rule),
-        reason: None,
         fix: Some(fix.to_owned()),
-        reaction: None,
-        place: None,
-        circle: None,
-    }
-}
-
-fn called(lens: &Lens<'_>, process: &Leftover) -> String {
-    match lens.last_image(process.tgid) {
-        Some(number) => lens.name_of(number),
-        None if process.argv.is_empty() => "a process".to_owned(),
-        None => image_name("", &lens.facts.redaction.of(&process.argv)).to_owned(),
+        ..found
     }
 }
 

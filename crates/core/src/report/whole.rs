@@ -3,7 +3,6 @@
 
 use super::assemble::Lens;
 use super::coverage::lost;
-use super::findings::{printable, stable_id};
 use super::{Finding, Guarded, Severity};
 
 /// Where the run as a whole was not guarded.
@@ -95,18 +94,7 @@ pub(super) fn whole_findings(lens: &Lens<'_>) -> Vec<Finding> {
 
 fn of(kind: &str, severity: Severity, title: &str, fix: Option<String>) -> Finding {
     Finding {
-        id: stable_id(&[kind, "", "", ""]),
-        kind: kind.to_owned(),
-        severity,
-        title: printable(title),
-        owner: None,
-        command: None,
-        subjects: Vec::new(),
-        rule: None,
-        reason: None,
         fix,
-        reaction: None,
-        place: None,
-        circle: None,
+        ..Finding::new(kind, severity, title, &["", "", ""])
     }
 }

@@ -2,8 +2,6 @@
 //! agent's.
 
 use std::borrow::Cow;
-use std::cell::Cell;
-use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::{Path, PathBuf};
@@ -25,7 +23,7 @@ use crate::plan::{Need, Terms};
 use crate::refusal::{Cause, Refusal};
 use crate::run::{interrupted, not_started, run_file};
 use crate::story::wall_ns;
-use crate::supervise::{self, Beside, Ending, Place, Supervision, Supervisor};
+use crate::supervise::{Beside, Ending, Place, Supervision, Supervisor};
 use crate::terminal::Terminal;
 use crate::watch::Watch;
 use crate::{AtEnd, Ended, Notice, Request, inherited, locked, scripts};
@@ -36,6 +34,8 @@ const UPGRADE: Duration = Duration::from_secs(2);
 const REPORT: Duration = Duration::from_secs(40);
 /// How long the agent may take with what it does before the command starts.
 const START: Duration = Duration::from_secs(60);
+/// How often the next one is looked for, to hear what happens from it.
+const AGAIN: Duration = Duration::from_secs(1);
 /// Between two tries to reach it.
 const STEP: Duration = Duration::from_millis(20);
 /// How often a run that waits for its leftovers looks at them.
@@ -121,29 +121,109 @@ pub struct Asked {
 /// The agent while a command runs.
 pub(crate) struct Ear {
     link: Link,
-    gone: Cell<bool>,
+    gone: bool,
+    /// Where, and about what, another one is asked that has taken the run up.
+    socket: PathBuf,
+    run: String,
+    next: Next,
+}
+
+/// An agent that has taken up what another one has left.
+enum Next {
+    /// There may be one by then.
+    Sought(Instant),
+    /// It tells what happens. For the report it is asked anew.
+    Tells(Link),
+    /// None does that.
+    Silent,
+}
+
+/// What came of waiting for a word.
+enum Heard {
+    /// There may be more.
+    Word,
+    Nothing,
+    Gone,
+    Refusal,
+}
+
+/// Hear what was said, if anything was.
+fn heard(link: &Link, notice: &mut dyn FnMut(Notice)) -> Heard {
+    match link.try_receive() {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Heard::Nothing,
+        Ok(Some(packet)) => {
+            match Reply::read(&packet.octets) {
+                Ok(Reply::Notice(it)) => notice(it),
+                Ok(Reply::Refused { .. }) => return Heard::Refusal,
+                // Nothing else was asked for yet.
+                Ok(other) => tracing::debug!(?other, "unasked"),
+                Err(why) => notice(Notice::Warning(why)),
+            }
+            Heard::Word
+        }
+        Ok(None) | Err(_) => Heard::Gone,
+    }
 }
 
 impl Ear {
-    /// Readable when it says something; none once it is gone.
+    fn new(link: Link, socket: &Path, run: &str) -> Self {
+        Self {
+            link,
+            gone: false,
+            socket: socket.to_owned(),
+            run: run.to_owned(),
+            next: Next::Sought(Instant::now()),
+        }
+    }
+
+    /// Readable when it says something; none while nobody does.
     pub(crate) fn fd(&self) -> Option<BorrowedFd<'_>> {
-        (!self.gone.get()).then(|| self.link.fd())
+        match (self.gone, &self.next) {
+            (false, _) => Some(self.link.fd()),
+            (true, Next::Tells(link)) => Some(link.fd()),
+            (true, Next::Sought(_) | Next::Silent) => None,
+        }
     }
 
     /// What it has to tell.
-    pub(crate) fn hear(&self, notice: &mut dyn FnMut(Notice)) {
-        while !self.gone.get() {
-            match self.link.try_receive() {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Ok(Some(packet)) => match Reply::read(&packet.octets) {
-                    Ok(Reply::Notice(it)) => notice(it),
-                    // Nothing else was asked for yet.
-                    Ok(other) => tracing::debug!(?other, "unasked"),
-                    Err(why) => notice(Notice::Warning(why)),
-                },
-                Ok(None) | Err(_) => self.gone.set(true),
+    pub(crate) fn hear(&mut self, notice: &mut dyn FnMut(Notice)) {
+        while !self.gone {
+            match heard(&self.link, notice) {
+                Heard::Word => {}
+                Heard::Nothing => return,
+                Heard::Gone | Heard::Refusal => self.gone = true,
             }
         }
+        if let Next::Sought(at) = self.next
+            && Instant::now() >= at
+        {
+            self.next = match self.listen() {
+                Ok(link) => Next::Tells(link),
+                Err(error) => {
+                    tracing::debug!(%error, "the next agent");
+                    Next::Sought(Instant::now() + AGAIN)
+                }
+            };
+        }
+        while let Next::Tells(link) = &self.next {
+            match heard(link, notice) {
+                Heard::Word => {}
+                Heard::Nothing => return,
+                Heard::Gone => self.next = Next::Sought(Instant::now() + AGAIN),
+                Heard::Refusal => self.next = Next::Silent,
+            }
+        }
+    }
+
+    /// Ask the next agent to tell what happens. It may not be there yet.
+    fn listen(&self) -> io::Result<Link> {
+        let link = Link::connect(&self.socket)?;
+        let word = Word::Listen {
+            run: self.run.clone(),
+        };
+        let word = agent::packet(&word).ok_or(io::ErrorKind::InvalidData)?;
+        link.try_send(&word)?;
+        Ok(link)
     }
 }
 
@@ -219,10 +299,7 @@ impl Asked {
             }
         };
         Ok(Started {
-            ear: Ear {
-                link: agent.link,
-                gone: Cell::new(false),
-            },
+            ear: Ear::new(agent.link, &agent.socket, &run),
             socket: agent.socket,
             run,
             judging,
@@ -243,7 +320,7 @@ impl Started {
         notice: &mut dyn FnMut(Notice),
     ) -> Result<Ended, Refusal> {
         let Self {
-            ear,
+            mut ear,
             socket,
             run,
             judging,
@@ -270,13 +347,13 @@ impl Started {
             &terminal,
             cgroup.as_deref(),
             &mut watch,
-            &ear,
+            &mut ear,
             at_end,
             notice,
         )?;
         let overtime = watch.overtime.is_some();
         let end = end_of(ending, &watch);
-        let told = match after(&ear, &end, notice) {
+        let told = match after(&mut ear, &end, notice) {
             Some(told) => told,
             None => {
                 notice(Notice::Warning(
@@ -377,7 +454,7 @@ fn supervised(
     terminal: &Terminal,
     cgroup: Option<&RunCgroup>,
     watch: &mut Watch,
-    ear: &Ear,
+    ear: &mut Ear,
     at_end: AtEnd,
     notice: &mut dyn FnMut(Notice),
 ) -> Result<Ending, Refusal> {
@@ -400,23 +477,14 @@ fn supervised(
         cgroup,
         watch,
         on: Supervision {
-            session: None,
-            place: Place::Made(cgroup),
-            dir: None,
-            answerer: None,
-            forwarder: None,
-            follow: None,
-            judged: &mut judged,
-            control: None,
             agent: Some(ear),
-            file: &mut file,
-            beside: &mut beside,
-            notice,
-            told: supervise::Told::default(),
-            detached: false,
-            contacts: false,
-            near: Vec::new(),
-            pending: VecDeque::new(),
+            ..Supervision::new(
+                Place::Made(cgroup),
+                &mut judged,
+                &mut file,
+                &mut beside,
+                notice,
+            )
         },
     };
     let ending = supervisor.until_exit();
@@ -477,9 +545,9 @@ fn gates(policy: &Policy, report: &Report) -> bool {
 type Given = (Option<i32>, Report);
 
 /// Say that the command has ended, and hear the report; none if the agent is gone.
-fn after(ear: &Ear, end: &End, notice: &mut dyn FnMut(Notice)) -> Option<Given> {
+fn after(ear: &mut Ear, end: &End, notice: &mut dyn FnMut(Notice)) -> Option<Given> {
     ear.hear(notice);
-    if ear.gone.get() {
+    if ear.gone {
         return None;
     }
     ear.link.set_patience(Some(REPORT), Some(REPORT)).ok()?;

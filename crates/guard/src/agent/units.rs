@@ -207,9 +207,20 @@ pub(super) struct Units {
     watching: Option<JoinHandle<()>>,
 }
 
+/// What becomes of units that are guarded when the agent ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Parting {
+    /// The programs are taken off, and the reports are written.
+    #[default]
+    LetGo,
+    /// The programs stay on: the next agent guards the units anew before it takes them off.
+    Leave,
+}
+
 impl Units {
-    /// Take the programs off every unit, and write the reports.
-    pub(super) fn close(mut self) {
+    /// Guard none any more.
+    pub(super) fn close(mut self, parting: Parting) {
+        locked(&self.shared.guards).parting = parting;
         drop(locked(&self.shared.wake).take());
         if let Some(watching) = self.watching.take() {
             let _ = watching.join();

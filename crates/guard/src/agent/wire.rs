@@ -56,6 +56,11 @@ impl Link {
         Self(socket)
     }
 
+    /// The same, for somebody else to have.
+    pub(crate) fn again(&self) -> io::Result<Self> {
+        self.0.try_clone().map(Self)
+    }
+
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }

@@ -160,3 +160,36 @@ impl FirstGroup {
         below::remove(&self.path())
     }
 }
+
+/// Where the run's cgroups in hierarchies of the first version will be, and which controllers cannot be had although
+/// such a hierarchy has them.
+type FirstPlan = (Vec<(Hierarchy, FirstPlace)>, Vec<(Controller, String)>);
+
+pub(super) fn plan_first(
+    id: &str,
+    controllers: &[Controller],
+    scope: Option<(&str, u32)>,
+) -> io::Result<FirstPlan> {
+    let (mut planned, mut lacking): FirstPlan = (Vec::new(), Vec::new());
+    if controllers.is_empty() {
+        return Ok((planned, lacking));
+    }
+    let own = fs::read_to_string("/proc/self/cgroup")?;
+    for controller in controllers {
+        let Some(tree) = Tree::first_with(controller.name(), &own) else {
+            continue;
+        };
+        // cpu and cpuacct, say, share one.
+        if planned.iter().any(|(_, place)| lists(place, *controller)) {
+            continue;
+        }
+        match FirstGroup::plan(tree, id, scope) {
+            Ok(place) => planned.push(place),
+            Err(error) => lacking.push((
+                *controller,
+                format!("its hierarchy of the first version cannot be reached: {error}"),
+            )),
+        }
+    }
+    Ok((planned, lacking))
+}

@@ -349,10 +349,7 @@ short line
 
     #[test]
     fn a_detached_mount_shows_the_tree() {
-        if !rustix::process::geteuid().is_root() {
-            eprintln!("skipped: needs root");
-            return;
-        }
+        crate::need_root();
         let whole = Hierarchy::detached(Tree::Second, Path::new("/")).unwrap();
         assert!(whole.at(Path::new("cgroup.procs")).exists());
         let outside = Hierarchy::showing(Tree::Second, Path::new("/../x"));
@@ -361,10 +358,7 @@ short line
 
     #[test]
     fn a_tree_of_the_first_version_is_found_and_never_made() {
-        if !rustix::process::geteuid().is_root() {
-            eprintln!("skipped: needs root");
-            return;
-        }
+        crate::need_root();
         let own = fs::read_to_string("/proc/self/cgroup").unwrap();
         for controller in ["memory", "cpu", "pids"] {
             let Some(tree) = Tree::first_with(controller, &own) else {

@@ -5,6 +5,7 @@
 //! docs/decisions/0022-attach.md.
 
 use std::collections::HashMap;
+use std::io;
 use std::net::IpAddr;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -19,7 +20,7 @@ use blackstart_kernel::{Error, FoundSocket};
 
 use super::{Setup, system, terms_of};
 use crate::cgroup::{Meant, Target};
-use crate::connections::{Open, Sockets};
+use crate::connections::{Open, Sockets, hold_sockets};
 use crate::orphan::described;
 use crate::plan::Need;
 use crate::refusal::{Cause, Refusal};
@@ -77,7 +78,12 @@ pub fn attach(
         .prepare(notice)
         .and_then(|()| setup.is_attached(notice))
     {
-        Ok(()) => Ok(setup.watch_over(&mut Signalled(&signals), Pace::ALONE, order.time, notice)),
+        Ok(()) => setup
+            .watch_over(&mut Signalled(&signals), Pace::ALONE, order.time, notice)
+            .ok_or_else(|| {
+                let nobody = io::Error::other("nobody sees to it");
+                system("the watch was left", &nobody)
+            }),
         Err(refusal) => {
             setup.undo();
             Err(refusal)
@@ -121,6 +127,7 @@ impl Setup<'_> {
             },
             id: target.id(),
             links: Vec::new(),
+            left_ns: None,
         });
         self.target = Some(target);
     }
@@ -160,8 +167,12 @@ impl Setup<'_> {
         let moved = session.move_to(target.fd()).and_then(|()| {
             let pids = target.pids().unwrap_or_default();
             let subjects = session.found(tables, &found::processes(&pids))?;
-            let datagrams: Vec<FoundSocket> = Sockets::of(&pids, &target.ids())
-                .own
+            // To ask for sockets takes longer than all else, and what starts just now has none, or a few.
+            let sockets = match self.starts && !hold_sockets(&pids) {
+                true => Vec::new(),
+                false => Sockets::of(&pids, &target.ids()).own,
+            };
+            let datagrams: Vec<FoundSocket> = sockets
                 .iter()
                 .filter(|socket| socket.is_datagrams())
                 .filter_map(|socket| {
@@ -310,11 +321,10 @@ impl Setup<'_> {
     /// Something was attached, or there is nothing to watch.
     fn is_attached(&mut self, notice: &mut dyn FnMut(Notice)) -> Result<(), Refusal> {
         let (Some(_), Some(target)) = (&self.session, &self.target) else {
-            let why = self.terms.gaps().first().map(|gap| gap.detail.clone());
             return Err(Refusal {
                 cause: Cause::Unmet(Need::Bpf),
                 what: "nothing can be attached".to_owned(),
-                why: why.unwrap_or_default(),
+                why: self.terms.first_gap(),
                 remedy: "`blackstart doctor` says what is missing".to_owned(),
             });
         };

@@ -1,7 +1,6 @@
 //! From the command's start to the report, with nothing left behind.
 
 use std::borrow::Cow;
-use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime};
@@ -20,7 +19,7 @@ use crate::control::Judged;
 use crate::orphan::{described, kept_record, remove_programs};
 use crate::plan::Need;
 use crate::story::{End, tell, wall_ns};
-use crate::supervise::{self, Beside, Ending, Place, Supervision, Supervisor};
+use crate::supervise::{Beside, Ending, Place, Supervision, Supervisor};
 use crate::terminal::Terminal;
 use crate::watch::Watch;
 use crate::{AtEnd, Ended, Notice, locked, pins, scripts, usual};
@@ -54,16 +53,7 @@ impl Setup<'_> {
         let limits = self.file.limits.clone();
         let mut watch = Watch::new(limits, time, at_end, child.pid.cast_unsigned());
         let mut beside = Beside::default();
-        let mut judged = Judged {
-            policy: self.policy.map(Cow::Borrowed),
-            tables: self.tables.take(),
-            first_rule: 0,
-            search: std::mem::take(&mut self.search),
-            may_enforce: self.terms.may_enforce(),
-            broken_glass: self.file.break_glass.is_some(),
-            ends_leases: false,
-            enforcing: self.terms.enforcing(),
-        };
+        let mut judged = self.judged();
         let mut supervisor = Supervisor {
             child,
             signals,
@@ -72,22 +62,18 @@ impl Setup<'_> {
             watch: &mut watch,
             on: Supervision {
                 session: self.session.as_mut(),
-                place: Place::Made(self.cgroup.as_ref()),
                 dir: self.dir.as_ref(),
                 answerer: self.answerer.as_ref(),
                 forwarder: self.forwarder.as_ref(),
                 follow: self.follow.as_mut(),
-                judged: &mut judged,
                 control: self.control.as_ref(),
-                agent: None,
-                file: &mut self.file,
-                beside: &mut beside,
-                notice: &mut *notice,
-                told: supervise::Told::default(),
-                detached: false,
-                contacts: false,
-                near: Vec::new(),
-                pending: VecDeque::new(),
+                ..Supervision::new(
+                    Place::Made(self.cgroup.as_ref()),
+                    &mut judged,
+                    &mut self.file,
+                    &mut beside,
+                    &mut *notice,
+                )
             },
         };
         let ending = supervisor.until_exit();

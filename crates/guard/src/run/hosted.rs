@@ -4,8 +4,6 @@
 //! Nothing is done here with the caller's rights, and nothing is started. What the agent does for the caller is what needs
 //! root: the cgroup, the programs, the record. Why so: docs/decisions/0026-agent.md.
 
-use std::borrow::Cow;
-use std::collections::VecDeque;
 use std::io;
 use std::os::fd::AsFd as _;
 use std::path::PathBuf;
@@ -26,18 +24,18 @@ use crate::agent::caller::Caller;
 use crate::agent::reply::{Judging, Reply};
 use crate::agent::wire::{Link, sealed};
 use crate::cgroup::Controller;
-use crate::control::Judged;
 use crate::forward::Listeners;
 use crate::orphan::sweep_locked;
 use crate::plan::{Need, plan};
 use crate::refusal::{Cause, Refusal};
 use crate::resolv::Resolving;
+use crate::state::RunDir;
 use crate::story::{End, tell as tell_of, wall_ns};
-use crate::supervise::{Beside, CHECKPOINT, Place, Supervision, Told};
+use crate::supervise::{Beside, CHECKPOINT, Place, Supervision};
 use crate::{AtEnd, Notice, Request};
 
 /// Well within the three seconds after which the kernel takes the supervisor for dead, and seldom enough for hundreds of guards.
-const HEARTBEAT: Duration = Duration::from_secs(1);
+pub(crate) const HEARTBEAT: Duration = Duration::from_secs(1);
 /// How long a caller may take from one word to the next before its command runs.
 const BEFORE_START: Duration = Duration::from_secs(10);
 /// How long killed leftovers may take to be gone.
@@ -89,7 +87,7 @@ pub(crate) fn host(
 }
 
 /// A caller that does not read has its live view thinned, and holds nobody up.
-fn tell(link: &Link, notice: Notice) {
+pub(crate) fn tell(link: &Link, notice: Notice) {
     if let Some(octets) = Reply::Notice(notice).packet()
         && let Err(error) = link.try_send(&octets)
     {
@@ -129,16 +127,7 @@ impl Setup<'_> {
         let tables = self.tables(&resolving)?;
         let wanted = plan(&host, tables.uses(), &mut self.terms)?;
         if wanted.is_empty() {
-            return Err(Refusal {
-                cause: Cause::Unmet(Need::Bpf),
-                what: "the agent cannot guard anything here".to_owned(),
-                why: self
-                    .terms
-                    .gaps()
-                    .first()
-                    .map_or_else(String::new, |gap| gap.detail.clone()),
-                remedy: "`blackstart doctor`, as root, says what is missing".to_owned(),
-            });
+            return Err(self.cannot_guard());
         }
         let locked = self.open_state()?;
         if let (Some(state), true) = (
@@ -164,16 +153,9 @@ impl Setup<'_> {
         self.shorten_hosts(&mut resolving.hosts, &tables)?;
         self.file.knows(&resolving);
         let mut settings = Settings {
-            tables: &tables,
-            rules: self.policy.map_or(0, |policy| {
-                u32::try_from(policy.rules.len()).unwrap_or(u32::MAX)
-            }),
-            resolvers: &resolving.servers,
-            own_addresses: &resolving.own,
-            hosts: &resolving.hosts,
-            forwarder: None,
             one_of_many: true,
             tracer,
+            ..self.settings(&tables, &resolving)
         };
         let unlimited = Controller::needed(&self.limits()).is_empty();
         let ahead = spare.take().filter(|_| unlimited);
@@ -207,16 +189,7 @@ impl Setup<'_> {
         self.forward(tables)?;
         self.listeners = None::<Listeners>;
         if self.session.is_none() || self.cgroup.is_none() {
-            return Err(Refusal {
-                cause: Cause::Unmet(Need::Bpf),
-                what: "the agent cannot guard anything here".to_owned(),
-                why: self
-                    .terms
-                    .gaps()
-                    .first()
-                    .map_or_else(String::new, |gap| gap.detail.clone()),
-                remedy: "`blackstart doctor`, as root, says what is missing".to_owned(),
-            });
+            return Err(self.cannot_guard());
         }
         if let Some(cgroup) = &mut self.cgroup {
             // Whoever outlives the run is the caller's again.
@@ -232,6 +205,15 @@ impl Setup<'_> {
             notice(Notice::Gap(gap.clone()));
         }
         Ok(())
+    }
+
+    fn cannot_guard(&self) -> Refusal {
+        Refusal {
+            cause: Cause::Unmet(Need::Bpf),
+            what: "the agent cannot guard anything here".to_owned(),
+            why: self.terms.first_gap(),
+            remedy: "`blackstart doctor`, as root, says what is missing".to_owned(),
+        }
     }
 
     /// The directory was there before the policy was.
@@ -287,9 +269,6 @@ impl Setup<'_> {
         let gone = |error: io::Error| wrong(format!("its caller cannot be heard: {error}"));
         self.file.gaps = self.terms.gaps().to_vec();
         self.file.at_end = Some(self.at_end());
-        // On disk before anything runs; the moment itself is known a little later.
-        self.file.started_ns = wall_ns(SystemTime::now());
-        self.write_run();
         let ready = Reply::Ready {
             run: self.file.id.clone(),
             confine: self.confined,
@@ -302,6 +281,9 @@ impl Setup<'_> {
         link.set_patience(Some(BEFORE_START), Some(BEFORE_START))
             .map_err(gone)?;
         link.send(&ready, &[how.as_fd()]).map_err(gone)?;
+        // On disk before anything runs, while the caller makes the process; the moment itself is known a little later.
+        self.file.started_ns = wall_ns(SystemTime::now());
+        self.write_run();
         let packet = link.receive().map_err(gone)?;
         let mut packet = packet.ok_or_else(|| wrong("its caller has ended".to_owned()))?;
         match (read_packet(&packet.octets), packet.descriptors.len()) {
@@ -353,37 +335,22 @@ impl Setup<'_> {
         let began = Instant::now();
         let at_end = self.at_end();
         let mut beside = Beside::default();
-        let mut judged = Judged {
-            policy: self.policy.map(Cow::Borrowed),
-            tables: self.tables.take(),
-            first_rule: 0,
-            search: std::mem::take(&mut self.search),
-            may_enforce: self.terms.may_enforce(),
-            broken_glass: false,
-            ends_leases: false,
-            enforcing: self.terms.enforcing(),
-        };
+        let mut judged = self.judged();
         let mut notice = |notice: Notice| tell(link, notice);
         let mut on = Supervision {
             session: self.session.as_mut(),
-            place: Place::Made(self.cgroup.as_ref()),
             dir: self.dir.as_ref(),
             answerer: self.answerer.as_ref(),
             forwarder: self.forwarder.as_ref(),
-            follow: None,
-            judged: &mut judged,
             control: self.control.as_ref(),
-            agent: None,
-            file: &mut self.file,
-            beside: &mut beside,
-            notice: &mut notice,
-            told: Told::default(),
-            detached: false,
-            contacts: false,
-            near: Vec::new(),
-            pending: VecDeque::new(),
+            ..Supervision::new(
+                Place::Made(self.cgroup.as_ref()),
+                &mut judged,
+                &mut self.file,
+                &mut beside,
+                &mut notice,
+            )
         };
-        on.settle();
         let ending = on.until_ended(link);
         let mut leftovers = self
             .cgroup
@@ -490,12 +457,18 @@ impl Supervision<'_, '_> {
         let mut next_beat = Instant::now();
         let mut next_checkpoint = Instant::now() + CHECKPOINT;
         let (mut pulse, mut stirred, mut holds) = (None, true, true);
+        let mut beats = 0_u32;
         loop {
             let now = Instant::now();
             if now >= next_beat {
                 self.beat();
                 self.look_behind_again();
                 next_beat = now + HEARTBEAT;
+                beats = beats.saturating_add(1);
+                // A command that ends at once does not wait for that.
+                if beats == 2 {
+                    self.settle();
+                }
                 if let (false, Place::Made(Some(cgroup))) = (here, self.place)
                     && !cgroup.populated().unwrap_or(false)
                 {
@@ -504,13 +477,18 @@ impl Supervision<'_, '_> {
             }
             if now >= next_checkpoint {
                 // Reading every table costs much more than being idle does.
-                let beats = self.session.as_deref().and_then(|session| session.pulse());
-                if stirred || beats.is_none() || beats != pulse {
-                    (pulse, stirred, holds) = (beats, false, true);
+                let counted = self.session.as_deref().and_then(|session| session.pulse());
+                if stirred || counted.is_none() || counted != pulse {
+                    (pulse, stirred, holds) = (counted, false, true);
                     self.checkpoint();
-                } else if std::mem::take(&mut holds) {
+                } else {
+                    if let Some(Err(error)) = self.dir.map(RunDir::show_life) {
+                        tracing::debug!(%error, "a sign of life");
+                    }
                     // It has come to rest, and what it took to load and to read is not wanted soon.
-                    give_back_memory();
+                    if std::mem::take(&mut holds) {
+                        give_back_memory();
+                    }
                 }
                 next_checkpoint = Instant::now() + CHECKPOINT;
             }

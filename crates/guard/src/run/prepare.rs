@@ -1,31 +1,24 @@
 //! Before the command starts: everything that guards it, or the reason why not.
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::io;
 use std::net::IpAddr;
-use std::path::Path;
 
 use blackstart_core::name::Name;
 use blackstart_core::policy::{Policy, UnitPattern};
-use blackstart_core::report::{Guarded, Mode};
 use blackstart_core::tables::{Facts, Tables, compile};
 use blackstart_kernel::support::Support;
-use blackstart_kernel::{Error, ErrorKind, Feature, LeftOut, Listening, Orphan, Session, Settings};
+use blackstart_kernel::{Feature, LeftOut, Listening, Session, Settings};
 
-use super::{PATIENCE, Setup};
-use crate::answer::Answerer;
-use crate::cgroup::{Controller, RunCgroup};
-use crate::control::Control;
+use super::Setup;
+use crate::cgroup::Controller;
 use crate::follow::Following;
 use crate::forward::{Forwarder, Listeners};
-use crate::orphan::{Swept, described, sweep_locked, sweep_spare};
-use crate::plan::{FEATURES, Need, instead, needed, plan, replan};
+use crate::orphan::{Swept, sweep_locked, sweep_spare};
+use crate::plan::{Need, plan};
 use crate::refusal::{Cause, Refusal};
 use crate::resolv::Resolving;
-use crate::state::{RunDir, SPARE, StateDir, is_of_the_disk};
-use crate::stray::{self, About};
-use crate::{Notice, inherited, pins};
+use crate::state::SPARE;
+use crate::{Notice, inherited, stray};
 
 /// Names of /etc/hosts that are handed to the kernel, each of which takes room there and time at the start.
 const HOSTS_MOST: usize = 32_768;
@@ -89,16 +82,8 @@ impl Setup<'_> {
             self.locked = None;
             let forwarder = self.listen(&resolving.servers)?;
             let settings = Settings {
-                tables: &tables,
-                rules: self.policy.map_or(0, |policy| {
-                    u32::try_from(policy.rules.len()).unwrap_or(u32::MAX)
-                }),
-                resolvers: &resolving.servers,
-                own_addresses: &resolving.own,
-                hosts: &resolving.hosts,
                 forwarder,
-                one_of_many: false,
-                tracer: None,
+                ..self.settings(&tables, &resolving)
             };
             self.load(&host, &wanted, &settings)?;
             self.tell_left_out()?;
@@ -133,57 +118,6 @@ impl Setup<'_> {
             notice(Notice::Gap(gap.clone()));
         }
         Ok(())
-    }
-
-    /// The state directory, and its lock.
-    pub(super) fn open_state(&mut self) -> Result<Option<fs::File>, Refusal> {
-        let path = &self.request.state_dir;
-        let opened = StateDir::open(path).and_then(|state| match state.lock(PATIENCE) {
-            Err(error) if is_of_the_disk(&error) => Err(error),
-            locked => Ok((state, locked)),
-        });
-        match opened {
-            Ok((state, locked)) => {
-                self.state = Some(state);
-                locked.map(Some).or_else(|error| {
-                    tracing::warn!(%error, "another command holds the state directory; going on beside it");
-                    Ok(None)
-                })
-            }
-            Err(error) if self.displace(&error) => Ok(self.locked.take()),
-            Err(error) => {
-                self.terms.lack(
-                    Need::State,
-                    format!("{} cannot be used: {error}", path.display()),
-                )?;
-                Ok(None)
-            }
-        }
-    }
-
-    /// Keep the state elsewhere from here on, if that helps: a disk that is full must not hold up an emergency fix, nor
-    /// leave it without a guard that outlives its supervisor. Once.
-    fn displace(&mut self, error: &io::Error) -> bool {
-        let path = &self.request.state_dir;
-        if self.displaced.is_some() || !is_of_the_disk(error) || path == Path::new(SPARE) {
-            return false;
-        }
-        let opened = StateDir::open(Path::new(SPARE)).and_then(|state| {
-            let locked = state.lock(PATIENCE)?;
-            Ok((state, locked))
-        });
-        match opened {
-            Ok((state, locked)) => {
-                self.state = Some(state);
-                self.locked = Some(locked);
-                self.displaced = Some(format!("{} cannot be used: {error}", path.display()));
-                true
-            }
-            Err(other) => {
-                tracing::warn!(%other, "{SPARE} cannot be used either");
-                false
-            }
-        }
     }
 
     /// An earlier run of the same service that nobody supervises may still change what this one changes. So may one that
@@ -311,223 +245,6 @@ impl Setup<'_> {
         Ok(())
     }
 
-    pub(super) fn begin_dir(&mut self) -> Result<(), Refusal> {
-        let Some(state) = &self.state else {
-            return Ok(());
-        };
-        match self.begun(state) {
-            Ok(dir) => {
-                self.dir = Some(dir);
-                Ok(())
-            }
-            Err(error) => {
-                let why = format!("{} cannot be used: {error}", state.path().display());
-                if self.displace(&error) {
-                    return self.begin_dir();
-                }
-                self.terms.lack(Need::State, why)
-            }
-        }
-    }
-
-    /// The run's directory with what is known of it by now; none, if not all of that could be kept.
-    fn begun(&self, state: &StateDir) -> io::Result<RunDir> {
-        let dir = state.begin(&self.file.id)?;
-        let kept = match &self.request.policy {
-            Some(given) => dir.write_policy(&given.policy),
-            None => Ok(()),
-        };
-        match kept.and_then(|()| dir.write_run(&self.file)) {
-            Ok(()) => Ok(dir),
-            Err(error) => {
-                let _ = dir.discard();
-                Err(error)
-            }
-        }
-    }
-
-    pub(super) fn make_cgroup(&mut self, host: &Support) -> Result<(), Refusal> {
-        let id = self.file.id.clone();
-        // One in which the programs only show that they judge is no unit.
-        let systemd = host.systemd == Some(true) && self.target.is_none() && !self.by_rule;
-        let controllers = match self.target {
-            Some(_) => Vec::new(),
-            None => Controller::needed(&self.limits()),
-        };
-        let (file, dir) = (&mut self.file, self.dir.as_ref());
-        let mut unwritten = None;
-        let mut made = RunCgroup::create(&id, systemd, &controllers, &mut |cgroup| {
-            file.cgroup = Some(cgroup.clone());
-            let written = dir.map_or(Ok(()), |dir| dir.write_run(file));
-            written.map_err(|error| {
-                let again = error.kind().into();
-                unwritten = Some(error);
-                again
-            })
-        });
-        if let Some(error) = unwritten {
-            self.discard_dir();
-            if self.displace(&error) {
-                self.begin_dir()?;
-                return self.make_cgroup(host);
-            }
-            // A sweep would take the guard off a run whose cgroup is not on record: no record, no pins.
-            self.without_state(&error.to_string())?;
-            let file = &mut self.file;
-            made = RunCgroup::create(&id, systemd, &controllers, &mut |cgroup| {
-                file.cgroup = Some(cgroup.clone());
-                Ok(())
-            });
-        }
-        match made {
-            Ok(cgroup) => {
-                self.file.cgroup = Some(cgroup.whereabouts().clone());
-                let about = About::of(&self.file, self.dir.as_ref().map(RunDir::path));
-                if let Err(error) = about.say_of_cgroup(cgroup.fd()) {
-                    tracing::debug!(%error, "nothing is said of the cgroup");
-                }
-                self.cgroup = Some(cgroup);
-                Ok(())
-            }
-            Err(error) => {
-                self.terms
-                    .nothing_left(&format!("a cgroup cannot be made: {error}"))?;
-                self.terms
-                    .lack(Need::Cgroup, format!("a cgroup cannot be made: {error}"))
-            }
-        }
-    }
-
-    fn discard_dir(&mut self) {
-        if let Some(dir) = self.dir.take()
-            && let Err(error) = dir.discard()
-        {
-            tracing::warn!(%error, "the run's directory stays");
-        }
-    }
-
-    /// Go on as if the state directory could not be used at all.
-    fn without_state(&mut self, why: &str) -> Result<(), Refusal> {
-        let path = self.request.state_dir.display();
-        self.terms
-            .lack(Need::State, format!("{path} cannot be used: {why}"))
-    }
-
-    pub(super) fn make_pins(&mut self) -> Result<(), Refusal> {
-        let made = match &self.dir {
-            Some(dir) => pins::create(&self.file.id, dir.path()),
-            None => Err(io::Error::other(
-                "there is no state directory to find them by",
-            )),
-        };
-        match made {
-            Ok(pins) => {
-                // What lies in the run's directory itself goes with it, and is held by nobody.
-                let in_sight = self
-                    .dir
-                    .as_mut()
-                    .filter(|dir| !pins.starts_with(dir.path()));
-                if let Some(dir) = in_sight {
-                    let mut about = About::of(&self.file, Some(dir.path()));
-                    if self.target.is_some() {
-                        about.cgroup = None;
-                    }
-                    // A sweep then leaves them alone, should their state be lost.
-                    match stray::hold(&pins) {
-                        Ok(held) => dir.hold(held),
-                        Err(error) => tracing::debug!(%error, "the pins cannot be held"),
-                    }
-                    if let Err(error) = about.say_of_pins(&pins) {
-                        tracing::debug!(%error, "nothing is said of the pins");
-                    }
-                }
-                self.file.pins = Some(pins.clone());
-                self.pins = Some(pins);
-                Ok(())
-            }
-            Err(error) => self.terms.lack(
-                Need::Pins,
-                format!("guarding ends with the supervisor: {error}"),
-            ),
-        }
-    }
-
-    /// Load and attach as much of `wanted` as this kernel takes.
-    pub(super) fn load(
-        &mut self,
-        host: &Support,
-        wanted: &BTreeSet<Feature>,
-        settings: &Settings<'_>,
-    ) -> Result<(), Refusal> {
-        let Some(cgroup) = &self.cgroup else {
-            return Ok(());
-        };
-        let reserve = self.reserve;
-        let attempt = |features: &BTreeSet<Feature>| {
-            let mut session = if reserve {
-                Session::spare(features, settings)?
-            } else {
-                Session::load(features, settings)?
-            };
-            session.attach(cgroup.fd())?;
-            Ok::<_, blackstart_kernel::Error>(session)
-        };
-        let mut first = attempt(wanted);
-        let mut other = wanted.clone();
-        while let Err(error) = &first
-            && is_of_the_programs(error)
-            && let Some(instead) = instead(&other)
-        {
-            tracing::debug!(error = described(error), "another way to see contacts");
-            first = attempt(&instead);
-            other = instead;
-        }
-        let asked = wanted;
-        let wanted = &other;
-        let (mut session, loaded) = match first {
-            Ok(session) => (Some(session), wanted.clone()),
-            Err(error) if !is_of_the_programs(&error) => {
-                let why = described(&error);
-                let missing: Vec<_> = FEATURES
-                    .into_iter()
-                    .filter(|feature| wanted.contains(feature))
-                    .map(|feature| (feature, why.clone()))
-                    .collect();
-                replan(host, &BTreeSet::new(), &missing, &mut self.terms)?;
-                (None, BTreeSet::new())
-            }
-            Err(error) => {
-                let first = described(&error);
-                tracing::warn!(
-                    error = first,
-                    "not all programs can be loaded; finding out which"
-                );
-                let (session, loaded, missing) = most_of(wanted, first, attempt);
-                replan(host, &loaded, &missing, &mut self.terms)?;
-                (session, loaded)
-            }
-        };
-        let names = |of: &BTreeSet<Feature>| of.contains(&Feature::SocketNames);
-        if session.is_some() && names(asked) && !names(&loaded) {
-            self.go_without_names(host, settings.tables, &loaded)?;
-        }
-        if let Some(session) = &mut session {
-            if self.terms.hides() {
-                session.hide_sockets();
-            }
-            // What is not a program's stays.
-            self.file.kernel.features.splice(0..0, session.features());
-            self.file.guarded =
-                if needed(settings.tables.uses()).all(|feature| loaded.contains(&feature)) {
-                    Guarded::Yes
-                } else {
-                    Guarded::Partly
-                };
-        }
-        self.session = session;
-        Ok(())
-    }
-
     /// Listen for lookups over TCP, before the programs that turn them here are loaded: these are told where.
     pub(super) fn listen(&mut self, servers: &[IpAddr]) -> Result<Option<Listening>, Refusal> {
         let (listeners, mut failed) = Listeners::open(servers);
@@ -598,207 +315,22 @@ impl Setup<'_> {
             }
         }
     }
-
-    /// Pin, prove, raise the mode, and begin to answer.
-    fn arm(&mut self) -> Result<(), Refusal> {
-        self.pin_and_prove()?;
-        self.raise()
-    }
-
-    /// Let the programs outlive this process, and see that they judge.
-    pub(super) fn pin_and_prove(&mut self) -> Result<(), Refusal> {
-        let Some(session) = &mut self.session else {
-            return Ok(());
-        };
-        if let Some(pins) = &self.pins
-            && let Err(error) = session.pin(pins)
-        {
-            // The host's bpffs may refuse what one of our own does not.
-            let again = self.dir.as_ref().map(|dir| {
-                Orphan::remove(pins)?;
-                let own = pins::create_private(&self.file.id, dir.path()).map_err(|error| {
-                    Error::caused(ErrorKind::Io, "mount a bpffs of the run's own", error)
-                })?;
-                session.pin(&own).map(|()| own)
-            });
-            match again {
-                Some(Ok(own)) => {
-                    self.file.pins = Some(own.clone());
-                    self.pins = Some(own);
-                }
-                _ => self.terms.lack(
-                    Need::Pins,
-                    format!("guarding ends with the supervisor: {}", described(&error)),
-                )?,
-            }
-        }
-        // What is somebody else's gets no process of ours: there it was done before.
-        if let Some(cgroup) = &self.cgroup
-            && let Err(error) = session.self_probe(cgroup.fd())
-        {
-            self.terms.lack(Need::SelfProbe, described(&error))?;
-            self.file.guarded = Guarded::Partly;
-        }
-        Ok(())
-    }
-
-    /// Raise the mode, and begin to answer.
-    pub(super) fn raise(&mut self) -> Result<(), Refusal> {
-        let Some(session) = &mut self.session else {
-            return Ok(());
-        };
-        let mode = if self.terms.enforcing() {
-            Mode::Enforce
-        } else {
-            Mode::Observe
-        };
-        if self.file.break_glass.is_some() {
-            session.break_glass();
-        }
-        if let Err(error) = session.set_mode(mode) {
-            // Nothing was refused up to here, and nothing would be from here on.
-            self.terms.nothing_left(&described(&error))?;
-            self.terms.lack(Need::SelfProbe, described(&error))?;
-        }
-        if let Some(dir) = &self.dir {
-            match Control::listen(dir.path()) {
-                Ok(control) => self.control = Some(control),
-                Err(error) => tracing::warn!(%error, "this run cannot be changed while it is on"),
-            }
-        }
-        match Answerer::start() {
-            Ok(answerer) => {
-                self.answerer = Some(answerer);
-                if let Err(error) = session.heartbeat() {
-                    self.terms.lack(Need::Answers, described(&error))?;
-                }
-            }
-            Err(error) => self
-                .terms
-                .lack(Need::Answers, format!("no thread for them: {error}"))?,
-        }
-        Ok(())
-    }
-}
-
-/// Would another choice of programs help?
-fn is_of_the_programs(error: &blackstart_kernel::Error) -> bool {
-    matches!(error.kind(), ErrorKind::Verifier | ErrorKind::Unsupported)
-}
-
-type Missing = Vec<(Feature, String)>;
-
-/// As much of `wanted` as `attempt` takes, after all of it failed with `first`. Slow, and seldom: a kernel
-/// that lacks what its probes promised.
-fn most_of<S>(
-    wanted: &BTreeSet<Feature>,
-    first: String,
-    attempt: impl Fn(&BTreeSet<Feature>) -> Result<S, blackstart_kernel::Error>,
-) -> (Option<S>, BTreeSet<Feature>, Missing) {
-    // Most likely it is one, and one of little weight.
-    for feature in FEATURES
-        .into_iter()
-        .rev()
-        .filter(|feature| wanted.contains(feature))
-    {
-        let rest: BTreeSet<_> = wanted
-            .iter()
-            .copied()
-            .filter(|other| *other != feature)
-            .collect();
-        if let (false, Ok(all)) = (rest.is_empty(), attempt(&rest)) {
-            return (Some(all), rest, vec![(feature, first)]);
-        }
-    }
-    let (mut best, mut loaded, mut missing) = (None, BTreeSet::new(), Vec::new());
-    for feature in FEATURES
-        .into_iter()
-        .filter(|feature| wanted.contains(feature))
-    {
-        let mut more = loaded.clone();
-        more.insert(feature);
-        match attempt(&more) {
-            Ok(better) => {
-                best = Some(better);
-                loaded = more;
-            }
-            Err(error) => missing.push((feature, described(&error))),
-        }
-    }
-    (best, loaded, missing)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Request;
     use crate::plan::Terms;
-    use crate::{Request, run::Setup};
     use blackstart_core::policy;
-
-    /// What is loaded on a kernel that refuses some features.
-    fn loaded(refused: &[Feature]) -> (BTreeSet<Feature>, Vec<Feature>) {
-        let attempt = |features: &BTreeSet<Feature>| match refused
-            .iter()
-            .find(|one| features.contains(one))
-        {
-            Some(one) => Err(Error::new(ErrorKind::Verifier, one.name())),
-            None => Ok(features.clone()),
-        };
-        let (session, loaded, missing) = most_of(&FEATURES.into(), "all".to_owned(), attempt);
-        assert_eq!(session.unwrap_or_default(), loaded);
-        (
-            loaded,
-            missing.into_iter().map(|(feature, _)| feature).collect(),
-        )
-    }
-
-    #[test]
-    fn as_much_is_loaded_as_the_kernel_takes() {
-        for one in FEATURES {
-            let (rest, missing) = loaded(&[one]);
-            assert_eq!(missing, [one]);
-            assert_eq!(rest.len(), FEATURES.len() - 1);
-        }
-        let (rest, missing) = loaded(&[Feature::UnixSockets, Feature::Names]);
-        assert_eq!(
-            (rest.len(), missing),
-            (9, vec![Feature::Names, Feature::UnixSockets])
-        );
-        assert_eq!(loaded(&FEATURES), (BTreeSet::new(), FEATURES.to_vec()));
-    }
-
-    #[test]
-    fn a_table_that_cannot_be_filled_is_no_fault_of_a_program() {
-        let of = |kind| is_of_the_programs(&Error::new(kind, "x"));
-        assert!(of(ErrorKind::Verifier) && of(ErrorKind::Unsupported));
-        assert!(!of(ErrorKind::Io) && !of(ErrorKind::Permission));
-    }
+    use blackstart_core::report::Mode;
 
     #[test]
     fn of_a_huge_hosts_file_what_rules_speak_of_is_kept() {
         let text = "apiVersion: blackstart.dev/v1\nkind: Policy\nrules:\n  - deny: .github.com\n";
         let policy = policy::alone(text, "p.yaml").unwrap().policy;
         let tables = compile(&policy, &Facts { search: Vec::new() }).unwrap();
-        let request = Request {
-            command: Vec::new(),
-            env: Vec::new(),
-            policy: None,
-            catalog: None,
-            service: None,
-            mode: None,
-            leftover: None,
-            accept_gaps: Vec::new(),
-            contain: None,
-            hide_sockets: false,
-            concurrent: false,
-            break_glass: None,
-            drill: None,
-            lock: None,
-            redaction: Default::default(),
-            origin: crate::Origin::default(),
-            state_dir: "/nowhere".into(),
-            id: None,
-        };
+        let request = Request::bare("/nowhere".as_ref());
         let shortened = |count: u32, last: &str| {
             let mut hosts: Vec<_> = (0..count)
                 .map(|n| (format!("n{n}.{last}"), IpAddr::from(n.to_be_bytes())))

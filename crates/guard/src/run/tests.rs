@@ -14,22 +14,9 @@ fn request(script: &str, state: &Path, leftover: Option<AtEnd>) -> Request {
     Request {
         command: ["sh", "-c", script].map(Into::into).to_vec(),
         env: vec![("PATH".into(), "/usr/bin:/bin".into())],
-        policy: None,
-        catalog: None,
         service: Some("mysql".to_owned()),
-        mode: None,
         leftover,
-        accept_gaps: Vec::new(),
-        contain: None,
-        hide_sockets: false,
-        concurrent: false,
-        state_dir: state.to_owned(),
-        id: None,
-        break_glass: None,
-        drill: None,
-        lock: None,
-        redaction: Default::default(),
-        origin: crate::Origin::default(),
+        ..Request::bare(state)
     }
 }
 
@@ -65,14 +52,6 @@ fn gone(place: &Whereabouts) -> bool {
     matches!(RunCgroup::find(place).unwrap(), Found::Gone)
 }
 
-fn without_root() -> bool {
-    let without = !rustix::process::geteuid().is_root();
-    if without {
-        eprintln!("skipped: needs root");
-    }
-    without
-}
-
 /// Does a process live, and not as a zombie?
 fn lives(pid: u32) -> bool {
     crate::process::state_and_session(pid).is_some_and(|(state, _)| state != 'Z')
@@ -88,9 +67,7 @@ fn leftovers(report: &dyn Parts) -> usize {
 
 #[test]
 fn the_exit_code_is_the_commands_and_only_the_report_stays() {
-    if without_root() {
-        return;
-    }
+    crate::need_root();
     let (ended, state) = ended("exit 9", None);
     assert_eq!((ended.exit_code, ended.signal), (9, None));
     assert_eq!(ended.report.run().exit_code, Some(9));
@@ -110,18 +87,14 @@ fn the_exit_code_is_the_commands_and_only_the_report_stays() {
 
 #[test]
 fn a_signal_is_told_as_such() {
-    if without_root() {
-        return;
-    }
+    crate::need_root();
     let (ended, ..) = ended("kill -KILL $$", None);
     assert_eq!((ended.exit_code, ended.signal), (137, Some(9)));
 }
 
 #[test]
 fn leftovers_are_released_killed_or_waited_for() {
-    if without_root() {
-        return;
-    }
+    crate::need_root();
     let pidfile = tempfile::NamedTempFile::new().unwrap();
     let script = |seconds| {
         format!(
@@ -163,9 +136,7 @@ type Told = (Vec<Failed>, Vec<(PathBuf, String)>);
 
 #[test]
 fn what_is_left_of_a_run_whose_state_is_lost_is_told_and_removed_once_it_is_empty() {
-    if without_root() {
-        return;
-    }
+    crate::need_root();
     let state = tempfile::tempdir().unwrap();
     let elsewhere = tempfile::tempdir().unwrap();
     let request = request("exec sleep 30", state.path(), None);
@@ -231,9 +202,7 @@ fn what_is_left_of_a_run_whose_state_is_lost_is_told_and_removed_once_it_is_empt
 
 #[test]
 fn what_says_nothing_of_itself_is_no_stray() {
-    if without_root() {
-        return;
-    }
+    crate::need_root();
     let state = tempfile::tempdir().unwrap();
     let id = uuid::Uuid::now_v7().to_string();
     let pins = crate::pins::create(&id, state.path()).unwrap();
@@ -253,9 +222,7 @@ fn what_says_nothing_of_itself_is_no_stray() {
 
 #[test]
 fn an_orphan_lives_until_its_processes_end_and_is_then_adopted() {
-    if without_root() {
-        return;
-    }
+    crate::need_root();
     let state = tempfile::tempdir().unwrap();
     let request = request("exec sleep 30", state.path(), None);
     let signals = Signals::block().unwrap();
@@ -340,9 +307,7 @@ fn an_orphan_lives_until_its_processes_end_and_is_then_adopted() {
 
 #[test]
 fn a_command_that_is_not_there_leaves_nothing() {
-    if without_root() {
-        return;
-    }
+    crate::need_root();
     let state = tempfile::tempdir().unwrap();
     let mut request = request("", state.path(), None);
     request.command = vec!["no-such-command".into()];
@@ -372,9 +337,7 @@ fn a_command_that_is_not_there_leaves_nothing() {
 
 #[test]
 fn an_orphan_that_cannot_be_looked_at_is_left_alone_until_the_next_boot() {
-    if without_root() {
-        return;
-    }
+    crate::need_root();
     let state = tempfile::tempdir().unwrap();
     let request = request("exec sleep 30", state.path(), None);
     let signals = Signals::block().unwrap();
@@ -446,9 +409,7 @@ fn an_orphan_that_cannot_be_looked_at_is_left_alone_until_the_next_boot() {
 
 #[test]
 fn a_cgroup_that_cannot_be_recorded_is_made_without_a_state_directory() {
-    if without_root() {
-        return;
-    }
+    crate::need_root();
     let state = tempfile::tempdir().unwrap();
     let request = request("true", state.path(), None);
     let host = Support {
@@ -477,9 +438,7 @@ fn a_cgroup_that_cannot_be_recorded_is_made_without_a_state_directory() {
 
 #[test]
 fn a_cgroup_that_cannot_be_removed_keeps_its_run_unfinished() {
-    if without_root() {
-        return;
-    }
+    crate::need_root();
     let state = tempfile::tempdir().unwrap();
     let request = request("true", state.path(), None);
     let signals = Signals::block().unwrap();

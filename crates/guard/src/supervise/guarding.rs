@@ -48,7 +48,7 @@ pub(crate) struct Supervision<'a, 'p> {
     pub(crate) judged: &'a mut Judged<'p>,
     pub(crate) control: Option<&'a Control>,
     /// Where somebody else guards what is supervised here.
-    pub(crate) agent: Option<&'a Ear>,
+    pub(crate) agent: Option<&'a mut Ear>,
     pub(crate) file: &'a mut RunFile,
     pub(crate) beside: &'a mut Beside,
     pub(crate) notice: &'a mut dyn FnMut(Notice),
@@ -118,10 +118,41 @@ pub(crate) struct Told {
     leavers: BTreeSet<(String, bool)>,
 }
 
+impl<'a, 'p> Supervision<'a, 'p> {
+    /// Of what has no programs, no state and nobody to ask for a change yet: with these it is made by `..`.
+    pub(crate) fn new(
+        place: Place<'a>,
+        judged: &'a mut Judged<'p>,
+        file: &'a mut RunFile,
+        beside: &'a mut Beside,
+        notice: &'a mut dyn FnMut(Notice),
+    ) -> Self {
+        Self {
+            session: None,
+            place,
+            dir: None,
+            answerer: None,
+            forwarder: None,
+            follow: None,
+            judged,
+            control: None,
+            agent: None,
+            file,
+            beside,
+            notice,
+            told: Told::default(),
+            detached: false,
+            contacts: false,
+            near: Vec::new(),
+            pending: VecDeque::new(),
+        }
+    }
+}
+
 impl Supervision<'_, '_> {
     /// Whoever asks for a change of this run.
     pub(crate) fn hear(&mut self) {
-        if let Some(agent) = self.agent {
+        if let Some(agent) = &mut self.agent {
             agent.hear(self.notice);
         }
         let Some(control) = self.control else { return };
@@ -146,7 +177,7 @@ impl Supervision<'_, '_> {
         if let Some(control) = &control {
             fds.push(PollFd::new(control, PollFlags::IN));
         }
-        let agent = self.agent.and_then(Ear::fd);
+        let agent = self.agent.as_deref().and_then(Ear::fd);
         if let Some(agent) = &agent {
             fds.push(PollFd::new(agent, PollFlags::IN));
         }

@@ -34,6 +34,20 @@ pub enum Feature {
 }
 
 impl Feature {
+    /// All of them.
+    pub(super) const ALL: [Self; 10] = [
+        Self::Names,
+        Self::Addresses,
+        Self::SocketKinds,
+        Self::Outcomes,
+        Self::Processes,
+        Self::Leavers,
+        Self::UnixSockets,
+        Self::Contacts,
+        Self::ContactCalls,
+        Self::Claims,
+    ];
+
     /// As the report and `doctor` name it.
     pub fn name(self) -> &'static str {
         match self {

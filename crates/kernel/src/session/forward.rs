@@ -55,6 +55,20 @@ impl Listening {
         }))
     }
 
+    /// As the programs know it; none if they know of none.
+    pub(super) fn of_row(row: &abi::bs_forward) -> Option<Self> {
+        (row.netns != 0).then_some(Self {
+            netns: row.netns,
+            v4: row.port_v4,
+            v6: row.port_v6,
+        })
+    }
+
+    /// Its ports, for each family; 0: none.
+    pub fn ports(&self) -> [u16; 2] {
+        [self.v4, self.v6]
+    }
+
     pub(super) fn row(&self) -> abi::bs_forward {
         abi::bs_forward {
             netns: self.netns,
@@ -113,6 +127,11 @@ impl Session {
     /// Are lookups over TCP turned to the forwarder that [`Settings`](super::Settings) named?
     pub fn forwards(&self) -> bool {
         self.forwarder.is_some()
+    }
+
+    /// Where to.
+    pub fn forwards_to(&self) -> Option<Listening> {
+        self.forwarder
     }
 
     /// Whose connection from `from` the forwarder has accepted; none if it is none of this run, or has ended. To be

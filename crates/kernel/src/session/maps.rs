@@ -20,6 +20,20 @@ macro_rules! maps {
                 })
             }
 
+            /// Those that `find` gives for each name.
+            pub(super) fn by_name(
+                find: impl Fn(&str) -> Result<MapHandle, Error>,
+            ) -> Result<Self, Error> {
+                Ok(Self {
+                    $($name: find(stringify!($name))?,)*
+                })
+            }
+
+            /// All of them.
+            pub(super) fn named(&self) -> impl Iterator<Item = (&'static str, &MapHandle)> {
+                [$((stringify!($name), &self.$name),)*].into_iter()
+            }
+
             /// The one with this name.
             pub(super) fn find(&self, name: &str) -> Option<&MapHandle> {
                 match name {

@@ -12,7 +12,7 @@ use std::time::Duration;
 use blackstart_core::report::Mode;
 use blackstart_core::tables::{ClassId, Tables};
 use libbpf_rs::skel::{OpenSkel as _, Skel as _};
-use libbpf_rs::{MapCore, MapFlags, ProgramInput};
+use libbpf_rs::{MapCore, MapFlags, MapHandle, ProgramInput};
 use rustix::thread::{MembarrierCommand, membarrier};
 
 use crate::abi::{self, Plain};
@@ -82,6 +82,19 @@ impl Room {
             choices: 1024,
             steps: 1 << 13,
             ends: 1024,
+        }
+    }
+
+    /// That of maps that are there.
+    pub(super) fn of(maps: &Maps) -> Self {
+        let half = |map: &MapHandle| map.max_entries() / 2;
+        Self {
+            states: half(&maps.bs_states),
+            homes: half(&maps.bs_edges).saturating_sub(EDGES_BEHIND),
+            classes: half(&maps.bs_classes),
+            choices: half(&maps.bs_choices),
+            steps: half(&maps.bs_steps),
+            ends: half(&maps.bs_ends),
         }
     }
 

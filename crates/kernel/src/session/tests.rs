@@ -6,6 +6,7 @@
 
 mod answers;
 mod claims;
+mod command;
 mod contacts;
 mod decision;
 mod differential;
@@ -19,6 +20,7 @@ mod packets;
 mod places;
 mod processes;
 mod queries;
+mod resume;
 mod sends;
 mod takeover;
 mod tracer;

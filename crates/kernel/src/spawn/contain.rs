@@ -22,6 +22,7 @@ use rustix::thread::{
     set_capabilities, unshare_unsafe,
 };
 
+use super::filter::OutsideFilter;
 use crate::support::mounted;
 
 /// Gone for good: no program that is executed gets them back, by whatever bits its file has.
@@ -62,8 +63,10 @@ const PLAIN: MountFlags = MountFlags::NOSUID
 /// A kind of mount that shows more than the run, and what becomes of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Sight {
-    /// The processes of the run's namespace, instead of all.
+    /// The processes of the run's namespace, instead of all; beside /proc, to be read.
     Processes,
+    /// All of it, beside /sys to be read: what the kernel starts for devices stands in it.
+    Devices,
     /// The run's cgroup and what is below it, to be read.
     Cgroups,
     /// All of it, to be read: cgroups of the first version, whose mounts know no other root.
@@ -77,6 +80,7 @@ impl Sight {
     fn of(kind: &str) -> Option<Self> {
         Some(match kind {
             "proc" => Self::Processes,
+            "sysfs" => Self::Devices,
             "cgroup2" => Self::Cgroups,
             "cgroup" => Self::FirstCgroups,
             "bpf" => Self::Programs,
@@ -88,6 +92,7 @@ impl Sight {
     fn magic(self) -> u64 {
         match self {
             Self::Processes => 0x9fa0,
+            Self::Devices => 0x6265_6572,
             Self::Cgroups => 0x6367_7270,
             Self::FirstCgroups => 0x0027_e0eb,
             Self::Programs => 0xcafe_4a11,
@@ -101,6 +106,7 @@ pub struct Containment {
     mounts: Vec<(CString, Sight)>,
     covered: Vec<CString>,
     directory: CString,
+    filter: OutsideFilter,
 }
 
 impl Containment {
@@ -121,6 +127,7 @@ impl Containment {
                 .map(|at| path(at))
                 .collect::<Result<_, _>>()?,
             directory: path(&std::env::current_dir().unwrap_or_else(|_| "/".into()))?,
+            filter: OutsideFilter::compile()?,
         })
     }
 
@@ -166,8 +173,11 @@ impl Containment {
         Ok(())
     }
 
-    /// Give the capabilities away, for the calling process and all that comes of it. Only async-signal-safe calls.
-    pub(super) fn drop_capabilities() -> Result<(), Errno> {
+    /// Close what leads outside without any capability, and give these away, for the calling process and all that comes of
+    /// it. Only async-signal-safe calls.
+    pub(super) fn drop_privileges(&self) -> Result<(), Errno> {
+        let refused = |error: io::Error| Errno::from_io_error(&error).unwrap_or(Errno::INVAL);
+        self.filter.install().map_err(refused)?;
         let mut kept = capabilities(None)?;
         for dropped in DROPPED {
             remove_capability_from_bounding_set(dropped)?;
@@ -204,7 +214,17 @@ fn is(at: &CStr, sight: Sight) -> bool {
 
 fn limit(at: &CStr, sight: Sight) -> Result<(), Errno> {
     match sight {
-        Sight::Processes => mount(c"proc", at, c"proc", PLAIN, None),
+        Sight::Processes => {
+            mount(c"proc", at, c"proc", PLAIN, None)?;
+            // Of the usual one only some files are (KERNEL_HELPERS).
+            if at == c"/proc" {
+                Ok(())
+            } else {
+                read_only(at)
+            }
+        }
+        Sight::Devices if at == c"/sys" => Ok(()),
+        Sight::Devices => read_only(at),
         Sight::Cgroups => {
             // Who stands in it, or holds it open, may only read from here on, too.
             read_only(at)?;
@@ -245,6 +265,7 @@ mod tests {
         let mounts = [
             ("proc", "/proc"),
             ("sysfs", "/sys"),
+            ("sysfs", "/srv/root/sys"),
             ("tmpfs", "/sys/fs/cgroup"),
             ("cgroup", "/sys/fs/cgroup/pids"),
             ("cgroup2", "/sys/fs/cgroup/unified"),
@@ -262,6 +283,8 @@ mod tests {
             shown,
             [
                 ("/proc".to_owned(), Sight::Processes),
+                ("/sys".to_owned(), Sight::Devices),
+                ("/srv/root/sys".to_owned(), Sight::Devices),
                 ("/sys/fs/cgroup/pids".to_owned(), Sight::FirstCgroups),
                 ("/sys/fs/cgroup/unified".to_owned(), Sight::Cgroups),
                 ("/sys/fs/bpf".to_owned(), Sight::Programs),

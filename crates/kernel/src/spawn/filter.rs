@@ -1,18 +1,24 @@
-//! Where the default denies: no socket of a family that no program sees.
+//! What a command may not ask the kernel for, as filters that no process gets rid of again.
 //!
+//! **Where the default denies: no socket of a family that no program sees.**
 //! `cgroup/sock_create` runs for internet sockets only. A packet, vsock or other socket would neither be judged when it is
 //! made nor when it sends, so the command and all that comes of it cannot make one: a seccomp filter, which no process
 //! gets rid of again. io_uring makes sockets without that system call, and out of the filter's sight, hence none of it.
 //!
-//! The filter is installed with CAP_SYS_ADMIN and without `no_new_privs`: sudo and su inside go on working.
+//! **Where it is contained: nothing that takes effect outside of it without a capability.** Root may be any user, and may do to a
+//! process of that user outside what one of its own may do to another: a unix socket that such a process listens on gives a
+//! descriptor of it (SO_PEERPIDFD, from 6.5 on), and with that its sockets, which no program of the run judges, or its user
+//! namespace. And the terminal is also that of the shell outside, for which keys can be put into it.
+//!
+//! A filter is installed with CAP_SYS_ADMIN and without `no_new_privs`: sudo and su inside go on working.
 
 use std::collections::BTreeMap;
 use std::env::consts::ARCH;
 use std::io;
 
 use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
-    SeccompRule, TargetArch,
+    BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition,
+    SeccompFilter, SeccompRule, TargetArch,
 };
 
 /// Families of sockets that are judged (internet, unix) or that reach nobody but the kernel (netlink).
@@ -35,7 +41,20 @@ struct Abi {
     socketcall: Option<i64>,
     /// Added to a number by those who call in yet another way, which shares `arch`.
     also: Option<i64>,
+    /// `ioctl`: the second argument is a request.
+    ioctl: &'static [i64],
+    /// `setns`: the second argument has the kinds of namespaces.
+    setns: i64,
 }
+
+/// `pidfd_getfd`: the same number wherever there is one.
+const PIDFD_GETFD: i64 = 438;
+
+/// TIOCSTI and TIOCLINUX of `asm-generic/ioctls.h`: keys that nobody pressed, what was selected on a console.
+const KEYS: [u64; 2] = [0x5412, 0x541c];
+
+/// Of `linux/sched.h`.
+const CLONE_NEWUSER: u64 = 0x1000_0000;
 
 /// The first one is the kernel's own. What is not listed cannot be called here; should it be possible after all,
 /// whoever does is killed.
@@ -45,8 +64,10 @@ const ABIS: [Abi; 2] = [
         arch: 0xc000_003e,
         makers: &[41, 53],
         socketcall: None,
-        // x32
+        // x32, which has an ioctl of its own
         also: Some(0x4000_0000),
+        ioctl: &[16, 514],
+        setns: 308,
     },
     // i386
     Abi {
@@ -54,6 +75,8 @@ const ABIS: [Abi; 2] = [
         makers: &[359, 360],
         socketcall: Some(102),
         also: None,
+        ioctl: &[54],
+        setns: 346,
     },
 ];
 #[cfg(target_arch = "aarch64")]
@@ -63,6 +86,8 @@ const ABIS: [Abi; 2] = [
         makers: &[198, 199],
         socketcall: None,
         also: None,
+        ioctl: &[29],
+        setns: 268,
     },
     // arm
     Abi {
@@ -70,6 +95,8 @@ const ABIS: [Abi; 2] = [
         makers: &[281, 288],
         socketcall: Some(102),
         also: None,
+        ioctl: &[54],
+        setns: 375,
     },
 ];
 
@@ -81,11 +108,20 @@ const JUMP: u16 = 0x05;
 const JUMP_IF_EQUAL: u16 = 0x15;
 const RETURN: u16 = 0x06;
 
-/// The filter, ready to be installed.
+/// The filter on families of sockets, ready to be installed.
 #[derive(Debug)]
-pub struct SocketFilter {
-    program: Vec<Instruction>,
-}
+pub struct SocketFilter(Program);
+
+/// The filter of a contained command, likewise.
+#[derive(Debug)]
+pub(super) struct OutsideFilter(Program);
+
+#[derive(Debug)]
+struct Program(Vec<Instruction>);
+
+/// What is refused, by the number of the system call: with arguments as one of the rules has them, or whatever they are if there is
+/// none.
+type Refused = BTreeMap<i64, Vec<SeccompRule>>;
 
 /// As the kernel has it; libc's own does not print.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,22 +139,7 @@ impl SocketFilter {
     /// # Errors
     /// On an architecture that it has no numbers for.
     pub fn compile() -> io::Result<Self> {
-        let parts: Vec<_> = ABIS.iter().map(one).collect::<io::Result<_>>()?;
-        let mut program = Vec::new();
-        let last = parts.len() - 1;
-        for (at, mut part) in parts.into_iter().enumerate() {
-            if at != last {
-                // Not called in this way: on to the next part, instead of the end of the process.
-                part[KILL] = Instruction {
-                    code: JUMP,
-                    if_true: 0,
-                    if_false: 0,
-                    operand: u32::try_from(part.len() - KILL - 1).map_err(io::Error::other)?,
-                };
-            }
-            program.append(&mut part);
-        }
-        Ok(Self { program })
+        Program::compile(unseen_sockets).map(Self)
     }
 
     /// Can the running kernel filter system calls and answer them with an error?
@@ -142,10 +163,51 @@ impl SocketFilter {
 
     /// Install it for the calling thread and all that comes of it. Only async-signal-safe calls.
     pub(super) fn install(&self) -> io::Result<()> {
+        self.0.install()
+    }
+}
+
+impl OutsideFilter {
+    /// Put it together.
+    pub(super) fn compile() -> io::Result<Self> {
+        Program::compile(ways_outside).map(Self)
+    }
+
+    /// Install it for the calling thread and all that comes of it. Only async-signal-safe calls.
+    pub(super) fn install(&self) -> io::Result<()> {
+        self.0.install()
+    }
+}
+
+impl Program {
+    fn compile(refused: fn(&Abi) -> Result<Refused, BackendError>) -> io::Result<Self> {
+        let part = |abi| {
+            let refused = refused(abi).map_err(|error| io::Error::other(error.to_string()))?;
+            one(abi, refused)
+        };
+        let parts: Vec<_> = ABIS.iter().map(part).collect::<io::Result<_>>()?;
+        let mut program = Vec::new();
+        let last = parts.len() - 1;
+        for (at, mut part) in parts.into_iter().enumerate() {
+            if at != last {
+                // Not called in this way: on to the next part, instead of the end of the process.
+                part[KILL] = Instruction {
+                    code: JUMP,
+                    if_true: 0,
+                    if_false: 0,
+                    operand: u32::try_from(part.len() - KILL - 1).map_err(io::Error::other)?,
+                };
+            }
+            program.append(&mut part);
+        }
+        Ok(Self(program))
+    }
+
+    fn install(&self) -> io::Result<()> {
         let program = libc::sock_fprog {
-            len: u16::try_from(self.program.len()).unwrap_or(u16::MAX),
+            len: u16::try_from(self.0.len()).unwrap_or(u16::MAX),
             // The kernel only reads.
-            filter: self.program.as_ptr().cast_mut().cast(),
+            filter: self.0.as_ptr().cast_mut().cast(),
         };
         // SAFETY: the program's length and address belong together, an instruction is laid out as the kernel has it, and
         // it is copied before the call returns. The flag only keeps older kernels from slowing the process down.
@@ -169,38 +231,64 @@ impl SocketFilter {
 const COMPARE: usize = 1;
 const KILL: usize = 2;
 
-/// The part of the filter for one way of calling.
-fn one(abi: &Abi) -> io::Result<Vec<Instruction>> {
-    let failed = |error: seccompiler::BackendError| io::Error::other(error.to_string());
-    let with_also = |numbers: &[i64]| -> Vec<i64> {
-        let also = abi.also.into_iter();
-        let also = also.flat_map(|more| numbers.iter().map(move |number| number + more));
-        numbers.iter().copied().chain(also).collect()
-    };
-    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
+/// Numbers in all ways of calling that share one part.
+fn with_also(abi: &Abi, numbers: &[i64]) -> Vec<i64> {
+    let also = abi.also.into_iter();
+    let also = also.flat_map(|more| numbers.iter().map(move |number| number + more));
+    numbers.iter().copied().chain(also).collect()
+}
+
+/// Sockets that nothing would judge.
+fn unseen_sockets(abi: &Abi) -> Result<Refused, BackendError> {
+    let mut refused = Refused::new();
     let is_none_of_ours = FAMILIES
-        .map(|family| compare(SeccompCmpOp::Ne, family.unsigned_abs().into()))
+        .map(|family| compare(0, SeccompCmpOp::Ne, family.unsigned_abs().into()))
         .into_iter()
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(failed)?;
-    for call in with_also(abi.makers) {
-        let rule = SeccompRule::new(is_none_of_ours.clone()).map_err(failed)?;
-        rules.insert(call, vec![rule]);
+        .collect::<Result<Vec<_>, _>>()?;
+    for call in with_also(abi, abi.makers) {
+        let rule = SeccompRule::new(is_none_of_ours.clone())?;
+        refused.insert(call, vec![rule]);
     }
     if let Some(call) = abi.socketcall {
         let makes = SOCKETCALL_MAKERS
-            .map(|makes| SeccompRule::new(vec![compare(SeccompCmpOp::Eq, makes)?]))
+            .map(|makes| SeccompRule::new(vec![compare(0, SeccompCmpOp::Eq, makes)?]))
             .into_iter()
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(failed)?;
-        rules.insert(call, makes);
+            .collect::<Result<Vec<_>, _>>()?;
+        refused.insert(call, makes);
     }
-    for call in with_also(&IO_URING) {
-        rules.insert(call, Vec::new());
+    for call in with_also(abi, &IO_URING) {
+        refused.insert(call, Vec::new());
     }
+    Ok(refused)
+}
+
+/// What takes effect outside.
+fn ways_outside(abi: &Abi) -> Result<Refused, BackendError> {
+    let mut refused = Refused::new();
+    for call in with_also(abi, &[PIDFD_GETFD]) {
+        refused.insert(call, Vec::new());
+    }
+    for call in with_also(abi, abi.ioctl) {
+        let keys = KEYS
+            .map(|request| SeccompRule::new(vec![compare(1, SeccompCmpOp::Eq, request)?]))
+            .into_iter()
+            .collect::<Result<Vec<_>, _>>()?;
+        refused.insert(call, keys);
+    }
+    for call in with_also(abi, &[abi.setns]) {
+        // One by a process needs its kind told, and the way to others leads through this one.
+        let users = compare(1, SeccompCmpOp::MaskedEq(CLONE_NEWUSER), CLONE_NEWUSER)?;
+        refused.insert(call, vec![SeccompRule::new(vec![users])?]);
+    }
+    Ok(refused)
+}
+
+/// The part of a filter for one way of calling.
+fn one(abi: &Abi, refused: Refused) -> io::Result<Vec<Instruction>> {
+    let failed = |error: BackendError| io::Error::other(error.to_string());
     let arch = TargetArch::try_from(ARCH).map_err(failed)?;
     let filter = SeccompFilter::new(
-        rules,
+        refused,
         SeccompAction::Allow,
         SeccompAction::Errno(libc::EPERM.unsigned_abs()),
         arch,
@@ -237,9 +325,9 @@ fn one(abi: &Abi) -> io::Result<Vec<Instruction>> {
     Ok(program)
 }
 
-/// Of the first argument, as far as the kernel reads it.
-fn compare(how: SeccompCmpOp, with: u64) -> Result<SeccompCondition, seccompiler::BackendError> {
-    SeccompCondition::new(0, SeccompCmpArgLen::Dword, how, with)
+/// Of an argument that the kernel reads 32 bits of.
+fn compare(argument: u8, how: SeccompCmpOp, with: u64) -> Result<SeccompCondition, BackendError> {
+    SeccompCondition::new(argument, SeccompCmpArgLen::Dword, how, with)
 }
 
 #[cfg(test)]
@@ -253,14 +341,17 @@ mod tests {
 
     /// errno of a system call, 0 for success, in a process with the filter; where it was killed, minus its signal.
     fn filtered(number: libc::c_long, arguments: [libc::c_long; 3]) -> i32 {
-        let filter = SocketFilter::compile().unwrap();
+        through(&SocketFilter::compile().unwrap().0, number, arguments)
+    }
+
+    fn through(filter: &Program, number: libc::c_long, arguments: [libc::c_long; 3]) -> i32 {
         let child = clone_child(None, 0, |_| {
             if filter.install().is_err() {
                 // SAFETY: ends this process only.
                 unsafe { libc::_exit(255) };
             }
             let [a, b, c] = arguments;
-            // SAFETY: makes a socket or a ring, or fails; none of these calls touches this process's memory.
+            // SAFETY: makes a descriptor, or fails; none of these calls touches this process's memory.
             let made = unsafe { libc::syscall(number, a, b, c) };
             let error = io::Error::last_os_error().raw_os_error().unwrap_or(0);
             // SAFETY: as above.
@@ -304,7 +395,13 @@ mod tests {
 
     #[test]
     fn the_parts_are_one_program_whose_jumps_stay_within() {
-        let program = SocketFilter::compile().unwrap().program;
+        let Program(families) = SocketFilter::compile().unwrap().0;
+        let Program(outside) = OutsideFilter::compile().unwrap().0;
+        stays_within(&families);
+        stays_within(&outside);
+    }
+
+    fn stays_within(program: &[Instruction]) {
         let returns = |at: usize| program.get(at).is_some();
         for (at, instruction) in program.iter().enumerate() {
             match instruction.code & 7 {
@@ -324,6 +421,30 @@ mod tests {
             .filter(|instruction| ABIS.iter().any(|abi| abi.arch == instruction.operand))
             .collect();
         assert_eq!(ways.len(), ABIS.len());
+    }
+
+    #[test]
+    fn nothing_outside_is_taken_or_typed_for() {
+        need_root();
+        let filter = OutsideFilter::compile().unwrap().0;
+        let asked = |number, arguments| through(&filter, number, arguments);
+        // What is refused would not have come as far as this error of a descriptor that is none.
+        let no = [-1, 0, 0];
+        assert_eq!(asked(libc::SYS_pidfd_getfd, no), libc::EPERM);
+        for request in KEYS {
+            let keys = [-1, request.cast_signed(), 0];
+            assert_eq!(asked(libc::SYS_ioctl, keys), libc::EPERM, "{request:#x}");
+        }
+        let size = [-1, 0x5413, 0];
+        assert_eq!(asked(libc::SYS_ioctl, size), libc::EBADF);
+        for kinds in [
+            libc::CLONE_NEWUSER,
+            libc::CLONE_NEWUSER | libc::CLONE_NEWNET,
+        ] {
+            assert_eq!(asked(libc::SYS_setns, [-1, kinds.into(), 0]), libc::EPERM);
+        }
+        let net = [-1, libc::CLONE_NEWNET.into(), 0];
+        assert_eq!(asked(libc::SYS_setns, net), libc::EBADF);
     }
 
     /// The number with which x32 calls has no call behind it where the kernel lacks x32; with the filter it is

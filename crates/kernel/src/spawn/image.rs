@@ -137,8 +137,8 @@ impl Image {
         {
             give_up(tell, Stage::Filter, error.raw_os_error().unwrap_or(0));
         }
-        if command.contain.is_some() {
-            contain(Stage::Privilege, Containment::drop_capabilities());
+        if let Some(containment) = command.contain {
+            contain(Stage::Privilege, containment.drop_privileges());
         }
         // Whoever looks at it there sees what it has given up.
         if let Some((inner, outer)) = gate {

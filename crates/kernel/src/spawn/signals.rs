@@ -110,8 +110,14 @@ pub struct Signals {
 impl Signals {
     /// Block the watched signals.
     pub fn block() -> io::Result<Self> {
+        Self::block_with(&[])
+    }
+
+    /// Block these as well.
+    pub fn block_with(others: &[i32]) -> io::Result<Self> {
         let found = SignalState::current()?;
-        let set = set_of(&WATCHED);
+        let all: Vec<i32> = WATCHED.iter().chain(others).copied().collect();
+        let set = set_of(&all);
         // SAFETY: -1 asks for a new descriptor; the set is initialised.
         let fd = unsafe { libc::signalfd(-1, &set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
         if fd < 0 {

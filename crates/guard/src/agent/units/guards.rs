@@ -10,7 +10,7 @@ use std::sync::mpsc::{Receiver, Sender, TryRecvError, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{AGAIN, Counted, LOOP, Shared};
+use super::{AGAIN, Counted, LOOP, Parting, Shared};
 use crate::Notice;
 use crate::agent::{AHEAD, Event, STACK, locked};
 use crate::cgroup::{Hierarchy, Target, Tree};
@@ -30,6 +30,8 @@ const AGAIN_REFUSED: Duration = Duration::from_secs(60);
 pub(super) struct Guards {
     /// No more of them.
     pub(super) closed: bool,
+    /// What then becomes of those that are there.
+    pub(super) parting: Parting,
     pub(super) next: u64,
     pub(super) all: Vec<Handle>,
     /// When units started lately, by their names.
@@ -114,7 +116,10 @@ impl Asker for Line {
         match self.latest() {
             Ok(target) => Some(Asked::GoOn(target)),
             Err(TryRecvError::Empty) => None,
-            Err(TryRecvError::Disconnected) => Some(Asked::End),
+            Err(TryRecvError::Disconnected) => Some(match locked(&self.shared.guards).parting {
+                Parting::LetGo => Asked::End,
+                Parting::Leave => Asked::Leave,
+            }),
         }
     }
 
@@ -269,12 +274,16 @@ pub(super) fn see_to(shared: &Arc<Shared>, task: Task, made: Result<Spare, Refus
     }
     // Its cgroup may be there, though its guard is not.
     let again = match outcome {
-        Ok((run, ended)) => {
+        Ok((run, Some(ended))) => {
             tell(Event::Over {
                 run,
                 record: ended.record,
                 finished: ended.finished,
             });
+            AGAIN
+        }
+        Ok((run, None)) => {
+            tell(Event::Left { run, unit });
             AGAIN
         }
         Err(refusal) => {

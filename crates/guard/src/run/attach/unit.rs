@@ -33,15 +33,15 @@ pub(crate) struct Ears<'a> {
     pub(crate) notice: &'a mut dyn FnMut(Notice),
 }
 
-/// Guard a unit whose cgroup is `target`, until that is gone or somebody asks for the end. Where it has started just now,
-/// `since` says when that was noticed.
+/// Guard a unit whose cgroup is `target`, until that is gone or somebody asks for the end; the run, and what came of it, or
+/// nothing if it was left as it is. Where the unit has started just now, `since` says when that was noticed.
 pub(crate) fn guard(
     request: &Request,
     target: Target,
     spare: Spare,
     since: Option<Instant>,
     ears: Ears<'_>,
-) -> Result<(String, Ended), Refusal> {
+) -> Result<(String, Option<Ended>), Refusal> {
     let Ears {
         asker,
         began,
@@ -137,8 +137,7 @@ impl Setup<'_> {
         let tables = self.tables(&resolving)?;
         let wanted = plan(&host, tables.uses(), &mut self.terms)?;
         if wanted.is_empty() {
-            let why = self.terms.gaps().first().map(|gap| gap.detail.clone());
-            return Err(nothing(why.unwrap_or_default()));
+            return Err(nothing(self.terms.first_gap()));
         }
         if let Some(policy) = self.policy {
             unix_rules(policy, &wanted, &hidden::none(policy), &mut self.terms)?;
@@ -150,16 +149,8 @@ impl Setup<'_> {
         self.shorten_hosts(&mut resolving.hosts, &tables)?;
         self.file.knows(&resolving);
         let settings = Settings {
-            tables: &tables,
-            rules: self.policy.map_or(0, |policy| {
-                u32::try_from(policy.rules.len()).unwrap_or(u32::MAX)
-            }),
-            resolvers: &resolving.servers,
-            own_addresses: &resolving.own,
-            hosts: &resolving.hosts,
-            forwarder: None,
             one_of_many: true,
-            tracer: None,
+            ..self.settings(&tables, &resolving)
         };
         if let Some(ahead) = spare.take() {
             *spare = self.take(ahead, &wanted, &settings);
@@ -173,8 +164,10 @@ impl Setup<'_> {
         self.close_families()?;
         // Before anything is attached: whoever finds what is left of it is to take it off, whoever lives there.
         self.write_run();
-        // Nobody is in the cgroup of our own, so that this holds from the first attempt on.
-        self.raise()?;
+        // Nobody is in the cgroup of our own, so that this holds from the first attempt on. What can wait comes later: the unit
+        // does not.
+        self.raise_mode()?;
+        self.starts = since.is_some();
         let mut moved = self.move_to_target(&tables);
         let mut since = since;
         // Of a unit that restarts faster than it is guarded, the next start counts.
@@ -189,6 +182,7 @@ impl Setup<'_> {
         }
         moved?;
         self.note_missed(since);
+        self.begin_to_answer()?;
         self.meet_connections(&tables, &resolving);
         self.forward(tables)?;
         self.listeners = None;

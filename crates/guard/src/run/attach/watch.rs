@@ -1,14 +1,12 @@
 //! From the moment in which programs are attached to somebody else's cgroup to the report.
 
-use std::borrow::Cow;
-use std::collections::VecDeque;
 use std::os::fd::BorrowedFd;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use blackstart_core::name::Name;
 use blackstart_core::report::{LimitFacts, Until, Usage};
-use blackstart_kernel::Known;
 use blackstart_kernel::spawn::{Signals, stop_self};
+use blackstart_kernel::{Known, give_back_memory};
 use rustix::process::Signal;
 
 use crate::cgroup::Target;
@@ -17,7 +15,7 @@ use crate::orphan::described;
 use crate::resolv::{Resolving, Views};
 use crate::run::Setup;
 use crate::state::RunDir;
-use crate::story::End;
+use crate::story::{End, wall_ns};
 use crate::supervise::{Beside, CHECKPOINT, HEARTBEAT, Place, Supervision, Told};
 use crate::{Ended, Notice, process};
 
@@ -37,6 +35,8 @@ pub(crate) trait Asker {
 pub(crate) enum Asked {
     /// The end.
     End,
+    /// To leave everything where it is: another process will see to it.
+    Leave,
     /// To go on with this one, in the place of one that is gone.
     GoOn(Target),
 }
@@ -101,31 +101,26 @@ impl Asker for Signalled<'_> {
 /// Why a look at one cgroup ended.
 enum Over {
     Until(Until),
+    Left,
     GoOn(Target),
 }
 
 impl Setup<'_> {
-    /// From there to the report.
+    /// From there to the report; none if it is left to somebody else.
     pub(super) fn watch_over(
         mut self,
         asker: &mut dyn Asker,
         pace: Pace,
         time: Option<Duration>,
         notice: &mut dyn FnMut(Notice),
-    ) -> Ended {
+    ) -> Option<Ended> {
         let began = Instant::now();
         let end = time.and_then(|time| began.checked_add(time));
         let mut beside = Beside::default();
         let mut views = self.views.take();
         let mut judged = Judged {
-            policy: self.policy.map(Cow::Borrowed),
-            tables: self.tables.take(),
-            first_rule: 0,
-            search: std::mem::take(&mut self.search),
-            may_enforce: self.terms.may_enforce(),
-            broken_glass: false,
             ends_leases: true,
-            enforcing: self.terms.enforcing(),
+            ..self.judged()
         };
         let mut told = Told::default();
         let mut holds = true;
@@ -136,22 +131,18 @@ impl Setup<'_> {
             };
             let mut on = Supervision {
                 session: self.session.as_mut(),
-                place,
                 dir: self.dir.as_ref(),
                 answerer: self.answerer.as_ref(),
                 forwarder: self.forwarder.as_ref(),
-                follow: None,
-                judged: &mut judged,
                 control: self.control.as_ref(),
-                agent: None,
-                file: &mut self.file,
-                beside: &mut beside,
-                notice: &mut *notice,
                 told: std::mem::take(&mut told),
-                detached: false,
-                contacts: false,
-                near: Vec::new(),
-                pending: VecDeque::new(),
+                ..Supervision::new(
+                    place,
+                    &mut judged,
+                    &mut self.file,
+                    &mut beside,
+                    &mut *notice,
+                )
             };
             let over = match self.target.as_ref().filter(|_| holds) {
                 Some(target) => on.until_over(target, views.as_mut(), asker, pace, end),
@@ -161,6 +152,14 @@ impl Setup<'_> {
                 Over::GoOn(target) => Ok(target),
                 Over::Until(Until::Gone) if holds => asker.another().ok_or(Until::Gone),
                 Over::Until(until) => Err(until),
+                // Without pins it would end with this process, and nothing of it be told.
+                Over::Left if on.dir.is_none() || self.pins.is_none() => Err(Until::Asked),
+                Over::Left => {
+                    on.last_events();
+                    on.checkpoint();
+                    self.is_left();
+                    return None;
+                }
             };
             match next {
                 Ok(target) => {
@@ -195,7 +194,17 @@ impl Setup<'_> {
             leftovers: Vec::new(),
             unsupervised_seconds: 0.0,
         };
-        self.conclude(judged, record, end, (0, None), false, notice)
+        Some(self.conclude(judged, record, end, (0, None), false, notice))
+    }
+
+    /// The programs stay on, and what they record is told by who takes them off.
+    fn is_left(&mut self) {
+        self.file.gaps = self.terms.gaps().to_vec();
+        if let Some(to) = &mut self.file.attached {
+            to.told.until = Some(Until::Replaced);
+            to.left_ns = Some(wall_ns(SystemTime::now()));
+        }
+        self.write_run();
     }
 }
 
@@ -218,7 +227,7 @@ impl Supervision<'_, '_> {
         let mut next_checkpoint = Instant::now() + CHECKPOINT;
         let (mut look, longest_look) = pace.look;
         let mut next_look = Instant::now() + look;
-        let (mut pulse, mut stirred) = (None, true);
+        let (mut pulse, mut stirred, mut holds) = (None, true, true);
         let mut known = Resolving {
             servers: self.file.resolvers.clone(),
             search: self.file.search.clone(),
@@ -242,10 +251,16 @@ impl Supervision<'_, '_> {
                 // Reading every table costs much more than being idle does.
                 let beats = self.session.as_deref().and_then(|session| session.pulse());
                 if stirred || beats.is_none() || beats != pulse || !pace.spares {
-                    (pulse, stirred) = (beats, false);
+                    (pulse, stirred, holds) = (beats, false, true);
                     self.checkpoint();
-                } else if let Some(Err(error)) = self.dir.map(RunDir::show_life) {
-                    tracing::debug!(%error, "a sign of life");
+                } else {
+                    if let Some(Err(error)) = self.dir.map(RunDir::show_life) {
+                        tracing::debug!(%error, "a sign of life");
+                    }
+                    // It has come to rest, as a guard of a command does.
+                    if std::mem::take(&mut holds) {
+                        give_back_memory();
+                    }
                 }
                 next_checkpoint = Instant::now() + CHECKPOINT;
             }
@@ -272,6 +287,7 @@ impl Supervision<'_, '_> {
             self.hear();
             match asker.asked() {
                 Some(Asked::End) => return Over::Until(Until::Asked),
+                Some(Asked::Leave) => return Over::Left,
                 Some(Asked::GoOn(target)) => return Over::GoOn(target),
                 None => {}
             }

@@ -78,9 +78,7 @@ fn verdicts(report: &report::Report, path: &str) -> Vec<Verdict> {
 
 #[test]
 fn a_denied_socket_is_hidden_and_all_contacts_are_in_the_report() {
-    if without_root() {
-        return;
-    }
+    crate::need_root();
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name).display().to_string();
     let (denied, other, link) = (at("denied"), at("other"), at("link"));

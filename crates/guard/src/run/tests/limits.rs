@@ -26,9 +26,7 @@ fn ended_under(
     script: &str,
     leftover: Option<AtEnd>,
 ) -> Option<(Ended, Vec<String>)> {
-    if without_root() {
-        return None;
-    }
+    crate::need_root();
     let state = tempfile::tempdir().unwrap();
     let request = limited(limits, script, state.path(), leftover);
     let signals = Signals::block().unwrap();
@@ -216,9 +214,7 @@ fn a_run_that_is_quick_enough_keeps_its_own_code() {
 
 #[test]
 fn the_cgroups_of_an_orphan_are_swept_in_each_hierarchy() {
-    if without_root() {
-        return;
-    }
+    crate::need_root();
     let state = tempfile::tempdir().unwrap();
     let request = limited(
         "{memory: 64MiB, cpu: 1, pids: 50}",

@@ -1,16 +1,14 @@
 //! Contacts with unix sockets on kernels that have no hooks for them: what system calls tell once they are over.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener, UnixStream};
 use std::path::Path;
 
 use blackstart_core::record::Verdict;
-use rustix::process::{WaitId, WaitIdOptions, waitid};
 
+use super::command::{ended, started};
 use super::wire::Wire;
-use crate::spawn::{Command, SignalState, spawn};
 
 /// Run a script of Python's in the run's cgroup; its code.
 fn python(wire: &Wire, script: &str, directory: &Path) -> Option<i32> {
@@ -18,22 +16,7 @@ fn python(wire: &Wire, script: &str, directory: &Path) -> Option<i32> {
         "import socket, os, ctypes\nos.chdir({:?})\n{script}",
         directory.display().to_string()
     );
-    let argv = ["/usr/bin/python3", "-c", script.as_str()].map(OsString::from);
-    let child = spawn(&Command {
-        argv: &argv,
-        env: &[],
-        cgroup: Some(wire.cgroup()),
-        joins: &[],
-        filter: None,
-        contain: None,
-        hide: None,
-        no_new_privileges: false,
-        signals: SignalState::current().unwrap(),
-    })
-    .unwrap();
-    let pid = rustix::process::Pid::from_raw(child.pid).unwrap();
-    let ended = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED).unwrap();
-    ended.and_then(|status| status.exit_status())
+    ended(&started(wire.cgroup(), ["/usr/bin/python3", "-c", &script]))
 }
 
 /// What was reached for: path, verdict, and how often by processes that are known.

@@ -1,17 +1,15 @@
 //! Who acted, where there is no room to keep that.
 
-use std::ffi::OsString;
 use std::fs;
 use std::net::IpAddr;
 use std::path::Path;
 
 use blackstart_core::record::Verdict;
 use libbpf_rs::{MapCore, MapFlags};
-use rustix::process::{WaitId, WaitIdOptions, waitid};
 
+use super::command::{ended, fifo, started};
 use super::wire::Wire;
 use crate::abi;
-use crate::spawn::{Command, SignalState, spawn};
 
 /// One program may reach the address that is denied to all others.
 const ONE_MAY: &str =
@@ -53,19 +51,7 @@ fn an_image_without_a_row_has_no_rights_of_the_one_that_it_replaced() {
     let wire = Wire::following(ONE_MAY);
     let dir = tempfile::tempdir().unwrap();
     let (trusted, other) = (bash_as(dir.path(), "trusted"), bash_as(dir.path(), "other"));
-    let fifo = |name: &str| {
-        let path = dir.path().join(name);
-        rustix::fs::mknodat(
-            rustix::fs::CWD,
-            &path,
-            rustix::fs::FileType::Fifo,
-            rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR,
-            0,
-        )
-        .unwrap();
-        path
-    };
-    let (ready, go) = (fifo("ready"), fifo("go"));
+    let (ready, go) = (fifo(dir.path(), "ready"), fifo(dir.path(), "go"));
     // No process but this one: what is started here would be counted as well.
     let reach = |host: u32| format!(": 9<>/dev/udp/127.0.0.{host}/9");
     let script = format!(
@@ -76,28 +62,12 @@ fn an_image_without_a_row_has_no_rights_of_the_one_that_it_replaced() {
         reach(2),
         reach(3)
     );
-    let argv = [trusted, "-c".to_owned(), script].map(OsString::from);
-    let child = spawn(&Command {
-        argv: &argv,
-        env: &[],
-        cgroup: Some(wire.cgroup()),
-        joins: &[],
-        filter: None,
-        contain: None,
-        hide: None,
-        no_new_privileges: false,
-        signals: SignalState::current().unwrap(),
-    })
-    .unwrap();
+    let child = started(wire.cgroup(), [&trusted, "-c", &script]);
     fs::read(&ready).unwrap();
     fill_subjects(&wire);
     let before = wire.counters().subjects_lost;
     fs::write(&go, "\n").unwrap();
-    waitid(
-        WaitId::Pid(rustix::process::Pid::from_raw(child.pid).unwrap()),
-        WaitIdOptions::EXITED,
-    )
-    .unwrap();
+    ended(&child);
 
     let seen = wire.snapshot();
     let flow = |host: u8| {

@@ -1,7 +1,6 @@
 //! One tracer for many guards tells each of them what one of its own would have told.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
 use std::fs;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::sync::Arc;
@@ -9,29 +8,14 @@ use std::sync::Arc;
 use blackstart_core::record::Snapshot;
 use libbpf_rs::{MapCore as _, MapHandle};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
-use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 
+use super::command::{ended, started};
 use super::wire::{Wire, need_root};
-use crate::spawn::{Command, SignalState, spawn};
 use crate::{Orphan, Tracer};
 
 /// Run a shell in there to its end.
 fn play(cgroup: BorrowedFd<'_>, script: &str) {
-    let argv = ["/bin/sh", "-c", script].map(OsString::from);
-    let child = spawn(&Command {
-        argv: &argv,
-        env: &[],
-        cgroup: Some(cgroup),
-        joins: &[],
-        filter: None,
-        contain: None,
-        hide: None,
-        no_new_privileges: false,
-        signals: SignalState::current().unwrap(),
-    })
-    .unwrap();
-    let pid = Pid::from_raw(child.pid).unwrap();
-    waitid(WaitId::Pid(pid), WaitIdOptions::EXITED).unwrap();
+    ended(&started(cgroup, ["/bin/sh", "-c", script]));
 }
 
 /// What was recorded of processes: for each, its last argument, the one of who started it, and how it ended.

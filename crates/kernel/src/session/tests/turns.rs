@@ -1,27 +1,17 @@
 //! The same programs, for one start after the other.
 
-use std::ffi::OsString;
 use std::fs;
 use std::net::IpAddr;
 use std::os::fd::AsFd as _;
 
-use rustix::process::{WaitId, WaitIdOptions, waitid};
-
+use super::command::{ended, fifo, started};
 use super::wire::{ALLOW_ALL, Wire};
-use crate::spawn::{Command, SignalState, spawn};
 
 #[test]
 fn nobody_is_taken_for_who_had_its_number_in_an_earlier_turn() {
     let mut wire = Wire::following(ALLOW_ALL);
     let dir = tempfile::tempdir().unwrap();
-    let fifo = |name: &str| {
-        let path = dir.path().join(name);
-        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
-        let kind = rustix::fs::FileType::Fifo;
-        rustix::fs::mknodat(rustix::fs::CWD, &path, kind, mode, 0).unwrap();
-        path
-    };
-    let (ready, go) = (fifo("ready"), fifo("go"));
+    let (ready, go) = (fifo(dir.path(), "ready"), fifo(dir.path(), "go"));
     let steps: String = (1..=3)
         .map(|host| {
             format!(
@@ -31,19 +21,7 @@ fn nobody_is_taken_for_who_had_its_number_in_an_earlier_turn() {
             )
         })
         .collect();
-    let argv = ["/bin/bash".to_owned(), "-c".to_owned(), steps].map(OsString::from);
-    let child = spawn(&Command {
-        argv: &argv,
-        env: &[],
-        cgroup: Some(wire.cgroup()),
-        joins: &[],
-        filter: None,
-        contain: None,
-        hide: None,
-        no_new_privileges: false,
-        signals: SignalState::current().unwrap(),
-    })
-    .unwrap();
+    let child = started(wire.cgroup(), ["/bin/bash", "-c", &steps]);
     let done = || drop(fs::read(&ready).unwrap());
     let next = || fs::write(&go, "\n").unwrap();
 
@@ -58,8 +36,7 @@ fn nobody_is_taken_for_who_had_its_number_in_an_earlier_turn() {
     next();
     done();
     next();
-    let pid = rustix::process::Pid::from_raw(child.pid).unwrap();
-    waitid(WaitId::Pid(pid), WaitIdOptions::EXITED).unwrap();
+    ended(&child);
 
     let seen = wire.snapshot();
     let by = |host: u8| {

@@ -101,6 +101,15 @@ impl Wire {
         Self::of(ALLOW_ALL, &[], || None, &also, tracer, |_| {})
     }
 
+    /// As an agent guards, in enforce mode, with a supervisor that lives.
+    pub(super) fn hosted(rules: &str, tracer: &Arc<Tracer>) -> Self {
+        let also = [Feature::Processes, Feature::Leavers, Feature::Claims];
+        let mut wire = Self::of(rules, &[], || None, &also, Some(tracer), |_| {});
+        wire.session.set_mode(Mode::Enforce).unwrap();
+        wire.session.heartbeat().unwrap();
+        wire
+    }
+
     /// In enforce mode, with what connections say of themselves read.
     pub(super) fn listening(rules: &str) -> Self {
         let mut wire = Self::of(rules, &[], || None, &[Feature::Claims], None, |_| {});

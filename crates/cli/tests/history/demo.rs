@@ -3,17 +3,13 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
 
 use blackstart_core::report::Report;
 use jiff::{Timestamp, ToSpan as _};
-use serde_json::Value;
-use tempfile::TempDir;
+
+use super::host::{Host, id};
 
 const RUNS: usize = 9;
-
-/// A host that has this history, its last run of yesterday.
-struct Host(TempDir);
 
 fn data() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/demo-history")
@@ -24,45 +20,19 @@ fn policy() -> String {
     path.display().to_string()
 }
 
-fn id(n: usize) -> String {
-    format!("0193f8c2-0000-7000-8000-{n:012}")
-}
-
-impl Host {
-    fn new() -> Self {
-        let host = Self(tempfile::tempdir().unwrap());
-        for n in 0..RUNS {
-            let text = fs::read_to_string(data().join(format!("{n}.json"))).unwrap();
-            let then = Timestamp::now() - i64::try_from((RUNS - n) * 24).unwrap().hours();
-            let day: String = then.to_string().chars().take(10).collect();
-            let text = text.replace(&format!("2026-11-{:02}T", n + 1), &format!("{day}T"));
-            let dir = host.0.path().join("state/runs").join(id(n));
-            fs::create_dir_all(&dir).unwrap();
-            fs::write(dir.join("report.json"), text).unwrap();
-        }
-        host
+/// A host that has this history, its last run of yesterday.
+fn host() -> Host {
+    let host = Host::new();
+    for n in 0..RUNS {
+        let text = fs::read_to_string(data().join(format!("{n}.json"))).unwrap();
+        let then = Timestamp::now() - i64::try_from((RUNS - n) * 24).unwrap().hours();
+        let day: String = then.to_string().chars().take(10).collect();
+        host.keep(
+            n,
+            &text.replace(&format!("2026-11-{:02}T", n + 1), &format!("{day}T")),
+        );
     }
-
-    fn call(&self, words: &[&str], code: i32) -> Output {
-        let output = Command::new(env!("CARGO_BIN_EXE_blackstart"))
-            .args(words)
-            .current_dir(self.0.path())
-            .env_clear()
-            .env("BLACKSTART_STATE", self.0.path().join("state"))
-            .env("BLACKSTART_GUARDRAILS", self.0.path().join("none"))
-            .output()
-            .unwrap();
-        assert_eq!(output.status.code(), Some(code), "{words:?}: {output:?}");
-        output
-    }
-
-    fn says(&self, words: &[&str], code: i32) -> String {
-        String::from_utf8(self.call(words, code).stdout).unwrap()
-    }
-
-    fn json(&self, words: &[&str], code: i32) -> Value {
-        serde_json::from_str(&self.says(&[words, &["--format", "json"]].concat(), code)).unwrap()
-    }
+    host
 }
 
 #[test]
@@ -83,7 +53,7 @@ fn it_is_in_a_normal_form_and_of_this_version() {
 
 #[test]
 fn its_runs_are_listed_as_they_went() {
-    let host = Host::new();
+    let host = host();
     let listed = host.json(&["runs", "list"], 0);
     let runs = listed["runs"].as_array().unwrap();
     let exits: Vec<_> = runs.iter().map(|run| run["exit_code"].as_i64()).collect();
@@ -104,7 +74,7 @@ fn its_runs_are_listed_as_they_went() {
 
 #[test]
 fn what_was_mended_is_gone() {
-    let host = Host::new();
+    let host = host();
     let text = host.says(&["runs", "diff", &id(3), &id(7)], 0);
     for gone in [
         "  - github.com:443\n",
@@ -123,7 +93,7 @@ fn what_was_mended_is_gone() {
 
 #[test]
 fn what_is_learned_leaves_out_what_was_denied() {
-    let host = Host::new();
+    let host = host();
     let learned = host.says(&["policy", "learn", "--service", "mysql"], 0);
     for allowed in [
         "  - allow: mirror.internal:80\n",
@@ -139,8 +109,7 @@ fn what_is_learned_leaves_out_what_was_denied() {
             "{learned}"
         );
     }
-    let path = host.0.path().join("learned.yaml");
-    fs::write(&path, &learned).unwrap();
+    host.file("learned.yaml", &learned);
     host.call(&["policy", "check", "learned.yaml"], 0);
     // What it refuses is what was denied, and nothing of the deployment that was mended.
     let told = host.json(
@@ -156,7 +125,7 @@ fn what_is_learned_leaves_out_what_was_denied() {
 
 #[test]
 fn the_demo_s_policy_would_have_refused_what_it_refused() {
-    let host = Host::new();
+    let host = host();
     let text = host.says(&["policy", "backtest", &policy()], 1);
     for refused in [
         "refused   github.com (lookup)\n",
@@ -174,9 +143,10 @@ fn the_demo_s_policy_would_have_refused_what_it_refused() {
 
 #[test]
 fn only_a_rule_that_was_quiet_goes_higher() {
-    let host = Host::new();
-    let text = "apiVersion: blackstart.dev/v1\nkind: Policy\nservice: mysql\nmode: observe\nrules:\n  - deny: .github.com\n  - deny: .example.com\n";
-    fs::write(host.0.path().join("p.yaml"), text).unwrap();
+    let host = host();
+    let text =
+        "service: mysql\nmode: observe\nrules:\n  - deny: .github.com\n  - deny: .example.com\n";
+    host.policy("p.yaml", text);
     let raised = |quiet_for: &str, name: &str| {
         let told = host.says(
             &["policy", "promote", "p.yaml", "--quiet-for", quiet_for],

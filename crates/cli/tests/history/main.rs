@@ -1,155 +1,14 @@
 //! The history as it is asked: what each command says, to people and to programs, and how it exits. The runs are made up;
 //! what live ones leave is tested in the lab.
 
+mod demo;
+mod host;
+mod promote;
+
 use std::fs;
-use std::path::PathBuf;
-use std::process::{Command, Output};
 
-use jsonschema::Validator;
+use host::{Host, id, in_order, report, report_of};
 use serde_json::{Value, json};
-use tempfile::TempDir;
-
-struct Host(TempDir);
-
-impl Host {
-    fn new() -> Self {
-        Self(tempfile::tempdir().unwrap())
-    }
-
-    /// One with runs of `mysql` that went to these destinations.
-    fn with(runs: &[&[&str]]) -> Self {
-        let host = Self::new();
-        for (n, destinations) in runs.iter().enumerate() {
-            host.run(n, &report(n, destinations));
-        }
-        host
-    }
-
-    fn run(&self, n: usize, report: &Value) {
-        self.file(
-            &format!("state/runs/{}/report.json", id(n)),
-            &in_order(report),
-        );
-    }
-
-    fn file(&self, name: &str, text: &str) -> PathBuf {
-        let path = self.0.path().join(name);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(&path, text).unwrap();
-        path
-    }
-
-    fn policy(&self, name: &str, text: &str) {
-        self.file(
-            name,
-            &format!("apiVersion: blackstart.dev/v1\nkind: Policy\n{text}"),
-        );
-    }
-
-    fn call(&self, words: &[&str], code: i32) -> Output {
-        let output = Command::new(env!("CARGO_BIN_EXE_blackstart"))
-            .args(words)
-            .current_dir(self.0.path())
-            .env_clear()
-            .env("BLACKSTART_STATE", self.0.path().join("state"))
-            .env("BLACKSTART_GUARDRAILS", self.0.path().join("none"))
-            .output()
-            .unwrap();
-        assert_eq!(output.status.code(), Some(code), "{words:?}: {output:?}");
-        output
-    }
-
-    fn says(&self, words: &[&str], code: i32) -> String {
-        String::from_utf8(self.call(words, code).stdout).unwrap()
-    }
-
-    fn warns(&self, words: &[&str], code: i32) -> String {
-        String::from_utf8(self.call(words, code).stderr).unwrap()
-    }
-
-    /// The answer to a program, as its schema has it.
-    fn json(&self, words: &[&str], code: i32) -> Value {
-        let text = self.says(&[words, &["--format", "json"]].concat(), code);
-        let document: Value = serde_json::from_str(&text).unwrap();
-        let schema = format!("{}-{}.schema.json", words[0], words[1]);
-        let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-            .join("../../docs/reference")
-            .join(schema);
-        let schema: Value = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
-        let validator: Validator = jsonschema::validator_for(&schema).unwrap();
-        let errors: Vec<String> = validator
-            .iter_errors(&document)
-            .map(|error| error.to_string())
-            .collect();
-        assert!(errors.is_empty(), "{errors:?}: {document:#}");
-        document
-    }
-}
-
-fn id(n: usize) -> String {
-    format!("0193f8c2-0000-7000-8000-{n:012x}")
-}
-
-/// The `n`th run, which looked up and reached each of these.
-fn report(n: usize, destinations: &[&str]) -> Value {
-    let time = |second: usize| format!("2026-11-{:02}T12:00:{second:02}.000000Z", n + 1);
-    let names = destinations.iter().enumerate().map(|(at, name)| {
-        json!({
-            "name": name, "type": "A", "subject": 2, "verdict": "allow", "rule": "default", "queries": 1,
-            "first_seen": time(at), "last_seen": time(at),
-            "addresses": [format!("10.1.{at}.{n}")], "chain": []
-        })
-    });
-    let flows = destinations.iter().enumerate().map(|(at, name)| {
-        json!({
-            "subject": 2, "name": name, "address": format!("10.1.{at}.{n}"), "port": 443, "protocol": "tcp",
-            "verdict": "allow", "rule": "default", "attempts": 1, "outcome": "connected", "bytes_sent": 900,
-            "first_seen": time(at), "last_seen": time(at), "attribution": "exact"
-        })
-    });
-    let subject = |id: u64, parent: Option<u64>, argv: &[&str]| {
-        json!({
-            "id": id, "pid": 100 + id, "parent": parent, "exe": argv[0], "argv": argv, "argv_truncated": false,
-            "started": time(0), "ended": time(9), "exit": 0
-        })
-    };
-    json!({
-        "schema_version": 1,
-        "run": {
-            "id": id(n), "service": "mysql", "owner": null, "command": ["./deploy.sh"], "host": "db1",
-            "mode": "observe", "policy": null, "started": time(0), "ended": time(9), "exit_code": 0,
-            "limits": {}, "usage": {}, "kernel": { "release": "6.12", "features": [] }, "guarded": "yes",
-            "addresses": ["10.0.0.9"], "resolvers": ["10.0.0.53"]
-        },
-        "subjects": [
-            subject(1, None, &["/bin/sh", "./deploy.sh"]),
-            subject(2, Some(1), &["/usr/bin/curl", "-sS"])
-        ],
-        "names": names.collect::<Vec<_>>(),
-        "flows": flows.collect::<Vec<_>>(),
-        "delegates": [],
-        "findings": [],
-        "coverage": {
-            "attempts": 2, "recorded": 2, "lost": 0, "attributed": 2, "unsupervised_seconds": 0.0, "gaps": []
-        }
-    })
-}
-
-/// In the order in which a report is written: `json!` sorts keys.
-fn in_order(report: &Value) -> String {
-    let keys = [
-        "schema_version",
-        "run",
-        "subjects",
-        "names",
-        "flows",
-        "delegates",
-        "findings",
-        "coverage",
-    ];
-    let parts = keys.map(|key| format!("\"{key}\":{}", report[key]));
-    format!("{{{}}}", parts.join(","))
-}
 
 #[test]
 fn without_runs_each_command_says_so() {
@@ -180,7 +39,7 @@ fn without_runs_each_command_says_so() {
             .contains("no such run")
     );
     // And nothing was made.
-    assert!(!host.0.path().join("state").exists());
+    assert!(!host.path().join("state").exists());
 }
 
 #[test]
@@ -245,10 +104,7 @@ fn runs_are_taken_in_by_whoever_asks_first() {
 #[test]
 fn a_report_that_is_none_is_told_and_takes_nothing_from_the_rest() {
     let host = Host::with(&[&["a.example.com"]]);
-    host.file(
-        &format!("state/runs/{}/report.json", id(7)),
-        "{\"schema_version\":1,",
-    );
+    host.keep(7, "{\"schema_version\":1,");
     let output = host.call(&["runs", "list"], 1);
     let (out, err) = (
         String::from_utf8(output.stdout).unwrap(),
@@ -263,7 +119,7 @@ fn a_damaged_history_is_set_aside_and_made_anew() {
     let host = Host::with(&[&["a.example.com"]]);
     host.says(&["runs", "list"], 0);
     let kept = b"SQLite format 3\0 and then something else";
-    fs::write(host.0.path().join("state/history.db"), kept).unwrap();
+    fs::write(host.path().join("state/history.db"), kept).unwrap();
     let output = host.call(&["runs", "list"], 0);
     assert!(String::from_utf8(output.stdout).unwrap().contains(&id(0)));
     assert!(
@@ -272,7 +128,7 @@ fn a_damaged_history_is_set_aside_and_made_anew() {
             .contains("history.db.set-aside-1")
     );
     assert_eq!(
-        fs::read(host.0.path().join("state/history.db.set-aside-1")).unwrap(),
+        fs::read(host.path().join("state/history.db.set-aside-1")).unwrap(),
         kept
     );
     assert!(host.warns(&["runs", "list"], 0).is_empty());
@@ -387,25 +243,6 @@ fn a_run_is_compared_with_deployments_that_were_seen() {
         text.contains("what is gone may be there all the same: it was unguarded"),
         "{text}"
     );
-}
-
-/// The `n`th run, so many days ago.
-fn report_of(n: usize, days_ago: u64, destinations: &[&str]) -> Value {
-    let now = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .unwrap();
-    let began = now.as_micros() - u128::from(days_ago) * 86_400_000_000 - 60_000_000;
-    let time = blackstart_core::history::time_text(i64::try_from(began).unwrap());
-    let mut report = report(n, destinations);
-    for key in ["started", "ended"] {
-        report["run"][key] = json!(time);
-    }
-    for list in ["names", "flows"] {
-        for row in report[list].as_array_mut().unwrap() {
-            (row["first_seen"], row["last_seen"]) = (json!(time), json!(time));
-        }
-    }
-    report
 }
 
 #[test]
@@ -615,7 +452,7 @@ fn pruned_runs_do_not_come_back() {
     );
     assert_eq!(host.json(&["runs", "list"], 0)["total"], 0);
     assert_eq!(
-        fs::read_dir(host.0.path().join("state/runs"))
+        fs::read_dir(host.path().join("state/runs"))
             .unwrap()
             .count(),
         0

@@ -4,93 +4,11 @@ use std::fs;
 use std::path::PathBuf;
 
 use blackstart_core::report::{Report, Until, Verdict};
-use blackstart_lab::{Bus, Cgroups, Ended, World, Zone};
+use blackstart_lab::{Cgroups, World};
+use scene::{ASKS, boot, judged, of, reports, shipped, told, unit, world};
 
-/// A host with a machine that answers to two names.
-fn world(name: &str) -> World {
-    let world = World::new(name);
-    let github = world.node("github");
-    github.http();
-    world.dns(
-        Zone::new()
-            .host("github.com", &github)
-            .host("mirror.internal", &github),
-    );
-    world.file(
-        "deny.yaml",
-        "apiVersion: blackstart.dev/v1\nkind: Policy\nmode: enforce\nrules:\n  - deny: github.com\n    reason: served by this database\n",
-    );
-    world
-}
-
-/// A unit that asks for both names, again and again, and says what came of it: `0` or curl's exit code.
-const ASKS: &str = "[Unit]\nDefaultDependencies=no\n[Service]\nWorkingDirectory=DIR\n\
-    ExecStart=/bin/sh -c 'while :; do for name in github.com mirror.internal; do \
-      curl -sS -m 20 -o /dev/null http://$name/ 2>/dev/null; echo $name $? >>UNIT.asked; done; sleep 0.05; done'\n";
-
-fn unit(world: &World, name: &str, text: &str) {
-    let text = text
-        .replace("DIR", &world.dir().display().to_string())
-        .replace("UNIT", name);
-    world.file(&format!("booted/units/{name}"), &text);
-}
-
-/// What scripts have: `agent RULES...` starts one and waits until it takes calls, `guarded UNIT N` waits until it has told so
-/// often that the unit is, `now UNIT NAME` says what came of the next attempt, `over N` waits for the reports of so many runs.
-const TOOLS: &str = "mkdir -p state; chmod 711 .\n\
-    soon() { n=0; until eval \"$1\"; do sleep 0.02; n=$((n+1)); [ $n -lt 3000 ] || { echo \"never: $1\"; cat told; exit 9; }; done; }\n\
-    agent() { calls=$(grep -c 'takes calls' told 2>/dev/null || true); BLACKSTART agent --socket=HERE/agent.sock \"$@\" 2>>told & agent=$!; \
-      soon \"[ \\$(grep -c 'takes calls' told) -gt ${calls:-0} ]\"; }\n\
-    guarded() { soon \"[ \\$(grep -c ': $1, guarded by' told) -ge $2 ]\"; }\n\
-    now() { lines=$(grep -c $2 $1.asked 2>/dev/null || true); soon \"[ \\$(grep -c $2 $1.asked 2>/dev/null) -gt $((${lines:-0} + 1)) ]\"; \
-      grep $2 $1.asked | tail -n1; }\n\
-    reports() { ls KEPT/runs/*/report.json 2>/dev/null | while read r; do [ -e $(dirname $r)/lock ] || echo $r; done; }\n\
-    over() { soon \"[ \\$(reports | wc -l) -ge $1 ]\"; }\n";
-
-/// Boot the machine and run `script` there, with [`TOOLS`].
-fn boot(world: &World, cgroups: Cgroups, script: &str) -> Ended {
-    let text = format!("{TOOLS}{script}")
-        .replace(
-            "BLACKSTART ",
-            &format!("{} ", blackstart_lab::guard::binary()),
-        )
-        .replace("KEPT", &world.guard().state().display().to_string())
-        .replace("HERE", &world.dir().display().to_string());
-    world.boot(cgroups, Bus::Answers, &text)
-}
-
-/// The reports of all runs, the earliest first.
-fn reports(world: &World) -> Vec<Report> {
-    let mut found: Vec<PathBuf> = fs::read_dir(world.guard().state().join("runs"))
-        .unwrap()
-        .flatten()
-        .map(|run| run.path().join("report.json"))
-        .filter(|path| path.exists())
-        .collect();
-    found.sort();
-    let read = |path: &PathBuf| serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
-    found.iter().map(read).collect()
-}
-
-fn of<'r>(reports: &'r [Report], unit: &str) -> Vec<&'r Report> {
-    let is_of = |report: &&Report| {
-        let attached = report.run.attached.as_ref();
-        attached.is_some_and(|to| to.target == unit)
-    };
-    reports.iter().filter(is_of).collect()
-}
-
-fn told(world: &World) -> String {
-    fs::read_to_string(world.dir().join("told")).unwrap_or_default()
-}
-
-/// Was this name's lookup, or a connection to it, judged so?
-fn judged(report: &Report, name: &str, verdict: Verdict) -> bool {
-    let mut names = report.names.iter();
-    let mut flows = report.flows.iter();
-    names.any(|it| it.name == name && it.verdict == verdict)
-        || flows.any(|it| it.name.as_deref() == Some(name) && it.verdict == verdict)
-}
+mod restart;
+mod scene;
 
 #[test]
 fn a_unit_that_matches_is_guarded_from_its_start_and_no_other_is() {
@@ -349,10 +267,7 @@ fn a_policy_that_breaks_meanwhile_opens_no_unit() {
 #[test]
 fn a_rule_that_cannot_hold_is_told_before_anybody_may_call() {
     let world = world("units_wrong");
-    let closed = world.file(
-        "closed.yaml",
-        "apiVersion: blackstart.dev/v1\nkind: Policy\nmode: enforce\ndefault: deny\n",
-    );
+    let closed = world.policy("closed.yaml", "mode: enforce\ndefault: deny\n");
     let refused = |rule: &str| {
         let line = [
             &blackstart_lab::guard::binary(),
@@ -376,7 +291,7 @@ fn a_rule_that_cannot_hold_is_told_before_anybody_may_call() {
         ("deploy.service=", "no file is named"),
         ("deploy.service=none.yaml", "none.yaml"),
         (
-            &format!("deploy.service={}", closed.display()),
+            &format!("deploy.service={closed}"),
             "--accept-gap unseen_families",
         ),
         // No systemd is here.
@@ -394,25 +309,7 @@ fn a_rule_that_cannot_hold_is_told_before_anybody_may_call() {
 fn the_shipped_unit_guards_others() {
     let world = world("units_shipped");
     unit(&world, "deploy-a.service", ASKS);
-    let text = fs::read_to_string(
-        blackstart_lab::workspace::root().join("dist/systemd/blackstart-agent.service"),
-    )
-    .unwrap();
-    // Of this machine's own /run, since the unit sees no other's /tmp, and /var is everybody's.
-    let text = text
-        .replace("[Unit]", "[Unit]\nDefaultDependencies=no")
-        .replace("StateDirectory=blackstart\nStateDirectoryMode=0700\n", "")
-        .replace(
-            "/usr/local/bin/blackstart agent --group blackstart",
-            "/run/blackstart-lab agent --guard 'deploy-*.service=/run/deny.yaml'",
-        )
-        .replace(
-            "[Service]",
-            "[Service]\nEnvironment=BLACKSTART_STATE=/run/blackstart\nStandardError=append:DIR/told",
-        )
-        .replace("DIR", &world.dir().display().to_string());
-    assert!(text.contains("--guard"), "{text}");
-    world.file("booted/units/blackstart-agent.service", &text);
+    shipped(&world);
     let ended = boot(
         &world,
         Cgroups::Unified,
@@ -434,9 +331,45 @@ fn the_shipped_unit_guards_others() {
     );
 }
 
+#[test]
+fn a_unit_is_told_of_while_it_goes_on_and_a_reload_keeps_the_agent_s_own_guardrails() {
+    let world = world("units_meanwhile");
+    unit(&world, "deploy-a.service", ASKS);
+    let log = world.dir().join("runs.jsonl");
+    world.file("targets", &format!("file:{}\n", log.display()));
+    let policy = |rules: &str| {
+        format!("apiVersion: blackstart.dev/v1\nkind: Policy\nmode: enforce\nrules: {rules}\n")
+    };
+    world.file("own.yaml", &policy("[{deny: mirror.internal}]"));
+    world.file("other.yaml", &policy("[{deny: other.internal}]"));
+    let ended = boot(
+        &world,
+        Cgroups::Unified,
+        "export BLACKSTART_NOTIFY=DIR/targets\n\
+         agent --policy own.yaml --notify-every 1s --guard 'deploy-*.service=deny.yaml'\n\
+         systemctl start deploy-a.service; guarded deploy-a.service 1\n\
+         now deploy-a.service github.com; now deploy-a.service mirror.internal\n\
+         soon 'grep -q github.com runs.jsonl'; soon 'BLACKSTART runs list | grep -q \"attached to deploy-a.service, goes on\"'\n\
+         run=$(sed -n 's/^.*run \\([^ ]*\\): deploy-a.service, guarded.*$/\\1/p' told)\n\
+         cd /; BLACKSTART reload $run --policy DIR/other.yaml; cd DIR\n\
+         now deploy-a.service github.com; now deploy-a.service mirror.internal\n\
+         systemctl stop deploy-a.service; over 1\n\
+         systemctl start deploy-a.service; guarded deploy-a.service 2\n\
+         now deploy-a.service github.com; now deploy-a.service mirror.internal\n\
+         kill $agent; wait $agent\n",
+    )
+    .succeeds();
+    // By another policy as long as that start goes on, and by the rule's again with the next one.
+    assert_eq!(
+        ended.stdout,
+        "github.com 6\nmirror.internal 6\ngithub.com 0\nmirror.internal 6\ngithub.com 6\nmirror.internal 6\n",
+        "{}",
+        told(&world)
+    );
+}
+
 /// Runs a command of somebody without root by way of the agent, with a policy that denies nothing.
-const CALLS: &str = "[Unit]\nDefaultDependencies=no\n[Service]\nType=oneshot\nWorkingDirectory=DIR\n\
-    ExecStart=/bin/sh -c 'for name in github.com mirror.internal; do \
+const CALLS: &str = "Type=oneshot\nExecStart=/bin/sh -c 'for name in github.com mirror.internal; do \
       setpriv --reuid 4001 --regid 4001 --groups 4242 -- /run/blackstart-lab run -q --agent=DIR/agent.sock -- \
       curl -sS -m 20 -o /dev/null http://$name/ 2>>UNIT.said; echo $name $? >>UNIT.asked; done'\n";
 
@@ -470,10 +403,7 @@ fn of_several_rules_the_first_counts_and_a_run_may_follow_what_one_guards() {
     for name in ["deploy-a.service", "deploy-b.service"] {
         unit(&world, name, ASKS);
     }
-    world.file(
-        "follow.yaml",
-        "apiVersion: blackstart.dev/v1\nkind: Policy\nfollow: [deploy-b.service]\n",
-    );
+    world.policy("follow.yaml", "follow: [deploy-b.service]\n");
     let ended = boot(
         &world,
         Cgroups::Unified,
