@@ -380,3 +380,31 @@ fn nobody_without_root_is_told_that_sockets_are_hidden() {
     );
     assert!(!world.dir().join("it-ran").exists());
 }
+
+/// Root's rights would look behind doors that are closed to whoever asks.
+#[test]
+fn for_callers_of_the_agent_nobody_looks_where_a_path_leads() {
+    let host = Host::new("alias_agent");
+    host.world.dns(Zone::new());
+    let denied = host.at("sockets/denied");
+    let mut daemon = host
+        .world
+        .start(&python(DAEMON, std::slice::from_ref(&denied)));
+    daemon.wait_for("ready");
+    let agent = Agent::start(&host.world, &[]);
+    let policy = format!("mode: enforce\nrules:\n  - deny: unix:{denied}\n");
+    let linked = host.at("linked");
+    let client = python(CLIENT, std::slice::from_ref(&linked));
+    let run = agent.guard().policy(&policy).run(&client).exits(0);
+    if run
+        .report()
+        .run
+        .kernel
+        .features
+        .contains(&"unix_sockets".to_owned())
+    {
+        let (reached, verdict, _) = behind(&run, &linked);
+        assert_eq!((reached, verdict), (None, Verdict::Allow));
+        assert!(run.gaps().contains("unix_aliases"), "{run:?}");
+    }
+}

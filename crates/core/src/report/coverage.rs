@@ -298,7 +298,7 @@ fn gaps(lens: &Lens<'_>, lost: u64, unnamed: u64) -> Vec<Gap> {
         (
             "unix_aliases",
             unidentified(lens),
-            "contacts with unix sockets whose socket could not be identified (it was over too soon, or who listens is in another network namespace): the path was judged, and whether it led to a socket that a rule denies by another path is not known",
+            "contacts with unix sockets whose socket could not be identified (it was over too soon, who listens is in another network namespace, or the run went by way of the agent): the path was judged, and whether it led to a socket that a rule denies by another path is not known",
         ),
         (
             "left_cgroup",

@@ -14,7 +14,7 @@ impl Supervision<'_, '_> {
     /// Have it found out behind these, and tell what was found of those before them.
     pub(super) fn look_for_aliases(&mut self, rows: &[(DelegateRow, u32)]) {
         self.renew_denials();
-        if !self.beside.aliases.matters() {
+        if !self.looks() {
             return;
         }
         let contacts = self.passed(rows);
@@ -24,7 +24,7 @@ impl Supervision<'_, '_> {
 
     /// The same once nothing more is reached for: what was reached again since the last look, and what one is still busy with.
     pub(super) fn last_aliases(&mut self) {
-        if !self.beside.aliases.matters() {
+        if !self.looks() {
             return;
         }
         let rows = self.unix_contacts();
@@ -55,14 +55,26 @@ impl Supervision<'_, '_> {
                 }
             };
         }
-        let session = self.session.as_deref();
-        let covered = session.is_some_and(Session::hides);
-        let held = self.judged.enforcing && session.is_some_and(|it| it.has(Feature::SocketNames));
+        let covered = self.session.as_deref().is_some_and(Session::hides);
+        let held = self.refuses_by_name();
         let denials = self.beside.denials.as_ref();
         let any = denials.is_some_and(|denials| denials.any(held));
         self.beside.aliases.matter(any && !covered);
     }
 
+    /// Is anybody to look? Not for callers of the agent: looked up with root's rights, a path that somebody reached for in vain
+    /// would tell what lies behind doors that are closed to him. So it is said that nobody could tell.
+    fn looks(&self) -> bool {
+        self.beside.aliases.matters() && self.file.caller.is_none()
+    }
+
+    /// Is what is enforced held by the programs, whatever the path?
+    fn refuses_by_name(&self) -> bool {
+        let session = self.session.as_deref();
+        self.judged.enforcing && session.is_some_and(|it| it.has(Feature::SocketNames))
+    }
+
+    /// The contacts that nothing refused by their path.
     fn passed(&self, rows: &[(DelegateRow, u32)]) -> Vec<Contact> {
         let nanoseconds = |clock| {
             let now = clock_gettime(clock);
@@ -86,11 +98,7 @@ impl Supervision<'_, '_> {
 
     /// What the rules say of the sockets that were reached.
     fn judge_aliases(&mut self, rows: &[(DelegateRow, u32)]) {
-        let held = self.judged.enforcing
-            && self
-                .session
-                .as_ref()
-                .is_some_and(|it| it.has(Feature::SocketNames));
+        let held = self.refuses_by_name();
         let mut met = Vec::new();
         for (row, tgid) in rows {
             let (aliases, denials) = (&self.beside.aliases, &self.beside.denials);
