@@ -373,6 +373,8 @@ fn who_is_taken_out_by_a_login_or_by_systemd_is_told() {
         "by `su -` and `sudo -i`, where nobody can be moved back"
     );
     let kept = case!(40, "by `su -`, by a rule about the bus");
+    let shelled = case!(40, "by `machinectl shell`");
+    let kept_shell = case!(40, "by `machinectl shell`, by a rule about the bus");
     let ran = case!(43, "systemd-run");
     let kept_from = case!(43, "systemd-run, by a rule about systemd's sockets");
     let world = world_with_github("login");
@@ -381,12 +383,26 @@ fn who_is_taken_out_by_a_login_or_by_systemd_is_told() {
         "[Unit]\nDefaultDependencies=no\nRequires=dbus.socket\nAfter=dbus.socket dbus.service\n\
          [Service]\nType=dbus\nBusName=org.freedesktop.login1\nExecStart=/lib/systemd/systemd-logind\n",
     );
+    world.file(
+        "booted/units/systemd-machined.service",
+        "[Unit]\nDefaultDependencies=no\nRequires=dbus.socket\nAfter=dbus.socket dbus.service\n\
+         [Service]\nType=dbus\nBusName=org.freedesktop.machine1\nExecStart=/lib/systemd/systemd-machined\n",
+    );
+    // What the unit of such a shell asks for.
+    for target in ["sysinit.target", "basic.target", "machine.slice"] {
+        world.file(
+            &format!("booted/units/{target}"),
+            "[Unit]\nDefaultDependencies=no\n",
+        );
+    }
     let fetch =
         "sed -n s/^0:://p /proc/self/cgroup; curl -sS http://github.com/ 2>&1 || echo refused\n";
     let fetch = world.file("fetch", fetch).display().to_string();
     let su = format!("su - -s /bin/sh -c 'sh {fetch}'");
     let sudo = format!("sudo -n -i sh {fetch}");
     let run = format!("systemd-run -q --wait --pipe -p DefaultDependencies=no sh {fetch}");
+    // Through a pipe: into a file it would write from its beginning on.
+    let shell = format!("machinectl -q shell root@.host /bin/sh {fetch} | cat");
     let deny = "mode: enforce\nrules:\n  - deny: github.com\n";
     let no_bus = format!("{deny}  - deny: unix:/run/dbus/system_bus_socket\n");
     let no_systemd = format!("{no_bus}  - deny: unix:/run/systemd/private\n");
@@ -396,11 +412,20 @@ fn who_is_taken_out_by_a_login_or_by_systemd_is_told() {
         ("sudo", deny, "--no-contain", &sudo),
         ("su by rule", &no_bus, "--no-contain", &su),
         ("su by rule contained", &no_bus, "--contain", &su),
+        ("machinectl", deny, "--no-contain", &shell),
+        ("machinectl contained", deny, "--contain", &shell),
+        ("machinectl by rule", &no_bus, "--no-contain", &shell),
+        ("machinectl by rule contained", &no_bus, "--contain", &shell),
         ("systemd-run", deny, "--no-contain", &run),
         ("systemd-run by rule", &no_systemd, "--no-contain", &run),
     ];
-    let mut script = "systemctl start systemd-logind.service\n".to_owned();
-    for (name, command) in [("su", &su), ("sudo", &sudo), ("systemd-run", &run)] {
+    let mut script = "systemctl start systemd-logind.service systemd-machined.service\n".to_owned();
+    for (name, command) in [
+        ("su", &su),
+        ("sudo", &sudo),
+        ("machinectl", &shell),
+        ("systemd-run", &run),
+    ] {
         script += &format!("echo '[bare {name}]'; {command}\n");
     }
     let mut reports = std::collections::BTreeMap::new();
@@ -415,7 +440,7 @@ fn who_is_taken_out_by_a_login_or_by_systemd_is_told() {
     let ended = world
         .boot(Cgroups::Unified, Bus::Answers, &script)
         .succeeds();
-    for name in ["su", "sudo", "systemd-run"] {
+    for name in ["su", "sudo", "machinectl", "systemd-run"] {
         let bare = part(&ended, &format!("bare {name}"));
         assert!(bare.contains("hello from github"), "{name}: {ended:?}");
     }
@@ -466,6 +491,23 @@ fn who_is_taken_out_by_a_login_or_by_systemd_is_told() {
         );
         assert!(contacts(&report(name), bus, Verdict::Deny));
         kept.worked_outside().is(Becomes::Refused, held);
+    }
+    // Nobody has left: it is systemd that starts the shell, asked over the bus.
+    for (name, held) in [
+        ("machinectl", Held::Loosely),
+        ("machinectl contained", Held::Contained),
+    ] {
+        assert!(part(&ended, name).contains("hello from github"), "{name}");
+        assert!(contacts(&report(name), bus, Verdict::Allow), "{name}");
+        shelled.worked_outside().is(Becomes::Recorded, held);
+    }
+    for (name, held) in [
+        ("machinectl by rule", Held::Loosely),
+        ("machinectl by rule contained", Held::Contained),
+    ] {
+        assert!(!part(&ended, name).contains("hello"), "{name}");
+        assert!(contacts(&report(name), bus, Verdict::Deny), "{name}");
+        kept_shell.worked_outside().is(Becomes::Refused, held);
     }
     assert!(part(&ended, "systemd-run").contains("hello from github"));
     let asked = report("systemd-run");

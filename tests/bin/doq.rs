@@ -2,6 +2,7 @@
 //!
 //! `blackstart-doq ADDRESS SERVER NAME`: asks the server of that name at that address for the IPv4 addresses of NAME, and
 //! prints them. It trusts the authorities in the file that SSL_CERT_FILE names.
+#![forbid(unsafe_code)]
 
 use std::error::Error;
 use std::net::{IpAddr, SocketAddr};

@@ -11,7 +11,7 @@
 
 enum { TCP_USER_TIMEOUT = 18 };
 
-/* When its first data is acknowledged, what state it comes to, and each packet until then. */
+/* When data is acknowledged, what state it comes to, and each packet until the first acknowledgement. */
 #define BS_CLAIM_CALLS                                                                           \
 	(BPF_SOCK_OPS_RTT_CB_FLAG | BPF_SOCK_OPS_STATE_CB_FLAG | BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG)
 
@@ -78,8 +78,12 @@ static __always_inline void bs_claim_end(struct bpf_sock_ops *ops)
 		BS_COUNT(claims_unseen, 1);
 		st->claim = BS_CLAIM_DONE;
 	}
-	if (st->claim != BS_CLAIM_DONE)
+	if (st->claim != BS_CLAIM_DONE) {
+		/* The rest comes by bs_message, and need not be looked for among packets. */
+		if (st->claim_alone && (st->claim == BS_CLAIM_REQUEST || st->claim == BS_CLAIM_TUNNEL))
+			bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags & ~BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG);
 		return;
+	}
 	st->claim = BS_CLAIM_NONE;
 	bpf_map_delete_elem(&bs_claimants, &cookie);
 	if (st->claim_alone)
