@@ -159,7 +159,7 @@ fn a_denied_socket_that_was_reached_by_another_path_is_found_out() {
     let aliases = ["linked", "mounted", "elsewhere/denied"].map(|name| host.at(name));
     // What is not there is no alias of anything, whoever asks for it.
     let nobody = ["sockets/nobody", "none/such"].map(|name| host.at(name));
-    let all = [&aliases[..], &[other.clone()], &nobody].concat();
+    let all = [&aliases[..], std::slice::from_ref(&other), &nobody].concat();
     let client = python(CLIENT, &all);
     let outside = host
         .world
