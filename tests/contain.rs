@@ -219,6 +219,35 @@ fn nobody_outside_can_be_reached_into() {
     assert_eq!(victim.stdout(), "ready\n");
 }
 
+/// By a directory that whoever starts the guard has open, its mounts are as they are outside.
+#[test]
+fn no_directory_that_is_inherited_leads_out() {
+    let shown = case!(40, "by a directory that is inherited");
+    let as_input = case!(40, "by standard input that is a directory");
+    let world = World::new("contain_directory");
+    world.dns(Zone::new());
+    let other = elsewhere(&world);
+    for (shown, number) in [(&shown, 9), (&as_input, 0)] {
+        let through = format!("exec {number}</; exec \"$@\"");
+        let through = ["sh", "-c", &through, "sh"].map(str::to_owned);
+        let leave = format!(
+            "echo $$ >/proc/self/fd/{number}{}/cgroup.procs && echo done",
+            other.display()
+        );
+        let leave = ["sh", "-c", &leave].map(str::to_owned);
+        shown.outside(&world.run(&[&through[..], &leave].concat()).says("done"));
+        let guard = || world.guard().policy(NOTHING).through(through.to_vec());
+        let run = guard().run(&leave);
+        assert!(!led_somewhere(&run), "{number}: {run:?}");
+        assert_eq!(run.findings("left_cgroup").len(), 0, "{number}: {run:?}");
+        shown.refused(&run);
+        let run = guard().arg("--no-contain").run(&leave);
+        assert!(led_somewhere(&run), "{number}: {run:?}");
+        assert!(!run.findings("left_cgroup").is_empty(), "{number}: {run:?}");
+        shown.recorded(&run);
+    }
+}
+
 /// A host may have several mounts of the same: one for each root that somebody was locked into.
 #[test]
 fn no_other_mount_of_proc_tells_the_kernel_what_to_start() {

@@ -392,7 +392,6 @@ mod tests {
         let path = |name: &str| at(name).display().to_string();
         let names = ["stream", "datagrams", "nobody"].map(path);
         let rows: Vec<_> = names.iter().map(|name| (name.clone(), own)).collect();
-        let mut listeners = Listeners::default();
         let found = |listeners: &mut Listeners, inside: bool| {
             listeners.look(&rows, |_| inside);
             names.each_ref().map(|name| {
@@ -405,7 +404,16 @@ mod tests {
             })
         };
         let us = Some((own, false));
-        assert_eq!(found(&mut listeners, false), [us, us, None]);
+        // A look has its time, which may pass on a busy machine before it comes to us.
+        let mut tries = 0;
+        let mut listeners = loop {
+            let mut listeners = Listeners::default();
+            if found(&mut listeners, false) == [us, us, None] {
+                break listeners;
+            }
+            tries += 1;
+            assert!(tries < 200, "{:?}", found(&mut listeners, false));
+        };
         // Once is enough: it may be somebody else's by now.
         assert_eq!(found(&mut listeners, true), [us, us, None]);
     }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: (MIT OR Apache-2.0) OR GPL-2.0-only */
 /*
- * cgroup_skb/egress: DNS queries are judged here, and what no socket hook has judged.
+ * cgroup_skb/egress: what no socket hook has judged is judged by its packets, and what is a DNS query goes to query.bpf.h.
  */
 #ifndef BLACKSTART_PACKET_H
 #define BLACKSTART_PACKET_H

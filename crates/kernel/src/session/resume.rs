@@ -52,8 +52,8 @@ impl Session {
             }
         };
         let constants = constants(&find("rodata")?)?;
-        let maps = Maps::by_name(&find)?;
-        let record = Record::new(&find)?;
+        let maps = Maps::by_name(find)?;
+        let record = Record::new(find)?;
         let live = Live::new(&maps.bss)?;
         let events = Rc::new(RefCell::new(Vec::new()));
         let ring = listen_to(&maps.bs_events, &events)?;

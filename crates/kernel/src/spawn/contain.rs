@@ -8,15 +8,17 @@
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString};
 use std::io;
+use std::os::fd::{BorrowedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::statfs;
-use rustix::io::Errno;
+use rustix::fs::{FileType, Mode, OFlags, fstat, open, statfs};
+use rustix::io::{Errno, FdFlags, fcntl_getfd, fcntl_setfd};
 use rustix::mount::{
     MountFlags, MountPropagationFlags, mount, mount_bind, mount_change, mount_remount,
 };
 use rustix::process::chdir;
+use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 use rustix::thread::{
     CapabilitySet, UnshareFlags, capabilities, remove_capability_from_bounding_set,
     set_capabilities, unshare_unsafe,
@@ -106,6 +108,8 @@ pub struct Containment {
     mounts: Vec<(CString, Sight)>,
     covered: Vec<CString>,
     directory: CString,
+    /// Descriptors of directories that it would inherit: what is mounted below them is as it is outside.
+    open: Vec<RawFd>,
     filter: OutsideFilter,
 }
 
@@ -127,6 +131,7 @@ impl Containment {
                 .map(|at| path(at))
                 .collect::<Result<_, _>>()?,
             directory: path(&std::env::current_dir().unwrap_or_else(|_| "/".into()))?,
+            open: inherited_directories()?,
             filter: OutsideFilter::compile()?,
         })
     }
@@ -170,6 +175,26 @@ impl Containment {
             // The directory of old is still under its feet; by its path it is what it shall see.
             chdir(self.directory.as_c_str())?;
         }
+        self.close_directories()
+    }
+
+    /// Whoever holds a lock on one holds it on: that is the caller's, too.
+    fn close_directories(&self) -> Result<(), Errno> {
+        for &number in &self.open {
+            // SAFETY: inherited, and nobody else's in this process, which becomes another program.
+            let directory = unsafe { BorrowedFd::borrow_raw(number) };
+            if number > 2 {
+                fcntl_setfd(directory, FdFlags::CLOEXEC)?;
+                continue;
+            }
+            // A standard stream that is none, and stays one.
+            let nothing = open(c"/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+            match number {
+                0 => dup2_stdin(&nothing)?,
+                1 => dup2_stdout(&nothing)?,
+                _ => dup2_stderr(&nothing)?,
+            }
+        }
         Ok(())
     }
 
@@ -188,6 +213,29 @@ impl Containment {
         }
         set_capabilities(None, kept)
     }
+}
+
+/// Those that this process got from its caller, and leaves to what it starts.
+fn inherited_directories() -> io::Result<Vec<RawFd>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc/self/fd")? {
+        let number = entry?
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok());
+        let Some(number) = number else { continue };
+        // SAFETY: looked at only; should it be closed meanwhile, the calls say so.
+        let descriptor = unsafe { BorrowedFd::borrow_raw(number) };
+        let stays = fcntl_getfd(descriptor).is_ok_and(|flags| !flags.contains(FdFlags::CLOEXEC));
+        let is_one = || {
+            let about = fstat(descriptor).map(|stat| FileType::from_raw_mode(stat.st_mode));
+            about == Ok(FileType::Directory)
+        };
+        if stays && is_one() {
+            found.push(number);
+        }
+    }
+    Ok(found)
 }
 
 /// The mounts that show too much, in the table's order: what is mounted on another one comes after it. Of those stacked
