@@ -7,14 +7,13 @@ use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::rc::Rc;
 use std::sync::Arc;
 
 use blackstart_core::record::{Counters, DelegateRow, Row, SubjectId, SubjectRow, Verdict};
 use blackstart_core::report::Mode;
 use blackstart_core::tables::{Tables, Uses};
 use libbpf_rs::skel::{OpenSkel as _, Skel as _, SkelBuilder as _};
-use libbpf_rs::{Link, MapCore, MapFlags, MapHandle, RingBuffer, RingBufferBuilder};
+use libbpf_rs::{Link, MapCore, MapFlags, MapHandle};
 use rustix::time::ClockId;
 
 use crate::abi;
@@ -23,7 +22,7 @@ use crate::probe;
 use crate::read::{Record, nanoseconds};
 use crate::tracer::{Enrolled, Tracer};
 use crate::{Error, ErrorKind};
-use events::{RawEvent, raw_event};
+use events::View;
 use feature::{attach_one, is_of};
 use forward::{Listening, Unwritten};
 use found::Known;
@@ -90,7 +89,7 @@ impl Settings<'_> {
 /// A run's programs and maps, held by its supervisor.
 pub struct Session {
     // Fields are dropped in this order: nothing may outlive what it reads from.
-    ring: RingBuffer<'static>,
+    view: View,
     links: Vec<(String, Link)>,
     /// Its place among those that share a tracer.
     enrolled: Option<Enrolled>,
@@ -99,7 +98,6 @@ pub struct Session {
     /// The programs, as long as they may be attached anew.
     skeleton: Option<abi::BlackstartSkel<'static>>,
     live: Live,
-    events: Rc<RefCell<Vec<RawEvent>>>,
     features: BTreeSet<Feature>,
     pins: Option<std::path::PathBuf>,
     /// What the programs are attached to.
@@ -267,31 +265,19 @@ impl Session {
         write_policy(&maps, &live, &mut rows, &room, 0)?;
         let left_out = write_known(&maps, settings, keys)?;
 
-        let events = Rc::new(RefCell::new(Vec::new()));
-        let sink = Rc::clone(&events);
-        let mut builder = RingBufferBuilder::new();
-        builder
-            .add(&maps.bs_events, move |octets| {
-                sink.borrow_mut().extend(raw_event(octets));
-                0
-            })
-            .map_err(|error| Error::caused(ErrorKind::Io, "listen to the live view", error))?;
-        let ring = builder
-            .build()
-            .map_err(|error| Error::caused(ErrorKind::Io, "listen to the live view", error))?;
+        let view = View::of(&maps.bs_events)?;
         if settings.one_of_many {
             // What loading took is many times what is kept.
             give_back_memory();
         }
         Ok(Self {
-            ring,
+            view,
             links: Vec::new(),
             enrolled,
             record,
             maps,
             skeleton: Some(skeleton),
             live,
-            events,
             features: features.clone(),
             pins: None,
             cgroup: None,
@@ -451,9 +437,7 @@ impl Session {
         }
         let counted = self.record.snapshot()?;
         self.record.clear()?;
-        self.events.borrow_mut().clear();
-        self.ring.consume().map_err(failed)?;
-        self.events.borrow_mut().clear();
+        self.view.clear().map_err(failed)?;
         let (tried, born) = outcome?;
         let recorded = |address: Ipv4Addr, verdict: Verdict| -> u64 {
             let rows = counted.flows.iter();

@@ -17,7 +17,7 @@ use blackstart_core::policy::Effect;
 use blackstart_core::report::LimitFacts;
 use blackstart_core::report::exit_code::GATED;
 use blackstart_kernel::support::Support;
-use blackstart_kernel::{Settings, Tracer, give_back_memory};
+use blackstart_kernel::{Settings, Tracer};
 
 use super::finish::{GRACE, empties};
 use super::spare::Spare;
@@ -508,8 +508,7 @@ impl Supervision<'_, '_> {
                     (pulse, stirred, holds) = (beats, false, true);
                     self.checkpoint();
                 } else if std::mem::take(&mut holds) {
-                    // It has come to rest, and what it took to load and to read is not wanted soon.
-                    give_back_memory();
+                    self.come_to_rest();
                 }
                 next_checkpoint = Instant::now() + CHECKPOINT;
             }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use blackstart_core::record::{Row, SubjectId, Verdict};
 use blackstart_core::report::{RulePlace, image_name, rule_text};
 use blackstart_core::tables::{RULE_RESOLVER_SOCKET, RuleId};
-use blackstart_kernel::{Event, Session};
+use blackstart_kernel::{Event, Session, give_back_memory};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::agent::asking::Ear;
@@ -197,6 +197,16 @@ impl Supervision<'_, '_> {
         if let Some(session) = self.session.as_deref_mut() {
             session.settle();
         }
+    }
+
+    /// It has come to rest: what loading, reading and telling took is not wanted soon.
+    pub(crate) fn come_to_rest(&mut self) {
+        if let Some(session) = self.session.as_deref_mut() {
+            session.look_away();
+        }
+        self.pending.shrink_to_fit();
+        self.near.shrink_to_fit();
+        give_back_memory();
     }
 
     pub(crate) fn beat(&mut self) {

@@ -217,7 +217,7 @@ impl Supervision<'_, '_> {
         let mut next_checkpoint = Instant::now() + CHECKPOINT;
         let (mut look, longest_look) = pace.look;
         let mut next_look = Instant::now() + look;
-        let (mut pulse, mut stirred) = (None, true);
+        let (mut pulse, mut stirred, mut holds) = (None, true, true);
         let mut known = Resolving {
             servers: self.file.resolvers.clone(),
             search: self.file.search.clone(),
@@ -241,10 +241,15 @@ impl Supervision<'_, '_> {
                 // Reading every table costs much more than being idle does.
                 let beats = self.session.as_deref().and_then(|session| session.pulse());
                 if stirred || beats.is_none() || beats != pulse || !pace.spares {
-                    (pulse, stirred) = (beats, false);
+                    (pulse, stirred, holds) = (beats, false, true);
                     self.checkpoint();
-                } else if let Some(Err(error)) = self.dir.map(RunDir::show_life) {
-                    tracing::debug!(%error, "a sign of life");
+                } else {
+                    if let Some(Err(error)) = self.dir.map(RunDir::show_life) {
+                        tracing::debug!(%error, "a sign of life");
+                    }
+                    if std::mem::take(&mut holds) {
+                        self.come_to_rest();
+                    }
                 }
                 next_checkpoint = Instant::now() + CHECKPOINT;
             }
