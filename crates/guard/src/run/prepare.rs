@@ -547,7 +547,7 @@ impl Setup<'_> {
         let Some(listeners) = self.listeners.take().filter(|_| turned) else {
             return Ok(());
         };
-        match Forwarder::start(listeners) {
+        match Forwarder::new(listeners) {
             Ok(forwarder) => {
                 self.forwarder = Some(forwarder);
                 self.tables = Some(tables);
@@ -555,7 +555,7 @@ impl Setup<'_> {
             }
             Err(error) => self.terms.lack(
                 Need::DnsOverTcp,
-                format!("lookups over TCP are not read: no thread for them: {error}"),
+                format!("lookups over TCP are not read: {error}"),
             ),
         }
     }
@@ -660,16 +660,9 @@ impl Setup<'_> {
                 Err(error) => tracing::warn!(%error, "this run cannot be changed while it is on"),
             }
         }
-        match Answerer::start() {
-            Ok(answerer) => {
-                self.answerer = Some(answerer);
-                if let Err(error) = session.heartbeat() {
-                    self.terms.lack(Need::Answers, described(&error))?;
-                }
-            }
-            Err(error) => self
-                .terms
-                .lack(Need::Answers, format!("no thread for them: {error}"))?,
+        self.answerer = Some(Answerer::default());
+        if let Err(error) = session.heartbeat() {
+            self.terms.lack(Need::Answers, described(&error))?;
         }
         Ok(())
     }

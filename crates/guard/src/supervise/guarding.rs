@@ -144,10 +144,8 @@ impl Supervision<'_, '_> {
         if let Some(agent) = &agent {
             fds.push(PollFd::new(agent, PollFlags::IN));
         }
-        let lookups = self.forwarder.map(Forwarder::fd);
-        if let Some(lookups) = &lookups {
-            fds.push(PollFd::new(lookups, PollFlags::IN));
-        }
+        let lookups = self.forwarder.into_iter().flat_map(Forwarder::fds);
+        fds.extend(lookups.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
         let events = self.session.as_ref().map(|session| session.events_fd());
         if let Some(events) = &events {
             fds.push(PollFd::new(events, PollFlags::IN));
@@ -182,12 +180,12 @@ impl Supervision<'_, '_> {
             if left.is_zero() {
                 return;
             }
-            let lookups = forwarder.fd();
+            let lookups = forwarder.fds();
+            let mut lookups: Vec<_> = lookups
+                .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
+                .collect();
             let timeout = Timespec::try_from(left).ok();
-            let _ = poll(
-                &mut [PollFd::new(&lookups, PollFlags::IN)],
-                timeout.as_ref(),
-            );
+            let _ = poll(&mut lookups, timeout.as_ref());
             self.hear_lookups();
         }
     }
