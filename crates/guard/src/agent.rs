@@ -30,10 +30,11 @@ use rustix::net::{
 use rustix::process::{Gid, Signal, umask};
 
 use crate::refusal::{Cause, Refusal};
-use crate::run::hosted::host;
+use crate::run::hosted::{Shared, host};
 use crate::run::spare::Spare;
 use crate::{Notice, Request};
 use caller::Caller;
+use hearts::Hearts;
 use reply::{Judging, Reply};
 use take_up::Taken;
 use units::{Rules, Watch};
@@ -41,6 +42,7 @@ use wire::{Link, read_sealed};
 
 pub(crate) mod asking;
 pub(crate) mod caller;
+pub(crate) mod hearts;
 pub(crate) mod reply;
 mod take_up;
 pub(crate) mod units;
@@ -198,6 +200,8 @@ struct Office {
     patterns: Vec<UnitPattern>,
     /// What all guards hear of the host's processes by; none where each has its own.
     tracer: Option<Arc<Tracer>>,
+    /// What says for them that they live; none where each does.
+    hearts: Option<Arc<Hearts>>,
 }
 
 /// A call, until it is over.
@@ -297,6 +301,7 @@ pub fn serve(
             "each guard follows processes by itself, which the host pays for: {why}"
         )));
     });
+    let hearts = Hearts::start().inspect_err(|error| tracing::warn!(%error, "hearts"));
     let office = Arc::new(Office {
         post,
         resolve,
@@ -311,6 +316,7 @@ pub fn serve(
         stir: Stir::start(),
         patterns: patterns.unwrap_or_default(),
         tracer: tracer.ok(),
+        hearts: hearts.ok(),
     });
     take_up::of_callers(&office);
     let units = match watch.map(|watch| watch.start(&office)) {
@@ -622,7 +628,10 @@ fn guard(call: &Call, order: Order, spare: &mut Option<Spare>) -> Result<(), Ref
         caller,
         &call.link,
         spare.take(),
-        office.tracer.as_ref(),
+        Shared {
+            tracer: office.tracer.as_ref(),
+            hearts: office.hearts.as_deref(),
+        },
         judging,
         &mut began,
     );

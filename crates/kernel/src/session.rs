@@ -14,12 +14,11 @@ use blackstart_core::report::Mode;
 use blackstart_core::tables::{Tables, Uses};
 use libbpf_rs::skel::{OpenSkel as _, Skel as _, SkelBuilder as _};
 use libbpf_rs::{Link, MapCore, MapFlags, MapHandle};
-use rustix::time::ClockId;
 
 use crate::abi;
 use crate::fill::{NameKeys, Offsets, PolicyRows, words};
 use crate::probe;
-use crate::read::{Record, nanoseconds};
+use crate::read::Record;
 use crate::tracer::{Enrolled, Tracer};
 use crate::{Error, ErrorKind};
 use events::View;
@@ -32,6 +31,7 @@ use maps::Maps;
 use reload::{Room, SPARE_FIXED, write_policy};
 
 pub use feature::Feature;
+pub use live::Heart;
 pub use orphan::Orphan;
 
 mod calls;
@@ -261,7 +261,7 @@ impl Session {
             })
         })?;
         let live = Live::new(&maps.bss)?;
-        live.set_suspended();
+        live.heart().set_suspended();
         write_policy(&maps, &live, &mut rows, &room, 0)?;
         let left_out = write_known(&maps, settings, keys)?;
 
@@ -488,10 +488,13 @@ impl Session {
 
     /// Say that a supervisor lives and will answer denied lookups. To be called at least once a second.
     pub fn heartbeat(&self) -> Result<(), Error> {
-        let now = nanoseconds(ClockId::Boottime) as u64;
-        self.live.set_heartbeat(now);
-        self.live.set_suspended();
+        self.live.heart().beat();
         Ok(())
+    }
+
+    /// For somebody who says the same in this thread's place, as long as that waits for something to happen.
+    pub fn heart(&self) -> Heart {
+        self.live.heart().clone()
     }
 
     /// The presentation form of a name id, if the kernel knows it.

@@ -23,6 +23,7 @@ use super::finish::{GRACE, empties};
 use super::spare::Spare;
 use super::{PATIENCE, Setup, gates, terms_of, usage};
 use crate::agent::caller::Caller;
+use crate::agent::hearts::Hearts;
 use crate::agent::reply::{Judging, Reply};
 use crate::agent::wire::{Link, sealed};
 use crate::cgroup::Controller;
@@ -53,13 +54,20 @@ pub(crate) struct Hosted {
     pub(crate) finished: bool,
 }
 
+/// What all guards of an agent have together.
+#[derive(Clone, Copy)]
+pub(crate) struct Shared<'a> {
+    pub(crate) tracer: Option<&'a Arc<Tracer>>,
+    pub(crate) hearts: Option<&'a Hearts>,
+}
+
 /// Guard what `caller` wants guarded, up to its end.
 pub(crate) fn host(
     request: &Request,
     caller: &Caller,
     link: &Link,
     spare: Option<Spare>,
-    tracer: Option<&Arc<Tracer>>,
+    shared: Shared<'_>,
     judging: Judging,
     began: &mut dyn FnMut(&str, i32),
 ) -> Result<Hosted, Refusal> {
@@ -74,12 +82,12 @@ pub(crate) fn host(
     setup.file.caller = Some(caller.uid);
     let mut notice = |notice: Notice| tell(link, notice);
     let started = setup
-        .prepare_for(caller, spare, tracer, &mut notice)
+        .prepare_for(caller, spare, shared.tracer, &mut notice)
         .and_then(|()| setup.receive(caller, link, &judging));
     match started {
         Ok(pid) => {
             began(&setup.file.id, pid);
-            Ok(setup.look_after(link, pid))
+            Ok(setup.look_after(link, pid, shared.hearts))
         }
         Err(refusal) => {
             setup.undo();
@@ -349,7 +357,7 @@ impl Setup<'_> {
 
     /// From there to the report.
     #[inline(never)]
-    fn look_after(mut self, link: &Link, pid: i32) -> Hosted {
+    fn look_after(mut self, link: &Link, pid: i32, hearts: Option<&Hearts>) -> Hosted {
         let began = Instant::now();
         let at_end = self.at_end();
         let mut beside = Beside::default();
@@ -383,7 +391,7 @@ impl Setup<'_> {
             pending: VecDeque::new(),
         };
         on.settle();
-        let ending = on.until_ended(link);
+        let ending = on.until_ended(link, hearts);
         let mut leftovers = self
             .cgroup
             .as_ref()
@@ -484,7 +492,9 @@ pub(crate) fn hand_over(link: &Link, said: &Reply, report: &impl serde::Serializ
 
 impl Supervision<'_, '_> {
     /// Until the caller says that its command has ended; or, where that has ended itself, until nobody is left. None then.
-    fn until_ended(&mut self, link: &Link) -> Option<Ending> {
+    fn until_ended(&mut self, link: &Link, hearts: Option<&Hearts>) -> Option<Ending> {
+        let heart = hearts.zip(self.session.as_deref());
+        let heart = heart.map(|(hearts, session)| hearts.add(session.heart()));
         let mut here = true;
         let mut next_beat = Instant::now();
         let mut next_checkpoint = Instant::now() + CHECKPOINT;
@@ -512,10 +522,17 @@ impl Supervision<'_, '_> {
                 }
                 next_checkpoint = Instant::now() + CHECKPOINT;
             }
-            let next = next_beat.min(next_checkpoint);
             let others = [link.fd()];
             let others = if here { &others[..] } else { &[] };
-            let heard = self.wait(others, next.saturating_duration_since(Instant::now()));
+            let wait =
+                |until: Instant| self.wait(others, until.saturating_duration_since(Instant::now()));
+            let heard = match &heart {
+                // Nothing is to be looked at before it is.
+                Some(heart) if here && !self.looks_behind_again() => {
+                    heart.while_waiting(|| wait(next_checkpoint))
+                }
+                _ => wait(next_beat.min(next_checkpoint)),
+            };
             self.hear_lookups();
             stirred |= self.take_events();
             self.hear();

@@ -355,9 +355,14 @@ impl Supervision<'_, '_> {
 
     /// Somebody was not found the last time.
     pub(crate) fn look_behind_again(&mut self) {
-        if self.beside.listeners.wants_another_look() {
+        if self.looks_behind_again() {
             self.look_behind();
         }
+    }
+
+    /// Is that to be done?
+    pub(crate) fn looks_behind_again(&self) -> bool {
+        self.beside.listeners.wants_another_look()
     }
 
     /// Unix sockets were reached for: tell what was refused, and find out who listens while it does.
