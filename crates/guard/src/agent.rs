@@ -579,30 +579,40 @@ fn hear(call: &Call, spare: &mut Option<Spare>) -> Result<(), Refusal> {
 }
 
 #[inline(never)]
-fn order_in(file: OwnedFd, office: &Office) -> Result<Order, String> {
+fn order_in(file: OwnedFd, office: &Office) -> Result<Box<Order>, String> {
     let length = rustix::fs::fstat(&file)
         .map_err(|error| error.to_string())?
         .st_size;
     let large = usize::try_from(length).unwrap_or(usize::MAX) > LARGE;
     let _alone = large.then(|| locked(&office.large));
     let octets = read_sealed(file, MAX_ORDER).map_err(|error| error.to_string())?;
-    read_order(&octets)
+    read_order(&octets).map(Box::new)
 }
 
-/// Guard a command for its caller, up to its end.
-fn guard(call: &Call, order: Order, spare: &mut Option<Spare>) -> Result<(), Refusal> {
+/// What the order means. On the heap: what lies on the stack from here on does so as long as the run goes on.
+#[inline(never)]
+fn meant(call: &Call, order: Box<Order>) -> Result<(Box<Request>, Box<Judging>), Refusal> {
     let (caller, office) = (&call.caller, &call.office);
     let wanted = Wanted {
-        order,
+        order: *order,
         uid: caller.uid,
         rule: units::rule_over(&office.patterns, caller.pid),
     };
-    let (request, judging) = (office.resolve)(wanted).map_err(|wrong| Refusal {
-        cause: Cause::Request,
-        what: "the agent refuses this run".to_owned(),
-        why: wrong.join("\n"),
-        remedy: String::new(),
-    })?;
+    match (office.resolve)(wanted) {
+        Ok((request, judging)) => Ok((Box::new(request), Box::new(judging))),
+        Err(wrong) => Err(Refusal {
+            cause: Cause::Request,
+            what: "the agent refuses this run".to_owned(),
+            why: wrong.join("\n"),
+            remedy: String::new(),
+        }),
+    }
+}
+
+/// Guard a command for its caller, up to its end.
+fn guard(call: &Call, order: Box<Order>, spare: &mut Option<Spare>) -> Result<(), Refusal> {
+    let (caller, office) = (&call.caller, &call.office);
+    let (request, judging) = meant(call, order)?;
     let refill = spare.is_some();
     let mut began = |run: &str, pid: i32| {
         (office.tell)(Event::Began {

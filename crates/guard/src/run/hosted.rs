@@ -13,9 +13,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use blackstart_core::agent::{End as Ending, Word, read_packet};
-use blackstart_core::policy::Effect;
-use blackstart_core::report::LimitFacts;
+use blackstart_core::policy::{Effect, Policy};
 use blackstart_core::report::exit_code::GATED;
+use blackstart_core::report::{Leftover, LimitFacts};
 use blackstart_kernel::support::Support;
 use blackstart_kernel::{Settings, Tracer};
 
@@ -30,7 +30,7 @@ use crate::cgroup::Controller;
 use crate::control::Judged;
 use crate::forward::Listeners;
 use crate::orphan::sweep_locked;
-use crate::plan::{Need, plan};
+use crate::plan::{Need, Terms, plan};
 use crate::refusal::{Cause, Refusal};
 use crate::resolv::Resolving;
 use crate::story::{End, tell as tell_of, wall_ns};
@@ -68,7 +68,7 @@ pub(crate) fn host(
     link: &Link,
     spare: Option<Spare>,
     shared: Shared<'_>,
-    judging: Judging,
+    judging: Box<Judging>,
     began: &mut dyn FnMut(&str, i32),
 ) -> Result<Hosted, Refusal> {
     let (mode, terms) = match terms_of(request) {
@@ -84,10 +84,12 @@ pub(crate) fn host(
     let started = setup
         .prepare_for(caller, spare, shared.tracer, &mut notice)
         .and_then(|()| setup.receive(caller, link, &judging));
+    // Its caller has it.
+    drop(judging);
     match started {
         Ok(pid) => {
             began(&setup.file.id, pid);
-            Ok(setup.look_after(link, pid, shared.hearts))
+            Ok(setup.look_after(link, shared.hearts))
         }
         Err(refusal) => {
             setup.undo();
@@ -357,7 +359,7 @@ impl Setup<'_> {
 
     /// From there to the report.
     #[inline(never)]
-    fn look_after(mut self, link: &Link, pid: i32, hearts: Option<&Hearts>) -> Hosted {
+    fn look_after(mut self: Box<Self>, link: &Link, hearts: Option<&Hearts>) -> Hosted {
         let began = Instant::now();
         let at_end = self.at_end();
         let mut beside = Beside::default();
@@ -392,27 +394,32 @@ impl Setup<'_> {
         };
         on.settle();
         let ending = on.until_ended(link, hearts);
-        let mut leftovers = self
-            .cgroup
-            .as_ref()
-            .filter(|cgroup| !empties(cgroup, GRACE))
-            .and_then(|cgroup| cgroup.survivors().ok())
-            .unwrap_or_default();
-        if let (Some(cgroup), AtEnd::Kill, false) = (&self.cgroup, at_end, leftovers.is_empty())
-            && let Err(error) = cgroup.kill(KILL_PATIENCE)
-        {
-            let detail = format!("not all leftovers could be ended: {error}");
-            self.terms.note(Need::Leftovers, detail, 0);
-        }
-        let keep = at_end == AtEnd::Keep && !leftovers.is_empty() && self.pins.is_some();
-        if !keep && let Err(error) = on.detach() {
-            on.tell_warning(format!(
-                "programs of this run could not be detached: {error}"
-            ));
-        }
-        on.last_events();
-        let took = began.elapsed();
-        let (record, ended_ns) = self.take_record(&mut beside);
+        let (leftovers, keep) = on.leave(at_end, self.pins.is_some(), &mut self.terms);
+        let outcome = Outcome {
+            ending,
+            leftovers,
+            keep,
+            took: began.elapsed(),
+        };
+        self.tell_end(link, judged.policy, &mut beside, outcome)
+    }
+
+    /// Its command has ended, and nothing is judged any more.
+    #[inline(never)]
+    fn tell_end(
+        mut self: Box<Self>,
+        link: &Link,
+        policy: Option<Cow<'_, Policy>>,
+        beside: &mut Beside,
+        outcome: Outcome,
+    ) -> Hosted {
+        let Outcome {
+            ending,
+            mut leftovers,
+            keep,
+            took,
+        } = outcome;
+        let (record, ended_ns) = self.take_record(beside);
         let mut limits = LimitFacts::default();
         let highest_pids = match ending {
             Some(Ending {
@@ -439,7 +446,6 @@ impl Setup<'_> {
         if keep {
             self.file.kept = true;
         }
-        let policy = judged.policy;
         if self.file.exit_code == Some(0) && gates(policy.as_deref(), &record) {
             self.file.exit_code = Some(GATED);
         }
@@ -463,17 +469,28 @@ impl Setup<'_> {
         }
         // Before the tables are gone that it was made of.
         self.keep_already(&report);
+        let mut notice = |notice: Notice| tell(link, notice);
         if !keep {
             self.clean_up(&mut leftovers, &mut notice);
         }
         let (record, finished) = self.put_away(&report, keep, &mut notice);
-        tracing::debug!(id, pid, ?exit_code, "over");
+        tracing::debug!(id, ?exit_code, "over");
         Hosted {
             id,
             record,
             finished,
         }
     }
+}
+
+/// What is known of a run whose command has ended.
+struct Outcome {
+    /// As the caller told it, if it did.
+    ending: Option<Ending>,
+    leftovers: Vec<Leftover>,
+    /// These stay under guard.
+    keep: bool,
+    took: Duration,
 }
 
 /// Give the caller the report. If it cannot be given, it is in the history.
@@ -491,7 +508,34 @@ pub(crate) fn hand_over(link: &Link, said: &Reply, report: &impl serde::Serializ
 }
 
 impl Supervision<'_, '_> {
+    /// See who is left, and take the programs off unless these are to be kept under guard: who, and whether they are.
+    #[inline(never)]
+    fn leave(&mut self, at_end: AtEnd, pinned: bool, terms: &mut Terms) -> (Vec<Leftover>, bool) {
+        let Place::Made(cgroup) = self.place else {
+            return (Vec::new(), false);
+        };
+        let leftovers = cgroup
+            .filter(|cgroup| !empties(cgroup, GRACE))
+            .and_then(|cgroup| cgroup.survivors().ok())
+            .unwrap_or_default();
+        if let (Some(cgroup), AtEnd::Kill, false) = (cgroup, at_end, leftovers.is_empty())
+            && let Err(error) = cgroup.kill(KILL_PATIENCE)
+        {
+            let detail = format!("not all leftovers could be ended: {error}");
+            terms.note(Need::Leftovers, detail, 0);
+        }
+        let keep = at_end == AtEnd::Keep && !leftovers.is_empty() && pinned;
+        if !keep && let Err(error) = self.detach() {
+            self.tell_warning(format!(
+                "programs of this run could not be detached: {error}"
+            ));
+        }
+        self.last_events();
+        (leftovers, keep)
+    }
+
     /// Until the caller says that its command has ended; or, where that has ended itself, until nobody is left. None then.
+    #[inline(never)]
     fn until_ended(&mut self, link: &Link, hearts: Option<&Hearts>) -> Option<Ending> {
         let heart = hearts.zip(self.session.as_deref());
         let heart = heart.map(|(hearts, session)| hearts.add(session.heart()));

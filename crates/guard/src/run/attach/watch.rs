@@ -107,7 +107,7 @@ enum Over {
 impl Setup<'_> {
     /// From there to the report.
     pub(super) fn watch_over(
-        mut self,
+        mut self: Box<Self>,
         asker: &mut dyn Asker,
         pace: Pace,
         time: Option<Duration>,
