@@ -90,13 +90,13 @@ impl Settings<'_> {
 pub struct Session {
     // Fields are dropped in this order: nothing may outlive what it reads from.
     view: View,
-    links: Vec<(String, Link)>,
+    links: Vec<(&'static str, Link)>,
     /// Its place among those that share a tracer.
     enrolled: Option<Enrolled>,
     record: Record,
     maps: Maps,
     /// The programs, as long as they may be attached anew.
-    skeleton: Option<abi::BlackstartSkel<'static>>,
+    skeleton: Option<Box<abi::BlackstartSkel<'static>>>,
     live: Live,
     features: BTreeSet<Feature>,
     pins: Option<std::path::PathBuf>,
@@ -105,11 +105,11 @@ pub struct Session {
     keys: NameKeys,
     room: Room,
     /// The programs of any policy, once another than the first has judged.
-    whole: Option<abi::BlackstartSkel<'static>>,
+    whole: Option<Box<abi::BlackstartSkel<'static>>>,
     /// The program that writes rows for user space, where `whole` does not have it.
-    filler: Option<abi::BlackstartSkel<'static>>,
+    filler: Option<Box<abi::BlackstartSkel<'static>>>,
     /// The programs that read names which connections give, where a later policy was the first to want them.
-    reader: Option<abi::BlackstartSkel<'static>>,
+    reader: Option<Box<abi::BlackstartSkel<'static>>>,
     /// Rules of all policies so far: the next one's are numbered from there.
     rules: u32,
     /// Rules of the policies before the one that judges.
@@ -120,6 +120,8 @@ pub struct Session {
     left_out: LeftOut,
     /// No policy's names are in the tables yet.
     nameless: bool,
+    /// See [`Settings`].
+    one_of_many: bool,
 }
 
 /// Octets of the live view of one guard among many. All of it is resident twice.
@@ -250,16 +252,9 @@ impl Session {
         share(&mut open, enrolled.as_ref())?;
         set_constants(&mut open, keys, spared, forwarder.as_ref());
 
-        let skeleton = open.load().map_err(load_error)?;
+        let skeleton = Box::new(open.load().map_err(load_error)?);
         let maps = Maps::of(&skeleton)?;
-        let record = Record::new(|name| {
-            let map = maps
-                .find(name)
-                .ok_or_else(|| Error::new(ErrorKind::Layout, format!("find the map {name}")))?;
-            MapHandle::try_from(map).map_err(|error| {
-                Error::caused(ErrorKind::Io, format!("hold the map {name}"), error)
-            })
-        })?;
+        let record = Record::new(|name| maps.hold(name))?;
         let live = Live::new(&maps.bss)?;
         live.heart().set_suspended();
         write_policy(&maps, &live, &mut rows, &room, 0)?;
@@ -292,6 +287,7 @@ impl Session {
             unwritten: Unwritten::default(),
             left_out,
             nameless: rows.edges.is_empty(),
+            one_of_many: settings.one_of_many,
         })
     }
 
@@ -354,7 +350,7 @@ impl Session {
                     )
                 })?;
                 drop(programs);
-                self.links.push(((*name).to_owned(), link));
+                self.links.push((*name, link));
             }
         }
         if let Some(enrolled) = &mut self.enrolled {
@@ -368,7 +364,29 @@ impl Session {
 
     /// Everything is attached, and is likely to stay where it is: let go what only attaching takes, a megabyte.
     pub fn settle(&mut self) {
-        self.skeleton = None;
+        if self.skeleton.take().is_some()
+            && self.one_of_many
+            && let Err(error) = self.hold_anew()
+        {
+            tracing::debug!(%error, "what is held stays where it is");
+        }
+    }
+
+    /// What was taken hold of while the programs were loaded lies scattered among what that took, and each piece keeps a page of it
+    /// from being given back: hold all of it by new handles, which lie together.
+    fn hold_anew(&mut self) -> Result<(), Error> {
+        let maps = self.maps.again()?;
+        self.record = Record::new(|name| maps.hold(name))?;
+        self.maps = maps;
+        for (name, link) in &mut self.links {
+            let Some(path) = link.pin_path() else {
+                continue;
+            };
+            *link = Link::open(path).map_err(|error| {
+                Error::caused(ErrorKind::Io, format!("open the link of {name}"), error)
+            })?;
+        }
+        Ok(())
     }
 
     /// Pin links and maps below `dir` (a directory on a bpffs; made by the caller), so that they outlive this
