@@ -550,51 +550,53 @@ fn attend(call: &Call, spare: Option<Spare>) {
 }
 
 fn hear(call: &Call, spare: &mut Option<Spare>) -> Result<(), Refusal> {
-    let wrong = |why: String| Refusal {
-        cause: Cause::Request,
-        what: "the agent does not understand its caller".to_owned(),
-        why,
-        remedy: String::new(),
-    };
     let (link, office) = (&call.link, &call.office);
-    let io = |error: io::Error| wrong(error.to_string());
+    let io = |error: io::Error| not_understood(error.to_string());
     link.set_patience(Some(PATIENCE), Some(PATIENCE))
         .map_err(io)?;
     let Some(mut packet) = link.receive().map_err(io)? else {
         // It only looked whether somebody is here.
         return Ok(());
     };
-    let word = read_packet(&packet.octets).map_err(wrong)?;
+    let word = read_packet(&packet.octets).map_err(not_understood)?;
     match (word, packet.descriptors.pop()) {
-        (Word::Run {}, Some(file)) => {
-            let order = order_in(file, office).map_err(wrong)?;
-            guard(call, order, spare)
-        }
-        (Word::Run {}, None) => Err(wrong("no file with an order came along".to_owned())),
+        (Word::Run {}, Some(file)) => guard(call, file, spare),
+        (Word::Run {}, None) => Err(not_understood(
+            "no file with an order came along".to_owned(),
+        )),
         (Word::Report { run, ended }, None) => {
             take_up::report(office, link, &call.caller, &run, ended)
         }
-        _ => Err(wrong("a run was to be asked for first".to_owned())),
+        _ => Err(not_understood("a run was to be asked for first".to_owned())),
+    }
+}
+
+fn not_understood(why: String) -> Refusal {
+    Refusal {
+        cause: Cause::Request,
+        what: "the agent does not understand its caller".to_owned(),
+        why,
+        remedy: String::new(),
     }
 }
 
 #[inline(never)]
-fn order_in(file: OwnedFd, office: &Office) -> Result<Box<Order>, String> {
+fn order_in(file: OwnedFd, office: &Office) -> Result<Order, String> {
     let length = rustix::fs::fstat(&file)
         .map_err(|error| error.to_string())?
         .st_size;
     let large = usize::try_from(length).unwrap_or(usize::MAX) > LARGE;
     let _alone = large.then(|| locked(&office.large));
     let octets = read_sealed(file, MAX_ORDER).map_err(|error| error.to_string())?;
-    read_order(&octets).map(Box::new)
+    read_order(&octets)
 }
 
-/// What the order means. On the heap: what lies on the stack from here on does so as long as the run goes on.
+/// What the order in a file means. On the heap: what lies on the stack from here on does so as long as the run goes on.
 #[inline(never)]
-fn meant(call: &Call, order: Box<Order>) -> Result<(Box<Request>, Box<Judging>), Refusal> {
+fn meant(call: &Call, file: OwnedFd) -> Result<(Box<Request>, Box<Judging>), Refusal> {
     let (caller, office) = (&call.caller, &call.office);
     let wanted = Wanted {
-        order: *order,
+        order: order_in(file, office).map_err(not_understood)?,
         uid: caller.uid,
         rule: units::rule_over(&office.patterns, caller.pid),
     };
@@ -610,9 +612,9 @@ fn meant(call: &Call, order: Box<Order>) -> Result<(Box<Request>, Box<Judging>),
 }
 
 /// Guard a command for its caller, up to its end.
-fn guard(call: &Call, order: Box<Order>, spare: &mut Option<Spare>) -> Result<(), Refusal> {
+fn guard(call: &Call, file: OwnedFd, spare: &mut Option<Spare>) -> Result<(), Refusal> {
     let (caller, office) = (&call.caller, &call.office);
-    let (request, judging) = meant(call, order)?;
+    let (request, judging) = meant(call, file)?;
     let refill = spare.is_some();
     let mut began = |run: &str, pid: i32| {
         (office.tell)(Event::Began {
