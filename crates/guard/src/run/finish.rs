@@ -201,6 +201,7 @@ impl Setup<'_> {
             && self.file.caller.is_none()
             && !self.by_rule
         {
+            session.look_away();
             session.settle();
             give_back_memory();
         }
