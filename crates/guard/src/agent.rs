@@ -30,10 +30,11 @@ use rustix::net::{
 use rustix::process::{Gid, Signal, umask};
 
 use crate::refusal::{Cause, Refusal};
-use crate::run::hosted::host;
+use crate::run::hosted::{Shared, host};
 use crate::run::spare::Spare;
 use crate::{Notice, Request};
 use caller::Caller;
+use hearts::Hearts;
 use reply::{Judging, Reply};
 use take_up::Taken;
 use units::{Parting, Rules, Watch};
@@ -41,6 +42,7 @@ use wire::{Link, read_sealed};
 
 pub(crate) mod asking;
 pub(crate) mod caller;
+pub(crate) mod hearts;
 pub(crate) mod reply;
 mod restart;
 mod resumed;
@@ -207,6 +209,8 @@ struct Office {
     patterns: Vec<UnitPattern>,
     /// What all guards hear of the host's processes by; none where each has its own.
     tracer: Option<Arc<Tracer>>,
+    /// What says for them that they live; none where each does.
+    hearts: Option<Arc<Hearts>>,
 }
 
 /// A call, until it is over.
@@ -306,6 +310,7 @@ pub fn serve(
             "each guard follows processes by itself, which the host pays for: {why}"
         )));
     });
+    let hearts = Hearts::start().inspect_err(|error| tracing::warn!(%error, "hearts"));
     let office = Arc::new(Office {
         post,
         resolve,
@@ -320,6 +325,7 @@ pub fn serve(
         stir: Stir::start(),
         patterns: patterns.unwrap_or_default(),
         tracer: tracer.ok(),
+        hearts: hearts.ok(),
     });
     take_up::of_callers(&office);
     let units = match watch.map(|watch| watch.start(&office)) {
@@ -556,32 +562,34 @@ fn attend(call: &Call, spare: Option<Spare>) {
 }
 
 fn hear(call: &Call, spare: &mut Option<Spare>) -> Result<(), Refusal> {
-    let wrong = |why: String| Refusal {
-        cause: Cause::Request,
-        what: "the agent does not understand its caller".to_owned(),
-        why,
-        remedy: String::new(),
-    };
     let (link, office) = (&call.link, &call.office);
-    let io = |error: io::Error| wrong(error.to_string());
+    let io = |error: io::Error| not_understood(error.to_string());
     link.set_patience(Some(PATIENCE), Some(PATIENCE))
         .map_err(io)?;
     let Some(mut packet) = link.receive().map_err(io)? else {
         // It only looked whether somebody is here.
         return Ok(());
     };
-    let word = read_packet(&packet.octets).map_err(wrong)?;
+    let word = read_packet(&packet.octets).map_err(not_understood)?;
     match (word, packet.descriptors.pop()) {
-        (Word::Run {}, Some(file)) => {
-            let order = order_in(file, office).map_err(wrong)?;
-            guard(call, order, spare)
-        }
-        (Word::Run {}, None) => Err(wrong("no file with an order came along".to_owned())),
+        (Word::Run {}, Some(file)) => guard(call, file, spare),
+        (Word::Run {}, None) => Err(not_understood(
+            "no file with an order came along".to_owned(),
+        )),
         (Word::Report { run, ended }, None) => {
             take_up::report(office, link, &call.caller, &run, ended)
         }
         (Word::Listen { run }, None) => take_up::listen(office, link, &call.caller, &run),
-        _ => Err(wrong("a run was to be asked for first".to_owned())),
+        _ => Err(not_understood("a run was to be asked for first".to_owned())),
+    }
+}
+
+fn not_understood(why: String) -> Refusal {
+    Refusal {
+        cause: Cause::Request,
+        what: "the agent does not understand its caller".to_owned(),
+        why,
+        remedy: String::new(),
     }
 }
 
@@ -596,20 +604,30 @@ fn order_in(file: OwnedFd, office: &Office) -> Result<Order, String> {
     read_order(&octets)
 }
 
-/// Guard a command for its caller, up to its end.
-fn guard(call: &Call, order: Order, spare: &mut Option<Spare>) -> Result<(), Refusal> {
+/// What the order in a file means. On the heap: what lies on the stack from here on does so as long as the run goes on.
+#[inline(never)]
+fn meant(call: &Call, file: OwnedFd) -> Result<(Box<Request>, Box<Judging>), Refusal> {
     let (caller, office) = (&call.caller, &call.office);
     let wanted = Wanted {
-        order,
+        order: order_in(file, office).map_err(not_understood)?,
         uid: caller.uid,
         rule: units::rule_over(&office.patterns, caller.pid),
     };
-    let (request, judging) = (office.resolve)(wanted).map_err(|wrong| Refusal {
-        cause: Cause::Request,
-        what: "the agent refuses this run".to_owned(),
-        why: wrong.join("\n"),
-        remedy: String::new(),
-    })?;
+    match (office.resolve)(wanted) {
+        Ok((request, judging)) => Ok((Box::new(request), Box::new(judging))),
+        Err(wrong) => Err(Refusal {
+            cause: Cause::Request,
+            what: "the agent refuses this run".to_owned(),
+            why: wrong.join("\n"),
+            remedy: String::new(),
+        }),
+    }
+}
+
+/// Guard a command for its caller, up to its end.
+fn guard(call: &Call, file: OwnedFd, spare: &mut Option<Spare>) -> Result<(), Refusal> {
+    let (caller, office) = (&call.caller, &call.office);
+    let (request, judging) = meant(call, file)?;
     let refill = spare.is_some();
     let mut began = |run: &str, pid: i32| {
         (office.tell)(Event::Began {
@@ -635,7 +653,10 @@ fn guard(call: &Call, order: Order, spare: &mut Option<Spare>) -> Result<(), Ref
         caller,
         &call.link,
         spare.take(),
-        office.tracer.as_ref(),
+        Shared {
+            tracer: office.tracer.as_ref(),
+            hearts: office.hearts.as_deref(),
+        },
         judging,
         &mut began,
     );

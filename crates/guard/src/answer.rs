@@ -3,6 +3,7 @@
 //! The kernel has dropped the query already: this is courtesy, so that the asker ends at once instead
 //! of waiting or trying again. Whatever fails here is counted and changes no verdict.
 
+use std::cell::OnceCell;
 use std::collections::{HashSet, VecDeque};
 use std::fs;
 use std::io;
@@ -31,30 +32,35 @@ const WAITING: usize = 4096;
 /// Network namespaces whose sockets are kept. A run has one, seldom a handful.
 const NAMESPACES: usize = 8;
 
-/// Hands answers to a thread of its own: it changes network namespaces, which the main loop must not.
-#[derive(Debug)]
+/// Hands answers to a thread of its own: it changes network namespaces, which the main loop must not. It is there from the first
+/// answer on: most runs are denied nothing.
+#[derive(Debug, Default)]
 pub(crate) struct Answerer {
     queue: Arc<Queue>,
-    thread: Option<thread::JoinHandle<()>>,
+    thread: OnceCell<thread::JoinHandle<()>>,
 }
 
 impl Answerer {
-    /// Start the thread.
-    pub(crate) fn start() -> io::Result<Self> {
-        let queue = Arc::new(Queue::default());
-        let wanted = Arc::clone(&queue);
-        let thread = thread::Builder::new()
-            .name("answers".to_owned())
-            .spawn(move || answer_all(&wanted))?;
-        Ok(Self {
-            queue,
-            thread: Some(thread),
-        })
-    }
-
     /// Answer a lookup that `rule` (its text) denied. Never waits.
     pub(crate) fn answer(&self, wanted: AnswerWanted, rule: String) {
-        self.queue.put(wanted, rule);
+        match self.begun() {
+            Ok(()) => self.queue.put(wanted, rule),
+            Err(error) => {
+                tracing::debug!(%error, "no thread for answers");
+                self.queue.failed.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    fn begun(&self) -> io::Result<()> {
+        if self.thread.get().is_none() {
+            let wanted = Arc::clone(&self.queue);
+            let thread = thread::Builder::new()
+                .name("answers".to_owned())
+                .spawn(move || answer_all(&wanted))?;
+            let _first = self.thread.set(thread);
+        }
+        Ok(())
     }
 
     /// Give the answers that still wait; how many, of all, could not be given.
@@ -329,7 +335,7 @@ mod tests {
         socket
             .set_read_timeout(Some(Duration::from_secs(5)))
             .unwrap();
-        let answerer = Answerer::start().unwrap();
+        let answerer = Answerer::default();
         answerer.answer(
             wanted(socket.local_addr().unwrap(), server.parse().unwrap()),
             "deny .github.com".to_owned(),
@@ -353,7 +359,7 @@ mod tests {
 
     #[test]
     fn nothing_is_sent_to_another_host() {
-        let answerer = Answerer::start().unwrap();
+        let answerer = Answerer::default();
         // TEST-NET-1: never an address of this host.
         answerer.answer(
             wanted(
@@ -374,7 +380,7 @@ mod tests {
         );
         wanted.tgid = child.id();
         child.wait().unwrap();
-        let answerer = Answerer::start().unwrap();
+        let answerer = Answerer::default();
         answerer.answer(wanted, String::new());
         assert_eq!(answerer.finish(), 0);
     }

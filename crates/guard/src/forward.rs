@@ -8,17 +8,19 @@
 //! The thread decides nothing, and the loop waits for nobody: they talk through two queues. Whoever connects and is not
 //! of this run is cut off before a word of it is read.
 
+use std::cell::{Cell, OnceCell};
 use std::io;
+use std::iter;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use blackstart_core::name::Name;
 use blackstart_kernel::{Asker, Listening, Unread};
-use rustix::event::{EventfdFlags, eventfd};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 
 mod connection;
@@ -94,6 +96,19 @@ impl Listeners {
         Listening::on(self.v4.as_ref(), self.v6.as_ref())
     }
 
+    /// Has somebody connected?
+    fn are_wanted(&self) -> bool {
+        let mut fds: Vec<_> = self
+            .all()
+            .map(|listener| PollFd::new(listener, PollFlags::IN))
+            .collect();
+        let now = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        poll(&mut fds, Some(&now)).is_ok_and(|ready| ready > 0)
+    }
+
     fn all(&self) -> impl Iterator<Item = &TcpListener> {
         self.v4.iter().chain(&self.v6)
     }
@@ -104,6 +119,9 @@ fn is_absent(error: &io::Error) -> bool {
     let errno = Errno::from_io_error(error);
     matches!(errno, Some(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL))
 }
+
+/// When a thread is tried for again, after there was none to be had.
+const REST: Duration = Duration::from_secs(1);
 
 /// What the thread wants to know.
 #[derive(Debug)]
@@ -147,49 +165,91 @@ pub(crate) enum Reply {
     Close,
 }
 
-/// The supervisor's side.
-#[derive(Debug)]
+/// The supervisor's side. The thread is there from the first connection on: few resolvers ever make one.
 pub(crate) struct Forwarder {
+    listeners: Arc<Listeners>,
     asked: Receiver<(u64, Ask)>,
     replies: Option<Sender<(u64, Reply)>>,
     bell: Arc<Bell>,
     waker: Arc<Bell>,
-    thread: Option<thread::JoinHandle<()>>,
+    /// The other side, until it has a thread.
+    relay: Cell<Option<Box<Relay>>>,
+    thread: OnceCell<thread::JoinHandle<()>>,
+    /// When it is tried again to start that.
+    rests_until: Cell<Option<Instant>>,
 }
 
 impl Forwarder {
-    /// Start the thread.
-    pub(crate) fn start(listeners: Listeners) -> io::Result<Self> {
+    /// Wait for somebody to connect.
+    pub(crate) fn new(listeners: Listeners) -> io::Result<Self> {
+        let listeners = Arc::new(listeners);
         let (asks, asked) = channel();
         let (replies, answered) = channel();
         let bell = Arc::new(Bell::new()?);
         let waker = Arc::new(Bell::new()?);
         let relay = Relay::new(
-            listeners,
+            Arc::clone(&listeners),
             asks,
             answered,
             Arc::clone(&bell),
             Arc::clone(&waker),
         );
-        let thread = thread::Builder::new()
-            .name("lookups".to_owned())
-            .spawn(move || relay.run())?;
         Ok(Self {
+            listeners,
             asked,
             replies: Some(replies),
             bell,
             waker,
-            thread: Some(thread),
+            relay: Cell::new(Some(Box::new(relay))),
+            thread: OnceCell::new(),
+            rests_until: Cell::new(None),
         })
     }
 
-    /// Readable when something is asked.
-    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
-        self.bell.0.as_fd()
+    /// One of them is readable when something is asked, or somebody is the first to connect.
+    pub(crate) fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let waits = self.thread.get().is_none() && !self.rests();
+        let listeners = self.listeners.all().filter(move |_| waits);
+        iter::once(self.bell.0.as_fd()).chain(listeners.map(TcpListener::as_fd))
+    }
+
+    fn rests(&self) -> bool {
+        self.rests_until
+            .get()
+            .is_some_and(|until| Instant::now() < until)
+    }
+
+    /// Give the other side a thread, if somebody has connected.
+    fn begin(&self) {
+        if self.thread.get().is_some() || self.rests() || !self.listeners.are_wanted() {
+            return;
+        }
+        let (hand, handed) = sync_channel::<Box<Relay>>(1);
+        let started = thread::Builder::new()
+            .name("lookups".to_owned())
+            .spawn(move || {
+                if let Ok(relay) = handed.recv() {
+                    relay.run();
+                }
+            });
+        match started {
+            Ok(thread) => {
+                if let Some(relay) = self.relay.take() {
+                    let _ = hand.send(relay);
+                }
+                let _first = self.thread.set(thread);
+            }
+            // Whoever has connected waits meanwhile.
+            Err(error) => {
+                tracing::warn!(%error, "no thread for lookups over TCP");
+                self.rests_until.set(Some(Instant::now() + REST));
+            }
+        }
     }
 
     /// Reply to what is asked, up to a moment; the rest is for the next time.
     pub(crate) fn serve(&self, until: Instant, mut judge: impl FnMut(Ask) -> Reply) {
+        self.begin();
         self.bell.hush();
         let Some(replies) = &self.replies else { return };
         let mut any = false;

@@ -139,7 +139,8 @@ struct Setup<'a> {
 }
 
 impl<'a> Setup<'a> {
-    fn new(request: &'a Request, mode: Mode, terms: Terms) -> Self {
+    /// In memory of its own: it is handed from step to step, and each has room for it on the stack otherwise, as long as the run lasts.
+    fn new(request: &'a Request, mode: Mode, terms: Terms) -> Box<Self> {
         let policy = request.policy.as_ref().map(|given| &given.policy);
         let uname = rustix::system::uname();
         let text = |part: &std::ffi::CStr| part.to_string_lossy().into_owned();
@@ -198,7 +199,7 @@ impl<'a> Setup<'a> {
             unsupervised_seconds: 0.0,
             marks_ends: true,
         };
-        Self {
+        Box::new(Self {
             request,
             policy,
             terms,
@@ -228,7 +229,7 @@ impl<'a> Setup<'a> {
             control: None,
             search: Vec::new(),
             follow: None,
-        }
+        })
     }
 
     /// Start the command.
@@ -346,7 +347,7 @@ impl<'a> Setup<'a> {
     }
 
     /// Nothing ran, and nothing stays.
-    fn undo(mut self) {
+    fn undo(mut self: Box<Self>) {
         drop(self.follow.take());
         drop(self.answerer.take());
         drop(self.forwarder.take());

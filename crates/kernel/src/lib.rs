@@ -21,6 +21,6 @@ pub use event::{AnswerWanted, Event};
 pub use session::forward::{Asker, Listening, Lookup, Unread, Unwritten};
 pub use session::found::{FoundProcess, FoundSocket, Known, detach_links};
 pub use session::{
-    Feature, LeftOut, Orphan, Session, Settings, give_back_memory, keep_memory_together,
+    Feature, Heart, LeftOut, Orphan, Session, Settings, give_back_memory, keep_memory_together,
 };
 pub use tracer::Tracer;

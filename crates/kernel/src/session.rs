@@ -7,23 +7,21 @@ use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::rc::Rc;
 use std::sync::Arc;
 
 use blackstart_core::record::{Counters, DelegateRow, Row, SubjectId, SubjectRow, Verdict};
 use blackstart_core::report::Mode;
 use blackstart_core::tables::{Tables, Uses};
 use libbpf_rs::skel::{OpenSkel as _, Skel as _, SkelBuilder as _};
-use libbpf_rs::{Link, MapCore, MapFlags, MapHandle, RingBuffer, RingBufferBuilder};
-use rustix::time::ClockId;
+use libbpf_rs::{Link, MapCore, MapFlags, MapHandle};
 
 use crate::abi;
 use crate::fill::{NameKeys, Offsets, PolicyRows, words};
 use crate::probe;
-use crate::read::{Record, nanoseconds};
+use crate::read::Record;
 use crate::tracer::{Enrolled, Tracer};
 use crate::{Error, ErrorKind};
-use events::{RawEvent, raw_event};
+use events::View;
 use feature::{attach_one, is_of};
 use forward::{Listening, Unwritten};
 use found::Known;
@@ -33,6 +31,7 @@ use maps::Maps;
 use reload::{Room, SPARE_FIXED, write_policy};
 
 pub use feature::Feature;
+pub use live::Heart;
 pub use orphan::Orphan;
 
 mod calls;
@@ -91,16 +90,15 @@ impl Settings<'_> {
 /// A run's programs and maps, held by its supervisor.
 pub struct Session {
     // Fields are dropped in this order: nothing may outlive what it reads from.
-    ring: RingBuffer<'static>,
-    links: Vec<(String, Link)>,
+    view: View,
+    links: Vec<(&'static str, Link)>,
     /// Its place among those that share a tracer.
     enrolled: Option<Enrolled>,
     record: Record,
     maps: Maps,
     /// The programs, as long as they may be attached anew.
-    skeleton: Option<abi::BlackstartSkel<'static>>,
+    skeleton: Option<Box<abi::BlackstartSkel<'static>>>,
     live: Live,
-    events: Rc<RefCell<Vec<RawEvent>>>,
     features: BTreeSet<Feature>,
     pins: Option<std::path::PathBuf>,
     /// What the programs are attached to.
@@ -108,11 +106,11 @@ pub struct Session {
     keys: NameKeys,
     room: Room,
     /// The programs of any policy, once another than the first has judged.
-    whole: Option<abi::BlackstartSkel<'static>>,
+    whole: Option<Box<abi::BlackstartSkel<'static>>>,
     /// The program that writes rows for user space, where `whole` does not have it.
-    filler: Option<abi::BlackstartSkel<'static>>,
+    filler: Option<Box<abi::BlackstartSkel<'static>>>,
     /// The programs that read names which connections give, where a later policy was the first to want them.
-    reader: Option<abi::BlackstartSkel<'static>>,
+    reader: Option<Box<abi::BlackstartSkel<'static>>>,
     /// Rules of all policies so far: the next one's are numbered from there.
     rules: u32,
     /// Rules of the policies before the one that judges.
@@ -123,6 +121,8 @@ pub struct Session {
     left_out: LeftOut,
     /// No policy's names are in the tables yet.
     nameless: bool,
+    /// See [`Settings`].
+    one_of_many: bool,
 }
 
 /// Octets of the live view of one guard among many. All of it is resident twice.
@@ -254,36 +254,27 @@ impl Session {
         set_constants(&mut open, keys, spared, forwarder.as_ref());
         note_refusals(&mut open, features);
 
-        let skeleton = open.load().map_err(load_error)?;
+        let skeleton = Box::new(open.load().map_err(load_error)?);
         let maps = Maps::of(&skeleton)?;
-        let record = Record::new(|name| {
-            let map = maps
-                .find(name)
-                .ok_or_else(|| Error::new(ErrorKind::Layout, format!("find the map {name}")))?;
-            MapHandle::try_from(map).map_err(|error| {
-                Error::caused(ErrorKind::Io, format!("hold the map {name}"), error)
-            })
-        })?;
+        let record = Record::new(|name| maps.hold(name))?;
         let live = Live::new(&maps.bss)?;
-        live.set_suspended();
+        live.heart().set_suspended();
         write_policy(&maps, &live, &mut rows, &room, 0)?;
         let left_out = write_known(&maps, settings, keys)?;
 
-        let events = Rc::new(RefCell::new(Vec::new()));
-        let ring = listen_to(&maps.bs_events, &events)?;
+        let view = View::of(&maps.bs_events)?;
         if settings.one_of_many {
             // What loading took is many times what is kept.
             give_back_memory();
         }
         Ok(Self {
-            ring,
+            view,
             links: Vec::new(),
             enrolled,
             record,
             maps,
             skeleton: Some(skeleton),
             live,
-            events,
             features: features.clone(),
             pins: None,
             cgroup: None,
@@ -298,6 +289,7 @@ impl Session {
             unwritten: Unwritten::default(),
             left_out,
             nameless: rows.edges.is_empty(),
+            one_of_many: settings.one_of_many,
         })
     }
 
@@ -360,7 +352,7 @@ impl Session {
                     )
                 })?;
                 drop(programs);
-                self.links.push(((*name).to_owned(), link));
+                self.links.push((*name, link));
             }
         }
         if let Some(enrolled) = &mut self.enrolled {
@@ -374,7 +366,29 @@ impl Session {
 
     /// Everything is attached, and is likely to stay where it is: let go what only attaching takes, a megabyte.
     pub fn settle(&mut self) {
-        self.skeleton = None;
+        if self.skeleton.take().is_some()
+            && self.one_of_many
+            && let Err(error) = self.hold_anew()
+        {
+            tracing::debug!(%error, "what is held stays where it is");
+        }
+    }
+
+    /// What was taken hold of while the programs were loaded lies scattered among what that took, and each piece keeps a page of it
+    /// from being given back: hold all of it by new handles, which lie together.
+    fn hold_anew(&mut self) -> Result<(), Error> {
+        let maps = self.maps.again()?;
+        self.record = Record::new(|name| maps.hold(name))?;
+        self.maps = maps;
+        for (name, link) in &mut self.links {
+            let Some(path) = link.pin_path() else {
+                continue;
+            };
+            *link = Link::open(path).map_err(|error| {
+                Error::caused(ErrorKind::Io, format!("open the link of {name}"), error)
+            })?;
+        }
+        Ok(())
     }
 
     /// Pin links and maps below `dir` (a directory on a bpffs; made by the caller), so that they outlive this
@@ -447,9 +461,7 @@ impl Session {
         }
         let counted = self.record.snapshot()?;
         self.record.clear()?;
-        self.events.borrow_mut().clear();
-        self.ring.consume().map_err(failed)?;
-        self.events.borrow_mut().clear();
+        self.view.clear().map_err(failed)?;
         let (tried, born) = outcome?;
         let recorded = |address: Ipv4Addr, verdict: Verdict| -> u64 {
             let rows = counted.flows.iter();
@@ -510,10 +522,13 @@ impl Session {
 
     /// Say that a supervisor lives and will answer denied lookups. To be called at least once a second.
     pub fn heartbeat(&self) -> Result<(), Error> {
-        let now = nanoseconds(ClockId::Boottime) as u64;
-        self.live.set_heartbeat(now);
-        self.live.set_suspended();
+        self.live.heart().beat();
         Ok(())
+    }
+
+    /// For somebody who says the same in this thread's place, as long as that waits for something to happen.
+    pub fn heart(&self) -> Heart {
+        self.live.heart().clone()
     }
 
     /// The presentation form of a name id, if the kernel knows it.
@@ -626,23 +641,6 @@ fn opened(
             )
         })?;
     Ok(open)
-}
-
-/// Have what is told in the live view put to `events`, as it is read.
-fn listen_to(
-    live_view: &MapHandle,
-    events: &Rc<RefCell<Vec<RawEvent>>>,
-) -> Result<RingBuffer<'static>, Error> {
-    let failed = |error| Error::caused(ErrorKind::Io, "listen to the live view", error);
-    let sink = Rc::clone(events);
-    let mut builder = RingBufferBuilder::new();
-    builder
-        .add(live_view, move |octets| {
-            sink.borrow_mut().extend(raw_event(octets));
-            0
-        })
-        .map_err(failed)?;
-    builder.build().map_err(failed)
 }
 
 /// Whether the host's processes are traced by a tracer of many, before the programs are loaded.

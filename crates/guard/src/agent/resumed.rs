@@ -55,7 +55,7 @@ impl Resumed {
         let rules = u32::try_from(rules).unwrap_or(u32::MAX);
         let session = Session::resume(pins, &run.kernel.features, rules)
             .map_err(|error| described(&error))?;
-        let answerer = Answerer::start().map_err(failed)?;
+        let answerer = Answerer::default();
         let search = run.search.iter();
         let search: Vec<Name> = search
             .filter_map(|domain| Name::parse(domain).ok())
@@ -185,7 +185,7 @@ fn reads_lookups(
         search: search.to_vec(),
     };
     let tables = compile(policy.unwrap_or(&default), &facts).map_err(|error| error.to_string())?;
-    let forwarder = Forwarder::start(listeners).map_err(|error| error.to_string())?;
+    let forwarder = Forwarder::new(listeners).map_err(|error| error.to_string())?;
     Ok(Some((forwarder, tables)))
 }
 

@@ -23,7 +23,7 @@ const REST: Duration = Duration::from_millis(200);
 
 /// All connections.
 pub(super) struct Relay {
-    listeners: Listeners,
+    listeners: Arc<Listeners>,
     asks: Sender<(u64, Ask)>,
     replies: Receiver<(u64, Reply)>,
     /// Rung when something is asked.
@@ -39,7 +39,7 @@ pub(super) struct Relay {
 
 impl Relay {
     pub(super) fn new(
-        listeners: Listeners,
+        listeners: Arc<Listeners>,
         asks: Sender<(u64, Ask)>,
         replies: Receiver<(u64, Reply)>,
         bell: Arc<Bell>,

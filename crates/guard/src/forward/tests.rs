@@ -76,7 +76,7 @@ impl Scene {
         assert!(listeners.v6.is_none(), "no server of that family");
         let server = TcpListener::bind("127.0.0.1:0").unwrap();
         Self {
-            forwarder: Forwarder::start(listeners).unwrap(),
+            forwarder: Forwarder::new(listeners).unwrap(),
             at,
             told: server.local_addr().unwrap(),
             server,
@@ -386,6 +386,20 @@ fn a_large_answer_passes_to_a_client_that_reads_late() {
     drop(writer.join().unwrap());
     drop(asked);
     assert_eq!(receive(&mut client), None);
+}
+
+#[test]
+fn its_thread_begins_with_the_first_connection() {
+    let mut scene = Scene::new();
+    let waits = |scene: &Scene| scene.forwarder.fds().count();
+    let nobody = |_| panic!("nobody has connected");
+    scene.forwarder.serve(Instant::now(), nobody);
+    // The bell, and where clients come.
+    assert_eq!(waits(&scene), 2);
+    let mut client = scene.client();
+    send(&mut client, &[query(1, "lost.test")]);
+    scene.judge(2);
+    assert_eq!(waits(&scene), 1);
 }
 
 #[test]

@@ -36,7 +36,7 @@ pub(super) const GRACE: Duration = Duration::from_millis(20);
 impl Setup<'_> {
     /// From the command's start to the report.
     pub(super) fn see_through(
-        mut self,
+        mut self: Box<Self>,
         child: &Child,
         signals: &Signals,
         terminal: &Terminal,
@@ -188,6 +188,7 @@ impl Setup<'_> {
             && self.file.caller.is_none()
             && !self.by_rule
         {
+            session.look_away();
             session.settle();
             give_back_memory();
         }
@@ -206,7 +207,7 @@ impl Setup<'_> {
 
     /// The report, told and put away. `ended` is the exit code, and the signal behind it.
     pub(super) fn conclude(
-        mut self,
+        mut self: Box<Self>,
         judged: Judged<'_>,
         record: Ledger,
         end: End,

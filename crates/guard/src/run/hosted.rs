@@ -4,6 +4,7 @@
 //! Nothing is done here with the caller's rights, and nothing is started. What the agent does for the caller is what needs
 //! root: the cgroup, the programs, the record. Why so: docs/decisions/0026-agent.md.
 
+use std::borrow::Cow;
 use std::io;
 use std::os::fd::AsFd as _;
 use std::path::PathBuf;
@@ -11,22 +12,23 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use blackstart_core::agent::{End as Ending, Word, read_packet};
-use blackstart_core::policy::Effect;
-use blackstart_core::report::LimitFacts;
+use blackstart_core::policy::{Effect, Policy};
 use blackstart_core::report::exit_code::GATED;
+use blackstart_core::report::{Leftover, LimitFacts};
 use blackstart_kernel::support::Support;
-use blackstart_kernel::{Settings, Tracer, give_back_memory};
+use blackstart_kernel::{Settings, Tracer};
 
 use super::finish::{GRACE, empties};
 use super::spare::Spare;
 use super::{PATIENCE, Setup, gates, terms_of, usage};
 use crate::agent::caller::Caller;
+use crate::agent::hearts::Hearts;
 use crate::agent::reply::{Judging, Reply};
 use crate::agent::wire::{Link, sealed};
 use crate::cgroup::Controller;
 use crate::forward::Listeners;
 use crate::orphan::sweep_locked;
-use crate::plan::{Need, plan};
+use crate::plan::{Need, Terms, plan};
 use crate::refusal::{Cause, Refusal};
 use crate::resolv::Resolving;
 use crate::state::RunDir;
@@ -51,14 +53,21 @@ pub(crate) struct Hosted {
     pub(crate) finished: bool,
 }
 
+/// What all guards of an agent have together.
+#[derive(Clone, Copy)]
+pub(crate) struct Shared<'a> {
+    pub(crate) tracer: Option<&'a Arc<Tracer>>,
+    pub(crate) hearts: Option<&'a Hearts>,
+}
+
 /// Guard what `caller` wants guarded, up to its end.
 pub(crate) fn host(
     request: &Request,
     caller: &Caller,
     link: &Link,
     spare: Option<Spare>,
-    tracer: Option<&Arc<Tracer>>,
-    judging: Judging,
+    shared: Shared<'_>,
+    judging: Box<Judging>,
     began: &mut dyn FnMut(&str, i32),
 ) -> Result<Hosted, Refusal> {
     let (mode, terms) = match terms_of(request) {
@@ -72,12 +81,14 @@ pub(crate) fn host(
     setup.file.caller = Some(caller.uid);
     let mut notice = |notice: Notice| tell(link, notice);
     let started = setup
-        .prepare_for(caller, spare, tracer, &mut notice)
+        .prepare_for(caller, spare, shared.tracer, &mut notice)
         .and_then(|()| setup.receive(caller, link, &judging));
+    // Its caller has it.
+    drop(judging);
     match started {
         Ok(pid) => {
             began(&setup.file.id, pid);
-            Ok(setup.look_after(link, pid))
+            Ok(setup.look_after(link, shared.hearts))
         }
         Err(refusal) => {
             setup.undo();
@@ -331,7 +342,7 @@ impl Setup<'_> {
 
     /// From there to the report.
     #[inline(never)]
-    fn look_after(mut self, link: &Link, pid: i32) -> Hosted {
+    fn look_after(mut self: Box<Self>, link: &Link, hearts: Option<&Hearts>) -> Hosted {
         let began = Instant::now();
         let at_end = self.at_end();
         let mut beside = Beside::default();
@@ -351,28 +362,33 @@ impl Setup<'_> {
                 &mut notice,
             )
         };
-        let ending = on.until_ended(link);
-        let mut leftovers = self
-            .cgroup
-            .as_ref()
-            .filter(|cgroup| !empties(cgroup, GRACE))
-            .and_then(|cgroup| cgroup.survivors().ok())
-            .unwrap_or_default();
-        if let (Some(cgroup), AtEnd::Kill, false) = (&self.cgroup, at_end, leftovers.is_empty())
-            && let Err(error) = cgroup.kill(KILL_PATIENCE)
-        {
-            let detail = format!("not all leftovers could be ended: {error}");
-            self.terms.note(Need::Leftovers, detail, 0);
-        }
-        let keep = at_end == AtEnd::Keep && !leftovers.is_empty() && self.pins.is_some();
-        if !keep && let Err(error) = on.detach() {
-            on.tell_warning(format!(
-                "programs of this run could not be detached: {error}"
-            ));
-        }
-        on.last_events();
-        let took = began.elapsed();
-        let (record, ended_ns) = self.take_record(&mut beside);
+        let ending = on.until_ended(link, hearts);
+        let (leftovers, keep) = on.leave(at_end, self.pins.is_some(), &mut self.terms);
+        let outcome = Outcome {
+            ending,
+            leftovers,
+            keep,
+            took: began.elapsed(),
+        };
+        self.tell_end(link, judged.policy, &mut beside, outcome)
+    }
+
+    /// Its command has ended, and nothing is judged any more.
+    #[inline(never)]
+    fn tell_end(
+        mut self: Box<Self>,
+        link: &Link,
+        policy: Option<Cow<'_, Policy>>,
+        beside: &mut Beside,
+        outcome: Outcome,
+    ) -> Hosted {
+        let Outcome {
+            ending,
+            mut leftovers,
+            keep,
+            took,
+        } = outcome;
+        let (record, ended_ns) = self.take_record(beside);
         let mut limits = LimitFacts::default();
         let highest_pids = match ending {
             Some(Ending {
@@ -399,7 +415,6 @@ impl Setup<'_> {
         if keep {
             self.file.kept = true;
         }
-        let policy = judged.policy;
         if self.file.exit_code == Some(0) && gates(policy.as_deref(), &record) {
             self.file.exit_code = Some(GATED);
         }
@@ -423,17 +438,28 @@ impl Setup<'_> {
         }
         // Before the tables are gone that it was made of.
         self.keep_already(&report);
+        let mut notice = |notice: Notice| tell(link, notice);
         if !keep {
             self.clean_up(&mut leftovers, &mut notice);
         }
         let (record, finished) = self.put_away(&report, keep, &mut notice);
-        tracing::debug!(id, pid, ?exit_code, "over");
+        tracing::debug!(id, ?exit_code, "over");
         Hosted {
             id,
             record,
             finished,
         }
     }
+}
+
+/// What is known of a run whose command has ended.
+struct Outcome {
+    /// As the caller told it, if it did.
+    ending: Option<Ending>,
+    leftovers: Vec<Leftover>,
+    /// These stay under guard.
+    keep: bool,
+    took: Duration,
 }
 
 /// Give the caller the report. If it cannot be given, it is in the history.
@@ -451,24 +477,47 @@ pub(crate) fn hand_over(link: &Link, said: &Reply, report: &impl serde::Serializ
 }
 
 impl Supervision<'_, '_> {
+    /// See who is left, and take the programs off unless these are to be kept under guard: who, and whether they are.
+    #[inline(never)]
+    fn leave(&mut self, at_end: AtEnd, pinned: bool, terms: &mut Terms) -> (Vec<Leftover>, bool) {
+        let Place::Made(cgroup) = self.place else {
+            return (Vec::new(), false);
+        };
+        let leftovers = cgroup
+            .filter(|cgroup| !empties(cgroup, GRACE))
+            .and_then(|cgroup| cgroup.survivors().ok())
+            .unwrap_or_default();
+        if let (Some(cgroup), AtEnd::Kill, false) = (cgroup, at_end, leftovers.is_empty())
+            && let Err(error) = cgroup.kill(KILL_PATIENCE)
+        {
+            let detail = format!("not all leftovers could be ended: {error}");
+            terms.note(Need::Leftovers, detail, 0);
+        }
+        let keep = at_end == AtEnd::Keep && !leftovers.is_empty() && pinned;
+        if !keep && let Err(error) = self.detach() {
+            self.tell_warning(format!(
+                "programs of this run could not be detached: {error}"
+            ));
+        }
+        self.last_events();
+        (leftovers, keep)
+    }
+
     /// Until the caller says that its command has ended; or, where that has ended itself, until nobody is left. None then.
-    fn until_ended(&mut self, link: &Link) -> Option<Ending> {
+    #[inline(never)]
+    fn until_ended(&mut self, link: &Link, hearts: Option<&Hearts>) -> Option<Ending> {
+        let heart = hearts.zip(self.session.as_deref());
+        let heart = heart.map(|(hearts, session)| hearts.add(session.heart()));
         let mut here = true;
         let mut next_beat = Instant::now();
         let mut next_checkpoint = Instant::now() + CHECKPOINT;
         let (mut pulse, mut stirred, mut holds) = (None, true, true);
-        let mut beats = 0_u32;
         loop {
             let now = Instant::now();
             if now >= next_beat {
                 self.beat();
                 self.look_behind_again();
                 next_beat = now + HEARTBEAT;
-                beats = beats.saturating_add(1);
-                // A command that ends at once does not wait for that.
-                if beats == 2 {
-                    self.settle();
-                }
                 if let (false, Place::Made(Some(cgroup))) = (here, self.place)
                     && !cgroup.populated().unwrap_or(false)
                 {
@@ -476,6 +525,8 @@ impl Supervision<'_, '_> {
                 }
             }
             if now >= next_checkpoint {
+                // A short run ends before it has paid for letting go.
+                self.settle();
                 // Reading every table costs much more than being idle does.
                 let counted = self.session.as_deref().and_then(|session| session.pulse());
                 if stirred || counted.is_none() || counted != pulse {
@@ -485,17 +536,23 @@ impl Supervision<'_, '_> {
                     if let Some(Err(error)) = self.dir.map(RunDir::show_life) {
                         tracing::debug!(%error, "a sign of life");
                     }
-                    // It has come to rest, and what it took to load and to read is not wanted soon.
                     if std::mem::take(&mut holds) {
-                        give_back_memory();
+                        self.come_to_rest();
                     }
                 }
                 next_checkpoint = Instant::now() + CHECKPOINT;
             }
-            let next = next_beat.min(next_checkpoint);
             let others = [link.fd()];
             let others = if here { &others[..] } else { &[] };
-            let heard = self.wait(others, next.saturating_duration_since(Instant::now()));
+            let wait =
+                |until: Instant| self.wait(others, until.saturating_duration_since(Instant::now()));
+            let heard = match &heart {
+                // Nothing is to be looked at before it is.
+                Some(heart) if here && !self.looks_behind_again() => {
+                    heart.while_waiting(|| wait(next_checkpoint))
+                }
+                _ => wait(next_beat.min(next_checkpoint)),
+            };
             self.hear_lookups();
             stirred |= self.take_events();
             self.hear();

@@ -270,7 +270,7 @@ impl Setup<'_> {
         let Some(listeners) = self.listeners.take().filter(|_| turned) else {
             return Ok(());
         };
-        match Forwarder::start(listeners) {
+        match Forwarder::new(listeners) {
             Ok(forwarder) => {
                 self.forwarder = Some(forwarder);
                 self.tables = Some(tables);
@@ -278,7 +278,7 @@ impl Setup<'_> {
             }
             Err(error) => self.terms.lack(
                 Need::DnsOverTcp,
-                format!("lookups over TCP are not read: no thread for them: {error}"),
+                format!("lookups over TCP are not read: {error}"),
             ),
         }
     }

@@ -172,16 +172,9 @@ impl Setup<'_> {
                 Err(error) => tracing::warn!(%error, "this run cannot be changed while it is on"),
             }
         }
-        match Answerer::start() {
-            Ok(answerer) => {
-                self.answerer = Some(answerer);
-                if let Err(error) = session.heartbeat() {
-                    self.terms.lack(Need::Answers, described(&error))?;
-                }
-            }
-            Err(error) => self
-                .terms
-                .lack(Need::Answers, format!("no thread for them: {error}"))?,
+        self.answerer = Some(Answerer::default());
+        if let Err(error) = session.heartbeat() {
+            self.terms.lack(Need::Answers, described(&error))?;
         }
         Ok(())
     }

@@ -23,7 +23,10 @@ use crate::refusal::{Cause, Refusal};
 use crate::state::{RunDir, RunFile};
 
 /// A run without a command, a policy and a start.
-pub(crate) struct Spare {
+pub(crate) struct Spare(Box<Made>);
+
+/// What there is of it. In memory of its own, as [`Setup`] is.
+struct Made {
     file: RunFile,
     dir: RunDir,
     cgroup: RunCgroup,
@@ -63,7 +66,7 @@ impl Spare {
 
     /// What this host can do: asking anew takes milliseconds, and waits for whoever moves a process just now.
     pub(super) fn host(&self) -> &Support {
-        &self.host
+        &self.0.host
     }
 
     /// Nobody needs it.
@@ -73,10 +76,11 @@ impl Spare {
             return;
         };
         let mut setup = Setup::new(&request, Mode::Observe, terms);
-        setup.dir = Some(self.dir);
-        setup.cgroup = Some(self.cgroup);
-        setup.session = Some(self.session);
-        setup.pins = Some(self.pins);
+        let made = *self.0;
+        setup.dir = Some(made.dir);
+        setup.cgroup = Some(made.cgroup);
+        setup.session = Some(made.session);
+        setup.pins = Some(made.pins);
         setup.undo();
     }
 }
@@ -133,7 +137,11 @@ impl Setup<'_> {
         }
     }
 
-    fn into_spare(mut self, features: BTreeSet<Feature>, host: Support) -> Result<Spare, Refusal> {
+    fn into_spare(
+        mut self: Box<Self>,
+        features: BTreeSet<Feature>,
+        host: Support,
+    ) -> Result<Spare, Refusal> {
         let parts = (
             self.dir.take(),
             self.cgroup.take(),
@@ -141,7 +149,7 @@ impl Setup<'_> {
             self.pins.take(),
         );
         match parts {
-            (Some(dir), Some(cgroup), Some(session), Some(pins)) => Ok(Spare {
+            (Some(dir), Some(cgroup), Some(session), Some(pins)) => Ok(Spare(Box::new(Made {
                 file: self.file,
                 dir,
                 cgroup,
@@ -150,7 +158,7 @@ impl Setup<'_> {
                 listeners: self.listeners,
                 features,
                 host,
-            }),
+            }))),
             (dir, cgroup, session, pins) => {
                 (self.dir, self.cgroup, self.session, self.pins) = (dir, cgroup, session, pins);
                 self.undo();
@@ -171,23 +179,24 @@ impl Setup<'_> {
         wanted: &BTreeSet<Feature>,
         settings: &Settings<'_>,
     ) -> Option<Spare> {
-        if !wanted.is_subset(&spare.features) {
+        if !wanted.is_subset(&spare.0.features) {
             return Some(spare);
         }
-        if let Err(error) = spare.session.fill(settings) {
+        if let Err(error) = spare.0.session.fill(settings) {
             tracing::debug!(%error, "made anew");
             return Some(spare);
         }
-        self.file.id = spare.file.id;
-        self.file.cgroup = Some(spare.cgroup.whereabouts().clone());
-        self.file.pins = Some(spare.pins.clone());
-        self.file.kernel.features = spare.session.features();
-        self.file.guarded = spare.file.guarded;
-        self.dir = Some(spare.dir);
-        self.cgroup = Some(spare.cgroup);
-        self.session = Some(spare.session);
-        self.pins = Some(spare.pins);
-        self.listeners = spare.listeners;
+        let made = *spare.0;
+        self.file.id = made.file.id;
+        self.file.cgroup = Some(made.cgroup.whereabouts().clone());
+        self.file.pins = Some(made.pins.clone());
+        self.file.kernel.features = made.session.features();
+        self.file.guarded = made.file.guarded;
+        self.dir = Some(made.dir);
+        self.cgroup = Some(made.cgroup);
+        self.session = Some(made.session);
+        self.pins = Some(made.pins);
+        self.listeners = made.listeners;
         None
     }
 }

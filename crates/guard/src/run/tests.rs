@@ -21,7 +21,7 @@ fn request(script: &str, state: &Path, leftover: Option<AtEnd>) -> Request {
 }
 
 /// A run with a cgroup and a state directory, up to the command's start.
-fn started<'a>(request: &'a Request, signals: &Signals) -> (Setup<'a>, Child) {
+fn started<'a>(request: &'a Request, signals: &Signals) -> (Box<Setup<'a>>, Child) {
     let terms = Terms::new(false, &[]).unwrap();
     let mut setup = Setup::new(request, Mode::Observe, terms);
     let host = Support {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use blackstart_core::record::{DelegateRow, Row, SubjectId, Verdict};
 use blackstart_core::report::{RulePlace, image_name, rule_text};
 use blackstart_core::tables::{RULE_RESOLVER_SOCKET, RuleId};
-use blackstart_kernel::{Event, Session};
+use blackstart_kernel::{Event, Session, give_back_memory};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::agent::asking::Ear;
@@ -181,10 +181,8 @@ impl Supervision<'_, '_> {
         if let Some(agent) = &agent {
             fds.push(PollFd::new(agent, PollFlags::IN));
         }
-        let lookups = self.forwarder.map(Forwarder::fd);
-        if let Some(lookups) = &lookups {
-            fds.push(PollFd::new(lookups, PollFlags::IN));
-        }
+        let lookups = self.forwarder.into_iter().flat_map(Forwarder::fds);
+        fds.extend(lookups.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
         let events = self.session.as_ref().map(|session| session.events_fd());
         if let Some(events) = &events {
             fds.push(PollFd::new(events, PollFlags::IN));
@@ -219,12 +217,12 @@ impl Supervision<'_, '_> {
             if left.is_zero() {
                 return;
             }
-            let lookups = forwarder.fd();
+            let lookups = forwarder.fds();
+            let mut lookups: Vec<_> = lookups
+                .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
+                .collect();
             let timeout = Timespec::try_from(left).ok();
-            let _ = poll(
-                &mut [PollFd::new(&lookups, PollFlags::IN)],
-                timeout.as_ref(),
-            );
+            let _ = poll(&mut lookups, timeout.as_ref());
             self.hear_lookups();
         }
     }
@@ -234,6 +232,16 @@ impl Supervision<'_, '_> {
         if let Some(session) = self.session.as_deref_mut() {
             session.settle();
         }
+    }
+
+    /// It has come to rest: what loading, reading and telling took is not wanted soon.
+    pub(crate) fn come_to_rest(&mut self) {
+        if let Some(session) = self.session.as_deref_mut() {
+            session.look_away();
+        }
+        self.pending.shrink_to_fit();
+        self.near.shrink_to_fit();
+        give_back_memory();
     }
 
     pub(crate) fn beat(&mut self) {
@@ -385,9 +393,14 @@ impl Supervision<'_, '_> {
 
     /// Somebody was not found the last time.
     pub(crate) fn look_behind_again(&mut self) {
-        if self.beside.listeners.wants_another_look() || self.beside.aliases.wants_another_look() {
+        if self.looks_behind_again() {
             self.look_behind();
         }
+    }
+
+    /// Is that to be done?
+    pub(crate) fn looks_behind_again(&self) -> bool {
+        self.beside.listeners.wants_another_look() || self.beside.aliases.wants_another_look()
     }
 
     /// Unix sockets were reached for: tell what was refused, and find out who listens while it does.

@@ -2,6 +2,7 @@
 
 use std::os::fd::AsFd as _;
 use std::ptr::NonNull;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use libbpf_rs::MapHandle;
@@ -12,12 +13,56 @@ use crate::fill::PolicyRows;
 use crate::read::nanoseconds;
 use crate::{Error, ErrorKind, abi};
 
-/// `struct bs_live` in the map's memory, which is mapped as long as this lives. The kernel reads each
-/// word with plain loads at any time; so they are written volatile, whole, and one at a time.
+/// The memory of a map with the programs' variables, mapped as long as this lives.
+struct Variables(NonNull<abi::bss>);
+
+// SAFETY: memory that the kernel shares with any thread; what is done with it is said where it is done.
+unsafe impl Send for Variables {}
+// SAFETY: as above.
+unsafe impl Sync for Variables {}
+
+impl Drop for Variables {
+    fn drop(&mut self) {
+        // SAFETY: mapped by `Live::new` with this length, and whatever points there holds this.
+        let _ = unsafe { munmap(self.0.as_ptr().cast(), size_of::<abi::bss>()) };
+    }
+}
+
+/// The words by which a run's programs know that somebody looks after it, for whoever says so while its own thread rests.
+#[derive(Clone)]
+pub struct Heart(Arc<Variables>);
+
+impl Heart {
+    /// Say it. To be called at least once a second.
+    pub fn beat(&self) {
+        self.set_heartbeat(nanoseconds(ClockId::Boottime) as u64);
+        self.set_suspended();
+    }
+
+    pub(super) fn set_heartbeat(&self, now_ns: u64) {
+        let at = self.0.0.as_ptr();
+        // SAFETY: a place in the mapping, of which no reference is made.
+        let place = unsafe { &raw mut (*at).live.heartbeat_ns };
+        // SAFETY: aligned, mapped as long as `self` lives, and written by atomic stores only.
+        unsafe { AtomicU64::from_ptr(place) }.store(now_ns, Ordering::Relaxed);
+    }
+
+    /// How long the host was suspended up to now: what the cheap clock of the programs does not know.
+    pub(super) fn set_suspended(&self) {
+        let suspended = nanoseconds(ClockId::Boottime) - nanoseconds(ClockId::Monotonic);
+        let at = self.0.0.as_ptr();
+        // SAFETY: as above.
+        let place = unsafe { &raw mut (*at).live.suspended_ns };
+        // SAFETY: as above.
+        unsafe { AtomicU64::from_ptr(place) }.store(suspended.max(0) as u64, Ordering::Relaxed);
+    }
+}
+
+/// `struct bs_live` in the map's memory. The kernel reads each word with plain loads at any time; so they are written volatile,
+/// whole, and one at a time.
 pub(super) struct Live {
-    /// The memory that all of these lie in.
-    variables: NonNull<abi::bss>,
-    heartbeat_ns: NonNull<u64>,
+    /// Holds the memory that all of these lie in.
+    heart: Heart,
     cgroup_id: NonNull<u64>,
     enforce: NonNull<u32>,
     break_glass: NonNull<u32>,
@@ -25,7 +70,6 @@ pub(super) struct Live {
     hides: NonNull<u32>,
     generation: NonNull<u32>,
     coming: NonNull<u32>,
-    suspended_ns: NonNull<u64>,
     cgroup_level: NonNull<u32>,
     subject_count: NonNull<u64>,
     acting: NonNull<[u64]>,
@@ -61,8 +105,7 @@ impl Live {
             };
         }
         Ok(Self {
-            variables,
-            heartbeat_ns: place!((*live).heartbeat_ns),
+            heart: Heart(Arc::new(Variables(variables))),
             cgroup_id: place!((*live).cgroup_id),
             enforce: place!((*live).enforce),
             break_glass: place!((*live).break_glass),
@@ -70,7 +113,6 @@ impl Live {
             hides: place!((*live).hides),
             generation: place!((*live).generation),
             coming: place!((*live).coming),
-            suspended_ns: place!((*live).suspended_ns),
             cgroup_level: place!((*live).cgroup_level),
             subject_count: place!((*at).subject_count),
             acting: place!((*at).acting),
@@ -135,16 +177,8 @@ impl Live {
         unsafe { self.hides.read_volatile() != 0 }
     }
 
-    pub(super) fn set_heartbeat(&self, now_ns: u64) {
-        // SAFETY: points into the mapped map, and only this process's one supervisor thread writes.
-        unsafe { self.heartbeat_ns.write_volatile(now_ns) };
-    }
-
-    /// How long the host was suspended up to now: what the cheap clock of the programs does not know.
-    pub(super) fn set_suspended(&self) {
-        let suspended = nanoseconds(ClockId::Boottime) - nanoseconds(ClockId::Monotonic);
-        // SAFETY: as above.
-        unsafe { self.suspended_ns.write_volatile(suspended.max(0) as u64) };
+    pub(super) fn heart(&self) -> &Heart {
+        &self.heart
     }
 
     pub(super) fn set_cgroup_id(&self, id: u64) {
@@ -182,12 +216,5 @@ impl Live {
     pub(super) fn set_enforce(&self, enforce: bool) {
         // SAFETY: as above.
         unsafe { self.enforce.write_volatile(u32::from(enforce)) };
-    }
-}
-
-impl Drop for Live {
-    fn drop(&mut self) {
-        // SAFETY: mapped by `new` with this length, and everything that points there goes with this.
-        let _ = unsafe { munmap(self.variables.as_ptr().cast(), size_of::<abi::bss>()) };
     }
 }

@@ -34,6 +34,13 @@ macro_rules! maps {
                 [$((stringify!($name), &self.$name),)*].into_iter()
             }
 
+            /// The same by other handles.
+            pub(super) fn again(&self) -> Result<Self, Error> {
+                Ok(Self {
+                    $($name: held_again(&self.$name)?,)*
+                })
+            }
+
             /// The one with this name.
             pub(super) fn find(&self, name: &str) -> Option<&MapHandle> {
                 match name {
@@ -83,6 +90,25 @@ maps!(
     bs_refused,
     bss,
 );
+
+impl Maps {
+    /// The one with this name, by a handle of its own.
+    pub(super) fn hold(&self, name: &str) -> Result<MapHandle, Error> {
+        let map = self
+            .find(name)
+            .ok_or_else(|| Error::new(ErrorKind::Layout, format!("find the map {name}")))?;
+        held_again(map)
+    }
+}
+
+fn held_again(map: &MapHandle) -> Result<MapHandle, Error> {
+    use libbpf_rs::MapCore as _;
+
+    MapHandle::try_from(map).map_err(|error| {
+        let doing = format!("hold the map {}", map.name().display());
+        Error::caused(ErrorKind::Io, doing, error)
+    })
+}
 
 fn held(map: &MapMut<'_>) -> Result<MapHandle, Error> {
     use libbpf_rs::MapCore as _;

@@ -311,7 +311,7 @@ impl Session {
             let program = whole
                 .object()
                 .progs()
-                .find(|program| program.name() == name.as_str());
+                .find(|program| program.name() == *name);
             if let Some(program) = program.filter(|program| program.autoload()) {
                 link.update_prog(&program).map_err(failed)?;
             }
@@ -331,7 +331,7 @@ impl Session {
         let mut beside = self.load_beside(&BTreeSet::from([Feature::Claims]))?;
         let table = self.claimants();
         let link = claim::begin(&mut beside, table, cgroup.as_fd(), self.pins.as_deref())?;
-        self.links.push((claim::BRINGER.to_owned(), link));
+        self.links.push((claim::BRINGER, link));
         self.features.insert(Feature::Claims);
         self.reader = Some(beside);
         Ok(())
@@ -341,7 +341,7 @@ impl Session {
     pub(super) fn load_beside(
         &self,
         features: &BTreeSet<Feature>,
-    ) -> Result<abi::BlackstartSkel<'static>, Error> {
+    ) -> Result<Box<abi::BlackstartSkel<'static>>, Error> {
         let mut open = opened(features, self.forwarder.is_some())?;
         open.progs.bs_refill_one.set_autoload(true);
         share(&mut open, self.enrolled.as_ref())?;
@@ -355,7 +355,7 @@ impl Session {
                 map.reuse_fd(own.as_fd()).map_err(failed)?;
             }
         }
-        open.load().map_err(load_error)
+        open.load().map(Box::new).map_err(load_error)
     }
 
     /// Remove what an earlier policy left in a place. Arrays are simply written over, but for the one in which a row

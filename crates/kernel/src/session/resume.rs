@@ -4,20 +4,19 @@
 //! them: a program that is attached says by which ids. Those that no attached program uses are pinned as well, if
 //! the guard is one among many: only these are taken over.
 
-use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
 use std::path::Path;
-use std::rc::Rc;
 
 use libbpf_rs::{Link, MapCore as _, MapFlags, MapHandle, Program, libbpf_sys};
 
+use super::events::View;
 use super::forward::{Listening, Unwritten};
 use super::live::Live;
 use super::maps::Maps;
 use super::reload::Room;
-use super::{LeftOut, Session, layout_dir, listen_to};
+use super::{LeftOut, Session, layout_dir};
 use crate::abi;
 use crate::fill::NameKeys;
 use crate::read::Record;
@@ -55,13 +54,12 @@ impl Session {
         let maps = Maps::by_name(find)?;
         let record = Record::new(find)?;
         let live = Live::new(&maps.bss)?;
-        let events = Rc::new(RefCell::new(Vec::new()));
-        let ring = listen_to(&maps.bs_events, &events)?;
+        let view = View::of(&maps.bs_events)?;
         let named = |feature: &Feature| features.iter().any(|name| name == feature.name());
         let features: BTreeSet<Feature> = Feature::ALL.into_iter().filter(named).collect();
         let room = Room::of(&maps);
         Ok(Self {
-            ring,
+            view,
             links: Vec::new(),
             // Whoever removes the pins takes it out of the tracer's tables.
             enrolled: None,
@@ -69,7 +67,6 @@ impl Session {
             maps,
             skeleton: None,
             live,
-            events,
             features,
             pins: Some(dir.to_owned()),
             cgroup: None,
@@ -88,6 +85,7 @@ impl Session {
             unwritten: Unwritten::default(),
             left_out: LeftOut::default(),
             nameless: false,
+            one_of_many: true,
         })
     }
 }

@@ -85,7 +85,7 @@ pub(crate) fn guard(
     }
 }
 
-fn begun(request: &Request, target: Target) -> Result<Setup<'_>, Refusal> {
+fn begun(request: &Request, target: Target) -> Result<Box<Setup<'_>>, Refusal> {
     let (mode, terms) = terms_of(request)?;
     let mut setup = Setup::new(request, mode, terms);
     setup.by_rule = true;

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use blackstart_core::name::Name;
 use blackstart_core::report::{LimitFacts, Until, Usage};
+use blackstart_kernel::Known;
 use blackstart_kernel::spawn::{Signals, stop_self};
-use blackstart_kernel::{Known, give_back_memory};
 use rustix::process::Signal;
 
 use crate::cgroup::Target;
@@ -108,7 +108,7 @@ enum Over {
 impl Setup<'_> {
     /// From there to the report; none if it is left to somebody else.
     pub(super) fn watch_over(
-        mut self,
+        mut self: Box<Self>,
         asker: &mut dyn Asker,
         pace: Pace,
         time: Option<Duration>,
@@ -259,7 +259,7 @@ impl Supervision<'_, '_> {
                     }
                     // It has come to rest, as a guard of a command does.
                     if std::mem::take(&mut holds) {
-                        give_back_memory();
+                        self.come_to_rest();
                     }
                 }
                 next_checkpoint = Instant::now() + CHECKPOINT;

@@ -148,7 +148,7 @@ fn a_forwarder_that_is_gone_has_nothing_turned_to_it() {
     let turning = Turning::new();
     let server = SocketAddr::new(LOOPBACK, 53);
     // A supervisor that does not run any more: its socket listens, its heart has stopped.
-    turning.wire.session.live.set_heartbeat(1);
+    turning.wire.session.live.heart().set_heartbeat(1);
     turning.connect(server);
     assert!(accepted(&turning.servers[0]).is_some());
     turning.wire.session.heartbeat().unwrap();

@@ -468,7 +468,7 @@ fn without_a_supervisor_a_denied_query_does_not_go_out() {
     let wire = Wire::enforce("default: allow\nrules:\n  - deny: .evil.test\n");
     let client = wire.client(SERVERS[0]);
     assert!(!refused(&client.send(&Message::query(1, "evil.test", A).0)));
-    wire.session.live.set_heartbeat(1);
+    wire.session.live.heart().set_heartbeat(1);
     assert!(refused(&client.send(&Message::query(1, "evil.test", A).0)));
     assert!(!refused(&client.send(&Message::query(1, "good.test", A).0)));
     wire.session.heartbeat().unwrap();

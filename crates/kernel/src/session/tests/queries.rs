@@ -380,6 +380,29 @@ fn events_are_read_as_many_at_a_time_as_asked_for() {
 }
 
 #[test]
+fn what_is_told_while_nobody_looks_is_read_later() {
+    let mut wire = Wire::enforce("default: allow\nrules:\n  - deny: .evil.test\n");
+    let client = wire.client(SERVERS[0]);
+    let mut told = Vec::new();
+    for n in 0..3 {
+        // Not mapped, and with nothing to be read.
+        for _ in 0..n {
+            wire.session.look_away();
+            assert!(wire.session.drain_events(9, &mut |_| panic!()).is_ok());
+        }
+        let query = Message::query(n, &format!("n{n}.evil.test"), A);
+        client.send(&query.0).unwrap();
+        wire.session.look_away();
+        let mut read = |event| match event {
+            Event::Lookup { name, .. } => told.push(name),
+            other => panic!("{other:?}"),
+        };
+        wire.session.drain_events(9, &mut read).unwrap();
+    }
+    assert_eq!(told, ["n0.evil.test", "n1.evil.test", "n2.evil.test"]);
+}
+
+#[test]
 fn options_and_extension_headers_are_refused() {
     let wire = Wire::enforce("default: allow\nrules:\n  - deny: .evil.test\n");
     let padding = [0, 0, 1, 4, 0, 0, 0, 0];

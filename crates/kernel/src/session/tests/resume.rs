@@ -64,7 +64,7 @@ fn who_takes_over_hears_what_happens_and_has_the_record() {
         assert_eq!(seen.query(asked).unwrap().queries, 1, "{asked}");
     }
     // Nobody gives answers any more.
-    wire.session.live.set_heartbeat(1);
+    wire.session.live.heart().set_heartbeat(1);
     let error = denied(&wire, &client, 4, "c.evil.test").unwrap_err();
     assert_eq!(error.raw_os_error(), Some(libc::EPERM));
     assert_eq!(hear(&mut wire), [("c.evil.test".to_owned(), false)]);
