@@ -178,8 +178,11 @@ fn constants(map: &MapHandle) -> Result<abi::rodata, Error> {
     let row = map
         .lookup(&0_u32.to_ne_bytes(), MapFlags::ANY)
         .map_err(|error| Error::caused(ErrorKind::Io, "read the programs' constants", error))?;
-    row.filter(|octets| octets.len() >= size_of::<abi::rodata>())
-        .map(|octets| {
+    // The section ends with its last constant, the structure where its alignment lets it.
+    let (size, padding) = (size_of::<abi::rodata>(), align_of::<abi::rodata>());
+    row.filter(|octets| octets.len() + padding > size)
+        .map(|mut octets| {
+            octets.resize(octets.len().max(size), 0);
             // SAFETY: long enough; it is made of plain integers alone, so that any octets are one, and the read does not
             // assume alignment.
             unsafe { octets.as_ptr().cast::<abi::rodata>().read_unaligned() }
