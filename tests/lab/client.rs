@@ -91,6 +91,20 @@ pub fn attached_programs(cgroup: &Path) -> Vec<String> {
     python("attached_programs.py", [cgroup.display().to_string()])
 }
 
+/// The command that runs two others in turns, and says how long each takes (see `clients/turns.py`).
+pub fn turns(times: usize, pause: Duration, commands: [&[String]; 2]) -> Vec<String> {
+    let word = |command: &[String]| serde_json::json!(command).to_string();
+    python(
+        "turns.py",
+        [
+            times.to_string(),
+            pause.as_secs_f64().to_string(),
+            word(commands[0]),
+            word(commands[1]),
+        ],
+    )
+}
+
 /// The command that mounts a file system which answers nobody (see `clients/hanging_files.py`).
 pub fn hanging_files(at: &Path) -> Vec<String> {
     python("hanging_files.py", [at.display().to_string()])

@@ -14,7 +14,7 @@ use super::bar::{Bar, Bound, Results};
 use super::pairs::{Pairs, Random};
 use super::scene::{DENIED, KNOWN, Scene};
 use crate::agent::{Agent, CALLER, GROUP, as_user};
-use crate::guard;
+use crate::{client, guard};
 
 /// Guards that do nothing.
 const GUARDS: usize = 200;
@@ -53,8 +53,14 @@ fn policy(scene: &Scene) -> String {
 /// A command as a caller without root types it.
 fn line(agent: &Agent<'_>, flags: &[&str], command: &[&str]) -> Vec<String> {
     let mut line = as_user(CALLER, &GROUP.to_string());
+    line.extend(typed(agent, flags, command));
+    line
+}
+
+/// The same where the caller is that user already.
+fn typed(agent: &Agent<'_>, flags: &[&str], command: &[&str]) -> Vec<String> {
     let socket = format!("--agent={}", agent.socket().display());
-    line.extend([guard::binary(), "run".to_owned(), "-q".to_owned(), socket]);
+    let mut line = vec![guard::binary(), "run".to_owned(), "-q".to_owned(), socket];
     line.extend(
         flags
             .iter()
@@ -77,29 +83,26 @@ fn quiet(mut command: Command) -> Command {
 pub(super) fn start(scene: &Scene, results: &mut Results) {
     let policy = policy(scene);
     let agent = Agent::start(scene.world(), &["--spares=2"]);
-    let took = |line: &[String]| {
-        let mut command = quiet(scene.world().host().command(line));
-        let began = Instant::now();
-        let status = command.status().expect("start nsenter");
-        let took = began.elapsed();
-        assert!(status.success(), "{line:?} ended with {status}");
-        took.as_secs_f64() * 1000.0
-    };
-    let mut bare = as_user(CALLER, &GROUP.to_string());
-    bare.push("true".to_owned());
     for (how, flags) in [
         ("observe", vec![]),
         ("enforce, one rule", vec!["--policy", &policy]),
     ] {
-        let guarded = line(&agent, &flags, &["true"]);
-        let pairs = Pairs(
-            (0..scene.count(60))
-                .map(|_| {
-                    sleep(BREATH);
-                    (took(&guarded), took(&bare))
-                })
-                .collect(),
-        );
+        // From a process that is there, like a shell: what sets one up in a world would be part of both, and leave the kernel work
+        // that a move then waits for.
+        let guarded = typed(&agent, &flags, &["true"]);
+        let bare = ["true".to_owned()];
+        let mut turns = as_user(CALLER, &GROUP.to_string());
+        turns.extend(client::turns(scene.count(60), BREATH, [&guarded, &bare]));
+        let output = scene.world().host().command(&turns).output();
+        let output = output.expect("start nsenter");
+        assert!(output.status.success(), "{output:?}");
+        let said = String::from_utf8_lossy(&output.stdout);
+        let pairs = said.lines().map(|turn| {
+            let (guarded, bare) = turn.split_once(' ').expect("two figures");
+            let read = |figure: &str| figure.parse().expect("milliseconds");
+            (read(guarded), read(bare))
+        });
+        let pairs = Pairs(pairs.collect());
         results.add(Bar::added(
             format!("`run -- true` by way of the agent minus `true` ({how})"),
             "ms",

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::bar::{Bar, Bound, Results};
 use super::client::Client;
-use super::kernel::{self, Cost, Statistics};
+use super::kernel::{Cost, Programs, Statistics};
 use super::pairs::Pairs;
 use super::scene::{CLOSES, DENIED, KNOWN, PAGES, Rules, Scene};
 
@@ -32,12 +32,13 @@ pub(super) fn unguarded(scene: &Scene, results: &mut Results) {
 fn programs(scene: &Scene, results: &mut Results) {
     let mut bare = scene.bare();
     let guarded = scene.guarded(Rules::Live);
+    let programs = Programs::hold(guarded.pid());
     let statistics = Statistics::on();
-    let before = kernel::programs(guarded.pid());
+    let before = programs.costs();
     let each = scene.count(EACH);
     traffic(scene, &mut bare, each);
     bare.ask(&format!("forks {each}"));
-    let after = kernel::programs(guarded.pid());
+    let after = programs.costs();
     drop(statistics);
     guarded.end();
     let spent = |name: &str| {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::json;
 
 use super::bar::{Bar, Bound, Results};
-use super::kernel::{self, Cost, Statistics};
+use super::kernel::{Cost, Programs, Statistics};
 use super::pairs::median;
 use super::scene::{CLOSES, KNOWN, Rules, Scene};
 
@@ -31,22 +31,26 @@ pub(super) fn programs(scene: &Scene, results: &mut Results) {
     for (what, limit, order) in operations {
         let (mut worst, mut raw) = (0.0_f64, BTreeMap::new());
         let mut clients: Vec<_> = Rules::ALL
-            .map(|rules| (rules, scene.guarded_beside(rules), Vec::new()))
+            .map(|rules| {
+                let client = scene.guarded_beside(rules);
+                let programs = Programs::hold(client.pid());
+                (rules, client, programs, Vec::new())
+            })
             .into();
-        for (_, client, _) in &mut clients {
+        for (_, client, _, _) in &mut clients {
             client.ask(&format!("lookup {} {KNOWN} 10", scene.resolver()));
         }
         let statistics = Statistics::on();
         for _ in 0..scene.count(ROUNDS) {
-            for (_, client, rounds) in &mut clients {
-                let before = kernel::programs(client.pid());
+            for (_, client, programs, rounds) in &mut clients {
+                let before = programs.costs();
                 let failures = client.ask(&order)[1];
                 assert_eq!(failures, 0, "failures of `{order}`");
-                rounds.push(spent(&before, &kernel::programs(client.pid())));
+                rounds.push(spent(&before, &programs.costs()));
             }
         }
         drop(statistics);
-        for (rules, client, rounds) in clients {
+        for (rules, client, _, rounds) in clients {
             client.end();
             let each = f64::from(u32::try_from(each).expect("few"));
             let per_operation: Vec<f64> = rounds

@@ -3,10 +3,13 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
+use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
 use std::thread::JoinHandle;
 use std::time::Duration;
+
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
 const STATISTICS: &str = "/proc/sys/kernel/bpf_stats_enabled";
 
@@ -46,22 +49,49 @@ pub(super) struct Cost {
     pub(super) nanoseconds: u64,
 }
 
-/// The programs of a run by where they are attached.
-pub(super) fn programs(supervisor: u32) -> BTreeMap<String, Cost> {
-    let described = descriptors(supervisor);
-    let names = hooks(&described);
-    let mut found = BTreeMap::new();
-    for program in described.iter().filter(|fd| fd.contains_key("run_cnt")) {
-        found.insert(
-            named(&names, program),
-            Cost {
-                runs: number(program, "run_cnt"),
-                nanoseconds: number(program, "run_time_ns"),
-            },
-        );
+/// The programs of a run, held: once it is under way, its supervisor holds no more than their links.
+pub(super) struct Programs {
+    held: Vec<OwnedFd>,
+    names: BTreeMap<String, String>,
+}
+
+impl Programs {
+    /// Those of a run that has just begun.
+    pub(super) fn hold(supervisor: u32) -> Self {
+        let pid = i32::try_from(supervisor).ok().and_then(Pid::from_raw);
+        let process = pidfd_open(pid.expect("a process id"), PidfdFlags::empty())
+            .expect("open the supervisor");
+        let described = numbered(supervisor);
+        let is_program = |(_, about): &&(RawFd, Described)| about.contains_key("run_cnt");
+        let held: Vec<_> = described
+            .iter()
+            .filter(is_program)
+            .map(|(number, _)| {
+                pidfd_getfd(&process, *number, PidfdGetfdFlags::empty())
+                    .expect("take hold of a program")
+            })
+            .collect();
+        assert!(!held.is_empty(), "the supervisor holds no programs");
+        let described: Vec<_> = described.into_iter().map(|(_, about)| about).collect();
+        Self {
+            held,
+            names: hooks(&described),
+        }
     }
-    assert!(!found.is_empty(), "the supervisor holds no programs");
-    found
+
+    /// What they cost so far, by where they are attached.
+    pub(super) fn costs(&self) -> BTreeMap<String, Cost> {
+        let cost = |program: &OwnedFd| {
+            let path = format!("/proc/self/fdinfo/{}", program.as_raw_fd());
+            let about = described(&fs::read_to_string(path).expect("read what a program is"));
+            let cost = Cost {
+                runs: number(&about, "run_cnt"),
+                nanoseconds: number(&about, "run_time_ns"),
+            };
+            (named(&self.names, &about), cost)
+        };
+        self.held.iter().map(cost).collect()
+    }
 }
 
 /// Where each program is attached, by its number.
@@ -180,19 +210,29 @@ fn high_water(pid: u32) -> Option<u64> {
 type Described = BTreeMap<String, String>;
 
 fn descriptors(pid: u32) -> Vec<Described> {
+    let of = numbered(pid).into_iter();
+    of.map(|(_, about)| about).collect()
+}
+
+/// What each descriptor of a process is, with its number.
+fn numbered(pid: u32) -> Vec<(RawFd, Described)> {
     let dir = format!("/proc/{pid}/fdinfo");
     let read = |entry: io::Result<fs::DirEntry>| {
-        let text = fs::read_to_string(entry.ok()?.path()).ok()?;
-        Some(
-            text.lines()
-                .filter_map(|line| line.split_once(':'))
-                .map(|(key, value)| (key.to_owned(), value.trim().to_owned()))
-                .collect(),
-        )
+        let entry = entry.ok()?;
+        let text = fs::read_to_string(entry.path()).ok()?;
+        let number = entry.file_name().to_str()?.parse().ok()?;
+        Some((number, described(&text)))
     };
     fs::read_dir(&dir)
         .unwrap_or_else(|e| panic!("read {dir}: {e}"))
         .filter_map(read)
+        .collect()
+}
+
+fn described(text: &str) -> Described {
+    text.lines()
+        .filter_map(|line| line.split_once(':'))
+        .map(|(key, value)| (key.to_owned(), value.trim().to_owned()))
         .collect()
 }
 

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use serde_json::json;
 
 use super::bar::{Bar, Bound, Results};
-use super::kernel::{self, Statistics};
+use super::kernel::{Programs, Statistics};
 use super::pairs::median;
 use super::scene::{CLOSES, FRESH, KNOWN, Scene};
 use crate::guard;
@@ -96,16 +96,21 @@ fn asking(scene: &Scene, results: &mut Results) {
     let hot = format!("lookup {} {KNOWN} {each}", scene.resolver());
     let spread = format!("fresh {} {FRESH} 0 {each} {CLOSES}", scene.resolver());
     let mut few = scene.guarded_by(Some(&rules(10)));
+    let few_programs = Programs::hold(few.pid());
     let mut many = scene.guarded_by(Some(&rules(scene.count(100_000))));
+    let many_programs = Programs::hold(many.pid());
     let statistics = Statistics::on();
     let mut figures = [const { Vec::new() }; 4];
     // The first round of each makes the rows that the record needs.
     for round in 0..=ROUNDS {
         for (order, at) in [(&hot, 0), (&spread, 2)] {
-            for (client, at) in [(&mut few, at), (&mut many, at + 1)] {
-                let before = egress(client.pid());
+            for (client, programs, at) in [
+                (&mut few, &few_programs, at),
+                (&mut many, &many_programs, at + 1),
+            ] {
+                let before = egress(programs);
                 client.ask(order);
-                let after = egress(client.pid());
+                let after = egress(programs);
                 let runs = f64::from(u32::try_from(after.0 - before.0).expect("few"));
                 let spent = f64::from(u32::try_from(after.1 - before.1).expect("below seconds"));
                 if round > 0 {
@@ -149,10 +154,7 @@ fn asking(scene: &Scene, results: &mut Results) {
 const PACKETS: f64 = 4.0;
 
 /// Runs and nanoseconds of the program that judges queries.
-fn egress(supervisor: u32) -> (u64, u64) {
-    let cost = kernel::programs(supervisor)
-        .get(EGRESS)
-        .copied()
-        .unwrap_or_default();
+fn egress(programs: &Programs) -> (u64, u64) {
+    let cost = programs.costs().get(EGRESS).copied().unwrap_or_default();
     (cost.runs, cost.nanoseconds)
 }
