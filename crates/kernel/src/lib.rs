@@ -8,6 +8,7 @@ mod abi;
 mod error;
 mod event;
 mod fill;
+mod memory;
 pub mod peer;
 mod probe;
 mod read;
@@ -18,9 +19,8 @@ mod tracer;
 
 pub use error::{Error, ErrorKind};
 pub use event::{AnswerWanted, Event};
+pub use memory::{give_back_memory, keep_memory_together};
 pub use session::forward::{Asker, Listening, Lookup, Unread, Unwritten};
 pub use session::found::{FoundProcess, FoundSocket, Known, detach_links};
-pub use session::{
-    Feature, Heart, LeftOut, Orphan, Session, Settings, give_back_memory, keep_memory_together,
-};
+pub use session::{Feature, Heart, LeftOut, Orphan, Session, Settings};
 pub use tracer::Tracer;

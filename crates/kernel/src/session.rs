@@ -17,6 +17,7 @@ use libbpf_rs::{Link, MapCore, MapFlags, MapHandle};
 
 use crate::abi;
 use crate::fill::{NameKeys, Offsets, PolicyRows, words};
+use crate::memory::give_back_memory;
 use crate::probe;
 use crate::read::Record;
 use crate::tracer::{Enrolled, Tracer};
@@ -127,68 +128,6 @@ pub struct Session {
 
 /// Octets of the live view of one guard among many. All of it is resident twice.
 const SMALL_RING: u32 = 16 << 10;
-
-/// Have what this thread needed once and needs no more given back: what the allocator holds and nobody uses, and the part of the
-/// thread's stack that only loading reached. Hundreds of guards in one process make tens of megabytes of it. Takes a
-/// millisecond.
-pub fn give_back_memory() {
-    #[cfg(target_env = "gnu")]
-    {
-        // SAFETY: takes a number, and may be called at any time by any thread.
-        unsafe { libc::malloc_trim(0) };
-        give_back_stack();
-    }
-}
-
-/// Have all threads of this process allocate from one place: with one for each processor and more, what each of hundreds of guards has
-/// let go of lies scattered among what others keep. To be called before there are others.
-pub fn keep_memory_together() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: takes plain numbers, and may be called at any time.
-    unsafe {
-        libc::mallopt(libc::M_ARENA_MAX, 1)
-    };
-}
-
-/// Frames that may still come to lie below this one, with room to spare.
-#[cfg(target_env = "gnu")]
-const STACK_IN_USE: usize = 16 << 10;
-
-#[cfg(target_env = "gnu")]
-fn give_back_stack() {
-    let here = 0u8;
-    let mut attributes = MaybeUninit::<libc::pthread_attr_t>::uninit();
-    // SAFETY: takes nothing.
-    let own = unsafe { libc::pthread_self() };
-    // SAFETY: of this thread, into memory for it.
-    if unsafe { libc::pthread_getattr_np(own, attributes.as_mut_ptr()) } != 0 {
-        return;
-    }
-    let (mut lowest, mut size, mut guard) = (std::ptr::null_mut(), 0, 0);
-    // SAFETY: written by the call above, which succeeded; the others are places of this frame.
-    let got =
-        unsafe { libc::pthread_attr_getstack(attributes.as_ptr(), &raw mut lowest, &raw mut size) };
-    // SAFETY: as above.
-    let guarded = unsafe { libc::pthread_attr_getguardsize(attributes.as_ptr(), &raw mut guard) };
-    // SAFETY: as above; not used any more.
-    unsafe { libc::pthread_attr_destroy(attributes.as_mut_ptr()) };
-    let page = rustix::param::page_size();
-    let lowest = (lowest as usize).next_multiple_of(page) + guard;
-    let used = (&raw const here as usize).saturating_sub(STACK_IN_USE) / page * page;
-    // The first thread's grows as it is used, and its size is only a limit.
-    if got != 0 || guarded != 0 || size > 64 << 20 || used <= lowest {
-        return;
-    }
-    // SAFETY: of this thread's own stack, from behind its guard up to well below this frame: nobody has anything there, and
-    // who comes there later finds zeros.
-    let _ = unsafe {
-        rustix::mm::madvise(
-            lowest as *mut _,
-            used - lowest,
-            rustix::mm::Advice::LinuxDontNeed,
-        )
-    };
-}
 
 /// The layout's own directory below a run's pins.
 fn layout_dir(pins: &Path) -> std::path::PathBuf {
