@@ -259,14 +259,16 @@ fn nobody_enters_a_users_namespaces_outside() {
         &["unshare", "--user", "--map-root-user", "--net"],
     );
     let join = knowing("joined", "-", &[&path, NOBODY]);
-    shown.outside(&world.run(&join).says("reached"));
-    let run = world
-        .guard()
-        .policy(NOTHING)
-        .run(&join)
-        .exits(1)
-        .says("EPERM");
-    shown.refused(&run);
+    for join in [&join, &knowing("joined-unnamed", "-", &[&path, NOBODY])] {
+        shown.outside(&world.run(join).says("reached"));
+        let run = world
+            .guard()
+            .policy(NOTHING)
+            .run(join)
+            .exits(1)
+            .says("EPERM");
+        shown.refused(&run);
+    }
     let run = world
         .guard()
         .policy(NOTHING)

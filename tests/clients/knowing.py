@@ -11,6 +11,7 @@ knowing.py WAY ADDRESS [MORE]
     stolen NAME UID         take a socket from a process of the user UID that listens at the abstract NAME, and reach ADDRESS,
                             port 7, by it
     joined - PATH UID       enter the user and network namespaces of one that listens at PATH
+    joined-unnamed - PATH UID   the same by a descriptor of its user namespace, without saying what it is
     typed - TEXT            put TEXT and a newline into the terminal, as if typed by whoever sits there
 
 Prints `reached`, or the name of the error. Exit code 0 or 1.
@@ -124,6 +125,11 @@ def go():
         held, _ = process_behind(path, int(uid))
         # linux/sched.h: CLONE_NEWUSER, CLONE_NEWNET
         return checked(libc.setns(held, 0x10000000 | 0x40000000))
+    if way == "joined-unnamed":
+        path, uid = rest
+        held, _ = process_behind(path, int(uid))
+        # linux/pidfd.h: PIDFD_GET_USER_NAMESPACE
+        return checked(libc.setns(fcntl.ioctl(held, 0xFF09), 0))
     if way == "typed":
         (text,) = rest
         for octet in text + "\n":

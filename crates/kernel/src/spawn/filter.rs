@@ -276,9 +276,14 @@ fn ways_outside(abi: &Abi) -> Result<Refused, BackendError> {
         refused.insert(call, keys);
     }
     for call in with_also(abi, &[abi.setns]) {
-        // One by a process needs its kind told, and the way to others leads through this one.
+        // The way to those of other kinds leads through this one. Without a kind it is whatever the descriptor is of, and a process's
+        // descriptor gives one of its user namespace (PIDFD_GET_USER_NAMESPACE, from 6.11 on).
         let users = compare(1, SeccompCmpOp::MaskedEq(CLONE_NEWUSER), CLONE_NEWUSER)?;
-        refused.insert(call, vec![SeccompRule::new(vec![users])?]);
+        let any = compare(1, SeccompCmpOp::Eq, 0)?;
+        refused.insert(
+            call,
+            vec![SeccompRule::new(vec![users])?, SeccompRule::new(vec![any])?],
+        );
     }
     Ok(refused)
 }
@@ -445,6 +450,8 @@ mod tests {
         }
         let net = [-1, libc::CLONE_NEWNET.into(), 0];
         assert_eq!(asked(libc::SYS_setns, net), libc::EBADF);
+        // Of whichever kind: it may be one of users.
+        assert_eq!(asked(libc::SYS_setns, [-1, 0, 0]), libc::EPERM);
     }
 
     /// The number with which x32 calls has no call behind it where the kernel lacks x32; with the filter it is
