@@ -18,7 +18,7 @@ use crate::watch::{Due, Watch};
 mod guarding;
 mod led;
 
-pub(crate) use guarding::{Beside, Place, Supervision, TURN, Told};
+pub(crate) use guarding::{Beside, Place, SinceCheckpoint, Supervision, TURN, Told};
 
 /// Well within the three seconds after which the kernel takes the supervisor for dead.
 pub(crate) const HEARTBEAT: Duration = Duration::from_millis(500);

@@ -12,7 +12,7 @@ use blackstart_core::name::Name;
 use blackstart_core::policy::Policy;
 use blackstart_core::report::Gap;
 use blackstart_core::tables::{Facts, Tables, compile};
-use blackstart_kernel::{Session, give_back_memory};
+use blackstart_kernel::Session;
 
 use super::take_up::{Hearing, Said, WORD};
 use super::wire::Link;
@@ -27,7 +27,7 @@ use crate::plan::Need;
 use crate::run::hosted::{HEARTBEAT, tell};
 use crate::state::{RunDir, RunFile};
 use crate::stray;
-use crate::supervise::{Beside, CHECKPOINT, Place, Supervision, Told};
+use crate::supervise::{Beside, CHECKPOINT, Place, SinceCheckpoint, Supervision, Told};
 
 /// A run's programs, and who works for them.
 pub(super) struct Resumed {
@@ -198,7 +198,7 @@ impl Supervision<'_, '_> {
     ) -> Option<End> {
         let mut next_beat = Instant::now();
         let mut next_checkpoint = Instant::now() + CHECKPOINT;
-        let (mut pulse, mut stirred, mut holds) = (None, true, true);
+        let mut since = SinceCheckpoint::default();
         let mut empty_since: Option<Instant> = None;
         loop {
             let now = Instant::now();
@@ -215,18 +215,7 @@ impl Supervision<'_, '_> {
                 }
             }
             if now >= next_checkpoint {
-                let beats = self.session.as_deref().and_then(|session| session.pulse());
-                if stirred || beats.is_none() || beats != pulse {
-                    (pulse, stirred, holds) = (beats, false, true);
-                    self.checkpoint();
-                } else {
-                    if let Some(Err(error)) = self.dir.map(RunDir::show_life) {
-                        tracing::debug!(%error, "a sign of life");
-                    }
-                    if std::mem::take(&mut holds) {
-                        give_back_memory();
-                    }
-                }
+                self.checkpoint_if_stirred(&mut since);
                 next_checkpoint = Instant::now() + CHECKPOINT;
             }
             let next: Duration = next_beat
@@ -234,7 +223,7 @@ impl Supervision<'_, '_> {
                 .saturating_duration_since(Instant::now());
             self.wait(&[hears.fd()], next);
             self.hear_lookups();
-            stirred |= self.take_events();
+            since.stirred |= self.take_events();
             while let Some(said) = hears.next() {
                 match said {
                     Said::Ended(end) => return Some(end),

@@ -31,9 +31,8 @@ use crate::orphan::sweep_locked;
 use crate::plan::{Need, Terms, plan};
 use crate::refusal::{Cause, Refusal};
 use crate::resolv::Resolving;
-use crate::state::RunDir;
 use crate::story::{End, tell as tell_of, wall_ns};
-use crate::supervise::{Beside, CHECKPOINT, Place, Supervision};
+use crate::supervise::{Beside, CHECKPOINT, Place, SinceCheckpoint, Supervision};
 use crate::{AtEnd, Notice, Request};
 
 /// Well within the three seconds after which the kernel takes the supervisor for dead, and seldom enough for hundreds of guards.
@@ -511,7 +510,7 @@ impl Supervision<'_, '_> {
         let mut here = true;
         let mut next_beat = Instant::now();
         let mut next_checkpoint = Instant::now() + CHECKPOINT;
-        let (mut pulse, mut stirred, mut holds) = (None, true, true);
+        let mut since = SinceCheckpoint::default();
         loop {
             let now = Instant::now();
             if now >= next_beat {
@@ -527,19 +526,7 @@ impl Supervision<'_, '_> {
             if now >= next_checkpoint {
                 // A short run ends before it has paid for letting go.
                 self.settle();
-                // Reading every table costs much more than being idle does.
-                let counted = self.session.as_deref().and_then(|session| session.pulse());
-                if stirred || counted.is_none() || counted != pulse {
-                    (pulse, stirred, holds) = (counted, false, true);
-                    self.checkpoint();
-                } else {
-                    if let Some(Err(error)) = self.dir.map(RunDir::show_life) {
-                        tracing::debug!(%error, "a sign of life");
-                    }
-                    if std::mem::take(&mut holds) {
-                        self.come_to_rest();
-                    }
-                }
+                self.checkpoint_if_stirred(&mut since);
                 next_checkpoint = Instant::now() + CHECKPOINT;
             }
             let others = [link.fd()];
@@ -554,7 +541,7 @@ impl Supervision<'_, '_> {
                 _ => wait(next_beat.min(next_checkpoint)),
             };
             self.hear_lookups();
-            stirred |= self.take_events();
+            since.stirred |= self.take_events();
             self.hear();
             if !heard {
                 continue;

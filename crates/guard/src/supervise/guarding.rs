@@ -6,7 +6,7 @@ use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use blackstart_core::record::{DelegateRow, Row, SubjectId, Verdict};
+use blackstart_core::record::{Counters, DelegateRow, Row, SubjectId, Verdict};
 use blackstart_core::report::{RulePlace, image_name, rule_text};
 use blackstart_core::tables::{RULE_RESOLVER_SOCKET, RuleId};
 use blackstart_kernel::{Event, Session, give_back_memory};
@@ -149,6 +149,26 @@ impl<'a, 'p> Supervision<'a, 'p> {
     }
 }
 
+/// What a supervisor knows of the time since its last checkpoint.
+#[derive(Debug)]
+pub(crate) struct SinceCheckpoint {
+    counted: Option<(Counters, u64)>,
+    /// Something was told in the live view, or a checkpoint is wanted whatever was counted.
+    pub(crate) stirred: bool,
+    /// It has not come to rest since.
+    holds: bool,
+}
+
+impl Default for SinceCheckpoint {
+    fn default() -> Self {
+        Self {
+            counted: None,
+            stirred: true,
+            holds: true,
+        }
+    }
+}
+
 impl Supervision<'_, '_> {
     /// Whoever asks for a change of this run.
     pub(crate) fn hear(&mut self) {
@@ -234,8 +254,29 @@ impl Supervision<'_, '_> {
         }
     }
 
+    /// The record so far, if something was counted since the last time: reading every table costs much more than being idle does.
+    /// Else only that somebody is here; and once, what is not wanted at rest is given back.
+    pub(crate) fn checkpoint_if_stirred(&mut self, since: &mut SinceCheckpoint) {
+        let counted = self.session.as_deref().and_then(Session::pulse);
+        if since.stirred || counted.is_none() || counted != since.counted {
+            *since = SinceCheckpoint {
+                counted,
+                stirred: false,
+                holds: true,
+            };
+            self.checkpoint();
+            return;
+        }
+        if let Some(Err(error)) = self.dir.map(RunDir::show_life) {
+            tracing::debug!(%error, "a sign of life");
+        }
+        if std::mem::take(&mut since.holds) {
+            self.come_to_rest();
+        }
+    }
+
     /// It has come to rest: what loading, reading and telling took is not wanted soon.
-    pub(crate) fn come_to_rest(&mut self) {
+    fn come_to_rest(&mut self) {
         if let Some(session) = self.session.as_deref_mut() {
             session.look_away();
         }

@@ -14,9 +14,8 @@ use crate::control::Judged;
 use crate::orphan::described;
 use crate::resolv::{Resolving, Views};
 use crate::run::Setup;
-use crate::state::RunDir;
 use crate::story::{End, wall_ns};
-use crate::supervise::{Beside, CHECKPOINT, HEARTBEAT, Place, Supervision, Told};
+use crate::supervise::{Beside, CHECKPOINT, HEARTBEAT, Place, SinceCheckpoint, Supervision, Told};
 use crate::{Ended, Notice, process};
 
 use super::{LOOK_AGAIN, READ_MOST};
@@ -227,7 +226,7 @@ impl Supervision<'_, '_> {
         let mut next_checkpoint = Instant::now() + CHECKPOINT;
         let (mut look, longest_look) = pace.look;
         let mut next_look = Instant::now() + look;
-        let (mut pulse, mut stirred, mut holds) = (None, true, true);
+        let mut since = SinceCheckpoint::default();
         let mut known = Resolving {
             servers: self.file.resolvers.clone(),
             search: self.file.search.clone(),
@@ -248,20 +247,8 @@ impl Supervision<'_, '_> {
                 next_beat = now + pace.beat;
             }
             if now >= next_checkpoint {
-                // Reading every table costs much more than being idle does.
-                let beats = self.session.as_deref().and_then(|session| session.pulse());
-                if stirred || beats.is_none() || beats != pulse || !pace.spares {
-                    (pulse, stirred, holds) = (beats, false, true);
-                    self.checkpoint();
-                } else {
-                    if let Some(Err(error)) = self.dir.map(RunDir::show_life) {
-                        tracing::debug!(%error, "a sign of life");
-                    }
-                    // It has come to rest, as a guard of a command does.
-                    if std::mem::take(&mut holds) {
-                        self.come_to_rest();
-                    }
-                }
+                since.stirred |= !pace.spares;
+                self.checkpoint_if_stirred(&mut since);
                 next_checkpoint = Instant::now() + CHECKPOINT;
             }
             if now >= next_look {
@@ -283,7 +270,7 @@ impl Supervision<'_, '_> {
                 next.saturating_duration_since(Instant::now()),
             );
             self.hear_lookups();
-            stirred |= self.take_events();
+            since.stirred |= self.take_events();
             self.hear();
             match asker.asked() {
                 Some(Asked::End) => return Over::Until(Until::Asked),
