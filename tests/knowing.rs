@@ -51,24 +51,7 @@ fn nobody_lies_in_the_name_of_a_stub() {
     let world = World::new("knowing_stub");
     let (inner, allowed) = (echo(&world, "inner"), echo(&world, "allowed"));
     let dns = world.dns(Zone::new().a("allowed.example", allowed.v4()));
-    let upstream = format!("--server={}", dns.address());
-    let _stub = world.start(&[
-        "dnsmasq",
-        "--no-daemon",
-        "--conf-file=/dev/null",
-        "--user=root",
-        "--pid-file=",
-        "--no-hosts",
-        "--no-resolv",
-        "--bind-interfaces",
-        "--listen-address=127.0.0.53",
-        &upstream,
-    ]);
-    world.resolv_conf("nameserver 127.0.0.53\n");
-    let began = Instant::now();
-    while world.run(&["getent", "hosts", "allowed.example"]).code != 0 {
-        assert!(began.elapsed() < Duration::from_secs(20), "no answer");
-    }
+    let _stub = world.stub(&dns, "allowed.example");
     let lie = knowing("lying-stub", inner.v4(), &["127.0.0.53"]);
     shown.outside(&world.run(&lie).says("reached"));
     for held in HELD {

@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -27,6 +27,8 @@ const PREFIX: &str = "bsl";
 const SWITCH: &str = "switch";
 /// Where the name server stands in every world.
 const DNS_NUMBER: u16 = 53;
+/// Until a stub answers.
+const STUB_PATIENCE: Duration = Duration::from_secs(20);
 
 static WORLDS: AtomicU32 = AtomicU32::new(0);
 
@@ -120,6 +122,29 @@ impl World {
         let node = self.join("dns", DNS_NUMBER);
         self.resolv_conf(&format!("nameserver {}\n", node.v4()));
         Dns::start(&node, zone)
+    }
+
+    /// Start a stub at 127.0.0.53 that asks this name server, have the host ask it, and wait until it answers for `name`.
+    pub fn stub(&self, dns: &Dns, name: &str) -> Running {
+        let upstream = format!("--server={}", dns.address());
+        let stub = self.start(&[
+            "dnsmasq",
+            "--no-daemon",
+            "--conf-file=/dev/null",
+            "--user=root",
+            "--pid-file=",
+            "--no-hosts",
+            "--no-resolv",
+            "--bind-interfaces",
+            "--listen-address=127.0.0.53",
+            &upstream,
+        ]);
+        self.resolv_conf("nameserver 127.0.0.53\n");
+        let began = Instant::now();
+        while self.run(&["getent", "hosts", name]).code != 0 {
+            assert!(began.elapsed() < STUB_PATIENCE, "the stub does not answer");
+        }
+        stub
     }
 
     /// Make the name server's machine without a server, for a test that brings a crooked one.
