@@ -246,12 +246,17 @@ fn a_socket_of_which_nobody_can_tell_whose_it_is_is_counted() {
         .world
         .start(&python(DAEMON, std::slice::from_ref(&denied)));
     near.wait_for("ready");
-    // Of which sockets are bound the kernel tells for one network namespace each, and the daemon's is none of the run's.
-    let daemon = python(DAEMON, std::slice::from_ref(&elsewhere));
+    // Of which sockets are bound the kernel tells for one network namespace each, and the daemon's is none of the run's. It takes
+    // datagrams: a connection has the name of its server on it, in the namespace of whoever connected, for as long as it is there.
+    let datagrams = |code: &str| code.replace("AF_UNIX)", "AF_UNIX, socket.SOCK_DGRAM)");
+    let receiver = datagrams(DAEMON)
+        .replace(" s.listen(64)", "")
+        .replace("accept()", "recv(9)");
+    let daemon = python(&receiver, std::slice::from_ref(&elsewhere));
     let alone = ["unshare", "-n"].map(str::to_owned);
     let mut daemon = host.world.start(&[&alone[..], &daemon].concat());
     daemon.wait_for("ready");
-    let client = python(CLIENT, std::slice::from_ref(&elsewhere));
+    let client = python(&datagrams(CLIENT), std::slice::from_ref(&elsewhere));
     let policy = "mode: enforce\nrules:\n  - deny: unix:DIR/sockets/denied\n";
     let run = host.guard(policy).run(&client).exits(0);
     assert_eq!(told(&run)[&elsewhere], "reached");
