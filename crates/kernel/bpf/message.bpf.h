@@ -187,7 +187,11 @@ static __always_inline void bs_claim_here(struct bs_message *m, struct bs_socket
 			a->rule = st->rule;
 		}
 	}
-	bs_claim_move(st, a);
+	/* A later request for another host: an attempt of its own, beside the flow that the connection is. */
+	if (st->claim != BS_CLAIM_REQUEST)
+		bs_claim_move(st, a);
+	else if (!bs_is_flow_of(st, a))
+		bs_record(a);
 }
 
 /* What a proxy is asked for. */
@@ -369,9 +373,8 @@ static __always_inline int bs_message_judge(struct sk_msg_md *msg, struct bs_mes
 		bpf_msg_apply_bytes(msg, m->head.tail);
 		return SK_PASS;
 	}
-	/* A server's connection has one name, but a proxy may be asked for its own pages first. Where what is not allowed is
-	 * denied, each request is read. */
-	if (!m->head.elsewhere && (m->head.tls || !policies[m->attempt.generation & 1].default_deny))
+	/* What TLS encrypts has one name. Each request may be for another host than the one before, or be a proxy's. */
+	if (m->head.tls)
 		return bs_claim_done(msg, st);
 	whole = m->head.length + m->head.tail;
 	if (m->head.endless || whole > 0xffffffff)
@@ -480,9 +483,6 @@ static __always_inline int bs_claim_leaves(struct __sk_buff *skb, struct bs_sock
 	if (!bs_sent_read(skb, m, at)) {
 		BS_COUNT(claims_unseen, 1);
 	} else {
-		/* What a proxy is asked for after that is not seen. */
-		if (m->head.tunnel || m->head.elsewhere)
-			BS_COUNT(claims_unseen, 1);
 		if (bs_claim_of(m, st)) {
 			if (m->head.names == BS_NAMES_NAME)
 				bs_name_keep(&m->head.read.name);
@@ -491,6 +491,9 @@ static __always_inline int bs_claim_leaves(struct __sk_buff *skb, struct bs_sock
 				st->claim = BS_CLAIM_CUT;
 			}
 		}
+		/* What is asked for after that is not seen. */
+		if (!m->head.tls && st->verdict != BS_DENY)
+			BS_COUNT(claims_unseen, 1);
 	}
 	barrier();
 	*(volatile __u64 *)&m->head.claimed = 0;

@@ -263,7 +263,7 @@ fn gaps(lens: &Lens<'_>, lost: u64, unnamed: u64) -> Vec<Gap> {
         (
             "claims_unseen",
             counters.claims_unseen,
-            "connections to inspected ports sent their first data on a way that is not seen (MPTCP; fast open or a send before the handshake was over, where no whole head left in one packet), so the names that they gave (TLS, HTTP) were not read; connect() judged them",
+            "connections to inspected ports sent their first data on a way that is not seen (MPTCP; fast open or a send before the handshake was over: a head that was not whole in one packet, and requests behind the first), so not all names that they gave (TLS, HTTP) were read; connect() judged them",
         ),
         (
             "claims_unread",

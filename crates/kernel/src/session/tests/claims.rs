@@ -124,7 +124,8 @@ fn what_goes_with_the_syn_is_read_too() {
         assert_eq!(held("good.test", true, true), 1);
         assert_eq!(held("evil.test", true, false), 2);
         let seen = wire.snapshot();
-        assert_eq!(seen.counters.claims_unseen, 0);
+        // What the one that passed may be asked for after that would not be read.
+        assert_eq!(seen.counters.claims_unseen, 1);
         assert_eq!(seen.counters.attempts, 3);
         let rows: u64 = seen.flows.iter().map(|row| row.attempts).sum();
         assert_eq!(rows, 3, "{:?}", seen.flows);
