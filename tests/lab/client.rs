@@ -70,6 +70,13 @@ pub fn claim(way: &str, address: impl ToString, port: u16, names: &[&str]) -> Ve
     line
 }
 
+/// The command that asks for one thing after the other on one connection (see `clients/asks.py`).
+pub fn asks(host: &str, port: u16, heads: &[&str]) -> Vec<String> {
+    let mut line = python("asks.py", [host.to_owned(), port.to_string()]);
+    line.extend(heads.iter().map(|&head| head.to_owned()));
+    line
+}
+
 /// The command that looks names up over TCP (see `clients/dns_tcp.py`).
 pub fn dns_tcp(arguments: &[&str]) -> Vec<String> {
     python(
