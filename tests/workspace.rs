@@ -36,6 +36,28 @@ const DIRECTION: &[(&str, &[&str])] = &[
 ];
 
 #[test]
+fn every_file_of_tests_is_a_target() {
+    let metadata = metadata();
+    let targets: BTreeSet<PathBuf> = metadata
+        .packages
+        .iter()
+        .flat_map(|package| &package.targets)
+        .map(|target| target.src_path.clone().into())
+        .collect();
+    let mut seen = 0;
+    for entry in fs::read_dir(root().join("tests")).unwrap() {
+        let path = entry.unwrap().path();
+        let main = path.join("main.rs");
+        let file = if main.exists() { main } else { path };
+        if file.extension().is_some_and(|it| it == "rs") {
+            assert!(targets.contains(&file), "{} runs never", file.display());
+            seen += 1;
+        }
+    }
+    assert!(seen > 30, "{seen}");
+}
+
+#[test]
 fn crates_depend_in_one_direction_only() {
     let allowed: BTreeMap<&str, BTreeSet<&str>> = DIRECTION
         .iter()
