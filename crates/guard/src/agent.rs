@@ -4,7 +4,6 @@
 //! descriptor and looked at; nothing is started, written or read with root's rights because a caller said so, but what a run
 //! keeps of itself. Why so, and what follows from it: docs/decisions/0026-agent.md.
 
-use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -12,14 +11,10 @@ use std::os::unix::fs::{
     DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
 };
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{SyncSender, sync_channel};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
 
-use blackstart_core::agent::{MAX_ORDER, Order, Word, read_order, read_packet};
-use blackstart_core::policy::UnitPattern;
+use blackstart_core::agent::Order;
 use blackstart_kernel::spawn::Signals;
 use blackstart_kernel::{Tracer, keep_memory_together};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -30,19 +25,20 @@ use rustix::net::{
 use rustix::process::{Gid, Signal, umask};
 
 use crate::refusal::{Cause, Refusal};
-use crate::run::hosted::{Shared, host};
-use crate::run::spare::Spare;
 use crate::{Notice, Request};
 use caller::Caller;
+use calls::{attend, say_refused};
 use hearts::Hearts;
-use reply::{Judging, Reply};
-use take_up::Taken;
+use office::{Call, Office, locked, make_ahead};
+use reply::Judging;
 use units::{Parting, Rules, Watch};
-use wire::{Link, read_sealed};
+use wire::Link;
 
 pub(crate) mod asking;
 pub(crate) mod caller;
+mod calls;
 pub(crate) mod hearts;
+mod office;
 pub(crate) mod reply;
 mod restart;
 mod resumed;
@@ -55,14 +51,6 @@ const CALLS_MOST: usize = 1024;
 const CALLS_OF_ONE: usize = 256;
 /// Calls that wait to be taken.
 const BACKLOG: i32 = 128;
-/// How long a caller may take with a word, and with hearing one.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// A caller does not wait for what is made ahead for the next one.
-const AHEAD: Duration = Duration::from_millis(20);
-/// An order beyond this is read while no other such is.
-const LARGE: usize = 1 << 20;
-/// How long what was made ahead may take to be taken down, at the end.
-const LAST_PATIENCE: Duration = Duration::from_secs(5);
 /// How long a thread's stack is; what it does not use takes no memory.
 const STACK: usize = 1 << 20;
 
@@ -185,93 +173,6 @@ pub type Resolve = dyn Fn(Wanted) -> Result<(Request, Judging), Vec<String>> + S
 /// Who is told.
 pub type Tell = dyn Fn(Event) + Send + Sync;
 
-/// What all threads share.
-struct Office {
-    post: Post,
-    resolve: Box<Resolve>,
-    tell: Box<Tell>,
-    /// How many calls each user has open.
-    calls: Mutex<HashMap<u32, usize>>,
-    /// Guards that were made ahead, each with the thread that holds it.
-    ahead: Mutex<Vec<SyncSender<Call>>>,
-    /// How many are being made, wait, or are being taken down again.
-    spare: Mutex<usize>,
-    /// That has changed.
-    fewer: Condvar,
-    /// No more of them are made.
-    closing: AtomicBool,
-    /// Held while a large order is read.
-    large: Mutex<()>,
-    /// Runs of an earlier agent.
-    taken: Taken,
-    stir: Stir,
-    /// Which units are guarded by rules.
-    patterns: Vec<UnitPattern>,
-    /// What all guards hear of the host's processes by; none where each has its own.
-    tracer: Option<Arc<Tracer>>,
-    /// What says for them that they live; none where each does.
-    hearts: Option<Arc<Hearts>>,
-}
-
-/// A call, until it is over.
-struct Call {
-    link: Link,
-    caller: Caller,
-    office: Arc<Office>,
-}
-
-impl Drop for Call {
-    fn drop(&mut self) {
-        let mut calls = locked(&self.office.calls);
-        if let Some(count) = calls.get_mut(&self.caller.uid) {
-            *count -= 1;
-            if *count == 0 {
-                calls.remove(&self.caller.uid);
-            }
-        }
-    }
-}
-
-impl Office {
-    /// Take down what waits for nobody any more. Runs go on.
-    fn close(&self) {
-        self.closing.store(true, Ordering::Relaxed);
-        // Whoever waits for a call hears that none will come.
-        locked(&self.ahead).clear();
-        let spare = locked(&self.spare);
-        let left = self
-            .fewer
-            .wait_timeout_while(spare, LAST_PATIENCE, |left| *left > 0);
-        if left.is_ok_and(|(left, _)| *left > 0) {
-            tracing::info!("a sweep takes down what was made ahead");
-        }
-    }
-}
-
-/// One guard that was made ahead, or is being made; until it is somebody's, or is no more.
-struct Ahead(Arc<Office>);
-
-impl Ahead {
-    fn begin(office: &Arc<Office>) -> Option<Self> {
-        if office.closing.load(Ordering::Relaxed) {
-            return None;
-        }
-        *locked(&office.spare) += 1;
-        Some(Self(Arc::clone(office)))
-    }
-}
-
-impl Drop for Ahead {
-    fn drop(&mut self) {
-        *locked(&self.0.spare) -= 1;
-        self.0.fewer.notify_all();
-    }
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// Take calls until somebody asks for the end. Guards stay where they are: the next agent takes them up. What is guarded by one
 /// of the `rules` is let go of, unless this agent is to be replaced by another: where systemd restarts its unit, and after SIGUSR1.
 pub fn serve(
@@ -311,22 +212,14 @@ pub fn serve(
         )));
     });
     let hearts = Hearts::start().inspect_err(|error| tracing::warn!(%error, "hearts"));
-    let office = Arc::new(Office {
+    let office = Arc::new(Office::open(
         post,
         resolve,
         tell,
-        calls: Mutex::default(),
-        ahead: Mutex::default(),
-        spare: Mutex::default(),
-        fewer: Condvar::new(),
-        closing: AtomicBool::new(false),
-        large: Mutex::default(),
-        taken: Taken::default(),
-        stir: Stir::start(),
-        patterns: patterns.unwrap_or_default(),
-        tracer: tracer.ok(),
-        hearts: hearts.ok(),
-    });
+        patterns.unwrap_or_default(),
+        tracer.ok(),
+        hearts.ok(),
+    ));
     take_up::of_callers(&office);
     let units = match watch.map(|watch| watch.start(&office)) {
         Some((units, first)) => {
@@ -500,232 +393,5 @@ fn receive(office: &Arc<Office>, socket: OwnedFd) {
         .spawn(move || attend(&rest, None));
     if let Err(error) = started {
         (office.tell)(Event::Warning(format!("a call has no thread: {error}")));
-    }
-}
-
-/// Make a guard for a call to come, in the thread that will look after it: what the kernel's tables are reached by does not
-/// change threads.
-fn make_ahead(office: &Arc<Office>) {
-    let Some(ahead) = Ahead::begin(office) else {
-        return;
-    };
-    let own = Arc::clone(office);
-    let started = thread::Builder::new()
-        .name("guard".to_owned())
-        .stack_size(STACK)
-        .spawn(move || {
-            let spare = match Spare::make(&own.post.state_dir, own.tracer.as_ref()) {
-                Ok(spare) => spare,
-                Err(refusal) => return (own.tell)(Event::Warning(refusal.to_string())),
-            };
-            let (thread, calls) = sync_channel(1);
-            {
-                let mut waiting = locked(&own.ahead);
-                if own.closing.load(Ordering::Relaxed) {
-                    drop(thread);
-                } else {
-                    waiting.push(thread);
-                    (own.tell)(Event::Spares(waiting.len()));
-                }
-            }
-            match calls.recv() {
-                Ok(call) => {
-                    drop((ahead, own));
-                    attend(&call, Some(spare));
-                }
-                Err(_) => spare.discard(),
-            }
-        });
-    if let Err(error) = started {
-        (office.tell)(Event::Warning(format!("no guard is made ahead: {error}")));
-    }
-}
-
-/// Hear what a caller wants, and do it.
-fn attend(call: &Call, spare: Option<Spare>) {
-    let had_one = spare.is_some();
-    let mut spare = spare;
-    if let Err(refusal) = hear(call, &mut spare) {
-        say_refused(&call.link, &refusal.what, &refusal.why, &refusal.remedy);
-        (call.office.tell)(Event::Refused {
-            caller: Some((call.caller.uid, call.caller.pid)),
-            why: Why::Run(refusal.cause),
-            text: refusal.to_string(),
-        });
-    }
-    if let Some(unused) = spare {
-        unused.discard();
-        if had_one {
-            make_ahead(&call.office);
-        }
-    }
-}
-
-fn hear(call: &Call, spare: &mut Option<Spare>) -> Result<(), Refusal> {
-    let (link, office) = (&call.link, &call.office);
-    let io = |error: io::Error| not_understood(error.to_string());
-    link.set_patience(Some(PATIENCE), Some(PATIENCE))
-        .map_err(io)?;
-    let Some(mut packet) = link.receive().map_err(io)? else {
-        // It only looked whether somebody is here.
-        return Ok(());
-    };
-    let word = read_packet(&packet.octets).map_err(not_understood)?;
-    match (word, packet.descriptors.pop()) {
-        (Word::Run {}, Some(file)) => guard(call, file, spare),
-        (Word::Run {}, None) => Err(not_understood(
-            "no file with an order came along".to_owned(),
-        )),
-        (Word::Report { run, ended }, None) => {
-            take_up::report(office, link, &call.caller, &run, ended)
-        }
-        (Word::Listen { run }, None) => take_up::listen(office, link, &call.caller, &run),
-        _ => Err(not_understood("a run was to be asked for first".to_owned())),
-    }
-}
-
-fn not_understood(why: String) -> Refusal {
-    Refusal {
-        cause: Cause::Request,
-        what: "the agent does not understand its caller".to_owned(),
-        why,
-        remedy: String::new(),
-    }
-}
-
-#[inline(never)]
-fn order_in(file: OwnedFd, office: &Office) -> Result<Order, String> {
-    let length = rustix::fs::fstat(&file)
-        .map_err(|error| error.to_string())?
-        .st_size;
-    let large = usize::try_from(length).unwrap_or(usize::MAX) > LARGE;
-    let _alone = large.then(|| locked(&office.large));
-    let octets = read_sealed(file, MAX_ORDER).map_err(|error| error.to_string())?;
-    read_order(&octets)
-}
-
-/// What the order in a file means. On the heap: what lies on the stack from here on does so as long as the run goes on.
-#[inline(never)]
-fn meant(call: &Call, file: OwnedFd) -> Result<(Box<Request>, Box<Judging>), Refusal> {
-    let (caller, office) = (&call.caller, &call.office);
-    let wanted = Wanted {
-        order: order_in(file, office).map_err(not_understood)?,
-        uid: caller.uid,
-        rule: units::rule_over(&office.patterns, caller.pid),
-    };
-    match (office.resolve)(wanted) {
-        Ok((request, judging)) => Ok((Box::new(request), Box::new(judging))),
-        Err(wrong) => Err(Refusal {
-            cause: Cause::Request,
-            what: "the agent refuses this run".to_owned(),
-            why: wrong.join("\n"),
-            remedy: String::new(),
-        }),
-    }
-}
-
-/// Guard a command for its caller, up to its end.
-fn guard(call: &Call, file: OwnedFd, spare: &mut Option<Spare>) -> Result<(), Refusal> {
-    let (caller, office) = (&call.caller, &call.office);
-    let (request, judging) = meant(call, file)?;
-    let refill = spare.is_some();
-    let mut began = |run: &str, pid: i32| {
-        (office.tell)(Event::Began {
-            run: run.to_owned(),
-            uid: caller.uid,
-            pid,
-        });
-        if refill {
-            let office = Arc::clone(office);
-            let later = thread::Builder::new()
-                .name("ahead".to_owned())
-                .spawn(move || {
-                    thread::sleep(AHEAD);
-                    make_ahead(&office);
-                });
-            if let Err(error) = later {
-                tracing::warn!(%error, "no guard is made ahead");
-            }
-        }
-    };
-    let over = host(
-        &request,
-        caller,
-        &call.link,
-        spare.take(),
-        Shared {
-            tracer: office.tracer.as_ref(),
-            hearts: office.hearts.as_deref(),
-        },
-        judging,
-        &mut began,
-    );
-    let over = over.inspect_err(|_| {
-        if refill {
-            make_ahead(office);
-        }
-    })?;
-    (office.tell)(Event::Over {
-        run: over.id,
-        record: over.record,
-        finished: over.finished,
-    });
-    Ok(())
-}
-
-fn say_refused(link: &Link, what: &str, why: &str, remedy: &str) {
-    let mut why = why.to_owned();
-    let packet = loop {
-        let said = Reply::Refused {
-            what: what.to_owned(),
-            why: why.clone(),
-            remedy: remedy.to_owned(),
-        };
-        match said.packet() {
-            None if !why.is_empty() => {
-                let mut half = why.len() / 2;
-                while !why.is_char_boundary(half) {
-                    half -= 1;
-                }
-                why.truncate(half);
-            }
-            other => break other,
-        }
-    };
-    if let Some(packet) = packet {
-        let _ = link.try_send(&packet);
-    }
-}
-
-/// Moving a process between cgroups waits until every program and fork that began before has ended, some 10 ms, and for a few
-/// more milliseconds then nobody waits. So something is moved to where it is already, as soon as somebody calls: when
-/// the command's process comes, that time is over.
-struct Stir(SyncSender<()>);
-
-impl Stir {
-    fn start() -> Self {
-        let (wanted, received) = sync_channel(1);
-        let started = thread::Builder::new()
-            .name("stir".to_owned())
-            .spawn(move || {
-                let own = crate::cgroup::own_procs();
-                let pid = std::process::id().to_string();
-                while received.recv().is_ok() {
-                    if let Ok(own) = &own
-                        && let Err(error) = fs::write(own, &pid)
-                    {
-                        tracing::debug!(%error, "stir");
-                    }
-                }
-            });
-        if let Err(error) = started {
-            tracing::debug!(%error, "stir");
-        }
-        Self(wanted)
-    }
-
-    fn now(&self) {
-        // Asked for already, if there is no room.
-        let _ = self.0.try_send(());
     }
 }

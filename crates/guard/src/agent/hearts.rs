@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use blackstart_kernel::Heart;
 
-use super::{STACK, locked};
+use super::STACK;
+use super::office::locked;
 
 /// Well within the three seconds after which the kernel takes a supervisor for dead, the moment in which one begins to wait included.
 const HEARTBEAT: Duration = Duration::from_secs(1);

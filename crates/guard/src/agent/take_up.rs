@@ -18,9 +18,10 @@ use blackstart_core::agent::End;
 use blackstart_core::report::Report;
 use rustix::pipe::{PipeFlags, pipe_with};
 
+use super::Event;
+use super::office::{Office, locked};
 use super::resumed::Resumed;
 use super::units::First;
-use super::{Event, Office, locked};
 use crate::AtEnd;
 use crate::agent::caller::Caller;
 use crate::agent::reply::Reply;

@@ -16,7 +16,8 @@ use blackstart_core::policy::UnitPattern;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Resource, getrlimit, setrlimit};
 
-use super::{Event, Office, STACK, locked};
+use super::office::{Office, locked};
+use super::{Event, STACK};
 use crate::Request;
 use crate::cgroup::{Hierarchy, Tree};
 use crate::follow::slices::{Slices, Started, is_slice, unit_of};

@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 
 use super::{AGAIN, Counted, LOOP, Parting, Shared};
 use crate::Notice;
-use crate::agent::{AHEAD, Event, STACK, locked};
+use crate::agent::office::{AHEAD, locked};
+use crate::agent::{Event, STACK};
 use crate::cgroup::{Hierarchy, Target, Tree};
 use crate::follow::slices::Started;
 use crate::refusal::{Cause, Refusal};

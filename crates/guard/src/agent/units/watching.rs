@@ -15,7 +15,8 @@ use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::guards::{Handle, Line, Task, see_to};
 use super::{AGAIN, Counted, LOOP, Shared, look};
-use crate::agent::{Event, STACK, locked};
+use crate::agent::office::locked;
+use crate::agent::{Event, STACK};
 use crate::cgroup::{Hierarchy, Target, Tree, in_run};
 use crate::follow::slices::{Slices, Started};
 use crate::state::{RunDir, StateDir};
