@@ -5,6 +5,7 @@
 //! BPF map by name. What it hands out are the plain types of `blackstart-core`.
 
 mod abi;
+mod complaint;
 mod error;
 mod event;
 mod fill;

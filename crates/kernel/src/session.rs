@@ -1,9 +1,7 @@
 //! One run's programs and maps: load, attach, pin, read, remove.
 
-use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fs;
-use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -11,11 +9,12 @@ use std::sync::Arc;
 
 use blackstart_core::record::{Counters, DelegateRow, Row, SubjectId, SubjectRow, Verdict};
 use blackstart_core::report::Mode;
-use blackstart_core::tables::{Tables, Uses};
-use libbpf_rs::skel::{OpenSkel as _, Skel as _, SkelBuilder as _};
+use blackstart_core::tables::Tables;
+use libbpf_rs::skel::{OpenSkel as _, Skel as _};
 use libbpf_rs::{Link, MapCore, MapFlags, MapHandle};
 
 use crate::abi;
+use crate::complaint::{load_error, say};
 use crate::fill::{NameKeys, Offsets, PolicyRows, words};
 use crate::memory::give_back_memory;
 use crate::probe;
@@ -23,12 +22,13 @@ use crate::read::Record;
 use crate::tracer::{Enrolled, Tracer};
 use crate::{Error, ErrorKind};
 use events::View;
-use feature::{attach_one, is_of};
+use feature::attach_one;
 use forward::{Listening, Unwritten};
 use found::Known;
 use known::{known_addresses, write_known};
 use live::Live;
 use maps::Maps;
+use object::{note_refusals, opened, set_constants, share, spared};
 use reload::{Room, SPARE_FIXED, write_policy};
 
 pub use feature::Feature;
@@ -45,6 +45,7 @@ mod known;
 mod live;
 mod maps;
 mod moved;
+mod object;
 mod orphan;
 mod reload;
 mod resume;
@@ -552,126 +553,6 @@ impl Session {
             None => Ok(()),
         }
     }
-}
-
-/// The object, from which the programs of `features` are to be loaded.
-fn opened(
-    features: &BTreeSet<Feature>,
-    forwards: bool,
-) -> Result<abi::OpenBlackstartSkel<'static>, Error> {
-    // The skeleton borrows this for its whole life, and a process supervises one run: it is never given back.
-    let storage = Box::leak(Box::new(MaybeUninit::uninit()));
-    let mut open = abi::BlackstartSkelBuilder::default()
-        .open(storage)
-        .map_err(|error| Error::caused(ErrorKind::Unsupported, "open the BPF object", error))?;
-    for mut program in open.open_object_mut().progs_mut() {
-        let spared = !forwards && forward::PEERS.iter().any(|name| program.name() == *name);
-        let wanted = features.iter().any(|feature| is_of(&program, *feature));
-        program.set_autoload(wanted && !spared);
-    }
-    open.maps
-        .data_types
-        .set_autocreate(false)
-        .map_err(|error| {
-            Error::caused(
-                ErrorKind::Unsupported,
-                "leave out the types' section",
-                error,
-            )
-        })?;
-    Ok(open)
-}
-
-/// Whether the host's processes are traced by a tracer of many, before the programs are loaded.
-fn share(open: &mut abi::OpenBlackstartSkel<'_>, enrolled: Option<&Enrolled>) -> Result<(), Error> {
-    let failed = |error| Error::caused(ErrorKind::Unsupported, "share a tracer", error);
-    let homes = &mut open.maps.bs_homes;
-    let Some(enrolled) = enrolled else {
-        return homes.set_autocreate(false).map_err(failed);
-    };
-    homes.reuse_fd(enrolled.homes()).map_err(failed)?;
-    let constants = open.maps.rodata_data.as_deref_mut();
-    let constants = constants.expect("the object has constants");
-    constants.shared = abi::bs_shared {
-        tracing: 1,
-        guard: enrolled.number(),
-    };
-    Ok(())
-}
-
-/// What is constant for the programs, before they are loaded.
-fn set_constants(
-    open: &mut abi::OpenBlackstartSkel<'_>,
-    keys: NameKeys,
-    spared: abi::bs_spared,
-    forwarder: Option<&Listening>,
-) {
-    let constants = open.maps.rodata_data.as_deref_mut();
-    let constants = constants.expect("the object has constants");
-    constants.config.name_key = keys.name;
-    constants.config.label_key = keys.label;
-    constants.config.multiplier = keys.multiplier;
-    constants.spared = spared;
-    constants.forward = forwarder.map_or_else(abi::zeroed, Listening::row);
-}
-
-/// Whether contacts that are recorded when they are over are to be told of those that were refused.
-fn note_refusals(open: &mut abi::OpenBlackstartSkel<'_>, features: &BTreeSet<Feature>) {
-    let over = [Feature::Contacts, Feature::ContactCalls];
-    let both = features.contains(&Feature::SocketNames)
-        && over.iter().any(|feature| features.contains(feature));
-    let constants = open.maps.rodata_data.as_deref_mut();
-    let constants = constants.expect("the object has constants");
-    constants.reach_noted = u32::from(both);
-}
-
-/// What a run's first programs go without: all that its policy does not use, and what only a change of policy needs.
-fn spared(uses: Uses, features: &BTreeSet<Feature>) -> abi::bs_spared {
-    let stays = features.iter().any(|feature| feature.judges_whole());
-    abi::bs_spared {
-        reload: 1,
-        processes: u32::from(!uses.processes && !stays),
-        prefixes: u32::from(!uses.prefixes),
-        sockets: u32::from(!uses.sockets && !stays),
-        refusals: u32::from(!uses.refusals),
-        expiry: u32::from(!uses.expiry),
-    }
-}
-
-thread_local! {
-    /// The last complaint of libbpf's: its errors carry a number only.
-    static COMPLAINT: RefCell<Option<String>> = const { RefCell::new(None) };
-}
-
-/// What libbpf says while it works goes to the log, verifier's complaints included.
-pub(crate) fn say(level: libbpf_rs::PrintLevel, text: String) {
-    let text = text.trim_end();
-    tracing::debug!(target: "libbpf", "{text}");
-    // A refused program's whole log comes as one text: not that, but the line that names it.
-    if level == libbpf_rs::PrintLevel::Warn && text.contains("failed") && text.lines().count() == 1
-    {
-        COMPLAINT.with(|last| {
-            last.borrow_mut()
-                .get_or_insert_with(|| text.trim_start_matches("libbpf: ").to_owned());
-        });
-    }
-}
-
-pub(crate) fn load_error(error: libbpf_rs::Error) -> Error {
-    let kind = match error.kind() {
-        libbpf_rs::ErrorKind::PermissionDenied if !rustix::process::geteuid().is_root() => {
-            ErrorKind::Permission
-        }
-        libbpf_rs::ErrorKind::PermissionDenied | libbpf_rs::ErrorKind::InvalidInput => {
-            ErrorKind::Verifier
-        }
-        _ => ErrorKind::Unsupported,
-    };
-    let doing = match COMPLAINT.with(RefCell::take) {
-        Some(complaint) => format!("load the BPF programs ({complaint})"),
-        None => "load the BPF programs".to_owned(),
-    };
-    Error::caused(kind, doing, error)
 }
 
 #[cfg(test)]

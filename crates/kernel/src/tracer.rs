@@ -19,7 +19,8 @@ use libbpf_rs::skel::{OpenSkel as _, Skel as _, SkelBuilder as _};
 use libbpf_rs::{MapCore as _, MapFlags, MapHandle, Object, libbpf_sys};
 
 use crate::abi::{TracerSkelBuilder, bs_tracer_room, value};
-use crate::session::{Feature, load_error, say};
+use crate::complaint::{load_error, say};
+use crate::session::Feature;
 use crate::{Error, ErrorKind};
 
 /// In the order in which they are attached: who knows a process hears of its end before who has it in its cgroup, since with that

@@ -16,14 +16,14 @@ use libbpf_rs::{MapCore, MapFlags, MapHandle, ProgramInput};
 use rustix::thread::{MembarrierCommand, membarrier};
 
 use crate::abi::{self, Plain};
+use crate::complaint::load_error;
 use crate::fill::{EDGES_BEHIND, Offsets, PolicyRows, Rows, place_edges};
 use crate::read::name_of;
 use crate::{Error, ErrorKind, Session};
 
 use super::known::{known_addresses, write_known};
-use super::{
-    Feature, Live, Maps, Settings, claim, load_error, note_refusals, opened, set_constants, share,
-};
+use super::object::{note_refusals, opened, set_constants, share};
+use super::{Feature, Live, Maps, Settings, claim};
 
 /// Bound on the entries of tables that take memory for rows only.
 const PLENTY: u32 = 1 << 22;
