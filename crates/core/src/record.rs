@@ -326,6 +326,9 @@ pub struct Counters {
     /// Contacts with unix sockets that could not be given a row.
     #[serde(default)]
     pub delegates_lost: u64,
+    /// Calls of programs that follow processes and contacts which the kernel left out.
+    #[serde(default)]
+    pub hooks_skipped: u64,
     /// Sockets refused by their kind that could not be given a row.
     #[serde(default)]
     pub sockets_lost: u64,
@@ -373,6 +376,7 @@ impl Counters {
             dns_over_tcp,
             events_lost,
             delegates_lost,
+            hooks_skipped,
             sockets_lost,
             answers_forged,
             backstop,
@@ -397,6 +401,7 @@ impl Counters {
         self.dns_over_tcp += dns_over_tcp;
         self.events_lost += events_lost;
         self.delegates_lost += delegates_lost;
+        self.hooks_skipped += hooks_skipped;
         self.sockets_lost += sockets_lost;
         self.answers_forged += answers_forged;
         self.backstop += backstop;

@@ -14,6 +14,7 @@ pub mod peer;
 mod probe;
 mod read;
 pub mod session;
+mod skipped;
 pub mod spawn;
 pub mod support;
 mod tracer;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -291,12 +291,16 @@ impl Session {
                         error,
                     )
                 })?;
+                if feature.is_tracing() {
+                    self.record.skipped.watch(program.as_fd())?;
+                }
                 drop(programs);
                 self.links.push((*name, link));
             }
         }
         if let Some(enrolled) = &mut self.enrolled {
             if self.features.iter().any(|of| of.is_shared() && meant(*of)) {
+                enrolled.watch(&mut self.record.skipped)?;
                 enrolled.call(skeleton.object(), &self.maps.bs_processes)?;
             }
             enrolled.live_in(id)?;
@@ -318,7 +322,9 @@ impl Session {
     /// from being given back: hold all of it by new handles, which lie together.
     fn hold_anew(&mut self) -> Result<(), Error> {
         let maps = self.maps.again()?;
-        self.record = Record::new(|name| maps.hold(name))?;
+        let mut record = Record::new(|name| maps.hold(name))?;
+        record.skipped = std::mem::take(&mut self.record.skipped);
+        self.record = record;
         self.maps = maps;
         for (name, link) in &mut self.links {
             let Some(path) = link.pin_path() else {
@@ -525,6 +531,7 @@ impl Session {
     /// Take the programs off, so that nothing more is judged or counted; the record stays readable.
     pub fn detach(&mut self) -> Result<(), Error> {
         let mut failed = self.enrolled.as_mut().map_or(Ok(()), Enrolled::leave);
+        self.record.skipped.end();
         for (name, link) in std::mem::take(&mut self.links) {
             // At once, where the kernel can (a cgroup's links): the last reference may go a moment later.
             let _ = link.detach();

@@ -21,6 +21,7 @@ use libbpf_rs::{MapCore as _, MapFlags, MapHandle, Object, libbpf_sys};
 use crate::abi::{TracerSkelBuilder, bs_tracer_room, value};
 use crate::complaint::{load_error, say};
 use crate::session::Feature;
+use crate::skipped::Skipped;
 use crate::{Error, ErrorKind};
 
 /// In the order in which they are attached: who knows a process hears of its end before who has it in its cgroup, since with that
@@ -110,6 +111,7 @@ impl Tables {
 pub struct Tracer {
     tables: Tables,
     links: Vec<(&'static str, OwnedFd)>,
+    programs: Vec<OwnedFd>,
     /// Numbers of guards in this process.
     taken: Mutex<BTreeSet<u32>>,
 }
@@ -138,7 +140,7 @@ impl Tracer {
                 Error::caused(ErrorKind::Io, format!("hold the map {name}"), error)
             })
         })?;
-        let mut links = Vec::new();
+        let (mut links, mut held_programs) = (Vec::new(), Vec::new());
         for name in PROGRAMS {
             let mut programs = skeleton.object_mut().progs_mut();
             let program = programs.find(|program| program.name() == name);
@@ -152,10 +154,15 @@ impl Tracer {
                 Error::caused(ErrorKind::Io, format!("hold the link of {name}"), error)
             })?;
             links.push((name, held));
+            let held = program.as_fd().try_clone_to_owned().map_err(|error| {
+                Error::caused(ErrorKind::Io, format!("hold the program {name}"), error)
+            })?;
+            held_programs.push(held);
         }
         Ok(Self {
             tables,
             links,
+            programs: held_programs,
             taken: Mutex::default(),
         })
     }
@@ -192,6 +199,12 @@ pub(crate) struct Enrolled {
 impl Enrolled {
     pub(crate) fn number(&self) -> u32 {
         self.number
+    }
+
+    /// Count what the kernel leaves out of the tracer from now on.
+    pub(crate) fn watch(&self, skipped: &mut Skipped) -> Result<(), Error> {
+        let mut programs = self.tracer.programs.iter();
+        programs.try_for_each(|program| skipped.watch(program.as_fd()))
     }
 
     /// Who knows which process, to be written by the guard's programs.
@@ -333,6 +346,13 @@ pub(crate) fn called_by_pinned(layout: &Path) -> BTreeSet<u32> {
         }
     }
     programs
+}
+
+/// Count what the kernel leaves out of a tracer that a guard has pinned in the directory of its layout.
+pub(crate) fn watch_pinned(skipped: &mut Skipped, layout: &Path) {
+    for (_, dir) in pinned(layout) {
+        skipped.watch_pinned(&dir, PROGRAMS);
+    }
 }
 
 /// Have a guard called no more that somebody has left behind, by what it has pinned in the directory of its layout. The pins

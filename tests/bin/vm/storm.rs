@@ -24,9 +24,11 @@ const SECONDS: &str = "40";
 const DEADLINE: Duration = Duration::from_secs(240);
 /// A storm in which nobody takes a processor from anybody shows nothing.
 const PREEMPTED: u64 = 1_000;
+/// What the kernel did not call the guard for.
+const SKIPPED: &str = "hooks_skipped";
 /// Gaps that a storm has: nobody gave the denied addresses, and to so many refused lookups not each has its final answer, or
-/// in time.
-const EXPECTED: [&str; 3] = ["answers", "answers_unasked", "unnamed_addresses"];
+/// in time; and what follows processes is itself preempted, from 7.0 on.
+const EXPECTED: [&str; 4] = ["answers", "answers_unasked", SKIPPED, "unnamed_addresses"];
 
 /// Play it; a report has gaps of these kinds.
 pub(crate) fn under_full_preemption(gaps: &[&str]) -> ExitCode {
@@ -135,7 +137,18 @@ fn accounted(run: &Ended, counts: &Counts, gaps: &BTreeSet<String>) {
         .iter()
         .filter(|one| matches!(one.argv.get(1).map(String::as_str), Some("gust" | "breeze")))
         .count();
-    assert_eq!(blown as u64, counts.processes, "processes in the record");
+    // Where the kernel did not call the guard for an exec, that is counted.
+    let skipped = coverage.gaps.iter().find(|gap| gap.kind == SKIPPED);
+    let skipped = skipped.map_or(0, |gap| gap.count);
+    println!(
+        "storm: {blown} of {} processes known, {skipped} calls left out",
+        counts.processes
+    );
+    let unknown = counts.processes - blown as u64;
+    assert!(
+        unknown <= skipped,
+        "{unknown} processes are not in the record"
+    );
     let mut named = own_gaps(report);
     for expected in EXPECTED {
         named.remove(expected);

@@ -187,6 +187,11 @@ fn gaps(lens: &Lens<'_>, lost: u64, unnamed: u64) -> Vec<Gap> {
             "processes could not be recorded: the process table was full; what they did has no process",
         ),
         (
+            "hooks_skipped",
+            counters.hooks_skipped,
+            "calls of programs that follow processes and unix sockets were left out by the kernel, which calls each once at a time on a processor: a process may be told, and judged, as the program that it was before, and a contact may be missing",
+        ),
+        (
             "queries_lost",
             counters.queries_lost,
             "lookups were judged, but could not be listed: the lookup table was full",

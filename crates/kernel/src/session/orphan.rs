@@ -5,9 +5,17 @@ use std::path::Path;
 
 use blackstart_core::record::Row;
 
-use super::{LAYOUT, layout_dir};
+use super::{Feature, LAYOUT, layout_dir};
 use crate::read::Record;
 use crate::{Error, ErrorKind, tracer};
+
+/// Count what the kernel leaves out of what is pinned in the directory of a layout.
+pub(super) fn watch_pinned(record: &mut Record, layout: &Path) {
+    let traced = Feature::ALL.into_iter().filter(|it| it.is_tracing());
+    let names = traced.flat_map(|feature| feature.programs().iter().copied());
+    record.skipped.watch_pinned(layout, names);
+    tracer::watch_pinned(&mut record.skipped, layout);
+}
 
 /// A run whose supervisor is gone: its pinned maps, read by another process.
 pub struct Orphan {
@@ -30,9 +38,9 @@ impl Orphan {
                 ),
             ));
         }
-        Ok(Self {
-            record: Record::pinned(&layout)?,
-        })
+        let mut record = Record::pinned(&layout)?;
+        watch_pinned(&mut record, &layout);
+        Ok(Self { record })
     }
 
     /// Hand the record to `each`, row by row.

@@ -15,6 +15,7 @@ use super::events::View;
 use super::forward::{Listening, Unwritten};
 use super::live::Live;
 use super::maps::Maps;
+use super::orphan::watch_pinned;
 use super::reload::Room;
 use super::{LeftOut, Session, layout_dir};
 use crate::abi;
@@ -52,7 +53,8 @@ impl Session {
         };
         let constants = constants(&find("rodata")?)?;
         let maps = Maps::by_name(find)?;
-        let record = Record::new(find)?;
+        let mut record = Record::new(find)?;
+        watch_pinned(&mut record, &layout);
         let live = Live::new(&maps.bss)?;
         let view = View::of(&maps.bs_events)?;
         let named = |feature: &Feature| features.iter().any(|name| name == feature.name());

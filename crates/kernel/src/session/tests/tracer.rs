@@ -11,7 +11,7 @@ use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
 use super::command::{ended, started};
 use super::wire::{Wire, need_root};
-use crate::{Orphan, Tracer};
+use crate::{Orphan, Session, Tracer};
 
 /// Run a shell in there to its end.
 fn play(cgroup: BorrowedFd<'_>, script: &str) {
@@ -94,6 +94,33 @@ fn who_knows_a_process_that_lives_with_another_guard_hears_of_it() {
             told(seen)
         );
     }
+}
+
+#[test]
+fn what_follows_processes_is_asked_what_was_left_out() {
+    need_root();
+    let each = |session: &Session| session.record.skipped.told();
+    let mut alone = Wire::traced(None);
+    let own = each(&alone.session);
+    assert_eq!(own, [Some(0); 4], "fork, exec, exit and move");
+    alone.session.detach().unwrap();
+    assert_eq!(each(&alone.session), []);
+    assert_eq!(alone.snapshot().counters.hooks_skipped, 0);
+
+    let mounted = tempfile::tempdir().unwrap();
+    mount("bpf", mounted.path(), "bpf", MountFlags::empty(), None).unwrap();
+    let pins = mounted.path().join("run");
+    fs::create_dir(&pins).unwrap();
+    let tracer = Arc::new(Tracer::load().unwrap());
+    let mut wire = Wire::traced(Some(&tracer));
+    let shared = each(&wire.session);
+    assert!(shared.len() > own.len() && shared.iter().all(Option::is_some));
+    wire.session.pin(&pins).unwrap();
+    let features = wire.session.features();
+    wire.session = Session::resume(&pins, &features, 0).unwrap();
+    assert_eq!(each(&wire.session).len(), shared.len());
+    Orphan::remove(&pins).unwrap();
+    unmount(mounted.path(), UnmountFlags::empty()).unwrap();
 }
 
 #[test]
