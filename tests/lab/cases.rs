@@ -249,7 +249,7 @@ pub const CASES: [Case; 70] = [
     )
     .besides(&[
         (
-            "crates/cli/src/resolve.rs",
+            "crates/cli/src/resolve/tests.rs",
             "a_policy_in_the_tree_that_is_deployed_is_remarked",
         ),
         (

@@ -38,14 +38,18 @@ impl Skipped {
         dir: &Path,
         names: impl IntoIterator<Item = &'a str>,
     ) {
-        for name in names {
-            let link = Link::open(dir.join(format!("link_{name}")));
+        let pins = names
+            .into_iter()
+            .map(|name| dir.join(format!("link_{name}")));
+        // Most runs have only some of them, and libbpf complains of each that is not there.
+        for pin in pins.filter(|pin| pin.exists()) {
+            let link = Link::open(&pin);
             let program = link
                 .and_then(|link| link.info())
                 .and_then(|about| Program::fd_from_id(about.prog_id));
-            // Most runs have only some of them.
-            if let Ok(program) = program {
-                self.programs.push((program, 0));
+            match program {
+                Ok(program) => self.programs.push((program, 0)),
+                Err(error) => tracing::debug!(%error, "the program of {}", pin.display()),
             }
         }
     }
