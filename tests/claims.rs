@@ -199,6 +199,14 @@ fn each_request_of_a_connection_is_read() {
     let run = world.guard().policy(DENY).run(&asked).exits(0);
     let flows = named(&run, &cdn);
     assert_eq!(flows, [docs, (Some("other.example"), false, 2)].into());
+    // However long what belongs to a request is, the next one begins behind it.
+    let long = "POST / HTTP/1.1\\r\\nHost: docs.example\\r\\nContent-Length: 5000000\\r\\n\\r\\n";
+    for (last, told) in [(&allowed, "answered\n"), (&denied, "EACCES\n")] {
+        let asked = asks(&address, 80, &[long, "body:5000000", last]);
+        let run = world.guard().policy(DENY).run(&asked).exits(0);
+        assert_eq!(run.ended.stdout, format!("answered\nanswered\n{told}"));
+        assert!(run.gaps().is_empty(), "{:?}", run.gaps());
+    }
     // Another protocol from there on, or a body of which nobody knows where it ends: what comes then is unread, and that is told.
     let upgrade = "GET / HTTP/1.1\\r\\nHost: docs.example\\r\\nUpgrade: other\\r\\n\\r\\n";
     let asked = asks(&address, 80, &[upgrade, &denied]);
