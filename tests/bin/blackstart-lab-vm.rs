@@ -44,6 +44,7 @@ fn main() -> ExitCode {
         ["connect", host, port] => client::connect(host, port),
         ["claim", way, address, port, name] => client::claim(way, address, port, name),
         ["unix", path] => client::unix(path),
+        ["sctp"] => client::sctp(),
         ["datagram", address, port] => client::datagram(address, port),
         ["storm", seconds] => gust::storm(seconds),
         ["gust", way, kind, number, seconds] => gust::gust(way, kind, number, seconds),

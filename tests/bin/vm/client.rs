@@ -7,6 +7,8 @@ use std::os::unix::net::{SocketAddr as SocketName, UnixStream};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use rustix::net::{AddressFamily, SocketType};
+
 /// A resolver that gets no answer tells after this long; nothing here waits longer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -37,6 +39,15 @@ pub(crate) fn claim(way: &str, address: &str, port: &str, name: &str) -> ExitCod
             stream.write_all(part)?;
         }
         Ok("said".to_owned())
+    })
+}
+
+/// Make a socket of SCTP (RFC 9260).
+pub(crate) fn sctp() -> ExitCode {
+    told(|| {
+        let protocol = Some(rustix::net::ipproto::SCTP);
+        rustix::net::socket(AddressFamily::INET, SocketType::STREAM, protocol)?;
+        Ok("made".to_owned())
     })
 }
 

@@ -364,6 +364,17 @@ fn contained() {
     let pinged = run(&["--no-contain"], policy, &["sh", "-c", ping]).fails();
     assert!(finding(&pinged, "denied_socket").ends_with(" ICMP socket"));
     pinged_it.refused(&pinged);
+    let of_sctp = case!(32, "SCTP");
+    let made = bare(&[LAB, "sctp"]);
+    if made.code == 0 {
+        let contained = run(&[], policy, &[LAB, "sctp"]).fails();
+        of_sctp.worked_outside().refused(&contained);
+        let loosely = run(&["--no-contain"], policy, &[LAB, "sctp"]).fails();
+        assert!(finding(&loosely, "denied_socket").ends_with(" SCTP socket"));
+        of_sctp.refused(&loosely);
+    } else {
+        println!("sctp: not on this kernel: {}", made.stdout.trim());
+    }
     // The command's own code, and its own signal.
     run(&[], policy, &["sh", "-c", "exit 7"]).exits(7);
     run(&[], policy, &["sh", "-c", "kill -TERM $$"]).exits(128 + 15);
