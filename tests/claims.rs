@@ -6,7 +6,7 @@ use std::time::Duration;
 use blackstart_core::report::{Attribution, Outcome, Verdict};
 use blackstart_lab::client::{asks, claim, reach};
 use blackstart_lab::shown::Shown;
-use blackstart_lab::{Guarded, Node, World, Zone, case};
+use blackstart_lab::{Guarded, World, Zone, case};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// "At once": a generous bound for a loaded test machine, far below any patience of TCP's.
@@ -160,59 +160,110 @@ fn a_request_is_read_however_it_is_sent() {
     }
 }
 
-/// What was tried there: by which name, whether it was refused, and how often.
-fn named<'r>(run: &'r Guarded, node: &Node) -> BTreeSet<(Option<&'r str>, bool, u64)> {
-    let flows = run.flows(node.v4()).into_iter();
-    flows
-        .map(|flow| {
-            let refused = flow.verdict == Verdict::Deny;
-            (flow.name.as_deref(), refused, flow.attempts)
-        })
-        .collect()
-}
-
 #[test]
-fn each_request_of_a_connection_is_read() {
+fn under_default_deny_each_request_of_a_connection_is_read_and_else_it_is_told() {
     let shown = case!(28, "the name in a later request of a connection");
+    let by_a_list = case!(
+        28,
+        "the name in a later request of a connection, by an allow-list"
+    );
     let world = World::new("claims_later");
     let cdn = world.node("cdn");
     cdn.tcp_echo(80);
-    world.dns(Zone::new());
+    let names = ["docs.example", "other.example", "github.com"];
+    world.dns(
+        names
+            .iter()
+            .fold(Zone::new(), |zone, name| zone.a(name, cdn.v4())),
+    );
     let head = |name: &str| format!("GET / HTTP/1.1\\r\\nHost: {name}\\r\\n\\r\\n");
+    let [docs, other, denied] = names.map(head);
     let body = "POST / HTTP/1.1\\r\\nHost: docs.example\\r\\nContent-Length: 4\\r\\n\\r\\nbody";
-    let (allowed, denied) = (head("docs.example"), head("github.com"));
-    let address = cdn.v4().to_string();
-    let asked = asks(&address, 80, &[&allowed, body, &allowed, &denied, &allowed]);
-    shown.outside(&world.run(&asked).says(&"answered\n".repeat(5)));
-    let told = format!("{}{}", "answered\n".repeat(3), "EACCES\n".repeat(2));
-    let run = world.guard().policy(DENY).run(&asked).exits(0).says(&told);
-    let flows = named(&run, &cdn);
-    let docs = (Some("docs.example"), false, 1);
-    assert_eq!(flows, [docs, (Some("github.com"), true, 1)].into());
-    assert!(run.gaps().is_empty(), "{:?}", run.gaps());
-    let coverage = &run.report().coverage;
-    assert_eq!((coverage.attempts, coverage.recorded), (2, 2));
-    shown.refused(&run);
-    // Who is told apart by its name is recorded by its name, each.
-    let other = head("other.example");
-    let asked = asks(&address, 80, &[&allowed, &other, &allowed, &other]);
-    let run = world.guard().policy(DENY).run(&asked).exits(0);
-    let flows = named(&run, &cdn);
-    assert_eq!(flows, [docs, (Some("other.example"), false, 2)].into());
+    let asked = |heads: &[&str]| asks("docs.example", 80, heads);
+    let lines = |answered: usize, refused: usize| {
+        format!(
+            "{}{}",
+            "answered\n".repeat(answered),
+            "EACCES\n".repeat(refused)
+        )
+    };
+    let all = asked(&[&docs, body, &docs, &denied, &docs]);
+    shown.outside(&world.run(&all).says(&lines(5, 0)));
+    by_a_list.outside(&world.run(&all));
+    let allows =
+        "mode: enforce\ndefault: deny\nrules:\n  - allow: docs.example\n  - allow: other.example\n";
+    // A lookup by every name, so that the address has them all.
+    let looked_up = |policy: &str, line: &[String]| {
+        let script = "for name in docs.example other.example github.com; do getent hosts $name >/dev/null; done; exec \"$@\"";
+        let shell = ["sh", "-c", script, "sh"].map(str::to_owned);
+        world
+            .guard()
+            .policy(policy)
+            .run(&[&shell[..], line].concat())
+            .exits(0)
+    };
+
+    let run = looked_up(allows, &all);
+    assert_eq!(run.ended.stdout, lines(3, 2));
+    let (of_docs, of_denied) = (
+        (Some("docs.example"), false, 1),
+        (Some("github.com"), true, 1),
+    );
+    let at_80 = |run: &Guarded| -> BTreeSet<(Option<String>, bool, u64)> {
+        let flows = run.flows(cdn.v4()).into_iter();
+        flows
+            .map(|flow| {
+                let refused = flow.verdict == Verdict::Deny;
+                (flow.name.clone(), refused, flow.attempts)
+            })
+            .collect()
+    };
+    let told = |expected: &[(Option<&str>, bool, u64)]| -> BTreeSet<_> {
+        let each = expected.iter();
+        each.map(|(name, refused, times)| (name.map(str::to_owned), *refused, *times))
+            .collect()
+    };
+    assert_eq!(at_80(&run), told(&[of_docs, of_denied]));
+    assert!(!run.gaps().contains("claims_later"), "{:?}", run.gaps());
+    by_a_list.refused(&run);
+    // Each is recorded by its own name.
+    let run = looked_up(allows, &asked(&[&docs, &other, &docs, &other]));
+    assert_eq!(
+        at_80(&run),
+        told(&[of_docs, (Some("other.example"), false, 2)])
+    );
     // However long what belongs to a request is, the next one begins behind it.
     let long = "POST / HTTP/1.1\\r\\nHost: docs.example\\r\\nContent-Length: 5000000\\r\\n\\r\\n";
-    for (last, told) in [(&allowed, "answered\n"), (&denied, "EACCES\n")] {
-        let asked = asks(&address, 80, &[long, "body:5000000", last]);
-        let run = world.guard().policy(DENY).run(&asked).exits(0);
-        assert_eq!(run.ended.stdout, format!("answered\nanswered\n{told}"));
-        assert!(run.gaps().is_empty(), "{:?}", run.gaps());
+    for (last, what) in [(&docs, lines(3, 0)), (&denied, lines(2, 1))] {
+        let run = looked_up(allows, &asked(&[long, "body:5000000", last]));
+        assert_eq!(run.ended.stdout, what);
     }
     // Another protocol from there on, or a body of which nobody knows where it ends: what comes then is unread, and that is told.
     let upgrade = "GET / HTTP/1.1\\r\\nHost: docs.example\\r\\nUpgrade: other\\r\\n\\r\\n";
-    let asked = asks(&address, 80, &[upgrade, &denied]);
-    let run = world.guard().policy(DENY).run(&asked).exits(0);
-    assert_eq!(run.ended.stdout, "answered\n".repeat(2));
+    let run = looked_up(allows, &asked(&[upgrade, &denied]));
+    assert_eq!(run.ended.stdout, lines(2, 0));
     assert!(run.gaps().contains("claims_unread"), "{:?}", run.gaps());
+
+    // By a deny-list the connection is let go after the first one.
+    let later = |run: &Guarded| {
+        let mut gaps = run.report().coverage.gaps.iter();
+        gaps.find(|gap| gap.kind == "claims_later")
+            .map(|gap| gap.count)
+    };
+    let run = looked_up(DENY, &all);
+    assert_eq!(run.ended.stdout, lines(5, 0));
+    assert_eq!(later(&run), Some(1));
+    shown.gap(&run, "claims_later");
+    let run = looked_up(DENY, &asked(&[long, "body:5000000"]));
+    // A piece of it may begin like a request.
+    assert!(later(&run).is_none_or(|count| count == 1), "{run:?}");
+    for (heads, count) in [(vec![&docs], None), (vec![&docs, &docs], Some(1))] {
+        let heads: Vec<_> = heads.into_iter().map(String::as_str).collect();
+        assert_eq!(later(&looked_up(DENY, &asked(&heads))), count);
+    }
+    // Two at once.
+    let both = format!("{docs}{denied}");
+    assert_eq!(later(&looked_up(DENY, &asked(&[&both]))), Some(1));
 }
 
 #[test]

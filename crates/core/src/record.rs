@@ -349,6 +349,9 @@ pub struct Counters {
     /// They could not be read.
     #[serde(default)]
     pub claims_unread: u64,
+    /// They went on with requests behind the one that was read.
+    #[serde(default)]
+    pub claims_later: u64,
     /// They named nobody.
     #[serde(default)]
     pub claims_unnamed: u64,
@@ -384,6 +387,7 @@ impl Counters {
             claims_full,
             claims_unseen,
             claims_unread,
+            claims_later,
             claims_unnamed,
             claims_hidden,
         } = other;
@@ -409,6 +413,7 @@ impl Counters {
         self.claims_full += claims_full;
         self.claims_unseen += claims_unseen;
         self.claims_unread += claims_unread;
+        self.claims_later += claims_later;
         self.claims_unnamed += claims_unnamed;
         self.claims_hidden += claims_hidden;
     }

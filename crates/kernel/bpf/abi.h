@@ -454,6 +454,7 @@ struct bs_counters {
 	__u64 claims_full;    /* no room to hold it */
 	__u64 claims_unseen;  /* what was sent first was sent before it could be read */
 	__u64 claims_unread;  /* neither TLS nor HTTP/1, or not to be read */
+	__u64 claims_later;   /* further requests came, behind the one that was read */
 	__u64 claims_unnamed; /* they named nobody */
 	__u64 claims_hidden;  /* they may have named another in what is encrypted */
 };
@@ -482,12 +483,13 @@ struct bs_asked {
 enum bs_claim_state {
 	BS_CLAIM_NONE = 0,
 	BS_CLAIM_FIRST = 1,   /* nothing was sent yet */
-	BS_CLAIM_REQUEST = 2, /* to a proxy: another request may come */
+	BS_CLAIM_REQUEST = 2, /* another request may come, and is to be read */
 	BS_CLAIM_TUNNEL = 3,  /* through a proxy: nothing was sent in the tunnel yet */
 	BS_CLAIM_DONE = 4,    /* nothing more is read */
-	BS_CLAIM_REFUSED = 5, /* nothing more is sent */
-	BS_CLAIM_LOST = 6,    /* nothing more arrives, after the socket is closed either */
-	BS_CLAIM_CUT = 7,     /* the same, and the connection is to end soon */
+	BS_CLAIM_ASKED = 5,   /* the same, but if there is a further request, that is counted */
+	BS_CLAIM_REFUSED = 6, /* nothing more is sent */
+	BS_CLAIM_LOST = 7,    /* nothing more arrives, after the socket is closed either */
+	BS_CLAIM_CUT = 8,     /* the same, and the connection is to end soon */
 };
 
 /* The verdict belongs to the socket: the packet path never asks the tables again for a judged one. */
@@ -514,7 +516,8 @@ struct bs_socket {
 	__u8 claim;        /* enum bs_claim_state */
 	__u8 claim_alone;  /* 0: another program asked for the callbacks that end the reading as well */
 	__u8 peer_lost;    /* connected to what is denied, and not told so: what goes to the peer is dropped */
-	__u16 claim_port;  /* that a tunnel was asked for */
+	/* The port that a tunnel was asked for; BS_CLAIM_ASKED: of TCP's number of the request's first octet the lower half. */
+	__u16 claim_word;
 	struct bs_asked asked[BS_ASKED];
 };
 
@@ -642,7 +645,7 @@ BS_SIZE(bs_process, 16);
 BS_SIZE(bs_leaver_key, 24);
 BS_SIZE(bs_delegate_key, 128);
 BS_SIZE(bs_made_key, 24);
-BS_SIZE(bs_counters, 184);
+BS_SIZE(bs_counters, 192);
 BS_SIZE(bs_asked, 48);
 BS_SIZE(bs_socket, 176);
 BS_SIZE(bs_seat, 192);

@@ -34,7 +34,7 @@ static __always_inline void bs_claim_begin(struct bpf_sock_ops *ops)
 	if (st->forwarded || st->verdict == BS_DENY || !bs_is_inspected(st->port, bs_generation()))
 		return;
 	/* Read already, with the SYN. */
-	if (st->claim == BS_CLAIM_DONE)
+	if (st->claim == BS_CLAIM_DONE || st->claim == BS_CLAIM_ASKED)
 		return;
 	tcp = (struct tcp_sock *)BPF_CORE_READ(kernel, sk);
 	/* By way of another protocol (MPTCP). */
@@ -78,13 +78,14 @@ static __always_inline void bs_claim_end(struct bpf_sock_ops *ops)
 		BS_COUNT(claims_unseen, 1);
 		st->claim = BS_CLAIM_DONE;
 	}
-	if (st->claim != BS_CLAIM_DONE) {
+	if (st->claim != BS_CLAIM_DONE && st->claim != BS_CLAIM_ASKED) {
 		/* The rest comes by bs_message, and need not be looked for among packets. */
 		if (st->claim_alone && (st->claim == BS_CLAIM_REQUEST || st->claim == BS_CLAIM_TUNNEL))
 			bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags & ~BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG);
 		return;
 	}
-	st->claim = BS_CLAIM_NONE;
+	if (st->claim == BS_CLAIM_DONE)
+		st->claim = BS_CLAIM_NONE;
 	bpf_map_delete_elem(&bs_claimants, &cookie);
 	if (st->claim_alone)
 		bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags & ~BS_CLAIM_CALLS);

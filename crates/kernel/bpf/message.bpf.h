@@ -217,7 +217,7 @@ static __always_inline void bs_claim_inside(struct bs_message *m, struct bs_sock
 	struct bs_attempt *a = &m->attempt;
 	struct bs_name *name = &m->head.read.name;
 
-	a->port = st->claim_port;
+	a->port = st->claim_word;
 	bs_judge_claim(a, name->hash, name->class_id, 0);
 	if (a->rule == BS_RULE_DEFAULT || a->verdict == BS_ALLOW || a->verdict == BS_WAIVED) {
 		a->verdict = BS_ALLOW;
@@ -309,7 +309,7 @@ __noinline int bs_claim_judge(struct bs_message *m, struct bs_socket *st)
 /* Nothing more is to be read. */
 static __always_inline int bs_claim_done(struct sk_msg_md *msg, struct bs_socket *st)
 {
-	if (st && st->claim < BS_CLAIM_LOST)
+	if (st && st->claim < BS_CLAIM_LOST && st->claim != BS_CLAIM_ASKED)
 		st->claim = BS_CLAIM_DONE;
 	bpf_msg_apply_bytes(msg, 0xffffffff);
 	return SK_PASS;
@@ -331,8 +331,17 @@ static __always_inline int bs_claim_is_late(struct sock *sk)
 	return BPF_CORE_READ(tcp, bytes_sent) || BPF_CORE_READ(tcp, write_seq) != BPF_CORE_READ(tcp, snd_nxt);
 }
 
-/* Read, judge, and say for how much that holds. */
-static __always_inline int bs_message_judge(struct sk_msg_md *msg, struct bs_message *m, struct bs_socket *st)
+/* What was read is a request to a server, and the connection need not stay for a next one. That may be for another host of the
+ * same server, or be a proxy's, which was asked for its own pages first: where what is not allowed is denied, each is read. Else
+ * it is counted that there were some (bs_claim_later), for a connection that stays in the table may have a read that waits fail with
+ * EAGAIN. */
+static __always_inline int bs_claim_lets_go(struct bs_message *m)
+{
+	return !m->head.tls && !m->head.elsewhere && !m->head.tunnel && !policies[m->attempt.generation & 1].default_deny;
+}
+
+/* Read, judge, and say for how much that holds. `seq`: TCP's number of the first octet. */
+static __always_inline int bs_message_judge(struct sk_msg_md *msg, struct bs_message *m, struct bs_socket *st, __u32 seq)
 {
 	__u32 size = msg->size, state = st->claim;
 	__u64 whole;
@@ -369,14 +378,22 @@ static __always_inline int bs_message_judge(struct sk_msg_md *msg, struct bs_mes
 		return bs_claim_done(msg, st);
 	if (m->head.tunnel) {
 		st->claim = BS_CLAIM_TUNNEL;
-		st->claim_port = m->head.port;
+		st->claim_word = m->head.port;
 		bpf_msg_apply_bytes(msg, m->head.tail);
 		return SK_PASS;
 	}
-	/* What TLS encrypts has one name. Each request may be for another host than the one before, or be a proxy's. */
 	if (m->head.tls)
 		return bs_claim_done(msg, st);
 	whole = m->head.length + m->head.tail;
+	if (bs_claim_lets_go(m)) {
+		if (!m->head.endless && msg->size > whole) {
+			BS_COUNT(claims_later, 1);
+		} else {
+			st->claim_word = seq;
+			st->claim = BS_CLAIM_ASKED;
+		}
+		return bs_claim_done(msg, st);
+	}
 	if (m->head.endless || whole > 0xffffffff)
 		return bs_claim_unread(msg, st);
 	st->claim = BS_CLAIM_REQUEST;
@@ -399,7 +416,8 @@ int bs_message(struct sk_msg_md *msg)
 	struct bs_message *m;
 	int verdict;
 
-	if (!st || st->claim == BS_CLAIM_NONE || st->claim == BS_CLAIM_DONE || st->claim >= BS_CLAIM_LOST)
+	if (!st || st->claim == BS_CLAIM_NONE || st->claim == BS_CLAIM_DONE || st->claim == BS_CLAIM_ASKED ||
+	    st->claim >= BS_CLAIM_LOST)
 		return bs_claim_done(msg, st);
 	if (st->claim == BS_CLAIM_REFUSED)
 		return SK_DROP;
@@ -411,7 +429,7 @@ int bs_message(struct sk_msg_md *msg)
 	m = bs_message_claim();
 	if (!m)
 		return bs_claim_unread(msg, st);
-	verdict = bs_message_judge(msg, m, st);
+	verdict = bs_message_judge(msg, m, st, BPF_CORE_READ((struct tcp_sock *)sk, write_seq));
 	barrier();
 	*(volatile __u64 *)&m->head.claimed = 0;
 	return verdict;
@@ -461,6 +479,34 @@ __noinline int bs_sent_read(struct __sk_buff *skb, struct bs_message *m, __u32 a
 	return bs_head_read(&m->head, 0) == BS_HEAD_READ;
 }
 
+/* Of TCP's number of the first octet that a packet carries the lower half. */
+__noinline __u32 bs_sent_number(struct __sk_buff *skb)
+{
+	__u32 tcp = skb->protocol == bpf_htons(ETH_P_IP) ? BS_V4 : BS_V6, seq = 0;
+	__u8 flags = 0;
+
+	bpf_skb_load_bytes(skb, tcp + 4, &seq, sizeof(seq));
+	bpf_skb_load_bytes(skb, tcp + 13, &flags, 1);
+	/* A SYN has a number of its own, before the data that goes with it. */
+	return (bpf_ntohl(seq) + (flags & 0x02 ? 1 : 0)) & 0xffff;
+}
+
+/* A packet of a connection that was let go after a request: does another one begin with it? The same may be sent again. */
+__noinline int bs_claim_later(struct __sk_buff *skb, struct bs_socket *st)
+{
+	__u32 tcp = skb->protocol == bpf_htons(ETH_P_IP) ? BS_V4 : BS_V6;
+	__u64 first;
+	__u8 octet;
+
+	if (!st || bpf_skb_load_bytes(skb, tcp + 12, &octet, 1) ||
+	    bpf_skb_load_bytes(skb, tcp + (octet >> 4 << 2), &first, sizeof(first)) ||
+	    !bs_method(first, sizeof(first)) || bs_sent_number(skb) == st->claim_word)
+		return 0;
+	st->claim = BS_CLAIM_DONE;
+	BS_COUNT(claims_later, 1);
+	return 0;
+}
+
 /*
  * A packet of a connection of which nothing was read: what it sends first, if it does, was sent by a way that does not lead
  * to bs_message. A refused one is lost, and so is all that follows; TCP is told to give up when it next sends it again
@@ -491,9 +537,13 @@ static __always_inline int bs_claim_leaves(struct __sk_buff *skb, struct bs_sock
 				st->claim = BS_CLAIM_CUT;
 			}
 		}
-		/* What is asked for after that is not seen. */
-		if (!m->head.tls && st->verdict != BS_DENY)
+		if (st->verdict != BS_DENY && bs_claim_lets_go(m)) {
+			st->claim_word = bs_sent_number(skb);
+			st->claim = BS_CLAIM_ASKED;
+		} else if (st->verdict != BS_DENY && !m->head.tls) {
+			/* What is asked for after that is not seen. */
 			BS_COUNT(claims_unseen, 1);
+		}
 	}
 	barrier();
 	*(volatile __u64 *)&m->head.claimed = 0;

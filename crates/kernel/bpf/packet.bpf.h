@@ -189,6 +189,8 @@ static __always_inline int bs_packet(struct __sk_buff *skb, struct bs_socket *st
 
 /* message.bpf.h: is what a connection sends first, in this packet, to be lost? */
 static __always_inline int bs_claim_leaves(struct __sk_buff *skb, struct bs_socket *st);
+/* Also there: does a further request begin with this packet, behind which nobody looks? */
+int bs_claim_later(struct __sk_buff *skb, struct bs_socket *st);
 
 /* What a SYN that carries no more than options of TCP may be long. */
 enum { BS_SYN_BARE = 80 };
@@ -217,6 +219,8 @@ int bs_egress(struct __sk_buff *skb)
 			if (((st->since && skb->len > BS_SYN_BARE) || st->claim == BS_CLAIM_FIRST) &&
 			    bs_claim_leaves(skb, st))
 				return BS_LOSE;
+			if (st->claim == BS_CLAIM_ASKED)
+				bs_claim_later(skb, st);
 			if (!bs_may_detour(skb)) {
 				__sync_fetch_and_add(&st->bytes, skb->len);
 				return BS_PASS;

@@ -342,6 +342,7 @@ impl Record {
             sums.claims_full += one.claims_full;
             sums.claims_unseen += one.claims_unseen;
             sums.claims_unread += one.claims_unread;
+            sums.claims_later += one.claims_later;
             sums.claims_unnamed += one.claims_unnamed;
             sums.claims_hidden += one.claims_hidden;
         }

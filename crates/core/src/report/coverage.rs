@@ -268,12 +268,17 @@ fn gaps(lens: &Lens<'_>, lost: u64, unnamed: u64) -> Vec<Gap> {
         (
             "claims_unseen",
             counters.claims_unseen,
-            "connections to inspected ports sent their first data on a way that is not seen (MPTCP; fast open or a send before the handshake was over: a head that was not whole in one packet, and requests behind the first), so not all names that they gave (TLS, HTTP) were read; connect() judged them",
+            "connections to inspected ports sent their first data on a way that is not seen (MPTCP; fast open or a send before the handshake was over: a head that was not whole in one packet, and what a proxy is asked for behind the first one), so not all names that they gave (TLS, HTTP) were read; connect() judged them",
         ),
         (
             "claims_unread",
             counters.claims_unread,
             "connections to inspected ports sent what is neither TLS nor HTTP/1, or no more of it could be read (a body without a length, another protocol after an upgrade); connect() judged them",
+        ),
+        (
+            "claims_later",
+            counters.claims_later,
+            "connections without TLS to inspected ports went on with requests behind the first one, which may be for other hosts of the same address: by a policy that allows what it does not deny only the first one is read",
         ),
         (
             "claims_unnamed",
