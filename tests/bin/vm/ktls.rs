@@ -2,7 +2,7 @@
 
 use blackstart_core::report::Verdict;
 
-use crate::guarded::{bare, run};
+use crate::guarded::{Ended, bare, run};
 use crate::servers::{MIRROR, QUIET};
 use crate::stories::{POLICY, Play, own_gaps};
 
@@ -30,6 +30,20 @@ fn ktls() {
         let flows = told.flows(MIRROR.0, QUIET);
         let named = own_gaps(told.report());
         println!("ktls: {way}: {}; {named:?} {flows:?}", told.stdout.trim());
+        // Kernels since 6.12.117, or a little earlier, take no keys for a socket that is still read: nothing leaves it then. Behind a
+        // hello that was read, it no longer is.
+        let takes_none = |ended: &Ended| {
+            let said_first = way == "hello-keys";
+            !said_first && ended.code != 0 && ended.stdout.contains("keys: Invalid argument")
+        };
+        if takes_none(&told) {
+            let allowed = run(&[], &policy, &allowed);
+            assert!(
+                takes_none(&allowed),
+                "{way}: the name alone decides: {allowed}"
+            );
+            continue;
+        }
         let refused = told.code != 0
             && flows.iter().any(|flow| {
                 flow.verdict == Verdict::Deny && flow.name.as_deref() == Some("github.com")
