@@ -118,15 +118,24 @@ fn lookups_are_judged_whoever_turns_their_address_above_or_below() {
     }
 }
 
-/// A socket is read by one program only. Whoever is nearer to the process is asked first.
+/// A socket is in one table only. Whoever is nearer to the process is asked first, and the other reads what leaves.
 #[test]
-fn what_somebody_else_reads_first_is_a_counted_gap() {
+fn who_finds_somebody_else_reading_reads_what_leaves() {
     let first = case!(28, "the name in HTTP, while programs above read too");
     let second = case!(28, "the name in HTTP, where programs below read it first");
+    let handed = case!(
+        28,
+        "the name in HTTP, where programs below send it past the network"
+    );
     let world = World::new("foreign_message");
     let cdn = world.node("cdn");
     cdn.http();
     world.dns(Zone::new());
+    let server = world.file(
+        "server.py",
+        "import socket\nserver = socket.create_server(('127.0.0.1', 8080))\nprint('listens', flush=True)\n\
+         served = server.accept()[0]\nserved.recv(65536)\nserved.sendall(b'hello from within')\n",
+    );
     let nested = Nested::new(world);
     let say = claim("host", cdn.v4(), 80, &["github.com"]);
     let policy = "mode: enforce\nrules:\n  - deny: .github.com\n";
@@ -137,15 +146,31 @@ fn what_somebody_else_reads_first_is_a_counted_gap() {
         nested.run(&say).exits(1).says("EACCES");
         let run = stop(guarding);
         assert_eq!(run.flow(cdn.v4(), 80).verdict, Verdict::Deny);
-        assert!(!run.gaps().contains("claims_busy"), "{:?}", run.gaps());
+        assert!(run.gaps().is_empty(), "{:?}", run.gaps());
         first.refused(&run);
     }
-    let _foreign = nested.foreign(&nested.below, "message", &[]);
-    second.outside(&nested.run(&say).says("hello from cdn"));
+    {
+        let _foreign = nested.foreign(&nested.below, "message", &[]);
+        second.outside(&nested.run(&say).says("hello from cdn"));
+        let guarding = nested.attach(&nested.above, policy);
+        nested.run(&say).exits(1).says("ETIMEDOUT");
+        let run = stop(guarding);
+        assert_eq!(run.flow(cdn.v4(), 80).verdict, Verdict::Deny);
+        assert!(!run.gaps().contains("claims_busy"), "{:?}", run.gaps());
+        second.refused(&run);
+    }
+    // What never becomes a packet.
+    let _foreign = nested.foreign(&nested.below, "shortcut", &[]);
+    let script = format!(
+        "/usr/bin/python3 {} | {{ read -r _; {}; }}",
+        server.display(),
+        claim("host", "127.0.0.1", 8080, &["github.com"]).join(" ")
+    );
+    let within = ["sh", "-c", &script];
+    handed.outside(&nested.run(&within).says("hello from within"));
     let guarding = nested.attach(&nested.above, policy);
-    nested.run(&say).succeeds().says("hello from cdn");
+    nested.run(&within).succeeds().says("hello from within");
     let run = stop(guarding);
-    assert_eq!(run.flow(cdn.v4(), 80).verdict, Verdict::Allow);
     let busy = run.report().coverage.gaps.iter();
     let busy: Vec<_> = busy.filter(|gap| gap.kind == "claims_busy").collect();
     assert!(
@@ -153,5 +178,5 @@ fn what_somebody_else_reads_first_is_a_counted_gap() {
         "{:?}",
         run.report().coverage.gaps
     );
-    second.gap(&run, "claims_busy");
+    handed.gap(&run, "claims_busy");
 }

@@ -14,6 +14,8 @@ claim.py WAY ADDRESS PORT NAME
     proxied      requests to a proxy on one connection: each further argument is a host; all are written at once
     echo         an HTTP request for NAME to a server that sends everything back, and behind it much in every way there
                  is to send, both ways at once, until the sending half is shut down
+    echo-waiting the same, by a thread that waits for the answer from before anything is sent
+    interrupted  an HTTP request for NAME, waited for without a time limit while a signal comes each 2 ms
     tunnel       CONNECT to NAME:443 through a proxy, and TLS in the tunnel for the further argument
 
 Prints `reached` with what was read, or the name of the error. Exit code 0 or 1.
@@ -23,12 +25,14 @@ import errno
 import os
 import resource
 import select
+import signal
 import socket
 import ssl
 import struct
 import sys
 import tempfile
 import threading
+import time
 
 way, address, port, name, further = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4], sys.argv[5:]
 head = f"GET / HTTP/1.1\r\nAccept: */*\r\nHost: {name}\r\nConnection: close\r\n\r\n".encode()
@@ -160,19 +164,30 @@ def echo(sock):
     sent, back = [], []
     # A socket with a time limit does not wait in sendfile and splice.
     sock.setblocking(True)
+    something = threading.Event()
 
     def listen():
         while chunk := sock.recv(65536):
             back.append(chunk)
+            something.set()
 
     listener = threading.Thread(target=listen)
-    listener.start()
 
     def say(octets, send=sock.sendall):
         send(octets)
         sent.append(octets)
 
-    say(head)
+    if way == "echo-waiting":
+        listener.start()
+        # Until it waits.
+        while open(f"/proc/self/task/{listener.native_id}/stat").read().rsplit(")", 1)[1].split()[0] != "S":
+            time.sleep(0.001)
+        time.sleep(0.01)
+        say(head)
+        assert something.wait(10), "no answer"
+    else:
+        say(head)
+        listener.start()
     block = os.urandom(1 << 20)
     for size in (1, 100, 1448, 65536, 1 << 20):
         say(block[:size])
@@ -203,9 +218,22 @@ def echo(sock):
     return f"everything back, state {state[0]}"
 
 
+def interrupted(sock):
+    # A socket with a time limit waits in poll, and not in recv.
+    sock.setblocking(True)
+    signal.signal(signal.SIGALRM, lambda *_: None)
+    whole(sock, head)
+    signal.setitimer(signal.ITIMER_REAL, 0.002, 0.002)
+    text = answer(sock)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    return text
+
+
 def go():
-    if way == "echo":
+    if way.startswith("echo"):
         return echo(connected())
+    if way == "interrupted":
+        return interrupted(connected())
     if way == "tls-hidden":
         sock = connected()
         whole(sock, with_hidden(hello(name)))

@@ -2,6 +2,8 @@
  * BPF programs of somebody else's, on a cgroup of the test's own. Says `ready`, and holds them until it is ended.
  *
  *   foreign message CGROUP              reads what connections from CGROUP send (sock_ops, sockhash, sk_msg), and lets it pass
+ *   foreign shortcut CGROUP             the same, and hands what a connection of CGROUP sends to the socket at its other end, past the
+ *                                       network, where that is in CGROUP too
  *   foreign rewrite CGROUP FROM TO      turns what goes from CGROUP to the address FROM to TO, and answers from TO back: connect,
  *                                       sendmsg and recvmsg of IPv4
  *
@@ -25,8 +27,11 @@
 #define COPY(d, s) INSN(BPF_ALU64 | BPF_MOV | BPF_X, d, s, 0, 0)
 #define ADD(d, i) INSN(BPF_ALU64 | BPF_ADD | BPF_K, d, 0, 0, i)
 #define LOAD(d, s, o) INSN(BPF_LDX | BPF_MEM | BPF_W, d, s, o, 0)
+#define TO_BE(d) INSN(BPF_ALU | BPF_END | BPF_TO_BE, d, 0, 0, 32)
+#define TABLE(d, m) INSN(BPF_LD | BPF_IMM | BPF_DW, d, BPF_PSEUDO_MAP_FD, 0, m), INSN(0, 0, 0, 0, 0)
 #define STORE(d, s, o) INSN(BPF_STX | BPF_MEM | BPF_W, d, s, o, 0)
 #define UNLESS_IS(d, i, o) INSN(BPF_JMP32 | BPF_JNE | BPF_K, d, 0, o, i)
+#define IF_IS(d, i, o) INSN(BPF_JMP32 | BPF_JEQ | BPF_K, d, 0, o, i)
 #define CALL(f) INSN(BPF_JMP | BPF_CALL, 0, 0, 0, f)
 #define EXIT INSN(BPF_JMP | BPF_EXIT, 0, 0, 0, 0)
 #define COUNT(a) (sizeof(a) / sizeof((a)[0]))
@@ -70,7 +75,7 @@ static void attach(const char *what, int program, int cgroup, int type)
 	checked(what, bpf(BPF_LINK_CREATE, &attr));
 }
 
-static void message(int cgroup)
+static void message(int cgroup, int shortcut)
 {
 	union bpf_attr attr;
 	int map, verdict;
@@ -82,7 +87,19 @@ static void message(int cgroup)
 	attr.value_size = 4;
 	attr.max_entries = 1024;
 	map = checked("a sockhash", bpf(BPF_MAP_CREATE, &attr));
-	verdict = load("sk_msg", BPF_PROG_TYPE_SK_MSG, BPF_SK_MSG_VERDICT, pass, COUNT(pass));
+	struct bpf_insn hand[] = {
+		LOAD(2, 1, offsetof(struct sk_msg_md, remote_port)),
+		TO_BE(2),
+		STORE(10, 2, -4),
+		COPY(3, 10),
+		ADD(3, -4),
+		TABLE(2, map),
+		SET(4, BPF_F_INGRESS),
+		CALL(BPF_FUNC_msg_redirect_hash),
+		EXIT,
+	};
+	verdict = load("sk_msg", BPF_PROG_TYPE_SK_MSG, BPF_SK_MSG_VERDICT, shortcut ? hand : pass,
+		       shortcut ? COUNT(hand) : COUNT(pass));
 	memset(&attr, 0, sizeof(attr));
 	attr.target_fd = map;
 	attr.attach_bpf_fd = verdict;
@@ -91,14 +108,14 @@ static void message(int cgroup)
 
 	struct bpf_insn watch[] = {
 		LOAD(2, 1, offsetof(struct bpf_sock_ops, op)),
-		UNLESS_IS(2, BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, 8),
+		IF_IS(2, BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, 1),
+		UNLESS_IS(2, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, 8),
 		/* By its port: two sockets are not to have one key. */
 		LOAD(2, 1, offsetof(struct bpf_sock_ops, local_port)),
 		STORE(10, 2, -4),
 		COPY(3, 10),
 		ADD(3, -4),
-		INSN(BPF_LD | BPF_IMM | BPF_DW, 2, BPF_PSEUDO_MAP_FD, 0, map),
-		INSN(0, 0, 0, 0, 0),
+		TABLE(2, map),
 		SET(4, BPF_ANY),
 		CALL(BPF_FUNC_sock_hash_update),
 		SET(0, 1),
@@ -135,8 +152,8 @@ int main(int argc, char **argv)
 	if (argc < 3)
 		return 2;
 	cgroup = checked(argv[2], open(argv[2], O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-	if (!strcmp(argv[1], "message")) {
-		message(cgroup);
+	if (!strcmp(argv[1], "message") || !strcmp(argv[1], "shortcut")) {
+		message(cgroup, !strcmp(argv[1], "shortcut"));
 	} else if (!strcmp(argv[1], "rewrite") && argc > 4) {
 		turn("connect", cgroup, BPF_CGROUP_INET4_CONNECT, argv[3], argv[4]);
 		turn("sendmsg", cgroup, BPF_CGROUP_UDP4_SENDMSG, argv[3], argv[4]);

@@ -337,19 +337,20 @@ pub struct Counters {
     pub answers_forged: u64,
     /// Attempts judged in the packet path because no socket hook had judged them.
     pub backstop: u64,
-    /// Connections whose own words about whom they are for were not read: another program holds them.
+    /// Connections whose own words about whom they are for were not read: another program holds them, and nothing was seen to
+    /// leave them.
     #[serde(default)]
     pub claims_busy: u64,
-    /// There was no room to hold them.
+    /// There was no room to keep what was not whole yet.
     #[serde(default)]
     pub claims_full: u64,
-    /// They were sent before they could be read.
+    /// They were sent on a way that is not seen.
     #[serde(default)]
     pub claims_unseen: u64,
     /// They could not be read.
     #[serde(default)]
     pub claims_unread: u64,
-    /// They went on with requests behind the one that was read.
+    /// They went on with requests behind one of which nobody knows where it ends.
     #[serde(default)]
     pub claims_later: u64,
     /// They named nobody.

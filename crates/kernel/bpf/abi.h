@@ -19,7 +19,7 @@
 #define BLACKSTART_ABI_H
 
 /* Pins of a run are read by later releases. Raise it when any struct below changes. */
-enum bs_layout { BS_LAYOUT = 9 };
+enum bs_layout { BS_LAYOUT = 10 };
 
 enum { BS_NAME_MAX = 256, BS_EXE_MAX = 128, BS_ARGV_HEAD = 256, BS_ARGV_REST = 768 };
 enum { BS_LEASE_SLOTS = 16, BS_CHAIN_MAX = 6, BS_PACKET_MAX = 4096, BS_PATH_MAX = 112, BS_ASKED = 2 };
@@ -450,11 +450,11 @@ struct bs_counters {
 	__u64 leases_evicted;
 	__u64 sockets_lost;
 	/* Of connections to ports that are inspected (claim.bpf.h): */
-	__u64 claims_busy;    /* another program holds the socket */
-	__u64 claims_full;    /* no room to hold it */
-	__u64 claims_unseen;  /* what was sent first was sent before it could be read */
+	__u64 claims_busy;    /* another program holds the socket, and nothing was seen to leave it */
+	__u64 claims_full;    /* no room for a head that is not whole yet */
+	__u64 claims_unseen;  /* what was sent first was sent on a way that is not seen */
 	__u64 claims_unread;  /* neither TLS nor HTTP/1, or not to be read */
-	__u64 claims_later;   /* further requests came, behind the one that was read */
+	__u64 claims_later;   /* a further request came behind one of which nobody knows where it ends */
 	__u64 claims_unnamed; /* they named nobody */
 	__u64 claims_hidden;  /* they may have named another in what is encrypted */
 };
@@ -483,13 +483,22 @@ struct bs_asked {
 enum bs_claim_state {
 	BS_CLAIM_NONE = 0,
 	BS_CLAIM_FIRST = 1,   /* nothing was sent yet */
-	BS_CLAIM_REQUEST = 2, /* another request may come, and is to be read */
-	BS_CLAIM_TUNNEL = 3,  /* through a proxy: nothing was sent in the tunnel yet */
-	BS_CLAIM_DONE = 4,    /* nothing more is read */
-	BS_CLAIM_ASKED = 5,   /* the same, but if there is a further request, that is counted */
-	BS_CLAIM_REFUSED = 6, /* nothing more is sent */
-	BS_CLAIM_LOST = 7,    /* nothing more arrives, after the socket is closed either */
-	BS_CLAIM_CUT = 8,     /* the same, and the connection is to end soon */
+	/* A head is to be read as it leaves, at `claim_next`: */
+	BS_CLAIM_SENT = 2,    /* the first one, which was not seen as it was sent */
+	BS_CLAIM_REQUEST = 3, /* another request, if there is one */
+	BS_CLAIM_TUNNEL = 4,  /* what is sent in a tunnel through a proxy */
+	BS_CLAIM_DONE = 5,    /* nothing more is read */
+	BS_CLAIM_ASKED = 6,   /* the same, but if there is a further request, that is counted */
+	BS_CLAIM_REFUSED = 7, /* nothing more is sent */
+	BS_CLAIM_LOST = 8,    /* nothing more arrives, after the socket is closed either */
+	BS_CLAIM_CUT = 9,     /* the same, and the connection is to end soon */
+};
+
+/* Who has the socket in a table, to read what it sends. */
+enum bs_claim_holder {
+	BS_HELD_NOT = 0,
+	BS_HELD_HERE = 1,
+	BS_HELD_ELSEWHERE = 2, /* another program */
 };
 
 /* The verdict belongs to the socket: the packet path never asks the tables again for a judged one. */
@@ -516,8 +525,11 @@ struct bs_socket {
 	__u8 claim;        /* enum bs_claim_state */
 	__u8 claim_alone;  /* 0: another program asked for the callbacks that end the reading as well */
 	__u8 peer_lost;    /* connected to what is denied, and not told so: what goes to the peer is dropped */
-	/* The port that a tunnel was asked for; BS_CLAIM_ASKED: of TCP's number of the request's first octet the lower half. */
-	__u16 claim_word;
+	__u16 claim_port;  /* that a tunnel was asked for */
+	__u32 claim_next;  /* TCP's number of the first octet of what is to be read next */
+	__u16 claim_kept;  /* octets of it that have left, and are kept in bs_parts */
+	__u8 claim_parted; /* 1: there is a row for it there */
+	__u8 claim_held;   /* enum bs_claim_holder */
 	struct bs_asked asked[BS_ASKED];
 };
 
@@ -647,8 +659,8 @@ BS_SIZE(bs_delegate_key, 128);
 BS_SIZE(bs_made_key, 24);
 BS_SIZE(bs_counters, 192);
 BS_SIZE(bs_asked, 48);
-BS_SIZE(bs_socket, 176);
-BS_SIZE(bs_seat, 192);
+BS_SIZE(bs_socket, 184);
+BS_SIZE(bs_seat, 200);
 BS_SIZE(bs_forwarded_key, 20);
 BS_SIZE(bs_event, 48);
 BS_SIZE(bs_lookup_event, 328);

@@ -1,19 +1,20 @@
 /* SPDX-License-Identifier: (MIT OR Apache-2.0) OR GPL-2.0-only */
 /*
- * sockops: which connections message.bpf.h reads, and how long.
+ * sockops: which connections message.bpf.h reads, and how long bs_message does.
  *
- * A socket in a sockhash sends by another way, which is slower and has had its faults. So it leaves as soon as nothing
- * more is to be read: at the first acknowledgement, since a sk_msg program may not take a socket out. Until then what it
- * sends is let through unseen.
+ * A socket in a sockhash sends and receives by other ways, which are slower and have their faults: a read that waits there may be
+ * woken by room to write, or by a signal, and fail with EAGAIN (tcp_bpf_recvmsg, net/ipv4/tcp_bpf.c). So it is there for its first head only,
+ * and leaves while that is being sent: a sk_msg program may not take a socket out, but TCP asks for the options of each
+ * packet, and that is before the call that sends comes back. A sockops program may put one in only when the connection is made, so
+ * it does not come back for later heads.
  */
 #ifndef BLACKSTART_ESTABLISHED_H
 #define BLACKSTART_ESTABLISHED_H
 
 enum { TCP_USER_TIMEOUT = 18 };
 
-/* When data is acknowledged, what state it comes to, and each packet until the first acknowledgement. */
-#define BS_CLAIM_CALLS                                                                           \
-	(BPF_SOCK_OPS_RTT_CB_FLAG | BPF_SOCK_OPS_STATE_CB_FLAG | BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG)
+/* What state it comes to, and each packet that it sends. */
+#define BS_CLAIM_CALLS (BPF_SOCK_OPS_STATE_CB_FLAG | BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG)
 
 /* A connection of the run was made: is what it sends first to be read? */
 static __always_inline void bs_claim_begin(struct bpf_sock_ops *ops)
@@ -33,62 +34,42 @@ static __always_inline void bs_claim_begin(struct bpf_sock_ops *ops)
 	}
 	if (st->forwarded || st->verdict == BS_DENY || !bs_is_inspected(st->port, bs_generation()))
 		return;
-	/* Read already, with the SYN. */
-	if (st->claim == BS_CLAIM_DONE || st->claim == BS_CLAIM_ASKED)
-		return;
-	tcp = (struct tcp_sock *)BPF_CORE_READ(kernel, sk);
-	/* By way of another protocol (MPTCP). */
-	if (BPF_CORE_READ(tcp, inet_conn.icsk_ulp_ops)) {
-		BS_COUNT(claims_unseen, 1);
-		return;
-	}
-	st->claim = BS_CLAIM_FIRST;
-	failed = bpf_sock_hash_update(ops, &bs_claimants, &cookie, BPF_NOEXIST);
-	if (failed) {
-		st->claim = BS_CLAIM_NONE;
+	/* Else it is read already, with the SYN. */
+	if (st->claim == BS_CLAIM_NONE) {
+		tcp = (struct tcp_sock *)BPF_CORE_READ(kernel, sk);
+		/* By way of another protocol (MPTCP). */
+		if (BPF_CORE_READ(tcp, inet_conn.icsk_ulp_ops)) {
+			BS_COUNT(claims_unseen, 1);
+			return;
+		}
+		st->claim = BS_CLAIM_FIRST;
+		/* Where there is no room, or another program has it, the first head is read as later ones are. */
+		failed = bpf_sock_hash_update(ops, &bs_claimants, &cookie, BPF_NOEXIST);
+		st->claim_held = failed == -EBUSY ? BS_HELD_ELSEWHERE : failed ? BS_HELD_NOT : BS_HELD_HERE;
+		/* Until something is seen to leave it: that program may send it another way. */
 		if (failed == -EBUSY)
 			BS_COUNT(claims_busy, 1);
-		else
-			BS_COUNT(claims_full, 1);
-		return;
 	}
 	st->claim_alone = !(ops->bpf_sock_ops_cb_flags & BS_CLAIM_CALLS);
 	bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags | BS_CLAIM_CALLS);
 }
 
-/* Has any of its data been sent? */
-static __always_inline int bs_claim_is_sent(struct bpf_sock_ops_kern *kernel)
+/* A packet is about to be sent, perhaps once more. A connection of which the first head was read leaves the table; and if there is
+ * nothing more to read, it goes its own way again. */
+static __always_inline void bs_claim_sends(struct bpf_sock_ops *ops)
 {
-	struct tcp_sock *tcp = (struct tcp_sock *)BPF_CORE_READ(kernel, sk);
-
-	return BPF_CORE_READ(tcp, bytes_sent) != 0;
-}
-
-/* Something was acknowledged: a connection of which nothing more is to be read goes its own way again. */
-static __always_inline void bs_claim_end(struct bpf_sock_ops *ops)
-{
-	struct bpf_sock_ops_kern *kernel = (struct bpf_sock_ops_kern *)ops;
 	__u64 cookie = bpf_get_socket_cookie(ops);
 	struct bs_socket *st = bs_socket_find(cookie);
 
-	if (!st)
+	if (!st || st->claim == BS_CLAIM_FIRST || st->claim == BS_CLAIM_REFUSED)
 		return;
-	/* Sent by a call that had begun before the connection was made, and perhaps all that is ever sent. */
-	if (st->claim == BS_CLAIM_FIRST && bs_claim_is_sent(kernel)) {
-		BS_COUNT(claims_unseen, 1);
-		st->claim = BS_CLAIM_DONE;
+	if (st->claim_held == BS_HELD_HERE) {
+		st->claim_held = BS_HELD_NOT;
+		bpf_map_delete_elem(&bs_claimants, &cookie);
 	}
-	if (st->claim != BS_CLAIM_DONE && st->claim != BS_CLAIM_ASKED) {
-		/* The rest comes by bs_message, and need not be looked for among packets. */
-		if (st->claim_alone && (st->claim == BS_CLAIM_REQUEST || st->claim == BS_CLAIM_TUNNEL))
-			bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags & ~BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG);
+	if (st->claim >= BS_CLAIM_LOST || bs_claim_reads(st) || !st->claim_alone)
 		return;
-	}
-	if (st->claim == BS_CLAIM_DONE)
-		st->claim = BS_CLAIM_NONE;
-	bpf_map_delete_elem(&bs_claimants, &cookie);
-	if (st->claim_alone)
-		bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags & ~BS_CLAIM_CALLS);
+	bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags & ~BS_CLAIM_CALLS);
 }
 
 /* A connection has ended, perhaps long after its socket was closed. */
@@ -97,7 +78,7 @@ static __always_inline void bs_claim_over(struct bpf_sock_ops *ops)
 	__u64 cookie = bpf_get_socket_cookie(ops);
 	struct bs_socket *st = bs_socket_find(cookie);
 
-	if (st && st->claim >= BS_CLAIM_LOST)
+	if (st && (st->claim >= BS_CLAIM_LOST || bs_claim_reads(st)))
 		bs_leave(cookie, 0);
 }
 
@@ -134,11 +115,10 @@ int bs_established(struct bpf_sock_ops *ops)
 		bs_claim_early(ops);
 	else if (op == BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB)
 		bs_claim_begin(ops);
-	else if (op == BPF_SOCK_OPS_RTO_CB || op == BPF_SOCK_OPS_HDR_OPT_LEN_CB)
+	else if (op == BPF_SOCK_OPS_RTO_CB || op == BPF_SOCK_OPS_HDR_OPT_LEN_CB) {
+		bs_claim_sends(ops);
 		bs_claim_cut(ops);
-	else if (op == BPF_SOCK_OPS_RTT_CB)
-		bs_claim_end(ops);
-	else if (op == BPF_SOCK_OPS_STATE_CB && ops->args[1] == BPF_TCP_CLOSE)
+	} else if (op == BPF_SOCK_OPS_STATE_CB && ops->args[1] == BPF_TCP_CLOSE)
 		bs_claim_over(ops);
 	return 1;
 }

@@ -9,11 +9,7 @@
 #ifndef BLACKSTART_HEAD_H
 #define BLACKSTART_HEAD_H
 
-enum {
-	/* What a head is looked for in: a TLS record of the largest size, or a request's lines. */
-	BS_HEAD_MOST = 16384 + 256,
-	BS_NAME_TEXT = 254, /* a name with its last dot */
-};
+enum { BS_NAME_TEXT = 254 }; /* a name with its last dot */
 
 enum bs_head_found {
 	BS_HEAD_ODD = 0,  /* not to be read */

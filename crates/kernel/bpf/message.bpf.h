@@ -1,24 +1,25 @@
 /* SPDX-License-Identifier: (MIT OR Apache-2.0) OR GPL-2.0-only */
 /*
- * sk_msg: whom a connection says that it is for, where one address serves several names.
+ * Whom a connection says that it is for, where one address serves several names: sk_msg, and what bs_egress asks here.
  *
  * A connection to a port of the policy's `inspect` is put into a sockhash when it is established (established.bpf.h); what is sent
- * first then comes by here before it leaves, and a refused one is an error of the send itself. The name that a client gives
+ * first then comes by bs_message before it leaves, and a refused one is an error of the send itself. The name that a client gives
  * is its claim: it may refuse, and permits nothing that connect() did not. What a proxy is asked for is a destination of
  * its own.
  *
- * Why not in cgroup_skb, which sees the same octets: a drop there has TCP send them again for minutes.
+ * Everything else is read as it leaves (bs_claim_leaves), out of packets: later requests of the connection, for it does not stay in the table
+ * (established.bpf.h says why); what was there before the connection was, with the SYN (Fast Open) or waiting for its answer; and what
+ * is sent by a socket that found no place in the table. A refused head is lost there, and the connection cut.
  *
- * What was there before the connection was, with the SYN (Fast Open) or waiting for its answer, does not come by here. That is
- * read in cgroup_skb all the same, and lost where it is refused.
+ * Why not all of it: who sends what is lost hears of it only after some 0.2 seconds, and as ETIMEDOUT.
  */
 #ifndef BLACKSTART_MESSAGE_H
 #define BLACKSTART_MESSAGE_H
 
 enum { SK_DROP = 0, SK_PASS = 1 };
 
-/* Connections of which something is to be read, by cookie. The program that reads is attached to it. Full: counted in
- * claims_full, and nothing is read. */
+/* Connections of which the first head is to be read, by cookie. The program that reads is attached to it. Full: it is read as it
+ * leaves. */
 struct {
 	__uint(type, BPF_MAP_TYPE_SOCKHASH);
 	__uint(max_entries, 4096);
@@ -26,8 +27,12 @@ struct {
 	__type(value, __u64);
 } bs_claimants SEC(".maps");
 
-/* Of what leaves by another way, as much is looked at. */
-enum { BS_SENT_MOST = 4096 };
+enum {
+	/* As many heads and pieces of heads are read of one packet. Behind them it is lost, to be sent again by TCP and read on. */
+	BS_SENT_HEADS = 12,
+	/* A body of more octets may not be told from one that is behind us, since TCP's numbers go round. */
+	BS_BODY_MOST = 0x7ff00000,
+};
 
 struct bs_message {
 	struct bs_head head;
@@ -35,7 +40,7 @@ struct bs_message {
 	__u64 hash;
 	__u32 labels; /* of the name as it was given */
 	__u32 found;
-	__u8 sent[BS_SENT_MOST]; /* a copy of a packet's payload */
+	__u8 sent[BS_SENT_MOST]; /* a copy of what a packet carries */
 };
 
 /* As bs_questions: each CPU has a few, and who reads claims one. sk_msg may sleep between its calls, but not within. */
@@ -217,7 +222,7 @@ static __always_inline void bs_claim_inside(struct bs_message *m, struct bs_sock
 	struct bs_attempt *a = &m->attempt;
 	struct bs_name *name = &m->head.read.name;
 
-	a->port = st->claim_word;
+	a->port = st->claim_port;
 	bs_judge_claim(a, name->hash, name->class_id, 0);
 	if (a->rule == BS_RULE_DEFAULT || a->verdict == BS_ALLOW || a->verdict == BS_WAIVED) {
 		a->verdict = BS_ALLOW;
@@ -306,24 +311,7 @@ __noinline int bs_claim_judge(struct bs_message *m, struct bs_socket *st)
 	return 1;
 }
 
-/* Nothing more is to be read. */
-static __always_inline int bs_claim_done(struct sk_msg_md *msg, struct bs_socket *st)
-{
-	if (st && st->claim < BS_CLAIM_LOST && st->claim != BS_CLAIM_ASKED)
-		st->claim = BS_CLAIM_DONE;
-	bpf_msg_apply_bytes(msg, 0xffffffff);
-	return SK_PASS;
-}
-
-static __always_inline int bs_claim_unread(struct sk_msg_md *msg, struct bs_socket *st)
-{
-	/* What goes through a tunnel may be anything: where to was judged. */
-	if (st->claim != BS_CLAIM_TUNNEL)
-		BS_COUNT(claims_unread, 1);
-	return bs_claim_done(msg, st);
-}
-
-/* Was something sent by a way that does not lead here? With the SYN, or while the handshake was under way. */
+/* Was something sent by a way that does not lead to bs_message? With the SYN, or while the handshake was under way. */
 static __always_inline int bs_claim_is_late(struct sock *sk)
 {
 	struct tcp_sock *tcp = (struct tcp_sock *)sk;
@@ -331,39 +319,73 @@ static __always_inline int bs_claim_is_late(struct sock *sk)
 	return BPF_CORE_READ(tcp, bytes_sent) || BPF_CORE_READ(tcp, write_seq) != BPF_CORE_READ(tcp, snd_nxt);
 }
 
-/* What was read is a request to a server, and the connection need not stay for a next one. That may be for another host of the
- * same server, or be a proxy's, which was asked for its own pages first: where what is not allowed is denied, each is read. Else
- * it is counted that there were some (bs_claim_later), for a connection that stays in the table may have a read that waits fail with
- * EAGAIN. */
-static __always_inline int bs_claim_lets_go(struct bs_message *m)
+/* Nothing more of it can be read. What goes through a tunnel may be anything: where to was judged. */
+static __always_inline void bs_claim_unread(struct bs_socket *st)
 {
-	return !m->head.tls && !m->head.elsewhere && !m->head.tunnel && !policies[m->attempt.generation & 1].default_deny;
+	if (st->claim != BS_CLAIM_TUNNEL)
+		BS_COUNT(claims_unread, 1);
+	st->claim = BS_CLAIM_DONE;
 }
 
-/* Read, judge, and say for how much that holds. `seq`: TCP's number of the first octet. */
-static __always_inline int bs_message_judge(struct sk_msg_md *msg, struct bs_message *m, struct bs_socket *st, __u32 seq)
+/* A head was read, which began at TCP's number `first`, and was not refused: what is to be read next, and where. */
+__noinline int bs_claim_next(struct bs_message *m, struct bs_socket *st, __u32 first)
 {
-	__u32 size = msg->size, state = st->claim;
 	__u64 whole;
-	int found;
+
+	if (!m || !st || st->claim >= BS_CLAIM_REFUSED)
+		return 0;
+	if (m->head.tls) {
+		st->claim = BS_CLAIM_DONE;
+		return 0;
+	}
+	st->claim_next = first + m->head.tail;
+	if (m->head.tunnel) {
+		st->claim = BS_CLAIM_TUNNEL;
+		st->claim_port = m->head.port;
+		return 0;
+	}
+	whole = m->head.tail + m->head.length;
+	if (!m->head.endless && whole <= BS_BODY_MOST) {
+		st->claim_next = first + (__u32)whole;
+		if (st->claim != BS_CLAIM_TUNNEL)
+			st->claim = BS_CLAIM_REQUEST;
+	} else if (m->head.elsewhere || policies[m->attempt.generation & 1].default_deny) {
+		bs_claim_unread(st);
+	} else if (st->claim != BS_CLAIM_TUNNEL) {
+		/* It may well be the last one. */
+		st->claim = BS_CLAIM_ASKED;
+	} else {
+		st->claim = BS_CLAIM_DONE;
+	}
+	return 0;
+}
+
+/* Read and judge the first head of a connection. `first`: TCP's number of its first octet. */
+static __always_inline int bs_message_judge(struct sk_msg_md *msg, struct bs_message *m, struct bs_socket *st, __u32 first)
+{
+	__u32 size = msg->size;
+	int found = BS_HEAD_ODD;
 
 	if (!size)
 		return SK_PASS;
 	if (size > BS_HEAD_MOST)
 		size = BS_HEAD_MOST;
-	if (bpf_msg_pull_data(msg, 0, size, 0))
-		return bs_claim_unread(msg, st);
-	*(volatile __u64 *)&m->head.base = (__u64)msg->data;
-	m->head.size = size;
-	if (msg->data + size > msg->data_end)
-		return bs_claim_unread(msg, st);
-	found = bs_head_read(&m->head, state == BS_CLAIM_REQUEST);
+	if (!bpf_msg_pull_data(msg, 0, size, 0)) {
+		*(volatile __u64 *)&m->head.base = (__u64)msg->data;
+		m->head.size = size;
+		if (msg->data + size <= msg->data_end)
+			found = bs_head_read(&m->head, 0);
+	}
 	if (found == BS_HEAD_MORE && m->head.wanted <= BS_HEAD_MOST) {
 		bpf_msg_cork_bytes(msg, m->head.wanted);
 		return SK_PASS;
 	}
-	if (found != BS_HEAD_READ)
-		return bs_claim_unread(msg, st);
+	/* Whatever is written at once with it is read as it leaves. */
+	bpf_msg_apply_bytes(msg, 0xffffffff);
+	if (found != BS_HEAD_READ) {
+		bs_claim_unread(st);
+		return SK_PASS;
+	}
 	if (bs_claim_of(m, st)) {
 		/* Here, since 6.1 takes no row from what a global function was given; and first, so that whoever hears of a
 		 * refusal finds the name. */
@@ -374,30 +396,7 @@ static __always_inline int bs_message_judge(struct sk_msg_md *msg, struct bs_mes
 			return SK_DROP;
 		}
 	}
-	if (st->claim >= BS_CLAIM_LOST)
-		return bs_claim_done(msg, st);
-	if (m->head.tunnel) {
-		st->claim = BS_CLAIM_TUNNEL;
-		st->claim_word = m->head.port;
-		bpf_msg_apply_bytes(msg, m->head.tail);
-		return SK_PASS;
-	}
-	if (m->head.tls)
-		return bs_claim_done(msg, st);
-	whole = m->head.length + m->head.tail;
-	if (bs_claim_lets_go(m)) {
-		if (!m->head.endless && msg->size > whole) {
-			BS_COUNT(claims_later, 1);
-		} else {
-			st->claim_word = seq;
-			st->claim = BS_CLAIM_ASKED;
-		}
-		return bs_claim_done(msg, st);
-	}
-	if (m->head.endless || whole > 0xffffffff)
-		return bs_claim_unread(msg, st);
-	st->claim = BS_CLAIM_REQUEST;
-	bpf_msg_apply_bytes(msg, whole);
+	bs_claim_next(m, st, first);
 	return SK_PASS;
 }
 
@@ -416,19 +415,13 @@ int bs_message(struct sk_msg_md *msg)
 	struct bs_message *m;
 	int verdict;
 
-	if (!st || st->claim == BS_CLAIM_NONE || st->claim == BS_CLAIM_DONE || st->claim == BS_CLAIM_ASKED ||
-	    st->claim >= BS_CLAIM_LOST)
-		return bs_claim_done(msg, st);
-	if (st->claim == BS_CLAIM_REFUSED)
+	if (st && st->claim == BS_CLAIM_REFUSED)
 		return SK_DROP;
-	if (st->claim == BS_CLAIM_FIRST && bs_claim_is_late(sk)) {
-		/* That comes first, and is read as it leaves. */
+	/* What was sent late comes first, and is read as it leaves, and so is what there is no scratch for. */
+	if (!st || st->claim != BS_CLAIM_FIRST || bs_claim_is_late(sk) || !(m = bs_message_claim())) {
 		bpf_msg_apply_bytes(msg, 0xffffffff);
 		return SK_PASS;
 	}
-	m = bs_message_claim();
-	if (!m)
-		return bs_claim_unread(msg, st);
 	verdict = bs_message_judge(msg, m, st, BPF_CORE_READ((struct tcp_sock *)sk, write_seq));
 	barrier();
 	*(volatile __u64 *)&m->head.claimed = 0;
@@ -448,59 +441,122 @@ static __always_inline int bs_is_inspected(__u32 port, __u32 generation)
 	return 0;
 }
 
-/* Where what a packet of a connection carries begins, if nothing of the connection was read and it is to be; else 0. */
+/* Where TCP's header begins in a packet, or 0 where another one comes first. */
+static __always_inline __u32 bs_tcp_at(struct __sk_buff *skb)
+{
+	__u8 first = 0, protocol = 0;
+	__u32 at = BS_V6;
+
+	if (skb->protocol == bpf_htons(ETH_P_IP)) {
+		bpf_skb_load_bytes(skb, 0, &first, 1);
+		bpf_skb_load_bytes(skb, 9, &protocol, 1);
+		at = (first & 15) << 2;
+	} else {
+		bpf_skb_load_bytes(skb, 6, &protocol, 1);
+	}
+	return protocol == IPPROTO_TCP ? at : 0;
+}
+
+/* TCP's number of the first octet that a packet carries, and in `data` where in the packet that is; -1 if it carries none. */
+static __always_inline int bs_sent_first(struct __sk_buff *skb, __u32 tcp, __u32 *data, __u32 *first)
+{
+	__u8 octets[2];
+
+	if (bpf_skb_load_bytes(skb, tcp + 4, first, 4) || bpf_skb_load_bytes(skb, tcp + 12, octets, 2))
+		return -1;
+	*data = tcp + (octets[0] >> 4 << 2);
+	/* A SYN has a number of its own, before the data that goes with it. */
+	*first = bpf_ntohl(*first) + (octets[1] & 0x02 ? 1 : 0);
+	return skb->len > *data ? 0 : -1;
+}
+
+/* Where in a packet what is to be read begins, or goes on; 0 if it does not. */
 __noinline int bs_sent_at(struct __sk_buff *skb, struct bs_socket *st)
 {
-	__u32 at = skb->protocol == bpf_htons(ETH_P_IP) ? BS_V4 : BS_V6;
+	__u32 tcp = bs_tcp_at(skb), at, first, ahead;
 	__u8 octet;
 
-	if (!st || (st->claim != BS_CLAIM_FIRST && st->claim != BS_CLAIM_NONE) || st->forwarded ||
-	    !bs_is_inspected(st->port, bs_generation()) || bpf_skb_load_bytes(skb, at + 12, &octet, 1))
+	if (!st || st->forwarded)
 		return 0;
-	at += octet >> 4 << 2;
+	if (!bs_claim_reads(st) &&
+	    ((st->claim != BS_CLAIM_FIRST && st->claim != BS_CLAIM_NONE) || !bs_is_inspected(st->port, bs_generation())))
+		return 0;
+	if (!tcp) {
+		/* In another header (IPsec), or behind one: nothing can be found in it. */
+		if (bs_claim_reads(st))
+			bs_claim_unread(st);
+		return 0;
+	}
+	if (bs_sent_first(skb, tcp, &at, &first))
+		return 0;
+	if (st->claim < BS_CLAIM_SENT) {
+		if (st->claim_held == BS_HELD_ELSEWHERE) {
+			st->claim_held = BS_HELD_NOT;
+			BS_COUNT(claims_busy, -1);
+		}
+		st->claim = BS_CLAIM_SENT;
+		st->claim_next = first;
+	}
+	ahead = st->claim_next + st->claim_kept - first;
+	/* TCP sends in order, so what is behind us was read. */
+	if (ahead > 0x7fffffff) {
+		bs_claim_unread(st);
+		return 0;
+	}
+	if (ahead >= skb->len - at)
+		return 0;
+	at += ahead;
+	/* An empty line before a request is none (RFC 9112, 2.2): some send one behind a body. */
+	for (__u32 i = 0; i < 4 && st->claim == BS_CLAIM_REQUEST && !st->claim_kept; i++) {
+		if (bpf_skb_load_bytes(skb, at, &octet, 1))
+			return 0;
+		if (octet != '\r' && octet != '\n')
+			break;
+		st->claim_next++;
+		at++;
+	}
 	return skb->len > at ? at : 0;
 }
 
-/* Read it. 1 if it is a head. */
-__noinline int bs_sent_read(struct __sk_buff *skb, struct bs_message *m, __u32 at)
+/* Read on there, as far as the scratch goes: enum bs_head_found. `part` holds what has left of it before. */
+__noinline int bs_sent_read(struct __sk_buff *skb, struct bs_message *m, struct bs_part *part, struct bs_socket *st, __u32 at)
 {
-	__u32 n = skb->len - at;
+	__u64 kept, n;
+	int found;
 
-	if (!m || skb->len <= at)
-		return 0;
+	if (!m || !st || skb->len <= at)
+		return BS_HEAD_ODD;
+	n = skb->len - at;
 	if (n > BS_SENT_MOST)
 		n = BS_SENT_MOST;
 	n -= 1;
 	BS_MASK(n, 4095);
-	if (bpf_skb_load_bytes(skb, at, m->sent, n + 1))
-		return 0;
-	*(volatile __u64 *)&m->head.base = (__u64)m->sent;
-	m->head.size = n + 1;
-	return bs_head_read(&m->head, 0) == BS_HEAD_READ;
+	kept = st->claim_kept;
+	if (part) {
+		if (kept > BS_HEAD_MOST || bpf_skb_load_bytes(skb, at, part->octets + kept, n + 1))
+			return BS_HEAD_ODD;
+		*(volatile __u64 *)&m->head.base = (__u64)part->octets;
+	} else {
+		if (kept || bpf_skb_load_bytes(skb, at, m->sent, n + 1))
+			return BS_HEAD_ODD;
+		*(volatile __u64 *)&m->head.base = (__u64)m->sent;
+	}
+	m->head.size = kept + n + 1;
+	found = bs_head_read(&m->head, st->claim == BS_CLAIM_REQUEST);
+	if (found == BS_HEAD_MORE && m->head.wanted > BS_HEAD_MOST)
+		return BS_HEAD_ODD;
+	return found;
 }
 
-/* Of TCP's number of the first octet that a packet carries the lower half. */
-__noinline __u32 bs_sent_number(struct __sk_buff *skb)
-{
-	__u32 tcp = skb->protocol == bpf_htons(ETH_P_IP) ? BS_V4 : BS_V6, seq = 0;
-	__u8 flags = 0;
-
-	bpf_skb_load_bytes(skb, tcp + 4, &seq, sizeof(seq));
-	bpf_skb_load_bytes(skb, tcp + 13, &flags, 1);
-	/* A SYN has a number of its own, before the data that goes with it. */
-	return (bpf_ntohl(seq) + (flags & 0x02 ? 1 : 0)) & 0xffff;
-}
-
-/* A packet of a connection that was let go after a request: does another one begin with it? The same may be sent again. */
+/* A packet of a connection of which one request was read, and nobody knows where that ends: does another one begin with it? The
+ * same may be sent again. */
 __noinline int bs_claim_later(struct __sk_buff *skb, struct bs_socket *st)
 {
-	__u32 tcp = skb->protocol == bpf_htons(ETH_P_IP) ? BS_V4 : BS_V6;
+	__u32 tcp = bs_tcp_at(skb), at, number;
 	__u64 first;
-	__u8 octet;
 
-	if (!st || bpf_skb_load_bytes(skb, tcp + 12, &octet, 1) ||
-	    bpf_skb_load_bytes(skb, tcp + (octet >> 4 << 2), &first, sizeof(first)) ||
-	    !bs_method(first, sizeof(first)) || bs_sent_number(skb) == st->claim_word)
+	if (!st || !tcp || bs_sent_first(skb, tcp, &at, &number) || number - st->claim_next > 0x7fffffff ||
+	    bpf_skb_load_bytes(skb, at, &first, sizeof(first)) || !bs_method(first, sizeof(first)))
 		return 0;
 	st->claim = BS_CLAIM_DONE;
 	BS_COUNT(claims_later, 1);
@@ -508,46 +564,62 @@ __noinline int bs_claim_later(struct __sk_buff *skb, struct bs_socket *st)
 }
 
 /*
- * A packet of a connection of which nothing was read: what it sends first, if it does, was sent by a way that does not lead
- * to bs_message. A refused one is lost, and so is all that follows; TCP is told to give up when it next sends it again
- * (bs_claim_cut), for there is nobody here who could be told. 1 if it is lost.
+ * A packet of a connection of which something is to be read. A head that ends in a later packet is kept until then: nobody acts on
+ * half of one. With a refused one the packet is lost, what stands before it there too, and all that follows; TCP is told to give up when it next sends it
+ * again (bs_claim_cut), for there is nobody here who could be told. 1 if it is lost.
  * In line, for the calls from here are as deep as the kernel follows.
  */
 static __always_inline int bs_claim_leaves(struct __sk_buff *skb, struct bs_socket *st)
 {
-	int at = bs_sent_at(skb, st);
+	__u64 cookie = bpf_get_socket_cookie(skb);
+	int at = bs_sent_at(skb, st), found;
 	struct bs_message *m;
+	struct bs_part *part;
 
 	if (!at)
 		return 0;
-	st->claim = BS_CLAIM_DONE;
 	m = bs_message_claim();
 	if (!m) {
-		BS_COUNT(claims_unseen, 1);
+		bs_claim_unread(st);
 		return 0;
 	}
-	if (!bs_sent_read(skb, m, at)) {
-		BS_COUNT(claims_unseen, 1);
-	} else {
-		if (bs_claim_of(m, st)) {
-			if (m->head.names == BS_NAMES_NAME)
-				bs_name_keep(&m->head.read.name);
-			if (bs_claim_judge(m, st)) {
-				st->verdict = BS_DENY;
-				st->claim = BS_CLAIM_CUT;
+	for (__u32 i = 0; at && i < BS_SENT_HEADS; i++) {
+		part = st->claim_parted ? bpf_map_lookup_elem(&bs_parts, &cookie) : 0;
+		found = bs_sent_read(skb, m, part, st, at);
+		if (found == BS_HEAD_MORE && part) {
+			st->claim_kept = m->head.size;
+		} else if (found == BS_HEAD_MORE) {
+			/* Read it once more, to keep it. */
+			if (bpf_map_update_elem(&bs_parts, &cookie, (void *)&no_part, BPF_ANY)) {
+				BS_COUNT(claims_full, 1);
+				st->claim = BS_CLAIM_DONE;
+				break;
 			}
+			st->claim_parted = 1;
+		} else {
+			if (st->claim_parted)
+				bpf_map_delete_elem(&bs_parts, &cookie);
+			st->claim_parted = 0;
+			st->claim_kept = 0;
+			if (found != BS_HEAD_READ) {
+				bs_claim_unread(st);
+				break;
+			}
+			if (bs_claim_of(m, st)) {
+				if (m->head.names == BS_NAMES_NAME)
+					bs_name_keep(&m->head.read.name);
+				if (bs_claim_judge(m, st)) {
+					st->verdict = BS_DENY;
+					st->claim = BS_CLAIM_CUT;
+				}
+			}
+			bs_claim_next(m, st, st->claim_next);
 		}
-		if (st->verdict != BS_DENY && bs_claim_lets_go(m)) {
-			st->claim_word = bs_sent_number(skb);
-			st->claim = BS_CLAIM_ASKED;
-		} else if (st->verdict != BS_DENY && !m->head.tls) {
-			/* What is asked for after that is not seen. */
-			BS_COUNT(claims_unseen, 1);
-		}
+		at = bs_sent_at(skb, st);
 	}
 	barrier();
 	*(volatile __u64 *)&m->head.claimed = 0;
-	return st->verdict == BS_DENY;
+	return st->verdict == BS_DENY || (at && bs_claim_reads(st));
 }
 
 #endif

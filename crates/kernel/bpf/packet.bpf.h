@@ -187,16 +187,16 @@ static __always_inline int bs_packet(struct __sk_buff *skb, struct bs_socket *st
 	return BS_PASS;
 }
 
-/* message.bpf.h: is what a connection sends first, in this packet, to be lost? */
+/* message.bpf.h: is a packet to be lost for what a connection says in it? */
 static __always_inline int bs_claim_leaves(struct __sk_buff *skb, struct bs_socket *st);
-/* Also there: does a further request begin with this packet, behind which nobody looks? */
+/* Also there: does a further request begin with this packet, that is not read? */
 int bs_claim_later(struct __sk_buff *skb, struct bs_socket *st);
 
 /* What a SYN that carries no more than options of TCP may be long. */
 enum { BS_SYN_BARE = 80 };
 
 /* When: any packet leaves a socket of the run, after routing and DNAT. Writes: queries, names, pending, forwarded, and
- * for unjudged sockets and for heads that bs_message does not see flows. A drop is EPERM for a datagram's sender. Fails closed for DNS in enforce. */
+ * for unjudged sockets and for heads that bs_message does not see flows and parts. A drop is EPERM for a datagram's sender. Fails closed for DNS in enforce. */
 SEC("cgroup_skb/egress")
 int bs_egress(struct __sk_buff *skb)
 {
@@ -215,8 +215,9 @@ int bs_egress(struct __sk_buff *skb)
 				return BS_LOSE;
 			if (forward.netns && st->forwarded)
 				bs_forward_leaves(skb, st);
-			/* What was sent before sk_msg could read it: with the SYN, or by the call that connects. */
-			if (((st->since && skb->len > BS_SYN_BARE) || st->claim == BS_CLAIM_FIRST) &&
+			/* What bs_message does not read: what is sent with the SYN or by the call that connects, and later
+			 * requests. */
+			if (((st->since && skb->len > BS_SYN_BARE) || st->claim == BS_CLAIM_FIRST || bs_claim_reads(st)) &&
 			    bs_claim_leaves(skb, st))
 				return BS_LOSE;
 			if (st->claim == BS_CLAIM_ASKED)

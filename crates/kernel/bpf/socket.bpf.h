@@ -5,6 +5,22 @@
 #ifndef BLACKSTART_SOCKET_H
 #define BLACKSTART_SOCKET_H
 
+/* Is what leaves the socket looked at for a head? */
+static __always_inline int bs_claim_reads(struct bs_socket *st)
+{
+	return st->claim >= BS_CLAIM_SENT && st->claim <= BS_CLAIM_TUNNEL;
+}
+
+/* Nothing is read of the socket, nor kept of what was. */
+static __always_inline void bs_claim_forget(__u64 cookie, struct bs_socket *st)
+{
+	if (st->claim_parted)
+		bpf_map_delete_elem(&bs_parts, &cookie);
+	st->claim = BS_CLAIM_NONE;
+	st->claim_parted = st->claim_held = 0;
+	st->claim_kept = 0;
+}
+
 /* The first retry of a SYN is after one second. */
 #define BS_GIVEN_UP (900000000U >> 20)
 
@@ -62,7 +78,7 @@ static __always_inline int bs_reach(struct bpf_sock_addr *ctx, struct bs_attempt
 	 * (bs_backstop), and passes without another attempt where it goes to the destination that was judged here. */
 	st->hooked = a->protocol == IPPROTO_TCP || a->protocol == IPPROTO_UDP;
 	st->forwarded = a->forwarded;
-	st->claim = BS_CLAIM_NONE;
+	bs_claim_forget(cookie, st);
 	st->since = 0;
 	if (connects)
 		st->peer_lost = a->verdict == BS_DENY;
@@ -168,7 +184,8 @@ static __always_inline void bs_leave(__u64 cookie, struct bpf_sock *closed)
 		if (closed)
 			bs_settle(closed, st);
 		st->since = 0;
-		st->verdict = st->dns = st->hooked = st->forwarded = st->claim = st->peer_lost = 0;
+		st->verdict = st->dns = st->hooked = st->forwarded = st->peer_lost = 0;
+		bs_claim_forget(cookie, st);
 		for (__u32 i = 0; i < BS_ASKED; i++)
 			st->asked[i].turn = 0;
 		/* Last: the next to sit here finds it swept. */
@@ -180,6 +197,7 @@ static __always_inline void bs_leave(__u64 cookie, struct bpf_sock *closed)
 			bs_settle(closed, st);
 		if (bs_holds(st))
 			bs_flush(st);
+		bs_claim_forget(cookie, st);
 		if (!bpf_map_delete_elem(&bs_sockets, &cookie))
 			__sync_fetch_and_sub(&seat->elsewhere, 1);
 	}
@@ -194,8 +212,10 @@ int bs_release(struct bpf_sock *ctx)
 	__u64 cookie = bpf_get_socket_cookie(ctx);
 	struct bs_socket *st = bs_socket_find(cookie);
 
-	/* What was sent goes on being sent for its owner, who is gone: lost until the connection ends, too (bs_established). */
-	if (st && st->claim >= BS_CLAIM_LOST && ctx->state != BPF_TCP_SYN_SENT && ctx->state != BPF_TCP_CLOSE)
+	/* What was sent goes on being sent for its owner, who is gone: read, or lost, until the connection ends, too
+	 * (bs_established). */
+	if (st && (st->claim >= BS_CLAIM_LOST || bs_claim_reads(st)) && ctx->state != BPF_TCP_SYN_SENT &&
+	    ctx->state != BPF_TCP_CLOSE)
 		return 1;
 	bs_leave(cookie, ctx);
 	return 1;

@@ -244,10 +244,28 @@ struct {
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 6656);
+	__uint(max_entries, 6400);
 	__type(key, __u64);
 	__type(value, struct bs_socket);
 } bs_sockets SEC(".maps");
+
+/* What a head is looked for in: a TLS record of the largest size, or a request's lines. Of what leaves, as much is looked at
+ * at a time. */
+enum { BS_HEAD_MOST = 16384 + 256, BS_SENT_MOST = 4096 };
+
+struct bs_part {
+	__u8 octets[BS_HEAD_MOST + BS_SENT_MOST];
+};
+
+/* What a connection has sent of a head that is not whole yet, by cookie (message.bpf.h). Full: counted in claims_full, and
+ * nothing more is read. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1024);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u64);
+	__type(value, struct bs_part);
+} bs_parts SEC(".maps");
 
 /* The live view. */
 struct {
@@ -354,6 +372,7 @@ static __always_inline __u64 bs_is_zero(__u32 x)
 const volatile struct bs_subject no_subject = {};
 const volatile struct bs_argv_rest no_argv = {};
 const volatile struct bs_socket no_socket = {};
+const volatile struct bs_part no_part = {};
 /* A struct bs_lease of zeros; as octets, since a lock may not lie in read-only data. */
 const volatile __u8 no_lease[sizeof(struct bs_lease)] = {};
 

@@ -70,6 +70,7 @@ plain!(
     bs_forward,
     bs_forwarded_key,
     bs_seat,
+    bs_part,
     bs_socket,
     bs_subject,
     bs_argv_rest,

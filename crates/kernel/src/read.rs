@@ -338,7 +338,7 @@ impl Record {
             sums.delegates_lost += one.delegates_lost;
             sums.answers_forged += one.answers_forged;
             sums.sockets_lost += one.sockets_lost;
-            sums.claims_busy += one.claims_busy;
+            sums.claims_busy = sums.claims_busy.wrapping_add(one.claims_busy);
             sums.claims_full += one.claims_full;
             sums.claims_unseen += one.claims_unseen;
             sums.claims_unread += one.claims_unread;

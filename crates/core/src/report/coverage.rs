@@ -258,17 +258,17 @@ fn gaps(lens: &Lens<'_>, lost: u64, unnamed: u64) -> Vec<Gap> {
         (
             "claims_busy",
             counters.claims_busy,
-            "connections to inspected ports are held by another program of the host, or by a run around or within this one, so the names that they gave (TLS, HTTP) were not read; connect() judged them",
+            "connections to inspected ports are held by another program of the host, or by a run around or within this one, and nothing was seen to leave them: what that program sends another way, and the names in it (TLS, HTTP), were not read; connect() judged them",
         ),
         (
             "claims_full",
             counters.claims_full,
-            "connections to inspected ports found no room in the table, so the names that they gave (TLS, HTTP) were not read; connect() judged them",
+            "connections to inspected ports sent a head (TLS, HTTP) in pieces, and there was no room to keep these, so the names in it were not read; connect() judged them",
         ),
         (
             "claims_unseen",
             counters.claims_unseen,
-            "connections to inspected ports sent their first data on a way that is not seen (MPTCP; fast open or a send before the handshake was over: a head that was not whole in one packet, and what a proxy is asked for behind the first one), so not all names that they gave (TLS, HTTP) were read; connect() judged them",
+            "connections to inspected ports sent their data on a way that is not seen (MPTCP), so the names that they gave (TLS, HTTP) were not read; connect() judged them",
         ),
         (
             "claims_unread",
@@ -278,7 +278,7 @@ fn gaps(lens: &Lens<'_>, lost: u64, unnamed: u64) -> Vec<Gap> {
         (
             "claims_later",
             counters.claims_later,
-            "connections without TLS to inspected ports went on with requests behind the first one, which may be for other hosts of the same address: by a policy that allows what it does not deny only the first one is read",
+            "connections without TLS to inspected ports went on with requests behind one of which nobody knows where it ends (chunked, or after an upgrade), which may be for other hosts of the same address and were not read",
         ),
         (
             "claims_unnamed",

@@ -80,6 +80,7 @@ maps!(
     bs_counters,
     bs_seats,
     bs_sockets,
+    bs_parts,
     bs_events,
     bs_forwarded,
     bs_questions,

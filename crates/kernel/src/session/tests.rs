@@ -20,6 +20,7 @@ mod packets;
 mod places;
 mod processes;
 mod queries;
+mod requests;
 mod resume;
 mod sends;
 mod takeover;
