@@ -6,6 +6,7 @@
  *   tcp ADDRESS PORT N         N connections, ended by the server: p50 of connect(), failures
  *   udp ADDRESS PORT N         N sockets: p50 of connect(), mean of a socket's whole life, failures
  *   send ADDRESS PORT MS       one connection, written to for MS: bytes, nanoseconds
+ *   post ADDRESS PORT MS       the same, as the body of a request of HTTP
  *   pages ADDRESS PORT NAME N OCTETS
  *                              N requests of HTTP for a page of OCTETS from NAME, fifty on one connection: p50 of one,
  *                              failures
@@ -213,7 +214,7 @@ static void do_udp(char **word)
 	free(samples);
 }
 
-static void do_send(char **word)
+static void written(char **word, const char *head)
 {
 	static char block[1 << 17];
 	struct sockaddr_in to = at(word[1], atoi(word[2]));
@@ -222,6 +223,8 @@ static void do_send(char **word)
 
 	if (reach(fd, &to))
 		die("connect");
+	if (head && write(fd, head, strlen(head)) < 0)
+		die("write");
 	began = now();
 	until = began + atol(word[3]) * 1000000ull;
 	while (now() < until) {
@@ -237,6 +240,16 @@ static void do_send(char **word)
 		;
 	close(fd);
 	printf("%lu %lu\n", bytes, now() - began);
+}
+
+static void do_send(char **word)
+{
+	written(word, 0);
+}
+
+static void do_post(char **word)
+{
+	written(word, "POST / HTTP/1.1\r\nHost: docs.example\r\nContent-Length: 2000000000\r\n\r\n");
 }
 
 static void do_fresh(char **word)
@@ -582,7 +595,7 @@ static const struct order {
 	{ "send", do_send, 4, 0 },     { "fresh", do_fresh, 6, 3 },   { "spread", do_spread, 3, 1 },
 	{ "spawn", do_spawn, 6, 1 },   { "tool", do_tool, 3, 0 },     { "swapped", do_swapped, 3, 0 },
 	{ "storm", do_storm, 9, 0 },   { "forks", do_forks, 2, 0 },
-	{ "pages", do_pages, 6, 0 },
+	{ "pages", do_pages, 6, 0 },   { "post", do_post, 4, 0 },
 };
 
 static const struct order *understood(char **word, int n)

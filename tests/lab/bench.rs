@@ -46,6 +46,7 @@ pub const SUITES: &[Suite] = &[
             ("lookups", latency::lookups),
             ("connects", latency::connects),
             ("throughput", latency::throughput),
+            ("inspected", latency::inspected),
             ("start", latency::start),
             ("tools", tools::denied),
             ("processes", load::processes),

@@ -7,7 +7,7 @@ use rustix::process::Signal;
 use super::bar::{Bar, Bound, Results};
 use super::client::Client;
 use super::pairs::Pairs;
-use super::scene::{CLOSES, DENIED, KNOWN, READS, Rules, Scene};
+use super::scene::{CLOSES, DENIED, KNOWN, PAGES, READS, READS_REQUESTS, Rules, Scene};
 use crate::guard;
 
 /// After this long without a heartbeat the kernel takes the supervisor for dead.
@@ -123,6 +123,41 @@ pub(super) fn throughput(scene: &Scene, results: &mut Results) {
             &pairs,
         )
         .note("Gbit/s"),
+    );
+    contest.guarded.end();
+}
+
+/// What is noticed at a port where names are read, of HTTP without TLS: there each request of a connection is.
+pub(super) fn inspected(scene: &Scene, results: &mut Results) {
+    let mut contest = Contest::new(scene);
+    let order = format!("post {} {READS_REQUESTS} {}", scene.web(), 250);
+    let gigabits = |answer: &[u64]| thousandth(answer[0] * 8000 / answer[1].max(1));
+    let pairs = contest.pairs(&order, scene.count(60), gigabits);
+    results.add(
+        Bar::factor(
+            "TCP throughput of a request's body, guarded / bare",
+            Bound::AtLeast(0.93),
+            &pairs,
+        )
+        .note("Gbit/s"),
+    );
+    let order = format!(
+        "pages {} {PAGES} {KNOWN} {} 1000",
+        scene.web(),
+        scene.count(1000).max(100)
+    );
+    let pairs = contest.pairs(&order, scene.count(60), |answer| {
+        assert_eq!(answer[1], 0, "pages failed");
+        thousandth(answer[0])
+    });
+    results.add(
+        Bar::added(
+            "HTTP request p50, fifty on a connection, added",
+            "µs",
+            Bound::AtMost(8.0),
+            &pairs,
+        )
+        .note("a page of 1,000 octets"),
     );
     contest.guarded.end();
 }

@@ -30,6 +30,8 @@ pub(super) const ABSENT: &str = "absent.example";
 pub(super) const CLOSES: u16 = 8000;
 /// Accepts and reads to the end.
 pub(super) const READS: u16 = 8001;
+/// The same, at a port that is inspected as a rule.
+pub(super) const READS_REQUESTS: u16 = 80;
 
 /// Serves pages on connections that stay, at a port that is inspected as a rule.
 pub(super) const PAGES: u16 = 8080;
@@ -109,7 +111,9 @@ impl Scene {
         let port = CLOSES.to_string();
         web.serve(CLOSES, &[&ONE_CPU[..], &[&client, "close", &port]].concat());
         web.serve(PAGES, &[&client, "pages", &PAGES.to_string()]);
-        web.serve(READS, &[&client, "sink", &READS.to_string()]);
+        for port in [READS, READS_REQUESTS] {
+            web.serve(port, &[&client, "sink", &port.to_string()]);
+        }
         let settings = world.file("unbound.conf", &unbound(&resolver, &web));
         resolver.serve(
             53,
