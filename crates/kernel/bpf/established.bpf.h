@@ -45,7 +45,10 @@ static __always_inline void bs_claim_begin(struct bpf_sock_ops *ops)
 		st->claim = BS_CLAIM_FIRST;
 		/* Where there is no room, or another program has it, the first head is read as later ones are. */
 		failed = bpf_sock_hash_update(ops, &bs_claimants, &cookie, BPF_NOEXIST);
-		st->claim_held = failed == -EBUSY ? BS_HELD_ELSEWHERE : failed ? BS_HELD_NOT : BS_HELD_HERE;
+		if (!failed || failed == -EEXIST)
+			st->claim_held = BS_HELD_HERE;
+		else
+			st->claim_held = failed == -EBUSY ? BS_HELD_ELSEWHERE : BS_HELD_NOT;
 		/* Until something is seen to leave it: that program may send it another way. */
 		if (failed == -EBUSY)
 			BS_COUNT(claims_busy, 1);
@@ -54,12 +57,19 @@ static __always_inline void bs_claim_begin(struct bpf_sock_ops *ops)
 	bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags | BS_CLAIM_CALLS);
 }
 
-/* A packet is about to be sent, perhaps once more. A connection of which the first head was read leaves the table; and if there is
- * nothing more to read, it goes its own way again. */
+/*
+ * A packet is about to be sent, perhaps once more, or a first one was not answered in time.
+ *
+ * A connection of which the first head was read leaves the table; and if there is nothing more to read, it goes its own way
+ * again. What is lost because it is refused is not to be waited for as long as TCP would by itself (two minutes for a first packet, and
+ * some eight seconds for what is lost on this host): whoever sent it gets an error when TCP looks at its clock next, after about
+ * a second at most.
+ */
 static __always_inline void bs_claim_sends(struct bpf_sock_ops *ops)
 {
 	__u64 cookie = bpf_get_socket_cookie(ops);
 	struct bs_socket *st = bs_socket_find(cookie);
+	__u32 least = 1;
 
 	if (!st || st->claim == BS_CLAIM_FIRST || st->claim == BS_CLAIM_REFUSED)
 		return;
@@ -67,6 +77,8 @@ static __always_inline void bs_claim_sends(struct bpf_sock_ops *ops)
 		st->claim_held = BS_HELD_NOT;
 		bpf_map_delete_elem(&bs_claimants, &cookie);
 	}
+	if (st->claim == BS_CLAIM_CUT)
+		bpf_setsockopt(ops, IPPROTO_TCP, TCP_USER_TIMEOUT, &least, sizeof(least));
 	if (st->claim >= BS_CLAIM_LOST || bs_claim_reads(st) || !st->claim_alone)
 		return;
 	bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags & ~BS_CLAIM_CALLS);
@@ -92,18 +104,6 @@ static __always_inline void bs_claim_early(struct bpf_sock_ops *ops)
 		bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_RTO_CB_FLAG);
 }
 
-/* A first packet was not answered in time, or another one is about to be sent, perhaps once more. What is lost because it is refused is
- * not to be waited for as long as TCP would by itself (two minutes for a first packet, and some eight seconds for what is lost
- * on this host): whoever sent it gets an error when TCP looks at its clock next, after about a second. */
-static __always_inline void bs_claim_cut(struct bpf_sock_ops *ops)
-{
-	struct bs_socket *st = bs_socket_find(bpf_get_socket_cookie(ops));
-	__u32 least = 1;
-
-	if (st && st->claim == BS_CLAIM_CUT)
-		bpf_setsockopt(ops, IPPROTO_TCP, TCP_USER_TIMEOUT, &least, sizeof(least));
-}
-
 /* When: several times in the life of each TCP connection of the run. Writes: claimants, sockets, counters. Refuses
  * nothing; fails open, counted. */
 SEC("sockops")
@@ -115,10 +115,9 @@ int bs_established(struct bpf_sock_ops *ops)
 		bs_claim_early(ops);
 	else if (op == BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB)
 		bs_claim_begin(ops);
-	else if (op == BPF_SOCK_OPS_RTO_CB || op == BPF_SOCK_OPS_HDR_OPT_LEN_CB) {
+	else if (op == BPF_SOCK_OPS_RTO_CB || op == BPF_SOCK_OPS_HDR_OPT_LEN_CB)
 		bs_claim_sends(ops);
-		bs_claim_cut(ops);
-	} else if (op == BPF_SOCK_OPS_STATE_CB && ops->args[1] == BPF_TCP_CLOSE)
+	else if (op == BPF_SOCK_OPS_STATE_CB && ops->args[1] == BPF_TCP_CLOSE)
 		bs_claim_over(ops);
 	return 1;
 }

@@ -566,7 +566,7 @@ __noinline int bs_claim_later(struct __sk_buff *skb, struct bs_socket *st)
 /*
  * A packet of a connection of which something is to be read. A head that ends in a later packet is kept until then: nobody acts on
  * half of one. With a refused one the packet is lost, what stands before it there too, and all that follows; TCP is told to give up when it next sends it
- * again (bs_claim_cut), for there is nobody here who could be told. 1 if it is lost.
+ * again (bs_claim_sends), for there is nobody here who could be told. 1 if it is lost.
  * In line, for the calls from here are as deep as the kernel follows.
  */
 static __always_inline int bs_claim_leaves(struct __sk_buff *skb, struct bs_socket *st)

@@ -1,7 +1,9 @@
 //! Clients, as small as they can be: the C library's resolver, one socket, one line about what came of it.
 
 use std::io::{self, Read as _, Write as _};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs as _, UdpSocket};
+use std::net::{
+    Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream, ToSocketAddrs as _, UdpSocket,
+};
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr as SocketName, UnixStream};
 use std::process::ExitCode;
@@ -30,6 +32,9 @@ pub(crate) fn connect(host: &str, port: &str) -> ExitCode {
 
 /// Connect, and say that it is for a name: in a TLS client's hello, or a request's head; `-cut` in many pieces.
 pub(crate) fn claim(way: &str, address: &str, port: &str, name: &str) -> ExitCode {
+    if way.starts_with("later") {
+        return later(way, address, port, name);
+    }
     told(|| {
         let text = claim_text(way.trim_end_matches("-cut"), name);
         let mut stream = TcpStream::connect((address, number(port)?))?;
@@ -38,6 +43,24 @@ pub(crate) fn claim(way: &str, address: &str, port: &str, name: &str) -> ExitCod
         for part in text.chunks(piece) {
             stream.write_all(part)?;
         }
+        Ok("said".to_owned())
+    })
+}
+
+/// Connect, ask for the page of a name that is allowed, then for that of another one, and wait until the server has all of it.
+fn later(way: &str, address: &str, port: &str, name: &str) -> ExitCode {
+    told(|| {
+        let mut stream = TcpStream::connect((address, number(port)?))?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.write_all(&claim_text("http", "mirror.internal"))?;
+        let text = claim_text("http", name);
+        let piece = if way.ends_with("-cut") { 7 } else { text.len() };
+        for part in text.chunks(piece) {
+            stream.write_all(part)?;
+        }
+        stream.shutdown(Shutdown::Write)?;
+        stream.read_to_end(&mut Vec::new())?;
         Ok("said".to_owned())
     })
 }

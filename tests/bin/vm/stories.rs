@@ -16,7 +16,7 @@ use blackstart_lab::{Becomes, case};
 use crate::daemons::{attached, daemon_s_socket};
 use crate::guarded::{Ended, bare, left_behind, run, start};
 use crate::orphans::{killed_supervisor, supervisor_out_of_memory};
-use crate::servers::{FORBIDDEN, GITHUB, MIRROR, PORT, RESOLVER};
+use crate::servers::{FORBIDDEN, GITHUB, MIRROR, PORT, QUIET, RESOLVER};
 use crate::{agents, ktls, limits, unix};
 
 pub(crate) const LAB: &str = "/bin/blackstart-lab-vm";
@@ -69,6 +69,10 @@ pub(crate) fn where_enforce_works(gaps: &[&str]) -> ExitCode {
     play.story(
         "a denied name on another's address is refused at once",
         denied_claim,
+    );
+    play.story(
+        "a denied name in a later request is refused soon",
+        denied_later,
     );
     ktls::play(&mut play);
     play.story("what is not denied passes", || allowed_passes(gaps));
@@ -270,6 +274,35 @@ fn denied_claim() {
             let shown = if way.starts_with("tls") { &tls } else { &http };
             shown.worked_outside().refused(&refused);
             told("mirror.internal").exits(0).says("said");
+        }
+    }
+}
+
+/// Nobody is there who could be told at once, but soon.
+fn denied_later() {
+    let shown = case!(28, "the name in a later request of a connection");
+    let policy = format!("inspect: [{QUIET}]\n{POLICY}");
+    let port = QUIET.to_string();
+    for address in both(MIRROR) {
+        for way in ["later", "later-cut"] {
+            let say = |name: &'static str| [LAB, "claim", way, &address, &port, name];
+            bare(&say("github.com")).exits(0);
+            let refused = run(&[], &policy, &say("github.com"));
+            let refused = refused.fails().says("TimedOut");
+            at_once(&refused);
+            let flows = refused.flows(address.parse::<IpAddr>().expect("an address"), QUIET);
+            let denied: Vec<_> = flows
+                .iter()
+                .filter(|flow| flow.verdict == Verdict::Deny)
+                .collect();
+            assert!(
+                matches!(denied[..], [one] if one.name.as_deref() == Some("github.com")),
+                "{way}: {flows:?}"
+            );
+            shown.worked_outside().refused(&refused);
+            run(&[], &policy, &say("mirror.internal"))
+                .exits(0)
+                .says("said");
         }
     }
 }

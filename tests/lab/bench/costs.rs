@@ -7,7 +7,7 @@ use serde_json::json;
 use super::bar::{Bar, Bound, Results};
 use super::kernel::{Cost, Programs, Statistics};
 use super::pairs::median;
-use super::scene::{CLOSES, KNOWN, Rules, Scene};
+use super::scene::{CLOSES, KNOWN, PAGES, Rules, Scene};
 
 /// Rounds of one operation; the median round counts, since an interrupt within a program is counted as its time.
 /// The policies take turns: a shared machine has slow times that last for seconds, and are to meet them all.
@@ -26,6 +26,11 @@ pub(super) fn programs(scene: &Scene, results: &mut Results) {
             "TCP connect",
             2500.0,
             format!("tcp {} {CLOSES} {each}", scene.web()),
+        ),
+        (
+            "page over a connection that stays",
+            8000.0,
+            format!("pages {} {PAGES} {KNOWN} {each} 65536", scene.web()),
         ),
     ];
     for (what, limit, order) in operations {
