@@ -284,14 +284,11 @@ __noinline int bs_claim_of(struct bs_message *m, struct bs_socket *st)
 	return 1;
 }
 
-/* Judge it, and record it. 1 if it is refused. */
-__noinline int bs_claim_judge(struct bs_message *m, struct bs_socket *st)
+/* Judge it, and record it. 1 if it is refused. In line, for the calls from here are as deep as the kernel follows. */
+static __always_inline int bs_claim_judge(struct bs_message *m, struct bs_socket *st)
 {
-	struct bs_attempt *a;
+	struct bs_attempt *a = &m->attempt;
 
-	if (!m || !st)
-		return 0;
-	a = &m->attempt;
 	if (bs_hides(m))
 		bs_claim_hides(m, st);
 	else if (m->head.elsewhere)
@@ -567,9 +564,9 @@ __noinline int bs_claim_later(struct __sk_buff *skb, struct bs_socket *st)
  * A packet of a connection of which something is to be read. A head that ends in a later packet is kept until then: nobody acts on
  * half of one. With a refused one the packet is lost, what stands before it there too, and all that follows; TCP is told to give up when it next sends it
  * again (bs_claim_sends), for there is nobody here who could be told. 1 if it is lost.
- * In line, for the calls from here are as deep as the kernel follows.
+ * A function of its own, for the sake of bs_egress's stack.
  */
-static __always_inline int bs_claim_leaves(struct __sk_buff *skb, struct bs_socket *st)
+static __noinline int bs_claim_leaves(struct __sk_buff *skb, struct bs_socket *st)
 {
 	__u64 cookie = bpf_get_socket_cookie(skb);
 	int at = bs_sent_at(skb, st), found;

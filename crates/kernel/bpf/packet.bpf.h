@@ -188,7 +188,7 @@ static __always_inline int bs_packet(struct __sk_buff *skb, struct bs_socket *st
 }
 
 /* message.bpf.h: is a packet to be lost for what a connection says in it? */
-static __always_inline int bs_claim_leaves(struct __sk_buff *skb, struct bs_socket *st);
+static int bs_claim_leaves(struct __sk_buff *skb, struct bs_socket *st);
 /* Also there: does a further request begin with this packet, that is not read? */
 int bs_claim_later(struct __sk_buff *skb, struct bs_socket *st);
 

@@ -339,11 +339,9 @@ __noinline int bs_request_read(struct bs_head *h)
 }
 
 /* What a connection sends, from its first octet or from that behind a request: enum bs_head_found. h->base and h->size say
- * where it lies. */
-__noinline int bs_head_read(struct bs_head *h, int again)
+ * where it lies. In line, for the calls from here are as deep as the kernel follows. */
+static __always_inline int bs_head_read(struct bs_head *h, int again)
 {
-	if (!h)
-		return BS_HEAD_ODD;
 	h->at = h->wanted = h->tail = h->port = 0;
 	h->names = h->tls = h->elsewhere = h->tunnel = h->hidden = h->endless = 0;
 	h->length = 0;
