@@ -196,7 +196,9 @@ int bs_claim_later(struct __sk_buff *skb, struct bs_socket *st);
 enum { BS_SYN_BARE = 80 };
 
 /* When: any packet leaves a socket of the run, after routing and DNAT. Writes: queries, names, pending, forwarded, and
- * for unjudged sockets and for heads that bs_message does not see flows and parts. A drop is EPERM for a datagram's sender. Fails closed for DNS in enforce. */
+ * for unjudged sockets and for heads that bs_message does not see flows and parts. A drop is EPERM for a datagram's sender. Fails closed for DNS in enforce.
+ * 96 octets of stack are all it may have: up to 6.7 each call of a chain is rounded up to 32, the deepest one from here comes to 416 more, and 512 are the
+ * limit. Newer kernels are less strict, so that only the matrix shows it. */
 SEC("cgroup_skb/egress")
 int bs_egress(struct __sk_buff *skb)
 {
