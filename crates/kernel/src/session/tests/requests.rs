@@ -1,11 +1,14 @@
 //! Requests behind the first one of a connection, which are read as they leave.
 
+use std::cell::Cell;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use blackstart_core::record::{Counters, Verdict};
 use libbpf_rs::{MapCore as _, MapFlags};
+use proptest::prelude::*;
+use proptest::test_runner::{Config, RngAlgorithm, TestError, TestRng, TestRunner};
 
 use super::heads::real_hello;
 use super::wire::{Wire, option};
@@ -188,6 +191,116 @@ fn a_later_request_may_come_octet_by_octet_and_nothing_follows_a_refused_one() {
     assert_eq!(connection.came, passed);
     // The one connection, a later request for another host, and one that was refused.
     assert_eq!(attempts(&wire), (1, 2));
+    all_read(&wire.snapshot().counters);
+    assert_eq!(parts(&wire), 0);
+}
+
+/// One request of a stream: its octets, and whether it is for whom the policy denies.
+fn random_request() -> impl Strategy<Value = (Vec<u8>, bool)> {
+    // What looks like another request within a body is none.
+    let body = prop_oneof![
+        Just(Vec::new()),
+        prop::collection::vec(any::<u8>(), 0..300),
+        (1..4usize).prop_map(|times| request("evil.test").repeat(times)),
+    ];
+    let filler = prop::collection::vec("X-[A-Za-z]{1,12}: [ -~]{0,60}\r\n", 0..4);
+    let denied = prop::bool::weighted(0.2);
+    (denied, 0..3usize, body, filler, 0..3usize).prop_map(|(denied, host, body, filler, lines)| {
+        let host = if denied {
+            ["evil.test", "EVIL.test:8080", "evil.test."][host]
+        } else {
+            ["good.test", "other.test", "notevil.test"][host]
+        };
+        let method = if body.is_empty() { "GET" } else { "POST" };
+        let mut text = format!("{method} / HTTP/1.1\r\n{}Host: {host}\r\n", filler.concat());
+        if !body.is_empty() {
+            text += &format!("Content-Length: {}\r\n", body.len());
+        }
+        text += "\r\n";
+        let behind = if body.is_empty() { 0 } else { lines };
+        let octets = [text.into_bytes(), body, b"\r\n".repeat(behind / 2)].concat();
+        (octets, denied)
+    })
+}
+
+/// Whatever stands in a connection, and wherever it is cut: a denied request never arrives whole, nor does anything behind it, and without
+/// one everything arrives.
+#[test]
+fn random_streams_of_requests_are_read_as_they_were_made() {
+    const CASES: u32 = 400;
+    let wire = Wire::listening(RULES);
+    let server = listening();
+    let streams = (
+        prop::collection::vec(random_request(), 1..7),
+        prop::collection::vec(1..400usize, 1..12),
+    );
+    let mut runner = TestRunner::new_with_rng(
+        Config::with_cases(CASES),
+        TestRng::deterministic_rng(RngAlgorithm::ChaCha),
+    );
+    let (connections, denials) = (Cell::new(0), Cell::new(0));
+    let outcome = runner.run(&streams, |(requests, cuts)| {
+        let first_denied = requests.iter().position(|(_, denied)| *denied);
+        // The first head is refused by the call itself; here it is about the others.
+        if first_denied == Some(0) {
+            return Ok(());
+        }
+        let octets: Vec<_> = requests
+            .iter()
+            .flat_map(|(octets, _)| octets.clone())
+            .collect();
+        let begin: usize = requests[..first_denied.unwrap_or(requests.len())]
+            .iter()
+            .map(|(octets, _)| octets.len())
+            .sum();
+        let end = first_denied.map(|at| {
+            let head = requests[at]
+                .0
+                .windows(4)
+                .position(|four| four == b"\r\n\r\n");
+            begin + head.expect("it ends") + 4
+        });
+        let mut connection = Connection::new(&wire, &server);
+        let (mut at, mut turn, mut last_before) = (0, 0, 0);
+        while at < octets.len() {
+            let next = (at + cuts[turn % cuts.len()]).min(octets.len());
+            if end.is_none_or(|end| next < end) {
+                last_before = next;
+            }
+            connection.send(&octets[at..next]);
+            (at, turn) = (next, turn + 1);
+        }
+        match end {
+            None => connection.comes(&octets),
+            Some(end) => {
+                prop_assert!(octets.starts_with(&connection.came));
+                prop_assert!(
+                    connection.came.len() < end,
+                    "{} of {end}",
+                    connection.came.len()
+                );
+                // The first head waits until it is whole; but for that, what was sent before the last piece of the denied one has arrived.
+                let first = requests[0]
+                    .0
+                    .windows(4)
+                    .position(|four| four == b"\r\n\r\n");
+                let whole_first = last_before >= first.expect("it ends") + 4;
+                prop_assert!(!whole_first || connection.came.len() >= last_before);
+                denials.set(denials.get() + 1);
+            }
+        }
+        connections.set(connections.get() + 1);
+        Ok(())
+    });
+    if let Err(TestError::Fail(why, value)) = outcome {
+        panic!("{why}: {value:?}");
+    }
+    let (connections, denials) = (connections.get(), denials.get());
+    assert!(
+        denials > 100 && connections > 250,
+        "{denials} of {connections}"
+    );
+    assert_eq!(attempts(&wire).0, denials);
     all_read(&wire.snapshot().counters);
     assert_eq!(parts(&wire), 0);
 }
