@@ -110,6 +110,7 @@ struct bs_spared {
 	__u32 sockets;   /* no rule names a unix socket */
 	__u32 refusals;  /* no lookup is denied */
 	__u32 expiry;    /* leases last as long as the run */
+	__u32 claims;    /* no name that a connection gives is judged */
 };
 
 /*
@@ -628,7 +629,7 @@ struct bs_refill {
 
 #define BS_SIZE(type, size) _Static_assert(sizeof(struct type) == (size), #type)
 BS_SIZE(bs_config, 24);
-BS_SIZE(bs_spared, 24);
+BS_SIZE(bs_spared, 28);
 BS_SIZE(bs_shared, 8);
 BS_SIZE(bs_forward, 16);
 BS_SIZE(bs_live, 56);

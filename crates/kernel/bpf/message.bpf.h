@@ -561,47 +561,44 @@ __noinline int bs_claim_later(struct __sk_buff *skb, struct bs_socket *st)
 }
 
 /*
- * A packet of a connection of which something is to be read. A head that ends in a later packet is kept until then: nobody acts on
- * half of one. With a refused one the packet is lost, what stands before it there too, and all that follows; TCP is told to give up when it next sends it
- * again (bs_claim_sends), for there is nobody here who could be told. 1 if it is lost.
- * A function of its own, for the sake of bs_egress's stack.
+ * Read a head in a packet, or a piece of one, and judge it. One that ends in a later packet is kept until then: nobody acts on
+ * half of one.
+ * A global function, so that it is verified once, and not for each head that a packet may have.
  */
-static __noinline int bs_claim_leaves(struct __sk_buff *skb, struct bs_socket *st)
+__noinline int bs_sent_judge(struct __sk_buff *skb, struct bs_socket *st, __u32 at)
 {
 	__u64 cookie = bpf_get_socket_cookie(skb);
-	int at = bs_sent_at(skb, st), found;
 	struct bs_message *m;
 	struct bs_part *part;
+	int found;
 
-	if (!at)
+	if (!st)
 		return 0;
 	m = bs_message_claim();
 	if (!m) {
 		bs_claim_unread(st);
 		return 0;
 	}
-	for (__u32 i = 0; at && i < BS_SENT_HEADS; i++) {
-		part = st->claim_parted ? bpf_map_lookup_elem(&bs_parts, &cookie) : 0;
-		found = bs_sent_read(skb, m, part, st, at);
-		if (found == BS_HEAD_MORE && part) {
-			st->claim_kept = m->head.size;
-		} else if (found == BS_HEAD_MORE) {
-			/* Read it once more, to keep it. */
-			if (bpf_map_update_elem(&bs_parts, &cookie, (void *)&no_part, BPF_ANY)) {
-				BS_COUNT(claims_full, 1);
-				st->claim = BS_CLAIM_DONE;
-				break;
-			}
-			st->claim_parted = 1;
+	part = st->claim_parted ? bpf_map_lookup_elem(&bs_parts, &cookie) : 0;
+	found = bs_sent_read(skb, m, part, st, at);
+	if (found == BS_HEAD_MORE && part) {
+		st->claim_kept = m->head.size;
+	} else if (found == BS_HEAD_MORE) {
+		/* To be read once more, and kept. */
+		if (bpf_map_update_elem(&bs_parts, &cookie, (void *)&no_part, BPF_ANY)) {
+			BS_COUNT(claims_full, 1);
+			st->claim = BS_CLAIM_DONE;
 		} else {
-			if (st->claim_parted)
-				bpf_map_delete_elem(&bs_parts, &cookie);
-			st->claim_parted = 0;
-			st->claim_kept = 0;
-			if (found != BS_HEAD_READ) {
-				bs_claim_unread(st);
-				break;
-			}
+			st->claim_parted = 1;
+		}
+	} else {
+		if (st->claim_parted)
+			bpf_map_delete_elem(&bs_parts, &cookie);
+		st->claim_parted = 0;
+		st->claim_kept = 0;
+		if (found != BS_HEAD_READ) {
+			bs_claim_unread(st);
+		} else {
 			if (bs_claim_of(m, st)) {
 				if (m->head.names == BS_NAMES_NAME)
 					bs_name_keep(&m->head.read.name);
@@ -612,11 +609,28 @@ static __noinline int bs_claim_leaves(struct __sk_buff *skb, struct bs_socket *s
 			}
 			bs_claim_next(m, st, st->claim_next);
 		}
-		at = bs_sent_at(skb, st);
 	}
 	barrier();
 	*(volatile __u64 *)&m->head.claimed = 0;
-	return st->verdict == BS_DENY || (at && bs_claim_reads(st));
+	return 0;
+}
+
+/*
+ * A packet of a connection of which something is to be read. With a refused head it is lost, what stands before that there
+ * too, and all that follows; TCP is told to give up when it next sends it again (bs_claim_sends), for there is nobody here who could be
+ * told. 1 if it is lost.
+ */
+static __always_inline int bs_claim_leaves(struct __sk_buff *skb, struct bs_socket *st)
+{
+	int at = 0;
+
+	for (__u32 i = 0; i <= BS_SENT_HEADS; i++) {
+		at = bs_sent_at(skb, st);
+		if (!at || i == BS_SENT_HEADS)
+			break;
+		bs_sent_judge(skb, st, at);
+	}
+	return at || st->verdict == BS_DENY;
 }
 
 #endif

@@ -188,7 +188,7 @@ static __always_inline int bs_packet(struct __sk_buff *skb, struct bs_socket *st
 }
 
 /* message.bpf.h: is a packet to be lost for what a connection says in it? */
-static int bs_claim_leaves(struct __sk_buff *skb, struct bs_socket *st);
+static __always_inline int bs_claim_leaves(struct __sk_buff *skb, struct bs_socket *st);
 /* Also there: does a further request begin with this packet, that is not read? */
 int bs_claim_later(struct __sk_buff *skb, struct bs_socket *st);
 
@@ -219,11 +219,14 @@ int bs_egress(struct __sk_buff *skb)
 				bs_forward_leaves(skb, st);
 			/* What bs_message does not read: what is sent with the SYN or by the call that connects, and later
 			 * requests. */
-			if (((st->since && skb->len > BS_SYN_BARE) || st->claim == BS_CLAIM_FIRST || bs_claim_reads(st)) &&
-			    bs_claim_leaves(skb, st))
-				return BS_LOSE;
-			if (st->claim == BS_CLAIM_ASKED)
-				bs_claim_later(skb, st);
+			if (!spared.claims) {
+				if (((st->since && skb->len > BS_SYN_BARE) || st->claim == BS_CLAIM_FIRST ||
+				     bs_claim_reads(st)) &&
+				    bs_claim_leaves(skb, st))
+					return BS_LOSE;
+				if (st->claim == BS_CLAIM_ASKED)
+					bs_claim_later(skb, st);
+			}
 			if (!bs_may_detour(skb)) {
 				__sync_fetch_and_add(&st->bytes, skb->len);
 				return BS_PASS;

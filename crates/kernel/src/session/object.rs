@@ -97,5 +97,6 @@ pub(super) fn spared(uses: Uses, features: &BTreeSet<Feature>) -> abi::bs_spared
         sockets: u32::from(!uses.sockets && !stays),
         refusals: u32::from(!uses.refusals),
         expiry: u32::from(!uses.expiry),
+        claims: u32::from(!features.contains(&Feature::Claims)),
     }
 }
