@@ -19,7 +19,7 @@
 #define BLACKSTART_ABI_H
 
 /* Pins of a run are read by later releases. Raise it when any struct below changes. */
-enum bs_layout { BS_LAYOUT = 10 };
+enum bs_layout { BS_LAYOUT = 11 };
 
 enum { BS_NAME_MAX = 256, BS_EXE_MAX = 128, BS_ARGV_HEAD = 256, BS_ARGV_REST = 768 };
 enum { BS_LEASE_SLOTS = 16, BS_CHAIN_MAX = 6, BS_PACKET_MAX = 4096, BS_PATH_MAX = 112, BS_ASKED = 2 };
@@ -495,11 +495,13 @@ enum bs_claim_state {
 	BS_CLAIM_CUT = 9,     /* the same, and the connection is to end soon */
 };
 
-/* Who has the socket in a table, to read what it sends. */
-enum bs_claim_holder {
-	BS_HELD_NOT = 0,
-	BS_HELD_HERE = 1,
-	BS_HELD_ELSEWHERE = 2, /* another program */
+/* What else is known of the reading. All but BS_MARK_HELD is of one connection. */
+enum bs_claim_mark {
+	BS_MARK_HELD = 1,   /* the socket is in bs_claimants */
+	BS_MARK_BUSY = 2,   /* it is in another program's table, and nothing has left it yet */
+	BS_MARK_PARTED = 4, /* there is a row for it in bs_parts */
+	BS_MARK_ALONE = 8,  /* nobody but us asked for the callbacks that end the reading */
+	BS_MARK_PLAIN = 16, /* its packets were seen as TCP has made them, whatever they are wrapped in then */
 };
 
 /* The verdict belongs to the socket: the packet path never asks the tables again for a judged one. */
@@ -524,13 +526,12 @@ struct bs_socket {
 	__u16 source_port; /* of a forwarded socket, once its SYN has left */
 	__u8 forwarded;    /* connected to the forwarder in the place of addr and port */
 	__u8 claim;        /* enum bs_claim_state */
-	__u8 claim_alone;  /* 0: another program asked for the callbacks that end the reading as well */
+	__u8 claim_marks;  /* enum bs_claim_mark */
 	__u8 peer_lost;    /* connected to what is denied, and not told so: what goes to the peer is dropped */
 	__u16 claim_port;  /* that a tunnel was asked for */
 	__u32 claim_next;  /* TCP's number of the first octet of what is to be read next */
 	__u16 claim_kept;  /* octets of it that have left, and are kept in bs_parts */
-	__u8 claim_parted; /* 1: there is a row for it there */
-	__u8 claim_held;   /* enum bs_claim_holder */
+	__u8 pad[2];
 	struct bs_asked asked[BS_ASKED];
 };
 

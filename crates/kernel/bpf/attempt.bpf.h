@@ -34,7 +34,8 @@ struct bs_attempt {
 	__u8 forwarded; /* in: 1 for a lookup over TCP that the forwarder will read */
 	__u8 kept;      /* bs_backstop's own: a row has it. Here, since its stack is full */
 	__u8 elsewhere; /* in: a proxy is to reach there, of whose host nothing is known */
-	__u8 pad[2];
+	__u8 asked;     /* in: by a further request of a connection that was made */
+	__u8 pad;
 };
 
 #define BS_EFFECT(ruling) ((__u8)((ruling) >> 32))
@@ -391,6 +392,7 @@ static __always_inline int bs_row_add(struct bs_attempt *a)
 	struct bs_flow_key key = {};
 	struct bs_flow fresh = {};
 	struct bs_flow *flow;
+	__u32 reached = a->asked && a->verdict != BS_DENY;
 
 	key.subject = a->subject;
 	key.name = a->name;
@@ -408,6 +410,7 @@ static __always_inline int bs_row_add(struct bs_attempt *a)
 		__u64 *more;
 
 		fresh.attempts = 1;
+		fresh.connected = reached;
 		fresh.first_ns = fresh.last_ns = bpf_ktime_get_boot_ns();
 		fresh.attribution = a->attribution;
 		if (!bpf_map_update_elem(&bs_flows, &key, &fresh, BPF_NOEXIST)) {
@@ -456,6 +459,8 @@ static __always_inline int bs_row_add(struct bs_attempt *a)
 		}
 	}
 	__sync_fetch_and_add(&flow->attempts, 1);
+	if (reached)
+		__sync_fetch_and_add(&flow->connected, 1);
 	bs_now_at(&flow->last_ns);
 	return 1;
 }

@@ -16,6 +16,15 @@ enum { TCP_USER_TIMEOUT = 18 };
 /* What state it comes to, and each packet that it sends. */
 #define BS_CLAIM_CALLS (BPF_SOCK_OPS_STATE_CB_FLAG | BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG)
 
+/* The socket leaves the table. */
+static __always_inline void bs_claim_out(__u64 cookie, struct bs_socket *st)
+{
+	if (!(st->claim_marks & BS_MARK_HELD))
+		return;
+	st->claim_marks &= ~BS_MARK_HELD;
+	bpf_map_delete_elem(&bs_claimants, &cookie);
+}
+
 /* A connection of the run was made: is what it sends first to be read? */
 static __always_inline void bs_claim_begin(struct bpf_sock_ops *ops)
 {
@@ -32,8 +41,11 @@ static __always_inline void bs_claim_begin(struct bpf_sock_ops *ops)
 			BS_COUNT(claims_unseen, 1);
 		return;
 	}
-	if (st->forwarded || st->verdict == BS_DENY || !bs_is_inspected(st->port, bs_generation()))
+	if (st->forwarded || st->verdict == BS_DENY || !bs_is_inspected(st->port, bs_generation())) {
+		/* It was connected to another port before. */
+		bs_claim_out(cookie, st);
 		return;
+	}
 	/* Else it is read already, with the SYN. */
 	if (st->claim == BS_CLAIM_NONE) {
 		tcp = (struct tcp_sock *)BPF_CORE_READ(kernel, sk);
@@ -45,15 +57,16 @@ static __always_inline void bs_claim_begin(struct bpf_sock_ops *ops)
 		st->claim = BS_CLAIM_FIRST;
 		/* Where there is no room, or another program has it, the first head is read as later ones are. */
 		failed = bpf_sock_hash_update(ops, &bs_claimants, &cookie, BPF_NOEXIST);
-		if (!failed || failed == -EEXIST)
-			st->claim_held = BS_HELD_HERE;
-		else
-			st->claim_held = failed == -EBUSY ? BS_HELD_ELSEWHERE : BS_HELD_NOT;
-		/* Until something is seen to leave it: that program may send it another way. */
-		if (failed == -EBUSY)
+		if (!failed || failed == -EEXIST) {
+			st->claim_marks |= BS_MARK_HELD;
+		} else if (failed == -EBUSY) {
+			/* Until something is seen to leave it: that program may send it another way. */
+			st->claim_marks |= BS_MARK_BUSY;
 			BS_COUNT(claims_busy, 1);
+		}
 	}
-	st->claim_alone = !(ops->bpf_sock_ops_cb_flags & BS_CLAIM_CALLS);
+	if (!(ops->bpf_sock_ops_cb_flags & BS_CLAIM_CALLS))
+		st->claim_marks |= BS_MARK_ALONE;
 	bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags | BS_CLAIM_CALLS);
 }
 
@@ -71,27 +84,33 @@ static __always_inline void bs_claim_sends(struct bpf_sock_ops *ops)
 	struct bs_socket *st = bs_socket_find(cookie);
 	__u32 least = 1;
 
-	if (!st || st->claim == BS_CLAIM_FIRST || st->claim == BS_CLAIM_REFUSED)
+	if (!st)
 		return;
-	if (st->claim_held == BS_HELD_HERE) {
-		st->claim_held = BS_HELD_NOT;
-		bpf_map_delete_elem(&bs_claimants, &cookie);
-	}
+	/* A run within this one, which is called first, may have given them back. */
+	if ((st->claim == BS_CLAIM_FIRST || bs_claim_waits(st)) &&
+	    (ops->bpf_sock_ops_cb_flags & BS_CLAIM_CALLS) != BS_CLAIM_CALLS)
+		bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags | BS_CLAIM_CALLS);
+	if (st->claim == BS_CLAIM_FIRST || st->claim == BS_CLAIM_REFUSED)
+		return;
+	bs_claim_out(cookie, st);
 	if (st->claim == BS_CLAIM_CUT)
 		bpf_setsockopt(ops, IPPROTO_TCP, TCP_USER_TIMEOUT, &least, sizeof(least));
-	if (st->claim >= BS_CLAIM_LOST || bs_claim_reads(st) || !st->claim_alone)
+	if (bs_claim_waits(st) || !(st->claim_marks & BS_MARK_ALONE))
 		return;
+	st->claim_marks &= ~BS_MARK_ALONE;
 	bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags & ~BS_CLAIM_CALLS);
 }
 
-/* A connection has ended, perhaps long after its socket was closed. */
+/* A connection has ended, perhaps long after its socket was closed, or before it is used for another one. */
 static __always_inline void bs_claim_over(struct bpf_sock_ops *ops)
 {
 	__u64 cookie = bpf_get_socket_cookie(ops);
 	struct bs_socket *st = bs_socket_find(cookie);
 
-	if (st && (st->claim >= BS_CLAIM_LOST || bs_claim_reads(st)))
-		bs_leave(cookie, 0);
+	if (!st || st->claim == BS_CLAIM_NONE)
+		return;
+	bs_claim_out(cookie, st);
+	bs_leave(cookie, 0);
 }
 
 /* A first packet is about to be sent, and has data with it: nobody is told of its fate before the connection is made. */

@@ -28,8 +28,9 @@ struct {
 } bs_claimants SEC(".maps");
 
 enum {
-	/* As many heads and pieces of heads are read of one packet. Behind them it is lost, to be sent again by TCP and read on. */
-	BS_SENT_HEADS = 12,
+	/* As many heads and pieces of heads are read of one packet. With more it is lost, to be sent again by TCP and read on
+	 * from there; TCP does so eight times at least, which is enough for the 64 KiB that a packet within this host may have. */
+	BS_SENT_HEADS = 512,
 	/* A body of more octets may not be told from one that is behind us, since TCP's numbers go round. */
 	BS_BODY_MOST = 0x7ff00000,
 };
@@ -193,10 +194,12 @@ static __always_inline void bs_claim_here(struct bs_message *m, struct bs_socket
 		}
 	}
 	/* A later request for another host: an attempt of its own, beside the flow that the connection is. */
-	if (st->claim != BS_CLAIM_REQUEST)
+	if (st->claim != BS_CLAIM_REQUEST) {
 		bs_claim_move(st, a);
-	else if (!bs_is_flow_of(st, a))
+	} else if (!bs_is_flow_of(st, a)) {
+		a->asked = 1;
 		bs_record(a);
+	}
 }
 
 /* What a proxy is asked for. */
@@ -270,7 +273,7 @@ __noinline int bs_claim_of(struct bs_message *m, struct bs_socket *st)
 	if (m->head.hidden)
 		BS_COUNT(claims_hidden, 1);
 	if (m->head.names == BS_NAMES_NOBODY) {
-		if (st->claim != BS_CLAIM_TUNNEL)
+		if (st->claim < BS_CLAIM_REQUEST)
 			BS_COUNT(claims_unnamed, 1);
 		return bs_hides(m);
 	}
@@ -314,6 +317,15 @@ static __always_inline int bs_claim_is_late(struct sock *sk)
 	struct tcp_sock *tcp = (struct tcp_sock *)sk;
 
 	return BPF_CORE_READ(tcp, bytes_sent) || BPF_CORE_READ(tcp, write_seq) != BPF_CORE_READ(tcp, snd_nxt);
+}
+
+/* Something leaves it, whoever else has it in a table. */
+static __always_inline void bs_claim_left(struct bs_socket *st)
+{
+	if (!(st->claim_marks & BS_MARK_BUSY))
+		return;
+	st->claim_marks &= ~BS_MARK_BUSY;
+	BS_COUNT(claims_busy, -1);
 }
 
 /* Nothing more of it can be read. What goes through a tunnel may be anything: where to was judged. */
@@ -414,8 +426,11 @@ int bs_message(struct sk_msg_md *msg)
 
 	if (st && st->claim == BS_CLAIM_REFUSED)
 		return SK_DROP;
-	/* What was sent late comes first, and is read as it leaves, and so is what there is no scratch for. */
+	/* What was sent late comes first, and is read as it leaves, and so is what there is no scratch for. Packets of
+	 * which none was seen as TCP has made it will not be. */
 	if (!st || st->claim != BS_CLAIM_FIRST || bs_claim_is_late(sk) || !(m = bs_message_claim())) {
+		if (st && st->claim == BS_CLAIM_FIRST && !(st->claim_marks & BS_MARK_PLAIN))
+			bs_claim_unread(st);
 		bpf_msg_apply_bytes(msg, 0xffffffff);
 		return SK_PASS;
 	}
@@ -438,20 +453,31 @@ static __always_inline int bs_is_inspected(__u32 port, __u32 generation)
 	return 0;
 }
 
-/* Where TCP's header begins in a packet, or 0 where another one comes first. */
-static __always_inline __u32 bs_tcp_at(struct __sk_buff *skb)
+/* Where the header behind that of IP begins in a packet, and in `protocol` which one that is. */
+static __always_inline __u32 bs_header_at(struct __sk_buff *skb, __u8 *protocol)
 {
-	__u8 first = 0, protocol = 0;
-	__u32 at = BS_V6;
+	__u8 first = 0;
 
 	if (skb->protocol == bpf_htons(ETH_P_IP)) {
 		bpf_skb_load_bytes(skb, 0, &first, 1);
-		bpf_skb_load_bytes(skb, 9, &protocol, 1);
-		at = (first & 15) << 2;
-	} else {
-		bpf_skb_load_bytes(skb, 6, &protocol, 1);
+		bpf_skb_load_bytes(skb, 9, protocol, 1);
+		return (first & 15) << 2;
 	}
-	return protocol == IPPROTO_TCP ? at : 0;
+	bpf_skb_load_bytes(skb, 6, protocol, 1);
+	return BS_V6;
+}
+
+/* A packet in which nothing can be found: of IPsec, or with another header before TCP's. Where there is a device for IPsec, the
+ * same packet came here before it was wrapped, and was read. */
+static __always_inline void bs_sent_wrapped(struct bs_socket *st, __u8 protocol)
+{
+	if (st->claim_marks & BS_MARK_PLAIN && (protocol == IPPROTO_ESP || protocol == IPPROTO_AH))
+		return;
+	if (!bs_claim_reads(st) && (st->claim != BS_CLAIM_FIRST || st->claim_marks & BS_MARK_HELD))
+		return;
+	bs_claim_left(st);
+	BS_COUNT(claims_unread, 1);
+	st->claim = BS_CLAIM_DONE;
 }
 
 /* TCP's number of the first octet that a packet carries, and in `data` where in the packet that is; -1 if it carries none. */
@@ -470,27 +496,23 @@ static __always_inline int bs_sent_first(struct __sk_buff *skb, __u32 tcp, __u32
 /* Where in a packet what is to be read begins, or goes on; 0 if it does not. */
 __noinline int bs_sent_at(struct __sk_buff *skb, struct bs_socket *st)
 {
-	__u32 tcp = bs_tcp_at(skb), at, first, ahead;
-	__u8 octet;
+	__u8 protocol = 0, octet;
+	__u32 tcp = bs_header_at(skb, &protocol), at, first, ahead;
 
 	if (!st || st->forwarded)
 		return 0;
 	if (!bs_claim_reads(st) &&
 	    ((st->claim != BS_CLAIM_FIRST && st->claim != BS_CLAIM_NONE) || !bs_is_inspected(st->port, bs_generation())))
 		return 0;
-	if (!tcp) {
-		/* In another header (IPsec), or behind one: nothing can be found in it. */
-		if (bs_claim_reads(st))
-			bs_claim_unread(st);
+	if (protocol != IPPROTO_TCP) {
+		bs_sent_wrapped(st, protocol);
 		return 0;
 	}
+	st->claim_marks |= BS_MARK_PLAIN;
 	if (bs_sent_first(skb, tcp, &at, &first))
 		return 0;
 	if (st->claim < BS_CLAIM_SENT) {
-		if (st->claim_held == BS_HELD_ELSEWHERE) {
-			st->claim_held = BS_HELD_NOT;
-			BS_COUNT(claims_busy, -1);
-		}
+		bs_claim_left(st);
 		st->claim = BS_CLAIM_SENT;
 		st->claim_next = first;
 	}
@@ -545,15 +567,27 @@ __noinline int bs_sent_read(struct __sk_buff *skb, struct bs_message *m, struct 
 	return found;
 }
 
+enum { BS_EMPTY_LINE = 0x0a0d };
+
+/* What HTTP/2 begins with (RFC 9113, 3.4). */
+#define BS_PREFACE BS_TEXT('P', 'R', 'I', ' ', '*', ' ', 'H', 'T')
+
 /* A packet of a connection of which one request was read, and nobody knows where that ends: does another one begin with it? The
  * same may be sent again. */
 __noinline int bs_claim_later(struct __sk_buff *skb, struct bs_socket *st)
 {
-	__u32 tcp = bs_tcp_at(skb), at, number;
+	__u8 protocol = 0;
+	__u32 tcp = bs_header_at(skb, &protocol), at, number;
+	__u16 empty;
 	__u64 first;
 
-	if (!st || !tcp || bs_sent_first(skb, tcp, &at, &number) || number - st->claim_next > 0x7fffffff ||
-	    bpf_skb_load_bytes(skb, at, &first, sizeof(first)) || !bs_method(first, sizeof(first)))
+	if (!st || protocol != IPPROTO_TCP || bs_sent_first(skb, tcp, &at, &number) || number - st->claim_next > 0x7fffffff)
+		return 0;
+	/* However long the body is: what is behind is told from what is ahead by the half of TCP's numbers. */
+	st->claim_next = number;
+	if (!bpf_skb_load_bytes(skb, at, &empty, sizeof(empty)) && empty == BS_EMPTY_LINE)
+		at += sizeof(empty);
+	if (bpf_skb_load_bytes(skb, at, &first, sizeof(first)) || (first != BS_PREFACE && !bs_method(first, sizeof(first))))
 		return 0;
 	st->claim = BS_CLAIM_DONE;
 	BS_COUNT(claims_later, 1);
@@ -579,7 +613,7 @@ __noinline int bs_sent_judge(struct __sk_buff *skb, struct bs_socket *st, __u32 
 		bs_claim_unread(st);
 		return 0;
 	}
-	part = st->claim_parted ? bpf_map_lookup_elem(&bs_parts, &cookie) : 0;
+	part = st->claim_marks & BS_MARK_PARTED ? bpf_map_lookup_elem(&bs_parts, &cookie) : 0;
 	found = bs_sent_read(skb, m, part, st, at);
 	if (found == BS_HEAD_MORE && part) {
 		st->claim_kept = m->head.size;
@@ -589,12 +623,12 @@ __noinline int bs_sent_judge(struct __sk_buff *skb, struct bs_socket *st, __u32 
 			BS_COUNT(claims_full, 1);
 			st->claim = BS_CLAIM_DONE;
 		} else {
-			st->claim_parted = 1;
+			st->claim_marks |= BS_MARK_PARTED;
 		}
 	} else {
-		if (st->claim_parted)
+		if (st->claim_marks & BS_MARK_PARTED)
 			bpf_map_delete_elem(&bs_parts, &cookie);
-		st->claim_parted = 0;
+		st->claim_marks &= ~BS_MARK_PARTED;
 		st->claim_kept = 0;
 		if (found != BS_HEAD_READ) {
 			bs_claim_unread(st);

@@ -192,9 +192,6 @@ static __always_inline int bs_claim_leaves(struct __sk_buff *skb, struct bs_sock
 /* Also there: does a further request begin with this packet, that is not read? */
 int bs_claim_later(struct __sk_buff *skb, struct bs_socket *st);
 
-/* What a SYN that carries no more than options of TCP may be long. */
-enum { BS_SYN_BARE = 80 };
-
 /* When: any packet leaves a socket of the run, after routing and DNAT. Writes: queries, names, pending, forwarded, and
  * for unjudged sockets and for heads that bs_message does not see flows and parts. A drop is EPERM for a datagram's sender. Fails closed for DNS in enforce.
  * 96 octets of stack are all it may have: up to 6.7 each call of a chain is rounded up to 32, the deepest one from here comes to 416 more, and 512 are the
@@ -220,8 +217,7 @@ int bs_egress(struct __sk_buff *skb)
 			/* What bs_message does not read: what is sent with the SYN or by the call that connects, and later
 			 * requests. */
 			if (!spared.claims) {
-				if (((st->since && skb->len > BS_SYN_BARE) || st->claim == BS_CLAIM_FIRST ||
-				     bs_claim_reads(st)) &&
+				if ((st->since || st->claim == BS_CLAIM_FIRST || bs_claim_reads(st)) &&
 				    bs_claim_leaves(skb, st))
 					return BS_LOSE;
 				if (st->claim == BS_CLAIM_ASKED)

@@ -11,13 +11,19 @@ static __always_inline int bs_claim_reads(struct bs_socket *st)
 	return st->claim >= BS_CLAIM_SENT && st->claim <= BS_CLAIM_TUNNEL;
 }
 
-/* Nothing is read of the socket, nor kept of what was. */
+/* Is a callback still to come, to end the reading or the connection? */
+static __always_inline int bs_claim_waits(struct bs_socket *st)
+{
+	return st->claim >= BS_CLAIM_LOST || bs_claim_reads(st);
+}
+
+/* Nothing is read of the socket, nor kept of what was. In the table it stays: the kernel takes it out no sooner than it ends. */
 static __always_inline void bs_claim_forget(__u64 cookie, struct bs_socket *st)
 {
-	if (st->claim_parted)
+	if (st->claim_marks & BS_MARK_PARTED)
 		bpf_map_delete_elem(&bs_parts, &cookie);
 	st->claim = BS_CLAIM_NONE;
-	st->claim_parted = st->claim_held = 0;
+	st->claim_marks &= BS_MARK_HELD;
 	st->claim_kept = 0;
 }
 
@@ -179,13 +185,15 @@ static __always_inline void bs_leave(__u64 cookie, struct bpf_sock *closed)
 
 	if (!seat)
 		return;
-	if (seat->cookie == cookie) {
+	/* Whoever closes a socket and the end of its connection may both come here at once: one of them sweeps. */
+	if (__sync_val_compare_and_swap(&seat->cookie, cookie, BS_LEAVING) == cookie) {
 		st = &seat->socket;
 		if (closed)
 			bs_settle(closed, st);
 		st->since = 0;
 		st->verdict = st->dns = st->hooked = st->forwarded = st->peer_lost = 0;
 		bs_claim_forget(cookie, st);
+		st->claim_marks = 0;
 		for (__u32 i = 0; i < BS_ASKED; i++)
 			st->asked[i].turn = 0;
 		/* Last: the next to sit here finds it swept. */
@@ -214,9 +222,11 @@ int bs_release(struct bpf_sock *ctx)
 
 	/* What was sent goes on being sent for its owner, who is gone: read, or lost, until the connection ends, too
 	 * (bs_established). */
-	if (st && (st->claim >= BS_CLAIM_LOST || bs_claim_reads(st)) && ctx->state != BPF_TCP_SYN_SENT &&
-	    ctx->state != BPF_TCP_CLOSE)
+	if (st && bs_claim_waits(st) && ctx->state != BPF_TCP_SYN_SENT && ctx->state != BPF_TCP_CLOSE) {
+		/* Whatever is still read: that the connection ends must be heard of. */
+		st->claim_marks &= ~BS_MARK_ALONE;
 		return 1;
+	}
 	bs_leave(cookie, ctx);
 	return 1;
 }

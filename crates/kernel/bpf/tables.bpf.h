@@ -376,6 +376,9 @@ const volatile struct bs_part no_part = {};
 /* A struct bs_lease of zeros; as octets, since a lock may not lie in read-only data. */
 const volatile __u8 no_lease[sizeof(struct bs_lease)] = {};
 
+/* Stands for the cookie while a seat is swept. */
+#define BS_LEAVING (~0ULL)
+
 static __always_inline struct bs_seat *bs_seat_of(__u64 cookie)
 {
 	__u32 at = cookie & (BS_SEATS - 1);

@@ -346,6 +346,10 @@ impl Record {
             sums.claims_unnamed += one.claims_unnamed;
             sums.claims_hidden += one.claims_hidden;
         }
+        // The CPUs are not read at one moment: what was taken back may be seen, and not yet what it was taken from.
+        for sum in [&mut sums.overflow, &mut sums.lost, &mut sums.claims_busy] {
+            *sum = sum.cast_signed().max(0).cast_unsigned();
+        }
         Ok(sums)
     }
 

@@ -2,7 +2,8 @@
 
 use std::cell::Cell;
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Ipv6Addr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use blackstart_core::record::{Counters, Verdict};
@@ -49,9 +50,11 @@ struct Connection {
 impl Connection {
     /// Each write is a packet of its own.
     fn new(wire: &Wire, server: &TcpListener) -> Self {
-        let to: SocketAddr = server.local_addr().unwrap();
-        let socket = wire.stream(to.ip());
-        rustix::net::connect(&socket, &to).unwrap();
+        Self::over(wire.stream(server.local_addr().unwrap().ip()), server)
+    }
+
+    fn over(socket: OwnedFd, server: &TcpListener) -> Self {
+        rustix::net::connect(&socket, &server.local_addr().unwrap()).unwrap();
         let client = TcpStream::from(socket);
         client.set_nodelay(true).unwrap();
         let (server, _) = server.accept().unwrap();
@@ -310,14 +313,16 @@ fn random_streams_of_requests_are_read_as_they_were_made() {
 fn however_many_requests_are_in_a_packet_each_is_read() {
     let wire = Wire::listening(RULES);
     let server = listening();
-    let many = request("good.test").repeat(30);
-    let mut connection = Connection::new(&wire, &server);
-    connection.send(&many).comes(&many);
-    let mut connection = Connection::new(&wire, &server);
-    connection.send(&[many.clone(), request("evil.test")].concat());
-    connection.is_cut();
-    assert!(many.starts_with(&connection.came));
-    assert_eq!(attempts(&wire).0, 1);
+    for (denials, many) in (1..).zip([10, 100, 1000]) {
+        let many = request("good.test").repeat(many);
+        let mut connection = Connection::new(&wire, &server);
+        connection.send(&many).comes(&many);
+        let mut connection = Connection::new(&wire, &server);
+        connection.send(&[many.clone(), request("evil.test")].concat());
+        connection.is_cut();
+        assert!(many.starts_with(&connection.came));
+        assert_eq!(attempts(&wire).0, denials);
+    }
     all_read(&wire.snapshot().counters);
 }
 
@@ -387,9 +392,13 @@ fn what_is_sent_after_its_socket_is_closed_is_read() {
     option(
         client,
         libc::SOL_SOCKET,
-        libc::SO_SNDBUF,
+        // Beyond what the host lets users have.
+        libc::SO_SNDBUFFORCE,
         &(4 * body as i32).to_ne_bytes(),
     );
+    client
+        .set_write_timeout(Some(Duration::from_secs(20)))
+        .unwrap();
     client
         .write_all(&[all.clone(), request("evil.test")].concat())
         .unwrap();
@@ -399,19 +408,19 @@ fn what_is_sent_after_its_socket_is_closed_is_read() {
     drop(client);
     let mut came = 0;
     let mut octets = vec![0; 1 << 20];
-    let mut last = Instant::now();
-    while last.elapsed() < QUIET {
+    let started = Instant::now();
+    while attempts(&wire).0 == 0 && started.elapsed() < Duration::from_secs(20) {
         match server.read(&mut octets) {
-            Ok(0) => break,
-            Ok(length) => {
-                came += length;
-                last = Instant::now();
-            }
+            Ok(length) => came += length,
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 std::thread::sleep(Duration::from_millis(5));
             }
             Err(_) => break,
         }
+    }
+    std::thread::sleep(QUIET);
+    while let Ok(length @ 1..) = server.read(&mut octets) {
+        came += length;
     }
     assert!(came <= all.len(), "{came} of {}", all.len());
     assert_eq!(attempts(&wire).0, 1, "{came} of {}", all.len());
@@ -445,19 +454,70 @@ fn what_follows_a_request_without_an_end_is_told() {
     let chunked = b"POST / HTTP/1.1\r\nHost: good.test\r\nTransfer-Encoding: chunked\r\n\r\n";
     let only =
         "default: deny\ninspect: [8080]\nrules:\n  - allow: good.test\n  - allow: 127.0.0.0/24\n";
-    for (rules, unread, later) in [(RULES, 0, 1), (only, 1, 0)] {
-        let wire = Wire::listening(rules);
-        let server = listening();
-        let mut connection = Connection::new(&wire, &server);
-        connection.send(chunked).send(b"4\r\nbody\r\n0\r\n\r\n");
-        assert_eq!(wire.snapshot().counters.claims_later, 0);
-        connection
-            .send(&request("evil.test"))
-            .send(&request("evil.test"));
-        let counters = wire.snapshot().counters;
-        assert_eq!(
-            (counters.claims_unread, counters.claims_later),
-            (unread, later)
-        );
+    let behind_an_empty_line = [b"\r\n".to_vec(), request("evil.test")].concat();
+    let another_protocol = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    for next in [request("evil.test"), behind_an_empty_line, another_protocol] {
+        for (rules, unread, later) in [(RULES, 0, 1), (only, 1, 0)] {
+            let wire = Wire::listening(rules);
+            let server = listening();
+            let mut connection = Connection::new(&wire, &server);
+            connection.send(chunked).send(b"4\r\nbody\r\n0\r\n\r\n");
+            assert_eq!(wire.snapshot().counters.claims_later, 0);
+            connection.send(&next).send(&next);
+            let counters = wire.snapshot().counters;
+            assert_eq!(
+                (counters.claims_unread, counters.claims_later),
+                (unread, later)
+            );
+        }
     }
+}
+
+/// With a header between IP's and TCP's nothing is found in a packet: it passes, and is told.
+#[test]
+fn what_is_behind_another_header_is_told() {
+    let wire = Wire::listening(RULES);
+    let server = TcpListener::bind((Ipv6Addr::LOCALHOST, INSPECTED)).unwrap();
+    let connection = || {
+        let to = server.local_addr().unwrap();
+        let socket = wire.stream(to.ip());
+        // Destination options that say nothing (RFC 8200, 4.2 and 4.6).
+        let padding = [0, 0, 1, 4, 0, 0, 0, 0];
+        option(&socket, libc::IPPROTO_IPV6, libc::IPV6_DSTOPTS, &padding);
+        Connection::over(socket, &server)
+    };
+    // The first head is read as it is sent.
+    let error = connection()
+        .client
+        .write_all(&request("evil.test"))
+        .unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::EACCES), "{error}");
+    assert_eq!(wire.snapshot().counters.claims_unread, 0);
+    let mut connection = connection();
+    let all = [request("good.test"), request("evil.test")];
+    connection.send(&all[0]).send(&all[1]).comes(&all.concat());
+    assert_eq!(wire.snapshot().counters.claims_unread, 1);
+}
+
+/// A socket that was disconnected is read, or not, as its new port asks for.
+#[test]
+fn a_socket_that_is_used_anew_is_in_the_table_no_longer_than_it_is_read() {
+    let wire = Wire::listening(RULES);
+    let server = listening();
+    let other = TcpListener::bind((Ipv4Addr::LOCALHOST, INSPECTED + 1)).unwrap();
+    let claimants = || wire.session.maps.bs_claimants.keys().count();
+    let connection = Connection::new(&wire, &server);
+    assert_eq!(claimants(), 1);
+    rustix::net::connect_unspec(&connection.client).unwrap();
+    let mut connection = Connection::over(connection.client.into(), &other);
+    assert_eq!(claimants(), 0);
+    connection.send(&request("evil.test"));
+    assert_eq!(connection.came, request("evil.test"));
+    rustix::net::connect_unspec(&connection.client).unwrap();
+    let mut connection = Connection::over(connection.client.into(), &server);
+    let error = connection
+        .client
+        .write_all(&request("evil.test"))
+        .unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::EACCES), "{error}");
 }
