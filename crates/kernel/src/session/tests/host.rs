@@ -60,7 +60,7 @@ struct Told {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Asked {
+pub(super) enum Asked {
     Read {
         id: u16,
         qtype: u16,
@@ -73,7 +73,7 @@ enum Asked {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Answer {
+pub(super) enum Answer {
     None,
     Malformed,
     Unasked,
@@ -193,7 +193,7 @@ fn plain(name: &Read) -> Option<Name> {
 }
 
 /// What a query is, by its header and hickory.
-fn query_by_hickory(octets: &[u8]) -> Asked {
+pub(super) fn query_by_hickory(octets: &[u8]) -> Asked {
     let Some(header) = octets.get(..12) else {
         return Asked::Malformed;
     };
@@ -226,7 +226,7 @@ fn query_by_hickory(octets: &[u8]) -> Asked {
 }
 
 /// What an answer to a query leases, by its header and hickory.
-fn answer_by_hickory(query: &Asked, octets: &[u8]) -> Answer {
+pub(super) fn answer_by_hickory(query: &Asked, octets: &[u8]) -> Answer {
     if octets.len() < 12 || octets.len() > 4096 {
         return Answer::Malformed;
     }
