@@ -25,7 +25,7 @@ const UNSEEN_FAMILIES: &str = "unseen_families";
 const CONTAIN: &str = "contain";
 
 /// All of them. A report without any gap would say that nothing was out of sight.
-pub const STANDING_GAPS: [StandingGap; 4] = [
+pub const STANDING_GAPS: [StandingGap; 5] = [
     StandingGap {
         kind: UNSEEN_FAMILIES,
         brief: "packet and vsock sockets",
@@ -45,6 +45,11 @@ pub const STANDING_GAPS: [StandingGap; 4] = [
         kind: "unseen_lookups",
         brief: "lookups in TLS or HTTPS (seen as connections)",
         detail: "lookups over TLS (DoT) or HTTPS (DoH), and over TCP at other ports than 53, are seen as connections to their servers only: the names in them are not known, and addresses learnt there have no name",
+    },
+    StandingGap {
+        kind: "work_left",
+        brief: "work left in files for others (at, cron, units)",
+        detail: "work that the command leaves in files for others to do (jobs of at and cron, units, hooks) is done outside the run, by them: what that reaches for is neither seen nor refused",
     },
 ];
 
@@ -258,7 +263,7 @@ fn gaps(lens: &Lens<'_>, lost: u64, unnamed: u64) -> Vec<Gap> {
         (
             "claims_busy",
             counters.claims_busy,
-            "connections to inspected ports are held by another program of the host, or by a run around or within this one, and nothing was seen to leave them: what that program sends another way, and the names in it (TLS, HTTP), were not read; connect() judged them",
+            "connections to inspected ports are held by another program of the host, or by a run around or within this one, and nothing was seen to leave them: either they sent nothing, or that program sent it another way, and the names in it (TLS, HTTP) were not read; connect() judged them",
         ),
         (
             "claims_full",
@@ -268,17 +273,17 @@ fn gaps(lens: &Lens<'_>, lost: u64, unnamed: u64) -> Vec<Gap> {
         (
             "claims_unseen",
             counters.claims_unseen,
-            "connections to inspected ports sent their data on a way that is not seen (MPTCP), so the names that they gave (TLS, HTTP) were not read; connect() judged them",
+            "connections to inspected ports sent their data on a way that is not seen (MPTCP; or the table of sockets was full), so the names that they gave (TLS, HTTP) were not read; connect() judged them",
         ),
         (
             "claims_unread",
             counters.claims_unread,
-            "connections to inspected ports sent what is neither TLS nor HTTP/1, or no more of it could be read (a body without a length, another protocol after an upgrade); connect() judged them",
+            "connections to inspected ports sent what is neither TLS nor HTTP/1, or no more of it could be read (a head over 16 KiB, a body without a length, another protocol after an upgrade, encryption by the kernel); connect() judged them",
         ),
         (
             "claims_later",
             counters.claims_later,
-            "connections without TLS to inspected ports went on with requests behind one of which nobody knows where it ends (chunked, or after an upgrade), which may be for other hosts of the same address and were not read",
+            "connections without TLS to inspected ports went on, in a packet of their own, with requests behind one of which nobody knows where it ends (chunked, or after an upgrade), which may be for other hosts of the same address and were not read",
         ),
         (
             "claims_unnamed",

@@ -68,6 +68,7 @@ fn every_blind_spot_is_a_gap_and_nothing_else_is() {
         claims_full: 12,
         claims_unseen: 13,
         claims_unread: 14,
+        claims_later: 18,
         claims_unnamed: 15,
         claims_hidden: 16,
         ..quiet
@@ -99,6 +100,7 @@ fn every_blind_spot_is_a_gap_and_nothing_else_is() {
             ("claims_busy", 11),
             ("claims_full", 12),
             ("claims_hidden", 16),
+            ("claims_later", 18),
             ("claims_unnamed", 15),
             ("claims_unread", 14),
             ("claims_unseen", 13),
