@@ -74,14 +74,14 @@ bench: ## Measure every bar: prints the table, writes the raw results to benches
 	scripts/install-deps bench
 	$(MAKE) --no-print-directory build
 	cargo build --locked -p blackstart-lab --bin blackstart-bench
-	$(SUDO) env BLACKSTART_BIN=$(abspath $(BINARY)) $(TARGET)/debug/blackstart-bench benches/data
+	$(SUDO) env BLACKSTART_BIN=$(abspath $(BINARY)) $(TARGET)/debug/blackstart-bench --write benches/data
 
 .PHONY: bench-endurance
 bench-endurance: ## Measure what takes long: killed supervisors, a million connects, a thousand runs, traffic beside the guard
 	scripts/install-deps bench
 	$(MAKE) --no-print-directory build
 	cargo build --locked -p blackstart-lab --bin blackstart-bench
-	$(SUDO) env BLACKSTART_BIN=$(abspath $(BINARY)) $(TARGET)/debug/blackstart-bench benches/data endurance
+	$(SUDO) env BLACKSTART_BIN=$(abspath $(BINARY)) $(TARGET)/debug/blackstart-bench --write benches/data endurance
 
 .PHONY: bench-counts
 bench-counts: ## Compare a million decisions, millions of messages, graphs, and a hundred enforced repeats (minutes)
@@ -94,7 +94,7 @@ bench-agent: ## Measure the agent: starts by way of it, 200 idle guards, agents 
 	scripts/install-deps bench
 	$(MAKE) --no-print-directory build
 	cargo build --locked -p blackstart-lab --bin blackstart-bench
-	$(SUDO) env BLACKSTART_BIN=$(abspath $(BINARY)) $(TARGET)/debug/blackstart-bench benches/data agent
+	$(SUDO) env BLACKSTART_BIN=$(abspath $(BINARY)) $(TARGET)/debug/blackstart-bench --write benches/data agent
 
 .PHONY: bench-graph
 bench-graph: ## Measure the graph's bar: loops, order and levels of 100,000 services

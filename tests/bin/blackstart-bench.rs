@@ -1,42 +1,60 @@
-//! Measures every bar and prints the table.
-//!
-//! `blackstart-bench DIR [SUITE] [PART...]`: writes the raw results to `DIR/DATE-SUITE.json` when every part was measured.
-//! `blackstart-bench --quick [SUITE] [PART...]`: a small part of everything, to see that the suite works; writes nothing.
+//! Measures every bar and prints the table; `--help` lists what can be measured.
 //!
 //! `BLACKSTART_BIN` says which binary is measured. Exit code 1 if a deterministic bar is missed.
 #![forbid(unsafe_code)]
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use blackstart_lab::bench::{Results, SUITES, Scale, Scene};
+use clap::{CommandFactory, Parser, error::ErrorKind};
+
+/// Measure the bars and print the table
+#[derive(Parser)]
+#[command(after_help = listing())]
+struct Arguments {
+    /// Also write the raw results to DIR/DATE-SUITE.json: of a whole suite only
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["quick", "parts"])]
+    write: Option<PathBuf>,
+    /// A small part of everything, to see that the suite works
+    #[arg(long)]
+    quick: bool,
+    /// Which suite
+    #[arg(default_value = SUITES[0].name, value_parser = SUITES.iter().map(|suite| suite.name).collect::<Vec<_>>())]
+    suite: String,
+    /// Which parts of it; all if none is given
+    parts: Vec<String>,
+}
+
+fn listing() -> String {
+    let suites = SUITES.iter().map(|suite| {
+        let parts: Vec<_> = suite.parts.iter().map(|(name, _)| *name).collect();
+        format!("\n  {:<10} {}", suite.name, parts.join(" "))
+    });
+    format!("Suites and their parts:{}", suites.collect::<String>())
+}
 
 fn main() -> ExitCode {
-    let mut arguments = std::env::args().skip(1).peekable();
-    let Some(first) = arguments.next() else {
-        eprintln!("blackstart-bench: say where the results are to be written, or --quick");
-        return ExitCode::from(2);
-    };
-    let named = |word: &String| SUITES.iter().find(|suite| suite.name == word);
-    let suite = arguments.peek().and_then(named);
-    if suite.is_some() {
-        arguments.next();
-    }
-    let suite = suite.unwrap_or(&SUITES[0]);
-    let wanted: Vec<String> = arguments.collect();
+    let arguments = Arguments::parse();
+    let suite = SUITES
+        .iter()
+        .find(|suite| suite.name == arguments.suite)
+        .expect("clap lets no other name through");
+    let wanted = &arguments.parts;
     if let Some(unknown) = wanted
         .iter()
         .find(|wanted| suite.parts.iter().all(|(name, _)| name != wanted))
     {
-        let names: Vec<_> = suite.parts.iter().map(|(name, _)| *name).collect();
-        eprintln!(
-            "blackstart-bench: no part of {} is called {unknown}; there are {}",
+        let why = format!(
+            "{} has no part that is called {unknown}\n\n{}\n",
             suite.name,
-            names.join(", ")
+            listing()
         );
-        return ExitCode::from(2);
+        Arguments::command()
+            .error(ErrorKind::InvalidValue, why)
+            .exit();
     }
-    let scale = if first == "--quick" {
+    let scale = if arguments.quick {
         Scale::Quick
     } else {
         Scale::Full
@@ -50,11 +68,11 @@ fn main() -> ExitCode {
     }
     drop(scene);
     println!("{results}");
-    if scale == Scale::Quick {
-        println!("a quick look: no figure of these counts, and nothing was written");
-    } else if wanted.is_empty() {
-        let path = results.write(Path::new(&first), suite.name);
-        println!("written to {}", path.display());
+    if arguments.quick {
+        println!("a quick look: no figure of these counts");
+    }
+    if let Some(dir) = &arguments.write {
+        println!("written to {}", results.write(dir, suite.name).display());
     }
     if results.gate() {
         ExitCode::SUCCESS

@@ -60,6 +60,11 @@ pub fn knowing(way: &str, address: impl ToString, more: &[&str]) -> Vec<String> 
     line
 }
 
+/// The command that prints which BPF programs and maps the host has (see `clients/loaded.py`).
+pub fn loaded(prefix: &str) -> Vec<String> {
+    python("loaded.py", [prefix.to_owned()])
+}
+
 /// The command that says whom a connection is for (see `clients/claim.py`).
 pub fn claim(way: &str, address: impl ToString, port: u16, names: &[&str]) -> Vec<String> {
     let mut line = python(

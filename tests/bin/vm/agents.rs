@@ -5,7 +5,7 @@ use std::path::Path;
 use blackstart_core::report::Verdict;
 
 use crate::guarded::{Running, begin, run, start};
-use crate::stories::{LAB, POLICY};
+use crate::stories::{LAB, POLICY, within_reach_of_the_verifier};
 
 const SOCKET: &str = "/run/agent-of-stories/socket";
 
@@ -45,6 +45,9 @@ pub(crate) fn guards() {
         assert_eq!(coverage.attributed, coverage.recorded, "{coverage:?}");
         assert_eq!(coverage.lost, 0, "{coverage:?}");
     }
+    let verified = blackstart_lab::bench::verified_instructions(agent.pid());
+    assert!(!verified.is_empty());
+    within_reach_of_the_verifier("of the agent: ", &verified);
     agent.end();
     agent.wait().exits(0);
     run(&[], "", &["true"]).exits(0);

@@ -49,9 +49,13 @@ fn programs(scene: &Scene, results: &mut Results) {
             nanoseconds: later.nanoseconds - earlier.nanoseconds,
         }
     };
+    // All others run for each process, or each contact, of the host.
+    let of_host = |name: &str| {
+        name.starts_with("sched_") || ["cgroup_attach_task", "fexit", "tracepoint"].contains(&name)
+    };
     let of_cgroups = after
         .keys()
-        .filter(|name| name.starts_with("cgroup"))
+        .filter(|name| !of_host(name))
         .map(|name| spent(name).runs)
         .sum();
     results.add(

@@ -13,7 +13,7 @@ use super::bar::{Bar, Bound, Results};
 use super::pairs::Random;
 use super::scene::{CLOSES, Rules, Scene};
 use super::storm;
-use crate::guard;
+use crate::{client, guard};
 
 /// Processes, and the connections of each.
 const PROCESSES: usize = 10_000;
@@ -83,6 +83,7 @@ pub(super) fn million(scene: &Scene, results: &mut Results) {
 pub(super) fn thousand(scene: &Scene, results: &mut Results) {
     let runs = scene.count(RUNS);
     let mounts = mounts(scene);
+    let loaded_before = loaded(scene);
     let policy = scene.world().file("thousand.yaml", POLICY);
     let policy = policy.display().to_string();
     let mut random = Random::new();
@@ -103,8 +104,14 @@ pub(super) fn thousand(scene: &Scene, results: &mut Results) {
         std::thread::sleep(Duration::from_millis(2));
     }
     let began = Instant::now();
-    while !scene.world().left_behind().is_empty() && began.elapsed() < PATIENCE {
+    // What was loaded is freed by the kernel in its own time.
+    let loaded = || loaded(scene).difference(&loaded_before).cloned().collect();
+    let mut still: Vec<PathBuf> = loaded();
+    while !(scene.world().left_behind().is_empty() && still.is_empty())
+        && began.elapsed() < PATIENCE
+    {
         storm::sweep(scene);
+        still = loaded();
     }
     let left = [
         ("cgroups, pins and locks", scene.world().left_behind()),
@@ -113,6 +120,7 @@ pub(super) fn thousand(scene: &Scene, results: &mut Results) {
             self::mounts(scene).difference(&mounts).cloned().collect(),
         ),
         ("processes", processes(scene)),
+        ("BPF programs and maps", still),
     ];
     for (what, left) in left {
         results.add(
@@ -175,6 +183,12 @@ fn mounts(scene: &Scene) -> BTreeSet<PathBuf> {
         .filter(|place| !place.starts_with("/run/netns/"))
         .map(PathBuf::from)
         .collect()
+}
+
+/// BPF programs and maps of any run on this host.
+fn loaded(scene: &Scene) -> BTreeSet<PathBuf> {
+    let told = scene.world().run(&client::loaded("bs_")).exits(0);
+    told.stdout.lines().map(PathBuf::from).collect()
 }
 
 /// Processes of runs with the state of this world.

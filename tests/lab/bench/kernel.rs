@@ -90,7 +90,14 @@ impl Programs {
             };
             (named(&self.names, &about), cost)
         };
-        self.held.iter().map(cost).collect()
+        let mut costs = BTreeMap::<_, Cost>::new();
+        for (name, cost) in self.held.iter().map(cost) {
+            // Several may be attached at one place.
+            let all = costs.entry(name).or_default();
+            all.runs += cost.runs;
+            all.nanoseconds += cost.nanoseconds;
+        }
+        costs
     }
 }
 
@@ -112,23 +119,33 @@ fn hooks(described: &[Described]) -> BTreeMap<String, String> {
 
 fn named(names: &BTreeMap<String, String>, program: &Described) -> String {
     let id = &program["prog_id"];
-    // What is attached to a table of sockets is held there, and by no link.
-    let table = (program.get("prog_type").map(String::as_str) == Some("16")).then_some("sk_msg");
+    let kind = match program.get("prog_type").map(String::as_str) {
+        Some("5") => Some("tracepoint"),
+        // What is attached to a table of sockets is held there, and by no link.
+        Some("16") => Some("sk_msg"),
+        _ => None,
+    };
     names
         .get(id)
         .cloned()
-        .or_else(|| table.map(str::to_owned))
+        .or_else(|| kind.map(str::to_owned))
         .unwrap_or_else(|| format!("program {id}"))
 }
 
-/// How many instructions the verifier looked at, of each program of a run by where it is attached. Programs that are
-/// attached at several places, or nowhere, are told by their number.
-pub fn verified_instructions(supervisor: u32) -> BTreeMap<String, u64> {
+/// How many instructions the verifier looked at, of each program that a process holds, with where it is attached.
+pub fn verified_instructions(supervisor: u32) -> Vec<(String, u64)> {
     let described = descriptors(supervisor);
     let names = hooks(&described);
-    let programs = described.iter().filter(|fd| fd.contains_key("run_cnt"));
+    // The same program may be held twice.
+    let programs: BTreeMap<_, _> = described
+        .iter()
+        .filter(|fd| fd.contains_key("run_cnt"))
+        .map(|program| (number(program, "prog_id"), program))
+        .collect();
     let verified = |program| (named(&names, program), number(program, "verified_insns"));
-    programs.map(verified).collect()
+    let mut verified: Vec<_> = programs.into_values().map(verified).collect();
+    verified.sort();
+    verified
 }
 
 /// A map that a supervisor holds.
@@ -254,9 +271,11 @@ fn hook(attach_type: &str) -> Option<&'static str> {
         "11" => "cgroup/connect6",
         "14" => "cgroup/sendmsg4",
         "15" => "cgroup/sendmsg6",
+        "25" => "fexit",
         "29" => "cgroup/getpeername4",
         "30" => "cgroup/getpeername6",
         "34" => "cgroup/sock_release",
+        "43" => "lsm_cgroup",
         "49" => "cgroup/connect_unix",
         "50" => "cgroup/sendmsg_unix",
         _ => return None,
