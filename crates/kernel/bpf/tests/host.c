@@ -260,6 +260,17 @@ static void host_head_twice(const __u8 *octets, __u32 size, int again, struct ho
 	host_expect(!memcmp(seen, &other, sizeof(other)), "what was read depends on what was there before");
 }
 
+/* Of no parser that is run here. */
+static int bs_claim_leaves(struct __sk_buff *skb, struct bs_socket *st)
+{
+	return 0;
+}
+
+int bs_claim_later(struct __sk_buff *skb, struct bs_socket *st)
+{
+	return 0;
+}
+
 /* Each target uses some of these. */
 static struct host_seen host_seen __attribute__((unused));
 static struct host_head_seen host_head_seen __attribute__((unused));
@@ -305,17 +316,6 @@ static int host_heads(void)
 		fwrite(seen->name, 1, seen->head.name, stdout);
 	}
 	return fflush(stdout) ? 1 : 0;
-}
-
-/* Of no parser that is run here. */
-static int bs_claim_leaves(struct __sk_buff *skb, struct bs_socket *st)
-{
-	return 0;
-}
-
-int bs_claim_later(struct __sk_buff *skb, struct bs_socket *st)
-{
-	return 0;
 }
 
 int main(int argc, char **argv)
