@@ -47,7 +47,9 @@ test: ## Install what is needed and run every check and test
 	scripts/install-deps test
 	$(MAKE) --no-print-directory lint
 	$(MAKE) --no-print-directory build
-	$(MAKE) --no-print-directory unit lab
+	$(MAKE) --no-print-directory unit
+	FUZZ_RUNS=20000 scripts/fuzz
+	$(MAKE) --no-print-directory lab
 	$(MAKE) --no-print-directory docs licences
 
 .PHONY: unit
