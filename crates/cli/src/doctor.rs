@@ -4,6 +4,7 @@ mod line;
 
 use std::path::Path;
 
+use blackstart_guard::Feature;
 use blackstart_guard::support::{Capabilities, Cgroup2, Lockdown, Support};
 
 use crate::plain::plain;
@@ -239,7 +240,7 @@ fn programs(host: &Support) -> Vec<Line> {
         (
             NAMES,
             all([bpf.cgroup_skb, bpf.bounded_loop]),
-            "packets of a cgroup, with bpf_loop",
+            Feature::Names.stands_on(),
             "lookups and answers are seen and judged",
             (Gap, "lookups are not seen, only addresses"),
             (Impossible, "exit 125, unless --accept-gap names"),
@@ -247,7 +248,7 @@ fn programs(host: &Support) -> Vec<Line> {
         (
             ADDRESSES,
             all([bpf.connect, bpf.sendmsg, bpf.set_retval]),
-            "connect and sendmsg of a cgroup, with bpf_set_retval",
+            Feature::Addresses.stands_on(),
             "attempts are seen and judged before they leave",
             (Gap, "attempts are not seen, only lookups"),
             (Impossible, "exit 125, unless --accept-gap addresses"),
@@ -255,7 +256,7 @@ fn programs(host: &Support) -> Vec<Line> {
         (
             "processes",
             bpf.tracing,
-            "typed tracepoints",
+            Feature::Processes.stands_on(),
             "every process is known by its arguments and ancestry",
             (Gap, "processes are not known"),
             (
@@ -266,7 +267,7 @@ fn programs(host: &Support) -> Vec<Line> {
         (
             "kinds of sockets",
             bpf.sock_create,
-            "sock_create of a cgroup",
+            Feature::SocketKinds.stands_on(),
             "raw, ping and SCTP sockets have a process; `default: deny` refuses them",
             (Gap, "what raw, ping and SCTP sockets send has no process"),
             (
@@ -277,7 +278,7 @@ fn programs(host: &Support) -> Vec<Line> {
         (
             "outcomes",
             bpf.sock_release,
-            "connection events",
+            Feature::Outcomes.stands_on(),
             "connected, refused and timed out are told apart",
             outcomes,
             outcomes,
@@ -285,7 +286,7 @@ fn programs(host: &Support) -> Vec<Line> {
         (
             "unix sockets",
             bpf.connect_unix,
-            "unix socket hooks",
+            Feature::UnixSockets.stands_on(),
             "contact with daemons that act for the run is seen",
             recorded,
             refused,
@@ -297,7 +298,7 @@ fn programs(host: &Support) -> Vec<Line> {
                 (Some(true), Some(true)) => Some(true),
                 _ => None,
             },
-            "socket message hooks",
+            Feature::Claims.stands_on(),
             "names that connections give (TLS, HTTP, proxies) are judged",
             (
                 Gap,

@@ -57,6 +57,7 @@ pub use agent::asking::{Agent, Asked, Started};
 pub use agent::reply::Judging;
 pub use agent::units::{Rules, Wanted as UnitRequest};
 pub use agent::{Event, Post, Resolve, Tell, Wanted, Why, serve};
+pub use blackstart_kernel::Feature;
 pub use blackstart_kernel::spawn::inherit_nothing;
 pub use blackstart_kernel::support;
 pub use blackstart_kernel::{give_back_memory, keep_memory_together};

@@ -380,6 +380,7 @@ pub(crate) fn plan(
         terms.lack(Need::Bpf, why)?;
         return Ok(BTreeSet::new());
     }
+    kernel_can_enforce(host, uses, terms)?;
     let mut features = BTreeSet::new();
     if refuses_names(host, uses, terms) {
         features.insert(Feature::SocketNames);
@@ -387,7 +388,7 @@ pub(crate) fn plan(
     for feature in needed(uses) {
         // Not known is worth a try: the loader will tell.
         if host.feature(feature) == Some(false) {
-            let mut why = format!("kernel {} lacks the hooks", host.release);
+            let mut why = format!("kernel {} lacks {}", host.release, feature.stands_on());
             if let (Feature::UnixSockets, Some(instead)) = (feature, contacts(host)) {
                 why.push_str(match features.contains(&Feature::SocketNames) {
                     true => ": contacts with them are recorded once they are over, and refused by the LSM hooks",
@@ -402,6 +403,45 @@ pub(crate) fn plan(
     }
     resolver_sockets(host, &features, terms)?;
     Ok(features)
+}
+
+/// All that an enforcing run needs and the kernel lacks, said at once: who is told one at a time tries as often.
+fn kernel_can_enforce(host: &Support, uses: Uses, terms: &Terms) -> Result<(), Refusal> {
+    let lacking: Vec<_> = needed(uses)
+        .filter(|feature| terms.enforcing() && host.feature(*feature) == Some(false))
+        .map(|feature| (Need::of(feature), feature.stands_on()))
+        .filter(|(need, _)| need.enforcing_needs() && !terms.accepts(*need))
+        .collect();
+    let Some((first, _)) = lacking.first() else {
+        return Ok(());
+    };
+    let list = |each: &dyn Fn(&(Need, &'static str)) -> String, between: &str| {
+        let all: Vec<_> = lacking.iter().map(each).collect();
+        all.join(between)
+    };
+    let (are, them) = match lacking.len() {
+        1 => ("is", "it"),
+        _ => ("are", "them"),
+    };
+    let mut remedies: Vec<_> = lacking.iter().map(|(need, _)| need.remedy()).collect();
+    remedies.dedup();
+    Err(Refusal {
+        cause: Cause::Unmet(*first),
+        what: format!(
+            "this host cannot enforce: {} {are} missing",
+            list(&|(need, _)| need.kind().to_owned(), ", ")
+        ),
+        why: format!(
+            "kernel {} lacks {}",
+            host.release,
+            list(&|(_, what)| (*what).to_owned(), "; ")
+        ),
+        remedy: format!(
+            "{}; or accept {them} with {}",
+            remedies.join("; "),
+            list(&|(need, _)| format!("--accept-gap {}", need.kind()), " ")
+        ),
+    })
 }
 
 /// Are sockets to be refused by the names that they have? By rules, and where no hook knows of paths those of daemons that
@@ -543,6 +583,35 @@ mod tests {
             );
             assert!(terms.gaps().is_empty());
         }
+    }
+
+    #[test]
+    fn all_that_the_kernel_lacks_is_said_at_once() {
+        let mut host = able();
+        host.bpf.bounded_loop = Some(false);
+        host.bpf.set_retval = Some(false);
+        let refused = |accepted: &[&str]| plan(&host, Uses::ALL, &mut terms(true, accepted));
+        let refusal = refused(&[]).unwrap_err();
+        assert_eq!(
+            refusal.what,
+            "this host cannot enforce: addresses, names are missing"
+        );
+        assert!(
+            refusal.why.ends_with(
+                "lacks connect and sendmsg of a cgroup, with bpf_set_retval; packets of a cgroup, with bpf_loop"
+            ),
+            "{}",
+            refusal.why
+        );
+        assert_eq!(
+            refusal.remedy,
+            "see `blackstart doctor`; or accept them with --accept-gap addresses --accept-gap names"
+        );
+        let refusal = refused(&["names"]).unwrap_err();
+        assert_eq!(
+            refusal.what,
+            "this host cannot enforce: addresses is missing"
+        );
     }
 
     #[test]

@@ -48,6 +48,23 @@ impl Feature {
         Self::Claims,
     ];
 
+    /// What of the kernel it stands on, in words.
+    pub fn stands_on(self) -> &'static str {
+        match self {
+            Self::Names => "packets of a cgroup, with bpf_loop",
+            Self::Addresses => "connect and sendmsg of a cgroup, with bpf_set_retval",
+            Self::SocketKinds => "sock_create of a cgroup",
+            Self::Outcomes => "connection events",
+            Self::Processes => "typed tracepoints",
+            Self::Leavers => "a typed tracepoint of moves between cgroups",
+            Self::UnixSockets => "unix socket hooks",
+            Self::Contacts => "the ends of its own functions",
+            Self::ContactCalls => "the ends of system calls",
+            Self::SocketNames => "LSM hooks of a cgroup",
+            Self::Claims => "socket message hooks",
+        }
+    }
+
     /// As the report and `doctor` name it.
     pub fn name(self) -> &'static str {
         match self {
