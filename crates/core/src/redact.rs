@@ -67,6 +67,15 @@ impl Redaction {
         Self::new(&["(?s).+"]).expect("that is a regular expression")
     }
 
+    /// Redact a command line of which the kernel kept the beginning: what tells that something at its end is a secret may be cut off.
+    pub fn of_cut<S: AsRef<str>>(&self, argv: &[S]) -> Vec<String> {
+        let mut argv: Vec<String> = argv.iter().map(|word| word.as_ref().to_owned()).collect();
+        if let Some(last) = argv.last_mut() {
+            word::mask_cut(last);
+        }
+        self.of(&argv)
+    }
+
     /// Redact a command line. Doing it twice changes nothing more, unless a pattern matches the mask.
     pub fn of<S: AsRef<str>>(&self, argv: &[S]) -> Vec<String> {
         let mut masked = redact(argv);
@@ -440,6 +449,31 @@ mod tests {
         ] {
             assert_eq!(line(before), after, "{before}");
         }
+    }
+
+    #[test]
+    fn a_secret_that_is_cut_goes_too() {
+        let redaction = Redaction::default();
+        for (cut, shown) in [
+            ("postgresql://app:Tr0ub4dor-and-3-secr", "postgresql://***"),
+            ("--url=https://t0ken-of-git", "--url=https://***"),
+            (
+                "curl https://a.example/ https://u:pa",
+                "curl https://a.example/ https://***",
+            ),
+            ("--config=x ghp_abc", "--config=x ***"),
+            ("glpat-", "***"),
+            // What stands in front of an @ or a path is whole.
+            ("https://u:p@db.inter", "https://***@db.inter"),
+            (
+                "https://registry.example/v2/im",
+                "https://registry.example/v2/im",
+            ),
+            ("/etc/deploy/conf", "/etc/deploy/conf"),
+        ] {
+            assert_eq!(redaction.of_cut(&["sh", cut]), ["sh", shown], "{cut}");
+        }
+        assert_eq!(redaction.of_cut::<&str>(&[]), [""; 0]);
     }
 
     #[test]

@@ -221,37 +221,62 @@ fn words_of(name: &str) -> Vec<String> {
     words
 }
 
+/// How tokens of well-known issuers begin, and how many characters follow at least.
+const FORMS: &[(&str, usize)] = &[
+    ("AKIA", 16),
+    ("ASIA", 16),
+    ("ghp_", 20),
+    ("gho_", 20),
+    ("ghu_", 20),
+    ("ghs_", 20),
+    ("ghr_", 20),
+    ("github_pat_", 20),
+    ("glpat-", 16),
+    ("xoxb-", 10),
+    ("xoxp-", 10),
+    ("xoxa-", 10),
+    ("xoxr-", 10),
+    ("xoxs-", 10),
+    ("npm_", 20),
+    ("pypi-", 20),
+    ("hvs.", 16),
+    ("sk-", 20),
+    ("sk_live_", 10),
+    ("dop_v1_", 20),
+    ("AIza", 30),
+    ("eyJ", 30),
+];
+
+fn is_of_token(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.')
+}
+
+/// A word whose end is cut off: who is named in front of a host may be all that is left of a URL, and a token be shorter than
+/// it was.
+pub(super) fn mask_cut(word: &mut String) {
+    if let Some(at) = word.rfind("://") {
+        let authority = at + "://".len();
+        let is_whole =
+            |c: char| matches!(c, '/' | '?' | '#' | '@' | '"' | '\'') || c.is_whitespace();
+        if !word[authority..].contains(is_whole) {
+            word.replace_range(authority.., MASK);
+        }
+    }
+    let at = word.trim_end_matches(is_of_token).len();
+    if FORMS
+        .iter()
+        .any(|(prefix, _)| word[at..].starts_with(prefix))
+    {
+        word.replace_range(at.., MASK);
+    }
+}
+
 /// Tokens whose form is public, wherever they stand in a word.
 fn mask_tokens(word: &str) -> String {
-    const FORMS: &[(&str, usize)] = &[
-        ("AKIA", 16),
-        ("ASIA", 16),
-        ("ghp_", 20),
-        ("gho_", 20),
-        ("ghu_", 20),
-        ("ghs_", 20),
-        ("ghr_", 20),
-        ("github_pat_", 20),
-        ("glpat-", 16),
-        ("xoxb-", 10),
-        ("xoxp-", 10),
-        ("xoxa-", 10),
-        ("xoxr-", 10),
-        ("xoxs-", 10),
-        ("npm_", 20),
-        ("pypi-", 20),
-        ("hvs.", 16),
-        ("sk-", 20),
-        ("sk_live_", 10),
-        ("dop_v1_", 20),
-        ("AIza", 30),
-        ("eyJ", 30),
-    ];
-    let is_token = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
     let mut out = String::with_capacity(word.len());
     let mut rest = word;
     while !rest.is_empty() {
-        let end = rest.find(|c| !is_token(c)).unwrap_or(rest.len());
+        let end = rest.find(|c| !is_of_token(c)).unwrap_or(rest.len());
         let (run, tail) = rest.split_at(end);
         let secret = FORMS.iter().any(|(prefix, least)| {
             run.strip_prefix(prefix)
