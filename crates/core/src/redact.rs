@@ -19,6 +19,8 @@ use std::fmt;
 use regex_automata::meta::Regex;
 use serde::{Deserialize, Serialize};
 
+use crate::record::SubjectRow;
+
 use word::{is_flag, mask_header, mask_login, mask_value, says_secret, unquote};
 
 /// What stands in a secret's place.
@@ -67,8 +69,16 @@ impl Redaction {
         Self::new(&["(?s).+"]).expect("that is a regular expression")
     }
 
-    /// Redact a command line of which the kernel kept the beginning: what tells that something at its end is a secret may be cut off.
-    pub fn of_cut<S: AsRef<str>>(&self, argv: &[S]) -> Vec<String> {
+    /// Redact a command line as the kernel kept it: whole, or its beginning.
+    pub fn of_subject(&self, row: &SubjectRow) -> Vec<String> {
+        match row.argv_truncated {
+            true => self.of_cut(&row.argv),
+            false => self.of(&row.argv),
+        }
+    }
+
+    /// What tells that something at the end is a secret may be cut off.
+    fn of_cut<S: AsRef<str>>(&self, argv: &[S]) -> Vec<String> {
         let mut argv: Vec<String> = argv.iter().map(|word| word.as_ref().to_owned()).collect();
         if let Some(last) = argv.last_mut() {
             word::mask_cut(last);

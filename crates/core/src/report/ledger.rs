@@ -299,10 +299,7 @@ impl Ledger {
 
     fn add_subject(&mut self, row: &SubjectRow) {
         let exe = self.texts.push(&row.exe);
-        let argv = match row.argv_truncated {
-            true => self.redaction.of_cut(&row.argv),
-            false => self.redaction.of(&row.argv),
-        };
+        let argv = self.redaction.of_subject(row);
         let words = (number(self.words.len()), number(argv.len()));
         for word in &argv {
             self.words.push(self.texts.push(word));

@@ -558,7 +558,8 @@ impl Supervision<'_, '_> {
             .and_then(|session| session.subject(subject));
         let redaction = &self.file.redaction;
         let (exe, argv) = image.map_or((None, Vec::new()), |row| {
-            (Some(row.exe), redaction.of(&row.argv))
+            let argv = redaction.of_subject(&row);
+            (Some(row.exe), argv)
         });
         let who = image_name(exe.as_deref().unwrap_or_default(), &argv).to_owned();
         if self
