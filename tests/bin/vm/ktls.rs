@@ -1,6 +1,7 @@
 //! TLS in the kernel: what it encrypts is read before it does, or the story says that this kernel has none.
 
 use blackstart_core::report::Verdict;
+use blackstart_lab::case;
 
 use crate::guarded::{Ended, bare, run};
 use crate::servers::{MIRROR, QUIET};
@@ -14,6 +15,10 @@ pub(crate) fn play(play: &mut Play) {
 
 /// A client that has the kernel encrypt what it sends (TLS of TCP), before its hello and behind it.
 fn ktls() {
+    let shown = case!(
+        28,
+        "the name in TLS, where the kernel encrypts what comes behind it"
+    );
     let policy = format!("inspect: [{QUIET}]\n{POLICY}");
     let (address, port) = (MIRROR.0.to_string(), QUIET.to_string());
     for way in ["ulp", "keys", "keys-file", "keys-hello", "hello-keys"] {
@@ -22,7 +27,7 @@ fn ktls() {
         let [denied, allowed] = [&denied, &allowed].map(|line| line.each_ref().map(String::as_str));
         let outside = bare(&denied);
         if outside.stdout.contains("no ULP") {
-            println!("skipped: this kernel has no TLS, or its module is in another package");
+            shown.skipped("this kernel has no TLS, or its module is in another package");
             return;
         }
         outside.exits(0).says("said");
@@ -52,6 +57,9 @@ fn ktls() {
             refused || named.iter().any(|gap| gap.starts_with("claims_")),
             "{way}: neither refused nor a gap: {told}"
         );
+        if way == "hello-keys" {
+            shown.worked_outside().refused(&told);
+        }
         // The same for a name that nobody denies passes.
         let passed = run(&[], &policy, &allowed);
         println!(
