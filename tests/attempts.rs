@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
-use blackstart_core::report::{Attribution, Outcome, Verdict};
+use blackstart_core::report::{Attribution, Guarded, Outcome, Report, Verdict};
 use blackstart_lab::client::reach;
 use blackstart_lab::shown::Judged as _;
 use blackstart_lab::{Becomes, Held, World, Zone, case, program};
@@ -525,6 +525,86 @@ fn a_run_outlives_the_program_that_guards_it() {
         under_way.stdout().ends_with("ended 6\n"),
         "{}",
         under_way.stdout()
+    );
+    shown.is(Becomes::Kept, Held::Loosely);
+}
+
+/// As a release with other maps finds them, whose number names the directory that they are pinned in. Nothing of them is read as what
+/// it is not.
+#[test]
+fn a_run_of_a_release_with_other_maps_is_left_guarded_and_told_as_far_as_it_is_on_disk() {
+    let shown = case!(47, "by a release with other maps");
+    let (world, ..) = World::with_names("layout");
+    let deploy = "curl -sS http://github.com/; echo ready; until [ -e go ]; do sleep 0.05; done; \
+        curl -sS http://mirror.internal/; curl -sS http://github.com/; echo ended $?";
+    let mut run = world
+        .guard()
+        .policy("mode: enforce\nrules:\n  - deny: github.com\n")
+        .arg("--service=mysql")
+        .start(&["sh", "-c", deploy]);
+    run.running().wait_for("ready");
+    let runs = world.guard().state().join("runs");
+    let here = std::fs::read_dir(&runs).unwrap().flatten().next().unwrap();
+    let id = here.file_name().into_string().unwrap();
+    // What it did so far is on the disk soon, whatever becomes of its maps.
+    let began = Instant::now();
+    let kept = || std::fs::read(here.path().join("record.jsonl")).unwrap_or_default();
+    let has_it = |octets: Vec<u8>| octets.windows(10).any(|it| it == b"github.com");
+    while !has_it(kept()) {
+        assert!(began.elapsed() < Duration::from_secs(30), "no checkpoint");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    run.running().signal(Signal::KILL);
+    let began = Instant::now();
+    while run.running().try_wait().is_none() {
+        assert!(began.elapsed() < Duration::from_secs(30));
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let rename = "set -e; found=$(find /sys/fs/bpf -type d -name 'v[0-9]*'); \
+        mv \"$found\" \"${found%/*}/v1\"; echo \"$found\"";
+    let renamed = world.run(&["sh", "-c", rename]).succeeds().says(&id);
+    assert_eq!(renamed.stdout.lines().count(), 1, "{renamed:?}");
+    // It lives: nobody takes it down, and it is not forgotten.
+    let sweep = || world.guard().blackstart(&["sweep"]);
+    sweep().succeeds();
+    let mysql = || world.guard().arg("--service=mysql").run(&["true"]);
+    mysql()
+        .exits(125)
+        .warns("an earlier run of mysql still goes on without its supervisor");
+    assert!(!world.left_behind().is_empty());
+    world.file("go", "");
+    let began = Instant::now();
+    while !run.running().stdout().contains("ended") {
+        assert!(began.elapsed() < Duration::from_secs(30));
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let said = run.running().stdout();
+    assert!(said.ends_with("hello from mirror\nended 6\n"), "{said}");
+    // The whole of it goes once it has ended, and the next run of the service may begin.
+    let began = Instant::now();
+    while !world.left_behind().is_empty() {
+        assert!(began.elapsed() < Duration::from_secs(30));
+        sweep();
+    }
+    mysql().exits(0);
+    // What was on the disk is told, and that there was more.
+    let report = std::fs::read_to_string(here.path().join("report.json")).unwrap();
+    let report: Report = serde_json::from_str(&report).unwrap();
+    let looked_up = |name: &str| report.names.iter().find(|it| it.name == name);
+    assert_eq!(looked_up("github.com").unwrap().verdict, Verdict::Deny);
+    assert_eq!(looked_up("mirror.internal"), None);
+    assert_eq!(report.run.guarded, Guarded::Partly);
+    assert!(report.coverage.unsupervised_seconds > 0.0);
+    let gaps = report.coverage.gaps.iter();
+    let gap = gaps
+        .map(|gap| &gap.detail)
+        .find(|it| it.contains("of layout"));
+    assert!(
+        gap.is_some_and(
+            |it| it.starts_with("what happened after the last checkpoint is not known: ")
+        ),
+        "{:#?}",
+        report.coverage.gaps
     );
     shown.is(Becomes::Kept, Held::Loosely);
 }

@@ -1,12 +1,13 @@
 //! Where one address serves several names: what a connection says of itself (TLS, HTTP) is judged.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
 
 use blackstart_core::report::{Attribution, Outcome, Verdict};
 use blackstart_lab::client::{asks, claim, reach};
 use blackstart_lab::shown::Shown;
-use blackstart_lab::{Guarded, World, Zone, case};
+use blackstart_lab::{Dns, Guarded, World, Zone, case};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// "At once": a generous bound for a loaded test machine, far below any patience of TCP's.
@@ -596,6 +597,99 @@ fn quic_is_judged_by_its_address_and_what_it_says_is_a_gap() {
     refused.refused(&run);
 }
 
+/// By a real client, from the first packet of a handshake to an answer: what it asks for there says that it all went through.
+#[test]
+fn a_handshake_of_quic_is_judged_by_its_address_whatever_name_it_gives() {
+    let passed = case!(30, "a handshake, by a deny-list of names");
+    let hidden = case!(30, "a handshake that gives a denied name");
+    let refused = case!(30, "a handshake, by a rule about its port");
+    let listed = case!(30, "a handshake, by an allow-list that has its name");
+    let unlisted = case!(30, "a handshake, by an allow-list that has not");
+    let world = World::new("claims_handshake");
+    let cdn = world.node("cdn");
+    let zone = Zone::new().a("inner.example", [192, 0, 2, 1].into());
+    let names = ["docs.example", "api.github.com"];
+    let server = Dns::start_over_quic(&cdn, zone, &world.authority(), &names);
+    // It serves at another port than the web does: on the way to it, what comes to the one goes to the other.
+    let redirect = "add table inet moved\n\
+        add chain inet moved in { type nat hook prerouting priority -100; }\n\
+        add rule inet moved in udp dport 443 redirect to :853\n";
+    let redirect = format!("printf '{}' | nft -f -", redirect.replace('\n', "\\n"));
+    cdn.start(&["sh", "-c", &redirect]).wait().succeeds();
+    world.dns(Zone::new().host("docs.example", &cdn));
+    for address in [IpAddr::from(cdn.v4()), cdn.v6().into()] {
+        let at = SocketAddr::new(address, 443);
+        let say = |name: &str| {
+            let script = format!(
+                "getent ahosts docs.example >/dev/null; exec {} {at} {name} inner.example",
+                env!("CARGO_BIN_EXE_blackstart-doq")
+            );
+            ["sh".to_owned(), "-c".to_owned(), script]
+        };
+        let bare = world.run(&say("docs.example")).says("192.0.2.1");
+        for case in [&passed, &refused, &listed, &unlisted] {
+            case.outside(&bare);
+        }
+        hidden.outside(&world.run(&say("api.github.com")).says("192.0.2.1"));
+        let told = |run: &Guarded| {
+            let flow = run.flow(address, 443);
+            assert_eq!(flow.protocol, "udp");
+            assert!(run.chain(flow.subject)[0].contains("blackstart-doq"));
+            (flow.verdict, flow.name.clone(), flow.rule.clone())
+        };
+        let docs = Some("docs.example".to_owned());
+        let held = ["--no-contain", "--contain"];
+        let only = "mode: enforce\ndefault: deny\nrules:\n  - allow: ";
+        let by_port = "mode: enforce\nrules:\n  - { deny: \"*:443\", protocol: udp }\n  - deny: .github.com\n";
+        // Those that are refused have patience, as clients of datagrams do, and it passes while the others run.
+        let waiting = held.map(|held| {
+            [by_port, &format!("{only}other.example\n")].map(|policy| {
+                let guard = world.guard().policy(policy).arg(held);
+                guard.start(&say("docs.example"))
+            })
+        });
+        for held in held {
+            let guard = |policy: &str| world.guard().policy(policy).arg(held);
+            // The name within is nothing that anybody reads, which is said: the one that was looked up counts.
+            for name in names {
+                let run = guard(DENY).run(&say(name)).exits(0).says("192.0.2.1");
+                let (verdict, looked_up, _) = told(&run);
+                assert_eq!((verdict, looked_up), (Verdict::Allow, docs.clone()));
+                assert!(run.gaps().contains("quic"), "{:?}", run.gaps());
+                if name == "docs.example" {
+                    passed.recorded(&run);
+                } else {
+                    hidden.gap(&run, "quic");
+                }
+            }
+            let run = guard(&format!("{only}docs.example\n"));
+            let run = run.run(&say("docs.example")).exits(0).says("192.0.2.1");
+            let (verdict, looked_up, _) = told(&run);
+            assert_eq!((verdict, looked_up), (Verdict::Allow, docs.clone()));
+            listed.recorded(&run);
+        }
+        for [of_port, of_list] in waiting {
+            let run = of_port.wait().exits(1);
+            let (verdict, _, rule) = told(&run);
+            assert_eq!(
+                (verdict, rule.as_str()),
+                (Verdict::Deny, "deny *:443, protocol udp")
+            );
+            assert!(!run.gaps().contains("quic"), "{:?}", run.gaps());
+            refused.refused(&run);
+            let run = of_list.wait().exits(1);
+            assert_eq!(told(&run).0, Verdict::Deny);
+            unlisted.refused(&run);
+        }
+    }
+    // At each address two bare ones and three of each way to hold a run.
+    assert_eq!(
+        server.seen().len(),
+        2 * (2 + 2 * 3),
+        "nothing came of what was refused"
+    );
+}
+
 #[test]
 fn without_a_supervisor_a_denied_name_stays_refused() {
     let world = World::new("claims_killed");
@@ -724,27 +818,33 @@ fn of_two_runs_one_within_the_other_each_reads() {
     let world = World::new("claims_nested");
     let cdn = world.node("cdn");
     cdn.http();
+    cdn.https(&world.authority(), &["github.com"]);
     world.dns(Zone::new());
-    let inner = |denied: &str| {
+    let inner = |denied: &str, way: &str, port: u16| {
         let mut line = world
             .guard()
             .policy(&format!("mode: enforce\nrules:\n  - deny: {denied}\n"))
             .line();
-        line.extend(claim("host", cdn.v4(), 80, &["github.com"]));
+        line.extend(claim(way, cdn.v4(), port, &["github.com"]));
         line
     };
-    world
-        .guard()
-        .policy(DENY)
-        .run(&inner(".github.com"))
-        .exits(1)
-        .says("EACCES");
-    let run = world
-        .guard()
-        .policy(DENY)
-        .run(&inner("other.example"))
-        .exits(1)
-        .says("ETIMEDOUT");
-    assert_eq!(run.flow(cdn.v4(), 80).verdict, Verdict::Deny);
-    assert!(!run.gaps().contains("claims_busy"), "{:?}", run.gaps());
+    // Of one the inner run has read all there is, and wants to hear no more of it: the outer one does.
+    for (way, port) in [("host", 80), ("tls", 443)] {
+        world
+            .guard()
+            .policy(DENY)
+            .run(&inner(".github.com", way, port))
+            .exits(1)
+            .says("EACCES");
+        let started = Instant::now();
+        let run = world
+            .guard()
+            .policy(DENY)
+            .run(&inner("other.example", way, port))
+            .exits(1)
+            .says("ETIMEDOUT");
+        assert!(started.elapsed() < Duration::from_secs(6), "{way}");
+        assert_eq!(run.flow(cdn.v4(), port).verdict, Verdict::Deny);
+        assert!(!run.gaps().contains("claims_busy"), "{:?}", run.gaps());
+    }
 }

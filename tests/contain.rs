@@ -366,6 +366,7 @@ fn what_no_program_judges_is_not_sent() {
             way(case!(32, "raw ICMP"), refused, &[&tool, "icmp", &address]),
             way(case!(32, "ping"), refused, &[&tool, "ping", &address]),
             way(case!(32, "raw IP"), refused, &[&tool, "kind", "3", "255"]),
+            way(case!(32, "GRE"), refused, &[&tool, "kind", "3", "47"]),
             way(case!(32, "UDP-Lite"), refused, &[&tool, "kind", "2", "136"]),
             way(
                 case!(35, "io_uring"),

@@ -3,11 +3,14 @@
 use std::time::Duration;
 
 use blackstart_core::report::Verdict;
-use blackstart_lab::client::musl_lookup;
+use blackstart_lab::client::{dns_tcp, musl_lookup, reach};
 use blackstart_lab::{Dns, Guarded, World, Zone, case};
 
 /// Where the name server is on the wire, beside which nothing is named.
 const PORT: u16 = 5353;
+
+/// "At once": a generous bound for a loaded test machine, far below any patience of TCP's.
+const AT_ONCE: Duration = Duration::from_secs(4);
 
 /// Asks with what a query must not look like, over a connected socket and an unconnected one, and tells of each whether
 /// the kernel took it. `gso`: two sound queries in one buffer.
@@ -59,6 +62,7 @@ fn each_way(test: &str, act: impl Fn(&World, &str)) {
         let (github, mirror) = (world.node("github"), world.node("mirror"));
         github.http();
         mirror.http();
+        mirror.tcp_echo(7);
         let zone = Zone::new()
             .host("github.com", &github)
             .host("mirror.internal", &mirror);
@@ -163,6 +167,112 @@ fn what_cannot_be_read_does_not_pass_for_being_rewritten() {
                 .says("connected sent\n")
                 .says("unconnected sent\n");
             assert_eq!(unread(&observed), 2, "{asked}, {how}");
+        }
+    });
+}
+
+/// Over TCP they go to the forwarder, which asks the server as it was asked for: what is rewritten is its own connection.
+#[test]
+fn lookups_over_tcp_are_judged_and_leased_as_if_nothing_were_rewritten() {
+    let shown = case!(13, "a server whose address is rewritten, over TCP");
+    each_way("tcp", |world, asked| {
+        // As the C library asks by `use-vc`, as a tool does that is told to, and by hand: a leased address is connected to as soon as the
+        // answer is there.
+        let vc = |name: &str| {
+            let url = format!("http://{name}/");
+            ["env", "RES_OPTIONS=use-vc", "curl", "-sS", &url].map(str::to_owned)
+        };
+        let dig = ["dig", "+tcp", "+tries=1", "+timeout=5", "A"];
+        let dig = |name: &'static str| [&dig[..], &[name]].concat();
+        let by_hand = dns_tcp(&["--peer", asked, "mirror.internal", "github.com"]);
+        let (github, mirror) = (
+            world.run(&dig("github.com")),
+            world.run(&dig("mirror.internal")),
+        );
+        let address = |ended: &blackstart_lab::Ended| {
+            let mut words = ended.stdout.lines().filter(|line| line.contains("\tA\t"));
+            let line = words.next().unwrap_or_else(|| panic!("{asked}: {ended:?}"));
+            line.rsplit('\t').next().unwrap().to_owned()
+        };
+        let (github, mirror) = (address(&github), address(&mirror));
+        shown.outside(&world.run(&vc("github.com")).says("hello from github"));
+        shown.outside(&world.run(&by_hand).says(&format!("github.com 0 {github}")));
+        for (policy, held) in [
+            (
+                "mode: enforce\nrules:\n  - deny: github.com\n",
+                "--no-contain",
+            ),
+            ("mode: enforce\nrules:\n  - deny: github.com\n", "--contain"),
+            (
+                "mode: enforce\ndefault: deny\nrules:\n  - allow: mirror.internal\n",
+                "--no-contain",
+            ),
+            (
+                "mode: enforce\ndefault: deny\nrules:\n  - allow: mirror.internal\n",
+                "--contain",
+            ),
+        ] {
+            let guard = || world.guard().policy(policy).arg(held);
+            let run = guard()
+                .run(&vc("mirror.internal"))
+                .exits(0)
+                .says("hello from mirror");
+            assert_eq!(run.verdict_on("mirror.internal"), Verdict::Allow);
+            let flows = run.report().flows.iter();
+            let named: Vec<_> = flows
+                .filter(|flow| {
+                    flow.name.as_deref() == Some("mirror.internal") && flow.protocol == "tcp"
+                })
+                .map(|flow| (flow.port, flow.verdict))
+                .collect();
+            assert_eq!(named, [(80, Verdict::Allow)], "{asked}: {run:?}");
+            // The server is a destination as it was asked for, by streams only, and all of it was seen.
+            assert!(
+                !run.gaps().contains("dns_over_tcp"),
+                "{asked}: {:?}",
+                run.gaps()
+            );
+            let server: std::net::IpAddr = asked.parse().unwrap();
+            let to_server = run.flows(server);
+            assert!(
+                !to_server.is_empty()
+                    && (to_server.iter()).all(|flow| flow.protocol == "tcp" && flow.port == 53),
+                "{asked}: {to_server:#?}"
+            );
+            // Denied: at once, with a name error, and nothing goes to the address.
+            let run = guard().run(&vc("github.com")).exits(6).within(AT_ONCE);
+            assert_eq!(run.verdict_on("github.com"), Verdict::Deny);
+            let to: std::net::IpAddr = github.parse().unwrap();
+            assert!(run.flows(to).is_empty(), "{asked}: {run:?}");
+            shown.refused(&run);
+            let run = guard().run(&dig("github.com")).exits(0).within(AT_ONCE);
+            let run = run.says("status: NXDOMAIN").says("EDE: 15");
+            assert_eq!(run.verdict_on("github.com"), Verdict::Deny);
+            shown.refused(&run);
+            // Both in one stream; whoever asks whom it is connected to is told whom it asked for.
+            let run = guard().run(&by_hand).exits(0);
+            let run = run
+                .says(&format!("peer {asked} 53\n"))
+                .says(&format!("mirror.internal 0 {mirror}\n"))
+                .says("github.com 3\n");
+            assert_eq!(run.verdict_on("mirror.internal"), Verdict::Allow);
+            assert_eq!(run.verdict_on("github.com"), Verdict::Deny);
+            // An address is leased before the answer can be read.
+            let at_once = dns_tcp(&["--connect", "7", asked, "mirror.internal"]);
+            guard()
+                .run(&at_once)
+                .exits(0)
+                .says("reached mirror.internal ping");
+            // Without a lookup it has no name, and by an allow-list no permission.
+            if policy.contains("default: deny") {
+                let reach = reach("tcp", &mirror, 80);
+                let run = guard().run(&reach).exits(1).says("ECONNREFUSED");
+                assert!(
+                    run.flows(mirror.parse::<std::net::IpAddr>().unwrap())
+                        .iter()
+                        .all(|flow| flow.verdict == Verdict::Deny)
+                );
+            }
         }
     });
 }

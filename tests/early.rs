@@ -67,6 +67,14 @@ fn what_is_sent_on_ways_that_are_not_seen_is_a_counted_gap() {
     where_to.refused(&run);
 }
 
+/// How many first packets that had data were taken so.
+fn taken(world: &World) -> u32 {
+    let said = world.run(&["nstat", "-asz", "TcpExtTCPFastOpenActive"]);
+    let words: Vec<_> = said.stdout.split_whitespace().collect();
+    let at = (words.iter()).position(|word| *word == "TcpExtTCPFastOpenActive");
+    words[at.unwrap() + 1].parse().unwrap()
+}
+
 /// With a cookie the request goes with the first packet, before there is a connection. What `connect()` would be refused
 /// is refused there too.
 #[test]
@@ -83,15 +91,7 @@ fn a_fast_open_with_a_cookie_goes_where_connect_would() {
     // Cookies are kept by the whole network namespace: one is there after the first time.
     let say = claim("fastopen", cdn.v4(), 80, &["docs.example"]);
     world.run(&say).succeeds().says("hello from cdn");
-    let taken = || {
-        let said = world.run(&["nstat", "-asz", "TcpExtTCPFastOpenActive"]);
-        let words = said.stdout.split_whitespace().map(str::to_owned);
-        let words: Vec<_> = words.collect();
-        let at = words
-            .iter()
-            .position(|word| word == "TcpExtTCPFastOpenActive");
-        words[at.unwrap() + 1].parse::<u32>().unwrap()
-    };
+    let taken = || taken(&world);
     let before = taken();
     let bare = world.run(&say).says("hello from cdn");
     shown.outside(&bare);
@@ -193,5 +193,95 @@ fn what_is_sent_before_it_can_be_refused_is_lost_where_it_is_denied() {
             .exits(0)
             .says("hello from cdn");
         assert!(run.gaps().is_empty(), "{way}: {:?}", run.gaps());
+    }
+}
+
+/// The same with the hello of TLS, which is all that such a connection says of itself.
+#[test]
+fn a_hello_in_a_first_packet_is_read_there() {
+    let with_cookie = case!(
+        34,
+        "the name in TLS, in a first packet that has data at once"
+    );
+    let without = case!(34, "the name in TLS, in the first packet");
+    let world = World::new("claims_hello");
+    let cdn = world.node("cdn");
+    // Documentation/networking/ip-sysctl: 1 and 2, for clients and servers, and 0x400, for servers that do not ask for it.
+    cdn.inside(|| std::fs::write("/proc/sys/net/ipv4/tcp_fastopen", "1027"))
+        .unwrap();
+    let web = cdn.https(&world.authority(), &["docs.example", "api.github.com"]);
+    world.dns(Zone::new());
+    let hello = |name| claim("fastopen-tls", cdn.v4(), 443, &[name]);
+    let at = |name: &str| format!("{name}:443:{}", cdn.v4());
+    let curl = |name: &str| {
+        let url = format!("https://{name}/");
+        let line = [
+            "curl",
+            "-sS",
+            "--tcp-fastopen",
+            "--resolve",
+            &at(name),
+            &url,
+        ];
+        line.map(str::to_owned).to_vec()
+    };
+    // Forgets the cookie.
+    let forget = || world.run(&["ip", "tcp_metrics", "flush", "all"]).succeeds();
+    for command in [&hello as &dyn Fn(&'static str) -> Vec<String>, &|name| {
+        curl(name)
+    }] {
+        let (denied, passed) = (command("api.github.com"), command("docs.example"));
+        forget();
+        let before = taken(&world);
+        without.outside(&world.run(&denied).says("hello from cdn"));
+        assert_eq!(taken(&world), before, "there was no cookie yet");
+        with_cookie.outside(&world.run(&denied).says("hello from cdn"));
+        assert_eq!(
+            taken(&world),
+            before + 1,
+            "the hello went with the first packet"
+        );
+        for held in ["--no-contain", "--contain"] {
+            let guard = || world.guard().policy(DENY).arg(held);
+            for shown in [&with_cookie, &without] {
+                if std::ptr::eq(shown, &without) {
+                    forget();
+                }
+                let (before, seen) = (taken(&world), web.seen().len());
+                let run = guard().run(&soon(&denied));
+                // The client is ended by its own patience or by TCP's, not by ours.
+                assert!((1..120).contains(&run.ended.code), "{run:?}");
+                assert_eq!(
+                    (taken(&world), web.seen().len()),
+                    (before, seen),
+                    "nothing arrived"
+                );
+                let flow = run.flow(cdn.v4(), 443);
+                assert_eq!(
+                    (
+                        flow.verdict,
+                        flow.name.as_deref(),
+                        flow.rule.as_str(),
+                        flow.attempts
+                    ),
+                    (Verdict::Deny, Some("api.github.com"), "deny .github.com", 1)
+                );
+                assert!(run.gaps().is_empty(), "{:?}", run.gaps());
+                shown.refused(&run);
+            }
+            // Another name gets through, without a cookie and with the one that this brings.
+            forget();
+            for had in [0, 1] {
+                let before = taken(&world);
+                let run = guard().run(&passed).exits(0).says("hello from cdn");
+                assert_eq!(taken(&world), before + had);
+                let flow = run.flow(cdn.v4(), 443);
+                assert_eq!(
+                    (flow.verdict, flow.name.as_deref()),
+                    (Verdict::Allow, Some("docs.example"))
+                );
+                assert!(run.gaps().is_empty(), "{:?}", run.gaps());
+            }
+        }
     }
 }

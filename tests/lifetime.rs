@@ -6,7 +6,7 @@ use blackstart_core::report::Verdict;
 use blackstart_lab::agent::as_user;
 use blackstart_lab::client;
 use blackstart_lab::guard::binary;
-use blackstart_lab::shown::Judged as _;
+use blackstart_lab::shown::{Judged as _, Shown};
 use blackstart_lab::{Becomes, Held, World, case};
 use rustix::process::Signal;
 
@@ -90,11 +90,18 @@ fn a_run_within_a_run_obeys_both() {
 #[test]
 fn a_killed_supervisor_leaves_its_run_guarded_and_the_next_command_sweeps() {
     let shown = case!(46, "a supervisor that is killed");
-    let world = world_with_names("killed");
+    for held in ["--no-contain", "--contain"] {
+        a_killed_supervisor(&shown, held);
+    }
+}
+
+fn a_killed_supervisor(shown: &Shown, held: &str) {
+    let world = world_with_names(&format!("killed{held}"));
     shown.outside(&world.run(&["getent", "hosts", "github.com"]));
     let mut run = world
         .guard()
         .policy(DENY_GITHUB)
+        .arg(held)
         .start(&["sh", "-c", LOOKER]);
     run.running().wait_for("ready");
     counts_after(&world, 3);
@@ -340,23 +347,26 @@ fn an_asker_at_a_link_local_address_is_answered() {
 #[test]
 fn a_stopped_supervisor_changes_nothing_for_the_run() {
     let shown = case!(46, "a supervisor that is stopped");
-    let world = world_with_names("stopped");
-    shown.outside(&world.run(&["getent", "hosts", "github.com"]));
-    let mut run = world
-        .guard()
-        .policy(DENY_GITHUB)
-        .start(&["sh", "-c", LOOKER]);
-    run.running().wait_for("ready");
-    counts_after(&world, 3);
-    run.running().signal(Signal::STOP);
-    let counts = counts_after(&world, 5);
-    assert!(counts.contains(" bad=0 leaks=0"), "{counts}");
-    run.running().signal(Signal::CONT);
-    std::fs::write(world.dir().join("stop"), "").unwrap();
-    let run = run.wait().exits(0);
-    assert_eq!(run.verdict_on("github.com"), Verdict::Deny);
-    assert_eq!(world.left_behind(), Vec::<std::path::PathBuf>::new());
-    shown.refused(&run);
+    for held in ["--no-contain", "--contain"] {
+        let world = world_with_names(&format!("stopped{held}"));
+        shown.outside(&world.run(&["getent", "hosts", "github.com"]));
+        let mut run = world
+            .guard()
+            .policy(DENY_GITHUB)
+            .arg(held)
+            .start(&["sh", "-c", LOOKER]);
+        run.running().wait_for("ready");
+        counts_after(&world, 3);
+        run.running().signal(Signal::STOP);
+        let counts = counts_after(&world, 5);
+        assert!(counts.contains(" bad=0 leaks=0"), "{counts}");
+        run.running().signal(Signal::CONT);
+        std::fs::write(world.dir().join("stop"), "").unwrap();
+        let run = run.wait().exits(0);
+        assert_eq!(run.verdict_on("github.com"), Verdict::Deny);
+        assert_eq!(world.left_behind(), Vec::<std::path::PathBuf>::new());
+        shown.refused(&run);
+    }
 }
 
 #[test]

@@ -152,6 +152,130 @@ fn by_a_deny_list_a_ring_connects_where_anybody_may() {
     }
 }
 
+#[test]
+fn by_a_deny_list_a_ring_sends_where_anybody_may() {
+    let ways = [
+        ("uring-send", case!(35, "io_uring, sending a datagram")),
+        ("uring-sendmsg", case!(35, "io_uring, sending a message")),
+        (
+            "uring-zerocopy",
+            case!(35, "io_uring, sending without a copy"),
+        ),
+        (
+            "uring-fastopen",
+            case!(35, "io_uring, connecting by what it sends"),
+        ),
+    ];
+    let passed = case!(35, "io_uring, sending to an address that no rule denies");
+    let (world, denied, allowed) = world("tricks_rings");
+    let tool = escape(&world);
+    for (way, shown) in &ways {
+        let send = |node: &Node| {
+            let at = node.v4().to_string();
+            [tool.clone(), (*way).to_owned(), at, "7".to_owned()]
+        };
+        let bare = world.run(&send(&denied));
+        // Before 6.2 only what is not copied is sent to an address so.
+        if bare.stdout == "EINVAL\n" {
+            shown.skipped("this kernel's rings do not send so");
+            continue;
+        }
+        shown.outside(&bare.says("done"));
+        passed.outside(&world.run(&send(&allowed)).says("done"));
+        for held in HELD {
+            let guard = || world.guard().policy(&deny(&denied)).arg(held);
+            let run = guard().run(&send(&denied)).exits(1).says("ECONNREFUSED");
+            let flow = run.flow(denied.v4(), 7);
+            let protocol = if *way == "uring-fastopen" {
+                "tcp"
+            } else {
+                "udp"
+            };
+            assert_eq!(
+                (flow.verdict, flow.protocol.as_str(), flow.attempts),
+                (Verdict::Deny, protocol, 1),
+                "{way}"
+            );
+            assert_eq!(flow.rule, format!("deny {}", denied.v4()));
+            assert!(run.chain(flow.subject)[0].contains(way));
+            shown.refused(&run);
+            let run = guard().run(&send(&allowed)).exits(0).says("done");
+            let flow = run.flow(allowed.v4(), 7);
+            assert_eq!((flow.verdict, flow.attempts), (Verdict::Allow, 1));
+            assert!(run.chain(flow.subject)[0].contains(way));
+            passed.recorded(&run);
+        }
+    }
+}
+
+/// A protocol of IP that no hook of a socket sees: packets tell where it goes.
+#[test]
+fn by_a_deny_list_gre_goes_where_anything_may() {
+    let shown = case!(32, "GRE, to a denied address");
+    let passed = case!(32, "GRE, to an address that no rule denies");
+    let (world, denied, allowed) = world("tricks_gre");
+    let echo = "import select, socket\n\
+        both = [socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_GRE) for family in (socket.AF_INET, socket.AF_INET6)]\n\
+        print('ready', flush=True)\n\
+        while True:\n\
+        \x20 for s in select.select(both, [], [])[0]:\n\
+        \x20   octets, who = s.recvfrom(65536)\n\
+        \x20   octets = octets[20:] if s.family == socket.AF_INET else octets\n\
+        \x20   print(who[0], flush=True)\n\
+        \x20   s.sendto(octets, (who[0], 0))\n";
+    let echoes = [&denied, &allowed].map(|node| {
+        let mut echo = node.start(&["/usr/bin/python3", "-c", echo]);
+        echo.wait_for("ready");
+        echo
+    });
+    let came = |at: usize| echoes[at].stdout().lines().count() - 1;
+    for (bad, good) in both(&denied, &allowed) {
+        let command = |to: IpAddr| odd("gre", to, 0, to);
+        shown.outside(&world.run(&command(bad)).says("reached"));
+        passed.outside(&world.run(&command(good)).says("reached"));
+        let before = came(0);
+        for held in HELD {
+            let guard = || world.guard().policy(&deny(&denied)).arg(held);
+            let run = guard().run(&command(bad)).exits(1).says("EPERM");
+            shown.refused(&run);
+            // Who is contained may make no such socket.
+            if held == "--contain" {
+                guard().run(&command(good)).exits(1).says("EPERM");
+                continue;
+            }
+            let [flow] = run.flows(bad)[..] else {
+                panic!("{:#?}", run.report().flows)
+            };
+            assert_eq!(
+                (
+                    flow.verdict,
+                    flow.protocol.as_str(),
+                    flow.port,
+                    flow.attempts
+                ),
+                (Verdict::Deny, "47", 0, 1)
+            );
+            assert!(run.chain(flow.subject)[0].contains("odd.py gre"));
+            let run = guard().run(&command(good)).exits(0).says("reached");
+            let [flow] = run.flows(good)[..] else {
+                panic!("{:#?}", run.report().flows)
+            };
+            assert_eq!(
+                (
+                    flow.verdict,
+                    flow.protocol.as_str(),
+                    flow.port,
+                    flow.attempts
+                ),
+                (Verdict::Allow, "47", 0, 1)
+            );
+            assert!(run.chain(flow.subject)[0].contains("odd.py gre"));
+            passed.recorded(&run);
+        }
+        assert_eq!(came(0), before, "nothing arrived");
+    }
+}
+
 /// A socket that the command gets from whoever starts the guard was judged by nobody.
 #[test]
 fn a_socket_that_is_inherited_is_told() {

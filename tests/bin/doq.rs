@@ -1,7 +1,7 @@
 //! Looks a name up over QUIC (RFC 9250), as resolvers that encrypt do: a client that no distribution has.
 //!
-//! `blackstart-doq ADDRESS SERVER NAME`: asks the server of that name at that address for the IPv4 addresses of NAME, and
-//! prints them. It trusts the authorities in the file that SSL_CERT_FILE names.
+//! `blackstart-doq ADDRESS SERVER NAME`: asks the server of that name at that address (`ADDRESS:PORT` for another port than 853)
+//! for the IPv4 addresses of NAME, and prints them. It trusts the authorities in the file that SSL_CERT_FILE names.
 #![forbid(unsafe_code)]
 
 use std::error::Error;
@@ -50,11 +50,14 @@ async fn ask(address: &str, server: &str, name: &str) -> Result<String, Box<dyn 
     let config = ClientConfig::builder()
         .with_root_certificates(roots)
         .with_no_client_auth();
-    let address: IpAddr = address.parse()?;
+    let address = match address.parse::<IpAddr>() {
+        Ok(address) => SocketAddr::new(address, 853),
+        Err(_) => address.parse()?,
+    };
     let mut stream = QuicClientStream::builder()
         .crypto_config(config)
         .request_timeout(Duration::from_secs(5))
-        .build(SocketAddr::new(address, 853), Arc::from(server))
+        .build(address, Arc::from(server))
         .await?;
     let mut message = Message::query();
     message.add_query(Query::query(Name::from_ascii(name)?, RecordType::A));

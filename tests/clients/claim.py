@@ -9,6 +9,7 @@ claim.py WAY ADDRESS PORT NAME
     host         an HTTP request for NAME
     host-octets  the same, sent octet by octet
     sendfile, splice, fastopen, mptcp, zerocopy   the same, sent in that way
+    fastopen-tls a TLS handshake for NAME whose hello goes with the first packet, where a cookie is there
     crowd        an HTTP request for NAME, while more connections than are held at once have said nothing yet
     late         an HTTP request for NAME whose sending began before the connection was made
     proxied      requests to a proxy on one connection: each further argument is a host; all are written at once
@@ -124,6 +125,18 @@ def one_by_one(sock, octets):
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     for at in range(len(octets)):
         sock.sendall(octets[at : at + 1])
+
+
+def with_first_packet():
+    begun = []
+
+    def send(sock, octets):
+        if begun:
+            return sock.sendall(octets)
+        begun.append(sock.sendto(octets, socket.MSG_FASTOPEN, (address, port)))
+        assert begun == [len(octets)]
+
+    return send
 
 
 def from_file(sock, octets):
@@ -251,6 +264,8 @@ def go():
         sock = socket.socket()
         assert sock.sendto(head, socket.MSG_FASTOPEN, (address, port)) == len(head)
         return answer(sock)
+    if way == "fastopen-tls":
+        return handshake(socket.socket(), name, with_first_packet())
     if way == "late":
         sock = socket.socket()
         sock.setblocking(False)

@@ -8,6 +8,7 @@ odd.py WAY ADDRESS PORT [ALLOWED]
     sendmmsg                    two datagrams in one call: to ALLOWED, then to ADDRESS
     anew-tcp, anew-udp          from a socket that was connected to ALLOWED, and disconnected (AF_UNSPEC)
     zerocopy                    a datagram in memory that is not copied
+    gre                         a packet of another protocol of IP (RFC 2784), from a raw socket
 
 Prints `reached`, or the name of the error. Exit code 0 or 1.
 """
@@ -121,6 +122,16 @@ def go():
         sock.setsockopt(socket.SOL_SOCKET, 60, 1)
         sock.sendmsg([b"ping"], [], 0x4000000, (address, port))
         return echoed(sock, b"ping")
+    if way == "gre":
+        sock = socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_GRE)
+        sock.settimeout(3)
+        # Nothing besides, and a protocol for experiments.
+        packet = b"\x00\x00\x88\xb5ping"
+        sock.sendto(packet, (address, 0))
+        while True:
+            octets, who = sock.recvfrom(65536)
+            if who[0] == address and octets.endswith(packet):
+                return None
     raise SystemExit("odd.py: which way?")
 
 
