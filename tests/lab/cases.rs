@@ -306,3 +306,164 @@ pub fn numbered(number: u8) -> &'static Case {
         .find(|case| case.number == number)
         .unwrap_or_else(|| panic!("there is no case {number}"))
 }
+
+/// What passes, and why: of an accident what is no more than a gap, of what is meant what a contained run does not refuse. By case
+/// and technique; whatever else passes is an error.
+pub const PASSES: &[(u8, &str, &str)] = &[
+    (
+        15,
+        "by a rule about the name",
+        "the lookup is within TLS: the connection is recorded with its process, a finding, and judged by its server's name and address; the rule's name is judged where the connection that follows gives it",
+    ),
+    (
+        16,
+        "DNS over QUIC, by a rule about the name",
+        "as for DNS over HTTPS: what can be judged is where the resolver is",
+    ),
+    (
+        16,
+        "DNS over TLS, by a rule about the name",
+        "as for DNS over HTTPS: what can be judged is where the resolver is",
+    ),
+    (
+        17,
+        "",
+        "each name that is asked for is recorded with its process; to refuse them all is a rule about the name above them, which here is allowed",
+    ),
+    (
+        18,
+        "a link-local address, by a deny-list that says nothing of it",
+        "a live deployment may fetch its credentials; an allow-list refuses it, and so does a rule about the address",
+    ),
+    (
+        18,
+        "the address of a protected name, for another one",
+        "one address may serve both, and the name that was looked up is allowed; what the connection then says it is for is judged, and a rule about the address refuses it",
+    ),
+    (
+        28,
+        "a browser that may hide a name, where that is allowed",
+        "nobody can tell whether a name is hidden; `hidden: deny` refuses it",
+    ),
+    (
+        28,
+        "the name behind a request of which nobody knows where it ends",
+        "the connection is recorded, and the request counted; an allow-list has it counted at once",
+    ),
+    (
+        28,
+        "the name in HTTP, where programs below send it past the network",
+        "another sk_msg program of the host has it, and no packet leaves",
+    ),
+    (
+        28,
+        "what an encrypted hello hides",
+        "it is encrypted; `hidden: deny` refuses it",
+    ),
+    (
+        30,
+        "a handshake that gives a denied name",
+        "what QUIC says is encrypted, and judged by its address; a rule about its port refuses it",
+    ),
+    (
+        34,
+        "the names that such a connection gives",
+        "no program sees what MPTCP sends; where it goes is judged",
+    ),
+    (
+        35,
+        "io_uring, to an address that no rule denies",
+        "the policy allows it; an allow-list refuses io_uring as a whole",
+    ),
+    (
+        35,
+        "io_uring, sending to an address that no rule denies",
+        "the policy allows it; an allow-list refuses io_uring as a whole",
+    ),
+    (
+        36,
+        "a helper behind a unix socket",
+        "no rule is about it: contacts are denied by rules only, for the daemon may be what the deployment is for",
+    ),
+    (
+        36,
+        "a line for the log, by a default that denies",
+        "contacts with daemons are denied by rules only, and work by default",
+    ),
+    (
+        36,
+        "libvirtd, by a default that denies",
+        "as a line for the log",
+    ),
+    (
+        36,
+        "redis at its own socket, by a default that denies",
+        "as a line for the log",
+    ),
+    (
+        36,
+        "snapd, by a default that denies",
+        "as a line for the log",
+    ),
+    (
+        36,
+        "ssh-agent, by a default that denies",
+        "as a line for the log",
+    ),
+    (
+        36,
+        "a relay on loopback",
+        "no rule is about it, and loopback is this host's own",
+    ),
+    (
+        36,
+        "who listens behind a relay",
+        "it is told who does; a rule about its port refuses it",
+    ),
+    (
+        40,
+        "by `machinectl shell`",
+        "the system's bus is a daemon like any other: a rule about it refuses this",
+    ),
+    (
+        40,
+        "by `su -` and `sudo -i`, where nobody can be moved back",
+        "the login is done by a daemon, over the system's bus: a rule about it refuses this",
+    ),
+    (
+        42,
+        "its daemon's denied socket, by a bind mount",
+        "where the kernel has no `bpf` among its LSMs; `--hide-sockets` puts it out of reach",
+    ),
+    (
+        42,
+        "its daemon's denied socket, by a link",
+        "where the kernel has no `bpf` among its LSMs; `--hide-sockets` puts it out of reach",
+    ),
+    (
+        43,
+        "at",
+        "the job is a file, which its daemon reads later: no rule is about it, and which files are such nobody knows",
+    ),
+    (
+        45,
+        "TCP that is inherited",
+        "a socket belongs to where it was made, and no program of the run sees it: which it is, is told",
+    ),
+    (
+        45,
+        "TCP that was open at an attach",
+        "what it is connected to is told; `--cut` ends it",
+    ),
+    (45, "UDP that is inherited", "as of TCP"),
+    (
+        45,
+        "handed over through a unix socket",
+        "who hands it over is told; a rule about the unix socket refuses it",
+    ),
+    (
+        45,
+        "taken from a process outside, whose socket was met",
+        "only with root's capabilities, which a contained run does not have",
+    ),
+];

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-use crate::cases::{CASES, Whose};
+use crate::cases::{CASES, PASSES, Whose};
 use crate::shown::{Outcome, Said, letter};
 
 /// The place that is no machine of the kernel matrix: the one that builds.
@@ -27,6 +27,24 @@ pub struct Row {
 /// All rows, by case and technique.
 pub type Table = BTreeMap<(u8, String), Row>;
 
+impl From<&Said> for Row {
+    fn from(said: &Said) -> Self {
+        Self {
+            loosely: said.loosely,
+            contained: said.contained,
+            ..Self::default()
+        }
+    }
+}
+
+/// Could it not be tried at all? `None` where nothing is known of it.
+fn is_skipped(row: &Row) -> Option<bool> {
+    let outcomes = [row.loosely, row.contained];
+    let mut known = outcomes.iter().flatten().peekable();
+    known.peek()?;
+    Some(known.all(|outcome| *outcome == Outcome::Skipped))
+}
+
 /// What was said at one place becomes part of the table. Two tests may show the same, but no two things.
 ///
 /// # Errors
@@ -34,6 +52,16 @@ pub type Table = BTreeMap<(u8, String), Row>;
 /// What contradicts what is there.
 pub fn add(table: &mut Table, place: &str, said: &Said) -> Result<(), String> {
     let row = table.entry((said.case, said.how.clone())).or_default();
+    // Where it could not be tried, nothing was shown: such a place stands in a row only if no other does.
+    match (is_skipped(row), is_skipped(&Row::from(said))) {
+        (Some(false), Some(true)) => {}
+        (known, now) => {
+            if (known, now) == (Some(true), Some(false)) {
+                row.places.clear();
+            }
+            row.places.insert(place.to_owned());
+        }
+    }
     for (there, more) in [
         (&mut row.loosely, said.loosely),
         (&mut row.contained, said.contained),
@@ -58,7 +86,6 @@ pub fn add(table: &mut Table, place: &str, said: &Said) -> Result<(), String> {
         }
     }
     row.tests.insert(said.test.clone());
-    row.places.insert(place.to_owned());
     if row.why.is_empty() {
         row.why.clone_from(&said.why);
     }
@@ -125,18 +152,41 @@ pub fn compare(committed: &Table, said: &Table, place: &str) -> Differences {
     }
     for ((case, how), row) in said {
         let there = committed.get(&(*case, how.clone()));
-        if !there.is_some_and(|there| there.places.contains(place)) {
-            let what = what(*case, how);
-            found.wrong.push(format!(
-                "{what}: {:?} say it at `{place}`, the table does not",
-                row.tests
-            ));
+        if there.is_some_and(|there| there.places.contains(place)) {
+            continue;
+        }
+        let what = what(*case, how);
+        // Elsewhere it was skipped, or it is here.
+        let agrees = |there: &Row| {
+            row.tests.is_subset(&there.tests)
+                && (is_skipped(row) == Some(true)
+                    || (row.loosely, row.contained) == (there.loosely, there.contained))
+        };
+        let words = format!(
+            "{what}: {:?} say it at `{place}`, the table does not",
+            row.tests
+        );
+        match there.is_some_and(agrees) {
+            true => found.told.push(words),
+            false => found.wrong.push(words),
         }
     }
     found
 }
 
-/// What holds of any table: each case is in it, and of a hostile one both what becomes of it contained and what not.
+/// Does it pass, without its process in the report if it is an accident, or from a run that is contained if it is meant?
+fn passes(whose: Whose, row: &Row) -> bool {
+    match whose {
+        Whose::Accident => [row.loosely, row.contained].contains(&Some(Outcome::Gap)),
+        Whose::Hostile => matches!(
+            row.contained,
+            Some(Outcome::Gap | Outcome::Recorded | Outcome::Kept)
+        ),
+    }
+}
+
+/// What holds of any table: each case is in it, and of a hostile one both what becomes of it contained and what not. What passes is
+/// listed with its reason, and nothing else is.
 pub fn lacks(table: &Table) -> Vec<String> {
     let mut lacks = Vec::new();
     for case in &CASES {
@@ -145,6 +195,22 @@ pub fn lacks(table: &Table) -> Vec<String> {
                 .iter()
                 .filter(|((number, _), _)| *number == case.number)
         };
+        for ((_, how), row) in rows() {
+            let listed = PASSES
+                .iter()
+                .any(|(number, of, _)| (number, of) == (&case.number, &&**how));
+            if passes(case.whose, row) != listed {
+                lacks.push(format!(
+                    "{}: that it passes is {}",
+                    what(case.number, how),
+                    if listed {
+                        "listed, and not so"
+                    } else {
+                        "so, and not listed"
+                    }
+                ));
+            }
+        }
         let has = |of: fn(&Row) -> Option<Outcome>| rows().any(|(_, row)| of(row).is_some());
         if rows().next().is_none() {
             lacks.push(format!("case {} has no test", case.number));
@@ -206,6 +272,14 @@ pub fn document(table: &Table) -> String {
         .collect();
     if !skipped.is_empty() {
         let _ = write!(text, "\n## Skipped\n\n{}", skipped.concat());
+    }
+    text.push_str(
+        "\n## What passes, and why\n\n\
+         Of all other rows of the table: an accident is refused, or recorded with its process; and what is hostile is refused to a run\n\
+         that is contained.\n\n",
+    );
+    for (case, how, why) in PASSES {
+        let _ = writeln!(text, "- {}: {why}", what(*case, how));
     }
     text.push_str("\n## What tests of the crates show besides\n\n");
     for case in CASES.iter().filter(|case| !case.besides.is_empty()) {
@@ -322,6 +396,30 @@ mod tests {
         elsewhere.test = "bin/vm/stories::contained".to_owned();
         add(&mut there, "6.12", &elsewhere).unwrap();
         assert_eq!(parse(&document(&there)).unwrap(), there);
+    }
+
+    #[test]
+    fn where_it_was_skipped_nothing_was_shown() {
+        let refused = said(32, "SCTP", Outcome::Refused);
+        let skipped = said(32, "SCTP", Outcome::Skipped);
+        let places = |order: [(&str, &Said); 2]| {
+            let mut table = Table::new();
+            for (place, said) in order {
+                add(&mut table, place, said).unwrap();
+            }
+            let (_, row) = table.into_iter().next().unwrap();
+            assert_eq!(row.loosely, Some(Outcome::Refused));
+            row.places.into_iter().collect::<Vec<_>>()
+        };
+        assert_eq!(places([(HERE, &skipped), ("6.1", &refused)]), ["6.1"]);
+        assert_eq!(places([("6.1", &refused), (HERE, &skipped)]), ["6.1"]);
+        // That it is so is told, and no error.
+        let mut committed = table(&[]);
+        add(&mut committed, "6.1", &refused).unwrap();
+        for here in [skipped, refused] {
+            let found = compare(&committed, &table(&[here]), HERE);
+            assert_eq!((found.wrong.len(), found.told.len()), (0, 1), "{found:?}");
+        }
     }
 
     #[test]
