@@ -134,6 +134,11 @@ vm-arm64: ## The same on arm64, cross-built and emulated on amd64 (half an hour 
 	VM_LOGS=$(TARGET)/vm scripts/vm/run arm64
 	cargo run --locked -q -p blackstart-lab --bin blackstart-coverage check kernels
 
+.PHONY: verifier-table
+verifier-table: ## Keep what the verifiers of the matrix looked at (after `make vm` and `make vm-arm64`)
+	{ echo "# make vm, make vm-arm64; $$(date -u +%F), commit $$(git describe --always --dirty): instructions that each kernel's verifier looked at, of each program of a policy that uses them all, and of the agent; at most 250,000."; \
+	    cat $(TARGET)/vm/*.verifier; } >benches/data/$$(date -u +%F)-verifier.txt
+
 .PHONY: direction
 direction: ## Check which crate may use which, and where unsafe may be
 	cargo test --locked -p blackstart-lab --test workspace

@@ -119,6 +119,43 @@ fn only_the_kernel_crate_uses_bpf_or_unsafe() {
     }
 }
 
+/// What the verifier looked at when the matrix was last played whole, on every kernel that can enforce (`make verifier-table`).
+#[test]
+fn no_program_is_near_the_verifier_s_limit_on_any_kernel() {
+    const LIMIT: u64 = 250_000;
+    let text = |path: &Path| fs::read_to_string(path).unwrap();
+    let kernels = text(&root().join("scripts/vm/kernels"));
+    let wanted: BTreeSet<_> = kernels
+        .lines()
+        .map(|line| line.split('|').map(str::trim).collect::<Vec<_>>())
+        .filter(|fields| fields.get(4) == Some(&"enforces"))
+        .map(|fields| fields[0].to_owned())
+        .collect();
+    let tables = fs::read_dir(root().join("benches/data")).unwrap().flatten();
+    let newest = tables
+        .map(|entry| entry.path())
+        .filter(|path| path.to_string_lossy().ends_with("-verifier.txt"))
+        .max()
+        .unwrap();
+    let table = text(&newest);
+    let mut programs = BTreeMap::<String, usize>::new();
+    for line in table.lines().filter(|line| !line.starts_with('#')) {
+        let mut words = line.split_whitespace();
+        let (kernel, looked_at) = (words.next().unwrap(), words.next().unwrap());
+        assert!(
+            (1..=LIMIT).contains(&looked_at.parse().unwrap()),
+            "{}: {line}",
+            newest.display()
+        );
+        *programs.entry(kernel.to_owned()).or_default() += 1;
+    }
+    assert!(
+        programs.values().all(|count| *count >= 18) && programs.into_keys().eq(wanted),
+        "{}",
+        newest.display()
+    );
+}
+
 /// The table is made from what the tests say while they run (`blackstart-coverage`); that they still can is seen without a run.
 #[test]
 fn each_case_is_there_once_and_its_tests_exist() {
