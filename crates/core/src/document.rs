@@ -10,6 +10,8 @@ pub(crate) mod yaml;
 
 use std::ops::Range;
 
+use crate::report::printable;
+
 pub(crate) use diagnostic::Places;
 pub use diagnostic::{Diagnostic, Severity};
 pub(crate) use yaml::{Node, Value};
@@ -43,7 +45,8 @@ impl<'a> Reader<'a> {
         let (line, column) = self.places.line_and_column(span.start);
         self.keep(Diagnostic {
             severity,
-            message,
+            // A key may have lines, which are quoted here.
+            message: printable(&message),
             file: self.file.to_owned(),
             span: span.clone(),
             line,
