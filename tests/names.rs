@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use blackstart_core::report::Verdict;
 use blackstart_lab::client::claim;
+use blackstart_lab::shown::Shown;
 use blackstart_lab::{Guarded, Node, World, Zone, case};
 
 /// "At once": a generous bound for a loaded test machine, far below any resolver's or TCP's patience.
@@ -632,6 +633,32 @@ fn looks_up(names: &[&str]) -> Vec<String> {
     line
 }
 
+/// Of these names, a rule about this pattern refuses or allows the ones that are expected, and no others.
+#[track_caller]
+fn names_by(
+    world: &World,
+    names: &[&str],
+    pattern: &str,
+    expected: &[bool],
+    [denied, allowed]: [&Shown; 2],
+) {
+    let line = looks_up(names);
+    for held in HELD {
+        let guard = |policy: String| world.guard().policy(&policy).arg(held);
+        let run = guard(format!("mode: enforce\nrules:\n  - deny: {pattern}\n"));
+        let run = run.run(&line).exits(0);
+        let refused: Vec<_> = answered(&run, names).iter().map(|it| !it).collect();
+        assert_eq!(refused, expected, "deny {pattern}");
+        denied.refused(&run);
+        let run = guard(format!(
+            "mode: enforce\ndefault: deny\nrules:\n  - allow: {pattern}\n"
+        ));
+        let run = run.run(&line).exits(0);
+        assert_eq!(answered(&run, names), expected, "allow {pattern}");
+        allowed.refused(&run);
+    }
+}
+
 #[test]
 fn a_pattern_is_for_the_names_that_it_says_and_for_no_other() {
     let denied = case!(
@@ -668,20 +695,7 @@ fn a_pattern_is_for_the_names_that_it_says_and_for_no_other() {
     ] {
         let of_pattern = |at: usize| ours.get(at).copied().unwrap_or(false);
         let expected: Vec<_> = (0..names.len()).map(of_pattern).collect();
-        for held in HELD {
-            let guard = |policy: String| world.guard().policy(&policy).arg(held);
-            let run = guard(format!("mode: enforce\nrules:\n  - deny: {pattern}\n"));
-            let run = run.run(&line).exits(0);
-            let refused: Vec<_> = answered(&run, &names).iter().map(|it| !it).collect();
-            assert_eq!(refused, expected, "deny {pattern}");
-            denied.refused(&run);
-            let run = guard(format!(
-                "mode: enforce\ndefault: deny\nrules:\n  - allow: {pattern}\n"
-            ));
-            let run = run.run(&line).exits(0);
-            assert_eq!(answered(&run, &names), expected, "allow {pattern}");
-            allowed.refused(&run);
-        }
+        names_by(&world, &names, pattern, &expected, [&denied, &allowed]);
     }
 }
 
@@ -716,20 +730,7 @@ fn names_of_the_greatest_length_are_names() {
         (format!("\"*.{parent}\""), [true, true, false, false]),
         (short.clone(), [false, false, false, true]),
     ] {
-        for held in HELD {
-            let guard = |policy: String| world.guard().policy(&policy).arg(held);
-            let run = guard(format!("mode: enforce\nrules:\n  - deny: {pattern}\n"));
-            let run = run.run(&line).exits(0);
-            let refused: Vec<_> = answered(&run, &names).iter().map(|it| !it).collect();
-            assert_eq!(refused, expected, "deny {pattern}");
-            denied.refused(&run);
-            let run = guard(format!(
-                "mode: enforce\ndefault: deny\nrules:\n  - allow: {pattern}\n"
-            ));
-            let run = run.run(&line).exits(0);
-            assert_eq!(answered(&run, &names), expected, "allow {pattern}");
-            allowed.refused(&run);
-        }
+        names_by(&world, &names, &pattern, &expected, [&denied, &allowed]);
     }
     // It is leased by its whole name, and so is it told.
     for name in [&longest, &short] {
